@@ -1,0 +1,124 @@
+"""Recognise actions in a video or a folder of videos: the best classes, and when they happen."""
+
+import argparse
+from pathlib import Path
+
+from video_module import cli
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.make_parser(__doc__)
+    parser.add_argument("--video_path", type=Path, required=True, help="a video, or a folder searched for videos")
+    parser.add_argument("--model", "--onnx_model_path", type=Path, required=True, help="X.onnx or X.pth")
+    parser.add_argument(
+        "--clip_step", "--step", type=cli.positive_int, help="frames between windows (default: half a clip)"
+    )
+    parser.add_argument("--top_k", type=cli.positive_int, default=5, help="classes shown")
+    parser.add_argument("--save_json", type=Path, help="scores, segments and windows; for a folder: a folder")
+    parser.add_argument("--save_csv", type=Path, help="one row a window; for a folder: a folder")
+    parser.add_argument("--save_video", type=Path, help="annotated .mp4; for a folder: a folder")
+    parser.add_argument("--show", action="store_true", help="play the annotated video in a window; q quits")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows scored at once")
+    parser.add_argument(
+        "--obj_names", type=Path, help=argparse.SUPPRESS
+    )  # the original's; the model file knows its classes
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    from tqdm import tqdm
+
+    from video_module.data.decoding import VideoError
+    from video_module.errors import InputError
+    from video_module.files import write_json
+    from video_module.inference import timeline
+    from video_module.inference.predictor import load_predictor
+
+    videos, is_folder = find_inputs(args.video_path)
+    predictor = load_predictor(args.model, device=args.device)
+    print(predictor.summary())
+    written, failed = [], []
+    for video in videos:
+        try:
+            with tqdm(desc=video.name, unit="frame", leave=False) as bar:
+                prediction = predictor.predict_video(
+                    video, clip_step=args.clip_step, batch_size=args.batch_size, on_progress=progress_of(bar)
+                )
+        except VideoError as error:
+            if not is_folder:
+                raise
+            print(f"\nskipped {error}")
+            failed.append(video)
+            continue
+        print_table(prediction, args.top_k)
+
+        def target(option: Path, suffix: str, video: Path = video) -> Path:
+            """Where one video's file goes: the option itself, or a place in that folder like the video's in its own."""
+            if not is_folder:
+                return option
+            inside = video.relative_to(args.video_path)
+            return option / inside.with_name(inside.name + suffix)  # a.avi and a.mp4 may lie side by side
+
+        if args.save_json:
+            written.append(target(args.save_json, ".json"))
+            write_json(written[-1], timeline.to_json(prediction, model=predictor.model, k=args.top_k))
+        if args.save_csv:
+            written.append(target(args.save_csv, ".csv"))
+            timeline.write_csv(written[-1], prediction)
+        if args.save_video:
+            from video_module.inference.overlay import write_annotated
+
+            written.append(target(args.save_video, ".mp4"))
+            with tqdm(desc="drawing", unit="frame", leave=False) as bar:
+                write_annotated(written[-1], prediction, on_progress=progress_of(bar))
+        if args.show:
+            from video_module.inference.overlay import show_annotated
+
+            show_annotated(prediction)
+    if written:
+        cli.show_written(written)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(videos)} videos could not be read, {failed[0]} among them")
+
+
+def find_inputs(path: Path) -> tuple[list[Path], bool]:
+    """The videos that a path stands for, and whether it is a folder."""
+    from video_module.data.decoding import is_video
+    from video_module.errors import InputError
+
+    if not path.is_dir():
+        return [path], False
+    videos = sorted(file for file in path.rglob("*") if is_video(file) and file.is_file())
+    if not videos:
+        raise InputError(f"{path}: no video in this folder")
+    return videos, True
+
+
+def progress_of(bar):
+    """A callback (done, total) that moves a tqdm bar."""
+
+    def on_progress(done: int, total: int) -> None:
+        bar.total = max(done, total)
+        bar.update(done - bar.n)
+
+    return on_progress
+
+
+def print_table(prediction, k: int) -> None:
+    from video_module.inference.timeline import find_segments
+
+    print(f"\n{prediction.path}  {prediction.duration_s:.1f} s, {prediction.num_frames} frames, {prediction.fps:g} fps")
+    best = prediction.top_k(k)
+    width = max(len(item["label"]) for item in best)
+    for item in best:
+        print(f"  {item['label']:{width}}  {item['score']:6.1%}  {'█' * round(item['score'] * 30)}")
+    segments = find_segments(prediction)
+    if len(segments) > 1:
+        for s in segments:
+            print(f"  {s.start_s:8.2f} - {s.end_s:.2f} s  {s.label} ({s.score:.0%})")
+
+
+if __name__ == "__main__":
+    cli.run(main)

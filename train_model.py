@@ -1,0 +1,118 @@
+"""Fine-tune a video classifier on the train split, keeping the epoch that does best on the val split."""
+
+import argparse
+from pathlib import Path
+
+from video_module import cli
+from video_module.config import TrainConfig
+from video_module.models.registry import DEFAULT_MODEL, MODELS, get_spec
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.make_parser(__doc__)
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="what split_data.py wrote")
+    parser.add_argument("--train_dir", type=Path, help="folder of classes to train on (default: <data_dir>/train)")
+    parser.add_argument(
+        "--val_dir", type=Path, help="folder of classes to choose the epoch by (default: <data_dir>/val)"
+    )
+    parser.add_argument("--model_type", choices=list(MODELS), default=DEFAULT_MODEL, help="architecture")
+    parser.add_argument("--weights", help="published weights by name, none, or a file (default: the model's first)")
+    parser.add_argument("--save_path", type=Path, help="best checkpoint (default: <model_type>.pth)")
+    parser.add_argument("--resume", action="store_true", help="continue from <save_path>_last.pth if it is there")
+    clip = parser.add_argument_group("clips (defaults: the model's)")
+    clip.add_argument("--clip_len", type=cli.positive_int, help="frames of a clip")
+    clip.add_argument("--frame_stride", type=cli.positive_int, help="gap between a clip's frames")
+    clip.add_argument("--img_size", type=cli.positive_int, help="side of the square the model sees, in pixels")
+    cli.add_config_arguments(parser.add_argument_group("training"), TrainConfig)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--num_workers", type=int, default=cli.default_num_workers(), help="decoding processes; 0: none"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    spec = get_spec(args.model_type)
+    weights = args.weights or spec.default_weights
+    config = spec.train_config(weights=weights, given=cli.given(args, TrainConfig))
+    clip = spec.clip_config(clip_len=args.clip_len, frame_stride=args.frame_stride, img_size=args.img_size)
+    train_dir, val_dir = args.train_dir or args.data_dir / "train", args.val_dir or args.data_dir / "val"
+    save_path = args.save_path or Path(f"{args.model_type}.pth")
+
+    from video_module.data import dataset, labels, splits
+    from video_module.engine import training
+    from video_module.engine.checkpoint import Checkpoint, hash_sources
+    from video_module.engine.device import choose_device
+    from video_module.errors import InputError
+    from video_module.files import write_json
+    from video_module.models.recognizer import build_model
+    from video_module.report.plots import plot_curves
+
+    device = choose_device(args.device)
+    class_names = labels.find_class_names(train_dir)
+    if len(class_names) < 2:
+        raise InputError(f"{train_dir}: a classifier needs at least two classes, found {class_names}")
+    train_videos = splits.load_videos(train_dir, num_workers=cli.default_num_workers())
+    val_videos = splits.load_videos(val_dir, num_workers=cli.default_num_workers(), allow_none=args.val_dir is None)
+    split_json = splits.read_split_json(train_dir.parent)
+    print(f"{len(train_videos)} training and {len(val_videos)} validation videos of {len(class_names)} classes")
+
+    clips = dataset.TrainingClips(train_dir, train_videos, class_names, clip, augment=config.augment, seed=config.seed)
+    train_loader, sampler = dataset.training_loader(
+        clips, batch_size=config.batch_size, num_workers=args.num_workers, pin_memory=device.type == "cuda"
+    )
+    val_loader = None
+    if val_videos:
+        centre = dataset.Views(num_clips=1, num_crops=1)
+        val_loader = dataset.evaluation_loader(
+            dataset.EvaluationViews(val_dir, val_videos, clip, centre), num_workers=args.num_workers
+        )
+    else:
+        print("no validation videos: the last epoch is kept")
+
+    resuming = args.resume and training.last_path(save_path).is_file()
+    model = build_model(
+        args.model_type,
+        num_classes=len(class_names),
+        weights="none" if resuming else weights,  # a resumed run brings its own
+        clip=clip,
+        drop_path=config.drop_path,
+        seed=config.seed,
+    )
+    trainer = training.Trainer(model, config, device=device, steps_per_epoch=len(train_loader))
+    template = Checkpoint(
+        model=args.model_type,
+        weights={},
+        clip=clip,
+        class_names=class_names,
+        split_digest=split_json["digest"] if split_json else None,
+        train_sources=hash_sources(video.source for video in train_videos + val_videos),
+        train_config=config.to_dict() | {"weights": weights},
+    )
+    num_parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    print(f"{args.model_type}: {num_parameters:.1f} M parameters, weights {weights}, {device}, {trainer.precision}")
+
+    logs_path, curves_path = (save_path.with_name(save_path.stem + end) for end in ("_logs.json", "_curves.png"))
+
+    def on_epoch(progress: training.Progress) -> None:
+        write_json(logs_path, progress.logs)
+        plot_curves(curves_path, progress.logs, best_epoch=progress.best_epoch)
+
+    progress = training.train(
+        trainer,
+        template,
+        save_path=save_path,
+        train_loader=train_loader,
+        sampler=sampler,
+        val_loader=val_loader,
+        val_labels=dataset.label_indices(val_videos, class_names),
+        resume=args.resume,
+        on_epoch=on_epoch,
+    )
+    print(progress.summary())
+    cli.show_written([save_path, training.last_path(save_path), logs_path, curves_path])
+
+
+if __name__ == "__main__":
+    cli.run(main)

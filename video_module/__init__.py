@@ -1,0 +1,1 @@
+"""Action recognition in video: train, measure, export and serve Video Swin Transformer."""

@@ -1,0 +1,101 @@
+"""What the root scripts share: parsing flags from dataclasses, and how they end."""
+
+import argparse
+import dataclasses
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+
+from video_module.errors import InputError
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Shows every default that a help text does not already explain."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        shows_default = action.option_strings and action.default not in (None, False, argparse.SUPPRESS)
+        if shows_default and "default" not in text and not action.required:
+            text += " (default: %(default)s)"
+        return text
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """An ArgumentParser with this project's habits: defaults in --help, no abbreviated flags."""
+    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+
+
+def add_config_arguments(parser: argparse._ActionsContainer, config_class: type, *, skip: Sequence[str] = ()) -> None:
+    """Add one flag for each field of a dataclass, named and documented as the field is.
+
+    Each flag defaults to None, which stands for the field's own default: a model's recipe may replace that default, and
+    a flag that was given must win over both.
+    """
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        if field.name in skip:
+            continue
+        text = f"{field.metadata['help']} (default: {field.metadata.get('default', field.default)})"
+        kind = hints[field.name]
+        if isinstance(kind, types.UnionType):  # "float | None" reads a float
+            kind = next(member for member in typing.get_args(kind) if member is not type(None))
+        if kind is bool:
+            parser.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            choices = field.metadata.get("choices")
+            parser.add_argument(f"--{field.name}", type=kind, default=None, choices=choices, help=text)
+
+
+def given(args: argparse.Namespace, config_class: type) -> dict[str, typing.Any]:
+    """The fields of `config_class` that the user set on the command line."""
+    names = [field.name for field in dataclasses.fields(config_class)]
+    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
+
+
+def positive_int(text: str) -> int:
+    """argparse type for counts."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def fraction(text: str) -> float:
+    """argparse type for shares: 0 <= value < 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, got {text}")
+    return value
+
+
+def default_num_workers() -> int:
+    """Decoding processes when the user names no number: one per core, eight at most."""
+    return min(8, os.cpu_count() or 1)
+
+
+def show_written(paths: Sequence[str | os.PathLike]) -> None:
+    """End a script by listing the files it wrote."""
+    print("wrote")
+    for path in paths:
+        print(f"  {path}")
+
+
+def run(main: Callable[[], object]) -> None:
+    """Run a script's main(): mistakes end in one line on stderr and exit code 1, Ctrl-C in 130."""
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except BrokenPipeError:  # the reader of our output went away, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None and error.strerror is None:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        sys.exit(f"error: {error.strerror}{where}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,116 @@
+"""Settings that travel with a model: what it takes as a clip, and how it was trained. Standard library only."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """A model's input contract: which frames make a clip, and what becomes of their pixels.
+
+    It is stored in every checkpoint and ONNX file, so that nothing else has to be known to use one.
+    """
+
+    num_frames: int = 32
+    frame_stride: int = 2
+    """Gap inside a clip: 1 takes every frame. With target_fps, counted in frames at that rate."""
+    target_fps: float | None = None
+    """Frames per second to which files of other rates are brought; None takes each file's frames as they come."""
+    resize: int | tuple[int, int] = 256
+    """Length of the short side in pixels, or (height, width)."""
+    crop: int = 224
+    """Side of the square that the model sees, in pixels."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Of RGB in 0..1; applied inside the model."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "frame_stride", "crop"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.target_fps is not None and not 0 < self.target_fps < math.inf:
+            raise ValueError(f"target_fps must be positive, got {self.target_fps}")
+        if min(self.resize_hw) < self.crop:
+            raise ValueError(f"resize {self.resize} is smaller than crop {self.crop}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+    @property
+    def resize_hw(self) -> tuple[int, int]:
+        """(height, width) of a square frame after resizing."""
+        return (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+
+    @property
+    def span(self) -> int:
+        """Frames from a clip's first to its last, both counted, at the clip's own rate."""
+        return (self.num_frames - 1) * self.frame_stride + 1
+
+    @property
+    def default_clip_step(self) -> int:
+        """Frames between windows when nobody asks otherwise: half a clip, so that each frame is in two windows."""
+        return max(1, self.span // 2)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, 3) of one clip."""
+        return (self.num_frames, self.crop, self.crop, 3)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ClipConfig":
+        """Undo to_dict(), also after a trip through JSON, which knows no tuples."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown clip settings {unknown}: written by a newer version?")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _setting(value: Any, text: str, **metadata: Any) -> Any:
+    return field(default=value, metadata={"help": text, **metadata})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a model is trained. Registry entries replace some defaults; every field is a flag of train_model.py."""
+
+    num_epochs: int = _setting(30, "passes over the training videos, one random clip of each", default="the model's")
+    batch_size: int = _setting(8, "clips per optimiser step", default="the model's")
+    lr: float = _setting(1e-3, "peak learning rate of the head", default="the model's")
+    backbone_lr_scale: float = _setting(0.1, "the backbone's share of --lr", default="0.1, or 1.0 with --weights none")
+    weight_decay: float = _setting(
+        0.02, "decoupled weight decay; none on norms, biases, position tables", default="the model's"
+    )
+    warmup_epochs: float = _setting(2.5, "epochs of linear warm-up before the cosine", default="the model's")
+    label_smoothing: float = _setting(0.1, "share of the target spread over all classes")
+    clip_grad_norm: float = _setting(1.0, "largest gradient norm")
+    drop_path: float = _setting(0.1, "stochastic depth of the last block", default="the model's")
+    augment: str = _setting("light", "random changes to training clips", choices=("none", "light"))
+    precision: str = _setting(
+        "auto",
+        "arithmetic of the forward pass; auto: bf16 on CUDA (fp16 where it lacks bf16), fp32 on the CPU",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    seed: int = _setting(777, "of every random choice")
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "clip_grad_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("backbone_lr_scale", "weight_decay", "warmup_epochs"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("label_smoothing", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in 0..2**32-1, got {self.seed}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)

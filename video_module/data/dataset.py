@@ -1,0 +1,153 @@
+"""torch datasets and loaders over labels, sampling, decoding and pixels."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from video_module.config import ClipConfig
+from video_module.data import sampling, transforms
+from video_module.data.augmentation import Augmentation
+from video_module.data.decoding import read_frames
+from video_module.data.splits import VideoRecord
+from video_module.errors import InputError
+
+
+def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> list[int]:
+    """Each video's class as an index. Raises InputError on a class that `class_names` lacks."""
+    index = {name: number for number, name in enumerate(class_names)}
+    if unknown := sorted({video.label for video in videos} - set(index)):
+        raise InputError(f"class {unknown[0]!r} of the videos is not among the {len(class_names)} known classes")
+    return [index[video.label] for video in videos]
+
+
+class TrainingClips(Dataset):
+    """One random, augmented clip of each video: (uint8 (T, H, W, 3), class index).
+
+    Asked by (epoch, index): every draw is a function of seed, epoch and video, whichever worker makes it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        videos: Sequence[VideoRecord],
+        class_names: Sequence[str],
+        clip: ClipConfig,
+        *,
+        augment: str,
+        seed: int,
+    ):
+        self.root, self.videos, self.clip, self.seed = root, list(videos), clip, seed
+        self.labels = label_indices(videos, class_names)
+        self._augmentation = Augmentation(clip, augment)
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        video = self.videos[index]
+        rng = np.random.default_rng([self.seed, epoch, zlib.crc32(video.path.encode())])
+        start = sampling.random_start(video.num_frames, self.clip, rng, fps=video.fps)
+        indices = sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps)
+        frames = read_frames(self.root / video.path, indices)
+        clip = self._augmentation(frames, seed=int(rng.integers(2**32)))
+        return torch.from_numpy(np.ascontiguousarray(clip)), self.labels[index]
+
+
+class EpochSampler(Sampler):
+    """Yields (epoch, index) in an order drawn from (seed, epoch)."""
+
+    def __init__(self, num_videos: int, *, seed: int):
+        self.num_videos, self.seed, self.epoch = num_videos, seed, 0
+
+    def __len__(self) -> int:
+        return self.num_videos
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_videos)
+        return ((self.epoch, int(index)) for index in order)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Which clips and crops of a video are scored."""
+
+    sampling: str = "uniform"
+    """uniform: `num_clips` spread evenly; windows: one every `clip_step` frames, as serving does."""
+    num_clips: int = 4
+    num_crops: int = 3
+    clip_step: int | None = None
+    """None: half a clip."""
+
+    def __post_init__(self) -> None:
+        if self.sampling not in ("uniform", "windows"):
+            raise ValueError(f"sampling must be uniform or windows, got {self.sampling!r}")
+
+    def describe(self, clip: ClipConfig) -> dict[str, Any]:
+        """What X_results.json records of them."""
+        if self.sampling == "windows":
+            step = self.clip_step or clip.default_clip_step
+            return {"sampling": "windows", "clip_step": step, "num_crops": self.num_crops}
+        return {"sampling": "uniform", "num_clips": self.num_clips, "num_crops": self.num_crops}
+
+    def clip_starts(self, num_video_frames: int, clip: ClipConfig, *, fps: float | None = None) -> list[int]:
+        if self.sampling == "uniform":
+            return sampling.uniform_starts(num_video_frames, clip, self.num_clips, fps=fps)
+        return sampling.window_starts(num_video_frames, clip, self.clip_step or clip.default_clip_step, fps=fps)
+
+
+class EvaluationViews(Dataset):
+    """All views of each video, without any randomness: (uint8 (num_views, T, H, W, 3), index of the video)."""
+
+    def __init__(self, root: Path, videos: Sequence[VideoRecord], clip: ClipConfig, views: Views):
+        self.root, self.videos, self.clip, self.views = root, list(videos), clip, views
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        video = self.videos[index]
+        starts = self.views.clip_starts(video.num_frames, self.clip, fps=video.fps)
+        clips = [sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps) for start in starts]
+        # each frame is decoded and resized once, however many clips hold it
+        wanted, positions = np.unique(np.stack(clips), return_inverse=True)
+        frames = read_frames(
+            self.root / video.path, wanted, per_frame=lambda frame: transforms.resize_frame(frame, self.clip)
+        )
+        positions = positions.reshape(len(clips), self.clip.num_frames)
+        views = np.concatenate([transforms.views(frames[rows], self.clip, self.views.num_crops) for rows in positions])
+        return torch.from_numpy(views), index
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's own threads would only get in each other's way
+
+
+def training_loader(
+    dataset: TrainingClips, *, batch_size: int, num_workers: int, pin_memory: bool
+) -> tuple[DataLoader, EpochSampler]:
+    """Batches of (clips uint8 (N, T, H, W, 3), labels int64 (N,)); set the sampler's epoch before each pass."""
+    sampler = EpochSampler(len(dataset), seed=dataset.seed)
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_start_worker,
+    )
+    return loader, sampler
+
+
+def evaluation_loader(dataset: EvaluationViews, *, num_workers: int) -> DataLoader:
+    """Yields one video at a time, in order: (uint8 (num_views, T, H, W, 3), index)."""
+    return DataLoader(dataset, batch_size=None, num_workers=num_workers, worker_init_fn=_start_worker)

@@ -1,0 +1,144 @@
+"""The only reader of video files: OpenCV with its own FFmpeg, forward only, one thread per reader.
+
+A seek to a frame costs a decode from the keyframe before it (every 100 frames or so in HMDB51), so frames are reached
+by grab(), which decodes without converting, and only wanted ones are retrieved. Loaders run many readers at once: with
+one decoder thread each they are twice as fast as with FFmpeg's default.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # damage is reported by VideoError, once, with the path
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+
+import cv2
+import numpy as np
+
+from video_module.errors import InputError
+
+VIDEO_SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".m4v")
+DEFAULT_FPS = 25.0  # where a container states no usable rate
+
+
+class VideoError(InputError):
+    """A video that cannot be opened, or holds fewer frames than asked for; the text names the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a container's header says. Only frames that decode count, so its frame count is a hint."""
+
+    width: int
+    height: int
+    fps: float
+    header_num_frames: int
+    """0 where the header does not say."""
+
+
+def is_video(path: Path) -> bool:
+    """Whether the name is that of a video file; hidden files (such as macOS's `._x.avi`) are not."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+
+
+def _open(path: str | Path) -> cv2.VideoCapture:
+    path = Path(path)
+    if not path.is_file():
+        raise VideoError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path}: the file is empty (0 bytes)")
+    # absolute, so that no part of a name is taken for a protocol ("a:b.avi") or an option ("-x.avi")
+    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    if not capture.isOpened():
+        raise VideoError(f"{path}: not a video that can be read")
+    return capture
+
+
+def _info(capture: cv2.VideoCapture) -> VideoInfo:
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # negative or absurd where the header says nothing
+    return VideoInfo(
+        width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
+        height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+        fps=float(fps) if 0.1 <= fps <= 1000 else DEFAULT_FPS,
+        header_num_frames=int(count) if 0 < count < 1e9 else 0,
+    )
+
+
+def read_info(path: str | Path) -> VideoInfo:
+    """Read a video's header. Raises VideoError if it cannot be opened."""
+    capture = _open(path)
+    try:
+        return _info(capture)
+    finally:
+        capture.release()
+
+
+def count_frames(path: str | Path) -> tuple[int, VideoInfo]:
+    """Count the frames that decode, by decoding them. Raises VideoError if the file cannot be opened."""
+    capture = _open(path)
+    try:
+        num_frames = 0
+        while capture.grab():
+            num_frames += 1
+        return num_frames, _info(capture)
+    finally:
+        capture.release()
+
+
+def iter_frames(path: str | Path) -> Iterator[np.ndarray]:
+    """Yield every frame that decodes, in order, as uint8 RGB (H, W, 3). Raises VideoError if there is none."""
+    capture = _open(path)
+    try:
+        num_frames = 0
+        while True:
+            decoded, frame = capture.read()
+            if not decoded:
+                break
+            num_frames += 1
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        if num_frames == 0:
+            raise VideoError(f"{path}: no frame decodes")
+    finally:
+        capture.release()
+
+
+def read_frames(
+    path: str | Path,
+    indices: Sequence[int] | np.ndarray,
+    *,
+    per_frame: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """Decode the frames at `indices` (ascending, repeats allowed) in one forward pass.
+
+    `per_frame` maps each (H, W, 3) frame as it comes (a resize, say), so that full-size frames need not pile up.
+    Returns uint8 RGB (len(indices), H, W, 3).
+    Raises VideoError naming `path` if it cannot be opened or ends before the last index.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    if indices.ndim != 1 or len(indices) == 0 or indices[0] < 0 or (np.diff(indices) < 0).any():
+        raise ValueError(f"indices must be ascending and not negative, got {indices.tolist()}")
+    capture = _open(path)
+    frames: list[np.ndarray] = []
+    position = -1
+    try:
+        for index in indices:
+            if index == position:
+                frames.append(frames[-1])
+                continue
+            while position < index:
+                if not capture.grab():
+                    raise VideoError(
+                        f"{path}: frame {index} was wanted, but only {position + 1} decode; "
+                        "rerun split_data.py to count its frames anew"
+                    )
+                position += 1
+            decoded, frame = capture.retrieve()
+            if not decoded:
+                raise VideoError(f"{path}: frame {index} does not decode")
+            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            frames.append(frame if per_frame is None else per_frame(frame))
+    finally:
+        capture.release()
+    return np.stack(frames)

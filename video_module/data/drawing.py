@@ -1,0 +1,246 @@
+"""Drawn clips of a stick figure's actions: data for the demo, the tests and the page's examples.
+
+Every "source" is a scene of its own: background, camera shake, light, noise, the figure's size, colours and speed.
+`sit` and `stand`, `push` and `pull` are one motion played forwards and backwards, so that no single frame tells them
+apart.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from video_module.data.encoding import write_video
+from video_module.errors import InputError
+
+ACTIONS = ("jump", "pull", "push", "sit", "stand", "wave")
+REVERSED_PAIRS = (("sit", "stand"), ("pull", "push"))
+HEIGHT, WIDTH = 240, 320
+FPS = 30.0
+_MARGIN = 24  # background beyond the frame on every side, in pixels: room for the shake
+_SUBPIXEL = 4  # fractional bits of OpenCV's drawing coordinates
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all clips of one source share."""
+
+    name: str
+    background: np.ndarray
+    """uint8 RGB (HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN, 3)."""
+    noise: np.ndarray
+    """int16 (HEIGHT * 2, WIDTH * 2, 3), of which each frame adds a random part."""
+    figure_color: tuple[int, int, int]
+    object_color: tuple[int, int, int]
+    figure_height: float
+    """In pixels."""
+    shake: float
+    """Standard deviation of the camera's path, in pixels."""
+    speed: float
+    """1 fills about 30 frames with an action."""
+    floor: float
+    """Height of the floor line, in pixels from the top."""
+    quality: str
+
+
+def make_scene(seed: int, number: int) -> Scene:
+    """The scene of source `number`; the same for the same pair of numbers."""
+    rng = np.random.default_rng([seed, number])
+    height, width = HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN
+    floor = rng.uniform(0.80, 0.90) * HEIGHT
+    wall, ground = rng.uniform(150, 235, 3), rng.uniform(110, 190, 3)
+    background = np.empty((height, width, 3), np.float32)
+    shade = np.linspace(rng.uniform(0.85, 1.0), rng.uniform(0.85, 1.0), width, dtype=np.float32)[None, :, None]
+    background[:] = wall * shade
+    floor_row = int(floor) + _MARGIN
+    background[floor_row:] = ground * shade
+    for _ in range(rng.integers(3, 9)):  # pictures, windows and doors, in colours near the wall's
+        left, top = rng.uniform(-30, width), rng.uniform(-20, floor_row - 30)
+        size = rng.uniform(20, 90, 2)
+        color = np.clip(wall + rng.uniform(-35, 35, 3), 0, 255).tolist()
+        corner = (int(left), int(top)), (int(left + size[0]), int(min(top + size[1], floor_row)))
+        cv2.rectangle(background, *corner, color, -1 if rng.random() < 0.7 else 3)
+    noise_level = float(rng.choice([0.0, 4.0, 8.0]))
+    figure = rng.uniform(0, 40, 3)
+    figure[rng.integers(3)] = rng.uniform(0, 110)  # dark on a bright wall, in some hue
+    return Scene(
+        name=f"Drawn_Film_{number:03d}",
+        background=cv2.GaussianBlur(background, (0, 0), rng.uniform(0.5, 2.5)).clip(0, 255).astype(np.uint8),
+        noise=rng.normal(0, max(noise_level, 0.5), (HEIGHT * 2, WIDTH * 2, 3)).astype(np.int16),
+        figure_color=tuple(int(value) for value in figure),
+        object_color=tuple(int(value) for value in rng.uniform(30, 140, 3)),
+        figure_height=rng.uniform(0.60, 0.74) * HEIGHT,
+        shake=float(rng.choice([0.0, 1.0, 2.5])),
+        speed=rng.uniform(0.85, 1.25),
+        floor=floor,
+        quality={0.0: "goo", 4.0: "med", 8.0: "bad"}[noise_level],
+    )
+
+
+class _Pen:
+    """Draws in the figure's own units: x to where it faces, y up from the floor, 1 its height."""
+
+    def __init__(self, image: np.ndarray, scene: Scene, origin: Point, facing: int):
+        self.image, self.scene, self.origin, self.facing = image, scene, origin, facing
+
+    def pixel(self, point: Point) -> tuple[int, int]:
+        x = self.origin[0] + point[0] * self.facing * self.scene.figure_height
+        y = self.origin[1] - point[1] * self.scene.figure_height
+        return round(x * 2**_SUBPIXEL), round(y * 2**_SUBPIXEL)
+
+    def line(self, points: Sequence[Point], color: tuple[int, int, int], thickness: float = 0.055) -> None:
+        width = max(2, round(thickness * self.scene.figure_height))
+        for start, end in pairwise(points):
+            cv2.line(self.image, self.pixel(start), self.pixel(end), color, width, cv2.LINE_AA, _SUBPIXEL)
+
+    def disk(self, center: Point, radius: float, color: tuple[int, int, int]) -> None:
+        size = round(radius * self.scene.figure_height * 2**_SUBPIXEL)
+        cv2.circle(self.image, self.pixel(center), size, color, -1, cv2.LINE_AA, _SUBPIXEL)
+
+    def box(self, low: Point, high: Point, color: tuple[int, int, int]) -> None:
+        corners = [low, (high[0], low[1]), high, (low[0], high[1])]
+        points = np.array([self.pixel(corner) for corner in corners], np.int32)
+        cv2.fillConvexPoly(self.image, points, color, cv2.LINE_AA, _SUBPIXEL)
+        self.line([*corners, low], tuple(value // 2 for value in color), 0.02)
+
+    def person(self, hip: Point, neck: Point, hands: Sequence[Point], feet: Sequence[Point], bend: float) -> None:
+        """A figure from its joints; knees bend forwards by `bend`, elbows hang a little."""
+        color = self.scene.figure_color
+        for foot in feet:
+            knee = ((hip[0] + foot[0]) / 2 + bend, (hip[1] + foot[1]) / 2)
+            self.line([hip, knee, foot], color)
+        self.line([hip, neck], color, 0.075)
+        for hand in hands:
+            elbow = ((neck[0] + hand[0]) / 2, (neck[1] + hand[1]) / 2 - 0.03)
+            self.line([(neck[0], neck[1] - 0.04), elbow, hand], color, 0.045)
+        lean = (neck[0] - hip[0], neck[1] - hip[1])
+        norm = max(1e-6, float(np.hypot(*lean)))
+        self.disk((neck[0] + 0.11 * lean[0] / norm, neck[1] + 0.11 * lean[1] / norm), 0.085, color)
+
+
+def _draw_sit(pen: _Pen, phase: float, _: float) -> None:
+    """phase 0: upright, 1: on the chair."""
+    seat = 0.27
+    pen.box((-0.42, 0), (-0.14, seat), pen.scene.object_color)
+    pen.box((-0.50, 0), (-0.42, 0.62), pen.scene.object_color)
+    hip = (-0.24 * phase, 0.50 + (seat + 0.05 - 0.50) * phase)
+    neck = (hip[0] + 0.16 * np.sin(np.pi * phase), hip[1] + 0.33)
+    hands = [(hip[0] + 0.08 + 0.12 * phase, hip[1] + 0.04)] * 2
+    pen.person(hip, neck, hands, [(0.02, 0), (0.10, 0)], 0.02 + 0.13 * phase)
+
+
+def _draw_push(pen: _Pen, phase: float, _: float) -> None:
+    """phase 0: box and figure behind, 1: both ahead; feet walk with the way made."""
+    way = 1.1 * (phase - 0.5)
+    stride = 0.16 * np.sin(4 * np.pi * phase)
+    pen.box((way + 0.30, 0), (way + 0.70, 0.42), pen.scene.object_color)
+    hip, neck = (way - 0.06, 0.46), (way + 0.10, 0.76)
+    pen.person(
+        hip, neck, [(way + 0.31, 0.40), (way + 0.31, 0.34)], [(way - 0.16 + stride, 0), (way - 0.16 - stride, 0)], 0.04
+    )
+
+
+def _draw_wave(pen: _Pen, phase: float, wobble: float) -> None:
+    """The raised arm goes to and fro two and a half times."""
+    angle = 0.75 * np.sin(5 * np.pi * phase + wobble)
+    hand = (0.30 * np.sin(angle) + 0.06, 0.83 + 0.30 * np.cos(angle))
+    pen.person((0, 0.50), (0, 0.83), [hand, (-0.12, 0.52)], [(-0.09, 0), (0.09, 0)], 0.0)
+
+
+def _draw_jump(pen: _Pen, phase: float, wobble: float) -> None:
+    """Two hops: crouch, leave the floor, land."""
+    hop = np.sin(4 * np.pi * phase + wobble)
+    height, crouch = 0.24 * max(0.0, hop), 0.10 * max(0.0, -hop)
+    hip = (0, 0.50 - crouch + height)
+    swing = 0.16 * hop
+    hands = [(0.20, hip[1] + 0.22 + swing), (-0.20, hip[1] + 0.22 + swing)]
+    pen.person(hip, (0, hip[1] + 0.33), hands, [(-0.09, height), (0.09, height)], crouch)
+
+
+_FORWARD: dict[str, tuple[Callable[[_Pen, float, float], None], bool]] = {
+    "sit": (_draw_sit, True),
+    "stand": (_draw_sit, False),
+    "push": (_draw_push, True),
+    "pull": (_draw_push, False),
+    "wave": (_draw_wave, True),
+    "jump": (_draw_jump, True),
+}
+
+
+def draw_frames(action: str, scene: Scene, *, num_frames: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Draw one action in a scene: uint8 RGB (HEIGHT, WIDTH, 3) frames.
+
+    A one-way motion is done once, from some moment near the start to some moment near the end.
+    """
+    if action not in _FORWARD:
+        raise InputError(f"no drawing of {action!r}; there are {', '.join(ACTIONS)}")
+    draw, forward = _FORWARD[action]
+    facing = int(rng.choice([-1, 1]))
+    origin = np.array([WIDTH * rng.uniform(0.42, 0.58), scene.floor + rng.uniform(0, 14)])
+    duration = min(0.95, rng.uniform(0.75, 0.9) * 32 / (num_frames * scene.speed))
+    begin = rng.uniform(0, 1 - duration)
+    wobble = rng.uniform(0, 2 * np.pi) if action in ("wave", "jump") else 0.0
+    # a smooth path: noise through a wide window, brought back to the wanted spread
+    path = cv2.GaussianBlur(rng.normal(size=(num_frames, 2)), (1, 0), sigmaX=1, sigmaY=4) if scene.shake else 0
+    path = np.clip(scene.shake * 3 * path, -_MARGIN, _MARGIN) if scene.shake else np.zeros((num_frames, 2))
+    for number in range(num_frames):
+        time = number / max(1, num_frames - 1)
+        phase = (time - begin) / duration
+        if draw in (_draw_sit, _draw_push):
+            phase = float(np.clip(phase, 0, 1))
+            phase = phase * phase * (3 - 2 * phase)
+            phase = phase if forward else 1 - phase
+        left, top = (np.round(path[number]).astype(int) + _MARGIN).tolist()
+        image = scene.background[top : top + HEIGHT, left : left + WIDTH].copy()
+        draw(_Pen(image, scene, tuple(origin - path[number]), facing), phase, wobble)
+        row, column = rng.integers(HEIGHT), rng.integers(WIDTH)
+        grain = scene.noise[row : row + HEIGHT, column : column + WIDTH]
+        yield cv2.add(image, grain, dtype=cv2.CV_8U)
+
+
+def draw_dataset(
+    output_dir: Path, *, num_sources: int = 30, clips_per_source: int = 3, seed: int = 0, num_workers: int = 1
+) -> list[Path]:
+    """Draw `clips_per_source` clips of every action in every source as `<output_dir>/<action>/<HMDB51-style name>.avi`."""
+
+    def draw_source(number: int) -> list[Path]:
+        scene = make_scene(seed, number)
+        paths = []
+        for label, action in enumerate(ACTIONS):
+            for clip in range(clips_per_source):
+                rng = np.random.default_rng([seed, number, label, clip])
+                motion = "cm" if scene.shake else "nm"
+                view = "fr" if action in ("wave", "jump") else rng.choice(["le", "ri"])
+                name = f"{scene.name}_{action}_f_{motion}_np1_{view}_{scene.quality}_{clip}.avi"
+                num_frames = round(rng.uniform(32, 40) / scene.speed)
+                paths.append(output_dir / action / name)
+                write_video(paths[-1], draw_frames(action, scene, num_frames=num_frames, rng=rng), fps=FPS)
+        return paths
+
+    cv2.setNumThreads(1)  # frames are small: the threads here are those of the pool
+    with ThreadPoolExecutor(max_workers=num_workers) as pool:  # OpenCV and the encoder release the interpreter lock
+        drawn = tqdm(pool.map(draw_source, range(num_sources)), total=num_sources, desc="drawing", unit="source")
+        return [path for paths in drawn for path in paths]
+
+
+def draw_recording(
+    path: Path, actions: Sequence[str], *, seed: int = 0, source: int = 0, seconds_each: float = 2.0
+) -> None:
+    """Draw one video in which `actions` follow each other in one scene, such as a camera would record."""
+    scene = make_scene(seed, source)
+    num_frames = round(seconds_each * FPS)
+
+    def frames() -> Iterator[np.ndarray]:
+        for number, action in enumerate(actions):
+            yield from draw_frames(
+                action, scene, num_frames=num_frames, rng=np.random.default_rng([seed, source, number])
+            )
+
+    write_video(path, frames(), fps=FPS)

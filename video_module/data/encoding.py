@@ -1,0 +1,87 @@
+"""The only writer of video files (PyAV): H.264 .mp4 that browsers play, MPEG-4 .avi for drawn clips."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from video_module.errors import InputError
+from video_module.files import replacing
+
+# suffix: codec, its options, bits per pixel where the codec needs a rate, the container's options
+_CODECS = {
+    ".mp4": ("libx264", {"preset": "veryfast", "crf": "23"}, None, {"movflags": "+faststart"}),
+    ".avi": ("mpeg4", {}, 0.6, {}),
+}
+_BT601, _LIMITED_RANGE = 6, 1  # FFmpeg's AVCOL_SPC_SMPTE170M and AVCOL_RANGE_MPEG: what cvtColor makes
+
+
+class VideoWriter:
+    """Encodes uint8 RGB frames (H, W, 3) of one size. Made by open_video()."""
+
+    def __init__(self, path: Path, fps: float, suffix: str):
+        codec, options, self._bits_per_pixel, container_options = _CODECS[suffix]
+        self._container = av.open(str(path), "w", options=container_options)
+        self._rate = Fraction(fps).limit_denominator(60_000)
+        self._stream = self._container.add_stream(codec, rate=self._rate)
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.options = options
+        self._stream.codec_context.colorspace = _BT601
+        self._stream.codec_context.color_range = _LIMITED_RANGE
+        self._size: tuple[int, int] | None = None
+
+    def write(self, frame: np.ndarray) -> None:
+        if self._size is None:
+            self._start(*frame.shape[:2])
+        elif frame.shape[:2] != self._size:
+            raise ValueError(f"frame size changed from {self._size} to {frame.shape[:2]}")
+        if any(after for _, after in self._pad):
+            frame = np.pad(frame, self._pad, mode="edge")
+        planes = cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)  # a third of the time of PyAV's own conversion
+        encoded = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+        encoded.pts = self._num_frames
+        self._num_frames += 1
+        self._container.mux(self._stream.encode(encoded))
+
+    def _start(self, height: int, width: int) -> None:
+        self._size = height, width
+        self._num_frames = 0
+        # 4:2:0 holds colour for 2x2 pixels: odd sizes are filled up by repeating the last row or column
+        self._pad = [(0, height % 2), (0, width % 2), (0, 0)]
+        self._stream.height, self._stream.width = height + height % 2, width + width % 2
+        if self._bits_per_pixel:
+            self._stream.bit_rate = int(self._bits_per_pixel * height * width * self._rate)
+
+    def close(self) -> None:
+        if self._size is not None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+
+@contextmanager
+def open_video(path: str | Path, *, fps: float) -> Iterator[VideoWriter]:
+    """Write a video file; it stands under `path` only once it is whole.
+
+    Sizes that are odd come out one pixel larger. Raises InputError on a suffix other than .mp4 and .avi.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _CODECS:
+        raise InputError(f"{path}: videos are written as {' or '.join(_CODECS)}")
+    with replacing(path) as partial:
+        writer = VideoWriter(partial, fps, suffix)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
+    """Write frames, uint8 RGB (H, W, 3) each, as open_video() does."""
+    with open_video(path, fps=fps) as writer:
+        for frame in frames:
+            writer.write(frame)

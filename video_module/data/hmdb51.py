@@ -1,0 +1,73 @@
+"""What is particular to HMDB51 (Kuehne et al., ICCV 2011): its file names and its official split files."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from video_module.errors import InputError
+
+NUM_FOLDS = 3
+# the number of people has two digits in seven of the 6,766 names: np10
+_TAGS = re.compile(
+    r"_(?P<body>[hulf])_(?P<motion>cm|nm)_np(?P<num_people>\d+)_(?P<view>fr|ba|le|ri)_(?P<quality>bad|med|goo)_(?P<number>\d+)$"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hmdb51Name:
+    """A name `<source>_<action>_<body>_<motion>_np<k>_<view>_<quality>_<n>`, taken apart."""
+
+    source: str
+    """The film or upload that the clip was cut from; the same in all classes."""
+    body: str
+    """Visible body part: h(ead), u(pper), l(ower), f(ull)."""
+    motion: str
+    """cm: the camera moves, nm: it does not."""
+    num_people: int
+    view: str
+    """fr(ont), ba(ck), le(ft), ri(ght)."""
+    quality: str
+    """bad, med(ium), goo(d)."""
+    number: int
+
+
+def parse_name(name: str, label: str) -> Hmdb51Name | None:
+    """Take the name of a clip of class `label` apart; None where it is not of HMDB51's grammar."""
+    stem = Path(name).stem
+    tags = _TAGS.search(stem)
+    if tags is None or tags.start() == 0:
+        return None
+    fields = tags.groupdict()
+    return Hmdb51Name(
+        source=stem[: tags.start()].removesuffix(f"_{label}"),
+        body=fields["body"],
+        motion=fields["motion"],
+        num_people=int(fields["num_people"]),
+        view=fields["view"],
+        quality=fields["quality"],
+        number=int(fields["number"]),
+    )
+
+
+def read_official_split(splits_dir: Path, fold: int) -> dict[tuple[str, str], str]:
+    """Read `<label>_test_split<fold>.txt` files into {(label, file name): "train" or "test"}.
+
+    Each line is a name and 1 (train), 2 (test) or 0 (unused in this fold). Raises InputError on anything else.
+    """
+    suffix = f"_test_split{fold}.txt"
+    files = sorted(splits_dir.glob(f"*{suffix}"))
+    if not files:
+        raise InputError(f"{splits_dir}: no file named *{suffix}; --splits_dir is the folder of HMDB51's split files")
+    sides = {"0": None, "1": "train", "2": "test"}
+    assignment = {}
+    for file in files:
+        label = file.name.removesuffix(suffix)
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            name, _, side = line.strip().rpartition(" ")
+            if side not in sides or not name:
+                raise InputError(f"{file}:{number}: expected a file name and 0, 1 or 2, got {line!r}")
+            if sides[side] is not None:
+                assignment[label, name.strip()] = sides[side]
+    return assignment

@@ -1,0 +1,53 @@
+"""The only resize, crop and views of evaluation and serving (OpenCV, NumPy). Frames stay uint8 RGB.
+
+Sizes and offsets follow torchvision's video presets. INTER_LINEAR_EXACT comes nearest to their bilinear resize without
+antialiasing: it differs in 1 % of the values by one level, INTER_LINEAR in 11 %.
+"""
+
+import cv2
+import numpy as np
+
+from video_module.config import ClipConfig
+
+NUM_CROPS = (1, 3)
+
+
+def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) after resizing: the short side brought to `resize`, or both sides to (height, width)."""
+    if not isinstance(resize, int):
+        return resize
+    if height <= width:
+        return resize, max(resize, int(resize * width / height))
+    return max(resize, int(resize * height / width)), resize
+
+
+def resize_frame(frame: np.ndarray, clip: ClipConfig) -> np.ndarray:
+    """Resize one (H, W, 3) frame as the model was trained to see it."""
+    height, width = resized_size(*frame.shape[:2], clip.resize)
+    if (height, width) == frame.shape[:2]:
+        return frame
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
+
+
+def crop_offsets(height: int, width: int, crop: int, num_crops: int) -> list[tuple[int, int]]:
+    """(top, left) of the centre crop, or of three crops spread along the longer side."""
+    if num_crops not in NUM_CROPS:
+        raise ValueError(f"num_crops must be one of {NUM_CROPS}, got {num_crops}")
+    top, left = round((height - crop) / 2), round((width - crop) / 2)
+    if num_crops == 1:
+        return [(top, left)]
+    if height <= width:
+        return [(top, 0), (top, left), (top, width - crop)]
+    return [(0, left), (top, left), (height - crop, left)]
+
+
+def center_crop(frames: np.ndarray, clip: ClipConfig) -> np.ndarray:
+    """Crop resized frames (..., H, W, 3) to (..., crop, crop, 3)."""
+    [(top, left)] = crop_offsets(*frames.shape[-3:-1], clip.crop, 1)
+    return frames[..., top : top + clip.crop, left : left + clip.crop, :]
+
+
+def views(frames: np.ndarray, clip: ClipConfig, num_crops: int) -> np.ndarray:
+    """Cut resized frames (T, H, W, 3) into (num_crops, T, crop, crop, 3)."""
+    offsets = crop_offsets(*frames.shape[1:3], clip.crop, num_crops)
+    return np.stack([frames[:, top : top + clip.crop, left : left + clip.crop] for top, left in offsets])

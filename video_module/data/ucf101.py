@@ -1,0 +1,37 @@
+"""What is particular to UCF101 (Soomro et al., 2012): its file names and its official split files."""
+
+import re
+from pathlib import Path
+
+from video_module.errors import InputError
+
+NUM_FOLDS = 3
+_NAME = re.compile(r"(?P<source>v_.+_g\d+)_c\d+$")
+
+
+def parse_source(name: str) -> str | None:
+    """The group a clip was cut from: `v_Archery_g01` of `v_Archery_g01_c02.avi`; None for any other kind of name.
+
+    Groups are numbered within a class: g01 of two classes is not one video.
+    """
+    match = _NAME.match(Path(name).stem)
+    return match["source"] if match else None
+
+
+def read_official_split(splits_dir: Path, fold: int) -> dict[tuple[str, str], str]:
+    """Read trainlist and testlist of a fold into {(label, file name): "train" or "test"}."""
+    assignment = {}
+    for side in ("train", "test"):
+        file = splits_dir / f"{side}list{fold:02d}.txt"
+        if not file.is_file():
+            raise InputError(
+                f"{file}: no such file; --splits_dir is the folder of UCF101's trainlist and testlist files"
+            )
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            label, slash, name = re.sub(r" \d+$", "", line.strip()).partition("/")
+            if not slash or not name:
+                raise InputError(f"{file}:{number}: expected <class>/<file>, got {line!r}")
+            assignment[label, name] = side
+    return assignment

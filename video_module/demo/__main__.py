@@ -1,0 +1,142 @@
+"""Draw a small data set and take it through every stage, each by the script that a user would run.
+
+python -m video_module.demo --output_dir demo_output --seed 0
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from video_module import cli
+
+MODEL = "swin3d_nano"
+NUM_SOURCES, CLIPS_PER_SOURCE = 30, 3
+TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # 108 of 540 clips test, from 6 sources
+RECORDING_ACTIONS = ("wave", "sit", "stand", "push", "pull", "jump")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.make_parser(__doc__.splitlines()[0])
+    parser.add_argument("--output_dir", type=Path, default=Path("demo_output"), help="folder for everything it makes")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing, the split and the training")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    begin = time.perf_counter()
+    out, seed = args.output_dir, str(args.seed)
+    import calc_label_distribution
+    import convert_model
+    import run_model
+    import split_data
+    import test_model
+    import train_model
+
+    durations: dict[str, float] = {}
+    durations["draw"] = draw(out, args.seed)
+    stages: list[tuple[Callable[[list[str]], None], list[str]]] = [
+        (
+            split_data.main,
+            ["--input_dir", f"{out}/clips", "--output_dir", f"{out}/data", "--seed", seed]
+            + ["--val_fraction", str(VAL_FRACTION), "--test_fraction", str(TEST_FRACTION)],
+        ),
+        (
+            calc_label_distribution.main,
+            ["--data_dir", f"{out}/data", "--save_to", f"{out}/label_distribution.json"],
+        ),
+        (
+            train_model.main,
+            ["--data_dir", f"{out}/data", "--model_type", MODEL, "--save_path", f"{out}/{MODEL}.pth", "--seed", seed],
+        ),
+        (test_model.main, ["--test_dir", f"{out}/data/test", "--checkpoint", f"{out}/{MODEL}.pth"]),
+        (convert_model.main, ["--checkpoint", f"{out}/{MODEL}.pth"]),
+        (
+            run_model.main,
+            [
+                "--video_path",
+                f"{out}/recording.avi",
+                "--model",
+                f"{out}/{MODEL}.onnx",
+                "--save_json",
+                f"{out}/{MODEL}_run.json",
+            ]
+            + ["--save_video", f"{out}/{MODEL}_annotated.mp4"],
+        ),
+    ]
+    for script, arguments in stages:
+        durations[script.__module__] = run_stage(script, arguments)
+    summarise(out, durations, time.perf_counter() - begin)
+
+
+def draw(out: Path, seed: int) -> float:
+    """Draw the clips, and one recording in a scene of its own; returns the seconds it took."""
+    begin = time.perf_counter()
+    from video_module.data.drawing import ACTIONS, draw_dataset, draw_recording
+
+    clips = draw_dataset(
+        out / "clips",
+        num_sources=NUM_SOURCES,
+        clips_per_source=CLIPS_PER_SOURCE,
+        seed=seed,
+        num_workers=cli.default_num_workers(),
+    )
+    draw_recording(out / "recording.avi", RECORDING_ACTIONS, seed=seed, source=NUM_SOURCES)
+    duration = time.perf_counter() - begin
+    print(
+        f"drew {len(clips)} clips of {len(ACTIONS)} actions in {NUM_SOURCES} scenes, and a recording: {duration:.1f} s"
+    )
+    return duration
+
+
+def run_stage(script: Callable[[list[str]], None], arguments: list[str]) -> float:
+    """Run a script's main() as the shell would, showing the command; returns the seconds it took."""
+    print(f"\n$ python {script.__module__}.py {shlex.join(arguments)}", flush=True)
+    begin = time.perf_counter()
+    script(arguments)
+    duration = time.perf_counter() - begin
+    print(f"[{script.__module__}: {duration:.1f} s]", flush=True)
+    return duration
+
+
+def summarise(out: Path, durations: dict[str, float], total_s: float) -> None:
+    """The closing table: what was measured, what was made, how long it took."""
+    from video_module.data.drawing import REVERSED_PAIRS
+
+    results = json.loads((out / f"{MODEL}_results.json").read_text(encoding="utf-8"))
+    per_class = results["per_class_accuracy"]
+    rows = [("video top-1", f"{results['video_top1']:.3f}  ({results['num_videos']} test videos of unseen scenes)")]
+    for first, second in REVERSED_PAIRS:
+        share = pair_accuracy(out / f"{MODEL}_predictions.csv", (first, second))
+        detail = f"{first} {per_class[first]:.2f}, {second} {per_class[second]:.2f}"
+        rows.append((f"{first}/{second}", f"{share:.3f}  (one motion, forwards or backwards: {detail})"))
+    rows += [
+        ("results", out / f"{MODEL}_results.json"),
+        ("confusion", out / f"{MODEL}_confusion.png"),
+        ("training curves", out / f"{MODEL}_curves.png"),
+        ("distribution", out / "label_distribution.png"),
+        ("checkpoint", out / f"{MODEL}.pth"),
+        ("ONNX file", out / f"{MODEL}.onnx"),
+        ("annotated video", out / f"{MODEL}_annotated.mp4"),
+        ("time", f"{total_s:.0f} s: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in durations.items())),
+    ]
+    print("\n" + "\n".join(f"  {name:16} {value}" for name, value in rows))
+    print(f"\nnext: python run_gradio.py --model {out}/{MODEL}.onnx")
+
+
+def pair_accuracy(predictions_csv: Path, pair: tuple[str, str]) -> float:
+    """Share of right predictions among the test videos of two classes."""
+    import csv
+
+    with open(predictions_csv, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["label"] in pair]
+    return sum(row["prediction"] == row["label"] for row in rows) / len(rows)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the scripts, when started from another folder
+    cli.run(main)

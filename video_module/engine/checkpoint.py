@@ -1,0 +1,82 @@
+"""Checkpoints (.pth): weights under torchvision's names, and all that is needed to use or resume them."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from video_module.config import ClipConfig
+from video_module.errors import InputError
+from video_module.files import replacing
+from video_module.models.recognizer import Recognizer, build_model, load_torch_file, published_class_names
+from video_module.models.registry import get_spec
+
+FORMAT_VERSION = 1
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """A trained model and where it comes from. Everything is tensors and plain values, so it loads without code."""
+
+    model: str
+    weights: dict[str, torch.Tensor]
+    """The backbone's state dict."""
+    clip: ClipConfig
+    class_names: list[str]
+    split_digest: str | None = None
+    train_sources: list[str] = field(default_factory=list)
+    """Hashed names of the sources in train and val: enough to notice a leak, too little to tell what was filmed."""
+    train_config: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
+    """Epochs done."""
+    training: dict[str, Any] | None = None
+    """State of optimiser, schedule and logs; only in X_last.pth."""
+
+
+def hash_sources(sources: Iterable[str]) -> list[str]:
+    """Sorted, shortened SHA-256 of source names."""
+    return sorted({hashlib.sha256(source.encode()).hexdigest()[:16] for source in sources})
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; an earlier one stays whole until the new one is."""
+    content = {**vars(checkpoint), "clip": checkpoint.clip.to_dict(), "format_version": FORMAT_VERSION}
+    with replacing(path) as partial:
+        torch.save(content, partial)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, onto the CPU. Raises InputError if it is missing, damaged or not of this project."""
+    content = load_torch_file(path)
+    version = content.pop("format_version", None)
+    if version != FORMAT_VERSION or "weights" not in content or "class_names" not in content:
+        raise InputError(f"{path}: not a checkpoint of train_model.py (format {version}, expected {FORMAT_VERSION})")
+    try:
+        content["clip"] = ClipConfig.from_dict(content["clip"])
+        return Checkpoint(**content)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def published_checkpoint(model: str, weights: str | None) -> Checkpoint:
+    """torchvision's published weights as a checkpoint with their own classes, ready to export and to use."""
+    spec = get_spec(model)
+    weights = weights or spec.default_weights
+    class_names = published_class_names(model, weights)
+    built = build_model(model, num_classes=len(class_names), weights=weights)
+    return Checkpoint(model=model, weights=built.backbone.state_dict(), clip=spec.clip, class_names=class_names)
+
+
+def build_from_checkpoint(checkpoint: Checkpoint) -> Recognizer:
+    """The trained model, in evaluation mode, on the CPU. No published weights are fetched for it."""
+    model = build_model(checkpoint.model, num_classes=len(checkpoint.class_names), clip=checkpoint.clip)
+    try:
+        model.backbone.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        raise InputError(
+            f"the checkpoint's weights do not fit {checkpoint.model}: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    return model.eval()

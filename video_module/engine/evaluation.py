@@ -1,0 +1,64 @@
+"""From views to video scores, for any model that scores clips."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from video_module.engine.device import autocast
+from video_module.scores import softmax, video_score
+
+ScoreClips = Callable[[np.ndarray], np.ndarray]
+"""uint8 (N, T, H, W, 3) -> logits float32 (N, num_classes)."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Probabilities of every view, and of every video."""
+
+    view_scores: list[np.ndarray]
+    """One float64 (num_views, num_classes) for each video."""
+    video_scores: np.ndarray
+    """float64 (num_videos, num_classes)."""
+
+    @property
+    def num_views(self) -> int:
+        return sum(len(scores) for scores in self.view_scores)
+
+
+def score_videos(score_clips: ScoreClips, loader: DataLoader, *, batch_size: int, desc: str = "testing") -> Scores:
+    """Score all views of all videos, `batch_size` clips at a time, whichever videos they belong to."""
+    num_videos = len(loader.dataset)
+    logits: list[list[np.ndarray]] = [[] for _ in range(num_videos)]
+    waiting: list[np.ndarray] = []  # views, and beside them the videos they are of
+    owners: list[int] = []
+
+    def score_waiting(count: int) -> None:
+        for owner, row in zip(owners[:count], score_clips(np.stack(waiting[:count])), strict=True):
+            logits[owner].append(row)
+        del waiting[:count], owners[:count]
+
+    for views, index in tqdm(loader, total=num_videos, desc=desc, unit="video", leave=False):
+        waiting.extend(views.numpy())
+        owners.extend([int(index)] * len(views))
+        while len(waiting) >= batch_size:
+            score_waiting(batch_size)
+    if waiting:
+        score_waiting(len(waiting))
+    view_scores = [softmax(np.stack(rows)) for rows in logits]
+    return Scores(view_scores, np.stack([video_score(scores) for scores in view_scores]))
+
+
+def torch_scorer(model: nn.Module, *, device: torch.device, precision: str = "fp32") -> ScoreClips:
+    """A score_clips function: uint8 ndarray (N, T, H, W, 3) -> logits float32 (N, num_classes)."""
+
+    def score_clips(clips: np.ndarray) -> np.ndarray:
+        model.eval()
+        with torch.inference_mode(), autocast(precision, device):
+            return model(torch.from_numpy(clips).to(device)).float().cpu().numpy()
+
+    return score_clips

@@ -1,0 +1,8 @@
+"""What is raised for the caller's mistakes."""
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave; its text is one line that says what to do next.
+
+    Scripts print it as `error: …` and exit with 1. Any other exception is a defect of ours and keeps its traceback.
+    """

@@ -1,0 +1,230 @@
+"""A trained model behind one interface, .onnx through onnxruntime or .pth through torch, from clips to whole videos."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from video_module.config import ClipConfig
+from video_module.data.decoding import read_info
+from video_module.errors import InputError
+from video_module.inference.windows import WindowClip, iter_windows
+from video_module.scores import softmax, top_k, video_score
+
+METADATA_KEY = "video_module"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """One clip of a video and its scores."""
+
+    start: int
+    """First frame."""
+    end: int
+    """One past the last frame."""
+    scores: np.ndarray
+    """Probabilities, float64 (num_classes,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoPrediction:
+    """What a model says of a video."""
+
+    path: Path
+    fps: float
+    num_frames: int
+    """Frames that decoded."""
+    class_names: list[str]
+    windows: list[Window]
+    scores: np.ndarray = field(init=False)
+    """The video's score: the mean over windows, float64 (num_classes,)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", video_score(np.stack([window.scores for window in self.windows])))
+
+    @property
+    def duration_s(self) -> float:
+        return self.num_frames / self.fps
+
+    def top_k(self, k: int) -> list[dict[str, str | float]]:
+        return top_k(self.scores, self.class_names, k)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """Scores clips and videos. Made by load_predictor()."""
+
+    model: str
+    """Name of the architecture."""
+    class_names: list[str]
+    clip: ClipConfig
+    score_clips: Callable[[np.ndarray], np.ndarray]
+    """uint8 RGB (N, T, H, W, 3) -> logits float32 (N, num_classes)."""
+    provider: str
+    """What computes: "cpu", "cuda" or onnxruntime's name of it."""
+    split_digest: str | None = None
+    train_sources: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        return f"{self.model} on {self.provider}, {len(self.class_names)} classes"
+
+    def predict_clips(self, clips: np.ndarray) -> np.ndarray:
+        """Probabilities, float64 (N, num_classes), of uint8 RGB clips (N, T, H, W, 3)."""
+        if clips.dtype != np.uint8 or clips.shape[1:] != self.clip.shape:
+            raise ValueError(
+                f"clips must be uint8 (N, {', '.join(map(str, self.clip.shape))}), got {clips.dtype} {clips.shape}"
+            )
+        return softmax(self.score_clips(clips))
+
+    def predict_video(
+        self,
+        path: str | Path,
+        *,
+        clip_step: int | None = None,
+        batch_size: int = 4,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> VideoPrediction:
+        """Score windows `clip_step` frames apart (default: half a clip), decoding each frame once.
+
+        `on_progress(frames done, frames the header claims)` is called after each batch. Raises VideoError if no frame
+        decodes.
+        """
+        fps, header_num_frames = (info := read_info(path)).fps, info.header_num_frames
+        windows: list[Window] = []
+        waiting: list[WindowClip] = []
+
+        def score_waiting() -> None:
+            scores = self.predict_clips(np.stack([window.frames for window in waiting]))
+            windows.extend(
+                Window(start=window.start, end=window.end, scores=row)
+                for window, row in zip(waiting, scores, strict=True)
+            )
+            on_progress(waiting[-1].num_decoded, header_num_frames)
+            waiting.clear()
+
+        for window in iter_windows(path, self.clip, clip_step=clip_step, fps=fps):
+            waiting.append(window)
+            if len(waiting) == batch_size:
+                score_waiting()
+        if waiting:
+            score_waiting()
+        # the last window always reaches the last frame
+        return VideoPrediction(
+            path=Path(path), fps=fps, num_frames=windows[-1].end, class_names=self.class_names, windows=windows
+        )
+
+
+def load_predictor(model: str | Path, *, device: str = "auto", num_threads: int | None = None) -> Predictor:
+    """Open an .onnx file written by convert_model.py, or a .pth checkpoint of train_model.py.
+
+    `device` is auto, cpu or cuda; asking for cuda where there is none is an error. Raises InputError if the file is
+    missing, damaged or not of this project.
+    """
+    path = Path(model)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix.lower() == ".onnx":
+        return _load_onnx(path, device=device, num_threads=num_threads)
+    if path.suffix.lower() == ".pth":
+        return _load_checkpoint(path, device=device, num_threads=num_threads)
+    raise InputError(f"{path}: a model file ends in .onnx or .pth")
+
+
+def parse_metadata(text: str | None, *, path: Path) -> dict[str, Any]:
+    """The JSON under METADATA_KEY of an ONNX file, checked. Raises InputError if it is not ours."""
+    if not text:
+        raise InputError(f"{path}: not an ONNX file of convert_model.py (it holds no {METADATA_KEY!r} metadata)")
+    try:
+        metadata = json.loads(text)
+        metadata["clip"] = ClipConfig.from_dict(metadata["clip"])
+        version, _, _ = metadata["format_version"], metadata["class_names"], metadata["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: its {METADATA_KEY!r} metadata cannot be read ({error!r})") from None
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: format version {version}, expected {FORMAT_VERSION}; export it again")
+    return metadata
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The contract of an ONNX file of convert_model.py: inputs, outputs, and what its metadata says."""
+    session = _open_session(path, providers=["CPUExecutionProvider"])
+    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path=path)
+    return {
+        "inputs": [{"name": node.name, "type": node.type, "shape": node.shape} for node in session.get_inputs()],
+        "outputs": [{"name": node.name, "type": node.type, "shape": node.shape} for node in session.get_outputs()],
+        **metadata,
+        "clip": metadata["clip"].to_dict(),
+        "train_sources": len(metadata.get("train_sources", ())),
+    }
+
+
+def _open_session(path: Path, *, providers: list[str], num_threads: int | None = None):
+    import onnxruntime
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    onnxruntime.set_default_logger_severity(3)  # errors come as exceptions
+    options = onnxruntime.SessionOptions()
+    if num_threads:
+        options.intra_op_num_threads = num_threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not an ONNX file that can be read ({reason})") from None
+
+
+def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor:
+    import onnxruntime
+
+    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if device == "cuda" and not has_cuda:
+        raise InputError("--device cuda: this onnxruntime has no CUDA; install onnxruntime-gpu in its place")
+    providers = ["CPUExecutionProvider"]
+    if has_cuda and device != "cpu":
+        providers.insert(0, "CUDAExecutionProvider")
+    session = _open_session(path, providers=providers, num_threads=num_threads)
+    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path=path)
+    provider = session.get_providers()[0]
+    if device == "cuda" and provider != "CUDAExecutionProvider":
+        raise InputError("--device cuda: onnxruntime could not start CUDA; see its message above")
+
+    def score_clips(clips: np.ndarray) -> np.ndarray:
+        return session.run(["logits"], {"clips": np.ascontiguousarray(clips)})[0]
+
+    return Predictor(
+        model=metadata["model"],
+        class_names=metadata["class_names"],
+        clip=metadata["clip"],
+        score_clips=score_clips,
+        provider=provider,
+        split_digest=metadata.get("split_digest"),
+        train_sources=tuple(metadata.get("train_sources", ())),
+    )
+
+
+def _load_checkpoint(path: Path, *, device: str, num_threads: int | None) -> Predictor:
+    import torch
+
+    from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint
+    from video_module.engine.device import choose_device
+    from video_module.engine.evaluation import torch_scorer
+
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    checkpoint = load_checkpoint(path)
+    target = choose_device(device)
+    model = build_from_checkpoint(checkpoint).to(target)
+    return Predictor(
+        model=checkpoint.model,
+        class_names=checkpoint.class_names,
+        clip=checkpoint.clip,
+        score_clips=torch_scorer(model, device=target),
+        provider=str(target),
+        split_digest=checkpoint.split_digest,
+        train_sources=tuple(checkpoint.train_sources),
+    )

@@ -1,0 +1,170 @@
+"""Video Swin Transformers (Liu et al., CVPR 2022): torchvision's network with attention that exports and trains leaner.
+
+Parameters have torchvision's names and shapes, so its weights load as they are.
+"""
+
+from functools import lru_cache, partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.swin_transformer import SwinTransformerBlock
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
+
+Size3 = tuple[int, int, int]  # T, H, W
+
+
+@lru_cache(maxsize=64)
+def _region_ids(size: Size3, window: Size3, shift: Size3) -> Tensor:
+    """Number the regions that the cyclic shift brings together in one window, on the CPU.
+
+    Tokens of one window attend to each other only if they come from the same region. Returns int32
+    (windows, tokens of a window).
+    """
+    ids = torch.zeros(1, dtype=torch.int32)
+    for length, extent, offset in zip(size, window, shift, strict=True):
+        axis = torch.zeros(length, dtype=torch.int32)
+        if offset:
+            axis[-extent:-offset] = 1
+            axis[-offset:] = 2
+        ids = ids[..., None] * 3 + axis
+    return _to_windows(ids.reshape(1, *size, 1), window).squeeze(-1)
+
+
+def _to_windows(x: Tensor, window: Size3) -> Tensor:
+    """(N, T, H, W, C) -> (N * windows, tokens of a window, C)."""
+    n, t, h, w, c = x.shape
+    x = x.view(n, t // window[0], window[0], h // window[1], window[1], w // window[2], window[2], c)
+    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, window[0] * window[1] * window[2], c)
+
+
+def _from_windows(x: Tensor, window: Size3, size: Size3) -> Tensor:
+    """Undo _to_windows() for a padded input of `size`."""
+    (t, h, w), c = size, x.shape[-1]
+    x = x.view(-1, t // window[0], h // window[1], w // window[2], *window, c)
+    return x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, t, h, w, c)
+
+
+class WindowAttention3d(ShiftedWindowAttention3d):
+    """torchvision's shifted window attention, to the same numbers, without rebuilding the shift mask at every call.
+
+    torchvision assigns the mask region by region, which becomes 306 ScatterND nodes in swin3d_t's exported graph and
+    two minutes of export. Here it comes from one small constant of region numbers.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x and the result: (N, T, H, W, C)."""
+        _, t, h, w, c = x.shape
+        fits = [min(extent, length) for extent, length in zip(self.window_size, (t, h, w), strict=True)]
+        window: Size3 = tuple(fits)
+        # a window that spans an axis is not shifted along it
+        shift: Size3 = tuple(
+            0 if length <= extent else offset
+            for length, extent, offset in zip((t, h, w), self.window_size, self.shift_size, strict=True)
+        )
+        pad = [-length % extent for length, extent in zip((t, h, w), window, strict=True)]
+        size: Size3 = (t + pad[0], h + pad[1], w + pad[2])
+        if any(pad):
+            x = F.pad(x, (0, 0, 0, pad[2], 0, pad[1], 0, pad[0]))
+        if any(shift):
+            x = torch.roll(x, shifts=[-offset for offset in shift], dims=(1, 2, 3))
+        x = _to_windows(x, window)
+
+        tokens, heads = x.shape[1], self.num_heads
+        qkv = self.qkv(x).reshape(-1, tokens, 3, heads, c // heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)  # (N * windows, heads, tokens, c // heads) each
+        scores = (q * (c // heads) ** -0.5) @ k.transpose(-2, -1)
+        scores = scores + self.get_relative_position_bias(list(window))
+        if any(shift):
+            ids = _region_ids(size, window, shift).to(x.device)
+            apart = ids[:, None, :, None] != ids[:, None, None, :]  # (windows, 1, tokens, tokens)
+            scores = scores.view(-1, len(ids), heads, tokens, tokens)
+            scores = scores + apart * scores.new_tensor(-100.0)
+            scores = scores.view(-1, heads, tokens, tokens)
+        attention = F.dropout(scores.softmax(dim=-1), p=self.attention_dropout, training=self.training)
+        x = (attention @ v).transpose(1, 2).reshape(-1, tokens, c)
+        x = F.dropout(self.proj(x), p=self.dropout, training=self.training)
+
+        x = _from_windows(x, window, size)
+        if any(shift):
+            x = torch.roll(x, shifts=shift, dims=(1, 2, 3))
+        return x[:, :t, :h, :w]
+
+
+def _build(
+    *,
+    num_classes: int,
+    drop_path: float,
+    embed_dim: int,
+    depths: list[int],
+    num_heads: list[int],
+    window_size: list[int],
+    patch_size: list[int] | None = None,
+) -> nn.Module:
+    return SwinTransformer3d(
+        patch_size=patch_size or [2, 4, 4],
+        embed_dim=embed_dim,
+        depths=depths,
+        num_heads=num_heads,
+        window_size=window_size,
+        stochastic_depth_prob=drop_path,
+        num_classes=num_classes,
+        block=partial(SwinTransformerBlock, attn_layer=WindowAttention3d),
+    )
+
+
+def swin3d_t(*, num_classes: int, drop_path: float) -> nn.Module:
+    return _build(
+        num_classes=num_classes,
+        drop_path=drop_path,
+        embed_dim=96,
+        depths=[2, 2, 6, 2],
+        num_heads=[3, 6, 12, 24],
+        window_size=[8, 7, 7],
+    )
+
+
+def swin3d_s(*, num_classes: int, drop_path: float) -> nn.Module:
+    return _build(
+        num_classes=num_classes,
+        drop_path=drop_path,
+        embed_dim=96,
+        depths=[2, 2, 18, 2],
+        num_heads=[3, 6, 12, 24],
+        window_size=[8, 7, 7],
+    )
+
+
+def swin3d_b(*, num_classes: int, drop_path: float) -> nn.Module:
+    return _build(
+        num_classes=num_classes,
+        drop_path=drop_path,
+        embed_dim=128,
+        depths=[2, 2, 18, 2],
+        num_heads=[4, 8, 16, 32],
+        window_size=[8, 7, 7],
+    )
+
+
+def swin3d_nano(*, num_classes: int, drop_path: float) -> nn.Module:
+    """For 8x64x64 clips: patches of 2x8x8, three stages, windows of 4x4x4 tokens that see the whole time axis.
+
+    torchvision draws all weights with a deviation of 0.02, made for layers of 96 and more that fine-tuning rarely meets
+    untrained. In layers of 32 signals die out with that, and training stalls for epochs; here the deviation is one over
+    the root of a layer's inputs. Wide position biases let attention tell before from after from the start.
+    """
+    net = _build(
+        num_classes=num_classes,
+        drop_path=drop_path,
+        embed_dim=32,
+        depths=[2, 2, 2],
+        num_heads=[2, 4, 8],
+        window_size=[4, 4, 4],
+        patch_size=[2, 8, 8],
+    )
+    for name, parameter in net.named_parameters():
+        if name.endswith("relative_position_bias_table"):
+            nn.init.trunc_normal_(parameter, std=0.5)
+        elif parameter.ndim == 2:
+            nn.init.trunc_normal_(parameter, std=parameter.shape[1] ** -0.5)
+    return net

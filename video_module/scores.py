@@ -1,0 +1,21 @@
+"""From logits to the score of a video; evaluation and serving share these lines."""
+
+import numpy as np
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis, float64."""
+    logits = np.asarray(logits, dtype=np.float64)
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def video_score(view_scores: np.ndarray) -> np.ndarray:
+    """The score of a video: the mean of its views' probabilities. (num_views, num_classes) -> (num_classes,)."""
+    return view_scores.mean(axis=0)
+
+
+def top_k(scores: np.ndarray, class_names: list[str], k: int) -> list[dict[str, str | float]]:
+    """The k best classes of one score vector, best first: [{"label", "score"}]; ties keep the classes' order."""
+    best = np.argsort(-scores, kind="stable")[:k]
+    return [{"label": class_names[index], "score": float(scores[index])} for index in best]
