@@ -31,6 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    cli.let_workers_have_the_cores()
     import numpy as np
 
     from video_module.data import dataset, splits

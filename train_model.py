@@ -33,6 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    cli.let_workers_have_the_cores()
     spec = get_spec(args.model_type)
     weights = args.weights or spec.default_weights
     config = spec.train_config(weights=weights, given=cli.given(args, TrainConfig))

@@ -75,6 +75,14 @@ def default_num_workers() -> int:
     return min(8, os.cpu_count() or 1)
 
 
+def let_workers_have_the_cores() -> None:
+    """Make OpenMP's idle threads sleep instead of spin; to be called before torch is first imported.
+
+    Spinning threads take the cores that the decoding processes need: on two cores they cost a third of the rate.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def show_written(paths: Sequence[str | os.PathLike]) -> None:
     """End a script by listing the files it wrote."""
     print("wrote")

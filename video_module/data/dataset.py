@@ -150,4 +150,10 @@ def training_loader(
 
 def evaluation_loader(dataset: EvaluationViews, *, num_workers: int) -> DataLoader:
     """Yields one video at a time, in order: (uint8 (num_views, T, H, W, 3), index)."""
-    return DataLoader(dataset, batch_size=None, num_workers=num_workers, worker_init_fn=_start_worker)
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_start_worker,
+    )

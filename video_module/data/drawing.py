@@ -20,9 +20,9 @@ from video_module.errors import InputError
 
 ACTIONS = ("jump", "pull", "push", "sit", "stand", "wave")
 REVERSED_PAIRS = (("sit", "stand"), ("pull", "push"))
-HEIGHT, WIDTH = 240, 320
+HEIGHT, WIDTH = 180, 240
 FPS = 30.0
-_MARGIN = 24  # background beyond the frame on every side, in pixels: room for the shake
+_MARGIN = 16  # background beyond the frame on every side, in pixels: room for the shake
 _SUBPIXEL = 4  # fractional bits of OpenCV's drawing coordinates
 
 Point = tuple[float, float]
@@ -62,8 +62,8 @@ def make_scene(seed: int, number: int) -> Scene:
     floor_row = int(floor) + _MARGIN
     background[floor_row:] = ground * shade
     for _ in range(rng.integers(3, 9)):  # pictures, windows and doors, in colours near the wall's
-        left, top = rng.uniform(-30, width), rng.uniform(-20, floor_row - 30)
-        size = rng.uniform(20, 90, 2)
+        left, top = rng.uniform(-20, width), rng.uniform(-15, floor_row - 20)
+        size = rng.uniform(15, 70, 2)
         color = np.clip(wall + rng.uniform(-35, 35, 3), 0, 255).tolist()
         corner = (int(left), int(top)), (int(left + size[0]), int(min(top + size[1], floor_row)))
         cv2.rectangle(background, *corner, color, -1 if rng.random() < 0.7 else 3)
@@ -77,7 +77,7 @@ def make_scene(seed: int, number: int) -> Scene:
         figure_color=tuple(int(value) for value in figure),
         object_color=tuple(int(value) for value in rng.uniform(30, 140, 3)),
         figure_height=rng.uniform(0.60, 0.74) * HEIGHT,
-        shake=float(rng.choice([0.0, 1.0, 2.5])),
+        shake=float(rng.choice([0.0, 0.8, 2.0])),
         speed=rng.uniform(0.85, 1.25),
         floor=floor,
         quality={0.0: "goo", 4.0: "med", 8.0: "bad"}[noise_level],
@@ -183,7 +183,7 @@ def draw_frames(action: str, scene: Scene, *, num_frames: int, rng: np.random.Ge
         raise InputError(f"no drawing of {action!r}; there are {', '.join(ACTIONS)}")
     draw, forward = _FORWARD[action]
     facing = int(rng.choice([-1, 1]))
-    origin = np.array([WIDTH * rng.uniform(0.42, 0.58), scene.floor + rng.uniform(0, 14)])
+    origin = np.array([WIDTH * rng.uniform(0.42, 0.58), scene.floor + rng.uniform(0, 10)])
     duration = min(0.95, rng.uniform(0.75, 0.9) * 32 / (num_frames * scene.speed))
     begin = rng.uniform(0, 1 - duration)
     wobble = rng.uniform(0, 2 * np.pi) if action in ("wave", "jump") else 0.0
@@ -208,7 +208,10 @@ def draw_frames(action: str, scene: Scene, *, num_frames: int, rng: np.random.Ge
 def draw_dataset(
     output_dir: Path, *, num_sources: int = 30, clips_per_source: int = 3, seed: int = 0, num_workers: int = 1
 ) -> list[Path]:
-    """Draw `clips_per_source` clips of every action in every source as `<output_dir>/<action>/<HMDB51-style name>.avi`."""
+    """Draw `clips_per_source` clips of every action in every source, `<output_dir>/<action>/<HMDB51-style name>.avi`.
+
+    A scene is cut into clips as a film would be: all classes share the sources. Returns the files.
+    """
 
     def draw_source(number: int) -> list[Path]:
         scene = make_scene(seed, number)
@@ -231,7 +234,7 @@ def draw_dataset(
 
 
 def draw_recording(
-    path: Path, actions: Sequence[str], *, seed: int = 0, source: int = 0, seconds_each: float = 2.0
+    path: Path, actions: Sequence[str], *, seed: int = 0, source: int = 0, seconds_each: float = 1.4
 ) -> None:
     """Draw one video in which `actions` follow each other in one scene, such as a camera would record."""
     scene = make_scene(seed, source)

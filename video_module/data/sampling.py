@@ -26,7 +26,7 @@ def frame_step(clip: ClipConfig, fps: float | None) -> float:
 
 def clip_span(clip: ClipConfig, fps: float | None) -> int:
     """Frames of a file of `fps` from a clip's first frame to its last, both counted."""
-    return _offsets(clip.num_frames, frame_step(clip, fps))[-1] + 1
+    return int(_offsets(clip.num_frames, frame_step(clip, fps))[-1]) + 1
 
 
 def _offsets(num_frames: int, step: float) -> np.ndarray:
@@ -75,7 +75,7 @@ def uniform_starts(num_video_frames: int, clip: ClipConfig, num_clips: int, *, f
 
 
 def window_starts(num_video_frames: int, clip: ClipConfig, clip_step: int, *, fps: float | None = None) -> list[int]:
-    """Starts of windows `clip_step` frames apart; a last one ends with the video where frames would be left uncovered."""
+    """Starts of windows `clip_step` frames apart; one more ends with the video where frames would be left uncovered."""
     if clip_step < 1:
         raise ValueError(f"clip_step must be at least 1, got {clip_step}")
     last = last_start(num_video_frames, clip, fps=fps)

@@ -393,8 +393,8 @@ def load_videos(split_dir: Path, *, num_workers: int, allow_none: bool = False) 
     """The videos of one split folder, such as `data/test`, with what split.json above it says of them.
 
     Files that no split.json knows are probed now. Paths are relative to `split_dir`. Raises InputError if a video that
-    split.json lists is missing, or if a probed one is broken: no video is left out in silence. `allow_none` makes a folder
-    that is missing or empty an empty list.
+    split.json lists is missing, or if a probed one is broken: no video is left out in silence. `allow_none` makes a
+    folder that is missing or empty an empty list.
     """
     if allow_none and not (split_dir.is_dir() and any(split_dir.iterdir())):
         return []

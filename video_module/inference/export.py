@@ -64,7 +64,7 @@ class ExportReport:
 
 
 def export_onnx(checkpoint: Checkpoint, path: Path, *, clips: np.ndarray, tolerance: float = 1e-3) -> ExportReport:
-    """Export in fp32, compare with torch on `clips`, uint8 (N, T, H, W, 3), at several batch sizes, then put it in place.
+    """Export in fp32, compare with torch on `clips`, uint8 (N, T, H, W, 3), then put the file in place.
 
     Raises InputError, leaving no file under `path`, if a logit differs by more than `tolerance`.
     """
@@ -153,7 +153,7 @@ def _trace(model: Recognizer) -> onnx.ModelProto:
 def compare(
     model: Recognizer, path: Path, clips: np.ndarray, *, batch_sizes: Sequence[int] = BATCH_SIZES
 ) -> tuple[float, float]:
-    """(largest difference of a logit, share of clips with the same best class) of an ONNX file against torch in fp32."""
+    """Largest difference of a logit, and share of clips with the same best class, against torch in fp32."""
     with torch.inference_mode():
         expected = np.concatenate([model(torch.from_numpy(clip[None])).numpy() for clip in clips])
     predictor = load_predictor(path, device="cpu")

@@ -1,7 +1,7 @@
 """Labels and score bars drawn on frames, and the annotated video."""
 
 import colorsys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,10 +20,11 @@ _PANEL_ALPHA = 0.62
 _BAR_BACK = (90, 90, 90)
 
 
-def class_color(index: int) -> tuple[int, int, int]:
-    """A bright RGB colour; neighbouring indices get hues far apart (steps of the golden ratio)."""
-    red, green, blue = colorsys.hsv_to_rgb((0.57 + index * 0.618034) % 1.0, 0.62, 0.97)
-    return round(red * 255), round(green * 255), round(blue * 255)
+def class_colors(class_names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """A bright RGB colour for each class: evenly spaced hues for a few, steps of the golden ratio for many."""
+    step = 1 / len(class_names) if len(class_names) <= 12 else 0.618034
+    colors = [colorsys.hsv_to_rgb((0.57 + index * step) % 1.0, 0.62, 0.97) for index in range(len(class_names))]
+    return {name: tuple(round(c * 255) for c in color) for name, color in zip(class_names, colors, strict=True)}
 
 
 @lru_cache(maxsize=8)
@@ -85,7 +86,7 @@ def draw_strip(
 def annotated_frames(prediction: VideoPrediction) -> Iterator[np.ndarray]:
     """Yield the video's frames, uint8 RGB, with the current segment's label, its score bar and the strip drawn in."""
     segments = find_segments(prediction)
-    colors = {name: class_color(index) for index, name in enumerate(prediction.class_names)}
+    colors = class_colors(prediction.class_names)
     remaining = iter(segments)
     segment = next(remaining)
     for position, frame in enumerate(iter_frames(prediction.path)):

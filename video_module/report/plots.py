@@ -78,7 +78,7 @@ def plot_label_distribution(path: Path, distribution: dict[str, Any]) -> None:
         axes.set_yticks(np.arange(len(order)), order)
         axes.set_ylim(-0.6, len(order) - 0.4)
         axes.set(xlabel="videos", title="Videos per class")
-        axes.legend(frameon=False, loc="lower right")
+        figure.legend(frameon=False, loc="outside upper right", ncols=len(splits))
         save(figure, path)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from video_module.data.decoding import VideoError
-from video_module.inference.overlay import class_color, write_annotated
+from video_module.inference.overlay import class_colors, write_annotated
 from video_module.inference.predictor import Predictor
 from video_module.inference.timeline import find_segments
 from video_module.report.plots import plot_timeline
@@ -50,7 +50,7 @@ def build_page(predictors: dict[str, Predictor]) -> gr.Blocks:
             figure = plot_timeline(
                 [(s.start_s, s.end_s, s.label, s.score) for s in find_segments(prediction)],
                 duration_s=prediction.duration_s,
-                colors={name: class_color(index) for index, name in enumerate(predictor.class_names)},
+                colors=class_colors(predictor.class_names),
                 xlabel=texts["time_axis"],
                 ylabel=texts["score_axis"],
             )

@@ -1,0 +1,75 @@
+"""Videos made on the spot, and a small trained model that several tests share."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from video_module.data.drawing import draw_dataset
+from video_module.data.encoding import write_video
+
+LEVEL_STEP = 4  # brightness from one frame to the next: far enough apart to survive the codec
+
+
+def brightness_frames(num_frames: int, *, height: int = 48, width: int = 64) -> Iterator[np.ndarray]:
+    """Frame n has brightness LEVEL_STEP * n, so that a wrong index shows."""
+    for number in range(num_frames):
+        yield np.full((height, width, 3), LEVEL_STEP * number, np.uint8)
+
+
+def frame_numbers(frames: np.ndarray) -> list[int]:
+    """Undo brightness_frames(): which frames these are."""
+    return np.round(frames.reshape(len(frames), -1).mean(axis=1) / LEVEL_STEP).astype(int).tolist()
+
+
+@pytest.fixture
+def make_video(tmp_path: Path) -> Callable[..., Path]:
+    """make_video(num_frames, name=..., fps=..., **size) writes brightness_frames() and returns the path."""
+
+    def make(num_frames: int, *, name: str = "video.avi", fps: float = 25, **size: int) -> Path:
+        write_video(tmp_path / name, brightness_frames(num_frames, **size), fps=fps)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def drawn_clips(tmp_path_factory) -> Path:
+    """A folder of classes: 6 actions, 6 scenes, one clip of each."""
+    folder = tmp_path_factory.mktemp("drawn") / "clips"
+    draw_dataset(folder, num_sources=6, clips_per_source=1, seed=5, num_workers=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def drawn_data(drawn_clips: Path) -> Path:
+    """The same, split by source."""
+    import split_data
+
+    out = drawn_clips.parent / "data"
+    fractions = ["--val_fraction", "0.17", "--test_fraction", "0.17"]
+    split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(out), *fractions])
+    return out
+
+
+@pytest.fixture(scope="session")
+def trained(drawn_data: Path) -> Path:
+    """A checkpoint of swin3d_nano after two epochs on drawn_data."""
+    import train_model
+
+    path = drawn_data.parent / "run" / "nano.pth"
+    train_model.main(
+        ["--data_dir", str(drawn_data), "--model_type", "swin3d_nano", "--save_path", str(path)]
+        + ["--num_epochs", "2", "--num_workers", "0", "--device", "cpu"]
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Path) -> Path:
+    """The same as an ONNX file."""
+    import convert_model
+
+    convert_model.main(["--checkpoint", str(trained)])
+    return trained.with_suffix(".onnx")

@@ -1,0 +1,43 @@
+import av
+import numpy as np
+import pytest
+
+from tests.conftest import brightness_frames, frame_numbers
+from video_module.data import decoding
+from video_module.data.encoding import open_video, write_video
+from video_module.errors import InputError
+
+
+@pytest.mark.parametrize("fps", [25, 29.97, 12.5, 60])
+def test_mp4_is_h264_that_browsers_play(tmp_path, fps):
+    path = tmp_path / "out.mp4"
+    write_video(path, brightness_frames(30), fps=fps)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert float(stream.average_rate) == pytest.approx(fps, rel=1e-3)
+        assert stream.frames == 30
+    assert path.read_bytes().index(b"moov") < path.read_bytes().index(b"mdat")  # faststart
+    assert frame_numbers(np.stack(list(decoding.iter_frames(path)))) == list(range(30))
+
+
+@pytest.mark.parametrize(("height", "width"), [(47, 64), (48, 63), (35, 51)])
+def test_odd_sizes_grow_by_one(tmp_path, height, width):
+    write_video(tmp_path / "odd.mp4", brightness_frames(4, height=height, width=width), fps=25)
+    info = decoding.read_info(tmp_path / "odd.mp4")
+    assert (info.height, info.width) == (height + height % 2, width + width % 2)
+
+
+def test_a_failed_video_leaves_nothing(tmp_path):
+    def frames():
+        yield from brightness_frames(3)
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        write_video(tmp_path / "half.mp4", frames(), fps=25)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"\.mp4 or \.avi"), open_video(tmp_path / "x.wmv", fps=25):
+        pass

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from video_module.config import ClipConfig
+from video_module.data import transforms
+
+CLIP = ClipConfig(num_frames=2, resize=72, crop=64)
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "expected"),
+    [
+        ((240, 320), 256, (256, 341)),
+        ((320, 240), 256, (341, 256)),
+        ((240, 432), 256, (256, 460)),
+        ((240, 320), (128, 171), (128, 171)),
+        ((100, 100), 64, (64, 64)),
+    ],
+)
+def test_resized_size_is_torchvisions(size, resize, expected):
+    assert transforms.resized_size(*size, resize) == expected
+
+
+def test_centre_crop_is_the_single_view():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 72, 96, 3), dtype=np.uint8)
+    one = transforms.views(frames, CLIP, 1)
+    assert (one[0] == transforms.center_crop(frames, CLIP)).all()
+    assert (one[0] == frames[:, 4:68, 16:80]).all()
+
+
+@pytest.mark.parametrize("size", [(72, 96), (96, 72), (72, 72)])
+def test_three_crops_span_the_longer_side(size):
+    marked = np.zeros((2, *size, 3), np.uint8)
+    marked[:, :, :, 0], marked[:, :, :, 1] = np.arange(size[0])[:, None], np.arange(size[1])
+    crops = transforms.views(marked, CLIP, 3)
+    assert crops.shape == (3, 2, 64, 64, 3)
+    longer = 0 if size[0] > size[1] else 1
+    assert [int(crop[0, 0, 0, longer]) for crop in crops] == [0, round((size[longer] - 64) / 2), size[longer] - 64]
+    assert int(crops[-1, 0, -1, -1, longer]) == size[longer] - 1
+
+
+def test_resize_keeps_flat_colour_and_dtype():
+    frame = np.full((240, 320, 3), (10, 120, 250), np.uint8)
+    resized = transforms.resize_frame(frame, CLIP)
+    assert resized.shape == (72, 96, 3)
+    assert resized.dtype == np.uint8
+    assert (resized == (10, 120, 250)).all()
+
+
+def test_two_crops_are_refused():
+    with pytest.raises(ValueError, match="num_crops"):
+        transforms.views(np.zeros((2, 72, 96, 3), np.uint8), CLIP, 2)

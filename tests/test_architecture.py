@@ -1,0 +1,61 @@
+"""The arrows between rooms, as README draws them, and what serving must not import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "video_module"
+BASE = {"cli", "config", "errors", "files", "scores"}
+# room: rooms it may import when it is imported
+ARROWS = {
+    "data": {"data"},
+    "models": {"models"},
+    "engine": {"engine", "data", "models", "report"},
+    "report": {"report"},
+    "inference": {"inference", "data", "models"},
+    "web": {"web", "inference", "data", "report"},
+    "demo": {"demo", "data"},
+}
+EXPORT = PACKAGE / "inference" / "export.py"  # stands between: it reads checkpoints
+WITHOUT_TORCH = [
+    "video_module.config",
+    "video_module.models.registry",
+    *(f"video_module.data.{name}" for name in ("sampling", "decoding", "transforms", "drawing", "encoding", "splits")),
+    *(f"video_module.inference.{name}" for name in ("predictor", "windows", "timeline", "overlay")),
+    "video_module.web.page",
+    "video_module.report.plots",
+]
+
+
+def imported_rooms(file: Path) -> set[str]:
+    """Rooms that a module imports at its top level."""
+    rooms = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("video_module.")}
+    return rooms
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_arrows(file: Path):
+    room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    allowed = BASE | ARROWS.get(room, set())
+    if file == EXPORT:
+        allowed |= {"engine"}
+    assert imported_rooms(file) <= allowed
+
+
+def test_every_room_has_its_arrows():
+    assert {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file()} == set(ARROWS)
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_imports_without_torch(module: str):
+    code = f"import sys; sys.modules['torch'] = None; import {module}; assert 'albumentations' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
