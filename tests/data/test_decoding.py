@@ -72,7 +72,8 @@ def test_missing_file(tmp_path):
 def test_truncated_file_gives_no_invented_frames(make_video):
     path = make_video(40)
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
+    start = content.index(b"movi")
+    path.write_bytes(content[: start + (len(content) - start) // 2])
     count, _ = decoding.count_frames(path)
     assert 0 < count < 40
     assert frame_numbers(np.stack(list(decoding.iter_frames(path))))[: count - 1] == list(range(count - 1))

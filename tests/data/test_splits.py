@@ -183,7 +183,7 @@ def test_rerun_replaces_an_earlier_split_and_nothing_else(drawn_clips, tmp_path)
     assert len(snapshot(out)) == len(first)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="not written by split_data.py"):
+    with pytest.raises(InputError, match=r"not written by split_data.py"):
         split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "mine")])
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
     with pytest.raises(InputError, match="would replace the videos themselves"):

@@ -144,6 +144,7 @@ def training_loader(
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else each pass takes a number from torch's own, or not, as the workers are
     )
     return loader, sampler
 
@@ -156,4 +157,5 @@ def evaluation_loader(dataset: EvaluationViews, *, num_workers: int) -> DataLoad
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else each pass takes a number from torch's own, or not, as the workers are
     )

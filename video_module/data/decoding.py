@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # damage is reported by VideoError, once, with the path
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 
 import cv2
 import numpy as np
 
 from video_module.errors import InputError
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # VideoError tells of files that cannot be opened
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".m4v")
 DEFAULT_FPS = 25.0  # where a container states no usable rate

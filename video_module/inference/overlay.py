@@ -48,7 +48,7 @@ def _text_mask(text: str, size: int, max_width: int) -> np.ndarray:
 def _put_text(frame: np.ndarray, text: str, *, left: int, top: int, size: int, right: int) -> None:
     """White text into frame, cut at `right`."""
     mask = _text_mask(text, size, max(1, right - left))
-    part = frame[top : top + mask.shape[0], left : min(left + mask.shape[1], right)]
+    part = frame[top : top + mask.shape[0], left : max(left, min(left + mask.shape[1], right))]
     mask = mask[: part.shape[0], : part.shape[1]]
     part[:] = (part + (255.0 - part) * mask).astype(np.uint8)
 

@@ -112,8 +112,9 @@ def load_torch_file(file: Path) -> dict:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(f"{file}: not a plain PyTorch file: damaged, or holding code, which is never run") from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{file}: not a readable PyTorch file ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{file}: not a readable PyTorch file ({reason})") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: holds a {type(content).__name__}, expected a dict of weights")
     return content

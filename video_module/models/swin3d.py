@@ -3,8 +3,9 @@
 Parameters have torchvision's names and shapes, so its weights load as they are.
 """
 
-from functools import lru_cache, partial
+from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,20 +16,33 @@ Size3 = tuple[int, int, int]  # T, H, W
 
 
 @lru_cache(maxsize=64)
-def _region_ids(size: Size3, window: Size3, shift: Size3) -> Tensor:
-    """Number the regions that the cyclic shift brings together in one window, on the CPU.
+def _region_numbers(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
+    """Number the regions that the cyclic shift brings together in one window.
 
     Tokens of one window attend to each other only if they come from the same region. Returns int32
     (windows, tokens of a window).
     """
-    ids = torch.zeros(1, dtype=torch.int32)
+    numbers = np.zeros(1, np.int32)
     for length, extent, offset in zip(size, window, shift, strict=True):
-        axis = torch.zeros(length, dtype=torch.int32)
+        axis = np.zeros(length, np.int32)
         if offset:
             axis[-extent:-offset] = 1
             axis[-offset:] = 2
-        ids = ids[..., None] * 3 + axis
-    return _to_windows(ids.reshape(1, *size, 1), window).squeeze(-1)
+        numbers = numbers[..., None] * 3 + axis
+    counts = [axis for length, extent in zip(size, window, strict=True) for axis in (length // extent, extent)]
+    return numbers.reshape(counts).transpose(0, 2, 4, 1, 3, 5).reshape(-1, np.prod(window))
+
+
+@lru_cache(maxsize=64)
+def _region_tensor(size: Size3, window: Size3, shift: Size3, device: torch.device) -> Tensor:
+    """_region_numbers() on a device, sent there once."""
+    return torch.from_numpy(_region_numbers(size, window, shift)).to(device)
+
+
+def _regions(size: Size3, window: Size3, shift: Size3, device: torch.device) -> Tensor:
+    if torch.compiler.is_compiling():  # a traced tensor must not be kept: it is no real one
+        return torch.tensor(_region_numbers(size, window, shift).tolist(), dtype=torch.int32, device=device)
+    return _region_tensor(size, window, shift, device)
 
 
 def _to_windows(x: Tensor, window: Size3) -> Tensor:
@@ -76,9 +90,9 @@ class WindowAttention3d(ShiftedWindowAttention3d):
         scores = (q * (c // heads) ** -0.5) @ k.transpose(-2, -1)
         scores = scores + self.get_relative_position_bias(list(window))
         if any(shift):
-            ids = _region_ids(size, window, shift).to(x.device)
-            apart = ids[:, None, :, None] != ids[:, None, None, :]  # (windows, 1, tokens, tokens)
-            scores = scores.view(-1, len(ids), heads, tokens, tokens)
+            regions = _regions(size, window, shift, x.device)
+            apart = regions[:, None, :, None] != regions[:, None, None, :]  # (windows, 1, tokens, tokens)
+            scores = scores.view(-1, len(regions), heads, tokens, tokens)
             scores = scores + apart * scores.new_tensor(-100.0)
             scores = scores.view(-1, heads, tokens, tokens)
         attention = F.dropout(scores.softmax(dim=-1), p=self.attention_dropout, training=self.training)
@@ -89,6 +103,13 @@ class WindowAttention3d(ShiftedWindowAttention3d):
         if any(shift):
             x = torch.roll(x, shifts=shift, dims=(1, 2, 3))
         return x[:, :t, :h, :w]
+
+
+class _Block(SwinTransformerBlock):
+    """torchvision's block around WindowAttention3d; SwinTransformer3d names its own attention to every block."""
+
+    def __init__(self, *args, attn_layer=None, **kwargs):
+        super().__init__(*args, attn_layer=WindowAttention3d, **kwargs)
 
 
 def _build(
@@ -109,7 +130,7 @@ def _build(
         window_size=window_size,
         stochastic_depth_prob=drop_path,
         num_classes=num_classes,
-        block=partial(SwinTransformerBlock, attn_layer=WindowAttention3d),
+        block=_Block,
     )
 
 

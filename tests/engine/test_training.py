@@ -1,0 +1,193 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train_model
+from video_module.config import TrainConfig
+from video_module.engine import training
+from video_module.engine.checkpoint import load_checkpoint
+from video_module.engine.training import Trainer, rate_factor
+from video_module.errors import InputError
+from video_module.models.recognizer import build_model
+
+CPU = torch.device("cpu")
+
+
+def small_config(**settings) -> TrainConfig:
+    return TrainConfig(**{"num_epochs": 2, "batch_size": 4, "backbone_lr_scale": 1.0, "drop_path": 0.0, **settings})
+
+
+def four_clips() -> tuple[torch.Tensor, torch.Tensor]:
+    clips = torch.randint(0, 256, (4, 8, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return clips, torch.tensor([0, 1, 2, 3])
+
+
+def test_overfits_four_clips():
+    model = build_model("swin3d_nano", num_classes=4)
+    config = small_config(lr=1e-3, label_smoothing=0.0, num_epochs=25, warmup_epochs=2)
+    trainer = Trainer(model, config, device=CPU, steps_per_epoch=1)
+    model.train()
+    losses = [trainer.train_step(*four_clips())[0].item() for _ in range(25)]
+    assert losses[0] > 1.0
+    assert losses[-1] < 0.05
+
+
+def test_parameter_groups():
+    model = build_model("swin3d_nano", num_classes=4)
+    config = small_config(lr=1e-2, backbone_lr_scale=0.1, weight_decay=0.3)
+    groups = training.parameter_groups(model, config)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert sorted(names.values()) == sorted(names[id(p)] for group in groups for p in group["params"])
+    for group in groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            is_head = name.startswith("backbone.head.")
+            assert group["lr"] == pytest.approx(1e-2 if is_head else 1e-3), name
+            decays = name.endswith("weight") and "norm" not in name
+            assert group["weight_decay"] == (0.3 if decays else 0.0), name
+
+
+def test_rate_rises_then_falls_to_zero():
+    factors = [rate_factor(step, num_steps=100, num_warmup_steps=10) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[10] == 1.0
+    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert factors[100] == pytest.approx(0)
+    assert factors[55] == pytest.approx(0.5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step():
+    model = build_model("swin3d_nano", num_classes=4)
+    trainer = Trainer(model, small_config(), device=CPU, steps_per_epoch=3)
+    clips, labels = four_clips()
+    poisoned = clips.float()
+    poisoned[0, 0, 0, 0, 0] = math.nan
+    with pytest.raises(InputError, match=r"the loss is nan at step 2 \(epoch 1\)"):
+        trainer.train_epoch([(clips, labels), (poisoned, labels), (clips, labels)], epoch=0)
+
+
+def test_best_epoch_is_by_accuracy_then_loss():
+    progress = training.Progress()
+    rows = [(0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.6, 0.1), (0.7, 0.85)]
+    kept = [
+        progress.append({"epoch": number, "val_top1": top1, "val_loss": loss})
+        for number, (top1, loss) in enumerate(rows, start=1)
+    ]
+    assert kept == [True, True, True, False, False]
+    assert progress.best_epoch == 3
+
+
+def test_precision_follows_the_device():
+    from video_module.engine.device import choose_precision
+
+    assert choose_precision("auto", CPU) == "fp32"
+    assert choose_precision("bf16", CPU) == "bf16"
+    with pytest.raises(InputError, match="fp16 needs CUDA"):
+        choose_precision("fp16", CPU)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
+def test_cuda_where_there_is_none_is_an_error():
+    from video_module.engine.device import choose_device
+
+    assert choose_device("auto") == CPU
+    with pytest.raises(InputError, match="finds no CUDA GPU"):
+        choose_device("cuda")
+
+
+# ---- the script
+
+
+def run(data: Path, save_path: Path, *flags: str) -> None:
+    train_model.main(
+        ["--data_dir", str(data), "--model_type", "swin3d_nano", "--save_path", str(save_path), "--device", "cpu"]
+        + ["--num_epochs", "3", "--drop_path", "0.2", "--num_workers", "0", *flags]
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(drawn_data, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("unbroken") / "nano.pth"
+    run(drawn_data, path)
+    return path
+
+
+def test_files_of_a_run(unbroken, drawn_data):
+    checkpoint = load_checkpoint(unbroken)
+    assert checkpoint.class_names == ["jump", "pull", "push", "sit", "stand", "wave"]
+    assert checkpoint.split_digest == json.loads((drawn_data / "split.json").read_text())["digest"]
+    assert len(checkpoint.train_sources) == 5  # of 6: the sixth tests
+    assert checkpoint.training is None
+    assert checkpoint.train_config["drop_path"] == 0.2
+    logs = json.loads(unbroken.with_name("nano_logs.json").read_text())
+    assert {len(column) for column in logs.values()} == {3}
+    assert logs["epoch"] == [1, 2, 3]
+    assert unbroken.with_name("nano_curves.png").stat().st_size > 5000
+    assert load_checkpoint(unbroken.with_name("nano_last.pth")).training is not None
+
+
+def test_a_resumed_run_ends_where_the_unbroken_one_does(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
+    """Bit for bit, with stochastic depth on, broken off while the second epoch trains."""
+    path = tmp_path / "nano.pth"
+    train_step, steps = Trainer.train_step, []
+
+    def dies(self, clips, labels):
+        steps.append(1)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return train_step(self, clips, labels)
+
+    monkeypatch.setattr(Trainer, "train_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(drawn_data, path)
+    monkeypatch.undo()
+    run(drawn_data, path, "--resume", "--num_workers", "2")
+    assert "resuming after epoch 1 of 3" in capsys.readouterr().out
+    for name in ("nano.pth", "nano_last.pth"):
+        expected, got = load_checkpoint(unbroken.with_name(name)), load_checkpoint(path.with_name(name))
+        assert all(torch.equal(expected.weights[key], got.weights[key]) for key in expected.weights)
+        assert expected.epoch == got.epoch
+    logs = [json.loads(p.with_name("nano_logs.json").read_text()) for p in (unbroken, path)]
+    assert logs[0]["train_loss"] == logs[1]["train_loss"]
+    assert logs[0]["val_loss"] == logs[1]["val_loss"]
+
+
+def test_resume_with_nothing_there_starts_afresh_and_says_so(drawn_data, tmp_path, capsys):
+    run(drawn_data, tmp_path / "nano.pth", "--resume", "--num_epochs", "1")
+    assert "starting afresh" in capsys.readouterr().out
+    run(drawn_data, tmp_path / "nano.pth", "--resume", "--num_epochs", "1")  # finished: nothing left to do
+    assert "resuming after epoch 1 of 1" in capsys.readouterr().out
+
+
+def test_resume_of_another_run_is_refused(unbroken, drawn_data):
+    with pytest.raises(InputError, match=r"trained with train_config.lr 0.001, this run has 0.5"):
+        run(drawn_data, unbroken, "--resume", "--lr", "0.5")
+
+
+def test_one_class_is_refused(drawn_data, tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "wave").symlink_to(drawn_data / "train" / "wave")
+    with pytest.raises(InputError, match="at least two classes"):
+        train_model.main(["--data_dir", str(tmp_path), "--model_type", "swin3d_nano"])
+
+
+def test_validation_is_deterministic(trained, drawn_data):
+    from video_module.data import dataset, splits
+    from video_module.engine.evaluation import score_videos
+    from video_module.inference.predictor import load_predictor
+
+    predictor = load_predictor(trained, device="cpu")
+    videos = splits.load_videos(drawn_data / "test", num_workers=1)
+    views = dataset.EvaluationViews(drawn_data / "test", videos, predictor.clip, dataset.Views())
+
+    def scores(*, batch_size: int, num_workers: int) -> np.ndarray:
+        loader = dataset.evaluation_loader(views, num_workers=num_workers)
+        return score_videos(predictor.score_clips, loader, batch_size=batch_size).video_scores
+
+    first = scores(batch_size=8, num_workers=0)
+    assert np.array_equal(first, scores(batch_size=8, num_workers=2))
+    assert np.allclose(first, scores(batch_size=5, num_workers=0), rtol=0, atol=1e-5)

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from video_module.data import decoding
+from video_module.errors import InputError
+from video_module.inference import overlay
+from video_module.inference.predictor import VideoPrediction, Window
+
+
+def predict(path, num_frames: int, *, fps: float = 25, cut: int | None = None) -> VideoPrediction:
+    """ "sit" up to frame `cut`, "wave" from there."""
+    cut = cut or num_frames
+    parts = [(0, cut, 0.9)] + ([(cut, num_frames, 0.2)] if cut < num_frames else [])
+    windows = [Window(start=s, end=e, scores=np.array([p, 1 - p])) for s, e, p in parts]
+    return VideoPrediction(path=path, fps=fps, num_frames=num_frames, class_names=["sit", "wave"], windows=windows)
+
+
+@pytest.mark.parametrize("fps", [25, 29.97])
+def test_rate_count_and_size_are_kept(make_video, tmp_path, fps):
+    source = make_video(33, fps=fps, height=120, width=160)
+    overlay.write_annotated(tmp_path / "out.mp4", predict(source, 33, fps=fps))
+    num_frames, info = decoding.count_frames(tmp_path / "out.mp4")
+    assert (num_frames, info.height, info.width) == (33, 120, 160)
+    assert info.fps == pytest.approx(fps, abs=0.01)
+
+
+def test_label_changes_with_the_segment(make_video):
+    source = make_video(20, height=120, width=160)
+    frames = list(overlay.annotated_frames(predict(source, 20, cut=8)))
+    originals = list(decoding.iter_frames(source))
+    colors = overlay.class_colors(["sit", "wave"])
+
+    def has_color(frame: np.ndarray, label: str) -> bool:
+        return bool((np.abs(frame[:40].astype(int) - colors[label]).max(axis=-1) < 3).any())
+
+    assert [has_color(frame, "sit") for frame in frames] == [True] * 8 + [False] * 12
+    assert [has_color(frame, "wave") for frame in frames] == [False] * 8 + [True] * 12
+    for frame, original in zip(frames, originals, strict=True):
+        assert np.array_equal(frame[45:105], original[45:105])  # the picture itself is left alone
+
+
+def test_the_bar_is_as_long_as_the_score():
+    def bar_length(score: float) -> int:
+        frame = np.zeros((240, 320, 3), np.uint8)
+        overlay.draw_label(frame, "x", score, color=(255, 0, 0))
+        return int((frame[:, :, 0] == 255).sum(axis=1).max()) if score else 0
+
+    assert bar_length(1.0) == pytest.approx(2 * bar_length(0.5), abs=4)
+    assert bar_length(1.0) > 280
+
+
+@pytest.mark.parametrize("size", [(16, 16), (9, 200), (240, 40), (720, 1280)])
+@pytest.mark.parametrize("label", ["ёлка и ещё очень-очень длинное название действия", "a"])
+def test_any_size_and_alphabet(size, label):
+    frame = np.full((*size, 3), 90, np.uint8)
+    overlay.draw_label(frame, label, 0.4, color=(255, 0, 0))
+    assert (frame != 90).any()
+
+
+def test_colours_tell_classes_apart():
+    for count in (2, 6, 12):
+        colors = np.array(list(overlay.class_colors([str(n) for n in range(count)]).values()), int)
+        apart = np.abs(colors[:, None] - colors[None]).sum(axis=-1)[~np.eye(count, dtype=bool)]
+        assert apart.min() > 60
+
+
+def test_no_display_is_said_in_a_line(make_video, monkeypatch):
+    import cv2
+
+    def no_window(*_):
+        raise cv2.error("no display")
+
+    monkeypatch.setattr(cv2, "namedWindow", no_window)
+    with pytest.raises(InputError, match="no display to open a window on"):
+        overlay.show_annotated(predict(make_video(5), 5))

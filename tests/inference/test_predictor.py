@@ -1,0 +1,160 @@
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+import convert_model
+import test_model
+from video_module.data import splits
+from video_module.errors import InputError
+from video_module.inference.predictor import METADATA_KEY, describe, load_predictor
+
+
+@pytest.fixture(scope="module")
+def clips(exported) -> np.ndarray:
+    shape = load_predictor(exported).clip.shape
+    return np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
+
+
+def test_torch_and_onnx_agree_at_any_batch_size(trained, exported, clips):
+    torch_logits = load_predictor(trained, device="cpu").score_clips(clips)
+    predictor = load_predictor(exported)
+    for size in (1, 2, 3, 5):
+        logits = np.concatenate([predictor.score_clips(clips[i : i + size]) for i in range(0, 5, size)])
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, torch_logits, rtol=0, atol=1e-4)
+
+
+def test_the_file_knows_all_it_needs(trained, exported):
+    from_onnx, from_torch = load_predictor(exported), load_predictor(trained, device="cpu")
+    for name in ("model", "class_names", "clip", "split_digest", "train_sources"):
+        assert getattr(from_onnx, name) == getattr(from_torch, name), name
+    assert from_onnx.split_digest is not None
+
+
+def test_describe(exported, capsys):
+    convert_model.main(["--describe", str(exported)])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(json.dumps(describe(exported)))
+    assert printed["inputs"] == [{"name": "clips", "type": "tensor(uint8)", "shape": ["N", 8, 64, 64, 3]}]
+    assert printed["outputs"] == [{"name": "logits", "type": "tensor(float)", "shape": ["N", 6]}]
+    assert printed["class_names"] == ["jump", "pull", "push", "sit", "stand", "wave"]
+
+
+def test_graph_is_checked_and_lean(exported):
+    proto = onnx.load(exported)
+    onnx.checker.check_model(proto, full_check=True)
+    assert not [node for node in proto.graph.node if node.op_type == "ScatterND"]
+    report = json.loads(exported.with_name("nano_export.json").read_text())[0]
+    assert report["max_logit_difference"] <= report["tolerance"] == 1e-3
+    assert report["num_nodes"] == len(proto.graph.node)
+
+
+def test_wrong_clips_are_refused(exported, clips):
+    predictor = load_predictor(exported)
+    for wrong in (clips.astype(np.float32), clips[:, :4], clips[0]):
+        with pytest.raises(ValueError, match="clips must be uint8"):
+            predictor.predict_clips(wrong)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_videos_give_the_same_scores_at_any_batch_size(exported, drawn_data, batch_size):
+    video = next((drawn_data / "test").rglob("*.avi"))
+    predictor = load_predictor(exported)
+    seen = []
+    prediction = predictor.predict_video(
+        video, clip_step=3, batch_size=batch_size, on_progress=lambda done, total: seen.append((done, total))
+    )
+    reference = predictor.predict_video(video, clip_step=3)
+    np.testing.assert_allclose(prediction.scores, reference.scores, rtol=0, atol=1e-6)
+    assert prediction.num_frames == splits.probe_video(video)[0]
+    assert seen[-1] == (prediction.num_frames, prediction.num_frames)
+    assert abs(prediction.scores.sum() - 1) < 1e-9
+
+
+def test_serving_scores_as_evaluation_does(exported, drawn_data, tmp_path):
+    """run_model.py's windows are test_model.py's `--sampling windows --num_crops 1`."""
+    test_model.main(
+        ["--test_dir", str(drawn_data / "test"), "--checkpoint", str(exported), "--output_dir", str(tmp_path)]
+        + ["--sampling", "windows", "--num_crops", "1", "--num_workers", "0"]
+    )
+    predictor = load_predictor(exported)
+    lines = (tmp_path / "nano_predictions.csv").read_text().splitlines()
+    names = lines[0].split(",")[4:]
+    assert names == predictor.class_names
+    for line in lines[1:]:
+        video, *_ = fields = line.split(",")
+        scores = predictor.predict_video(drawn_data / "test" / video).scores
+        np.testing.assert_allclose([float(value) for value in fields[4:]], scores, rtol=0, atol=1e-5)
+
+
+def test_cuda_that_is_not_there_is_an_error(exported):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(InputError, match="onnxruntime-gpu"):
+        load_predictor(exported, device="cuda")
+
+
+# ---- files that are not ours
+
+
+def test_another_projects_onnx_file(exported, tmp_path):
+    proto = onnx.load(exported)
+    del proto.metadata_props[:]
+    onnx.save(proto, str(tmp_path / "other.onnx"))
+    with pytest.raises(InputError, match="not an ONNX file of convert_model.py"):
+        load_predictor(tmp_path / "other.onnx")
+    onnx.helper.set_model_props(proto, {METADATA_KEY: "{}"})
+    onnx.save(proto, str(tmp_path / "other.onnx"))
+    with pytest.raises(InputError, match="metadata cannot be read"):
+        load_predictor(tmp_path / "other.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("x.onnx", b"not onnx"), ("x.onnx", b""), ("x.txt", b"a"), ("x.pth", b"a")]
+)
+def test_other_files(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=name):
+        load_predictor(tmp_path / name)
+
+
+def test_truncated_onnx(exported, tmp_path):
+    whole = exported.read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cut\.onnx"):
+        load_predictor(tmp_path / "cut.onnx")
+
+
+def test_a_failed_proof_keeps_no_file(trained, tmp_path, monkeypatch):
+    from video_module.inference import export
+
+    monkeypatch.setattr(export, "compare", lambda *_: (0.5, 0.9))
+    with pytest.raises(InputError, match=r"logits differ from torch's by 5.00e-01"):
+        convert_model.main(["--checkpoint", str(trained), "--output_dir", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exports_published_weights_with_their_classes(tmp_path, monkeypatch):
+    """The way of `--model_type swin3d_t --weights KINETICS400_V1`, through a network small enough for a test."""
+    import torch
+
+    from video_module.models import recognizer
+    from video_module.models.registry import MODELS
+
+    names = [f"class {number}" for number in range(7)]
+    donor = recognizer.build_model("swin3d_nano", num_classes=7, seed=4)
+    spec = MODELS["swin3d_nano"]
+    monkeypatch.setitem(MODELS, "swin3d_nano", type(spec)(**{**vars(spec), "weights": ("KINETICS400_V1",)}))
+    monkeypatch.setattr(recognizer, "_published_weights", lambda *_: donor.backbone.state_dict())
+    monkeypatch.setattr("video_module.engine.checkpoint.published_class_names", lambda *_: names)
+    convert_model.main(["--model_type", "swin3d_nano", "--output_dir", str(tmp_path)])
+    predictor = load_predictor(tmp_path / "swin3d_nano.onnx")
+    assert predictor.class_names == names
+    clips = np.zeros((1, *predictor.clip.shape), np.uint8)
+    with torch.inference_mode():
+        expected = donor.eval()(torch.from_numpy(clips)).numpy()
+    np.testing.assert_allclose(predictor.score_clips(clips), expected, rtol=0, atol=1e-4)

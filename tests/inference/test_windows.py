@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from tests.conftest import frame_numbers
+from video_module.config import ClipConfig
+from video_module.data import sampling
+from video_module.data.decoding import VideoError
+from video_module.inference.windows import iter_windows
+
+CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)  # spans 10 frames
+
+
+@pytest.mark.parametrize("num_frames", [1, 3, 9, 10, 11, 19, 20, 21, 33])
+@pytest.mark.parametrize("clip_step", [None, 1, 4, 10, 13])
+def test_streaming_cuts_the_windows_of_sampling(make_video, num_frames, clip_step):
+    """The stream does not know the length beforehand, and still ends where sampling does."""
+    windows = list(iter_windows(make_video(num_frames), CLIP, clip_step=clip_step, fps=25))
+    starts = sampling.window_starts(num_frames, CLIP, clip_step or CLIP.default_clip_step)
+    assert [window.start for window in windows] == starts
+    for window in windows:
+        assert window.frames.shape == CLIP.shape
+        assert frame_numbers(window.frames) == sampling.clip_indices(window.start, num_frames, CLIP).tolist()
+        assert window.end == min(window.start + 10, num_frames)
+    assert windows[-1].end == num_frames
+
+
+def test_target_fps(make_video):
+    clip = ClipConfig(num_frames=4, frame_stride=2, target_fps=25, resize=48, crop=40)
+    first = next(iter(iter_windows(make_video(40, fps=50), clip, clip_step=5, fps=50)))
+    assert frame_numbers(first.frames) == [0, 4, 8, 12]
+
+
+def test_a_broken_file_is_an_error(tmp_path):
+    (tmp_path / "x.avi").write_text("text")
+    with pytest.raises(VideoError):
+        list(iter_windows(tmp_path / "x.avi", CLIP, clip_step=None, fps=25))
+
+
+def test_frames_are_the_centre(make_video):
+    window = next(iter(iter_windows(make_video(12), CLIP, clip_step=1, fps=25)))
+    assert window.frames.dtype == np.uint8

@@ -1,0 +1,61 @@
+import pytest
+import torch
+from torchvision.models.video.swin_transformer import PatchEmbed3d, ShiftedWindowAttention3d, SwinTransformer3d
+
+from video_module.models import swin3d
+from video_module.models.swin3d import WindowAttention3d
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "shift"),
+    [
+        ((8, 14, 14), [8, 7, 7], [0, 0, 0]),  # even, not shifted
+        ((8, 14, 14), [8, 7, 7], [4, 3, 3]),  # the window spans the time axis: no shift along it
+        ((16, 14, 14), [8, 7, 7], [4, 3, 3]),  # even
+        ((5, 9, 10), [2, 4, 4], [1, 2, 2]),  # padded on all axes
+        ((3, 4, 9), [8, 4, 4], [4, 2, 2]),  # larger window than input
+    ],
+)
+def test_attention_equals_torchvisions(size, window, shift):
+    torch.manual_seed(0)
+    theirs, ours = (attention(16, window, shift, 4) for attention in (ShiftedWindowAttention3d, WindowAttention3d))
+    torch.nn.init.normal_(theirs.relative_position_bias_table)  # large enough to show
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, *size, 16, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    expected, result = theirs(x), ours(y)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+    weight = torch.randn_like(expected)
+    (expected * weight).sum().backward()
+    (result * weight).sum().backward()
+    torch.testing.assert_close(y.grad, x.grad, rtol=0, atol=1e-4)
+    for (name, a), b in zip(theirs.named_parameters(), ours.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-5, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("name", ["swin3d_t", "swin3d_s", "swin3d_b"])
+def test_parameters_are_torchvisions(name):
+    import torchvision.models.video as zoo
+
+    with torch.device("meta"):
+        theirs = getattr(zoo, name)(num_classes=400).state_dict()
+        ours = getattr(swin3d, name)(num_classes=400, drop_path=0.3).state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
+
+
+def test_whole_network_equals_torchvisions():
+    settings = dict(patch_size=[2, 4, 4], embed_dim=24, depths=[2, 2], num_heads=[2, 4], window_size=[4, 4, 4])
+    theirs = SwinTransformer3d(**settings, num_classes=5, patch_embed=PatchEmbed3d).eval()
+    ours = swin3d._build(**settings, num_classes=5, drop_path=0.1).eval()
+    ours.load_state_dict(theirs.state_dict())
+    attentions = [module for module in ours.modules() if isinstance(module, ShiftedWindowAttention3d)]
+    assert [type(module) for module in attentions] == [WindowAttention3d] * 4
+    video = torch.randn(2, 3, 10, 44, 36)  # sizes that need padding on every axis
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(video), theirs(video), rtol=0, atol=1e-6)
+
+
+def test_nano_is_torchvisions_network():
+    net = swin3d.swin3d_nano(num_classes=6, drop_path=0.0)
+    assert isinstance(net, SwinTransformer3d)
+    assert 0.5e6 < sum(parameter.numel() for parameter in net.parameters()) < 0.7e6

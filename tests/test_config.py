@@ -1,0 +1,61 @@
+import json
+
+import pytest
+
+from video_module.config import ClipConfig, TrainConfig
+from video_module.errors import InputError
+from video_module.models.registry import MODELS, get_spec
+
+
+@pytest.mark.parametrize("clip", [ClipConfig(), ClipConfig(resize=(128, 171), crop=112, target_fps=25.0)])
+def test_clip_config_survives_json(clip):
+    assert ClipConfig.from_dict(json.loads(json.dumps(clip.to_dict()))) == clip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
+        ({"frame_stride": -1}, "frame_stride must be at least 1"),
+        ({"resize": 100, "crop": 112}, "resize 100 is smaller than crop 112"),
+        ({"target_fps": 0}, "target_fps must be positive"),
+        ({"std": (0.2, 0.0, 0.2)}, "std must be positive"),
+    ],
+)
+def test_impossible_clips_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ClipConfig(**settings)
+
+
+def test_settings_of_the_future_are_refused():
+    with pytest.raises(ValueError, match="unknown clip settings"):
+        ClipConfig.from_dict({**ClipConfig().to_dict(), "stereo": True})
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_epochs": 0}, {"lr": 0}, {"lr": float("nan")}, {"label_smoothing": 1}, {"weight_decay": -1}]
+)
+def test_impossible_training_is_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        TrainConfig(**settings)
+
+
+def test_what_the_user_gives_wins_over_the_recipe_and_that_over_the_defaults():
+    spec = get_spec("swin3d_b")
+    assert spec.train_config(weights="KINETICS400_V1", given={}).lr == 3e-4
+    assert spec.train_config(weights="KINETICS400_V1", given={"lr": 5.0}).lr == 5.0
+    assert spec.train_config(weights="KINETICS400_V1", given={}).backbone_lr_scale == 0.1
+    assert spec.train_config(weights="none", given={}).backbone_lr_scale == 1.0
+    assert spec.train_config(weights="none", given={"backbone_lr_scale": 0.5}).backbone_lr_scale == 0.5
+    with pytest.raises(InputError, match="lr must be positive"):
+        spec.train_config(weights="none", given={"lr": -1})
+
+
+def test_clip_flags_keep_the_proportion_of_resize_to_crop():
+    clip = get_spec("swin3d_t").clip_config(img_size=112, clip_len=16)
+    assert (clip.crop, clip.resize, clip.num_frames, clip.frame_stride) == (112, 128, 16, 2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_recipe_is_sound(name):
+    MODELS[name].train_config(weights=MODELS[name].default_weights, given={})
