@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     written, failed = [], []
     for video in videos:
         try:
-            with tqdm(desc=video.name, unit="frame", leave=False) as bar:
+            with tqdm(desc=video.name, unit="frame", leave=False, delay=0.5) as bar:
                 prediction = predictor.predict_video(
                     video, clip_step=args.clip_step, batch_size=args.batch_size, on_progress=progress_of(bar)
                 )
@@ -59,7 +59,10 @@ def main(argv: list[str] | None = None) -> None:
             if not is_folder:
                 return option
             inside = video.relative_to(args.video_path)
-            return option / inside.with_name(inside.name + suffix)  # a.avi and a.mp4 may lie side by side
+            twins = sum(other.with_suffix("") == video.with_suffix("") for other in videos)
+            return option / inside.with_name(
+                (inside.stem if twins == 1 else inside.name) + suffix
+            )  # a.avi beside a.mp4
 
         if args.save_json:
             written.append(target(args.save_json, ".json"))
@@ -71,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
             from video_module.inference.overlay import write_annotated
 
             written.append(target(args.save_video, ".mp4"))
-            with tqdm(desc="drawing", unit="frame", leave=False) as bar:
+            with tqdm(desc="drawing", unit="frame", leave=False, delay=0.5) as bar:
                 write_annotated(written[-1], prediction, on_progress=progress_of(bar))
         if args.show:
             from video_module.inference.overlay import show_annotated

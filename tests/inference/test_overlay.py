@@ -9,8 +9,7 @@ from video_module.inference.predictor import VideoPrediction, Window
 
 def predict(path, num_frames: int, *, fps: float = 25, cut: int | None = None) -> VideoPrediction:
     """ "sit" up to frame `cut`, "wave" from there."""
-    cut = cut or num_frames
-    parts = [(0, cut, 0.9)] + ([(cut, num_frames, 0.2)] if cut < num_frames else [])
+    parts = [(0, num_frames, 0.9)] if cut is None else [(cut - 6, cut, 0.9), (cut, cut + 6, 0.2)]
     windows = [Window(start=s, end=e, scores=np.array([p, 1 - p])) for s, e, p in parts]
     return VideoPrediction(path=path, fps=fps, num_frames=num_frames, class_names=["sit", "wave"], windows=windows)
 

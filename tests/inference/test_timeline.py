@@ -20,12 +20,10 @@ def prediction(*windows: tuple[int, int, float], num_frames: int = 40) -> VideoP
 
 def test_segments_cover_the_video_without_gap_or_overlap():
     segments = find_segments(prediction((0, 20, 0.9), (10, 30, 0.8), (20, 40, 0.1)))
-    assert [(s.start, s.end, s.label) for s in segments] == [(0, 20, "a"), (20, 40, "b")]
-    assert [(s.start_s, s.end_s) for s in segments] == [(0.0, 2.0), (2.0, 4.0)]
-    # a: frames 0-9 score 0.9, 10-19 the mean of 0.9 and 0.8
-    assert segments[0].score == pytest.approx((0.9 + 0.85) / 2)
-    # b: 20-29 the mean of 0.2 and 0.9, 30-39 0.9
-    assert segments[1].score == pytest.approx((0.55 + 0.9) / 2)
+    assert [(s.start, s.end, s.label) for s in segments] == [(0, 25, "a"), (25, 40, "b")]
+    assert [(s.start_s, s.end_s) for s in segments] == [(0.0, 2.5), (2.5, 4.0)]
+    assert segments[0].score == pytest.approx((15 * 0.9 + 10 * 0.8) / 25)  # by the frames that each speaks for
+    assert segments[1].score == pytest.approx(0.9)
 
 
 def test_one_window_is_one_segment():
@@ -36,7 +34,7 @@ def test_one_window_is_one_segment():
 
 def test_what_no_window_covers_takes_the_nearest():
     segments = find_segments(prediction((0, 5, 0.9), (20, 25, 0.2), (35, 40, 0.9)))
-    assert [(s.start, s.end, s.label) for s in segments] == [(0, 20, "a"), (20, 35, "b"), (35, 40, "a")]
+    assert [(s.start, s.end, s.label) for s in segments] == [(0, 12, "a"), (12, 30, "b"), (30, 40, "a")]
 
 
 def test_json_has_the_contracts_keys():

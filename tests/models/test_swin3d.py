@@ -44,7 +44,13 @@ def test_parameters_are_torchvisions(name):
 
 
 def test_whole_network_equals_torchvisions():
-    settings = dict(patch_size=[2, 4, 4], embed_dim=24, depths=[2, 2], num_heads=[2, 4], window_size=[4, 4, 4])
+    settings = {
+        "patch_size": [2, 4, 4],
+        "embed_dim": 24,
+        "depths": [2, 2],
+        "num_heads": [2, 4],
+        "window_size": [4, 4, 4],
+    }
     theirs = SwinTransformer3d(**settings, num_classes=5, patch_embed=PatchEmbed3d).eval()
     ours = swin3d._build(**settings, num_classes=5, drop_path=0.1).eval()
     ours.load_state_dict(theirs.state_dict())

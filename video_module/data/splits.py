@@ -122,7 +122,7 @@ def probe_videos(
             return error
 
     with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:  # decoding releases the interpreter lock
-        return list(tqdm(pool.map(probe, paths), total=len(paths), desc=desc, unit="video", disable=len(paths) < 2))
+        return list(tqdm(pool.map(probe, paths), total=len(paths), desc=desc, unit="video", delay=0.5))
 
 
 def name_source(name: str, label: str) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,36 +25,26 @@ class Segment:
     """Mean probability of `label` over the stretch."""
 
 
-def frame_scores(prediction: VideoPrediction) -> tuple[np.ndarray, np.ndarray]:
-    """The mean score of the windows over each stretch between two window borders.
+def window_borders(prediction: VideoPrediction) -> np.ndarray:
+    """Part the video among its windows, each frame to the window whose middle is nearest.
 
-    Returns (borders int64 (n + 1,), scores float64 (n, num_classes)); borders run from 0 to num_frames. A stretch that
-    no window covers (windows may be further apart than they are long) takes the window nearest to its middle.
+    Returns int64 (num_windows + 1,) from 0 to num_frames; window n speaks for frames borders[n] to borders[n + 1] - 1.
     """
-    windows = prediction.windows
-    starts, ends = np.array([w.start for w in windows]), np.array([w.end for w in windows])
-    borders = np.unique(np.concatenate([[0, prediction.num_frames], starts, ends]))
-    all_scores = np.stack([window.scores for window in windows])
-    middles = (starts + ends) / 2
-    rows = []
-    for left, right in pairwise(borders):
-        covering = (starts <= left) & (ends >= right)
-        if not covering.any():
-            covering = np.arange(len(windows)) == np.abs(middles - (left + right) / 2).argmin()
-        rows.append(all_scores[covering].mean(axis=0))
-    return borders, np.stack(rows)
+    middles = np.array([(window.start + window.end) / 2 for window in prediction.windows])
+    between = np.round((middles[:-1] + middles[1:]) / 2).astype(np.int64)
+    return np.concatenate([[0], between, [prediction.num_frames]])
 
 
 def find_segments(prediction: VideoPrediction) -> list[Segment]:
-    """Join neighbouring stretches with the same best class. The segments cover the video without gap or overlap."""
-    borders, scores = frame_scores(prediction)
+    """Join neighbouring windows with the same best class. The segments cover the video without gap or overlap."""
+    borders = window_borders(prediction)
+    scores = np.stack([window.scores for window in prediction.windows])
     best = scores.argmax(axis=1)
     cuts = np.flatnonzero(np.diff(best)) + 1
     segments = []
     for rows in np.split(np.arange(len(best)), cuts):
         start, end = int(borders[rows[0]]), int(borders[rows[-1] + 1])
         label = best[rows[0]]
-        weights = np.diff(borders)[rows]
         segments.append(
             Segment(
                 start=start,
@@ -63,7 +52,7 @@ def find_segments(prediction: VideoPrediction) -> list[Segment]:
                 start_s=start / prediction.fps,
                 end_s=end / prediction.fps,
                 label=prediction.class_names[label],
-                score=float(np.average(scores[rows, label], weights=weights)),
+                score=float(np.average(scores[rows, label], weights=np.diff(borders)[rows])),
             )
         )
     return segments

@@ -61,7 +61,7 @@ def plot_label_distribution(path: Path, distribution: dict[str, Any]) -> None:
     totals = {name: sum(split["classes"][name] for split in splits.values()) for name in names}
     order = sorted(names, key=lambda name: (totals[name], name))  # barh draws upwards: the largest comes out on top
     with matplotlib.rc_context(STYLE):
-        figure = _figure(7, 1.4 + 0.13 * len(order) * (1 + len(splits)))
+        figure = _figure(7, 1.4 + (0.13 if len(order) <= 12 else 0.085) * len(order) * (1 + len(splits)))
         axes = figure.subplots()
         height = 0.8 / len(splits)
         for number, (split, content) in enumerate(splits.items()):
@@ -110,6 +110,7 @@ def plot_timeline(
     *,
     duration_s: float,
     colors: dict[str, tuple[int, int, int]],
+    title: str = "Timeline",
     xlabel: str = "time, s",
     ylabel: str = "score",
 ) -> Figure:
@@ -127,5 +128,5 @@ def plot_timeline(
             matplotlib.patches.Patch(color=tuple(v / 255 for v in colors[label]), label=label) for label in shown[:8]
         ]
         axes.legend(handles=handles, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        axes.set(xlim=(0, duration_s), ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
+        axes.set(xlim=(0, duration_s), ylim=(0, 1.02), title=title, xlabel=xlabel, ylabel=ylabel)
         return figure

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from video_module.data.decoding import VideoError
+from video_module.data.decoding import VIDEO_SUFFIXES, VideoError
 from video_module.inference.overlay import class_colors, write_annotated
 from video_module.inference.predictor import Predictor
 from video_module.inference.timeline import find_segments
@@ -51,6 +51,7 @@ def build_page(predictors: dict[str, Predictor]) -> gr.Blocks:
                 [(s.start_s, s.end_s, s.label, s.score) for s in find_segments(prediction)],
                 duration_s=prediction.duration_s,
                 colors=class_colors(predictor.class_names),
+                title=texts["timeline"],
                 xlabel=texts["time_axis"],
                 ylabel=texts["score_axis"],
             )
@@ -66,13 +67,14 @@ def build_page(predictors: dict[str, Predictor]) -> gr.Blocks:
         gr.Markdown(I18N("intro"))
         with gr.Row():
             with gr.Column(scale=1):
-                video = gr.Video(label=I18N("video"), sources=["upload"], elem_id="input-video")
+                # not gr.Video: it complains of every .avi, which browsers cannot preview and we can read
+                video = gr.File(show_label=False, file_types=[*VIDEO_SUFFIXES], height=140, elem_id="input-video")
                 names = list(predictors)
                 model = gr.Dropdown(names, value=names[0], label=I18N("model"), visible=len(names) > 1)
                 button = gr.Button(I18N("recognise"), variant="primary", elem_id="recognise")
                 actions = gr.Label(label=I18N("actions"), num_top_classes=NUM_CLASSES_SHOWN, elem_id="actions")
             with gr.Column(scale=1):
-                annotated = gr.Video(label=I18N("annotated"), interactive=False, autoplay=True, elem_id="annotated")
-                timeline = gr.Plot(label=I18N("timeline"), elem_id="timeline")
+                annotated = gr.Video(show_label=False, interactive=False, autoplay=True, loop=True, elem_id="annotated")
+                timeline = gr.Plot(show_label=False, elem_id="timeline")
         button.click(recognise, [video, model], [actions, annotated, timeline], api_name="predict", concurrency_limit=1)
     return page

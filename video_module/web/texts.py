@@ -4,13 +4,11 @@ LANGUAGES = ("en", "ru")
 
 TEXTS = {
     "en": {
-        "title": "Action recognition in video",
+        "title": "# Action recognition in video",
         "intro": "Choose or drop a video and press the button: what happens in it, and when.",
-        "video": "Video",
         "model": "Model",
         "recognise": "Recognise",
         "actions": "Actions",
-        "annotated": "Annotated video",
         "timeline": "Timeline",
         "time_axis": "time, s",
         "score_axis": "score",
@@ -20,13 +18,11 @@ TEXTS = {
         "drawing": "drawing",
     },
     "ru": {
-        "title": "Распознавание действий на видео",
+        "title": "# Распознавание действий на видео",
         "intro": "Выберите или перетащите видео и нажмите кнопку: что на нём происходит и когда.",
-        "video": "Видео",
         "model": "Модель",
         "recognise": "Распознать",
         "actions": "Действия",
-        "annotated": "Размеченное видео",
         "timeline": "Шкала времени",
         "time_axis": "время, с",
         "score_axis": "вероятность",

@@ -1,0 +1,43 @@
+"""From drawn clips to predictions, through the scripts."""
+
+import csv
+import json
+
+import test_model
+from video_module.data.audit import shared_sources
+
+
+def test_results_of_both_file_kinds_agree(trained, exported, drawn_data, tmp_path):
+    results = {}
+    for model in (trained, exported):
+        out = tmp_path / model.suffix.removeprefix(".")
+        test_model.main(
+            ["--test_dir", str(drawn_data / "test"), "--checkpoint", str(model), "--output_dir", str(out)]
+            + ["--num_workers", "0", "--device", "cpu"]
+        )
+        assert sorted(path.name for path in out.iterdir()) == [
+            "nano_confusion.csv",
+            "nano_confusion.png",
+            "nano_predictions.csv",
+            "nano_results.json",
+        ]
+        results[model.suffix] = json.loads((out / "nano_results.json").read_text())
+    torch_figures, onnx_figures = results[".pth"], results[".onnx"]
+    assert torch_figures["video_top1"] == onnx_figures["video_top1"]
+    assert abs(torch_figures["log_loss"] - onnx_figures["log_loss"]) < 1e-4
+    assert torch_figures["views"] == {"sampling": "uniform", "num_clips": 4, "num_crops": 3}
+    assert torch_figures["num_videos"] == 6
+    assert torch_figures["split_digest"] == json.loads((drawn_data / "split.json").read_text())["digest"]
+    assert torch_figures["command"].startswith("python test_model.py --test_dir")
+    with open(tmp_path / "pth" / "nano_predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    assert right / len(rows) == torch_figures["video_top1"]
+
+
+def test_test_videos_share_no_source_with_training(drawn_data):
+    videos = json.loads((drawn_data / "split.json").read_text())["videos"]
+    sides = [[(v["label"], v["source"]) for v in videos if (v["split"] == "test") == test] for test in (False, True)]
+    shared = shared_sources(*sides)
+    assert (shared.sources_within_class, shared.sources_across_classes) == (0, 0)
+    assert all(sides)

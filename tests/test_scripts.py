@@ -1,0 +1,157 @@
+"""The scripts as the shell runs them: help, bad input, what they import."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = (
+    "split_data",
+    "calc_label_distribution",
+    "train_model",
+    "test_model",
+    "convert_model",
+    "run_model",
+    "run_gradio",
+)
+
+
+def shell(*arguments: str | Path, code: str | None = None) -> subprocess.CompletedProcess:
+    """Run `python script.py …`, or `python -c code …`, in the project's root."""
+    command = [sys.executable, "-c", code] if code else [sys.executable]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_answers_at_once(script):
+    durations = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        result = shell(f"{script}.py", "--help")
+        durations.append(time.perf_counter() - begin)
+        assert result.returncode == 0
+        assert "default:" in result.stdout
+    assert min(durations) < 1.0
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_flags_are_usage_errors(script):
+    result = shell(f"{script}.py", "--no_such_flag")
+    assert result.returncode == 2
+    assert "usage:" in result.stderr
+
+
+WITHOUT_TORCH = """
+import runpy, sys
+sys.modules["torch"] = None  # any import of it fails
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_run_model_needs_no_torch(exported, drawn_data, tmp_path):
+    video = next((drawn_data / "test").rglob("*.avi"))
+    out = tmp_path / "out.mp4"
+    result = shell("run_model.py", "--video_path", video, "--model", exported, "--save_video", out, code=WITHOUT_TORCH)
+    assert result.returncode == 0, result.stderr
+    assert out.stat().st_size > 1000
+
+
+@pytest.fixture
+def bad(tmp_path, exported, trained) -> dict[str, Path]:
+    """Everything that a user may hand over by mistake."""
+    files = {name: tmp_path / name for name in ("text.avi", "zero.mp4", "none.onnx", "cut.onnx", "cut.pth", "none")}
+    files["text.avi"].write_text("this is no video\n" * 50)
+    files["zero.mp4"].touch()
+    for name, whole in (("cut.onnx", exported), ("cut.pth", trained)):
+        files[name].write_bytes(whole.read_bytes()[:5000])
+    files["empty"] = tmp_path / "empty"
+    files["empty"].mkdir()
+    files["flat"] = tmp_path / "flat"
+    files["flat"].mkdir()
+    (files["flat"] / "clip.avi").write_text("a video beside no class folder")
+    files["one"] = tmp_path / "one"
+    (files["one"] / "wave").mkdir(parents=True)
+    (files["one"] / "wave" / "text.avi").write_text("text")
+    files["onnx"], files["pth"] = exported, trained
+    return files
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("split_data.py --input_dir {none} --output_dir {empty}/x", "no such folder"),
+        ("split_data.py --input_dir {empty} --output_dir {empty}/x", "no class folders"),
+        ("split_data.py --input_dir {flat} --output_dir {empty}/x", "no class folders"),
+        ("split_data.py --input_dir {one} --output_dir {empty}/x", "at least two classes"),
+        (
+            "split_data.py --input_dir {one} --output_dir {empty}/x --protocol hmdb51 --splits_dir {empty}",
+            "no file named",
+        ),
+        ("split_data.py --input_dir {one} --output_dir {empty}/x --groups {none}", "no such file"),
+        ("calc_label_distribution.py --data_dir {empty} --save_to {empty}/x.json", "no class folders"),
+        ("train_model.py --data_dir {none} --model_type swin3d_nano", "no such folder"),
+        ("train_model.py --data_dir {none} --lr -1", "lr must be positive"),
+        ("train_model.py --data_dir {none} --device cuda", "no CUDA"),
+        ("test_model.py --test_dir {one} --checkpoint {onnx} --output_dir {empty}", "text.avi: not a video"),
+        ("test_model.py --test_dir {one} --checkpoint {none.onnx}", "no such file"),
+        ("test_model.py --test_dir {one} --checkpoint {cut.pth}", "cut.pth: not a"),
+        ("convert_model.py --checkpoint {none}.pth", "no such file"),
+        ("convert_model.py --checkpoint {onnx}", "not a plain PyTorch file"),
+        ("convert_model.py --describe {cut.onnx}", "not an ONNX file that can be read"),
+        ("run_model.py --video_path {text.avi} --model {onnx}", "not a video"),
+        ("run_model.py --video_path {zero.mp4} --model {onnx}", "0 bytes"),
+        ("run_model.py --video_path {none}.mp4 --model {onnx}", "no such file"),
+        ("run_model.py --video_path {empty} --model {onnx}", "no video in this folder"),
+        ("run_model.py --video_path {text.avi} --model {none.onnx}", "no such file"),
+        ("run_gradio.py --model {cut.onnx}", "not an ONNX file that can be read"),
+    ],
+)
+def test_bad_input_is_one_clear_line(bad, command, reason):
+    script, *arguments = command.split()
+    for name, path in bad.items():
+        arguments = [argument.replace(f"{{{name}}}", str(path)) for argument in arguments]
+    before = sorted(bad["empty"].iterdir())
+    result = shell(script, *arguments)
+    lines = [line for line in result.stderr.replace("\r", "\n").splitlines() if line.strip() and "video/s" not in line]
+    assert result.returncode == 1, result.stderr
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert reason in lines[0]
+    assert sorted(bad["empty"].iterdir()) == before  # nothing half-written
+
+
+def test_a_folder_of_videos_is_told_apart_from_its_broken_ones(exported, drawn_data, tmp_path):
+    folder = tmp_path / "in" / "[día 1] #2"
+    folder.mkdir(parents=True)
+    clips = sorted((drawn_data / "test").rglob("*.avi"))[:2]
+    for number, clip in enumerate(clips):
+        (folder / f"-clip {number}+!.avi").write_bytes(clip.read_bytes())
+    (folder / "broken.avi").write_text("text")
+    out = tmp_path / "out"
+    flags = ["--save_json", out / "json", "--save_csv", out / "csv", "--save_video", out / "video"]
+    result = shell("run_model.py", "--video_path", tmp_path / "in", "--model", exported, *flags)
+    assert result.returncode == 1
+    assert "1 of 3 videos could not be read" in result.stderr
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    names = [f"[día 1] #2/-clip {number}+!" for number in (0, 1)]
+    assert written == sorted(
+        [
+            f"{kind}/{name}{suffix}"
+            for name in names
+            for kind, suffix in (("csv", ".csv"), ("json", ".json"), ("video", ".mp4"))
+        ]
+    )
