@@ -4,14 +4,14 @@ python -m video_module.demo --output_dir demo_output --seed 0
 """
 
 import argparse
+import importlib
 import json
 import shlex
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from video_module import cli
+from video_module.files import replacing
 
 MODEL = "swin3d_nano"
 NUM_SOURCES, CLIPS_PER_SOURCE = 30, 3
@@ -29,48 +29,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     begin = time.perf_counter()
-    out, seed = args.output_dir, str(args.seed)
-    import calc_label_distribution
-    import convert_model
-    import run_model
-    import split_data
-    import test_model
-    import train_model
-
-    durations: dict[str, float] = {}
-    durations["draw"] = draw(out, args.seed)
-    stages: list[tuple[Callable[[list[str]], None], list[str]]] = [
-        (
-            split_data.main,
-            ["--input_dir", f"{out}/clips", "--output_dir", f"{out}/data", "--seed", seed]
-            + ["--val_fraction", str(VAL_FRACTION), "--test_fraction", str(TEST_FRACTION)],
-        ),
-        (
-            calc_label_distribution.main,
-            ["--data_dir", f"{out}/data", "--save_to", f"{out}/label_distribution.json"],
-        ),
-        (
-            train_model.main,
-            ["--data_dir", f"{out}/data", "--model_type", MODEL, "--save_path", f"{out}/{MODEL}.pth", "--seed", seed],
-        ),
-        (test_model.main, ["--test_dir", f"{out}/data/test", "--checkpoint", f"{out}/{MODEL}.pth"]),
-        (convert_model.main, ["--checkpoint", f"{out}/{MODEL}.pth"]),
-        (
-            run_model.main,
-            [
-                "--video_path",
-                f"{out}/recording.avi",
-                "--model",
-                f"{out}/{MODEL}.onnx",
-                "--save_json",
-                f"{out}/{MODEL}_run.json",
-            ]
-            + ["--save_video", f"{out}/{MODEL}_annotated.mp4"],
-        ),
-    ]
-    for script, arguments in stages:
-        durations[script.__module__] = run_stage(script, arguments)
-    summarise(out, durations, time.perf_counter() - begin)
+    out = shlex.quote(str(args.output_dir))
+    commands = (
+        f"split_data.py --input_dir {out}/clips --output_dir {out}/data"
+        f" --val_fraction {VAL_FRACTION} --test_fraction {TEST_FRACTION} --seed {args.seed}",
+        f"calc_label_distribution.py --data_dir {out}/data --save_to {out}/label_distribution.json",
+        f"train_model.py --data_dir {out}/data --model_type {MODEL} --save_path {out}/{MODEL}.pth --seed {args.seed}",
+        f"test_model.py --test_dir {out}/data/test --checkpoint {out}/{MODEL}.pth",
+        f"convert_model.py --checkpoint {out}/{MODEL}.pth",
+        f"run_model.py --video_path {out}/recording.avi --model {out}/{MODEL}.onnx"
+        f" --save_json {out}/{MODEL}_run.json --save_video {out}/{MODEL}_annotated.mp4",
+    )
+    durations = {"draw": draw(args.output_dir, args.seed)}
+    for command in commands:
+        script = command.partition(".py ")[0]
+        durations[script] = run_script(script, command)
+    summarise(args.output_dir, durations, time.perf_counter() - begin)
 
 
 def draw(out: Path, seed: int) -> float:
@@ -78,13 +52,14 @@ def draw(out: Path, seed: int) -> float:
     begin = time.perf_counter()
     from video_module.data.drawing import ACTIONS, draw_dataset, draw_recording
 
-    clips = draw_dataset(
-        out / "clips",
-        num_sources=NUM_SOURCES,
-        clips_per_source=CLIPS_PER_SOURCE,
-        seed=seed,
-        num_workers=cli.default_num_workers(),
-    )
+    with replacing(out / "clips") as folder:
+        clips = draw_dataset(
+            folder,
+            num_sources=NUM_SOURCES,
+            clips_per_source=CLIPS_PER_SOURCE,
+            seed=seed,
+            num_workers=cli.default_num_workers(),
+        )
     draw_recording(out / "recording.avi", RECORDING_ACTIONS, seed=seed, source=NUM_SOURCES)
     duration = time.perf_counter() - begin
     print(
@@ -93,13 +68,13 @@ def draw(out: Path, seed: int) -> float:
     return duration
 
 
-def run_stage(script: Callable[[list[str]], None], arguments: list[str]) -> float:
-    """Run a script's main() as the shell would, showing the command; returns the seconds it took."""
-    print(f"\n$ python {script.__module__}.py {shlex.join(arguments)}", flush=True)
+def run_script(script: str, command: str) -> float:
+    """Show a shell command and do what it does, by the script's own main(); returns the seconds it took."""
+    print(f"\n$ python {command}", flush=True)
     begin = time.perf_counter()
-    script(arguments)
+    importlib.import_module(script).main(shlex.split(command)[1:])
     duration = time.perf_counter() - begin
-    print(f"[{script.__module__}: {duration:.1f} s]", flush=True)
+    print(f"[{script}: {duration:.1f} s]", flush=True)
     return duration
 
 
@@ -138,5 +113,4 @@ def pair_accuracy(predictions_csv: Path, pair: tuple[str, str]) -> float:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the scripts, when started from another folder
     cli.run(main)
