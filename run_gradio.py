@@ -1,6 +1,7 @@
 """Serve a web page that recognises actions in uploaded videos."""
 
 import argparse
+import os
 from pathlib import Path
 
 from video_module import cli
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         predictors[name] = load_predictor(path, device=args.device)
         print(f"{name}: {predictors[name].summary()}")
 
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from video_module.web.page import I18N, THEME, build_page
 
     try:

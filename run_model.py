@@ -20,9 +20,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="play the annotated video in a window; q quits")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows scored at once")
-    parser.add_argument(
-        "--obj_names", type=Path, help=argparse.SUPPRESS
-    )  # the original's; the model file knows its classes
+    parser.add_argument("--obj_names", type=Path, help="file of the classes that the model must have, to be sure")
     return parser.parse_args(argv)
 
 
@@ -31,6 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from video_module.data.decoding import VideoError
+    from video_module.data.labels import read_class_names
     from video_module.errors import InputError
     from video_module.files import write_json
     from video_module.inference import timeline
@@ -39,6 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     videos, is_folder = find_inputs(args.video_path)
     predictor = load_predictor(args.model, device=args.device)
     print(predictor.summary())
+    if args.obj_names and read_class_names(args.obj_names) != predictor.class_names:
+        raise InputError(f"{args.obj_names} lists other classes than {args.model}")
     written, failed = [], []
     for video in videos:
         try:
