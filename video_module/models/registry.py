@@ -87,7 +87,7 @@ _SPECS = (
         builder="video_module.models.swin3d:swin3d_nano",
         head="head",
         recipe={
-            "num_epochs": 20,
+            "num_epochs": 24,
             "batch_size": 16,
             "lr": 1e-3,
             "weight_decay": 0.05,
