@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from video_module import cli
+from video_module.errors import InputError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -19,6 +20,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.save_to.suffix == ".png":
+        raise InputError(f"--save_to {args.save_to}: names the JSON file; the PNG goes beside it")
     from video_module.data.labels import label_distribution
     from video_module.files import write_json
     from video_module.report.plots import plot_label_distribution

@@ -40,14 +40,14 @@ def main(argv: list[str] | None = None) -> None:
         return
     from video_module.engine.checkpoint import load_checkpoint, published_checkpoint
     from video_module.files import write_json
-    from video_module.inference.export import export_onnx, verification_clips
+    from video_module.inference.export import BATCH_SIZES, export_onnx, verification_clips
 
     if args.checkpoint:
         checkpoint, name, folder = load_checkpoint(args.checkpoint), args.checkpoint.stem, args.checkpoint.parent
     else:
         checkpoint, name, folder = published_checkpoint(args.model_type, args.weights), args.model_type, Path()
     path = (args.output_dir or folder) / f"{name}.onnx"
-    clips = verification_clips(checkpoint.clip, args.num_verify_clips, folder=args.verify_dir)
+    clips = verification_clips(checkpoint.clip, max(args.num_verify_clips, *BATCH_SIZES), folder=args.verify_dir)
     print(f"exporting {checkpoint.model}, {len(checkpoint.class_names)} classes")
     report = export_onnx(checkpoint, path, clips=clips)
     print(report)

@@ -1,6 +1,7 @@
 """Recognise actions in a video or a folder of videos: the best classes, and when they happen."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from video_module import cli
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     from video_module.inference.predictor import load_predictor
 
     videos, is_folder = find_inputs(args.video_path)
+    outputs = plan_outputs(args, videos, is_folder=is_folder)
     predictor = load_predictor(args.model, device=args.device)
     print(predictor.summary())
     if args.obj_names and read_class_names(args.obj_names) != predictor.class_names:
@@ -55,26 +57,16 @@ def main(argv: list[str] | None = None) -> None:
             continue
         print_table(prediction, args.top_k)
 
-        def target(option: Path, suffix: str, video: Path = video) -> Path:
-            """Where one video's file goes: the option itself, or a place in that folder like the video's in its own."""
-            if not is_folder:
-                return option
-            inside = video.relative_to(args.video_path)
-            twins = sum(other.with_suffix("") == video.with_suffix("") for other in videos)
-            return option / inside.with_name(
-                (inside.stem if twins == 1 else inside.name) + suffix
-            )  # a.avi beside a.mp4
-
         if args.save_json:
-            written.append(target(args.save_json, ".json"))
+            written.append(outputs[video]["save_json"])
             write_json(written[-1], timeline.to_json(prediction, model=predictor.model, k=args.top_k))
         if args.save_csv:
-            written.append(target(args.save_csv, ".csv"))
+            written.append(outputs[video]["save_csv"])
             timeline.write_csv(written[-1], prediction)
         if args.save_video:
             from video_module.inference.overlay import write_annotated
 
-            written.append(target(args.save_video, ".mp4"))
+            written.append(outputs[video]["save_video"])
             with tqdm(desc="drawing", unit="frame", leave=False, delay=0.5) as bar:
                 write_annotated(written[-1], prediction, on_progress=progress_of(bar))
         if args.show:
@@ -98,6 +90,35 @@ def find_inputs(path: Path) -> tuple[list[Path], bool]:
     if not videos:
         raise InputError(f"{path}: no video in this folder")
     return videos, True
+
+
+def plan_outputs(args: argparse.Namespace, videos: list[Path], *, is_folder: bool) -> dict[Path, dict[str, Path]]:
+    """Where each video's files go: the options themselves, or for a folder places in them like the video's in its own.
+
+    Raises InputError, before any work, if a file would replace one of the videos, or is of a kind that is not written.
+    """
+    from video_module.errors import InputError
+
+    options = {"save_json": ".json", "save_csv": ".csv", "save_video": ".mp4"}
+    options = {name: suffix for name, suffix in options.items() if getattr(args, name)}
+    if not is_folder and args.save_video and args.save_video.suffix.lower() != ".mp4":
+        raise InputError(f"--save_video {args.save_video}: annotated videos are written as .mp4")
+    stems = Counter(video.with_suffix("") for video in videos)
+    originals = {video.resolve() for video in videos}
+    outputs: dict[Path, dict[str, Path]] = {}
+    for video in videos:
+        outputs[video] = {}
+        for name, suffix in options.items():
+            path = getattr(args, name)
+            if is_folder:
+                inside = video.relative_to(args.video_path)  # a.mp4 beside a.avi keeps its whole name
+                path /= inside.with_name((inside.stem if stems[video.with_suffix("")] == 1 else inside.name) + suffix)
+            if path.resolve() in originals:
+                raise InputError(
+                    f"--{name}: {path} is one of the videos and would be overwritten; choose another place"
+                )
+            outputs[video][name] = path
+    return outputs
 
 
 def progress_of(bar):

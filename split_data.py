@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--groups", type=Path, help="CSV with columns path (<class>/<file>) and source or source_video")
     parser.add_argument("--group_regex", help="regular expression whose first group in a file name is the source")
     parser.add_argument("--link", choices=LINKS, default="hard", help="how files get there; copies where linking fails")
-    parser.add_argument("--seed", type=int, default=777, help="of the assignment of sources")
+    parser.add_argument("--seed", type=cli.natural, default=777, help="of the assignment of sources")
     parser.add_argument(
         "--num_workers", type=cli.positive_int, default=cli.default_num_workers(), help="files probed at once"
     )
@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from video_module.data import splits
 
+    splits.check_output(args.input_dir, args.output_dir if args.fold != "all" else args.output_dir / "fold1")
     folds = [1, 2, 3] if args.fold == "all" else [int(args.fold)]
     official = {}
     if args.protocol != "grouped":

@@ -24,7 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="clips scored at once")
     parser.add_argument(
-        "--num_workers", type=int, default=cli.default_num_workers(), help="decoding processes; 0: none"
+        "--num_workers", type=cli.natural, default=cli.default_num_workers(), help="decoding processes; 0: none"
     )
     return parser.parse_args(argv)
 
@@ -52,10 +52,9 @@ def main(argv: list[str] | None = None) -> None:
     scores = score_videos(predictor.score_clips, loader, batch_size=args.batch_size)
 
     figures = metrics.summarise(scores.view_scores, scores.video_scores, labels, predictor.class_names)
-    split_json = splits.read_split_json(args.test_dir.parent)
     figures |= {
         "views": views.describe(predictor.clip),
-        "split_digest": split_json["digest"] if split_json else None,
+        "split_digest": splits.split_digest(args.test_dir, videos),
         "model": predictor.model,
         "checkpoint": str(args.checkpoint),
         "command": shlex.join(["python", "test_model.py", *(sys.argv[1:] if argv is None else argv)]),

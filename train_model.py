@@ -5,6 +5,7 @@ from pathlib import Path
 
 from video_module import cli
 from video_module.config import TrainConfig
+from video_module.errors import InputError
 from video_module.models.registry import DEFAULT_MODEL, MODELS, get_spec
 
 
@@ -26,7 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_config_arguments(parser.add_argument_group("training"), TrainConfig)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
-        "--num_workers", type=int, default=cli.default_num_workers(), help="decoding processes; 0: none"
+        "--num_workers", type=cli.natural, default=cli.default_num_workers(), help="decoding processes; 0: none"
     )
     return parser.parse_args(argv)
 
@@ -39,13 +40,14 @@ def main(argv: list[str] | None = None) -> None:
     config = spec.train_config(weights=weights, given=cli.given(args, TrainConfig))
     clip = spec.clip_config(clip_len=args.clip_len, frame_stride=args.frame_stride, img_size=args.img_size)
     train_dir, val_dir = args.train_dir or args.data_dir / "train", args.val_dir or args.data_dir / "val"
+    if args.save_path and args.save_path.suffix != ".pth":
+        raise InputError(f"--save_path {args.save_path}: a checkpoint's name ends in .pth")
     save_path = args.save_path or Path(f"{args.model_type}.pth")
 
     from video_module.data import dataset, labels, splits
     from video_module.engine import training
     from video_module.engine.checkpoint import Checkpoint, hash_sources
     from video_module.engine.device import choose_device
-    from video_module.errors import InputError
     from video_module.files import write_json
     from video_module.models.recognizer import build_model
     from video_module.report.plots import plot_curves
@@ -56,7 +58,6 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"{train_dir}: a classifier needs at least two classes, found {class_names}")
     train_videos = splits.load_videos(train_dir, num_workers=cli.default_num_workers())
     val_videos = splits.load_videos(val_dir, num_workers=cli.default_num_workers(), allow_none=args.val_dir is None)
-    split_json = splits.read_split_json(train_dir.parent)
     print(f"{len(train_videos)} training and {len(val_videos)} validation videos of {len(class_names)} classes")
 
     clips = dataset.TrainingClips(train_dir, train_videos, class_names, clip, augment=config.augment, seed=config.seed)
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         weights={},
         clip=clip,
         class_names=class_names,
-        split_digest=split_json["digest"] if split_json else None,
+        split_digest=splits.split_digest(train_dir, train_videos),
         train_sources=hash_sources(video.source for video in train_videos + val_videos),
         train_config=config.to_dict() | {"weights": weights},
     )

@@ -28,3 +28,25 @@ def test_a_folder_replaces_a_folder(tmp_path):
         partial.mkdir()
         (partial / "new").touch()
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["new"]
+
+
+def test_an_interruption_while_the_old_folder_goes_leaves_the_new_one(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "old").touch()
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt), files.replacing(tmp_path / "data") as partial:
+        partial.mkdir()
+        (partial / "new").touch()
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["new"]
+
+
+def test_the_folder_one_stands_in_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with files.replacing("x:y.txt") as partial:
+        assert partial.is_absolute()
+        partial.write_text("a")
+    assert (tmp_path / "x:y.txt").read_text() == "a"

@@ -117,6 +117,11 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("run_model.py --video_path {none}.mp4 --model {onnx}", "no such file"),
         ("run_model.py --video_path {empty} --model {onnx}", "no video in this folder"),
         ("run_model.py --video_path {text.avi} --model {none.onnx}", "no such file"),
+        ("run_model.py --video_path {text.avi} --model {onnx} --save_json {text.avi}", "would be overwritten"),
+        ("run_model.py --video_path {text.avi} --model {onnx} --save_video {empty}/x.mkv", "written as .mp4"),
+        ("train_model.py --data_dir {none} --save_path {empty}/x.pt", "name ends in .pth"),
+        ("calc_label_distribution.py --data_dir {one} --save_to {empty}/x.png", "the PNG goes beside it"),
+        ("test_model.py --test_dir {one} --checkpoint {onnx} --device banana", "not a device"),
         ("run_gradio.py --model {cut.onnx}", "not an ONNX file that can be read"),
     ],
 )

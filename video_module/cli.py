@@ -62,6 +62,14 @@ def positive_int(text: str) -> int:
     return value
 
 
+def natural(text: str) -> int:
+    """argparse type for counts that may be none."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
+    return value
+
+
 def fraction(text: str) -> float:
     """argparse type for shares: 0 <= value < 1."""
     value = float(text)
@@ -92,6 +100,8 @@ def show_written(paths: Sequence[str | os.PathLike]) -> None:
 
 def run(main: Callable[[], object]) -> None:
     """Run a script's main(): mistakes end in one line on stderr and exit code 1, Ctrl-C in 130."""
+    for stream in (sys.stdout, sys.stderr):  # a console of few letters shows "?" rather than a traceback
+        stream.reconfigure(errors="replace")
     try:
         main()
     except InputError as error:

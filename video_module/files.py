@@ -8,26 +8,48 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from video_module.errors import InputError
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a path beside `path` to write to; rename it onto `path` when the block succeeds, drop it when it raises.
 
-    The suffix stays, since matplotlib, PyAV and others choose the format by it. Works for a file or a folder.
+    The suffix stays, since matplotlib, PyAV and others choose the format by it. Works for a file or a folder; an old
+    folder is moved aside first, so that at every moment the old or the new one is whole. It is removed with all that is
+    in it: callers make sure that it is theirs.
     """
-    path = Path(path)
+    path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow links)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
     try:
         yield partial
-        if path.is_dir() and partial.is_dir():
-            shutil.rmtree(path)
-        partial.replace(path)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
+        if partial.is_dir() and path.is_dir():
+            path.rename(old)
+            try:
+                partial.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
         else:
-            partial.unlink(missing_ok=True)
+            partial.replace(path)
+    finally:
+        for leftover in (partial, old):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file, with or without a byte order mark. Raises InputError if it is missing or not UTF-8."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -35,11 +57,3 @@ def write_json(path: str | Path, value: Any) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
-
-
-def sha256_of(path: str | Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    import hashlib
-
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

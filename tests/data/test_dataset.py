@@ -5,7 +5,7 @@ import torch
 from tests.conftest import frame_numbers
 from video_module.config import ClipConfig
 from video_module.data import dataset, sampling, splits, transforms
-from video_module.data.decoding import read_frames
+from video_module.data.decoding import VideoError, read_frames
 from video_module.data.labels import find_class_names
 from video_module.errors import InputError
 
@@ -77,6 +77,17 @@ def test_evaluation_views_are_the_planned_ones(make_video):
             assert frame_numbers(tensor[number * 3 + crop].numpy()) == expected
     frames = read_frames(path, [0], per_frame=lambda frame: transforms.resize_frame(frame, CLIP))
     assert np.array_equal(tensor[2, 0].numpy(), transforms.views(frames, CLIP, 3)[2, 0])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_video_that_breaks_later_is_one_line_from_any_worker(make_video, num_workers):
+    path = make_video(20)
+    video = splits.VideoRecord(path=path.name, label="a", source="s", num_frames=99, fps=25)
+    views = dataset.EvaluationViews(path.parent, [video], CLIP, dataset.Views())
+    with pytest.raises(VideoError) as error:
+        list(dataset.evaluation_loader(views, num_workers=num_workers))
+    assert str(error.value).startswith(f"{path}: frame ")
+    assert "\n" not in str(error.value)
 
 
 def test_unknown_class_is_refused(videos):

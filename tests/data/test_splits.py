@@ -1,4 +1,5 @@
 import json
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -78,6 +79,43 @@ def test_split_depends_on_the_seed_and_not_on_the_order():
     assert splits.split_grouped(videos, [], seed=8, **fractions).digest != first.digest
 
 
+@pytest.mark.parametrize("seed", range(300))
+def test_every_class_is_trained_however_few_sources_it_has(seed):
+    rng = random.Random(seed)
+    videos = [
+        VideoRecord(path=f"c{label}/{source}_{n}.avi", label=f"c{label}", source=f"s{source}", num_frames=9, fps=25)
+        for label in range(rng.randint(2, 5))
+        for source in rng.sample(range(5), rng.randint(1, 3))
+        for n in range(rng.randint(1, 8))
+    ]
+    split = splits.split_grouped(videos, [], val_fraction=0.2, test_fraction=0.1, seed=seed)
+    assert {video.label for video in split.of("train")} == {video.label for video in videos}
+
+
+def test_a_renamed_class_folder_keeps_the_film():
+    assert splits.name_source("April_09_brush_hair_u_nm_np1_ba_goo_0.avi", "Brush Hair") == "April_09"
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path):
+    (tmp_path / "wave").mkdir()
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path / "wave") + b"/\xef\xf0.avi")).touch()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(InputError, match="not valid UTF-8; rename the file"):
+        splits.scan(tmp_path, num_workers=1)
+
+
+def test_mkv_has_no_frame_count_to_hold_against_it(make_video):
+    """OpenCV's figure is duration times rate, far too high where the rate varies."""
+    from video_module.data.decoding import read_info
+
+    path = make_video(30, name="a.avi")
+    assert read_info(path).header_num_frames == 30
+    assert read_info(path.rename(path.with_suffix(".mkv"))).header_num_frames == 0
+    assert splits.probe_video(path.with_suffix(".mkv")) == (30, 25.0)
+
+
 def test_one_class_is_refused():
     with pytest.raises(InputError, match="at least two classes"):
         splits.split_grouped(fake_videos(9, ("a",)), [], val_fraction=0.2, test_fraction=0.2, seed=0)
@@ -129,6 +167,14 @@ def test_groups_file(tmp_path):
     (tmp_path / "bad.csv").write_text("file,group\n1,2\n")
     with pytest.raises(InputError, match="needs the columns path and source"):
         splits.read_groups(tmp_path / "bad.csv")
+    (tmp_path / "excel.csv").write_bytes("\ufeffpath,source\r\na\\1.avi,Ё\r\n".encode())
+    assert splits.read_groups(tmp_path / "excel.csv") == {"a/1.avi": "Ё"}
+    (tmp_path / "old.csv").write_bytes("path,source\na/1.avi,Ё\n".encode("cp1251"))
+    with pytest.raises(InputError, match=r"old\.csv: not UTF-8 text"):
+        splits.read_groups(tmp_path / "old.csv")
+    (tmp_path / "twice.csv").write_text("path,source\na/1.avi,X\na/1.avi,Y\n")
+    with pytest.raises(InputError, match=r"twice\.csv:3: a/1\.avi has another source above"):
+        splits.read_groups(tmp_path / "twice.csv")
 
 
 def test_group_regex():
@@ -186,9 +232,21 @@ def test_rerun_replaces_an_earlier_split_and_nothing_else(drawn_clips, tmp_path)
     with pytest.raises(InputError, match=r"not written by split_data.py"):
         split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "mine")])
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
-    with pytest.raises(InputError, match="would replace the videos themselves"):
+    (out / "model.pth").write_text("trained on it")
+    with pytest.raises(InputError, match=r"holds model\.pth beside an earlier split"):
+        split_data.main(arguments)
+    with pytest.raises(InputError, match="must lie apart"):
         split_data.main(["--input_dir", str(out / "train"), "--output_dir", str(out)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mine"]
+
+
+def test_output_inside_the_input_is_refused(drawn_clips, tmp_path, monkeypatch):
+    """It would become a class of its own at the next run."""
+    (tmp_path / "wave").symlink_to(drawn_clips / "wave")
+    (tmp_path / "sit").symlink_to(drawn_clips / "sit")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="must lie apart"):
+        split_data.main(["--input_dir", "."])
 
 
 def test_broken_files_are_listed_and_left_out(make_video, tmp_path):
@@ -231,3 +289,16 @@ def test_a_bare_folder_is_probed_and_a_broken_video_in_it_is_an_error(drawn_clip
     (tmp_path / "set" / "a" / "bad.avi").write_text("text")
     with pytest.raises(InputError, match=r"bad.avi: not a video"):
         splits.load_videos(tmp_path / "set", num_workers=1)
+
+
+def test_digest_is_that_of_the_listed_videos_only(drawn_clips, tmp_path, monkeypatch):
+    out = tmp_path / "data"
+    split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(out)])
+    digest = json.loads((out / "split.json").read_text())["digest"]
+    videos = splits.load_videos(out / "train", num_workers=1)
+    assert splits.split_digest(out / "train", videos) == digest
+    monkeypatch.chdir(out / "train")
+    assert splits.split_digest(Path(), splits.load_videos(Path(), num_workers=1)) == digest
+    extra = out / "train" / "wave" / "mine.avi"
+    extra.write_bytes((out / "train" / videos[0].path).read_bytes())
+    assert splits.split_digest(out / "train", splits.load_videos(out / "train", num_workers=1)) is None

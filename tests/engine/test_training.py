@@ -71,6 +71,12 @@ def test_a_loss_that_is_not_finite_stops_with_the_step():
         trainer.train_epoch([(clips, labels), (poisoned, labels), (clips, labels)], epoch=0)
 
 
+def test_weights_that_blow_up_in_the_last_step_are_not_kept(drawn_data, tmp_path):
+    with pytest.raises(InputError, match=r"the (validation )?loss is (nan|inf)"):
+        run(drawn_data, tmp_path / "nano.pth", "--lr", "1e30", "--warmup_epochs", "0", "--batch_size", "24")
+    assert not (tmp_path / "nano.pth").exists()
+
+
 def test_best_epoch_is_by_accuracy_then_loss():
     progress = training.Progress()
     rows = [(0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.6, 0.1), (0.7, 0.85)]

@@ -113,6 +113,26 @@ def test_another_projects_onnx_file(exported, tmp_path):
         load_predictor(tmp_path / "other.onnx")
 
 
+def test_nan_is_no_agreement(trained, tmp_path):
+    import torch
+
+    from video_module.engine.checkpoint import load_checkpoint, save_checkpoint
+
+    checkpoint = load_checkpoint(trained)
+    checkpoint.weights["head.bias"] = torch.full_like(checkpoint.weights["head.bias"], float("nan"))
+    save_checkpoint(tmp_path / "nan.pth", checkpoint)
+    with pytest.raises(InputError, match="differ from torch's by nan"):
+        convert_model.main(["--checkpoint", str(tmp_path / "nan.pth")])
+    assert not (tmp_path / "nan.onnx").exists()
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:", "gpu"])
+def test_unknown_devices(trained, exported, device):
+    for model in (trained, exported):
+        with pytest.raises(InputError, match="not a device; use auto, cpu, cuda"):
+            load_predictor(model, device=device)
+
+
 @pytest.mark.parametrize(
     ("name", "content"), [("x.onnx", b"not onnx"), ("x.onnx", b""), ("x.txt", b"a"), ("x.pth", b"a")]
 )

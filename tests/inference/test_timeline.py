@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,16 @@ def test_one_window_is_one_segment():
 def test_what_no_window_covers_takes_the_nearest():
     segments = find_segments(prediction((0, 5, 0.9), (20, 25, 0.2), (35, 40, 0.9)))
     assert [(s.start, s.end, s.label) for s in segments] == [(0, 12, "a"), (12, 30, "b"), (30, 40, "a")]
+
+
+@pytest.mark.parametrize("span", [15, 16, 17])
+@pytest.mark.parametrize("clip_step", [1, 2, 3])
+def test_no_window_is_left_without_frames(span, clip_step):
+    """Alternating labels make every window a segment of its own."""
+    windows = [(start, start + span, 0.9 if start // clip_step % 2 else 0.1) for start in range(0, 30, clip_step)]
+    segments = find_segments(prediction(*windows, num_frames=windows[-1][1]))
+    assert len(segments) == len(windows)
+    assert all(a.end == b.start and a.start < a.end for a, b in pairwise(segments))
 
 
 def test_json_has_the_contracts_keys():

@@ -127,6 +127,17 @@ class EvaluationViews(Dataset):
         return torch.from_numpy(views), index
 
 
+class _Loader(DataLoader):
+    """A DataLoader that passes a worker's InputError on as it was, without the worker's traceback in its text."""
+
+    def __iter__(self):
+        try:
+            yield from super().__iter__()
+        except InputError as error:
+            last_line = str(error).strip().splitlines()[-1]
+            raise type(error)(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+
+
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's own threads would only get in each other's way
 
@@ -136,7 +147,7 @@ def training_loader(
 ) -> tuple[DataLoader, EpochSampler]:
     """Batches of (clips uint8 (N, T, H, W, 3), labels int64 (N,)); set the sampler's epoch before each pass."""
     sampler = EpochSampler(len(dataset), seed=dataset.seed)
-    loader = DataLoader(
+    loader = _Loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
@@ -151,7 +162,7 @@ def training_loader(
 
 def evaluation_loader(dataset: EvaluationViews, *, num_workers: int) -> DataLoader:
     """Yields one video at a time, in order: (uint8 (num_views, T, H, W, 3), index)."""
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_size=None,
         num_workers=num_workers,

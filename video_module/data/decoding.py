@@ -20,6 +20,7 @@ from video_module.errors import InputError
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # VideoError tells of files that cannot be opened
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".m4v")
+_SUFFIXES_WITH_COUNT = (".avi", ".mp4", ".mov", ".m4v")  # of others OpenCV's count is duration times rate: a guess
 DEFAULT_FPS = 25.0  # where a container states no usable rate
 
 
@@ -35,7 +36,9 @@ class VideoInfo:
     height: int
     fps: float
     header_num_frames: int
-    """0 where the header does not say."""
+    """0 where the container stores no count."""
+    estimated_num_frames: int
+    """From the duration and the rate, for progress bars; 0 where even that is unknown."""
 
 
 def is_video(path: Path) -> bool:
@@ -45,8 +48,14 @@ def is_video(path: Path) -> bool:
 
 def _open(path: str | Path) -> cv2.VideoCapture:
     path = Path(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # OpenCV would crash on it
+        raise VideoError(f"{str(path)!a}: the name is not valid UTF-8; rename the file") from None
     if not path.is_file():
         raise VideoError(f"{path}: no such file")
+    if not os.access(path, os.R_OK):
+        raise VideoError(f"{path}: no permission to read it")
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes)")
     # absolute, so that no part of a name is taken for a protocol ("a:b.avi") or an option ("-x.avi")
@@ -56,14 +65,16 @@ def _open(path: str | Path) -> cv2.VideoCapture:
     return capture
 
 
-def _info(capture: cv2.VideoCapture) -> VideoInfo:
+def _info(capture: cv2.VideoCapture, path: str | Path) -> VideoInfo:
     fps = capture.get(cv2.CAP_PROP_FPS)
     count = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # negative or absurd where the header says nothing
+    count = int(count) if 0 < count < 1e9 else 0
     return VideoInfo(
         width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
         height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
         fps=float(fps) if 0.1 <= fps <= 1000 else DEFAULT_FPS,
-        header_num_frames=int(count) if 0 < count < 1e9 else 0,
+        header_num_frames=count if Path(path).suffix.lower() in _SUFFIXES_WITH_COUNT else 0,
+        estimated_num_frames=count,
     )
 
 
@@ -71,7 +82,7 @@ def read_info(path: str | Path) -> VideoInfo:
     """Read a video's header. Raises VideoError if it cannot be opened."""
     capture = _open(path)
     try:
-        return _info(capture)
+        return _info(capture, path)
     finally:
         capture.release()
 
@@ -83,7 +94,7 @@ def count_frames(path: str | Path) -> tuple[int, VideoInfo]:
         num_frames = 0
         while capture.grab():
             num_frames += 1
-        return num_frames, _info(capture)
+        return num_frames, _info(capture, path)
     finally:
         capture.release()
 
@@ -142,4 +153,6 @@ def read_frames(
             frames.append(frame if per_frame is None else per_frame(frame))
     finally:
         capture.release()
+    if len({frame.shape for frame in frames}) > 1:
+        raise VideoError(f"{path}: the frame size changes midway")
     return np.stack(frames)

@@ -20,6 +20,7 @@ from video_module.errors import InputError
 
 ACTIONS = ("jump", "pull", "push", "sit", "stand", "wave")
 REVERSED_PAIRS = (("sit", "stand"), ("pull", "push"))
+NAME_PREFIX = "Drawn_Film_"
 HEIGHT, WIDTH = 180, 240
 FPS = 30.0
 _MARGIN = 16  # background beyond the frame on every side, in pixels: room for the shake
@@ -71,7 +72,7 @@ def make_scene(seed: int, number: int) -> Scene:
     figure = rng.uniform(0, 40, 3)
     figure[rng.integers(3)] = rng.uniform(0, 110)  # dark on a bright wall, in some hue
     return Scene(
-        name=f"Drawn_Film_{number:03d}",
+        name=f"{NAME_PREFIX}{number:03d}",
         background=cv2.GaussianBlur(background, (0, 0), rng.uniform(0.5, 2.5)).clip(0, 255).astype(np.uint8),
         noise=rng.normal(0, max(noise_level, 0.5), (HEIGHT * 2, WIDTH * 2, 3)).astype(np.int16),
         figure_color=tuple(int(value) for value in figure),

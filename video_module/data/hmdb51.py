@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from video_module.errors import InputError
+from video_module.files import read_text
 
 NUM_FOLDS = 3
 # the number of people has two digits in seven of the 6,766 names: np10
@@ -33,13 +34,13 @@ class Hmdb51Name:
 
 def parse_name(name: str, label: str) -> Hmdb51Name | None:
     """Take the name of a clip of class `label` apart; None where it is not of HMDB51's grammar."""
-    stem = Path(name).stem
+    stem, label = Path(name).stem, label.replace(" ", "_")  # people rename "brush_hair" to "Brush Hair"
     tags = _TAGS.search(stem)
     if tags is None or tags.start() == 0:
         return None
     fields = tags.groupdict()
     return Hmdb51Name(
-        source=stem[: tags.start()].removesuffix(f"_{label}"),
+        source=re.sub(rf"_{re.escape(label)}$", "", stem[: tags.start()], flags=re.IGNORECASE),
         body=fields["body"],
         motion=fields["motion"],
         num_people=int(fields["num_people"]),
@@ -62,7 +63,7 @@ def read_official_split(splits_dir: Path, fold: int) -> dict[tuple[str, str], st
     assignment = {}
     for file in files:
         label = file.name.removesuffix(suffix)
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_text(file).splitlines(), start=1):
             if not line.strip():
                 continue
             name, _, side = line.strip().rpartition(" ")

@@ -7,7 +7,7 @@ from typing import Any
 
 from video_module.data.decoding import is_video
 from video_module.errors import InputError
-from video_module.files import replacing
+from video_module.files import read_text, replacing
 
 OBJ_NAMES = "obj.names"
 SPLITS = ("train", "val", "test")
@@ -21,9 +21,7 @@ def write_class_names(path: Path, class_names: Sequence[str]) -> None:
 
 def read_class_names(path: Path) -> list[str]:
     """Read an obj.names file. Raises InputError if it is missing, empty or names a class twice."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
         raise InputError(f"{path}: no class is named in it")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
@@ -32,11 +30,27 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def find_class_names(data_dir: Path) -> list[str]:
-    """The classes of a data folder: its obj.names (or that of the folder above), else its folders, sorted."""
-    for folder in (data_dir, data_dir.parent):
+    """The classes of a data folder: by its obj.names, or that above one of its splits, else its folders, sorted.
+
+    Raises InputError if a folder of videos is not among the named classes.
+    """
+    data_dir = data_dir.absolute()
+    found = sorted({label for label, _ in find_videos(data_dir)})
+    for folder in (data_dir, data_dir.parent) if data_dir.name in SPLITS else (data_dir,):
         if (folder / OBJ_NAMES).is_file():
-            return read_class_names(folder / OBJ_NAMES)
-    return sorted({label for label, _ in find_videos(data_dir)})
+            names = read_class_names(folder / OBJ_NAMES)
+            if unknown := sorted(set(found) - set(names)):
+                raise InputError(f"{data_dir / unknown[0]}: a class that {folder / OBJ_NAMES} does not name")
+            return names
+    return found
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
@@ -52,10 +66,26 @@ def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
     videos = []
     for folder in classes:
         found = [path for path in folder.rglob("*") if is_video(path) and path.is_file()]
+        for path in found:
+            if not _is_utf8(str(path)):  # such a name can stand in no JSON, and OpenCV crashes on it
+                raise InputError(f"{str(path)!a}: the name is not valid UTF-8; rename the file")
         videos += [(folder.name, path) for path in sorted(found, key=lambda p: p.relative_to(folder).as_posix())]
     if not videos:
         raise InputError(f"{class_dir}: no video in its {len(classes)} folders")
     return videos
+
+
+def has_entries(folder: Path) -> bool:
+    """Whether a folder is there and not empty."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def is_split_tree(data_dir: Path) -> bool:
+    """Whether a folder holds train, val or test splits, rather than classes of which one is named so."""
+    present = [data_dir / split for split in SPLITS if (data_dir / split).is_dir()]
+    if (data_dir / OBJ_NAMES).is_file() or (data_dir / "split.json").is_file():
+        return bool(present)
+    return any(entry.is_dir() for folder in present for entry in folder.iterdir())
 
 
 def label_distribution(data_dir: Path) -> dict[str, Any]:
@@ -63,13 +93,17 @@ def label_distribution(data_dir: Path) -> dict[str, Any]:
 
     `data_dir` is what split_data.py wrote, or a bare folder of classes, counted as the one split "all".
     """
-    present = {split: data_dir / split for split in SPLITS if (data_dir / split).is_dir()}
-    class_names = find_class_names(data_dir) if not present or (data_dir / OBJ_NAMES).is_file() else None
-    counts = {split: Counter(label for label, _ in find_videos(folder)) for split, folder in present.items()}
-    if not present:
-        counts = {"all": Counter(label for label, _ in find_videos(data_dir))}
-    if class_names is None:
+    if is_split_tree(data_dir):
+        folders = {split: data_dir / split for split in SPLITS if has_entries(data_dir / split)}
+        counts = {split: Counter(label for label, _ in find_videos(folder)) for split, folder in folders.items()}
         class_names = sorted(set().union(*counts.values()))
+        if folders and (data_dir / OBJ_NAMES).is_file():
+            class_names = find_class_names(next(iter(folders.values())))
+    else:
+        counts = {"all": Counter(label for label, _ in find_videos(data_dir))}
+        class_names = find_class_names(data_dir)
+    if not counts:
+        raise InputError(f"{data_dir}: its train, val and test are empty")
     return {
         "class_names": class_names,
         "splits": {

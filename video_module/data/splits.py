@@ -19,9 +19,9 @@ from tqdm import tqdm
 from video_module.data import hmdb51, ucf101
 from video_module.data.audit import SharedSources, shared_sources
 from video_module.data.decoding import VideoError, count_frames
-from video_module.data.labels import OBJ_NAMES, SPLITS, find_videos, write_class_names
+from video_module.data.labels import OBJ_NAMES, SPLITS, find_videos, has_entries, write_class_names
 from video_module.errors import InputError
-from video_module.files import replacing, write_json
+from video_module.files import read_text, replacing, write_json
 
 SPLIT_JSON = "split.json"
 PROTOCOLS = ("grouped", "hmdb51", "ucf101")
@@ -153,19 +153,18 @@ def regex_source(pattern: str) -> Callable[[str, str], str]:
 
 def read_groups(file: Path) -> dict[str, str]:
     """Read a CSV with columns `path` (`<class>/<file>`) and `source` or `source_video` into {path: source}."""
-    if not file.is_file():
-        raise InputError(f"{file}: no such file")
-    with open(file, newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        columns = reader.fieldnames or []
-        column = next((name for name in ("source", "source_video") if name in columns), None)
-        if "path" not in columns or column is None:
-            raise InputError(f"{file}: needs the columns path and source (or source_video), got {columns}")
-        groups = {}
-        for row in reader:
-            if not row["path"] or not row[column]:
-                raise InputError(f"{file}:{reader.line_num}: path or {column} is empty")
-            groups[Path(row["path"]).as_posix().replace("\\", "/").removeprefix("./")] = row[column]
+    reader = csv.DictReader(read_text(file).splitlines())
+    columns = reader.fieldnames or []
+    column = next((name for name in ("source", "source_video") if name in columns), None)
+    if "path" not in columns or column is None:
+        raise InputError(f"{file}: needs the columns path and source (or source_video), got {columns}")
+    groups: dict[str, str] = {}
+    for row in reader:
+        if not row["path"] or not row[column]:
+            raise InputError(f"{file}:{reader.line_num}: path or {column} is empty")
+        path = row["path"].replace("\\", "/").removeprefix("./")
+        if groups.setdefault(path, row[column]) != row[column]:
+            raise InputError(f"{file}:{reader.line_num}: {path} has another source above")
     return groups
 
 
@@ -207,7 +206,8 @@ def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *
     """Put each source, with all its videos, into one split, so that every class nears its `fractions` there.
 
     Greedy: sources from the largest to the smallest (the seed orders equals), each to the split that it brings
-    nearest to its wanted counts, in shares of what that split wants. Returns {source: split}.
+    nearest to its wanted counts, in shares of what that split wants. Every class gets into train. Returns
+    {source: split}.
     """
     clips: dict[str, Counter[str]] = defaultdict(Counter)
     for video in videos:
@@ -216,9 +216,10 @@ def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *
     order = sorted(clips)
     random.Random(seed).shuffle(order)
     order.sort(key=lambda source: -clips[source].total())
+    last_place = {label: place for place, source in enumerate(order) for label in clips[source]}
     have = {split: Counter() for split in fractions}
     assignment = {}
-    for source in order:
+    for place, source in enumerate(order):
 
         def cost(split: str, source: str = source) -> float:
             return sum(
@@ -227,6 +228,8 @@ def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *
             )
 
         best = min((split for split in fractions if fractions[split] > 0), key=cost)
+        if any(last_place[label] == place and not have["train"][label] for label in clips[source]):
+            best = "train"  # the last chance of a class to be trained at all
         have[best].update(clips[source])
         assignment[source] = best
     return assignment
@@ -313,7 +316,7 @@ def _finish(
         if lacking := [label for label in labels if label not in present]:
             if split == "train":
                 raise InputError(f"class {lacking[0]!r} has no video left to train on")
-            if fractions.get(split) or protocol != "grouped":
+            if fractions.get(split, 1):
                 few = "too few sources" if protocol == "grouped" else "none in the fold"
                 notes.append(f"{split} has no video of {len(lacking)} classes ({few}): {', '.join(lacking[:5])}")
     sides = [
@@ -332,6 +335,20 @@ def _finish(
     )
 
 
+def check_output(input_dir: Path, output_dir: Path) -> None:
+    """Raise InputError unless a split of `input_dir` may be written to `output_dir`: nothing of others is replaced."""
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"{output_dir}: is a file, not a folder")
+    inside, outside = output_dir.resolve(), input_dir.resolve()
+    if inside == outside or inside in outside.parents or outside in inside.parents:
+        raise InputError(f"{output_dir}: {input_dir} and the output must lie apart; choose another --output_dir")
+    entries = {entry.name for entry in output_dir.iterdir()} if output_dir.is_dir() else set()
+    if entries and SPLIT_JSON not in entries:
+        raise InputError(f"{output_dir}: not empty, and not written by split_data.py; choose another folder")
+    if others := sorted(entries - {*SPLITS, OBJ_NAMES, SPLIT_JSON}):
+        raise InputError(f"{output_dir}: holds {others[0]} beside an earlier split; move it away first")
+
+
 def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -> int:
     """Lay the split out as `<output_dir>/{train,val,test}/<class>/<file>` with obj.names and split.json.
 
@@ -340,13 +357,7 @@ def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -
     """
     if link not in LINKS:
         raise ValueError(f"link must be one of {LINKS}, got {link!r}")
-    if output_dir.exists() and not output_dir.is_dir():
-        raise InputError(f"{output_dir}: is a file, not a folder")
-    if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / SPLIT_JSON).is_file():
-        raise InputError(f"{output_dir}: not empty, and not written by split_data.py; choose another folder")
-    inside, outside = output_dir.resolve(), input_dir.resolve()
-    if inside == outside or inside in outside.parents:
-        raise InputError(f"{output_dir}: would replace the videos themselves; choose a folder outside {input_dir}")
+    check_output(input_dir, output_dir)
     num_copied = 0
     with replacing(output_dir) as partial:
         for video in split.videos:
@@ -381,7 +392,7 @@ def read_split_json(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
         for key in ("videos", "digest"):
             content[key]
     except (ValueError, KeyError, TypeError) as error:
@@ -394,36 +405,45 @@ def load_videos(split_dir: Path, *, num_workers: int, allow_none: bool = False) 
 
     Files that no split.json knows are probed now. Paths are relative to `split_dir`. Raises InputError if a video that
     split.json lists is missing, or if a probed one is broken: no video is left out in silence. `allow_none` makes a
-    folder that is missing or empty an empty list.
+    folder without videos that split.json expects no video in an empty list.
     """
-    if allow_none and not (split_dir.is_dir() and any(split_dir.iterdir())):
+    recorded = _recorded(split_dir)
+    if allow_none and not recorded and not has_entries(split_dir):
         return []
     found = find_videos(split_dir)
     names = [path.relative_to(split_dir).as_posix() for _, path in found]
-    recorded = {}
-    if split_json := read_split_json(split_dir.parent):
-        for entry in split_json["videos"]:
-            if entry["split"] == split_dir.name:
-                recorded[entry["path"].removeprefix(f"{entry['split']}/")] = entry
     if missing := sorted(set(recorded) - set(names)):
         raise InputError(
             f"{split_dir / missing[0]}: listed in {split_dir.parent / SPLIT_JSON} but not there "
             f"({len(missing)} videos are missing); rerun split_data.py"
         )
     unknown = [name for name in names if name not in recorded]
-    probed = dict(
-        zip(unknown, probe_videos([split_dir / name for name in unknown], num_workers=num_workers), strict=True)
-    )
+    probed = probe_videos([split_dir / name for name in unknown], num_workers=num_workers)
+    for outcome in probed:
+        if isinstance(outcome, VideoError):
+            raise outcome
+    measured = dict(zip(unknown, probed, strict=True))
     videos = []
     for (label, path), name in zip(found, names, strict=True):
-        if name in recorded:
-            entry = recorded[name]
+        if entry := recorded.get(name):
             num_frames, fps, source = entry["num_frames"], entry["fps"], entry["source"]
-        elif isinstance(probed[name], VideoError):
-            raise probed[name]
         else:
-            (num_frames, fps), source = probed[name], name_source(path.name, label)
-        videos.append(
-            VideoRecord(path=name, label=label, source=source, num_frames=num_frames, fps=fps, split=split_dir.name)
-        )
+            (num_frames, fps), source = measured[name], name_source(path.name, label)
+        videos.append(VideoRecord(path=name, label=label, source=source, num_frames=num_frames, fps=fps))
     return videos
+
+
+def _recorded(split_dir: Path) -> dict[str, dict[str, Any]]:
+    """What the split.json above `split_dir` says of its videos, by path within it."""
+    split_dir = split_dir.absolute()
+    split_json = read_split_json(split_dir.parent)
+    entries = split_json["videos"] if split_json else []
+    prefix = f"{split_dir.name}/"
+    return {entry["path"].removeprefix(prefix): entry for entry in entries if entry["split"] == split_dir.name}
+
+
+def split_digest(split_dir: Path, videos: Sequence[VideoRecord]) -> str | None:
+    """The digest of the split that these videos of `split_dir` are; None if they are not just those it lists."""
+    if not videos or {video.path for video in videos} != set(_recorded(split_dir)):
+        return None
+    return read_split_json(split_dir.absolute().parent)["digest"]

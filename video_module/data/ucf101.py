@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from video_module.errors import InputError
+from video_module.files import read_text
 
 NUM_FOLDS = 3
 _NAME = re.compile(r"(?P<source>v_.+_g\d+)_c\d+$")
@@ -27,7 +28,7 @@ def read_official_split(splits_dir: Path, fold: int) -> dict[tuple[str, str], st
             raise InputError(
                 f"{file}: no such file; --splits_dir is the folder of UCF101's trainlist and testlist files"
             )
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_text(file).splitlines(), start=1):
             if not line.strip():
                 continue
             label, slash, name = re.sub(r" \d+$", "", line.strip()).partition("/")

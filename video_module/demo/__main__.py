@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from video_module import cli
+from video_module.errors import InputError
 from video_module.files import replacing
 
 MODEL = "swin3d_nano"
@@ -22,7 +23,7 @@ RECORDING_ACTIONS = ("wave", "sit", "stand", "push", "pull", "jump")
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("demo_output"), help="folder for everything it makes")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing, the split and the training")
+    parser.add_argument("--seed", type=cli.natural, default=0, help="of the drawing, the split and the training")
     return parser.parse_args(argv)
 
 
@@ -50,8 +51,12 @@ def main(argv: list[str] | None = None) -> None:
 def draw(out: Path, seed: int) -> float:
     """Draw the clips, and one recording in a scene of its own; returns the seconds it took."""
     begin = time.perf_counter()
-    from video_module.data.drawing import ACTIONS, draw_dataset, draw_recording
+    from video_module.data.drawing import ACTIONS, NAME_PREFIX, draw_dataset, draw_recording
 
+    if others := [
+        path for path in (out / "clips").rglob("*") if path.is_file() and not path.name.startswith(NAME_PREFIX)
+    ]:
+        raise InputError(f"{others[0]}: not one of the demo's clips; choose another --output_dir")
     with replacing(out / "clips") as folder:
         clips = draw_dataset(
             folder,

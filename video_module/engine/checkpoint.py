@@ -57,8 +57,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         content["clip"] = ClipConfig.from_dict(content["clip"])
         return Checkpoint(**content)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from None
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: not a checkpoint that this version reads ({error!r})") from None
 
 
 def published_checkpoint(model: str, weights: str | None) -> Checkpoint:

@@ -4,20 +4,22 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from video_module.devices import parse_device
 from video_module.errors import InputError
 
 
 def choose_device(device: str) -> torch.device:
-    """Resolve auto, cpu or cuda (or cuda:1). Raises InputError where CUDA was asked for and there is none."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"--device {device}: not a device; use auto, cpu or cuda") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+    """Resolve auto, cpu, cuda or cuda:1. Raises InputError where CUDA was asked for and there is none."""
+    kind, index = parse_device(device)
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise InputError(f"--device {device}: torch finds no CUDA GPU; use --device cpu")
-    return chosen
+    if index >= torch.cuda.device_count():
+        raise InputError(f"--device {device}: there are only {torch.cuda.device_count()} GPUs, counted from 0")
+    return torch.device("cuda", index)
 
 
 def choose_precision(precision: str, device: torch.device) -> str:

@@ -60,6 +60,9 @@ def rate_factor(step: int, *, num_steps: int, num_warmup_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+_CHECK_EVERY = 10  # steps between looks at the loss, each of which makes the device finish what it was given
+
+
 class Trainer:
     """A model with its optimiser, schedule and gradient scaler."""
 
@@ -111,12 +114,11 @@ class Trainer:
                 losses.append(loss)
                 hits.append(hit)
                 num_clips += len(labels)
-                # the loss of the step before is there by now: reading this one would stop the device
-                self._check(losses, len(losses) - 2, epoch)
-                if len(losses) % 10 == 0:
-                    bar.set_postfix(loss=f"{losses[-2].item():.3f}", lr=f"{self.optimizer.param_groups[0]['lr']:.1e}")
+                if len(losses) % _CHECK_EVERY == 0:
+                    recent = self._check(losses[-_CHECK_EVERY:], epoch)
+                    bar.set_postfix(loss=f"{recent:.3f}", lr=f"{self.optimizer.param_groups[0]['lr']:.1e}")
                 mark = time.perf_counter()
-            self._check(losses, len(losses) - 1, epoch)
+            self._check(losses[-(len(losses) % _CHECK_EVERY) :], epoch)
         duration = time.perf_counter() - begin
         return {
             "epoch": epoch + 1,
@@ -128,23 +130,32 @@ class Trainer:
             "duration_s": duration,
         }
 
-    def _check(self, losses: list[Tensor], number: int, epoch: int) -> None:
-        if number >= 0 and not math.isfinite(value := losses[number].item()):
-            step = self.step - len(losses) + number + 1
-            raise InputError(
-                f"the loss is {value} at step {step} (epoch {epoch + 1}); lower --lr (now {self.config.lr:g}), "
-                "or continue from the last good epoch with --resume"
-            )
+    def _check(self, losses: list[Tensor], epoch: int) -> float:
+        """The newest of the last steps' losses; stops the run if one of them is not finite."""
+        values = torch.stack(losses).tolist()
+        for number, value in enumerate(values, start=self.step - len(values) + 1):
+            if not math.isfinite(value):
+                raise InputError(
+                    f"the loss is {value} at step {number} (epoch {epoch + 1}); start again with a lower --lr than "
+                    f"{self.config.lr:g}"
+                )
+        return values[-1]
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "step": self.step,
+            "precision": self.precision,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["precision"] != self.precision:
+            raise InputError(
+                f"the run was trained in {state['precision']}, here it would go on in {self.precision}; add "
+                f"--precision {state['precision']}"
+            )
         self.step = state["step"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -223,6 +234,8 @@ def train(
     progress = Progress()
     if resume:
         progress = _resume(trainer, template, last_path(save_path))
+        if progress.num_epochs:
+            on_epoch(progress)  # the run may have died between its checkpoint and its logs
     for epoch in range(progress.num_epochs, trainer.config.num_epochs):
         sampler.epoch = epoch
         row = trainer.train_epoch(train_loader, epoch)
@@ -235,6 +248,11 @@ def train(
                 device=trainer.device,
                 batch_size=trainer.config.batch_size,
             )
+            if not math.isfinite(row["val_loss"]):
+                raise InputError(
+                    f"the validation loss is {row['val_loss']} after step {trainer.step}; start again with a lower "
+                    f"--lr than {trainer.config.lr:g}"
+                )
         is_best = progress.append(row)
         weights = {key: value.detach().cpu() for key, value in trainer.model.backbone.state_dict().items()}
         checkpoint = replace(template, weights=weights, epoch=epoch + 1)

@@ -106,7 +106,8 @@ def verification_clips(clip: ClipConfig, num_clips: int, *, folder: Path | None 
             for video in videos[:num_clips]
             for window in _first_windows(video, clip, -(-num_clips // len(videos)))
         ]
-        return np.stack(windows[:num_clips])
+        # fewer windows than asked for come again: every batch size is to be tried
+        return np.resize(np.stack(windows[:num_clips]), (num_clips, *clip.shape))
     clips = []
     for number in range(num_clips):
         scene, action = make_scene(0, number), ACTIONS[number % len(ACTIONS)]
@@ -161,6 +162,6 @@ def compare(
     for size in batch_sizes:
         chunks = [clips[first : first + size] for first in range(0, len(clips), size)]
         logits = np.concatenate([predictor.score_clips(chunk) for chunk in chunks])
-        difference = max(difference, float(np.abs(logits - expected).max()))
+        difference = float(np.maximum(difference, np.abs(logits - expected).max()))  # unlike max(), keeps NaN
         agreement = min(agreement, float((logits.argmax(axis=1) == expected.argmax(axis=1)).mean()))
     return difference, agreement

@@ -10,6 +10,7 @@ import numpy as np
 
 from video_module.config import ClipConfig
 from video_module.data.decoding import read_info
+from video_module.devices import parse_device
 from video_module.errors import InputError
 from video_module.inference.windows import WindowClip, iter_windows
 from video_module.scores import softmax, top_k, video_score
@@ -93,7 +94,7 @@ class Predictor:
         `on_progress(frames done, frames the header claims)` is called after each batch. Raises VideoError if no frame
         decodes.
         """
-        fps, header_num_frames = (info := read_info(path)).fps, info.header_num_frames
+        info = read_info(path)
         windows: list[Window] = []
         waiting: list[WindowClip] = []
 
@@ -103,10 +104,10 @@ class Predictor:
                 Window(start=window.start, end=window.end, scores=row)
                 for window, row in zip(waiting, scores, strict=True)
             )
-            on_progress(waiting[-1].num_decoded, header_num_frames)
+            on_progress(waiting[-1].num_decoded, info.estimated_num_frames)
             waiting.clear()
 
-        for window in iter_windows(path, self.clip, clip_step=clip_step, fps=fps):
+        for window in iter_windows(path, self.clip, clip_step=clip_step, fps=info.fps):
             waiting.append(window)
             if len(waiting) == batch_size:
                 score_waiting()
@@ -114,7 +115,7 @@ class Predictor:
             score_waiting()
         # the last window always reaches the last frame
         return VideoPrediction(
-            path=Path(path), fps=fps, num_frames=windows[-1].end, class_names=self.class_names, windows=windows
+            path=Path(path), fps=info.fps, num_frames=windows[-1].end, class_names=self.class_names, windows=windows
         )
 
 
@@ -142,7 +143,7 @@ def parse_metadata(text: str | None, *, path: Path) -> dict[str, Any]:
         metadata = json.loads(text)
         metadata["clip"] = ClipConfig.from_dict(metadata["clip"])
         version, _, _ = metadata["format_version"], metadata["class_names"], metadata["model"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: its {METADATA_KEY!r} metadata cannot be read ({error!r})") from None
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: format version {version}, expected {FORMAT_VERSION}; export it again")
@@ -162,7 +163,7 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
-def _open_session(path: Path, *, providers: list[str], num_threads: int | None = None):
+def _open_session(path: Path, *, providers: list[Any], num_threads: int | None = None):
     import onnxruntime
 
     if not path.is_file():
@@ -181,17 +182,18 @@ def _open_session(path: Path, *, providers: list[str], num_threads: int | None =
 def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor:
     import onnxruntime
 
+    kind, index = parse_device(device)
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    if device == "cuda" and not has_cuda:
-        raise InputError("--device cuda: this onnxruntime has no CUDA; install onnxruntime-gpu in its place")
-    providers = ["CPUExecutionProvider"]
-    if has_cuda and device != "cpu":
-        providers.insert(0, "CUDAExecutionProvider")
+    if kind == "cuda" and not has_cuda:
+        raise InputError(f"--device {device}: this onnxruntime has no CUDA; install onnxruntime-gpu in its place")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if has_cuda and kind != "cpu":
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
     session = _open_session(path, providers=providers, num_threads=num_threads)
     metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path=path)
     provider = session.get_providers()[0]
-    if device == "cuda" and provider != "CUDAExecutionProvider":
-        raise InputError("--device cuda: onnxruntime could not start CUDA; see its message above")
+    if kind == "cuda" and provider != "CUDAExecutionProvider":
+        raise InputError(f"--device {device}: onnxruntime could not start CUDA; see its message above")
 
     def score_clips(clips: np.ndarray) -> np.ndarray:
         return session.run(["logits"], {"clips": np.ascontiguousarray(clips)})[0]

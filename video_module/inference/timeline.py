@@ -31,7 +31,7 @@ def window_borders(prediction: VideoPrediction) -> np.ndarray:
     Returns int64 (num_windows + 1,) from 0 to num_frames; window n speaks for frames borders[n] to borders[n + 1] - 1.
     """
     middles = np.array([(window.start + window.end) / 2 for window in prediction.windows])
-    between = np.round((middles[:-1] + middles[1:]) / 2).astype(np.int64)
+    between = np.floor((middles[:-1] + middles[1:]) / 2 + 0.5).astype(np.int64)  # halves all go one way
     return np.concatenate([[0], between, [prediction.num_frames]])
 
 

@@ -93,7 +93,7 @@ class WindowAttention3d(ShiftedWindowAttention3d):
             regions = _regions(size, window, shift, x.device)
             apart = regions[:, None, :, None] != regions[:, None, None, :]  # (windows, 1, tokens, tokens)
             scores = scores.view(-1, len(regions), heads, tokens, tokens)
-            scores = scores + apart * scores.new_tensor(-100.0)
+            scores = scores + apart.to(scores.dtype) * -100.0
             scores = scores.view(-1, heads, tokens, tokens)
         attention = F.dropout(scores.softmax(dim=-1), p=self.attention_dropout, training=self.training)
         x = (attention @ v).transpose(1, 2).reshape(-1, tokens, c)

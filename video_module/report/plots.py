@@ -13,6 +13,7 @@ from video_module.files import replacing
 
 STYLE = {
     "font.size": 9,
+    "text.parse_math": False,  # class names may hold dollar signs
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titleweight": "bold",

@@ -1,0 +1,13 @@
+"""What --device takes, for torch and onnxruntime alike."""
+
+import re
+
+from video_module.errors import InputError
+
+
+def parse_device(device: str) -> tuple[str, int]:
+    """Take `auto`, `cpu`, `cuda` or `cuda:1` apart into kind and index. Raises InputError on anything else."""
+    match = re.fullmatch(r"(auto|cpu|cuda)|cuda:(\d+)", device)
+    if match is None:
+        raise InputError(f"--device {device}: not a device; use auto, cpu, cuda or cuda:<number>")
+    return match[1] or "cuda", int(match[2] or 0)
