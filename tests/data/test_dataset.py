@@ -18,14 +18,14 @@ def videos(drawn_data):
 
 
 def training_clips(drawn_data, videos, *, augment="light", seed=3):
-    names = find_class_names(drawn_data)
+    names = find_class_names(drawn_data / "train")
     return dataset.TrainingClips(drawn_data / "train", videos, names, CLIP, augment=augment, seed=seed)
 
 
 def test_training_items(drawn_data, videos):
     clip, label = training_clips(drawn_data, videos)[0, 5]
     assert (clip.dtype, tuple(clip.shape)) == (torch.uint8, CLIP.shape)
-    assert find_class_names(drawn_data)[label] == videos[5].label
+    assert find_class_names(drawn_data / "train")[label] == videos[5].label
 
 
 def test_draws_depend_on_seed_epoch_and_video_alone(drawn_data, videos):

@@ -35,7 +35,7 @@ def test_one_window_is_one_segment():
 
 def test_what_no_window_covers_takes_the_nearest():
     segments = find_segments(prediction((0, 5, 0.9), (20, 25, 0.2), (35, 40, 0.9)))
-    assert [(s.start, s.end, s.label) for s in segments] == [(0, 12, "a"), (12, 30, "b"), (30, 40, "a")]
+    assert [(s.start, s.end, s.label) for s in segments] == [(0, 13, "a"), (13, 30, "b"), (30, 40, "a")]
 
 
 @pytest.mark.parametrize("span", [15, 16, 17])

@@ -15,7 +15,7 @@ from video_module.files import replacing
 # suffix: codec, its options, bits per pixel where the codec needs a rate, the container's options
 _CODECS = {
     ".mp4": ("libx264", {"preset": "veryfast", "crf": "23"}, None, {"movflags": "+faststart"}),
-    ".avi": ("mpeg4", {}, 0.6, {}),
+    ".avi": ("mpeg4", {}, 0.3, {}),
 }
 _BT601, _LIMITED_RANGE = 6, 1  # FFmpeg's AVCOL_SPC_SMPTE170M and AVCOL_RANGE_MPEG: what cvtColor makes
 

@@ -94,7 +94,7 @@ _SPECS = (
             "warmup_epochs": 1.0,
             "drop_path": 0.0,
         },
-        paper=f"{_VIDEO_SWIN}; a 0.6 M parameter relative that learns on a laptop",
+        paper=f"{_VIDEO_SWIN}; a 0.34 M parameter relative that learns on a laptop",
     ),
 )
 MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in _SPECS}

@@ -178,7 +178,7 @@ def swin3d_nano(*, num_classes: int, drop_path: float) -> nn.Module:
         num_classes=num_classes,
         drop_path=drop_path,
         embed_dim=32,
-        depths=[2, 2, 2],
+        depths=[2, 1, 1],
         num_heads=[2, 4, 8],
         window_size=[4, 4, 4],
         patch_size=[2, 8, 8],
