@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "video_module"
-BASE = {"cli", "config", "errors", "files", "scores"}
+BASE = {"cli", "config", "devices", "errors", "files", "scores"}
 # room: rooms it may import when it is imported
 ARROWS = {
     "data": {"data"},

@@ -94,7 +94,7 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
     ("command", "reason"),
     [
         ("split_data.py --input_dir {none} --output_dir {empty}/x", "no such folder"),
-        ("split_data.py --input_dir {empty} --output_dir {empty}/x", "no class folders"),
+        ("split_data.py --input_dir {empty} --output_dir {one}/x", "no class folders"),
         ("split_data.py --input_dir {flat} --output_dir {empty}/x", "no class folders"),
         ("split_data.py --input_dir {one} --output_dir {empty}/x", "at least two classes"),
         (
