@@ -7,7 +7,6 @@ from pathlib import Path
 from video_module.errors import InputError
 from video_module.files import read_text
 
-NUM_FOLDS = 3
 # the number of people has two digits in seven of the 6,766 names: np10
 _TAGS = re.compile(
     r"_(?P<body>[hulf])_(?P<motion>cm|nm)_np(?P<num_people>\d+)_(?P<view>fr|ba|le|ri)_(?P<quality>bad|med|goo)_(?P<number>\d+)$"

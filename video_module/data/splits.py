@@ -24,7 +24,6 @@ from video_module.errors import InputError
 from video_module.files import read_text, replacing, write_json
 
 SPLIT_JSON = "split.json"
-PROTOCOLS = ("grouped", "hmdb51", "ucf101")
 LINKS = ("hard", "sym", "copy")
 _OFFICIAL = {"hmdb51": hmdb51, "ucf101": ucf101}
 

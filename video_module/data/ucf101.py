@@ -6,7 +6,6 @@ from pathlib import Path
 from video_module.errors import InputError
 from video_module.files import read_text
 
-NUM_FOLDS = 3
 _NAME = re.compile(r"(?P<source>v_.+_g\d+)_c\d+$")
 
 
