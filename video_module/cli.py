@@ -86,7 +86,7 @@ def default_num_workers() -> int:
 def let_workers_have_the_cores() -> None:
     """Make OpenMP's idle threads sleep instead of spin; to be called before torch is first imported.
 
-    Spinning threads take the cores that the decoding processes need: on two cores they cost a third of the rate.
+    Spinning threads take the cores that the decoding processes need.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
