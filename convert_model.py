@@ -2,10 +2,11 @@
 
 import argparse
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from video_module import cli
+from video_module.config import ExportGates
+from video_module.errors import InputError
 from video_module.models.registry import MODELS
 
 
@@ -16,12 +17,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--model_type", choices=list(MODELS), help="without --checkpoint: export published weights of this model"
     )
     parser.add_argument("--weights", help="with --model_type: which (default: the model's first)")
-    parser.add_argument("--precision", nargs="+", choices=("fp32",), default=["fp32"], help="of the exported file")
+    parser.add_argument(
+        "--precision", nargs="+", choices=("fp32", "fp16", "int8"), default=["fp32"], help="files to make: one of each"
+    )
+    parser.add_argument("--opset", type=int, choices=range(18, 24), default=20, help="version of ONNX's operators")
     parser.add_argument(
         "--output_dir", type=Path, help="where X.onnx and X_export.json go (default: beside the checkpoint, or .)"
     )
-    parser.add_argument("--verify_dir", type=Path, help="videos to compare on (default: drawn clips)")
-    parser.add_argument("--num_verify_clips", type=cli.positive_int, default=4, help="clips compared with torch")
+    parser.add_argument(
+        "--verify_dir", type=Path, help="folder of classes whose videos the files are tried on (default: drawn clips)"
+    )
+    parser.add_argument(
+        "--num_verify_clips", type=cli.positive_int, help="clips (default: 200; 32 for more than 5 M parameters)"
+    )
+    parser.add_argument("--num_threads", type=cli.positive_int, help="cores for the latencies (default: all)")
+    gates = parser.add_argument_group("gates: a file that misses its own is not kept")
+    cli.add_config_arguments(gates, ExportGates)
     parser.add_argument("--describe", type=Path, metavar="X.onnx", help="print what a file takes and gives, and stop")
     args = parser.parse_args(argv)
     if sum(value is not None for value in (args.checkpoint, args.model_type, args.describe)) != 1:
@@ -40,20 +51,31 @@ def main(argv: list[str] | None = None) -> None:
         return
     from video_module.engine.checkpoint import load_checkpoint, published_checkpoint
     from video_module.files import write_json
-    from video_module.inference.export import BATCH_SIZES, export_onnx, verification_clips
+    from video_module.inference import export
+    from video_module.inference.verification import load_clips
 
+    try:
+        gates = ExportGates(**cli.given(args, ExportGates))
+    except ValueError as error:
+        raise InputError(str(error)) from None
     if args.checkpoint:
         checkpoint, name, folder = load_checkpoint(args.checkpoint), args.checkpoint.stem, args.checkpoint.parent
     else:
         checkpoint, name, folder = published_checkpoint(args.model_type, args.weights), args.model_type, Path()
-    path = (args.output_dir or folder) / f"{name}.onnx"
-    clips = verification_clips(checkpoint.clip, max(args.num_verify_clips, *BATCH_SIZES), folder=args.verify_dir)
-    print(f"exporting {checkpoint.model}, {len(checkpoint.class_names)} classes")
-    report = export_onnx(checkpoint, path, clips=clips)
-    print(report)
-    report_path = path.with_name(f"{path.stem}_export.json")
-    write_json(report_path, [asdict(report)])
-    cli.show_written([path, report_path])
+    stem = (args.output_dir or folder) / name
+    num_clips = args.num_verify_clips or export.default_num_clips(checkpoint)
+    clips = load_clips(checkpoint.clip, num_clips, class_names=checkpoint.class_names, folder=args.verify_dir)
+    print(f"exporting {checkpoint.model}, {len(checkpoint.class_names)} classes; against torch on {clips.summary()}")
+    reports = export.export_files(
+        checkpoint, stem, precisions=args.precision, clips=clips, gates=gates, opset=args.opset
+    )
+    reports = export.with_latency(reports, clips.clips, num_threads=args.num_threads)
+    print(export.format_reports(reports))
+    report_path = stem.with_name(f"{name}_export.json")
+    write_json(report_path, export.report_dict(checkpoint, reports, clips=clips, gates=gates, opset=args.opset))
+    cli.show_written([*(report.path for report in reports if not report.failure), report_path])
+    if failed := [report for report in reports if report.failure]:
+        raise InputError("; ".join(f"{report.path}: {report.failure}; not kept" for report in failed))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "video_module"
-BASE = {"cli", "config", "devices", "errors", "files", "scores"}
+BASE = {"cli", "config", "devices", "errors", "files", "machine", "scores"}
 # room: rooms it may import when it is imported
 ARROWS = {
     "data": {"data"},
@@ -19,13 +19,17 @@ ARROWS = {
     "inference": {"inference", "data", "models"},
     "web": {"web", "inference", "data", "report"},
     "demo": {"demo", "data"},
+    "benchmark": {"benchmark", "data", "models", "engine", "inference"},
 }
 EXPORT = PACKAGE / "inference" / "export.py"  # stands between: it reads checkpoints
 WITHOUT_TORCH = [
     "video_module.config",
     "video_module.models.registry",
     *(f"video_module.data.{name}" for name in ("sampling", "decoding", "transforms", "drawing", "encoding", "splits")),
-    *(f"video_module.inference.{name}" for name in ("predictor", "windows", "timeline", "overlay")),
+    *(
+        f"video_module.inference.{name}"
+        for name in ("predictor", "windows", "timeline", "overlay", "latency", "verification")
+    ),
     "video_module.web.page",
     "video_module.report.plots",
 ]

@@ -114,3 +114,19 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportGates:
+    """What an exported file must reach, against torch in fp32; every field is a flag of convert_model.py."""
+
+    fp32_tolerance: float = _setting(1e-4, "fp32: largest difference of a logit, times max(1, largest logit)")
+    fp16_agreement: float = _setting(0.995, "fp16: least share of the clips with the same best class")
+    int8_agreement: float = _setting(0.99, "int8: least share of the clips with the same best class")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fp32_tolerance < math.inf:
+            raise ValueError(f"fp32_tolerance must be positive, got {self.fp32_tolerance}")
+        for name in ("fp16_agreement", "int8_agreement"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")

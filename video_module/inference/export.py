@@ -1,36 +1,44 @@
-"""Checkpoint -> ONNX: the graph, its metadata, and the proof that it computes what torch does."""
+"""Checkpoint -> ONNX files in fp32, fp16 and int8, each put in place only with its proof."""
 
+import copy
 import json
 import time
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from io import StringIO
-from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import torch
+from onnx_ir.passes import common as passes
 
-from video_module.config import ClipConfig
-from video_module.data.decoding import read_info
-from video_module.data.drawing import ACTIONS, draw_frames, make_scene
-from video_module.data.labels import find_videos
-from video_module.data.sampling import clip_indices
-from video_module.data.transforms import center_crop, resize_frame
+from video_module.config import ExportGates
 from video_module.engine.checkpoint import Checkpoint, build_from_checkpoint
+from video_module.engine.evaluation import torch_scorer
 from video_module.errors import InputError
 from video_module.files import replacing
+from video_module.inference.latency import Latency, measure_latency
 from video_module.inference.predictor import FORMAT_VERSION, METADATA_KEY, load_predictor
-from video_module.inference.windows import iter_windows
-from video_module.models.recognizer import Recognizer
+from video_module.inference.verification import Agreement, Reference, VerificationClips, batch_sizes
+from video_module.machine import describe_machine
 
-OPSET = 18
-BATCH_SIZES = (1, 3)
-"""Batch sizes at which an exported file is compared with torch."""
+PRECISIONS = ("fp32", "fp16", "int8")
+DEFAULT_OPSET = 20  # the first with Gelu as one node
+OPSETS = (18, 19, 20, 21, 22, 23)
+LATENCY_BATCH_SIZES = (1, 4)
+SMALL_NETWORK = 5_000_000
+"""Parameters up to which a network is quick enough to be tried on 200 clips rather than 32."""
+
+# What fp16 would round or overflow first: sums over many values, exponentials, and the first steps from 0..255. The
+# shift mask (Where) is added to scores that feed a softmax; onnxruntime folds it at load only in fp32.
+_KEPT_IN_FP32 = ("LayerNormalization", "Softmax", "ReduceMean", "Where")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,102 +47,100 @@ class ExportReport:
 
     path: str
     precision: str
-    opset: int
     num_nodes: int
     size_mb: float
+    """Megabytes of 10^6 bytes."""
     export_s: float
-    max_logit_difference: float
-    top1_agreement: float
-    num_clips: int
-    batch_sizes: tuple[int, ...]
-    tolerance: float
-
-    def __str__(self) -> str:
-        sizes = " and ".join(map(str, self.batch_sizes))
-        return (
-            f"  {self.num_nodes} nodes, {self.size_mb:.1f} MB, opset {self.opset}, exported in {self.export_s:.1f} s\n"
-            f"  against torch on {self.num_clips} clips in batches of {sizes}: largest logit difference "
-            f"{self.max_logit_difference:.1e} (at most {self.tolerance:g}), "
-            f"same best class in {self.top1_agreement:.0%}"
-        )
-
-    @property
-    def passed(self) -> bool:
-        return self.max_logit_difference <= self.tolerance  # also False for NaN
+    """Seconds that making it took, from the model for fp32, from the fp32 graph for the others."""
+    agreement: Agreement
+    failure: str | None
+    """Why it was not kept."""
+    latency: dict[int, Latency] | None = None
+    """By batch size."""
 
 
-def export_onnx(checkpoint: Checkpoint, path: Path, *, clips: np.ndarray, tolerance: float = 1e-3) -> ExportReport:
-    """Export in fp32, compare with torch on `clips`, uint8 (N, T, H, W, 3), then put the file in place.
+def default_num_clips(checkpoint: Checkpoint) -> int:
+    """Clips that a file of this model is tried on when the user names no number."""
+    return 200 if sum(weight.numel() for weight in checkpoint.weights.values()) <= SMALL_NETWORK else 32
 
-    Raises InputError, leaving no file under `path`, if a logit differs by more than `tolerance`.
+
+def export_files(
+    checkpoint: Checkpoint,
+    stem: Path,
+    *,
+    precisions: Sequence[str] = ("fp32",),
+    clips: VerificationClips,
+    gates: ExportGates,
+    opset: int = DEFAULT_OPSET,
+) -> list[ExportReport]:
+    """Write <stem>.onnx, <stem>_fp16.onnx and <stem>_int8.onnx, each once it has passed its gate against torch.
+
+    A file that fails is not kept; its report says why.
     """
     model = build_from_checkpoint(checkpoint)
+    reference = Reference(torch_scorer(model, device=torch.device("cpu")), clips, model.clip)
     begin = time.perf_counter()
-    proto = _trace(model)
-    export_s = time.perf_counter() - begin
-    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata_of(checkpoint), ensure_ascii=False)})
-    with replacing(path) as partial:
-        onnx.save(proto, str(partial))
-        onnx.checker.check_model(str(partial), full_check=True)
-        difference, agreement = compare(model, partial, clips)
-        report = ExportReport(
-            path=str(path),
-            precision="fp32",
-            opset=OPSET,
-            num_nodes=len(proto.graph.node),
-            size_mb=partial.stat().st_size / 1e6,
-            export_s=export_s,
-            max_logit_difference=difference,
-            top1_agreement=agreement,
-            num_clips=len(clips),
-            batch_sizes=BATCH_SIZES,
-            tolerance=tolerance,
+    fp32 = trace(model, opset=opset)
+    trace_s = time.perf_counter() - begin
+    reports = []
+    for precision in sorted(set(precisions), key=PRECISIONS.index):
+        path = stem.with_name(stem.name + ("" if precision == "fp32" else f"_{precision}") + ".onnx")
+        metadata = metadata_of(checkpoint, precision=precision, opset=opset)
+        reports.append(
+            _export_file(fp32, path, precision, metadata=metadata, trace_s=trace_s, reference=reference, gates=gates)
         )
-        if not report.passed:
-            raise InputError(
-                f"{path}: its logits differ from torch's by {difference:.2e}, more than {tolerance:g}; not kept"
+    return reports
+
+
+class _NotProven(Exception):
+    """Leaves the block that would put a file in place."""
+
+
+def _export_file(
+    fp32: onnx.ModelProto,
+    path: Path,
+    precision: str,
+    *,
+    metadata: dict[str, Any],
+    trace_s: float,
+    reference: Reference,
+    gates: ExportGates,
+) -> ExportReport:
+    report = None
+    try:
+        with replacing(path) as unproven:
+            begin = time.perf_counter()
+            proto = _in_precision(fp32, precision)
+            export_s = trace_s if precision == "fp32" else time.perf_counter() - begin
+            onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata, ensure_ascii=False)})
+            onnx.save(proto, str(unproven))
+            onnx.checker.check_model(str(unproven), full_check=True)
+            predictor = load_predictor(unproven, device="cpu", split_batches=False)
+            agreement = reference.compare(predictor.score_clips, desc=precision)
+            report = ExportReport(
+                path=str(path),
+                precision=precision,
+                num_nodes=len(proto.graph.node),
+                size_mb=unproven.stat().st_size / 1e6,
+                export_s=export_s,
+                agreement=agreement,
+                failure=agreement.failure(precision, gates),
             )
+            if report.failure:
+                raise _NotProven
+    except _NotProven:
+        pass
+    except OSError as error:  # no space left, above all
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
     return report
 
 
-def verification_clips(clip: ClipConfig, num_clips: int, *, folder: Path | None = None) -> np.ndarray:
-    """Real frames to compare on: uint8 (num_clips, T, crop, crop, 3), from videos in `folder`, else drawn ones."""
-    if folder is not None:
-        videos = [path for _, path in find_videos(folder)]
-        windows = [
-            window
-            for video in videos[:num_clips]
-            for window in _first_windows(video, clip, -(-num_clips // len(videos)))
-        ]
-        # fewer windows than asked for come again: every batch size is to be tried
-        return np.resize(np.stack(windows[:num_clips]), (num_clips, *clip.shape))
-    clips = []
-    for number in range(num_clips):
-        scene, action = make_scene(0, number), ACTIONS[number % len(ACTIONS)]
-        frames = draw_frames(action, scene, num_frames=clip.span, rng=np.random.default_rng(number))
-        resized = np.stack([resize_frame(frame, clip) for frame in frames])
-        clips.append(center_crop(resized[clip_indices(0, clip.span, clip, fps=clip.target_fps)], clip))
-    return np.stack(clips)
+def _in_precision(fp32: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    return {"fp32": copy.deepcopy, "fp16": to_fp16, "int8": to_int8}[precision](fp32)
 
 
-def _first_windows(video: Path, clip: ClipConfig, count: int) -> list[np.ndarray]:
-    windows = iter_windows(video, clip, clip_step=None, fps=read_info(video).fps)
-    return [window.frames for window in islice(windows, count)]
-
-
-def metadata_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What travels inside the ONNX file."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "model": checkpoint.model,
-        "class_names": checkpoint.class_names,
-        "clip": checkpoint.clip.to_dict(),
-        "split_digest": checkpoint.split_digest,
-        "train_sources": checkpoint.train_sources,
-    }
-
-
-def _trace(model: Recognizer) -> onnx.ModelProto:
+def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+    """The fp32 graph of a Recognizer: `clips` uint8 (N, T, H, W, 3), N free -> `logits` float32 (N, num_classes)."""
     example = torch.zeros((2, *model.clip.shape), dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant
     with warnings.catch_warnings(), redirect_stdout(StringIO()):  # the exporter reports each of its stages
         warnings.simplefilter("ignore")
@@ -142,26 +148,143 @@ def _trace(model: Recognizer) -> onnx.ModelProto:
             model,
             (example,),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=["clips"],
             output_names=["logits"],
             dynamic_shapes={"clips": {0: torch.export.Dim("N", min=1)}},
             verbose=False,
         )
+    # all blocks share one table of relative positions; the limit is in values
+    passes.DeduplicateInitializersPass(size_limit=2**31)(program.model)
     return program.model_proto
 
 
-def compare(
-    model: Recognizer, path: Path, clips: np.ndarray, *, batch_sizes: Sequence[int] = BATCH_SIZES
-) -> tuple[float, float]:
-    """Largest difference of a logit, and share of clips with the same best class, against torch in fp32."""
-    with torch.inference_mode():
-        expected = np.concatenate([model(torch.from_numpy(clip[None])).numpy() for clip in clips])
-    predictor = load_predictor(path, device="cpu")
-    difference, agreement = 0.0, 1.0
-    for size in batch_sizes:
-        chunks = [clips[first : first + size] for first in range(0, len(clips), size)]
-        logits = np.concatenate([predictor.score_clips(chunk) for chunk in chunks])
-        difference = float(np.maximum(difference, np.abs(logits - expected).max()))  # unlike max(), keeps NaN
-        agreement = min(agreement, float((logits.argmax(axis=1) == expected.argmax(axis=1)).mean()))
-    return difference, agreement
+def to_fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights and arithmetic in half precision but where that is too coarse; inputs and outputs stay as they are."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    nodes = list(fp32.graph.node)
+    first_layer = next(index for index, node in enumerate(nodes) if node.op_type in ("Conv", "MatMul", "Gemm"))
+    proto = convert_float_to_float16(
+        copy.deepcopy(fp32),
+        keep_io_types=True,
+        op_block_list=list(_KEPT_IN_FP32),
+        node_block_list=[node.name for node in nodes[:first_layer]],
+    )
+    # the converter appends its casts at the end, where ONNX wants nodes in the order of their use, and leaves types of
+    # before beside values that it kept in fp32
+    del proto.graph.value_info[:]
+    model = onnx_ir.from_proto(proto)
+    passes.TopologicalSortPass()(model)
+    return onnx_ir.to_proto(model)
+
+
+def to_int8(fp32: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights of MatMul and Gemm in 8 bits, one scale per channel; activations are quantised as they come.
+
+    Seven bits of the weights are used: products of full 8-bit weights overflow the 16-bit sums of processors without
+    VNNI, and the file would compute other logits there than where it was proven.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with TemporaryDirectory() as folder:
+        quantised = Path(folder) / "int8.onnx"
+        proto = copy.deepcopy(fp32)
+        onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})  # else it logs advice
+        quantize_dynamic(
+            proto,
+            quantised,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )
+        return onnx.load(str(quantised))
+
+
+def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[str, Any]:
+    """What travels inside the ONNX file."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": checkpoint.model,
+        "precision": precision,
+        "opset": opset,
+        "class_names": checkpoint.class_names,
+        "clip": checkpoint.clip.to_dict(),
+        "split_digest": checkpoint.split_digest,
+        "train_sources": checkpoint.train_sources,
+    }
+
+
+def with_latency(
+    reports: Sequence[ExportReport], clips: np.ndarray, *, num_threads: int | None = None
+) -> list[ExportReport]:
+    """Add to each kept file's report how long batches of 1 and 4 clips take on the CPU, all files in turns."""
+    kept = {report.precision: report for report in reports if not report.failure}
+    scorers = {
+        precision: load_predictor(report.path, device="cpu", num_threads=num_threads, split_batches=False).score_clips
+        for precision, report in kept.items()
+    }
+    by_size = {
+        size: measure_latency(
+            {
+                precision: partial(score_clips, np.resize(clips, (size, *clips.shape[1:])))
+                for precision, score_clips in scorers.items()
+            }
+        )
+        for size in LATENCY_BATCH_SIZES
+    }
+    return [
+        replace(report, latency={size: latencies[report.precision] for size, latencies in by_size.items()})
+        if report.precision in kept
+        else report
+        for report in reports
+    ]
+
+
+def format_reports(reports: Sequence[ExportReport]) -> str:
+    """The proof as a table."""
+    header = ["", "nodes", "MB", "made in s", "largest diff", "agreement", "accuracy"]
+    header += [f"ms, batch {size} (p95)" for size in LATENCY_BATCH_SIZES]
+    rows = [header]
+    for report in reports:
+        agreement, latency = report.agreement, report.latency or {}
+        rows.append(
+            [
+                report.precision,
+                str(report.num_nodes),
+                f"{report.size_mb:.1f}",
+                f"{report.export_s:.1f}",
+                f"{agreement.max_logit_difference:.1e}",
+                f"{agreement.top1_agreement:.2%}",
+                "-"
+                if agreement.accuracy is None
+                else f"{agreement.accuracy:.3f} ({agreement.accuracy - agreement.torch_accuracy:+.3f})",
+                *(str(latency.get(size, "-")) for size in LATENCY_BATCH_SIZES),
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join(
+        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    )
+
+
+def report_dict(
+    checkpoint: Checkpoint,
+    reports: Sequence[ExportReport],
+    *,
+    clips: VerificationClips,
+    gates: ExportGates,
+    opset: int,
+) -> dict[str, Any]:
+    """X_export.json."""
+    return {
+        "model": checkpoint.model,
+        "opset": opset,
+        "num_clips": len(clips.clips),
+        "clips": clips.origin,
+        "batch_sizes": list(batch_sizes(checkpoint.clip)),
+        "gates": asdict(gates),
+        "machine": describe_machine(),
+        "files": [asdict(report) for report in reports],
+    }

@@ -3,6 +3,7 @@
 Parameters have torchvision's names and shapes, so its weights load as they are.
 """
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -36,20 +37,23 @@ def _region_numbers(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
 @lru_cache(maxsize=64)
 def _region_tensor(size: Size3, window: Size3, shift: Size3, device: torch.device) -> Tensor:
     """_region_numbers() on a device, sent there once."""
-    return torch.from_numpy(_region_numbers(size, window, shift)).to(device)
+    with torch.inference_mode(False):  # it may be needed in training later
+        return torch.from_numpy(_region_numbers(size, window, shift)).to(device)
 
 
+@torch.compiler.assume_constant_result  # else torch.compile traces NumPy's steps
 def _regions(size: Size3, window: Size3, shift: Size3, device: torch.device) -> Tensor:
-    if torch.compiler.is_compiling():  # a traced tensor must not be kept: it is no real one
+    if torch.compiler.is_exporting():  # a traced tensor must not be kept: it is no real one
         return torch.tensor(_region_numbers(size, window, shift).tolist(), dtype=torch.int32, device=device)
     return _region_tensor(size, window, shift, device)
 
 
 def _to_windows(x: Tensor, window: Size3) -> Tensor:
-    """(N, T, H, W, C) -> (N * windows, tokens of a window, C)."""
+    """(N, T, H, W, C) -> (N, windows, tokens of a window, C)."""
     n, t, h, w, c = x.shape
     x = x.view(n, t // window[0], window[0], h // window[1], window[1], w // window[2], window[2], c)
-    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, window[0] * window[1] * window[2], c)
+    x = x.permute(0, 1, 3, 5, 2, 4, 6, 7)
+    return x.reshape(n, t * h * w // math.prod(window), math.prod(window), c)
 
 
 def _from_windows(x: Tensor, window: Size3, size: Size3) -> Tensor:
@@ -84,25 +88,32 @@ class WindowAttention3d(ShiftedWindowAttention3d):
             x = torch.roll(x, shifts=[-offset for offset in shift], dims=(1, 2, 3))
         x = _to_windows(x, window)
 
-        tokens, heads = x.shape[1], self.num_heads
-        qkv = self.qkv(x).reshape(-1, tokens, 3, heads, c // heads).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # (N * windows, heads, tokens, c // heads) each
-        scores = (q * (c // heads) ** -0.5) @ k.transpose(-2, -1)
-        scores = scores + self.get_relative_position_bias(list(window))
+        windows, tokens, heads = x.shape[1], x.shape[2], self.num_heads
+        qkv = self.qkv(x).view(-1, windows, tokens, 3, heads, c // heads).permute(3, 0, 1, 4, 2, 5)
+        # (N, windows, heads, tokens, c // heads) each; unbind() would export as twice the nodes
+        q, k, v = qkv[0], qkv[1], qkv[2]
+        scores = (q * (c // heads) ** -0.5) @ k.transpose(-2, -1) + self.position_bias(tokens)
         if any(shift):
-            regions = _regions(size, window, shift, x.device)
-            apart = regions[:, None, :, None] != regions[:, None, None, :]  # (windows, 1, tokens, tokens)
-            scores = scores.view(-1, len(regions), heads, tokens, tokens)
-            scores = scores + apart.to(scores.dtype) * -100.0
-            scores = scores.view(-1, heads, tokens, tokens)
+            scores = scores + self.shift_mask(size, window, shift).to(scores.dtype)
         attention = F.dropout(scores.softmax(dim=-1), p=self.attention_dropout, training=self.training)
-        x = (attention @ v).transpose(1, 2).reshape(-1, tokens, c)
+        x = (attention @ v).transpose(2, 3).reshape(-1, windows, tokens, c)
         x = F.dropout(self.proj(x), p=self.dropout, training=self.training)
 
         x = _from_windows(x, window, size)
         if any(shift):
             x = torch.roll(x, shifts=shift, dims=(1, 2, 3))
         return x[:, :t, :h, :w]
+
+    def position_bias(self, tokens: int) -> Tensor:
+        """What each pair of places in a window adds to the scores, (heads, tokens, tokens)."""
+        index = self.relative_position_index[:tokens, :tokens]
+        return F.embedding(index, self.relative_position_bias_table).permute(2, 0, 1)
+
+    def shift_mask(self, size: Size3, window: Size3, shift: Size3) -> Tensor:
+        """-100 between tokens of different regions, else 0: float (windows, 1, tokens, tokens)."""
+        regions = _regions(size, window, shift, self.relative_position_index.device)
+        together = regions[:, None, :, None] == regions[:, None, None, :]
+        return torch.where(together, 0.0, -100.0)
 
 
 class _Block(SwinTransformerBlock):

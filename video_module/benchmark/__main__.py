@@ -1,0 +1,82 @@
+"""Measure speed on this machine, everything that is compared in one run.
+
+python -m video_module.benchmark predict --model X.pth X.onnx X_int8.onnx
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from video_module import cli
+from video_module.models.registry import MODELS
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.make_parser(__doc__.splitlines()[0])
+    parser.prog = "python -m video_module.benchmark"
+    commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT", parser_class=type(parser))
+    predict = _add(commands, "predict", "torch eager, torch compiled and ONNX files, on one clip and on a long video")
+    predict.add_argument("--model", type=Path, nargs="+", required=True, help="X.pth and X.onnx files of one model")
+    predict.add_argument("--video_path", type=Path, help="a long video (default: a drawn one)")
+    predict.add_argument("--duration_s", type=float, default=60.0, help="seconds of the drawn video")
+    predict.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows of the video scored at once")
+    predict.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    predict.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
+    predict.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help="also torch.compile (minutes to warm up)"
+    )
+    export = _add(commands, "export", "this project's ONNX export beside torchvision's own and one of constants")
+    swins = [name for name, spec in MODELS.items() if spec.builder.startswith("video_module.models.swin3d:")]
+    export.add_argument("--model_type", choices=swins, default="swin3d_t", help="random weights are used")
+    export.add_argument(
+        "--forms",
+        nargs="+",
+        choices=("lean", "constant", "torchvision"),
+        default=["lean", "constant", "torchvision"],
+        help="what to export; torchvision's own takes minutes",
+    )
+    return parser.parse_args(argv)
+
+
+def _add(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text, formatter_class=cli.HelpFormatter)
+    parser.add_argument("--save_json", type=Path, help="also write the figures here")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    import importlib
+
+    from video_module.files import write_json
+    from video_module.machine import describe_machine
+
+    machine = describe_machine()
+    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    rows = importlib.import_module(f"video_module.benchmark.{args.what}").run(args)
+    print(format_table(rows))
+    if args.save_json:
+        command = ["python", "-m", "video_module.benchmark", *(sys.argv[1:] if argv is None else argv)]
+        write_json(args.save_json, {"command": " ".join(command), "machine": machine, "rows": rows})
+        cli.show_written([args.save_json])
+
+
+def format_table(rows: list[dict]) -> str:
+    """Rows of one set of keys as an aligned table; None is a dash."""
+    cells = [list(rows[0]), *([_format(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(rows[0]))]
+    first, *rest = widths
+    return "\n".join(
+        "  " + "  ".join([line[0].ljust(first), *(cell.rjust(w) for cell, w in zip(line[1:], rest, strict=True))])
+        for line in cells
+    )
+
+
+def _format(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

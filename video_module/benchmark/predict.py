@@ -1,0 +1,106 @@
+"""How fast a trained model runs: torch eager, torch compiled, and every ONNX file of it."""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from video_module.config import ClipConfig
+from video_module.data.decoding import count_frames
+from video_module.data.drawing import ACTIONS, draw_recording
+from video_module.data.sampling import window_starts
+from video_module.errors import InputError
+from video_module.inference.latency import measure_latency
+from video_module.inference.predictor import Predictor, load_predictor
+
+
+def run(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each way of running the model."""
+    predictors = load_candidates(args)
+    clip = next(iter(predictors.values())).clip
+    if others := [name for name, predictor in predictors.items() if predictor.clip != clip]:
+        raise InputError(f"{others[0]}: takes other clips than {next(iter(predictors))}; compare files of one model")
+    with _video(args) as video:
+        return measure(predictors, video, clip=clip, batch_size=args.batch_size)
+
+
+def load_candidates(args: argparse.Namespace) -> dict[str, Predictor]:
+    """Predictors by what they are called in the table; a .pth gives eager and compiled."""
+    predictors = {}
+    for path in args.model:
+        predictor = load_predictor(path, device=args.device, num_threads=args.num_threads)
+        if path.suffix.lower() == ".onnx":
+            predictors[f"onnxruntime {path.name}"] = predictor
+        else:
+            predictors[f"torch eager {path.name}"] = predictor
+            if args.compile:
+                predictors[f"torch compiled {path.name}"] = replace(predictor, score_clips=_compiled(path, predictor))
+    return predictors
+
+
+def _compiled(path: Path, predictor: Predictor) -> Callable[[np.ndarray], np.ndarray]:
+    import torch
+
+    from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint
+    from video_module.engine.evaluation import torch_scorer
+
+    device = torch.device(predictor.provider)
+    score_clips = torch_scorer(torch.compile(build_from_checkpoint(load_checkpoint(path)).to(device)), device=device)
+    try:
+        score_clips(np.zeros((1, *predictor.clip.shape), np.uint8))
+    except Exception as error:  # compilers fail in many ways, a missing one among them
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"torch.compile failed ({type(error).__name__}: {reason}); --no-compile leaves it out"
+        ) from None
+    return score_clips
+
+
+@contextmanager
+def _video(args: argparse.Namespace) -> Iterator[Path]:
+    if args.video_path:
+        yield args.video_path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "drawn.avi"
+        each_s = 1.4
+        num_actions = max(1, round(args.duration_s / each_s))
+        draw_recording(video, list(islice(cycle(ACTIONS), num_actions)), seconds_each=each_s)
+        yield video
+
+
+def measure(
+    predictors: dict[str, Predictor], video: Path, *, clip: ClipConfig, batch_size: int
+) -> list[dict[str, Any]]:
+    num_frames, info = count_frames(video)
+    duration_s = num_frames / info.fps
+    num_windows = len(window_starts(num_frames, clip, clip.default_clip_step, fps=info.fps))
+    noise = np.random.default_rng(0).integers(0, 256, (batch_size, *clip.shape), np.uint8)
+    for predictor in predictors.values():  # compiled networks are made anew for each batch size
+        for size in {1, batch_size, num_windows % batch_size} - {0}:
+            predictor.score_clips(noise[:size])
+    one = measure_latency({name: partial(predictor.score_clips, noise[:1]) for name, predictor in predictors.items()})
+    rows = []
+    for name, predictor in predictors.items():
+        begin = time.perf_counter()
+        predictor.predict_video(video, batch_size=batch_size)
+        taken_s = time.perf_counter() - begin
+        rows.append(
+            {
+                "what": name,
+                "on": predictor.provider,
+                "one clip, ms": one[name].median_ms,
+                "p95": one[name].p95_ms,
+                f"{duration_s:.0f} s of video ({num_windows} clips), s": taken_s,
+                "times real time": duration_s / taken_s,
+            }
+        )
+    return rows

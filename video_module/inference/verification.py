@@ -1,0 +1,161 @@
+"""The proof of an exported file: the clips it is tried on, what is compared with torch, and the gates it must pass."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from video_module.config import ClipConfig, ExportGates
+from video_module.data.decoding import VideoError, count_frames, read_frames
+from video_module.data.drawing import ACTIONS, draw_frames, make_scene
+from video_module.data.labels import find_videos
+from video_module.data.sampling import clip_indices, last_start
+from video_module.data.transforms import center_crop, resize_frame
+from video_module.inference.predictor import ScoreClips
+
+BATCH_SIZES = (1, 2, 3, 8)
+_BATCH_VALUES = 2**24  # pixel values of one batch: three clips of 32x224x224 take some 4 GB, eight would take 11
+
+
+@dataclass(frozen=True)
+class VerificationClips:
+    clips: np.ndarray
+    """uint8 RGB (N, T, H, W, 3)."""
+    labels: np.ndarray | None
+    """Class indices (N,); None where the clips' folders are not the model's classes."""
+    origin: str
+
+    def summary(self) -> str:
+        labelled = "" if self.labels is not None else ", whose folders are not the model's classes: no accuracy"
+        return f"{len(self.clips)} {self.origin}{labelled}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far a file's logits stand from those of torch in fp32."""
+
+    max_logit_difference: float
+    """Over the clips, and over white, black and noise; NaN where a logit is."""
+    max_logit: float
+    """Largest logit of torch, in magnitude."""
+    top1_agreement: float
+    """Share of the clips with the same best class."""
+    accuracy: float | None
+    """Share of the clips with the right best class, where labels are known."""
+    torch_accuracy: float | None
+
+    def failure(self, precision: str, gates: ExportGates) -> str | None:
+        """Why a file of this precision must not be used; None if it may."""
+        if not np.isfinite(self.max_logit_difference):
+            return "gives logits that are no numbers"
+        if precision == "fp32":
+            allowed = gates.fp32_tolerance * max(1.0, self.max_logit)
+            if self.max_logit_difference > allowed:
+                return f"its logits differ from torch's by {self.max_logit_difference:.1e}, more than {allowed:.1e}"
+            return None
+        required = gates.fp16_agreement if precision == "fp16" else gates.int8_agreement
+        if self.top1_agreement < required:
+            return f"agrees with torch on {self.top1_agreement:.2%} of the clips, less than {required:.2%}"
+        return None
+
+
+def load_clips(
+    clip: ClipConfig, num_clips: int, *, class_names: Sequence[str], folder: Path | None = None
+) -> VerificationClips:
+    """Up to `num_clips` clips spread over the videos of a folder of classes, or drawn ones.
+
+    A folder gives fewer where its videos are too short for so many different ones.
+    """
+    if folder is None:
+        labels = [ACTIONS[number % len(ACTIONS)] for number in range(num_clips)]
+        clips = [_drawn_clip(label, number, clip) for number, label in enumerate(labels)]
+        origin = "drawn clips"
+    else:
+        videos = find_videos(folder)
+        if len(videos) > num_clips:
+            videos = [videos[index * len(videos) // num_clips] for index in range(num_clips)]
+        per_video = [
+            _evenly_spaced(path, clip, -(-num_clips // len(videos)))
+            for _, path in tqdm(videos, desc="reading", unit="video", leave=False)
+        ]
+        # the first of each video, then the second of each: cutting the list short leaves no class out
+        order = sorted((number, index) for index, clips in enumerate(per_video) for number in range(len(clips)))
+        order = order[:num_clips]
+        clips = [per_video[index][number] for number, index in order]
+        labels = [videos[index][0] for _, index in order]
+        origin = f"clips of {len(videos)} videos in {folder}"
+    known = set(labels) <= set(class_names)
+    return VerificationClips(
+        np.stack(clips), np.array([class_names.index(label) for label in labels]) if known else None, origin
+    )
+
+
+def _drawn_clip(action: str, number: int, clip: ClipConfig) -> np.ndarray:
+    frames = draw_frames(action, make_scene(0, number), num_frames=clip.span, rng=np.random.default_rng(number))
+    resized = np.stack([resize_frame(frame, clip) for frame in frames])
+    return center_crop(resized[clip_indices(0, clip.span, clip, fps=clip.target_fps)], clip)
+
+
+def _evenly_spaced(path: Path, clip: ClipConfig, count: int) -> list[np.ndarray]:
+    """`count` different clips of a video, or as many as there are."""
+    num_frames, info = count_frames(path)
+    if num_frames == 0:
+        raise VideoError(f"{path}: no frame decodes")
+    fps = info.fps
+    last = last_start(num_frames, clip, fps=fps)
+    starts = np.unique(np.linspace(0, last, count).round().astype(int))
+    indices = [clip_indices(int(start), num_frames, clip, fps=fps) for start in starts]
+    wanted, positions = np.unique(np.stack(indices), return_inverse=True)
+    frames = read_frames(path, wanted, per_frame=lambda frame: center_crop(resize_frame(frame, clip), clip))
+    return list(frames[positions.reshape(len(indices), clip.num_frames)])
+
+
+def batch_sizes(clip: ClipConfig) -> tuple[int, ...]:
+    """Batch sizes in which a file is tried, in turns: 1, 2, 3 and 8, or fewer where clips are large."""
+    return tuple(size for size in BATCH_SIZES if size == 1 or size * math.prod(clip.shape) <= _BATCH_VALUES)
+
+
+def extreme_clips(clip: ClipConfig) -> np.ndarray:
+    """White, black and noise, uint8 (3, T, H, W, 3): where a lower precision overflows first."""
+    noise = np.random.default_rng(0).integers(0, 256, clip.shape, np.uint8)
+    return np.stack([np.full(clip.shape, 255, np.uint8), np.zeros(clip.shape, np.uint8), noise])
+
+
+def score_in_batches(score_clips: ScoreClips, clips: np.ndarray, *, sizes: Sequence[int], desc: str) -> np.ndarray:
+    """Logits (N, num_classes) of clips scored in batches whose sizes alternate."""
+    logits, turns = [], cycle(sizes)
+    with tqdm(total=len(clips), desc=desc, unit="clip", leave=False) as bar:
+        while bar.n < len(clips):
+            batch = clips[bar.n : bar.n + next(turns)]
+            logits.append(score_clips(batch))
+            bar.update(len(batch))
+    return np.concatenate(logits)
+
+
+class Reference:
+    """What torch says of the clips, for files to be held against."""
+
+    def __init__(self, score_clips: ScoreClips, clips: VerificationClips, clip: ClipConfig):
+        self.clips, self.extremes, self.batch_sizes = clips, extreme_clips(clip), batch_sizes(clip)
+        self.logits = score_in_batches(score_clips, clips.clips, sizes=(1,), desc="torch")
+        self.extreme_logits = score_in_batches(score_clips, self.extremes, sizes=(1,), desc="torch")
+
+    def compare(self, score_clips: ScoreClips, *, desc: str) -> Agreement:
+        """Hold a file's scoring against torch's."""
+        logits = score_in_batches(score_clips, self.clips.clips, batch_sizes=BATCH_SIZES, desc=desc)
+        differences = [
+            np.abs(logits - self.logits).max(),
+            np.abs(score_clips(self.extremes) - self.extreme_logits).max(),
+        ]
+        best, torch_best, labels = logits.argmax(axis=1), self.logits.argmax(axis=1), self.clips.labels
+        return Agreement(
+            max_logit_difference=float(np.max(differences)),  # unlike max(), keeps NaN
+            max_logit=float(np.abs(self.logits).max()),
+            top1_agreement=float((best == torch_best).mean()),
+            accuracy=None if labels is None else float((best == labels).mean()),
+            torch_accuracy=None if labels is None else float((torch_best == labels).mean()),
+        )
