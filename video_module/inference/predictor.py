@@ -19,7 +19,7 @@ from video_module.scores import softmax, top_k, video_score
 METADATA_KEY = "video_module"
 FORMAT_VERSION = 1
 CPU_BATCH_VALUES = 2**22
-"""Pixel values of the clips that a CPU scores at once. More is no faster there, and a clip of 32x224x224 takes 1-2 GB."""
+"""Pixel values that a CPU scores at once. More is no faster there, and each clip of 32x224x224 takes 1 to 2 GB."""
 
 
 ScoreClips = Callable[[np.ndarray], np.ndarray]
