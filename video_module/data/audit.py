@@ -53,7 +53,7 @@ def hash_source(source: str) -> str:
 def hash_clip(path: str) -> str:
     """A video as model files record it: by its file name alone, so that a renamed class folder changes nothing.
 
-    12 digits keep HMDB51's 3,570 below 60 kB; by chance, one of 1,530 others equals one of them once in 50 million sets.
+    12 digits keep HMDB51's 3,570 below 60 kB, and let one of 1,530 others pass for one of them once in 50 million sets.
     """
     return hashlib.sha256(PurePosixPath(path).stem.encode()).hexdigest()[:12]
 
@@ -73,10 +73,8 @@ class TrainOverlap:
         return asdict(self)
 
     def __str__(self) -> str:
-        text = f"{self.num_videos} test videos come from {self.num_sources} sources that the model was trained on"
-        if self.num_clips is not None:
-            text += f"; {self.num_clips} were themselves trained on"
-        return text
+        text = f"{self.num_videos} test videos come from {self.num_sources} sources in the model's train and val splits"
+        return text if self.num_clips is None else f"{text}, {self.num_clips} are in them themselves"
 
 
 def train_overlap(
