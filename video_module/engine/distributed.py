@@ -75,6 +75,8 @@ def join_group(device: str) -> Iterator[Group]:
         if store.add("num_failed", 1) > 1:  # it made the same mistake, or lost the one that failed
             time.sleep(2)  # torchrun ends all processes after the first exit: the one that failed must have its say
             sys.exit(1)
+        if rank > 0:
+            print(file=sys.stderr)  # the first process's bar stands on this line
         raise
     finally:
         dist.destroy_process_group()

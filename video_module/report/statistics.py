@@ -48,7 +48,8 @@ def intervals(
     """95 % percentile interval [low, high] of each figure, resampled by source.
 
     None where there are fewer than MIN_SOURCES sources, and where every resample gives the same value: a bootstrap of
-    results without an error would have no width, and say nothing of the errors to come.
+    results without an error would have no width, and say nothing of the errors to come. The resamples' calibration
+    error is larger than the sample's on average, as it is a sum of gaps without sign: its interval leans upwards.
     """
     figures = figures_of(resample_by_source(tallies, sources, **resampling))
     enough = len(set(sources)) >= MIN_SOURCES
@@ -64,9 +65,9 @@ def interval_note(intervals: Mapping[str, list[float] | None], num_sources: int)
         return f"no intervals: {num_sources} sources are too few to resample, at least {MIN_SOURCES} are needed"
     notes = []
     if num_sources < FEW_SOURCES:
-        notes.append(f"only {num_sources} sources: the true intervals are wider than these")
+        notes.append(f"only {num_sources} sources: the true intervals are wider")
     if None in intervals.values():
-        notes.append("figures without an interval are the same in every resample, which does not make them certain")
+        notes.append("where none stands, every resample gives the same, which does not make it certain")
     return "; ".join(notes) or None
 
 
