@@ -115,8 +115,8 @@ def load_test_split(args: argparse.Namespace, predictor):
     from video_module.data import audit, dataset, splits
     from video_module.data.labels import check_class_folders
 
-    check_class_folders(args.test_dir)
     videos = splits.load_videos(args.test_dir, num_workers=cli.default_num_workers())
+    check_class_folders(args.test_dir)
     labels = np.array(dataset.label_indices(videos, predictor.class_names))
     record = splits.split_record(args.test_dir, videos) or {}
     overlap = audit.train_overlap(

@@ -73,7 +73,10 @@ class TrainOverlap:
         return asdict(self)
 
     def __str__(self) -> str:
-        text = f"{self.num_videos} test videos come from {self.num_sources} sources in the model's train and val splits"
+        splits = "the model's train and val splits"
+        if self.num_clips and not self.num_sources:
+            return f"{self.num_clips} test videos are in {splits}, by their file names"
+        text = f"{self.num_videos} test videos come from {self.num_sources} sources in {splits}"
         return text if self.num_clips is None else f"{text}, {self.num_clips} are in them themselves"
 
 
