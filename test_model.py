@@ -129,7 +129,8 @@ def load_test_split(args: argparse.Namespace, predictor):
     if overlap is None:
         print(f"{args.checkpoint} records no training videos: whether these are among them cannot be told")
     elif overlap.is_leak and not args.allow_leak:
-        raise InputError(f"{args.test_dir}: {overlap}; test on a split that it never saw, or add --allow_leak")
+        hint = "was it trained on another fold? T" if record.get("fold") else "t"
+        raise InputError(f"{args.test_dir}: {overlap}; {hint}est on a split that it never saw, or add --allow_leak")
     elif overlap.num_sources or overlap.num_clips:
         print(f"{'leak, as allowed: ' if overlap.is_leak else ''}{overlap}")
     split = {"split_digest": record.get("digest"), "protocol": record.get("protocol"), "fold": record.get("fold")}

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import test_model
 from tests.inference.test_predictor import read_scores
-from video_module.engine.distributed import Group, join_group
+from video_module.engine.distributed import Group, join_group, own_device
 from video_module.errors import InputError
+from video_module.inference.predictor import load_predictor
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,8 +94,19 @@ def test_shares_hold_everything_once(world_size):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_torchrun_chooses_the_gpu(monkeypatch):
-    for name in ("RANK", "LOCAL_RANK"):
-        monkeypatch.setenv(name, "1")
-    with pytest.raises(InputError, match="each process takes its own GPU; use auto, cuda or cpu"), join_group("cuda:0"):
-        pass
+def test_each_process_takes_its_own_gpu():
+    assert [own_device(device, 3) for device in ("auto", "cuda", "cpu")] == ["auto:3", "cuda:3", "cpu"]
+    with pytest.raises(InputError, match="each process takes its own GPU; use auto, cuda or cpu"):
+        own_device("cuda:0", 1)
+    with pytest.raises(InputError, match="not a device"):
+        own_device("gpu", 1)
+
+
+def test_the_device_of_a_process_is_one_that_predictors_take(trained, exported):
+    """Without CUDA, auto is the CPU in each process."""
+    if torch.cuda.is_available():
+        pytest.skip("has CUDA")
+    for model in (trained, exported):
+        assert "cpu" in load_predictor(model, device="auto:1").provider.lower()
+    with pytest.raises(InputError, match="no CUDA"):
+        load_predictor(trained, device="cuda:1")

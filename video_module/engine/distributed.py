@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from video_module.devices import parse_device
+from video_module.engine.device import choose_device
 from video_module.errors import InputError
 
 
@@ -65,11 +66,14 @@ def join_group(device: str) -> Iterator[Group]:
     if "RANK" not in os.environ:
         yield Group(device=device)
         return
-    device = _own_device(device, int(os.environ["LOCAL_RANK"]))
-    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     store, rank, world_size = next(dist.rendezvous("env://"))
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
+        device = own_device(device, int(os.environ["LOCAL_RANK"]))
+        uses_cuda = device != "cpu" and torch.cuda.is_available()
+        if uses_cuda:
+            torch.cuda.set_device(choose_device(device))
+        backend = "cpu:gloo,cuda:nccl" if uses_cuda else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
         yield Group(rank=rank, world_size=world_size, device=device)
     except Exception:
         if store.add("num_failed", 1) > 1:  # it made the same mistake, or lost the one that failed
@@ -79,15 +83,13 @@ def join_group(device: str) -> Iterator[Group]:
             print(file=sys.stderr)  # the first process's bar stands on this line
         raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
-def _own_device(device: str, local_rank: int) -> str:
+def own_device(device: str, local_rank: int) -> str:
+    """What --device means to one of several processes. Raises InputError if it names one GPU for all."""
     kind, _ = parse_device(device)
-    if device.startswith("cuda:"):
+    if ":" in device:
         raise InputError(f"--device {device}: under torchrun each process takes its own GPU; use auto, cuda or cpu")
-    if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
-        return "cpu"
-    if torch.cuda.is_available() and local_rank < torch.cuda.device_count():
-        torch.cuda.set_device(local_rank)
-    return f"cuda:{local_rank}"
+    return "cpu" if kind == "cpu" else f"{kind}:{local_rank}"
