@@ -41,21 +41,21 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
     for key in ("protocol", "model", "weights", "clip", "classes", "views"):
         for path, result in zip(paths[1:], results[1:], strict=True):
             if result[key] != results[0][key]:
-                first, other = (_difference(result[key], results[0][key]))[::-1]
+                first, other = _difference(results[0][key], result[key])
                 raise InputError(f"{paths[0]} and {path} do not mix: {key} {first} and {other}")
     for key, name in (("split_digest", "split"), ("fold", "fold")):
         seen: dict[Any, Path] = {}
         for path, result in zip(paths, results, strict=True):
-            if result[key] is not None and (earlier := seen.setdefault(result[key], path)) is not path:
-                raise InputError(f"{earlier} and {path} are both of {name} {result[key]}: a fold counts once")
+            if result[key] in seen:
+                raise InputError(f"{seen[result[key]]} and {path} are both of {name} {result[key]}: a fold counts once")
+            if result[key] is not None:
+                seen[result[key]] = path
     figures = {}
     for key in FIGURES:
         values = [result[key] for result in results]
         mean, sd = mean_and_sd(values)
         figures[key] = {"mean": mean, "sd": sd, "values": values}
-    leaks = [
-        str(path) for path, result in zip(paths, results, strict=True) if (result["train_overlap"] or {}).get("is_leak")
-    ]
+    overlaps = zip(paths, (result["train_overlap"] for result in results), strict=True)
     return {
         "results": [str(path) for path in paths],
         **{key: results[0][key] for key in ("protocol", "model", "weights", "views")},
@@ -63,7 +63,7 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
         "split_digests": [result["split_digest"] for result in results],
         "num_videos": [result["num_videos"] for result in results],
         "figures": figures,
-        "leaks": leaks,
+        "leaks": [str(path) for path, overlap in overlaps if overlap and overlap["is_leak"]],
     }
 
 

@@ -34,9 +34,8 @@ def format_figures(figures: dict[str, Any]) -> str:
     """The figures with their intervals as a table, then where the model fails."""
     titles = dict(FIGURES)
     if "window_top1" in figures:
-        windows = "per window, as the original project counted"
-        titles |= {"clip_top1": f"clip top-1 ({windows})"}
-        titles |= {"window_mean_class_accuracy": f"mean class accuracy ({windows})"}
+        titles["clip_top1"] = "clip top-1 (per window, as the original counted)"
+        titles["window_mean_class_accuracy"] = "mean class accuracy per window"
     width = max(map(len, titles.values()))
     lines = [
         f"  {title:{width}}  {figures[key]:.4f}{_format_interval(figures['intervals'].get(key))}"
