@@ -84,6 +84,11 @@ def test_other_rows_stand_alone_and_say_why(write, capsys, changes, reason):
     assert "VideoMAE" not in printed
 
 
+def test_a_model_without_pretraining_says_so(write, capsys):
+    test_model.main(["--results", *write(*(result(fold, 0.2, weights="none") for fold in (1, 2, 3)))])
+    assert "swin3d_b from scratch (here)" in capsys.readouterr().out
+
+
 def test_two_of_the_three_folds_stand_alone(write, capsys):
     test_model.main(["--results", *write(result(3, 0.7), result(1, 0.8))])
     printed = capsys.readouterr().out

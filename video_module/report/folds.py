@@ -102,7 +102,7 @@ def format_folds(combined: dict[str, Any]) -> str:
         f"fold {fold}" if fold is not None else f"split {digest[:6]}"
         for fold, digest in zip(combined["folds"], combined["split_digests"], strict=True)
     ]
-    weights = f" from {combined['weights']}" if combined["weights"] else ""
+    weights = {None: "", "none": " from scratch"}.get(combined["weights"], f" from {combined['weights']}")
     views = describe_views(combined["views"])
     lines = [
         f"{combined['model']}{weights}, {combined['protocol']}, {views}",
