@@ -44,9 +44,9 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--save_path {args.save_path}: a checkpoint's name ends in .pth")
     save_path = args.save_path or Path(f"{args.model_type}.pth")
 
-    from video_module.data import dataset, labels, splits
+    from video_module.data import audit, dataset, labels, splits
     from video_module.engine import training
-    from video_module.engine.checkpoint import Checkpoint, hash_sources
+    from video_module.engine.checkpoint import Checkpoint
     from video_module.engine.device import choose_device
     from video_module.files import write_json
     from video_module.models.recognizer import build_model
@@ -89,7 +89,8 @@ def main(argv: list[str] | None = None) -> None:
         clip=clip,
         class_names=class_names,
         split_digest=splits.split_digest(train_dir, train_videos),
-        train_sources=hash_sources(video.source for video in train_videos + val_videos),
+        train_sources=sorted({audit.hash_source(video.source) for video in train_videos + val_videos}),
+        train_clips=sorted({audit.hash_clip(video.path) for video in train_videos + val_videos}),
         train_config=config.to_dict() | {"weights": weights},
     )
     num_parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6

@@ -25,13 +25,16 @@ EXPORT = PACKAGE / "inference" / "export.py"  # stands between: it reads checkpo
 WITHOUT_TORCH = [
     "video_module.config",
     "video_module.models.registry",
-    *(f"video_module.data.{name}" for name in ("sampling", "decoding", "transforms", "drawing", "encoding", "splits")),
+    *(
+        f"video_module.data.{name}"
+        for name in ("sampling", "decoding", "transforms", "drawing", "encoding", "splits", "audit", "thumbnails")
+    ),
     *(
         f"video_module.inference.{name}"
         for name in ("predictor", "windows", "timeline", "overlay", "latency", "verification")
     ),
     "video_module.web.page",
-    "video_module.report.plots",
+    *(f"video_module.report.{name}" for name in ("metrics", "statistics", "plots", "results", "folds", "comparison")),
 ]
 
 

@@ -79,8 +79,8 @@ def fraction(text: str) -> float:
 
 
 def default_num_workers() -> int:
-    """Decoding processes when the user names no number: one per core, eight at most."""
-    return min(8, os.cpu_count() or 1)
+    """Decoding processes when the user names no number: one per core, eight at most; torchrun's processes share."""
+    return max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def let_workers_have_the_cores() -> None:
@@ -89,6 +89,16 @@ def let_workers_have_the_cores() -> None:
     Spinning threads take the cores that the decoding processes need.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def let_first_process_speak() -> None:
+    """Of the processes that torchrun starts, leave prints and bars to the first; to be called before tqdm is imported.
+
+    Errors still reach stderr from each.
+    """
+    if int(os.environ.get("RANK", 0)) > 0:
+        os.environ["TQDM_DISABLE"] = "1"
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open as long as the process)
 
 
 def show_written(paths: Sequence[str | os.PathLike]) -> None:

@@ -3,7 +3,6 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -180,21 +179,3 @@ def test_one_class_is_refused(drawn_data, tmp_path):
     (tmp_path / "train" / "wave").symlink_to(drawn_data / "train" / "wave")
     with pytest.raises(InputError, match="at least two classes"):
         train_model.main(["--data_dir", str(tmp_path), "--model_type", "swin3d_nano"])
-
-
-def test_validation_is_deterministic(trained, drawn_data):
-    from video_module.data import dataset, splits
-    from video_module.engine.evaluation import score_videos
-    from video_module.inference.predictor import load_predictor
-
-    predictor = load_predictor(trained, device="cpu")
-    videos = splits.load_videos(drawn_data / "test", num_workers=1)
-    views = dataset.EvaluationViews(drawn_data / "test", videos, predictor.clip, dataset.Views())
-
-    def scores(*, batch_size: int, num_workers: int) -> np.ndarray:
-        loader = dataset.evaluation_loader(views, num_workers=num_workers)
-        return score_videos(predictor.score_clips, loader, batch_size=batch_size).video_scores
-
-    first = scores(batch_size=8, num_workers=0)
-    assert np.array_equal(first, scores(batch_size=8, num_workers=2))
-    assert np.allclose(first, scores(batch_size=5, num_workers=0), rtol=0, atol=1e-5)

@@ -1,4 +1,6 @@
+import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,6 +11,14 @@ import test_model
 from video_module.data import splits
 from video_module.errors import InputError
 from video_module.inference.predictor import METADATA_KEY, describe, load_predictor
+
+
+def read_scores(predictions_csv: Path) -> dict[str, list[float]]:
+    """Each video's scores by X_predictions.csv, in the order of its class columns."""
+    with open(predictions_csv, newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header[:5] == ["video", "label", "prediction", "score", "source"]
+    return {row[0]: [float(value) for value in row[5:]] for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +38,10 @@ def test_torch_and_onnx_agree_at_any_batch_size(trained, exported, clips):
 
 def test_the_file_knows_all_it_needs(trained, exported):
     from_onnx, from_torch = load_predictor(exported), load_predictor(trained, device="cpu")
-    for name in ("model", "class_names", "clip", "split_digest", "train_sources"):
+    for name in ("model", "class_names", "clip", "split_digest", "train_sources", "train_clips", "weights"):
         assert getattr(from_onnx, name) == getattr(from_torch, name), name
     assert from_onnx.split_digest is not None
+    assert len(from_onnx.train_clips) == 30
 
 
 def test_describe(exported, capsys):
@@ -80,13 +91,11 @@ def test_serving_scores_as_evaluation_does(exported, drawn_data, tmp_path):
         + ["--sampling", "windows", "--num_crops", "1", "--num_workers", "0"]
     )
     predictor = load_predictor(exported)
-    lines = (tmp_path / "nano_predictions.csv").read_text().splitlines()
-    names = lines[0].split(",")[4:]
-    assert names == predictor.class_names
-    for line in lines[1:]:
-        video, *_ = fields = line.split(",")
-        scores = predictor.predict_video(drawn_data / "test" / video).scores
-        np.testing.assert_allclose([float(value) for value in fields[4:]], scores, rtol=0, atol=1e-5)
+    evaluated = read_scores(tmp_path / "nano_predictions.csv")
+    assert len(evaluated) == 6
+    for video, scores in evaluated.items():
+        served = predictor.predict_video(drawn_data / "test" / video).scores
+        np.testing.assert_allclose(scores, served, rtol=0, atol=1e-5)
 
 
 def test_cuda_that_is_not_there_is_an_error(exported):

@@ -24,7 +24,11 @@ def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> 
     """Each video's class as an index. Raises InputError on a class that `class_names` lacks."""
     index = {name: number for number, name in enumerate(class_names)}
     if unknown := sorted({video.label for video in videos} - set(index)):
-        raise InputError(f"class {unknown[0]!r} of the videos is not among the {len(class_names)} known classes")
+        first = next(video.path for video in videos if video.label == unknown[0])
+        names = ", ".join(class_names[:8]) + (", …" if len(class_names) > 8 else "")
+        raise InputError(
+            f"{first}: class {unknown[0]!r} of the videos is not among the {len(class_names)} known classes ({names})"
+        )
     return [index[video.label] for video in videos]
 
 

@@ -31,6 +31,32 @@ class Hmdb51Name:
     number: int
 
 
+_MEANINGS = {
+    "camera motion": {"nm": "still", "cm": "moving"},
+    "viewpoint": {"fr": "front", "ba": "back", "le": "left", "ri": "right"},
+    "quality": {"goo": "good", "med": "medium", "bad": "bad"},
+    "visible body part": {"f": "full body", "u": "upper body", "l": "lower body", "h": "head"},
+}
+_MOST_PEOPLE = 4  # counted one by one below; few clips show more
+
+
+def describe_tags(name: str, label: str) -> dict[str, str] | None:
+    """What a clip's name says of it, in words: {"camera motion": "moving", …}; None as parse_name()."""
+    parsed = parse_name(name, label)
+    if parsed is None:
+        return None
+    codes = (parsed.motion, parsed.view, parsed.quality, parsed.body)
+    tags = {tag: meanings[code] for (tag, meanings), code in zip(_MEANINGS.items(), codes, strict=True)}
+    people = str(parsed.num_people) if parsed.num_people < _MOST_PEOPLE else f"{_MOST_PEOPLE} or more"
+    return tags | {"number of people": people}
+
+
+def tag_values() -> dict[str, list[str]]:
+    """All tags and the values they take, in the order to show them."""
+    people = [*map(str, range(_MOST_PEOPLE)), f"{_MOST_PEOPLE} or more"]
+    return {tag: list(meanings.values()) for tag, meanings in _MEANINGS.items()} | {"number of people": people}
+
+
 def parse_name(name: str, label: str) -> Hmdb51Name | None:
     """Take the name of a clip of class `label` apart; None where it is not of HMDB51's grammar."""
     stem, label = Path(name).stem, label.replace(" ", "_")  # people rename "brush_hair" to "Brush Hair"

@@ -75,6 +75,16 @@ def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
     return videos
 
 
+def check_class_folders(class_dir: Path) -> None:
+    """Raise InputError if a class folder of `class_dir` holds no video: its class would go untested in silence."""
+    found = {label for label, _ in find_videos(class_dir)}
+    for folder in sorted(class_dir.iterdir()):
+        if folder.is_dir() and not folder.name.startswith(".") and folder.name not in found:
+            raise InputError(
+                f"{folder}: no video in this class folder; fill it, or remove it to test without the class"
+            )
+
+
 def has_entries(folder: Path) -> bool:
     """Whether a folder is there and not empty."""
     return folder.is_dir() and any(folder.iterdir())

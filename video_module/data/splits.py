@@ -441,8 +441,19 @@ def _recorded(split_dir: Path) -> dict[str, dict[str, Any]]:
     return {entry["path"].removeprefix(prefix): entry for entry in entries if entry["split"] == split_dir.name}
 
 
-def split_digest(split_dir: Path, videos: Sequence[VideoRecord]) -> str | None:
-    """The digest of the split that these videos of `split_dir` are; None if they are not just those it lists."""
+def split_record(split_dir: Path, videos: Sequence[VideoRecord]) -> dict[str, Any] | None:
+    """The split.json that these videos of `split_dir` are a side of; None if they are not just those it lists."""
     if not videos or {video.path for video in videos} != set(_recorded(split_dir)):
         return None
-    return read_split_json(split_dir.absolute().parent)["digest"]
+    return read_split_json(split_dir.absolute().parent)
+
+
+def split_digest(split_dir: Path, videos: Sequence[VideoRecord]) -> str | None:
+    """The digest of the split that these videos of `split_dir` are a side of, None as split_record()."""
+    record = split_record(split_dir, videos)
+    return record["digest"] if record else None
+
+
+def is_official(protocol: str | None) -> bool:
+    """Whether the split is the data set's authors' own."""
+    return protocol in _OFFICIAL

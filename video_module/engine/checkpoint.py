@@ -1,7 +1,5 @@
 """Checkpoints (.pth): weights under torchvision's names, and all that is needed to use or resume them."""
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,16 +27,13 @@ class Checkpoint:
     split_digest: str | None = None
     train_sources: list[str] = field(default_factory=list)
     """Hashed names of the sources in train and val: enough to notice a leak, too little to tell what was filmed."""
+    train_clips: list[str] = field(default_factory=list)
+    """Hashed names of the videos themselves; empty in files written before these were kept."""
     train_config: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0
     """Epochs done."""
     training: dict[str, Any] | None = None
     """State of optimiser, schedule and logs; only in X_last.pth."""
-
-
-def hash_sources(sources: Iterable[str]) -> list[str]:
-    """Sorted, shortened SHA-256 of source names."""
-    return sorted({hashlib.sha256(source.encode()).hexdigest()[:16] for source in sources})
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

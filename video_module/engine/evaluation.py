@@ -1,4 +1,4 @@
-"""From views to video scores, for any model that scores clips."""
+"""From views to video scores, for any model that scores clips, in one process or in several."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,13 +25,20 @@ class Scores:
     video_scores: np.ndarray
     """float64 (num_videos, num_classes)."""
 
-    @property
-    def num_views(self) -> int:
-        return sum(len(scores) for scores in self.view_scores)
+    @classmethod
+    def from_views(cls, view_scores: list[np.ndarray]) -> "Scores":
+        return cls(view_scores, np.stack([video_score(scores) for scores in view_scores]))
 
 
 def score_videos(score_clips: ScoreClips, loader: DataLoader, *, batch_size: int, desc: str = "testing") -> Scores:
     """Score all views of all videos, `batch_size` clips at a time, whichever videos they belong to."""
+    return Scores.from_views(score_views(score_clips, loader, batch_size=batch_size, desc=desc))
+
+
+def score_views(
+    score_clips: ScoreClips, loader: DataLoader, *, batch_size: int, desc: str = "testing"
+) -> list[np.ndarray]:
+    """The view_scores of Scores; an empty list of no videos. They depend on `batch_size` by rounding alone."""
     num_videos = len(loader.dataset)
     logits: list[list[np.ndarray]] = [[] for _ in range(num_videos)]
     waiting: list[np.ndarray] = []  # views, and beside them the videos they are of
@@ -49,8 +56,7 @@ def score_videos(score_clips: ScoreClips, loader: DataLoader, *, batch_size: int
             score_waiting(batch_size)
     if waiting:
         score_waiting(len(waiting))
-    view_scores = [softmax(np.stack(rows)) for rows in logits]
-    return Scores(view_scores, np.stack([video_score(scores) for scores in view_scores]))
+    return [softmax(np.stack(rows)) for rows in logits]
 
 
 def torch_scorer(model: nn.Module, *, device: torch.device, precision: str = "fp32") -> ScoreClips:

@@ -213,6 +213,8 @@ def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[s
         "clip": checkpoint.clip.to_dict(),
         "split_digest": checkpoint.split_digest,
         "train_sources": checkpoint.train_sources,
+        "train_clips": checkpoint.train_clips,
+        "weights": checkpoint.train_config.get("weights"),
     }
 
 

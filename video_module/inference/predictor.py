@@ -75,6 +75,9 @@ class Predictor:
     """What computes: "cpu", "cuda" or onnxruntime's name of it."""
     split_digest: str | None = None
     train_sources: tuple[str, ...] = ()
+    train_clips: tuple[str, ...] = ()
+    weights: str | None = None
+    """What training started from."""
 
     def summary(self) -> str:
         return f"{self.model} on {self.provider}, {len(self.class_names)} classes"
@@ -178,7 +181,7 @@ def describe(path: Path) -> dict[str, Any]:
         "outputs": [{"name": node.name, "type": node.type, "shape": node.shape} for node in session.get_outputs()],
         **metadata,
         "clip": metadata["clip"].to_dict(),
-        "train_sources": len(metadata.get("train_sources", ())),
+        **{name: len(metadata.get(name, ())) for name in ("train_sources", "train_clips")},
     }
 
 
@@ -226,6 +229,8 @@ def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor
         provider=provider,
         split_digest=metadata.get("split_digest"),
         train_sources=tuple(metadata.get("train_sources", ())),
+        train_clips=tuple(metadata.get("train_clips", ())),
+        weights=metadata.get("weights"),
     )
 
 
@@ -249,4 +254,6 @@ def _load_checkpoint(path: Path, *, device: str, num_threads: int | None) -> Pre
         provider=str(target),
         split_digest=checkpoint.split_digest,
         train_sources=tuple(checkpoint.train_sources),
+        train_clips=tuple(checkpoint.train_clips),
+        weights=checkpoint.train_config.get("weights"),
     )

@@ -1,17 +1,25 @@
 """Figures of merit of a classifier of videos. Shares are fractions in 0..1."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from video_module.report import statistics
+
 NUM_CALIBRATION_BINS = 15
+NUM_CONFUSED = 20
+"""Pairs of classes that X_results.json lists as the most confused."""
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
     """Share of rows of `scores` (N, K) whose label is among the k best; ties keep the classes' order."""
+    return float(_is_in_top_k(scores, labels, k).mean())
+
+
+def _is_in_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return float((best == labels[:, None]).any(axis=1).mean())
+    return (best == labels[:, None]).any(axis=1)
 
 
 def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -21,44 +29,158 @@ def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: i
     return matrix
 
 
-def expected_calibration_error(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Mean gap between confidence and accuracy over 15 bins of confidence (Guo et al., ICML 2017)."""
+def _calibration_bins(confidence: np.ndarray) -> np.ndarray:
+    return np.minimum((confidence * NUM_CALIBRATION_BINS).astype(int), NUM_CALIBRATION_BINS - 1)
+
+
+def reliability(scores: np.ndarray, labels: np.ndarray) -> dict[str, list]:
+    """Mean confidence and accuracy in 15 even bins of confidence; None in empty bins."""
     confidence, correct = scores.max(axis=1), scores.argmax(axis=1) == labels
-    bins = np.minimum((confidence * NUM_CALIBRATION_BINS).astype(int), NUM_CALIBRATION_BINS - 1)
-    gaps = [
-        abs(confidence[bins == number].sum() - correct[bins == number].sum()) for number in range(NUM_CALIBRATION_BINS)
+    bins = _calibration_bins(confidence)
+    members = [bins == number for number in range(NUM_CALIBRATION_BINS)]
+    return {
+        "edges": (np.arange(NUM_CALIBRATION_BINS + 1) / NUM_CALIBRATION_BINS).tolist(),
+        "counts": [int(member.sum()) for member in members],
+        "confidence": [float(confidence[member].mean()) if member.any() else None for member in members],
+        "accuracy": [float(correct[member].mean()) if member.any() else None for member in members],
+    }
+
+
+def tally(view_scores: Sequence[np.ndarray], video_scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """What each video adds to the figures, float64 (num_videos, width) each: figures_of() needs but their sums."""
+    num_classes = video_scores.shape[1]
+    best, confidence = video_scores.argmax(axis=1), video_scores.max(axis=1)
+    correct = best == labels
+    view_hits = [(scores.argmax(axis=1) == label).sum() for scores, label in zip(view_scores, labels, strict=True)]
+    picked = video_scores[np.arange(len(labels)), labels]
+    label_rows, bin_rows = np.eye(num_classes)[labels], np.eye(NUM_CALIBRATION_BINS)[_calibration_bins(confidence)]
+    columns = {
+        "videos": np.ones(len(labels)),
+        "top1": correct,
+        "top5": _is_in_top_k(video_scores, labels, 5),
+        "views": [len(scores) for scores in view_scores],
+        "view_hits": view_hits,
+        "log_loss": -np.log(np.maximum(picked, 1e-15)),
+    }
+    return {name: np.asarray(column, np.float64)[:, None] for name, column in columns.items()} | {
+        "support": label_rows,
+        "predicted": np.eye(num_classes)[best],
+        "hits": label_rows * correct[:, None],
+        "gap": bin_rows * (confidence - correct)[:, None],
+    }
+
+
+def figures_of(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The figures that follow from summed tallies, (...,) each.
+
+    Classes without a video stay out of the means over classes. ECE: the mean gap between confidence and accuracy over
+    15 bins of confidence (Guo et al., ICML 2017).
+    """
+    videos, views = sums["videos"][..., 0], sums["views"][..., 0]
+    present = sums["support"] > 0
+    num_present = present.sum(axis=-1)
+    recall = np.divide(sums["hits"], sums["support"], out=np.zeros(present.shape), where=present)
+    f1 = np.divide(
+        2 * sums["hits"], sums["support"] + sums["predicted"], out=np.zeros(present.shape), where=present
+    )  # fmt: skip
+    return {
+        "video_top1": sums["top1"][..., 0] / videos,
+        "video_top5": sums["top5"][..., 0] / videos,
+        "clip_top1": sums["view_hits"][..., 0] / views,
+        "mean_class_accuracy": recall.sum(axis=-1) / num_present,
+        "macro_f1": f1.sum(axis=-1) / num_present,
+        "log_loss": sums["log_loss"][..., 0] / videos,
+        "ece": np.abs(sums["gap"]).sum(axis=-1) / videos,
+    }
+
+
+def per_class(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Precision, recall, F1 and support by class, from a confusion matrix; None where there is nothing to divide by.
+
+    F1 is None without support too: such a class counts in no mean.
+    """
+    support, predicted, hits = matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist(), np.diag(matrix).tolist()
+    return {
+        name: {
+            "precision": hits[i] / predicted[i] if predicted[i] else None,
+            "recall": hits[i] / support[i] if support[i] else None,
+            "f1": 2 * hits[i] / (support[i] + predicted[i]) if support[i] else None,
+            "support": support[i],
+        }
+        for i, name in enumerate(class_names)
+    }
+
+
+def most_confused(matrix: np.ndarray, class_names: Sequence[str], limit: int = NUM_CONFUSED) -> list[dict[str, Any]]:
+    """Pairs of label and wrong prediction: most videos first, then the larger share of the label's videos."""
+    support = matrix.sum(axis=1)
+    pairs = [
+        {
+            "label": class_names[row],
+            "prediction": class_names[column],
+            "count": int(matrix[row, column]),
+            "share": float(matrix[row, column] / support[row]),
+        }
+        for row, column in zip(*np.nonzero(matrix), strict=True)
+        if row != column
     ]
-    return float(sum(gaps) / len(labels))
+    return sorted(pairs, key=lambda pair: (-pair["count"], -pair["share"], pair["label"], pair["prediction"]))[:limit]
+
+
+def tag_figures(
+    tags: Sequence[Mapping[str, str] | None], correct: np.ndarray, values: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Top-1 by what names tell: {"num_tagged_videos", "by_tag": {tag: {value: {"num_videos", "video_top1"}}}}.
+
+    `tags` holds each video's, None for a video without; `values` every tag's, in the order to show them. "by_tag" is
+    None where less than half of the videos have tags.
+    """
+    num_tagged, by_tag = sum(video is not None for video in tags), {}
+    for tag, names in values.items():
+        members = {name: np.array([video is not None and video[tag] == name for video in tags]) for name in names}
+        by_tag[tag] = {
+            name: {"num_videos": int(member.sum()), "video_top1": float(correct[member].mean())}
+            for name, member in members.items()
+            if member.any()
+        }
+    return {"num_tagged_videos": num_tagged, "by_tag": by_tag if 2 * num_tagged >= len(tags) else None}
 
 
 def summarise(
-    view_scores: Sequence[np.ndarray], video_scores: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+    view_scores: Sequence[np.ndarray],
+    video_scores: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    sources: Sequence[str],
 ) -> dict[str, Any]:
     """All figures of X_results.json that follow from scores.
 
-    `view_scores` holds (num_views, K) probabilities for each video, `video_scores` (N, K) their means. Classes without
-    a video have accuracy None and stay out of the means over classes.
+    `view_scores` holds (num_views, K) probabilities for each video, `video_scores` (N, K) their means, `sources` the
+    film of each. Classes without a video have accuracy None and stay out of the means over classes.
     """
-    num_classes = len(class_names)
-    matrix = confusion_matrix(video_scores.argmax(axis=1), labels, num_classes)
-    support, predicted, hits = matrix.sum(axis=1), matrix.sum(axis=0), np.diag(matrix)
-    present = support > 0
-    recall = hits[present] / support[present]
-    f1 = 2 * hits[present] / (support[present] + predicted[present])
-    clip_hits = [scores.argmax(axis=1) == label for scores, label in zip(view_scores, labels, strict=True)]
-    picked = video_scores[np.arange(len(labels)), labels]
+    tallies = tally(view_scores, video_scores, labels)
+    matrix = confusion_matrix(video_scores.argmax(axis=1), labels, len(class_names))
+    classes = per_class(matrix, class_names)
+    intervals, num_sources = statistics.intervals(tallies, sources, figures_of), len(set(sources))
     return {
-        "video_top1": top_k_accuracy(video_scores, labels, 1),
-        "video_top5": top_k_accuracy(video_scores, labels, 5),
-        "clip_top1": float(np.concatenate(clip_hits).mean()),
-        "mean_class_accuracy": float(recall.mean()),
-        "macro_f1": float(f1.mean()),
-        "log_loss": float(-np.log(np.maximum(picked, 1e-15)).mean()),
-        "ece": expected_calibration_error(video_scores, labels),
-        "per_class_accuracy": {
-            name: float(hits[index] / support[index]) if support[index] else None
-            for index, name in enumerate(class_names)
-        },
+        **{name: float(value) for name, value in figures_of(statistics.add_up(tallies)).items()},
+        "intervals": intervals,
+        "interval_note": statistics.interval_note(intervals, num_sources),
+        "per_class_accuracy": {name: row["recall"] for name, row in classes.items()},
+        "per_class": classes,
+        "most_confused": most_confused(matrix, class_names),
+        "reliability": reliability(video_scores, labels),
         "num_videos": len(labels),
         "num_clips": sum(len(scores) for scores in view_scores),
+        "num_sources": num_sources,
+        "num_resamples": statistics.NUM_RESAMPLES,
     }
+
+
+def window_figures(view_scores: Sequence[np.ndarray], labels: np.ndarray) -> dict[str, float]:
+    """Accuracy of windows counted one by one, as the original project did: over all, and as a mean over classes."""
+    hits = np.concatenate([scores.argmax(axis=1) == label for scores, label in zip(view_scores, labels, strict=True)])
+    owners = np.repeat(labels, [len(scores) for scores in view_scores])
+    by_class = [hits[owners == label].mean() for label in np.unique(labels)]
+    return {"window_top1": float(hits.mean()), "window_mean_class_accuracy": float(np.mean(by_class))}

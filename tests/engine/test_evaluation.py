@@ -1,0 +1,184 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import test_model
+from video_module.data import audit, dataset, splits
+from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from video_module.engine.evaluation import score_videos
+from video_module.errors import InputError
+from video_module.inference.predictor import load_predictor
+
+
+@pytest.fixture(params=["trained", "exported"])
+def model(request) -> Path:
+    """The .pth and the .onnx file."""
+    return request.getfixturevalue(request.param)
+
+
+def test_scores_do_not_depend_on_batches_and_workers(model, drawn_data):
+    predictor = load_predictor(model, device="cpu")
+    videos = splits.load_videos(drawn_data / "test", num_workers=1)
+    views = dataset.EvaluationViews(drawn_data / "test", videos, predictor.clip, dataset.Views(num_clips=2))
+
+    def scores(*, batch_size: int, num_workers: int) -> np.ndarray:
+        loader = dataset.evaluation_loader(views, num_workers=num_workers)
+        return score_videos(predictor.score_clips, loader, batch_size=batch_size).video_scores
+
+    first = scores(batch_size=8, num_workers=0)
+    assert np.array_equal(first, scores(batch_size=8, num_workers=2))
+    for batch_size in (1, 5):
+        assert np.allclose(first, scores(batch_size=batch_size, num_workers=0), rtol=0, atol=1e-5)
+
+
+def run(test_dir: Path, model: Path, output_dir: Path, *flags: str) -> dict:
+    test_model.main(
+        ["--test_dir", str(test_dir), "--checkpoint", str(model), "--output_dir", str(output_dir), "--device", "cpu"]
+        + ["--num_workers", "0", "--num_clips", "2", "--num_crops", "1", *flags]
+    )
+    return json.loads((output_dir / f"{model.stem}_results.json").read_text())
+
+
+def test_a_run_repeats_to_the_bit(model, drawn_data, tmp_path):
+    first, second = (run(drawn_data / "test", model, tmp_path / name) for name in ("one", "two"))
+    assert first | {"command": ""} == second | {"command": ""}
+    tables = [(tmp_path / name / f"{model.stem}_predictions.csv").read_bytes() for name in ("one", "two")]
+    assert tables[0] == tables[1]
+
+
+def test_what_results_record(model, drawn_data, tmp_path):
+    figures = run(drawn_data / "test", model, tmp_path)
+    record = json.loads((drawn_data / "split.json").read_text())
+    assert (figures["split_digest"], figures["protocol"], figures["fold"]) == (record["digest"], "grouped", None)
+    assert figures["train_overlap"] == {"num_sources": 0, "num_videos": 0, "num_clips": 0, "is_leak": False}
+    assert (figures["model"], figures["weights"], figures["num_sources"]) == ("swin3d_nano", "none", 1)
+    with open(tmp_path / f"{model.stem}_predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    sources = {video["path"]: video["source"] for video in record["videos"]}
+    assert {f"test/{row['video']}": row["source"] for row in rows}.items() <= sources.items()
+    assert {row["label"] for row in rows} == set(figures["per_class"])
+
+
+def test_windows_are_named_as_such(exported, drawn_data, tmp_path, capsys):
+    """One by one, as the original project counted."""
+    windows = ["--sampling", "windows", "--clip_step", "3"]
+    figures = run(drawn_data / "test", exported, tmp_path, *windows)
+    printed = capsys.readouterr().out
+    assert figures["window_top1"] == figures["clip_top1"]
+    assert figures["num_clips"] > figures["num_videos"]
+    rows = {line[2:52].strip(): line.split()[-1] for line in printed.splitlines() if line.startswith("  ")}
+    assert rows["clip top-1 (per window, as the original counted)"] == f"{figures['window_top1']:.4f}"
+    assert rows["mean class accuracy per window"] == f"{figures['window_mean_class_accuracy']:.4f}"
+    assert "window_top1" not in run(drawn_data / "test", exported, tmp_path)
+
+
+# ---- leaks
+
+
+def test_testing_on_training_videos_is_refused(model, drawn_data, tmp_path, capsys):
+    reason = r"train: 24 test videos come from 4 sources in the model's train and val splits, 24 are in them themselves"
+    with pytest.raises(InputError, match=reason + "; .* or add --allow_leak"):
+        run(drawn_data / "train", model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    figures = run(drawn_data / "train", model, tmp_path / "out", "--allow_leak")
+    assert figures["train_overlap"] == {"num_sources": 4, "num_videos": 24, "num_clips": 24, "is_leak": True}
+    assert "leak, as allowed: 24 test videos" in capsys.readouterr().out
+
+
+def test_a_copy_elsewhere_is_the_same_video(exported, drawn_data, tmp_path, monkeypatch):
+    """Under another class, in a folder without split.json, by a relative path."""
+    (tmp_path / "copy" / "wave").mkdir(parents=True)
+    video = next((drawn_data / "train" / "sit").rglob("*.avi"))
+    shutil.copy(video, tmp_path / "copy" / "wave")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"copy: 1 test videos are in the model's train and val splits"):
+        run(Path("copy"), exported, tmp_path)
+
+
+def with_record(trained: Path, path: Path, **record: list[str]) -> Path:
+    """The trained model, as if it had been trained on other videos."""
+    checkpoint = load_checkpoint(trained)
+    save_checkpoint(path, Checkpoint(**{**vars(checkpoint), **record}))
+    return path
+
+
+@pytest.fixture
+def official_data(drawn_data, tmp_path) -> Path:
+    """drawn_data, as if it were a fold of HMDB51."""
+    shutil.copytree(drawn_data, tmp_path / "fold2")
+    record = json.loads((drawn_data / "split.json").read_text())
+    (tmp_path / "fold2" / "split.json").write_text(json.dumps(record | {"protocol": "hmdb51", "fold": 2}))
+    return tmp_path / "fold2"
+
+
+def test_official_folds_may_share_films_but_no_clip(trained, official_data, tmp_path, capsys):
+    videos = splits.load_videos(official_data / "test", num_workers=1)
+    sources = sorted({audit.hash_source(video.source) for video in videos})
+    model = with_record(trained, tmp_path / "films.pth", train_sources=sources, train_clips=["0" * 12])
+    figures = run(official_data / "test", model, tmp_path)
+    assert (figures["protocol"], figures["fold"]) == ("hmdb51", 2)
+    assert figures["train_overlap"] == {"num_sources": 1, "num_videos": 6, "num_clips": 0, "is_leak": False}
+    assert "6 test videos come from 1 sources in the model's train and val splits, 0 are in" in capsys.readouterr().out
+    model = with_record(
+        trained, tmp_path / "clip.pth", train_sources=sources, train_clips=[audit.hash_clip(videos[3].path)]
+    )
+    with pytest.raises(InputError, match="1 are in them themselves"):
+        run(official_data / "test", model, tmp_path)
+
+
+def test_files_that_record_less_still_load_and_say_so(trained, official_data, tmp_path, capsys):
+    content = torch.load(trained, weights_only=True)
+    del content["train_clips"]
+    torch.save(content, tmp_path / "old.pth")
+    assert run(official_data / "test", tmp_path / "old.pth", tmp_path)["train_overlap"]["num_clips"] is None
+    model = with_record(trained, tmp_path / "none.pth", train_sources=[], train_clips=[])
+    capsys.readouterr()
+    assert run(official_data / "test", model, tmp_path)["train_overlap"] is None
+    assert "none.pth records no training videos" in capsys.readouterr().out
+
+
+# ---- input that cannot be tested
+
+
+def test_an_empty_class_folder_is_named(exported, drawn_data, tmp_path):
+    shutil.copytree(drawn_data / "test", tmp_path / "test")
+    (tmp_path / "test" / "laugh").mkdir()
+    with pytest.raises(InputError, match=r"test/laugh: no video in this class folder"):
+        run(tmp_path / "test", exported, tmp_path)
+
+
+def test_a_class_that_the_model_does_not_know_is_named(exported, drawn_data, tmp_path):
+    shutil.copytree(drawn_data / "test", tmp_path / "test")
+    (tmp_path / "test" / "wave").rename(tmp_path / "test" / "greet")
+    with pytest.raises(InputError, match=r"greet/.*avi: class 'greet' .* not among the 6 known .*jump, pull"):
+        run(tmp_path / "test", exported, tmp_path)
+
+
+def test_a_missing_video_is_named(exported, drawn_data, tmp_path):
+    shutil.copytree(drawn_data, tmp_path / "data")
+    video = next((tmp_path / "data" / "test").rglob("*.avi"))
+    video.unlink()
+    with pytest.raises(InputError, match=rf"{video.name}: listed in .*split\.json but not there"):
+        run(tmp_path / "data" / "test", exported, tmp_path)
+
+
+def test_absent_classes_are_told(exported, drawn_data, tmp_path, capsys):
+    shutil.copytree(drawn_data / "test", tmp_path / "test")
+    shutil.rmtree(tmp_path / "test" / "wave")
+    figures = run(tmp_path / "test", exported, tmp_path)
+    assert figures["per_class"]["wave"]["support"] == 0
+    assert "1 of 6 classes have no test video" in capsys.readouterr().out
+
+
+def test_scores_that_are_no_numbers_stop_the_run(trained, drawn_data, tmp_path):
+    checkpoint = load_checkpoint(trained)
+    checkpoint.weights["head.bias"] = torch.full_like(checkpoint.weights["head.bias"], float("nan"))
+    save_checkpoint(tmp_path / "nan.pth", checkpoint)
+    with pytest.raises(InputError, match=r"nan\.pth: gives scores that are not finite"):
+        run(drawn_data / "test", tmp_path / "nan.pth", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["nan.pth"]

@@ -1,0 +1,167 @@
+"""`test_model.py --compare` on made results with known answers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import test_model
+from video_module.errors import InputError
+from video_module.report import metrics, results
+
+CLASSES = ["run", "wave"]
+LABELS = np.repeat([0, 1], 12)
+SOURCES = [f"film {number // 2 % 6}" for number in range(24)]  # six films, two clips of each class
+PATHS = [f"{CLASSES[label]}/clip {number}, cut.avi" for number, label in enumerate(LABELS)]
+
+
+def write_run(stem: Path, wrong: set[int], order=slice(None), **changes) -> Path:
+    """Results and predictions of a model that is wrong on the given videos."""
+    best = np.array([1 - label if number in wrong else label for number, label in enumerate(LABELS)])
+    scores = np.where(np.eye(2)[best] > 0, 0.8, 0.2)
+    figures = metrics.summarise([row[None] for row in scores], scores, LABELS, CLASSES, sources=SOURCES)
+    recorded = {
+        "views": {"sampling": "uniform", "num_clips": 4, "num_crops": 3},
+        "clip": {},
+        "split_digest": "digest",
+        "protocol": "grouped",
+        "fold": None,
+        "train_overlap": None,
+        "model": stem.name,
+        "weights": "none",
+    }
+    stem.parent.mkdir(exist_ok=True)
+    written = results.write_results(
+        stem,
+        figures | recorded | changes,
+        paths=PATHS[order],
+        sources=SOURCES[order],
+        labels=LABELS[order],
+        video_scores=scores[order],
+        class_names=CLASSES,
+    )
+    return written[0]
+
+
+@pytest.fixture
+def compare(tmp_path, capsys):
+    def compare(first: Path, second: Path) -> tuple[dict, str]:
+        flags = ["--output_dir", str(tmp_path / "out")]
+        test_model.main(["--compare", str(first), str(second), *flags])
+        return json.loads((tmp_path / "out" / "comparison.json").read_text()), capsys.readouterr().out
+
+    return compare
+
+
+def test_a_case_done_by_hand(compare, tmp_path):
+    """The first is wrong on 0, 1, 2, 3, 4, 12, 13, the second on 4 and 14, in another order of videos."""
+    first = write_run(tmp_path / "one", {0, 1, 2, 3, 4, 12, 13})
+    second = write_run(tmp_path / "two", {4, 14}, order=slice(None, None, -1))
+    compared, printed = compare(first, second)
+    figures = compared["figures"]
+    assert figures["video_top1"]["difference"] == pytest.approx(5 / 24)
+    assert figures["mean_class_accuracy"]["difference"] == pytest.approx((4 / 12 + 1 / 12) / 2)
+    assert [row["video"] for row in compared["better"]] == [PATHS[number] for number in (0, 1, 2, 3, 12, 13)]
+    assert compared["worse"] == [
+        {"video": PATHS[14], "label": "wave", "first": "wave", "second": "run", "source": SOURCES[14]}
+    ]
+    assert compared["mcnemar"] == {"num_first_only": 1, "num_second_only": 6, "p_value": 2 * (1 + 7) / 2**7}
+    # by film: film 0 gains 4 of its 4, film 1 gains 2 and loses 1, the other four change nothing
+    gains = np.array([4, 1, 0, 0, 0, 0]) / 4
+    draws = np.random.default_rng(5).integers(6, size=(5000, 6))
+    low, high = np.percentile(gains[draws].mean(axis=1), [2.5, 97.5])
+    assert figures["video_top1"]["interval"] == pytest.approx([low, high], abs=0.05)
+    assert "better in the second (6)" in printed
+    assert f"{PATHS[14]}: wave -> run" in printed
+    assert "+0.2083" in printed
+    assert "only 6 sources" in printed
+    assert "views differ" not in printed
+
+
+def test_the_other_way_round_is_the_negative(compare, tmp_path):
+    first, second = write_run(tmp_path / "one", {0, 1, 5, 14}), write_run(tmp_path / "two", {4, 14, 20})
+    there, back = compare(first, second)[0], compare(second, first)[0]
+    for key, figure in there["figures"].items():
+        assert figure["difference"] == -back["figures"][key]["difference"]
+        assert figure["interval"] == pytest.approx([-end for end in reversed(back["figures"][key]["interval"])])
+    assert there["better"] == [{**row, "first": row["second"], "second": row["first"]} for row in back["worse"]]
+    assert there["mcnemar"]["p_value"] == back["mcnemar"]["p_value"]
+
+
+def test_a_model_against_itself(compare, tmp_path):
+    path = write_run(tmp_path / "one", {0, 5})
+    compared, printed = compare(path, path)
+    assert compared["figures"]["video_top1"] == {
+        "first": 22 / 24,
+        "second": 22 / 24,
+        "difference": 0.0,
+        "interval": None,
+    }
+    assert compared["mcnemar"]["p_value"] == 1.0
+    assert "does not make it certain" in printed
+
+
+def test_other_views_are_told(compare, tmp_path):
+    views = {"sampling": "windows", "clip_step": 7, "num_crops": 1}
+    first, second = write_run(tmp_path / "one", {0}), write_run(tmp_path / "two", {1}, views=views)
+    assert "the views differ (4 clips x 3 crops; windows every 7 frames x 1 crop)" in compare(first, second)[1]
+
+
+def test_long_lists_are_cut_on_screen_only(compare, tmp_path):
+    first, second = write_run(tmp_path / "one", set(range(13))), write_run(tmp_path / "two", set())
+    compared, printed = compare(first, second)
+    assert len(compared["better"]) == 13
+    assert "… and 3 more" in printed
+
+
+@pytest.mark.parametrize(
+    ("digests", "reason"),
+    [
+        (("digest", "other"), "one_results.json is of split digest, .*two_results.json of other: only the same"),
+        (("digest", None), "two_results.json: tested on a folder that no split.json describes"),
+        ((None, None), "one_results.json: tested on a folder that no split.json describes"),
+    ],
+)
+def test_other_splits_are_refused(compare, tmp_path, digests, reason):
+    paths = [
+        write_run(tmp_path / name, {0}, split_digest=digest)
+        for name, digest in zip(("one", "two"), digests, strict=True)
+    ]
+    with pytest.raises(InputError, match=reason):
+        compare(*paths)
+    assert not (tmp_path / "out").exists()
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    table = path.with_name(path.name.replace("_results.json", "_predictions.csv"))
+    text = table.read_text()
+    assert old in text
+    table.write_text(text.replace(old, new))
+
+
+def test_predictions_that_do_not_fit_are_refused(compare, tmp_path):
+    first, second = write_run(tmp_path / "one", {0}), write_run(tmp_path / "two", {1})
+    edit(second, PATHS[3], "run/another.avi")
+    with pytest.raises(InputError, match=r"score other videos: run/another\.avi stands in one of them only"):
+        compare(first, second)
+    edit(second, "run/another.avi", PATHS[3])
+    edit(second, f'"{PATHS[3]}",run,run', f'"{PATHS[3]}",wave,wave')
+    with pytest.raises(InputError, match=r"clip 3, cut\.avi: .*one_results\.json labels it run, .* wave"):
+        compare(first, second)
+    write_run(tmp_path / "other", {1, 2})
+    (tmp_path / "other_predictions.csv").rename(tmp_path / "two_predictions.csv")
+    with pytest.raises(InputError, match=r"two_predictions\.csv: of another run than .*two_results\.json"):
+        compare(first, second)
+    (tmp_path / "two_predictions.csv").write_text("video,label,prediction,score,run,wave\n")
+    with pytest.raises(InputError, match="not a table with the columns video, label, prediction, score, source"):
+        compare(first, second)
+    (tmp_path / "two_predictions.csv").write_text("")
+    with pytest.raises(InputError, match="not a table with the columns"):
+        compare(first, second)
+    (tmp_path / "two_predictions.csv").unlink()
+    with pytest.raises(InputError, match=r"two_predictions\.csv: no such file"):
+        compare(first, second)
+    second.rename(tmp_path / "two.json")
+    with pytest.raises(InputError, match=r"two\.json: expected a name ending in _results\.json"):
+        compare(first, tmp_path / "two.json")

@@ -1,0 +1,95 @@
+"""Several processes on one job, as torchrun starts them; without torchrun, one process that does it all."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from video_module.devices import parse_device
+from video_module.engine.device import choose_device
+from video_module.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """This process among those of the job."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: str
+    """What this process should compute on, as --device takes it."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    @property
+    def launcher(self) -> str:
+        """How such a group is started, for the record."""
+        return "python" if self.world_size == 1 else f"torchrun --nproc_per_node {self.world_size}"
+
+    def __str__(self) -> str:
+        return "one process" if self.world_size == 1 else f"{self.world_size} processes"
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """This process's part of the items, dealt out one by one."""
+        return list(items[self.rank :: self.world_size])
+
+    def gather(self, part: Sequence[Any]) -> list[Any] | None:
+        """Put the parts of share() together again, in their order; None but for the first process."""
+        if self.world_size == 1:
+            return list(part)
+        parts = [None] * self.world_size if self.is_first else None
+        dist.gather_object(list(part), parts)
+        if parts is None:
+            return None
+        items: list[Any] = [None] * sum(map(len, parts))
+        for rank, received in enumerate(parts):
+            items[rank :: self.world_size] = received
+        return items
+
+
+@contextmanager
+def join_group(device: str) -> Iterator[Group]:
+    """The processes that torchrun started (it sets RANK, WORLD_SIZE, LOCAL_RANK), on gloo, and NCCL where CUDA is used.
+
+    On CUDA each takes the GPU of its LOCAL_RANK. When one fails, it alone tells of it and the job ends, whatever the
+    others were waiting for.
+    """
+    if "RANK" not in os.environ:
+        yield Group(device=device)
+        return
+    store, rank, world_size = next(dist.rendezvous("env://"))
+    try:
+        device = own_device(device, int(os.environ["LOCAL_RANK"]))
+        uses_cuda = device != "cpu" and torch.cuda.is_available()
+        if uses_cuda:
+            torch.cuda.set_device(choose_device(device))
+        backend = "cpu:gloo,cuda:nccl" if uses_cuda else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+        yield Group(rank=rank, world_size=world_size, device=device)
+    except Exception:
+        if store.add("num_failed", 1) > 1:  # it made the same mistake, or lost the one that failed
+            time.sleep(2)  # torchrun ends all processes after the first exit: the one that failed must have its say
+            sys.exit(1)
+        if rank > 0:
+            print(file=sys.stderr)  # the first process's bar stands on this line
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def own_device(device: str, local_rank: int) -> str:
+    """What --device means to one of several processes. Raises InputError if it names one GPU for all."""
+    kind, _ = parse_device(device)
+    if ":" in device:
+        raise InputError(f"--device {device}: under torchrun each process takes its own GPU; use auto, cuda or cpu")
+    return "cpu" if kind == "cpu" else f"{kind}:{local_rank}"

@@ -1,0 +1,124 @@
+"""Several folds of one protocol as one row, and the published rows to stand beside."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from video_module.errors import InputError
+from video_module.report.results import FIGURES, describe_views, read_results
+from video_module.report.statistics import mean_and_sd
+
+_MEAN, _FIRST = "mean of the 3 official splits", "official split 1 alone"
+PUBLISHED = (
+    ("C3D, Sports-1M", "51.6", _MEAN),
+    ("R(2+1)D RGB, K400", "74.5", _MEAN),
+    ("I3D RGB", "74.8", _MEAN),
+    ("I3D two-stream (RGB + flow)", "80.9", _MEAN),
+    ("VideoMAE ViT-B, K400", "73.3", _MEAN),
+    ("MVD ViT-B", "76.4-79.7", _MEAN),
+    ("VideoMAE V2-g", "88.1", _MEAN),
+    ("R3D-50 from scratch", "22.4", _FIRST),
+    ("R(2+1)D-50 from scratch", "21.7", _FIRST),
+)
+"""Method, HMDB51 top-1 in percent, protocol. No Video Swin number on the official splits is published."""
+_NUM_OFFICIAL_TEST_VIDEOS = 1530  # in each fold of HMDB51
+
+
+def combine(paths: Sequence[Path]) -> dict[str, Any]:
+    """Mean and sample standard deviation of every figure over the folds of one protocol.
+
+    Raises InputError if the results are not of one model, started from one set of weights, tested with the same views
+    on different folds.
+    """
+    if len(paths) < 2:
+        raise InputError(f"--results needs the results of at least two folds, got {len(paths)}")
+    results = [read_results(path) for path in paths]
+    for path, result in zip(paths, results, strict=True):
+        if result["split_digest"] is None:
+            raise InputError(f"{path}: tested on a folder that no split.json describes, so its fold is unknown")
+        result["classes"] = list(result["per_class_accuracy"])
+    for key in ("protocol", "model", "weights", "clip", "classes", "views"):
+        for path, result in zip(paths[1:], results[1:], strict=True):
+            if result[key] != results[0][key]:
+                first, other = _difference(results[0][key], result[key])
+                raise InputError(f"{paths[0]} and {path} do not mix: {key} {first} and {other}")
+    for key, name in (("split_digest", "split"), ("fold", "fold")):
+        seen: dict[Any, Path] = {}
+        for path, result in zip(paths, results, strict=True):
+            if result[key] in seen:
+                raise InputError(f"{seen[result[key]]} and {path} are both of {name} {result[key]}: a fold counts once")
+            if result[key] is not None:
+                seen[result[key]] = path
+    figures = {}
+    for key in FIGURES:
+        values = [result[key] for result in results]
+        mean, sd = mean_and_sd(values)
+        figures[key] = {"mean": mean, "sd": sd, "values": values}
+    overlaps = zip(paths, (result["train_overlap"] for result in results), strict=True)
+    return {
+        "results": [str(path) for path in paths],
+        **{key: results[0][key] for key in ("protocol", "model", "weights", "views")},
+        "folds": [result["fold"] for result in results],
+        "split_digests": [result["split_digest"] for result in results],
+        "num_videos": [result["num_videos"] for result in results],
+        "figures": figures,
+        "leaks": [str(path) for path, overlap in overlaps if overlap and overlap["is_leak"]],
+    }
+
+
+def _difference(value: Any, other: Any) -> tuple[Any, Any]:
+    """Two unequal settings, of dictionaries and lists only what differs."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        keys = [key for key in value | other if value.get(key) != other.get(key)]
+        return {key: value.get(key) for key in keys}, {key: other.get(key) for key in keys}
+    if isinstance(value, list) and isinstance(other, list):
+        counts, others = Counter(value), Counter(other)
+        return sorted(counts - others) or "in another order", sorted(others - counts) or "in another order"
+    return value, other
+
+
+def why_unpublished(combined: dict[str, Any]) -> str | None:
+    """Why a row may not stand beside the published ones; None if it may."""
+    if combined["protocol"] != "hmdb51":
+        return f"the published numbers are of HMDB51's official folds, these of protocol {combined['protocol']}"
+    if sorted(combined["folds"]) != [1, 2, 3]:
+        return f"the published numbers are means of folds 1, 2 and 3, these of {_join(sorted(combined['folds']))}"
+    for fold, num_videos in zip(combined["folds"], combined["num_videos"], strict=True):
+        if num_videos != _NUM_OFFICIAL_TEST_VIDEOS:
+            return f"fold {fold} was tested on {num_videos:,} of its {_NUM_OFFICIAL_TEST_VIDEOS:,} videos"
+    if combined["leaks"]:
+        return f"{combined['leaks'][0]} was tested with --allow_leak"
+    return None
+
+
+def _join(items: Sequence[Any]) -> str:
+    return " and ".join(filter(None, (", ".join(map(str, items[:-1])), str(items[-1]))))
+
+
+def format_folds(combined: dict[str, Any]) -> str:
+    """The folds as a table; for HMDB51's three, the published rows and this one among them."""
+    names = [
+        f"fold {fold}" if fold is not None else f"split {digest[:6]}"
+        for fold, digest in zip(combined["folds"], combined["split_digests"], strict=True)
+    ]
+    weights = {None: "", "none": " from scratch"}.get(combined["weights"], f" from {combined['weights']}")
+    views = describe_views(combined["views"])
+    lines = [
+        f"{combined['model']}{weights}, {combined['protocol']}, {views}",
+        f"  {'':24}{'mean':>9}{'sd':>9}" + "".join(f"{name:>14}" for name in names),
+    ]
+    for key, title in FIGURES.items():
+        figure = combined["figures"][key]
+        cells = "".join(f"{value:14.4f}" for value in figure["values"])
+        lines.append(f"  {title:24}{figure['mean']:9.4f}{figure['sd']:9.4f}{cells}")
+    lines.append(f"  {'videos':24}{'':18}" + "".join(f"{count:14,}" for count in combined["num_videos"]))
+    if reason := why_unpublished(combined):
+        return "\n".join([*lines, f"no published row to stand beside: {reason}"])
+    top1 = combined["figures"]["video_top1"]
+    own = (f"{combined['model']}{weights} (here)", f"{top1['mean']:.1%} ± {top1['sd']:.1%}".replace("%", ""))
+    rows = [*PUBLISHED, (*own, f"{_MEAN}, {views}")]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines.append("HMDB51 top-1, percent")
+    lines += [f"  {method:{widths[0]}}  {figure:>{widths[1]}}  {protocol}" for method, figure, protocol in rows]
+    return "\n".join(lines)

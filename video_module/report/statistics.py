@@ -1,0 +1,86 @@
+"""How sure a figure is: intervals that respect the sources of clips, paired differences, folds."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+Sums = Mapping[str, np.ndarray]
+"""Tallies summed over videos, (..., width) each; made of tallies with one row a video, (num_videos, width)."""
+
+MIN_SOURCES = 5
+"""With fewer sources no interval is given: it would hang on which of a handful were filmed."""
+FEW_SOURCES = 20
+"""With fewer, intervals of this kind are known to come out too narrow (Cameron, Gelbach & Miller, 2008)."""
+NUM_RESAMPLES = 2000
+
+
+def add_up(tallies: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The sums over all videos."""
+    return {name: rows.sum(axis=0) for name, rows in tallies.items()}
+
+
+def resample_by_source(
+    tallies: Mapping[str, np.ndarray], sources: Sequence[str], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """The sums over each of `num_resamples` resamples, (num_resamples, width) each.
+
+    Clips of one film are not independent, so whole sources are drawn with replacement, each with all its videos: the
+    cluster bootstrap (Field & Welsh, Bootstrapping clustered data, JRSS B 69, 2007). The same seed draws the same.
+    """
+    names, owners = np.unique(np.asarray(sources), return_inverse=True)
+    drawn = np.random.default_rng(seed).integers(len(names), size=(num_resamples, len(names)))
+    weights = np.stack([np.bincount(row, minlength=len(names)) for row in drawn]).astype(np.float64)
+    resampled = {}
+    for name, rows in tallies.items():
+        by_source = np.zeros((len(names), rows.shape[1]))
+        np.add.at(by_source, owners, rows)
+        resampled[name] = weights @ by_source
+    return resampled
+
+
+def intervals(
+    tallies: Mapping[str, np.ndarray],
+    sources: Sequence[str],
+    figures_of: Callable[[Sums], dict[str, np.ndarray]],
+    **resampling: int,
+) -> dict[str, list[float] | None]:
+    """95 % percentile interval [low, high] of each figure, resampled by source.
+
+    None where there are fewer than MIN_SOURCES sources, and where every resample gives the same value: a bootstrap of
+    results without an error would have no width, and say nothing of the errors to come. The resamples' calibration
+    error is larger than the sample's on average, as it is a sum of gaps without sign: its interval leans upwards.
+    """
+    figures = figures_of(resample_by_source(tallies, sources, **resampling))
+    enough = len(set(sources)) >= MIN_SOURCES
+    return {
+        name: np.percentile(values, [2.5, 97.5]).tolist() if enough and np.ptp(values) > 0 else None
+        for name, values in figures.items()
+    }
+
+
+def interval_note(intervals: Mapping[str, list[float] | None], num_sources: int) -> str | None:
+    """What a reader of the intervals should know, None where nothing is amiss."""
+    if num_sources < MIN_SOURCES:
+        return f"no intervals: {num_sources} sources are too few to resample, at least {MIN_SOURCES} are needed"
+    notes = []
+    if num_sources < FEW_SOURCES:
+        notes.append(f"only {num_sources} sources: the true intervals are wider")
+    if None in intervals.values():
+        notes.append("where none stands, every resample gives the same, which does not make it certain")
+    return "; ".join(notes) or None
+
+
+def mcnemar(num_first_only: int, num_second_only: int) -> float:
+    """McNemar's exact test: two-sided binomial p-value of the videos that only one of two models gets right.
+
+    (McNemar, 1947; in its exact form.) It takes videos for independent, which clips of one film are not.
+    """
+    total, fewer = num_first_only + num_second_only, min(num_first_only, num_second_only)
+    tail = sum(math.comb(total, count) for count in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**total)
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (ddof 1)."""
+    return float(np.mean(values)), float(np.std(values, ddof=1))
