@@ -53,12 +53,23 @@ def _put_text(frame: np.ndarray, text: str, *, left: int, top: int, size: int, r
     part[:] = (part + (255.0 - part) * mask).astype(np.uint8)
 
 
+def _label_layout(height: int, width: int) -> tuple[int, int]:
+    """Size of the text and of the space around it."""
+    size = int(np.clip(min(height, width) * 0.075, 9, 64))
+    return size, max(2, size // 3)
+
+
+def label_height(height: int, width: int) -> int:
+    """How far down draw_label() reaches."""
+    size, pad = _label_layout(height, width)
+    return min(height, size + 4 * pad)
+
+
 def draw_label(frame: np.ndarray, label: str, score: float, *, color: tuple[int, int, int]) -> None:
     """Draw a panel with the label and a bar as long as the score into the top of frame, uint8 RGB (H, W, 3)."""
     height, width = frame.shape[:2]
-    size = int(np.clip(min(height, width) * 0.075, 9, 64))
-    pad = max(2, size // 3)
-    panel = frame[: min(height, size + 4 * pad)]
+    size, pad = _label_layout(height, width)
+    panel = frame[: label_height(height, width)]
     panel[:] = (panel * (1 - _PANEL_ALPHA)).astype(np.uint8)
     percent = f"{score:.0%}"
     percent_width = _text_mask(percent, size, width).shape[1]

@@ -22,15 +22,17 @@ from video_module.data import sampling, transforms
 from video_module.data.decoding import iter_frames, read_info
 from video_module.data.encoding import open_video
 from video_module.errors import InputError
-from video_module.inference.overlay import class_colors, draw_label
+from video_module.inference.overlay import class_colors, draw_label, label_height
 from video_module.inference.windows import WindowClip, iter_windows
 from video_module.models.recognizer import Recognizer
 from video_module.models.registry import get_spec
 
-_HEAT_ALPHA = 0.75
+_HEAT_ALPHA = 0.8
 _UNSEEN_LIGHT = 0.45  # of what lies outside the model's crop
 _MIN_SHORT_SIDE = 360  # smaller frames are enlarged: the heat and the label need the pixels
 _STRIP_HEIGHT = 0.03
+_STRONGEST = 0.995  # quantile shown at full heat: one outstanding token would leave the rest in the dark
+_TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class VideoHeat:
     target: int
     """The class, as an index."""
     grids: np.ndarray
-    """float32 (num_frames, h, w) in 0..1, coarse, over the centre crop; 1 is the strongest of the video."""
+    """float32 (num_frames, h, w) in 0..1, coarse, over the centre crop; 1 where it is among the strongest of the video."""
     scores: np.ndarray
     """Probability of the class at each frame, float64 (num_frames,): the mean over the windows that hold it."""
 
@@ -56,7 +58,7 @@ def grad_cam(model: Recognizer, clip: np.ndarray, *, target: int | None = None) 
     """
     grids, _ = _class_evidence(model, clip[None], target=target)
     heat = F.interpolate(grids[None], size=clip.shape[:3], mode="trilinear")[0, 0].cpu().numpy()
-    return heat / max(float(heat.max()), np.finfo(np.float32).tiny)
+    return heat / max(float(heat.max()), _TINY)
 
 
 def _class_evidence(model: Recognizer, clips: np.ndarray, *, target: int | None) -> tuple[Tensor, Tensor]:
@@ -128,7 +130,7 @@ def explain_video(
         scores[start:end] += score
         num_windows[start:end] += 1
     grids /= num_windows[:, None, None].astype(np.float32)
-    grids /= max(float(grids.max()), np.finfo(np.float32).tiny)
+    grids = np.minimum(grids / max(float(np.quantile(grids, _STRONGEST)), _TINY), 1)
     return VideoHeat(
         path=Path(path), fps=info.fps, clip=model.clip, target=target, grids=grids, scores=scores / num_windows
     )
@@ -158,38 +160,47 @@ def draw_heat(frame: np.ndarray, grid: np.ndarray, clip: ClipConfig) -> None:
     seen = frame[rows, columns].copy()
     frame[:] = (frame * _UNSEEN_LIGHT).astype(np.uint8)
     heat = cv2.resize(grid, seen.shape[1::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
-    colors = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    alpha = _HEAT_ALPHA * np.sqrt(heat)[..., None]
-    frame[rows, columns] = (seen * (1 - alpha) + colors * alpha).astype(np.uint8)
+    alpha = np.minimum(1.5 * heat, _HEAT_ALPHA)[..., None]
+    frame[rows, columns] = (seen * (1 - alpha) + _heat_colors(heat) * alpha).astype(np.uint8)
 
 
-def _draw_moments(frame: np.ndarray, moments: np.ndarray, *, position: int) -> None:
-    """Draw when the evidence stands, 0..1 for each frame of the video, along the bottom, with a mark at `position`."""
+def _frame_around(frame: np.ndarray, caption: str, score: float, moments: np.ndarray, *, position: int, color) -> np.ndarray:
+    """Put the label above a frame and a strip below it, so that they hide nothing of it.
+
+    The strip shows how strong the evidence is over the video, `moments` in 0..1 for each frame, and where we are.
+    """
     height, width = frame.shape[:2]
+    head = np.zeros_like(frame)
+    draw_label(head, caption, score, color=color)
     thick = max(4, round(height * _STRIP_HEIGHT))
     row = cv2.resize(moments[None].astype(np.float32), (width, 1), interpolation=cv2.INTER_LINEAR)
-    frame[height - thick :] = cv2.applyColorMap((row * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    strip = np.zeros((2 * thick, width, 3), np.uint8)
+    strip[thick:] = _heat_colors(row)
     mark = round(position * (width - 1) / max(1, len(moments) - 1))
-    frame[height - 2 * thick :, max(0, mark - 1) : mark + 2] = 255
+    strip[:, max(0, mark - 1) : mark + 2] = 255
+    return np.concatenate([head[: label_height(height, width)], frame, strip])
+
+
+def _heat_colors(heat: np.ndarray) -> np.ndarray:
+    """0..1 (h, w) -> uint8 RGB (h, w, 3)."""
+    return cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
 
 
 def attention_frames(heat: VideoHeat, class_names: list[str], *, label: str | None = None) -> Iterator[np.ndarray]:
-    """Yield the video's frames, uint8 RGB, with the evidence for the class blended in, its name and score, and a strip
-    along the bottom that shows when the evidence stands. `label` is the video's true class, named where it is another.
+    """Yield the video's frames, uint8 RGB, with the evidence for the class blended in; the class and its score above,
+    and when the evidence stands below. `label` is the video's true class, named where it is another.
     """
     name = class_names[heat.target]
     color = class_colors(class_names)[name]
     caption = name if label in (None, name) else f"{name} (label: {label})"
     moments = heat.grids.mean(axis=(1, 2))
-    moments /= max(float(moments.max()), np.finfo(np.float32).tiny)
+    moments /= max(float(moments.max()), _TINY)
     for position, frame in enumerate(iter_frames(heat.path)):
         scale = -(-_MIN_SHORT_SIDE // min(frame.shape[:2]))
         if scale > 1:
             frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         draw_heat(frame, heat.grids[position], heat.clip)
-        draw_label(frame, caption, heat.scores[position], color=color)
-        _draw_moments(frame, moments, position=position)
-        yield frame
+        yield _frame_around(frame, caption, heat.scores[position], moments, position=position, color=color)
 
 
 def write_attention(

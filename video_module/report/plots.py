@@ -177,9 +177,10 @@ def plot_per_class(per_class: dict[str, dict[str, Any]], *, mean: float) -> Figu
         axes = figure.subplots()
         recall = [row["recall"] for _, row in rows]
         axes.barh(positions, recall, 0.72, color=BLUE, label="recall (videos of the class that are found)")
-        known = [(row["precision"], y) for y, (_, row) in enumerate(rows) if row["precision"] is not None]
+        precision = [np.nan if row["precision"] is None else row["precision"] for _, row in rows]  # never predicted
         axes.scatter(
-            *zip(*known, strict=True),
+            precision,
+            positions,
             marker="D",
             s=16,
             color=ORANGE,
@@ -226,7 +227,7 @@ def plot_reliability(reliability: dict[str, list], *, ece: float) -> Figure:
         )
         axes.plot([0, 1], [0, 1], "--", color="#444444", linewidth=0.8, label="perfectly calibrated")
         axes.set(ylim=(0, 1.02), ylabel="accuracy", title=f"Calibration error (ECE, {len(counts)} bins) {ece:.3f}")
-        axes.legend(frameon=False, loc="upper left", fontsize=7.5)
+        figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=7, handlelength=1.5)
         bars = below.bar(left, counts, width, align="edge", color=GREY, edgecolor="white")
         below.bar_label(bars, [f"{count}" if count else "" for count in counts], fontsize=6.5, color="#444444")
         below.set(xlim=(0, 1), xlabel="confidence", ylabel="videos")
@@ -247,10 +248,10 @@ def plot_by_tag(by_tag: dict[str, dict[str, dict[str, Any]]], *, overall: float)
                 y += 1
                 axes.barh(y, row["video_top1"], 0.72, color=BLUE)
                 text = f"{row['video_top1']:.2f}   {row['num_videos']} videos"
-                axes.text(row["video_top1"] + 0.01, y, text, va="center", fontsize=7.5, color="#444444")
+                axes.text(1.02, y, text, va="center", fontsize=7.5, color="#444444")
                 ticks.append((y, value))
             y += 1.2
-        axes.axvline(overall, color=ORANGE, linewidth=1.2, linestyle="--", label=f"all videos {overall:.3f}", zorder=0)
+        axes.axvline(overall, color=ORANGE, linewidth=1.2, linestyle="--", label=f"all videos {overall:.3f}")
         axes.set_yticks([y for y, _ in ticks], [str(value) for _, value in ticks])
         axes.tick_params(axis="y", length=0)
         axes.set(xlim=(0, 1.25), ylim=(y - 0.4, -0.8), xlabel="video top-1")
