@@ -1,10 +1,10 @@
 """Where a model looks: its evidence for a class over space and time, and the video that shows it.
 
-The map is Grad-CAM's (Selvaraju et al., ICCV 2017) with each place weighted by its own gradient instead of the mean over
-all places (HiResCAM, Draelos and Carin, 2020). The two are the same where a network ends in a global mean and a linear
-layer, as R(2+1)D, MC3, R3D and I3D do. Swin has a LayerNorm in between and C3D a flattening, and there a mean gradient
-points at places that the class does not depend on. The package grad-cam would be a large dependency for these lines, and
-knows no uint8 clips (N, T, H, W, 3).
+The map is Grad-CAM (Selvaraju et al., ICCV 2017) with each place weighted by its own gradient instead of the mean over
+all places (HiResCAM, Draelos & Carin, 2020). The two are the same where a network ends in a global mean and a linear
+layer, as R(2+1)D, MC3, R3D and I3D do. Swin has a LayerNorm in between and C3D a flattening: there the mean gradient
+points at places that the class does not depend on, as tests/report/test_attention.py shows. The package grad-cam offers
+this too, but brings scikit-learn and more along for what is twenty lines here.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from video_module.data import sampling, transforms
 from video_module.data.decoding import iter_frames, read_info
 from video_module.data.encoding import open_video
 from video_module.errors import InputError
-from video_module.inference.overlay import class_colors, draw_label, label_height
+from video_module.inference.overlay import class_colors, draw_label, label_height, put_text
 from video_module.inference.windows import WindowClip, iter_windows
 from video_module.models.recognizer import Recognizer
 from video_module.models.registry import get_spec
@@ -30,7 +30,6 @@ from video_module.models.registry import get_spec
 _HEAT_ALPHA = 0.8
 _UNSEEN_LIGHT = 0.45  # of what lies outside the model's crop
 _MIN_SHORT_SIDE = 360  # smaller frames are enlarged: the heat and the label need the pixels
-_STRIP_HEIGHT = 0.03
 _STRONGEST = 0.995  # quantile shown at full heat: one outstanding token would leave the rest in the dark
 _TINY = np.finfo(np.float32).tiny
 
@@ -45,7 +44,7 @@ class VideoHeat:
     target: int
     """The class, as an index."""
     grids: np.ndarray
-    """float32 (num_frames, h, w) in 0..1, coarse, over the centre crop; 1 where it is among the strongest of the video."""
+    """float32 (num_frames, h, w) in 0..1, coarse, over the centre crop; 1 among the strongest of the video."""
     scores: np.ndarray
     """Probability of the class at each frame, float64 (num_frames,): the mean over the windows that hold it."""
 
@@ -164,21 +163,17 @@ def draw_heat(frame: np.ndarray, grid: np.ndarray, clip: ClipConfig) -> None:
     frame[rows, columns] = (seen * (1 - alpha) + _heat_colors(heat) * alpha).astype(np.uint8)
 
 
-def _frame_around(frame: np.ndarray, caption: str, score: float, moments: np.ndarray, *, position: int, color) -> np.ndarray:
-    """Put the label above a frame and a strip below it, so that they hide nothing of it.
+def _draw_moments(width: int, height: int, moments: np.ndarray, *, position: int) -> np.ndarray:
+    """A strip, uint8 RGB (height, width, 3), that shows when the evidence stands, 0..1 for each frame of the video.
 
-    The strip shows how strong the evidence is over the video, `moments` in 0..1 for each frame, and where we are.
+    A white mark stands at `position`.
     """
-    height, width = frame.shape[:2]
-    head = np.zeros_like(frame)
-    draw_label(head, caption, score, color=color)
-    thick = max(4, round(height * _STRIP_HEIGHT))
+    strip = np.zeros((height, width, 3), np.uint8)
     row = cv2.resize(moments[None].astype(np.float32), (width, 1), interpolation=cv2.INTER_LINEAR)
-    strip = np.zeros((2 * thick, width, 3), np.uint8)
-    strip[thick:] = _heat_colors(row)
+    strip[height // 2 :] = _heat_colors(row)
     mark = round(position * (width - 1) / max(1, len(moments) - 1))
     strip[:, max(0, mark - 1) : mark + 2] = 255
-    return np.concatenate([head[: label_height(height, width)], frame, strip])
+    return strip
 
 
 def _heat_colors(heat: np.ndarray) -> np.ndarray:
@@ -187,20 +182,30 @@ def _heat_colors(heat: np.ndarray) -> np.ndarray:
 
 
 def attention_frames(heat: VideoHeat, class_names: list[str], *, label: str | None = None) -> Iterator[np.ndarray]:
-    """Yield the video's frames, uint8 RGB, with the evidence for the class blended in; the class and its score above,
-    and when the evidence stands below. `label` is the video's true class, named where it is another.
+    """Yield the video's frames, uint8 RGB, with the evidence for the class blended in.
+
+    Above the frame, where they hide nothing, stand the class and its score; below it, when the evidence stands, and
+    `label`, the video's true class, where it is another.
     """
     name = class_names[heat.target]
     color = class_colors(class_names)[name]
-    caption = name if label in (None, name) else f"{name} (label: {label})"
     moments = heat.grids.mean(axis=(1, 2))
     moments /= max(float(moments.max()), _TINY)
     for position, frame in enumerate(iter_frames(heat.path)):
         scale = -(-_MIN_SHORT_SIDE // min(frame.shape[:2]))
         if scale > 1:
             frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        height, width = frame.shape[:2]
+        head = np.zeros_like(frame)
+        draw_label(head, name, heat.scores[position], color=color)
         draw_heat(frame, heat.grids[position], heat.clip)
-        yield _frame_around(frame, caption, heat.scores[position], moments, position=position, color=color)
+        strip = _draw_moments(width, max(8, height // 16), moments, position=position)
+        parts = [head[: label_height(height, width)], frame, strip]
+        if label not in (None, name):
+            size = max(9, min(height, width) // 18)
+            parts.append(np.zeros((size * 3 // 2, width, 3), np.uint8))
+            put_text(parts[-1], f"label: {label}", left=size // 3, top=0, size=size, right=width)
+        yield np.concatenate(parts)
 
 
 def write_attention(

@@ -57,7 +57,14 @@ def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
 
 
 def _write(
-    drawing: ImageDraw.ImageDraw, place: tuple[float, float], text: str, *, width: float, size: int, fill: str, bold=False
+    drawing: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    *,
+    width: float,
+    size: int,
+    fill: str,
+    bold=False,
 ) -> float:
     """One line, shortened by an ellipsis to `width` pixels; returns where it ends."""
     font = _font(size, bold)

@@ -45,43 +45,48 @@ p { margin: .4rem 0; max-width: 44rem; }
 .hero { display: flex; flex-wrap: wrap; gap: .5rem 3rem; align-items: flex-end; margin: 1.2rem 0 1.6rem; }
 .hero strong { display: block; font-size: 4.2rem; line-height: 1; letter-spacing: -.03em; color: var(--accent); }
 .hero > div:last-child { flex: 1 1 18rem; }
-dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .15rem 1.2rem; margin: 0; font-size: .92rem; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .15rem 1.2rem; margin: 0;
+  font-size: .92rem; }
 dd { margin: 0; overflow-wrap: anywhere; }
 code { font: .86em ui-monospace, Consolas, monospace; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin-top: 1.6rem; font-size: .92rem; }
 a { color: var(--accent); }
 .warn { border-left: 4px solid var(--warn); background: var(--card); padding: .5rem .9rem; max-width: none; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .92rem; width: 100%; }
+table { border-collapse: collapse; font-size: .92rem; width: 100%; max-width: 46rem; } .full table { max-width: none; }
 th, td { text-align: left; padding: .32rem .7rem .32rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 500; }
-td { overflow-wrap: anywhere; }
+td { overflow-wrap: break-word; max-width: 24rem; }
 .n { text-align: right; white-space: nowrap; }
 td.name { min-width: 7rem; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--accent); }
-th[aria-sort] button::after { content: " ▾"; }
-th[aria-sort=ascending] button::after { content: " ▴"; }
+th button::after { content: " ↕"; opacity: .6; }
+th[aria-sort=descending] button::after { content: " ↓"; opacity: 1; }
+th[aria-sort=ascending] button::after { content: " ↑"; opacity: 1; }
 .range { display: block; position: relative; height: 1.1rem; min-width: 7rem; margin-top: .2rem; }
 .range::before { content: ""; position: absolute; inset: .5rem 0 auto; border-top: 1px solid var(--line); }
-.range i { position: absolute; top: .32rem; height: .4rem; background: var(--accent); opacity: .35; border-radius: 2px; }
+.range i { position: absolute; top: .32rem; height: .4rem; background: var(--accent); opacity: .35; }
 .range b { position: absolute; top: .1rem; width: 3px; margin-left: -1px; height: .85rem; background: var(--accent); }
 .range u { position: absolute; top: .1rem; height: .85rem; border-left: 1px dashed var(--faint); }
 figure { margin: 1rem 0; }
 figcaption { font-size: .92rem; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; display: block; background: #fff; border-radius: 4px; }
 .plot img { padding: .4rem; border: 1px solid var(--line); }
-.plot.wide img { min-width: 46rem; }
+.plot.wide { width: min(96vw, 80rem); margin-left: 50%; transform: translateX(-50%); }
+.plot.wide img { min-width: 46rem; margin: auto; }
 .sides { display: flex; flex-wrap: wrap; gap: 0 2.5rem; align-items: flex-start; }
 .sides > figure { flex: 0 1 27rem; } .sides > div { flex: 1 1 16rem; }
 .strip { border-left: 4px solid var(--accent); padding-left: .8rem; margin: 1.4rem 0; break-inside: avoid; }
 .strip.wrong { border-color: #e08a1e; }
-.strip img { border-radius: 2px; }
+.strip img { border-radius: 2px; min-width: 34rem; }
 .strip b { color: var(--ink); } .strip small { display: block; }
 footer { max-width: 64rem; margin: 3rem auto 0; padding: 1rem 1.25rem 3rem; font-size: .92rem; color: var(--faint); }
 @media (max-width: 40rem) { .hero strong { font-size: 3.4rem; } .about { display: none; } .range { min-width: 4rem; } }
-@media print { nav { display: none; } body { font-size: 10pt; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; }
-  .scroll { overflow: visible; } .plot.wide img { min-width: 0; } }
+@media print { nav { display: none; } body { font-size: 10pt; } h2 { break-after: avoid; }
+  figure, tr { break-inside: avoid; }
+  .scroll { overflow: visible; } .plot.wide { width: auto; margin: 0; transform: none; }
+  .plot.wide img, .strip img { min-width: 0; } }
 """
 
 _SORT = """
@@ -105,7 +110,10 @@ def write_report(
     class_names: Sequence[str],
     strips: Sequence[Strip],
 ) -> None:
-    """Write the report of `figures` (X_results.json), the confusion counts `matrix` (row: label) and the worst videos."""
+    """Write the report of `figures` (X_results.json), confusion counts `matrix` (rows: labels) and the worst videos.
+
+    What users named, classes and files, is escaped.
+    """
     parts = [_header(figures, class_names)]
     parts += [
         _figures_table(figures, len(class_names)),
@@ -134,8 +142,9 @@ def _data_uri(content: bytes, kind: str) -> str:
 
 
 def _plot(figure: Figure, *, alt: str, wide: bool = False) -> str:
-    uri = _data_uri(plots.to_png(figure), "png")
-    return f'<figure class="plot{" wide" * wide} scroll"><img src="{uri}" alt="{escape(alt)}"></figure>'
+    width = round(100 * figure.get_figwidth())  # its 150 pixels an inch stay sharp on finer screens
+    image = f'<img src="{_data_uri(plots.to_png(figure), "png")}" alt="{escape(alt)}" width="{width}">'
+    return f'<figure class="plot{" wide" * wide} scroll">{image}</figure>'
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -158,7 +167,7 @@ def _range(value: float, bounds: Sequence[float] | None, *, guess: float | None 
 
 def _table(head: Iterable[str], rows: Iterable[str], *, kind: str = "") -> str:
     return (
-        f'<div class="scroll"><table{kind}><thead><tr>{"".join(head)}</tr></thead>'
+        f'<div class="scroll {kind}"><table><thead><tr>{"".join(head)}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -204,7 +213,9 @@ def _warnings(figures: dict[str, Any]) -> str:
     overlap = figures["train_overlap"]
     notes = [figures["interval_note"]] if figures.get("interval_note") else []
     if overlap and overlap["num_videos"]:
-        note = f"{overlap['num_videos']} test videos come from {overlap['num_sources']} sources that the model trained on"
+        note = (
+            f"{overlap['num_videos']} test videos come from {overlap['num_sources']} sources that the model trained on"
+        )
         if overlap["num_clips"]:
             note += f"; it was trained on {overlap['num_clips']} of them themselves"
         notes.append(f"leak: {note}, so these figures flatter the model" if overlap["is_leak"] else note)
@@ -224,7 +235,7 @@ def _figures_table(figures: dict[str, Any], num_classes: int) -> str:
             f'<td style="width:22%">{line}</td><td class="about faint">{about}</td></tr>'
         )
     head = ("<th>figure</th>", "<th class=n>value</th>", "<th class=n>95 % interval</th>", "<th>0 … 1</th>")
-    return f"<h2>Figures</h2>{_table((*head, '<th class=about></th>'), rows)}"
+    return f"<h2>Figures</h2>{_table((*head, '<th class=about></th>'), rows, kind='full')}"
 
 
 def _confusion(figures: dict[str, Any], matrix: np.ndarray, class_names: Sequence[str]) -> str:
@@ -238,8 +249,8 @@ def _confusion(figures: dict[str, Any], matrix: np.ndarray, class_names: Sequenc
     figure = plots.draw_confusion(matrix, class_names, title="Share of each label's videos, in percent")
     picture = _plot(figure, alt="confusion matrix", wide=len(class_names) > _MANY_CLASSES)
     return (
-        f'<h2 id="failures">Where it fails</h2><p class=faint>Most confused pairs, then all of them: a row is a label, a '
-        f"column what it was taken for; classes taken for each other stand together.</p>{pairs}{picture}"
+        '<h2 id="failures">Where it fails</h2><p class=faint>Most confused pairs, then all of them: a row is a label, '
+        f"a column what it was taken for; classes taken for each other stand together.</p>{pairs}{picture}"
     )
 
 
@@ -253,14 +264,12 @@ def _classes(figures: dict[str, Any]) -> str:
         for name, row in figures["per_class"].items()
     ]
     head = ["<th><button>class</button></th>"]
-    head += [
-        f"<th class=n><button>{name}</button></th>" for name in ("recall", "precision", "F1", "videos")
-    ]
+    head += [f"<th class=n><button>{name}</button></th>" for name in ("recall", "precision", "F1", "videos")]
     figure = plots.plot_per_class(figures["per_class"], mean=figures["mean_class_accuracy"])
     return (
-        '<h2 id="classes">Classes</h2><p class=faint>Recall: the share of a class\'s videos that were found. Precision: '
-        "the share right among those called so. A click on a column sorts.</p>"
-        f"{_plot(figure, alt='recall and precision of each class')}{_table(head, rows, kind=' class=sortable')}"
+        '<h2 id="classes">Classes</h2><p class=faint>Recall: the share of a class\'s videos that were found. '
+        "Precision: the share right among those called so. A click on a column sorts.</p>"
+        f"{_plot(figure, alt='recall and precision of each class')}{_table(head, rows, kind='sortable')}"
     )
 
 
@@ -269,10 +278,10 @@ def _calibration(figures: dict[str, Any]) -> str:
     num_bins = len(figures["reliability"]["counts"])
     return (
         f'<h2 id="calibration">Calibration</h2><div class=sides>{_plot(figure, alt="reliability diagram")}<div><p>Is a '
-        "video scored 0.8 right eight times in ten? Bars on the dashed line say yes. Hatching above a bar is confidence "
-        "that the accuracy does not bear out; inside it, modesty.</p>"
-        f"<p>The calibration error, <b>{figures['ece']:.3f}</b>, is the mean length of the hatching over {num_bins} bins, "
-        "each weighted by its videos. Bins of a few videos say little by themselves.</p></div></div>"
+        "video scored 0.8 right eight times in ten? Bars on the dashed line say yes. Hatching above a bar is "
+        "confidence that the accuracy does not bear out; inside it, modesty.</p>"
+        f"<p>The calibration error, <b>{figures['ece']:.3f}</b>, is the mean length of the hatching over {num_bins} "
+        "bins, each weighted by its videos. Bins of a few videos say little by themselves.</p></div></div>"
     )
 
 
@@ -281,8 +290,8 @@ def _tags(figures: dict[str, Any]) -> str:
         return ""
     num_tagged = figures.get("num_tagged_videos", figures["num_videos"])
     return (
-        f'<h2 id="recording">Recording</h2><p class=faint>Video top-1 by what the names of {num_tagged:,} videos say of '
-        "them. Groups differ in their classes, too: a difference need not be the tag's doing.</p>"
+        f'<h2 id="recording">Recording</h2><p class=faint>Video top-1 by what the names of {num_tagged:,} videos say '
+        "of them. Groups differ in their classes, too: a difference need not be the tag's doing.</p>"
         f"{_plot(plots.plot_by_tag(figures['by_tag'], overall=figures['video_top1']), alt='video top-1 by tag')}"
     )
 
@@ -296,7 +305,8 @@ def _worst(strips: Sequence[Strip]) -> str:
             f'<figure class="strip{"" if strip.is_right else " wrong"}"><figcaption>label <b>{escape(strip.label)}</b> '
             f"{strip.label_score:.0%}, predicted <b>{escape(strip.prediction)}</b> {strip.score:.0%}"
             f"<small>{escape(strip.path)}</small></figcaption>"
-            f'<img src="{_data_uri(buffer.getvalue(), "jpeg")}" alt="frames of {escape(strip.path)}"></figure>'
+            f'<div class=scroll><img src="{_data_uri(buffer.getvalue(), "jpeg")}" alt="frames of {escape(strip.path)}">'
+            "</div></figure>"
         )
     return (
         f'<h2 id="worst">Worst videos</h2><p class=faint>The {len(strips)} with the lowest probability of their label, '
@@ -308,11 +318,12 @@ def _method(figures: dict[str, Any]) -> str:
     return (
         '</main><footer id="method"><h2>How to read this</h2><p>The score of a video is the mean of its views\' '
         "probabilities; its prediction is the best class of that mean. Shares are fractions of 1.</p>"
-        f"<p>Intervals hold 95 % of {figures['num_resamples']:,} bootstrap resamples <em>by source</em>: whole films or "
-        f"recordings are drawn with replacement, with all their videos, since clips of one film are not independent. They "
-        f"tell how far a figure would move with other recordings of this kind, of which there are "
+        f"<p>Intervals hold 95 % of {figures['num_resamples']:,} bootstrap resamples <em>by source</em>: whole films "
+        "or recordings are drawn with replacement, with all their videos, since clips of one film are not independent. "
+        "They tell how far a figure would move with other recordings of this kind, of which there are "
         f"{figures['num_sources']:,} here, not with another training run. Two models on one split are compared by "
         "test_model.py --compare, not by whether their intervals overlap.</p>"
-        f"<p>The calibration error has {len(figures['reliability']['counts'])} bins of equal width (Guo et al., ICML 2017). "
-        "Classes without a test video count in no mean. The dashed mark in the lines from 0 to 1 is guessing.</p></footer>"
+        f"<p>The calibration error has {len(figures['reliability']['counts'])} bins of equal width (Guo et al., ICML "
+        "2017). Classes without a test video count in no mean. The dashed mark in the lines from 0 to 1 is guessing."
+        "</p></footer>"
     )

@@ -134,17 +134,17 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str
     shares = np.divide(matrix, support, out=np.full(matrix.shape, np.nan), where=support > 0)
     small, large = num_classes <= 20, num_classes > 100
     with matplotlib.rc_context(STYLE):
-        side = max(4.2, 1.8 + (0.06 if large else 0.17 if not small else 0.3) * num_classes)
+        side = max(4.2, 1.8 + (0.06 if large else 0.3 if small else 0.2) * num_classes)
         figure = _figure(side + 0.8, side)
         axes = figure.subplots()
         # the root brings out the few per cent off the diagonal
         norm = matplotlib.colors.PowerNorm(0.6, vmin=0, vmax=1)
         image = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", norm=norm)
         axes.set_facecolor("#e4e6e9")
-        size = 8 if small else 3.5 if large else 6
+        size = 8 if small else 3.5 if large else 7
         axes.set_xticks(range(num_classes), names, rotation=90, fontsize=size)
         axes.set_yticks(range(num_classes), names, fontsize=size)
-        axes.tick_params(length=0 if not small else 3)
+        axes.tick_params(length=0)
         axes.set_xticks(np.arange(num_classes + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="#eceef1", linewidth=0.4)
@@ -156,7 +156,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str
             if small or (not large and share >= 0.05):
                 color = "white" if share > 0.45 else "black"
                 text = f"{share:.0%}" if small else f"{100 * share:.0f}"
-                axes.text(column, row, text, ha="center", va="center", fontsize=7 if small else 4.5, color=color)
+                axes.text(column, row, text, ha="center", va="center", fontsize=7 if small else 5.5, color=color)
         bar = figure.colorbar(image, ax=axes, label="share of the label's videos", shrink=0.6, aspect=30)
         bar.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=["0", "5%", "20%", "50%", "100%"])
         bar.outline.set_visible(False)
@@ -169,7 +169,7 @@ def plot_confusion(path: Path, matrix: np.ndarray, class_names: Sequence[str], *
 
 def plot_per_class(per_class: dict[str, dict[str, Any]], *, mean: float) -> Figure:
     """Recall of each class as a bar and precision as a mark, best on top, with the class's number of videos."""
-    rows = [(name, row) for name, row in per_class.items() if row["recall"] is not None]
+    rows = [(name, row) for name, row in reversed(per_class.items()) if row["recall"] is not None]
     rows.sort(key=lambda item: (item[1]["recall"], item[1]["f1"] or 0))  # barh draws upwards
     positions = np.arange(len(rows))
     with matplotlib.rc_context(STYLE):
