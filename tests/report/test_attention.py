@@ -221,6 +221,14 @@ def test_a_video_is_hot_at_the_frames_that_show_the_class(monkeypatch, tmp_path)
     np.testing.assert_allclose(again.grids, heat.grids, atol=1e-5)
 
 
+def test_a_moment_in_a_long_video_stands_out(monkeypatch, tmp_path):
+    model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
+    coloured_video(tmp_path / "v.avi", 300, red=range(200, 204))
+    grids = attention.explain_video(model, tmp_path / "v.avi", target=0).grids
+    assert grids[201:203, 1:3, 1:3].min() > 0.5
+    assert max(grids[:190].max(), grids[214:].max()) < 0.05
+
+
 @pytest.mark.parametrize("num_frames", [1, 2, 7, 8, 9])
 def test_videos_of_any_length(monkeypatch, tmp_path, num_frames):
     model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from video_module.config import ClipConfig
 from video_module.report import html, metrics
 from video_module.report.contact_sheet import Strip
 
@@ -74,6 +75,7 @@ def made_figures() -> dict:
         "fold": 2,
         "train_overlap": None,
         "views": {"sampling": "uniform", "num_clips": 4, "num_crops": 3},
+        "clip": ClipConfig(num_frames=8, frame_stride=4, resize=72, crop=64).to_dict(),
         "split_digest": "d7c326fae8c38265",
         "model": "swin3d_nano",
         "checkpoint": "a & b/<x>.pth",
@@ -121,6 +123,7 @@ def test_the_figures_and_where_it_fails_are_told(tmp_path):
         "12 videos from 6 sources, 3 classes",
         "4 clips × 3 crops, spread evenly: 144 in all",
         "Only 6 sources: the true intervals are wider.",
+        "8 frames of 64 × 64, 4 apart",
         "guessing: 1.099",
         'label <b>&"x"</b> 19%, predicted stand 71%',
     ):
@@ -163,7 +166,9 @@ def test_what_is_not_known_is_left_out(tmp_path):
         split_digest=None,
         most_confused=[],
         views={"sampling": "windows", "clip_step": 14, "num_crops": 1},
+        window_mean_class_accuracy=0.4321,
     )
+    assert "0.432" in page.text
     assert "no interval" in page.text
     assert "a folder without split.json" in page.text
     assert "windows every 14 frames × 1 crop:" in page.text

@@ -30,7 +30,9 @@ from video_module.models.registry import get_spec
 _HEAT_ALPHA = 0.8
 _UNSEEN_LIGHT = 0.45  # of what lies outside the model's crop
 _MIN_SHORT_SIDE = 360  # smaller frames are enlarged: the heat and the label need the pixels
-_STRONGEST = 0.995  # quantile shown at full heat: one outstanding token would leave the rest in the dark
+_STRONGEST = (
+    0.995  # quantile of the evidence shown at full heat: one outstanding token would leave the rest in the dark
+)
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -129,7 +131,8 @@ def explain_video(
         scores[start:end] += score
         num_windows[start:end] += 1
     grids /= num_windows[:, None, None].astype(np.float32)
-    grids = np.minimum(grids / max(float(np.quantile(grids, _STRONGEST)), _TINY), 1)
+    if (lit := grids[grids > 0]).size:
+        grids = np.minimum(grids / np.quantile(lit, _STRONGEST), 1)
     return VideoHeat(
         path=Path(path), fps=info.fps, clip=model.clip, target=target, grids=grids, scores=scores / num_windows
     )
@@ -159,7 +162,7 @@ def draw_heat(frame: np.ndarray, grid: np.ndarray, clip: ClipConfig) -> None:
     seen = frame[rows, columns].copy()
     frame[:] = (frame * _UNSEEN_LIGHT).astype(np.uint8)
     heat = cv2.resize(grid, seen.shape[1::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
-    alpha = np.minimum(1.5 * heat, _HEAT_ALPHA)[..., None]
+    alpha = np.minimum(1.2 * heat, _HEAT_ALPHA)[..., None]
     frame[rows, columns] = (seen * (1 - alpha) + _heat_colors(heat) * alpha).astype(np.uint8)
 
 

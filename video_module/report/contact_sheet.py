@@ -14,6 +14,8 @@ from video_module.report.plots import BLUE, ORANGE
 
 _MARGIN, _GAP = 20, 4
 _CAPTION_HEIGHT = 40
+_MIN_WIDTH = 640
+NUM_WORST = 12  # as many as test_model.py shows
 _INK, _FAINT, _PAPER = "#1b1f24", "#5b6570", "#ffffff"
 
 
@@ -77,7 +79,7 @@ def _write(
 def write_contact_sheet(path: Path, strips: Sequence[Strip], *, title: str) -> None:
     """Write the strips below each other as a PNG: label, prediction and scores above the frames of each."""
     pictures = [strip.picture() for strip in strips]
-    width = 2 * _MARGIN + max(640, *(picture.shape[1] for picture in pictures))
+    width = 2 * _MARGIN + max([_MIN_WIDTH, *(picture.shape[1] for picture in pictures)])
     height = 3 * _MARGIN + sum(picture.shape[0] + _CAPTION_HEIGHT + _MARGIN for picture in pictures)
     sheet = Image.new("RGB", (width, height + _MARGIN), _PAPER)
     drawing = ImageDraw.Draw(sheet)

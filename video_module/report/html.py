@@ -21,6 +21,7 @@ _FIGURES = (
     ("video_top5", "Video top-5", "videos whose label is among the five best classes"),
     ("clip_top1", "Clip top-1", "single views, before they are averaged over the video"),
     ("mean_class_accuracy", "Mean class accuracy", "every class counts the same, however many videos it has"),
+    ("window_mean_class_accuracy", "The same of windows", "every window by itself, as the original project counted"),
     ("macro_f1", "Macro F1", "mean over classes of the harmonic mean of precision and recall"),
     ("log_loss", "Log-loss", "mean of −log p(label), in nats; lower is better"),
     ("ece", "Calibration error", "mean gap between confidence and accuracy (ECE); lower is better"),
@@ -187,12 +188,15 @@ def _header(figures: dict[str, Any], class_names: Sequence[str]) -> str:
         split += f", fold {figures['fold']}"
     if figures["split_digest"]:
         split += f", digest {figures['split_digest']}"
+    clip = figures["clip"]
+    rate = f" at {clip['target_fps']:g} frames/s" if clip["target_fps"] else ""
     facts = {
         "model": f"{figures['model']} ({figures['checkpoint']})",
         "split": split,
         "tested on": f"{figures['num_videos']:,} videos from {figures['num_sources']:,} sources, "
         f"{len(class_names)} classes",
         "views": f"{_views(figures['views'])}: {figures['num_clips']:,} in all",
+        "a clip": f"{clip['num_frames']} frames of {clip['crop']} × {clip['crop']}, {clip['frame_stride']} apart{rate}",
     }
     listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
     anchors = {"failures": "Where it fails", "classes": "Classes", "calibration": "Calibration"}
@@ -211,7 +215,7 @@ def _header(figures: dict[str, Any], class_names: Sequence[str]) -> str:
 
 def _warnings(figures: dict[str, Any]) -> str:
     overlap = figures["train_overlap"]
-    notes = [figures["interval_note"]] if figures.get("interval_note") else []
+    notes = [figures["interval_note"]] if figures["interval_note"] else []
     if overlap and overlap["num_videos"]:
         note = (
             f"{overlap['num_videos']} test videos come from {overlap['num_sources']} sources that the model trained on"
@@ -225,7 +229,9 @@ def _warnings(figures: dict[str, Any]) -> str:
 def _figures_table(figures: dict[str, Any], num_classes: int) -> str:
     rows = []
     for key, name, about in _FIGURES:
-        value, bounds = figures[key], figures["intervals"][key]
+        if key not in figures:  # of windows, where others were scored
+            continue
+        value, bounds = figures[key], figures["intervals"].get(key)
         guess = 1 / num_classes if key in ("video_top1", "clip_top1", "mean_class_accuracy") else None
         if key == "log_loss":
             about += f" (guessing: {math.log(num_classes):.3f})"
@@ -288,7 +294,7 @@ def _calibration(figures: dict[str, Any]) -> str:
 def _tags(figures: dict[str, Any]) -> str:
     if not figures["by_tag"]:
         return ""
-    num_tagged = figures.get("num_tagged_videos", figures["num_videos"])
+    num_tagged = figures["num_tagged_videos"]
     return (
         f'<h2 id="recording">Recording</h2><p class=faint>Video top-1 by what the names of {num_tagged:,} videos say '
         "of them. Groups differ in their classes, too: a difference need not be the tag's doing.</p>"

@@ -145,10 +145,10 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str
         axes.set_xticks(range(num_classes), names, rotation=90, fontsize=size)
         axes.set_yticks(range(num_classes), names, fontsize=size)
         axes.tick_params(length=0)
-        axes.set_xticks(np.arange(num_classes + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color="#eceef1", linewidth=0.4)
-        axes.tick_params(which="minor", length=0)
+        if not large:
+            edges = np.arange(num_classes + 1) - 0.5
+            axes.hlines(edges, -0.5, num_classes - 0.5, color="#eceef1", linewidth=0.4)
+            axes.vlines(edges, -0.5, num_classes - 0.5, color="#eceef1", linewidth=0.4)
         axes.set(xlabel="prediction", ylabel="label", title=title)
         axes.spines[:].set_visible(False)
         for row, column in zip(*np.nonzero(matrix), strict=True):
@@ -164,6 +164,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str
 
 
 def plot_confusion(path: Path, matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> None:
+    """Write draw_confusion() as a picture."""
     save(draw_confusion(matrix, class_names, title=title), path)
 
 
