@@ -30,10 +30,10 @@ _PER_CLASS = ("recall", "precision", "f1")
 _MANY_CLASSES = 20  # from here on a phone scrolls the matrix rather than shrinking it
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --faint: #59636e; --line: #d9dde2; --back: #fff; --card: #f5f7f9;
+:root { --ink: #1b1f24; --faint: #59636e; --line: #d9dde2; --back: #fff; --card: #f5f7f9;
   --accent: #1f5fa8; --warn: #a45c00; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --faint: #9aa4af; --line: #363c44; --back: #14171b;
-  --card: #1d2126; --accent: #79b0ee; --warn: #f0b052; } }
+@media screen and (prefers-color-scheme: dark) { :root { color-scheme: dark; --ink: #e6e9ec; --faint: #9aa4af;
+  --line: #363c44; --back: #14171b; --card: #1d2126; --accent: #79b0ee; --warn: #f0b052; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto, Helvetica,
   Arial, sans-serif; font-variant-numeric: tabular-nums; }
@@ -84,9 +84,9 @@ img { max-width: 100%; height: auto; display: block; background: #fff; border-ra
 .strip b { color: var(--ink); } .strip small { display: block; }
 footer { max-width: 64rem; margin: 3rem auto 0; padding: 1rem 1.25rem 3rem; font-size: .92rem; color: var(--faint); }
 @media (max-width: 40rem) { .hero strong { font-size: 3.4rem; } .about { display: none; } .range { min-width: 4rem; } }
-@media print { nav { display: none; } body { font-size: 10pt; } h2 { break-after: avoid; }
-  figure, tr { break-inside: avoid; }
-  .scroll { overflow: visible; } .plot.wide { width: auto; margin: 0; transform: none; }
+@media print { * { print-color-adjust: exact; } nav { display: none; } body { font-size: 10pt; }
+  h2 { break-after: avoid; } figure, tr { break-inside: avoid; }
+  .scroll { overflow: visible; } .plot.wide { width: auto; margin: 1rem 0; transform: none; }
   .plot.wide img, .strip img { min-width: 0; } }
 """
 
