@@ -15,7 +15,6 @@ from video_module.report.plots import BLUE, ORANGE
 _MARGIN, _GAP = 20, 4
 _CAPTION_HEIGHT = 40
 _MIN_WIDTH = 640
-NUM_WORST = 12  # as many as test_model.py shows
 _INK, _FAINT, _PAPER = "#1b1f24", "#5b6570", "#ffffff"
 
 
@@ -45,7 +44,7 @@ class Strip:
         return np.concatenate(parts[1:], axis=1)
 
 
-def worst_videos(video_scores: np.ndarray, labels: np.ndarray, *, count: int) -> list[int]:
+def worst_videos(video_scores: np.ndarray, labels: np.ndarray, *, count: int = 12) -> list[int]:
     """The `count` worst rows of `video_scores` (N, K): wrong ones first, then by the probability of the label."""
     label_scores = video_scores[np.arange(len(labels)), labels]
     right = video_scores.argmax(axis=1) == labels
