@@ -45,7 +45,7 @@ def _text_mask(text: str, size: int, max_width: int) -> np.ndarray:
     return np.asarray(image, np.float32)[..., None] / 255
 
 
-def _put_text(frame: np.ndarray, text: str, *, left: int, top: int, size: int, right: int) -> None:
+def put_text(frame: np.ndarray, text: str, *, left: int, top: int, size: int, right: int) -> None:
     """White text into frame, cut at `right`."""
     mask = _text_mask(text, size, max(1, right - left))
     part = frame[top : top + mask.shape[0], left : max(left, min(left + mask.shape[1], right))]
@@ -53,17 +53,28 @@ def _put_text(frame: np.ndarray, text: str, *, left: int, top: int, size: int, r
     part[:] = (part + (255.0 - part) * mask).astype(np.uint8)
 
 
+def _label_layout(height: int, width: int) -> tuple[int, int]:
+    """Size of the text and of the space around it."""
+    size = int(np.clip(min(height, width) * 0.075, 9, 64))
+    return size, max(2, size // 3)
+
+
+def label_height(height: int, width: int) -> int:
+    """How far down draw_label() reaches."""
+    size, pad = _label_layout(height, width)
+    return min(height, size + 4 * pad)
+
+
 def draw_label(frame: np.ndarray, label: str, score: float, *, color: tuple[int, int, int]) -> None:
     """Draw a panel with the label and a bar as long as the score into the top of frame, uint8 RGB (H, W, 3)."""
     height, width = frame.shape[:2]
-    size = int(np.clip(min(height, width) * 0.075, 9, 64))
-    pad = max(2, size // 3)
-    panel = frame[: min(height, size + 4 * pad)]
+    size, pad = _label_layout(height, width)
+    panel = frame[: label_height(height, width)]
     panel[:] = (panel * (1 - _PANEL_ALPHA)).astype(np.uint8)
     percent = f"{score:.0%}"
     percent_width = _text_mask(percent, size, width).shape[1]
-    _put_text(frame, label, left=pad, top=pad // 2, size=size, right=width - percent_width - 2 * pad)
-    _put_text(frame, percent, left=max(0, width - percent_width - pad), top=pad // 2, size=size, right=width)
+    put_text(frame, label, left=pad, top=pad // 2, size=size, right=width - percent_width - 2 * pad)
+    put_text(frame, percent, left=max(0, width - percent_width - pad), top=pad // 2, size=size, right=width)
     top, bottom = size + 2 * pad, size + 3 * pad
     cv2.rectangle(frame, (pad, top), (width - pad - 1, bottom), _BAR_BACK, -1)
     cv2.rectangle(frame, (pad, top), (pad + round((width - 2 * pad - 1) * score), bottom), color, -1)

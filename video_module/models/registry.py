@@ -24,6 +24,11 @@ class ModelSpec:
     builder: str
     head: str
     """Name of the last layer inside the built module."""
+    features: str = ""
+    """Name of the layer inside it that shows where the model looks: the last whose grid is fine enough to tell places
+    apart."""
+    channels_last: bool = False
+    """Whether that layer gives (N, T, H, W, C), as Swin does, or (N, C, T, H, W)."""
     weights: tuple[str, ...] = ()
     """Names of torchvision's weights for it; the first is the default."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -71,6 +76,8 @@ def _swin3d(size: str, weights: tuple[str, ...], **recipe: Any) -> ModelSpec:
         clip=ClipConfig(num_frames=32, frame_stride=2, resize=256, crop=224),
         builder=f"video_module.models.swin3d:swin3d_{size}",
         head="head",
+        features="features.6",  # T/2 x 7 x 7
+        channels_last=True,
         weights=weights,
         recipe=recipe,
         paper=_VIDEO_SWIN,
@@ -86,6 +93,8 @@ _SPECS = (
         clip=ClipConfig(num_frames=8, frame_stride=4, resize=72, crop=64),
         builder="video_module.models.swin3d:swin3d_nano",
         head="head",
+        features="features.0",  # 4 x 8 x 8; the last stage's 2 x 2 tokens hold no place
+        channels_last=True,
         recipe={
             "num_epochs": 32,
             "batch_size": 16,

@@ -1,10 +1,12 @@
 """Pictures of results (matplotlib, no window). One style: readable at README width and when printed in grey."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.colors
 import matplotlib.patches
 import numpy as np
 from matplotlib.figure import Figure
@@ -33,6 +35,17 @@ def save(figure: Figure, path: Path) -> None:
 
 def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def to_png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def plot_curves(path: Path, logs: dict[str, list], *, best_epoch: int) -> None:
@@ -83,27 +96,170 @@ def plot_label_distribution(path: Path, distribution: dict[str, Any]) -> None:
         save(figure, path)
 
 
-def plot_confusion(path: Path, matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> None:
-    """Row-normalised confusion matrix (rows: labels, columns: predictions), with shares where there is room."""
+def confusion_order(matrix: np.ndarray) -> list[int]:
+    """Order classes so that those taken for each other stand together (average linkage; ends that meet are alike).
+
+    Classes never confused keep their given order, and a group stands where its first class would.
+    """
+    support = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    alike = matrix / support
+    alike = alike + alike.T
+    np.fill_diagonal(alike, 0)
+    chains = [[index] for index in range(len(matrix))]
+    means = alike.copy()  # between chains
+    while len(chains) > 1 and means.max() > 0:
+        one, other = sorted(np.unravel_index(means.argmax(), means.shape))
+        first, second = chains[one], chains.pop(other)
+        sizes = len(first), len(second)
+        joins = [(first, second), (first, second[::-1]), (first[::-1], second), (second, first)]
+        left, right = max(joins, key=lambda join: alike[join[0][-1], join[1][0]])
+        chains[one] = left + right
+        means[one] = means[:, one] = np.average(means[[one, other]], axis=0, weights=sizes)
+        means[one, one] = 0
+        means = np.delete(np.delete(means, other, axis=0), other, axis=1)
+    chains = [chain if chain[0] <= chain[-1] else chain[::-1] for chain in chains]
+    return [int(index) for chain in sorted(chains, key=min) for index in chain]
+
+
+def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> Figure:
+    """Row-normalised confusion matrix (rows: labels, columns: predictions), in percent where there is room.
+
+    Classes taken for each other stand together; rows of classes without a video are grey.
+    """
     num_classes = len(class_names)
+    order = confusion_order(matrix)
+    matrix = matrix[np.ix_(order, order)]
+    names = [shorten(class_names[index], 28) for index in order]
     support = matrix.sum(axis=1, keepdims=True)
-    shares = np.divide(matrix, support, out=np.zeros(matrix.shape), where=support > 0)
+    shares = np.divide(matrix, support, out=np.full(matrix.shape, np.nan), where=support > 0)
+    small, large = num_classes <= 20, num_classes > 100
     with matplotlib.rc_context(STYLE):
-        side = max(4.2, 1.8 + 0.17 * num_classes)
+        side = max(4.2, 1.8 + (0.06 if large else 0.3 if small else 0.2) * num_classes)
         figure = _figure(side + 0.8, side)
         axes = figure.subplots()
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        size = 8 if num_classes <= 20 else 6
-        axes.set_xticks(range(num_classes), class_names, rotation=90, fontsize=size)
-        axes.set_yticks(range(num_classes), class_names, fontsize=size)
+        # the root brings out the few per cent off the diagonal
+        norm = matplotlib.colors.PowerNorm(0.6, vmin=0, vmax=1)
+        image = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", norm=norm)
+        axes.set_facecolor("#e4e6e9")
+        size = 8 if small else 3.5 if large else 7
+        axes.set_xticks(range(num_classes), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(num_classes), names, fontsize=size)
+        axes.tick_params(length=0)
+        if not large:
+            edges = np.arange(num_classes + 1) - 0.5
+            axes.hlines(edges, -0.5, num_classes - 0.5, color="#eceef1", linewidth=0.4)
+            axes.vlines(edges, -0.5, num_classes - 0.5, color="#eceef1", linewidth=0.4)
         axes.set(xlabel="prediction", ylabel="label", title=title)
         axes.spines[:].set_visible(False)
-        if num_classes <= 20:
-            for row, column in zip(*np.nonzero(matrix), strict=True):
-                color = "white" if shares[row, column] > 0.55 else "black"
-                axes.text(column, row, f"{shares[row, column]:.2f}", ha="center", va="center", fontsize=7, color=color)
-        figure.colorbar(image, ax=axes, label="share of the label's videos", shrink=0.8)
-        save(figure, path)
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            share = shares[row, column]
+            if small or (not large and share >= 0.05):
+                color = "white" if share > 0.45 else "black"
+                text = f"{share:.0%}" if small else f"{100 * share:.0f}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=7 if small else 5.5, color=color)
+        bar = figure.colorbar(image, ax=axes, label="share of the label's videos", shrink=0.6, aspect=30)
+        bar.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=["0", "5%", "20%", "50%", "100%"])
+        bar.outline.set_visible(False)
+        return figure
+
+
+def plot_confusion(path: Path, matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> None:
+    """Write draw_confusion() as a picture."""
+    save(draw_confusion(matrix, class_names, title=title), path)
+
+
+def plot_per_class(per_class: dict[str, dict[str, Any]], *, mean: float) -> Figure:
+    """Recall of each class as a bar and precision as a mark, best on top, with the class's number of videos."""
+    rows = [(name, row) for name, row in reversed(per_class.items()) if row["recall"] is not None]
+    rows.sort(key=lambda item: (item[1]["recall"], item[1]["f1"] or 0))  # barh draws upwards
+    positions = np.arange(len(rows))
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(7, 1.4 + (0.3 if len(rows) <= 12 else 0.17) * len(rows))
+        axes = figure.subplots()
+        recall = [row["recall"] for _, row in rows]
+        axes.barh(positions, recall, 0.72, color=BLUE, label="recall (videos of the class that are found)")
+        precision = [np.nan if row["precision"] is None else row["precision"] for _, row in rows]  # never predicted
+        axes.scatter(
+            precision,
+            positions,
+            marker="D",
+            s=16,
+            color=ORANGE,
+            edgecolor="white",
+            linewidth=0.6,
+            zorder=3,
+            label="precision (of what is called so)",
+        )
+        axes.axvline(mean, color="#444444", linewidth=0.8, linestyle=":", label=f"mean recall {mean:.3f}")
+        axes.set_yticks(positions, [shorten(name, 28) for name, _ in rows], fontsize=8 if len(rows) <= 20 else 7)
+        for y, (_, row) in enumerate(rows):
+            axes.text(1.025, y, f"{row['support']}", va="center", fontsize=6.5, color="#444444")
+        axes.text(1.025, len(rows) - 0.35, "videos", va="bottom", fontsize=6.5, color="#444444")
+        axes.set(xlim=(0, 1.02), ylim=(-0.6, len(rows) - 0.4))
+        axes.tick_params(axis="y", length=0)
+        figure.legend(frameon=False, loc="outside upper left", ncols=3, fontsize=7.5)
+        return figure
+
+
+def plot_reliability(reliability: dict[str, list], *, ece: float) -> Figure:
+    """Accuracy over confidence in bins, the gap to a calibrated model hatched, and how many videos each bin holds."""
+    edges = np.array(reliability["edges"])
+    counts = np.array(reliability["counts"])
+    held = np.flatnonzero(counts)
+    accuracy, confidence = (
+        np.array([reliability[key][number] for number in held]) for key in ("accuracy", "confidence")
+    )
+    left, width = edges[:-1], np.diff(edges)
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(4.6, 4.8)
+        axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+        axes.bar(left[held], accuracy, width[held], align="edge", color=BLUE, edgecolor="white", label="accuracy")
+        axes.bar(
+            left[held],
+            confidence - accuracy,
+            width[held],
+            bottom=accuracy,
+            align="edge",
+            color="none",
+            edgecolor=ORANGE,
+            linewidth=0.8,
+            hatch="////",
+            label="gap to the mean confidence",
+        )
+        axes.plot([0, 1], [0, 1], "--", color="#444444", linewidth=0.8, label="perfectly calibrated")
+        axes.set(ylim=(0, 1.02), ylabel="accuracy", title=f"Calibration error (ECE, {len(counts)} bins) {ece:.3f}")
+        figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=7, handlelength=1.5)
+        bars = below.bar(left, counts, width, align="edge", color=GREY, edgecolor="white")
+        below.bar_label(bars, [f"{count}" if count else "" for count in counts], fontsize=6.5, color="#444444")
+        below.set(xlim=(0, 1), xlabel="confidence", ylabel="videos")
+        below.margins(y=0.2)
+        return figure
+
+
+def plot_by_tag(by_tag: dict[str, dict[str, dict[str, Any]]], *, overall: float) -> Figure:
+    """Video top-1 by what the data set's names say of the recording, with the number of videos behind each bar."""
+    with matplotlib.rc_context(STYLE):
+        num_rows = sum(len(values) + 1 for values in by_tag.values())
+        figure = _figure(7, 0.9 + 0.24 * num_rows)
+        axes = figure.subplots()
+        ticks, y = [], 0.0
+        for tag, values in by_tag.items():
+            axes.text(0.0, y, tag, fontweight="bold", va="center", fontsize=8.5)
+            for value, row in values.items():
+                y += 1
+                axes.barh(y, row["video_top1"], 0.72, color=BLUE)
+                text = f"{row['video_top1']:.2f}   {row['num_videos']} videos"
+                axes.text(1.02, y, text, va="center", fontsize=7.5, color="#444444")
+                ticks.append((y, value))
+            y += 1.2
+        axes.axvline(overall, color=ORANGE, linewidth=1.2, linestyle="--", label=f"all videos {overall:.3f}")
+        axes.set_yticks([y for y, _ in ticks], [str(value) for _, value in ticks])
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlim=(0, 1.25), ylim=(y - 0.4, -0.8), xlabel="video top-1")
+        axes.set_xticks(np.linspace(0, 1, 6))
+        axes.spines.bottom.set_bounds(0, 1)
+        figure.legend(frameon=False, loc="outside upper right")
+        return figure
 
 
 def plot_timeline(

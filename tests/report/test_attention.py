@@ -1,0 +1,287 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.models import video as torchvision_video
+
+from video_module.config import ClipConfig
+from video_module.data import decoding
+from video_module.data.encoding import write_video
+from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint
+from video_module.errors import InputError
+from video_module.models import registry
+from video_module.models.recognizer import Recognizer
+from video_module.report import attention
+
+CLIP = ClipConfig(num_frames=8, frame_stride=1, resize=32, crop=32, mean=(0, 0, 0), std=(1, 1, 1))
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def recognizer(monkeypatch, backbone: nn.Module, *, features: str, channels_last: bool, clip=CLIP) -> Recognizer:
+    """A model outside the registry, with an entry of its own."""
+    spec = registry.ModelSpec(
+        name="made", clip=clip, builder="", head="head", features=features, channels_last=channels_last
+    )
+    monkeypatch.setitem(registry.MODELS, "made", spec)
+    return Recognizer(backbone, name="made", clip=clip).eval()
+
+
+class ColourNet(nn.Module):
+    """Class 0 is how much red there is, class 1 how much blue, on a grid of T/2 x H/4 x W/4."""
+
+    def __init__(self, *, channels_last: bool):
+        super().__init__()
+        self.features = nn.Sequential(nn.AvgPool3d((2, 4, 4)))
+        self.head = nn.Linear(3, 2, bias=False)
+        self.head.weight.data = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
+        self.channels_last = channels_last
+        if channels_last:
+            self.features.append(ToChannelsLast())
+
+    def forward(self, x):
+        return self.head(self.features(x).mean(dim=(1, 2, 3) if self.channels_last else (2, 3, 4)))
+
+
+class ToChannelsLast(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 4, 1)
+
+
+def red_then_blue() -> np.ndarray:
+    """Red at the upper left in frames 0 to 3, blue at the lower right in frames 4 to 7."""
+    clip = np.zeros((8, 32, 32, 3), np.uint8)
+    clip[:4, 4:12, 4:12] = RED
+    clip[4:, 20:28, 20:28] = BLUE
+    return clip
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_heat_stands_where_and_when_the_evidence_does(monkeypatch, channels_last):
+    net = ColourNet(channels_last=channels_last)
+    model = recognizer(monkeypatch, net, features="features", channels_last=channels_last)
+    for target, (frames, place) in enumerate([(slice(0, 4), slice(4, 12)), (slice(4, 8), slice(20, 28))]):
+        heat = attention.grad_cam(model, red_then_blue(), target=target)
+        assert heat.shape == (8, 32, 32)
+        assert heat.dtype == np.float32
+        assert (heat.min(), heat.max()) == (0, 1)
+        inside = heat[frames, place, place].sum()
+        assert inside > 0.6 * heat.sum()  # of 1 % of the clip: trilinear upsampling blurs by a cell
+        assert np.unravel_index(heat.argmax(), heat.shape)[1] in range(place.start, place.stop)
+
+
+def test_the_predicted_class_is_the_default(monkeypatch):
+    model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
+    clip = red_then_blue()
+    clip[4:] //= 2  # more red than blue
+    np.testing.assert_array_equal(attention.grad_cam(model, clip), attention.grad_cam(model, clip, target=0))
+
+
+def test_nothing_that_speaks_for_a_class_is_no_heat(monkeypatch):
+    model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
+    assert not attention.grad_cam(model, np.zeros((8, 32, 32, 3), np.uint8)).any()
+
+
+class OnePlaceNet(nn.Module):
+    """Sees light everywhere, but class 0 depends on one cell only, as a flattened layer can."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.AvgPool3d((2, 8, 8))
+        self.head = nn.Linear(3 * 4 * 4 * 4, 2, bias=False)
+        weight = torch.zeros(2, 3, 4, 4, 4)
+        weight[0, :, 1, 2, 3] = 1
+        self.head.weight.data = weight.reshape(2, -1)
+
+    def forward(self, x):
+        return self.head(self.features(x).flatten(1))
+
+
+def test_places_that_a_class_does_not_depend_on_stay_dark(monkeypatch):
+    """Here the mean gradient of the first Grad-CAM lights up the whole clip."""
+    model = recognizer(monkeypatch, OnePlaceNet(), features="features", channels_last=False)
+    heat = attention.grad_cam(model, np.full((8, 32, 32, 3), 200, np.uint8), target=0)
+    assert heat[2:4, 16:24, 24:].min() > 0.2
+    assert not heat[5:].any()
+    assert not heat[:, :12].any()
+    assert not heat[:, :, :16].any()
+
+
+@pytest.mark.parametrize("builder", ["r3d_18", "mc3_18", "r2plus1d_18"])
+def test_is_grad_cam_where_a_network_ends_in_a_mean(monkeypatch, builder):
+    torch.manual_seed(0)
+    net = getattr(torchvision_video, builder)(weights=None, num_classes=3)
+    clip = ClipConfig(num_frames=8, frame_stride=1, resize=64, crop=64)
+    model = recognizer(monkeypatch, net, features="layer4", channels_last=False, clip=clip)
+    frames = np.random.default_rng(0).integers(0, 256, clip.shape, dtype=np.uint8)
+    seen = {}
+    net.layer4.register_forward_hook(lambda module, inputs, output: seen.update(features=output))
+    logits = model(torch.from_numpy(frames)[None])
+    [gradient] = torch.autograd.grad(logits[0, 1], seen["features"])
+    weights = gradient.mean(dim=(2, 3, 4), keepdim=True)  # as published
+    expected = (weights * seen["features"]).sum(dim=1, keepdim=True).relu()
+    expected = nn.functional.interpolate(expected, size=clip.shape[:3], mode="trilinear")[0, 0].detach().numpy()
+    heat = attention.grad_cam(model, frames, target=1)
+    np.testing.assert_allclose(heat, expected / expected.max(), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", registry.MODELS)
+def test_every_architecture_has_a_layer_to_look_at(name):
+    spec = registry.get_spec(name)
+    with torch.device("meta"):
+        net = spec.build(num_classes=2)
+        shapes = []
+        layer = net.get_submodule(spec.features)
+        layer.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+        net(torch.zeros(1, 3, *spec.clip.shape[:3]))
+    grid = shapes[0][1:4] if spec.channels_last else shapes[0][2:5]
+    assert min(grid) >= 4  # places and moments can be told apart
+
+
+def test_an_architecture_without_a_layer_is_a_clear_error(monkeypatch):
+    model = recognizer(monkeypatch, ColourNet(channels_last=False), features="", channels_last=False)
+    with pytest.raises(InputError, match="made: its registry entry names no layer"):
+        attention.grad_cam(model, red_then_blue())
+
+
+@pytest.fixture(scope="module")
+def model(trained) -> Recognizer:
+    return build_from_checkpoint(load_checkpoint(trained))
+
+
+@pytest.fixture(scope="module")
+def drawn_video(drawn_data):
+    return sorted((drawn_data / "test").rglob("*.avi"))[0]
+
+
+def middle_clip(path, clip: ClipConfig) -> np.ndarray:
+    from video_module.inference.windows import iter_windows
+
+    return next(iter_windows(path, clip, clip_step=None, fps=30)).frames
+
+
+def test_a_trained_model_looks_somewhere(model, drawn_video):
+    clip = middle_clip(drawn_video, model.clip)
+    heat = attention.grad_cam(model, clip)
+    assert heat.shape == clip.shape[:3]
+    assert np.isfinite(heat).all()
+    assert heat.min() >= 0
+    assert heat.max() == 1
+    assert heat.std() > 0.05
+    np.testing.assert_array_equal(attention.grad_cam(model, clip), heat)
+
+
+def test_the_model_is_left_as_it_was(model, drawn_video):
+    clip = middle_clip(drawn_video, model.clip)
+    model.train()
+    model.backbone.norm.eval()  # a flag of its own
+    before = {name: module.training for name, module in model.named_modules()}
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    attention.grad_cam(model, clip)
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert not model.backbone.get_submodule("features.0")._forward_hooks
+    assert torch.is_grad_enabled()
+    model.eval()
+
+
+def test_hiding_the_hot_places_costs_the_class_most(model, drawn_data):
+    """What is lit is what the model needs: grey in place of the hottest fifth lowers the logit more than elsewhere."""
+    drops = {"hottest": [], "coldest": []}
+    for path in sorted((drawn_data / "test").rglob("*.avi")):
+        clip = middle_clip(path, model.clip)
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(clip)[None])[0]
+        target = int(logits.argmax())
+        heat = attention.grad_cam(model, clip, target=target)
+        for which, chosen in (("hottest", heat >= np.quantile(heat, 0.8)), ("coldest", heat <= np.quantile(heat, 0.2))):
+            hidden = np.where(chosen[..., None], clip.mean(axis=(0, 1, 2)).astype(np.uint8), clip)
+            with torch.inference_mode():
+                drops[which].append(float(logits[target] - model(torch.from_numpy(hidden)[None])[0, target]))
+    assert np.mean(drops["hottest"]) > np.mean(drops["coldest"]) + 0.05
+
+
+def coloured_video(path, num_frames: int, *, red: range) -> None:
+    """Red at the upper left in some frames."""
+    frames = np.zeros((num_frames, 64, 64, 3), np.uint8)
+    frames[red.start : red.stop, 8:24, 8:24] = RED
+    write_video(path, frames, fps=25)
+
+
+def test_a_video_is_hot_at_the_frames_that_show_the_class(monkeypatch, tmp_path):
+    model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
+    coloured_video(tmp_path / "v.avi", 45, red=range(20, 30))
+    heat = attention.explain_video(model, tmp_path / "v.avi", target=0, batch_size=3)
+    assert heat.grids.shape == (45, 8, 8)
+    moments = heat.grids[:, 1:3, 1:3].mean(axis=(1, 2))
+    assert moments[21:29].min() > 0.5
+    assert max(moments[:16].max(), moments[34:].max()) < 0.05
+    assert heat.scores[25] > heat.scores[5] == pytest.approx(0.5, abs=0.05)
+    again = attention.explain_video(model, tmp_path / "v.avi", target=0, batch_size=1)
+    np.testing.assert_allclose(again.grids, heat.grids, atol=1e-5)
+
+
+def test_a_moment_in_a_long_video_stands_out(monkeypatch, tmp_path):
+    model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
+    coloured_video(tmp_path / "v.avi", 300, red=range(200, 204))
+    grids = attention.explain_video(model, tmp_path / "v.avi", target=0).grids
+    assert grids[201:203, 1:3, 1:3].min() > 0.5
+    assert max(grids[:190].max(), grids[214:].max()) < 0.05
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7, 8, 9])
+def test_videos_of_any_length(monkeypatch, tmp_path, num_frames):
+    model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
+    coloured_video(tmp_path / "v.avi", num_frames, red=range(num_frames))
+    heat = attention.explain_video(model, tmp_path / "v.avi", target=0)
+    assert heat.grids.shape == (num_frames, 8, 8)
+    assert heat.scores.shape == (num_frames,)
+    assert heat.grids[:, 1:3, 1:3].min() > 0.5
+    assert heat.grids[:, 4:, 4:].max() < 0.05
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 120), (120, 60), (90, 90)])
+def test_heat_is_drawn_on_the_crop_that_the_model_sees(height, width):
+    frame = np.full((height, width, 3), 100, np.uint8)
+    grid = np.zeros((4, 4), np.float32)
+    grid[0, 3] = 1  # the upper right cell of the centre square
+    attention.draw_heat(frame, grid, CLIP)
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    hot = np.argwhere(frame[..., 0] > 150)
+    assert len(hot)
+    assert hot.min(axis=0)[0] >= top
+    assert hot.max(axis=0)[0] < top + side / 2
+    assert hot.min(axis=0)[1] >= left + side / 2
+    assert hot.max(axis=0)[1] < left + side
+    assert (frame[top + side - 5 : top + side, left : left + 5] == 100).all()  # seen, and nothing there
+    if side < max(height, width):
+        assert (frame[:3, :3] == 45).all()  # not seen
+
+
+@pytest.mark.parametrize("size", [(120, 160), (240, 426)])
+def test_the_overlay_video_keeps_rate_and_count(model, tmp_path, size):
+    rng = np.random.default_rng(0)
+    write_video(tmp_path / "in.avi", rng.integers(0, 256, (13, *size, 3), dtype=np.uint8), fps=12.5)
+    heat = attention.explain_video(model, tmp_path / "in.avi", target=1)
+    names = ["a", "ёлка и очень-очень длинное название действия"] + list("cdef")
+    attention.write_attention(tmp_path / "out.mp4", heat, names, label="c")
+    num_frames, info = decoding.count_frames(tmp_path / "out.mp4")
+    assert num_frames == 13
+    assert info.fps == pytest.approx(12.5, abs=0.01)
+    assert info.width >= size[1]
+    first = next(attention.attention_frames(heat, names))
+    named = next(attention.attention_frames(heat, names, label="c"))
+    assert len(named) > len(first)  # a wrong prediction names the label, on a line of its own
+    np.testing.assert_array_equal(next(attention.attention_frames(heat, names, label=names[1])), first)
+
+
+def test_scores_are_those_of_serving(model, trained, drawn_video):
+    from video_module.inference.predictor import load_predictor
+
+    prediction = load_predictor(trained, device="cpu").predict_video(drawn_video)
+    heat = attention.explain_video(model, drawn_video, target=2)
+    first, last = prediction.windows[0], prediction.windows[-1]
+    assert heat.scores[0] == pytest.approx(first.scores[2], abs=1e-5)
+    assert heat.scores[-1] == pytest.approx(last.scores[2], abs=1e-5)
+    assert len(heat.scores) == prediction.num_frames

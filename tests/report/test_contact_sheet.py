@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from video_module.report.contact_sheet import Strip, worst_videos, write_contact_sheet
+
+
+def strip(level: int, *, label: str = "sit", prediction: str = "stand", size=(48, 64), count: int = 5) -> Strip:
+    frames = np.full((count, *size, 3), level, np.uint8)
+    return Strip(
+        path=f"{label}/{level}.avi", label=label, prediction=prediction, score=0.7, label_score=0.2, frames=frames
+    )
+
+
+def test_wrong_videos_come_first_the_worst_on_top():
+    scores = np.array([[0.1, 0.5, 0.4], [0.2, 0.7, 0.1], [0.9, 0.05, 0.05], [0.34, 0.33, 0.33], [0.3, 0.3, 0.4]])
+    labels = np.array([0, 0, 0, 0, 1])
+    # 0.1 and 0.2 and 0.3 are wrong; 0.34 and 0.9 are right
+    assert worst_videos(scores, labels, count=9) == [0, 1, 4, 3, 2]
+    assert worst_videos(scores, labels, count=2) == [0, 1]
+
+
+def test_all_frames_of_all_videos_are_on_the_sheet(tmp_path):
+    strips = [strip(40), strip(90, size=(48, 27), count=4), strip(200, label="sit", prediction="sit")]
+    write_contact_sheet(tmp_path / "sheet.png", strips, title="worst")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    for level, pixels in ((40, 5 * 48 * 64), (90, 4 * 48 * 27), (200, 5 * 48 * 64)):
+        assert (sheet == level).all(axis=-1).sum() == pytest.approx(pixels, rel=0.01)
+
+
+def test_long_and_foreign_names_stay_on_the_sheet(tmp_path):
+    name = "ёлка и ещё очень-очень длинное название действия " * 4
+    write_contact_sheet(tmp_path / "a.png", [strip(40)], title="worst")
+    write_contact_sheet(tmp_path / "b.png", [strip(40, label=name, prediction=f"<b>&{name}")], title=name)
+    short, long = (np.asarray(Image.open(tmp_path / f"{which}.png")) for which in "ab")
+    assert short.shape == long.shape
+    assert (long[:, -20:] == 255).all()  # the margin stays free

@@ -1,0 +1,226 @@
+"""Where a model looks: its evidence for a class over space and time, and the video that shows it.
+
+The map is Grad-CAM (Selvaraju et al., ICCV 2017) with each place weighted by its own gradient instead of the mean over
+all places (HiResCAM, Draelos & Carin, 2020). The two are the same where a network ends in a global mean and a linear
+layer, as R(2+1)D, MC3, R3D and I3D do. Swin has a LayerNorm in between and C3D a flattening: there the mean gradient
+points at places that the class does not depend on, as tests/report/test_attention.py shows. The package grad-cam offers
+this too, but brings scikit-learn and more along for what is twenty lines here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from video_module.config import ClipConfig
+from video_module.data import sampling, transforms
+from video_module.data.decoding import iter_frames, read_info
+from video_module.data.encoding import open_video
+from video_module.errors import InputError
+from video_module.inference.overlay import class_colors, draw_label, label_height, put_text
+from video_module.inference.windows import WindowClip, iter_windows
+from video_module.models.recognizer import Recognizer
+from video_module.models.registry import get_spec
+
+_HEAT_ALPHA = 0.8
+_UNSEEN_LIGHT = 0.45  # of what lies outside the model's crop
+_MIN_SHORT_SIDE = 360  # smaller frames are enlarged: the heat and the label need the pixels
+_STRONGEST = (
+    0.995  # quantile of the evidence shown at full heat: one outstanding token would leave the rest in the dark
+)
+_TINY = np.finfo(np.float32).tiny
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoHeat:
+    """The evidence for one class in every frame of a video."""
+
+    path: Path
+    fps: float
+    clip: ClipConfig
+    target: int
+    """The class, as an index."""
+    grids: np.ndarray
+    """float32 (num_frames, h, w) in 0..1, coarse, over the centre crop; 1 among the strongest of the video."""
+    scores: np.ndarray
+    """Probability of the class at each frame, float64 (num_frames,): the mean over the windows that hold it."""
+
+
+def grad_cam(model: Recognizer, clip: np.ndarray, *, target: int | None = None) -> np.ndarray:
+    """Evidence for class `target` (None: the predicted one) in a clip, uint8 RGB (T, H, W, 3).
+
+    Returns float32 (T, H, W) in 0..1; 1 is the strongest of the clip, and all is 0 where nothing speaks for the class.
+    Raises InputError if the registry names no layer of this architecture to look at.
+    """
+    grids, _ = _class_evidence(model, clip[None], target=target)
+    heat = F.interpolate(grids[None], size=clip.shape[:3], mode="trilinear")[0, 0].cpu().numpy()
+    return heat / max(float(heat.max()), _TINY)
+
+
+def _class_evidence(model: Recognizer, clips: np.ndarray, *, target: int | None) -> tuple[Tensor, Tensor]:
+    """Evidence, float32 (N, T', H', W') and not negative, and probabilities (N, num_classes) of clips."""
+    spec = get_spec(model.name)
+    if not spec.features:
+        raise InputError(f"{model.name}: its registry entry names no layer that shows where it looks")
+    features: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        torch.set_grad_enabled(True)  # from here on, until no_grad() below ends: earlier layers keep nothing
+        features.append(output.detach().requires_grad_())
+        return features[0]
+
+    training = {module: module.training for module in model.modules()}
+    hook = model.backbone.get_submodule(spec.features).register_forward_hook(keep)
+    try:
+        model.eval()
+        with torch.no_grad():
+            logits = model(torch.from_numpy(clips).to(model.mean.device))
+            wanted = logits.argmax(dim=1) if target is None else torch.full((len(clips),), target, device=logits.device)
+            # clips of a batch do not meet, so each gets its own gradient
+            gradient = torch.autograd.grad(logits.gather(1, wanted[:, None]).sum(), features[0])[0]
+    finally:
+        hook.remove()
+        for module, flag in training.items():
+            module.training = flag
+    channels = -1 if spec.channels_last else 1
+    evidence = (features[0].detach() * gradient).sum(dim=channels).float().relu()
+    return evidence, logits.detach().float().softmax(dim=1)
+
+
+def explain_video(
+    model: Recognizer,
+    path: str | Path,
+    *,
+    target: int,
+    batch_size: int = 4,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> VideoHeat:
+    """Find the evidence for class `target` in the windows that serving scores, and average it where they overlap.
+
+    Nothing but coarse grids is kept of a window: less than 100 MB for an hour. Raises VideoError if no frame decodes.
+    """
+    info = read_info(path)
+    windows: list[tuple[int, int, np.ndarray, float]] = []
+    waiting: list[WindowClip] = []
+
+    def explain_waiting() -> None:
+        evidence, scores = _class_evidence(model, np.stack([window.frames for window in waiting]), target=target)
+        evidence = F.interpolate(evidence[:, None], size=(model.clip.num_frames, *evidence.shape[2:]), mode="trilinear")
+        for window, grids, score in zip(waiting, evidence[:, 0].cpu().numpy(), scores[:, target], strict=True):
+            windows.append((window.start, window.end, _at_frames(grids, window, model.clip, info.fps), float(score)))
+        on_progress(waiting[-1].num_decoded, info.estimated_num_frames)
+        waiting.clear()
+
+    for window in iter_windows(path, model.clip, clip_step=None, fps=info.fps):
+        waiting.append(window)
+        if len(waiting) == batch_size:
+            explain_waiting()
+    if waiting:
+        explain_waiting()
+
+    num_frames = windows[-1][1]
+    grids, scores = np.zeros((num_frames, *windows[0][2].shape[1:]), np.float32), np.zeros(num_frames)
+    num_windows = np.zeros(num_frames)
+    for start, end, evidence, score in windows:
+        grids[start:end] += evidence
+        scores[start:end] += score
+        num_windows[start:end] += 1
+    grids /= num_windows[:, None, None].astype(np.float32)
+    if (lit := grids[grids > 0]).size:
+        grids = np.minimum(grids / np.quantile(lit, _STRONGEST), 1)
+    return VideoHeat(
+        path=Path(path), fps=info.fps, clip=model.clip, target=target, grids=grids, scores=scores / num_windows
+    )
+
+
+def _at_frames(grids: np.ndarray, window: WindowClip, clip: ClipConfig, fps: float) -> np.ndarray:
+    """Bring a clip's grids (T, h, w) to the frames window.start to window.end - 1 of its video."""
+    indices = sampling.clip_indices(window.start, window.end, clip, fps=fps)
+    frames, owners = np.unique(indices, return_inverse=True)  # a short video's last frame stands in the clip repeatedly
+    grids = np.stack([grids[owners == number].mean(axis=0) for number in range(len(frames))])
+    positions = np.interp(np.arange(window.start, window.end), frames, np.arange(len(frames)))
+    before = positions.astype(int)
+    after = np.minimum(before + 1, len(frames) - 1)
+    share = (positions - before).astype(np.float32)[:, None, None]
+    return grids[before] * (1 - share) + grids[after] * share
+
+
+def draw_heat(frame: np.ndarray, grid: np.ndarray, clip: ClipConfig) -> None:
+    """Blend a frame's evidence, (h, w) in 0..1 over the centre crop, into it; what the model does not see is dimmed."""
+    height, width = frame.shape[:2]
+    resized = transforms.resized_size(height, width, clip.resize)
+    [(top, left)] = transforms.crop_offsets(*resized, clip.crop, 1)
+    rows, columns = (
+        slice(round(offset * side / small), round((offset + clip.crop) * side / small))
+        for offset, side, small in zip((top, left), (height, width), resized, strict=True)
+    )
+    seen = frame[rows, columns].copy()
+    frame[:] = (frame * _UNSEEN_LIGHT).astype(np.uint8)
+    heat = cv2.resize(grid, seen.shape[1::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    alpha = np.minimum(1.2 * heat, _HEAT_ALPHA)[..., None]
+    frame[rows, columns] = (seen * (1 - alpha) + _heat_colors(heat) * alpha).astype(np.uint8)
+
+
+def _draw_moments(width: int, height: int, moments: np.ndarray, *, position: int) -> np.ndarray:
+    """A strip, uint8 RGB (height, width, 3), that shows when the evidence stands, 0..1 for each frame of the video.
+
+    A white mark stands at `position`.
+    """
+    strip = np.zeros((height, width, 3), np.uint8)
+    row = cv2.resize(moments[None].astype(np.float32), (width, 1), interpolation=cv2.INTER_LINEAR)
+    strip[height // 2 :] = _heat_colors(row)
+    mark = round(position * (width - 1) / max(1, len(moments) - 1))
+    strip[:, max(0, mark - 1) : mark + 2] = 255
+    return strip
+
+
+def _heat_colors(heat: np.ndarray) -> np.ndarray:
+    """0..1 (h, w) -> uint8 RGB (h, w, 3)."""
+    return cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+
+
+def attention_frames(heat: VideoHeat, class_names: list[str], *, label: str | None = None) -> Iterator[np.ndarray]:
+    """Yield the video's frames, uint8 RGB, with the evidence for the class blended in.
+
+    Above the frame, where they hide nothing, stand the class and its score; below it, when the evidence stands, and
+    `label`, the video's true class, where it is another.
+    """
+    name = class_names[heat.target]
+    color = class_colors(class_names)[name]
+    moments = heat.grids.mean(axis=(1, 2))
+    moments /= max(float(moments.max()), _TINY)
+    for position, frame in enumerate(iter_frames(heat.path)):
+        scale = -(-_MIN_SHORT_SIDE // min(frame.shape[:2]))
+        if scale > 1:
+            frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        height, width = frame.shape[:2]
+        head = np.zeros_like(frame)
+        draw_label(head, name, heat.scores[position], color=color)
+        draw_heat(frame, heat.grids[position], heat.clip)
+        strip = _draw_moments(width, max(8, height // 16), moments, position=position)
+        parts = [head[: label_height(height, width)], frame, strip]
+        if label not in (None, name):
+            size = max(9, min(height, width) // 18)
+            parts.append(np.zeros((size * 3 // 2, width, 3), np.uint8))
+            put_text(parts[-1], f"label: {label}", left=size // 3, top=0, size=size, right=width)
+        yield np.concatenate(parts)
+
+
+def write_attention(
+    path: Path,
+    heat: VideoHeat,
+    class_names: list[str],
+    *,
+    label: str | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write attention_frames() as an .mp4 of the source's rate and frame count."""
+    with open_video(path, fps=heat.fps) as writer:
+        for done, frame in enumerate(attention_frames(heat, class_names, label=label), start=1):
+            writer.write(frame)
+            on_progress(done, len(heat.scores))
