@@ -19,6 +19,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--max_file_mb", type=cli.positive_int, default=200, help="largest upload, in megabytes")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
     return parser.parse_args(argv)
 
 
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     predictors = {}
     for path in args.model:
         name = path.stem if path.stem not in predictors else str(path)
-        predictors[name] = load_predictor(path, device=args.device)
+        predictors[name] = load_predictor(path, device=args.device, num_threads=args.num_threads)
         print(f"{name}: {predictors[name].summary()}")
 
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

@@ -20,6 +20,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--save_video", type=Path, help="annotated .mp4; for a folder: a folder")
     parser.add_argument("--show", action="store_true", help="play the annotated video in a window; q quits")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
     parser.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows scored at once")
     parser.add_argument("--obj_names", type=Path, help="file of the classes that the model must have, to be sure")
     return parser.parse_args(argv)
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 
     videos, is_folder = find_inputs(args.video_path)
     outputs = plan_outputs(args, videos, is_folder=is_folder)
-    predictor = load_predictor(args.model, device=args.device)
+    predictor = load_predictor(args.model, device=args.device, num_threads=args.num_threads)
     print(predictor.summary())
     if args.obj_names and read_class_names(args.obj_names) != predictor.class_names:
         raise InputError(f"{args.obj_names} lists other classes than {args.model}")

@@ -24,8 +24,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--allow_leak", action="store_true", help="test on sources that the model was trained on, and record it"
     )
+    parser.add_argument("--report", type=Path, metavar="X.html", help="write a report with pictures, one file, here")
+    parser.add_argument(
+        "--attention",
+        type=cli.positive_int,
+        nargs="?",
+        const=3,
+        metavar="N",
+        help="show where the model looks in the N worst videos (3 if no N is given): videos in X_attention; X.pth only",
+    )
     parser.add_argument("--output_dir", type=Path, help="where results go (default: beside the checkpoint)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
     parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="clips scored at once")
     parser.add_argument(
         "--num_workers", type=cli.natural, default=cli.default_num_workers(), help="decoding processes; 0: none"
@@ -54,6 +64,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate(args: argparse.Namespace, command: str) -> None:
     """Score the videos, each of torchrun's processes its share; the first writes what follows from the scores."""
+    if args.attention and args.checkpoint.suffix.lower() != ".pth":
+        raise InputError(f"--attention: {args.checkpoint} gives no gradients; test the .pth checkpoint")
+    if args.report and args.report.suffix.lower() != ".html":
+        raise InputError(f"--report {args.report}: the report's name ends in .html")
     cli.let_workers_have_the_cores()
     cli.let_first_process_speak()
     import numpy as np
@@ -62,13 +76,13 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     from video_module.engine.distributed import join_group
     from video_module.engine.evaluation import Scores, score_views
     from video_module.inference.predictor import load_predictor
-    from video_module.report import metrics, results
+    from video_module.report import contact_sheet, html, metrics, results
 
     views = dataset.Views(
         sampling=args.sampling, num_clips=args.num_clips, num_crops=args.num_crops, clip_step=args.clip_step
     )
     with join_group(args.device) as group:
-        predictor = load_predictor(args.checkpoint, device=group.device)
+        predictor = load_predictor(args.checkpoint, device=group.device, num_threads=args.num_threads)
         videos, labels, split = load_test_split(args, predictor)
         own_views = dataset.EvaluationViews(args.test_dir, group.share(videos), predictor.clip, views)
         loader = dataset.evaluation_loader(own_views, num_workers=args.num_workers)
@@ -90,14 +104,16 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         "clip": predictor.clip.to_dict(),
         "model": predictor.model,
         "weights": predictor.weights,
+        "precision": predictor.precision,
         "checkpoint": str(args.checkpoint),
         "command": f"{group.launcher} {command}",
     }
     if args.sampling == "windows" and args.num_crops == 1:
         figures |= metrics.window_figures(scores.view_scores, labels)
     print(results.format_figures(figures))
+    stem = (args.output_dir or args.checkpoint.parent) / args.checkpoint.stem
     written = results.write_results(
-        (args.output_dir or args.checkpoint.parent) / args.checkpoint.stem,
+        stem,
         figures,
         paths=paths,
         sources=sources,
@@ -105,6 +121,19 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         video_scores=scores.video_scores,
         class_names=predictor.class_names,
     )
+    worst = contact_sheet.worst_videos(scores.video_scores, labels)
+    strips = [strip_of(args.test_dir, videos[i], scores.video_scores[i], predictor.class_names) for i in worst]
+    written.append(stem.with_name(f"{stem.name}_worst.png"))
+    title = f"{predictor.model}: the {len(strips)} worst of {len(videos)} videos"
+    contact_sheet.write_contact_sheet(written[-1], strips, title=title)
+    if args.report:
+        matrix = metrics.confusion_matrix(scores.video_scores.argmax(axis=1), labels, len(predictor.class_names))
+        html.write_report(args.report, figures, matrix=matrix, class_names=predictor.class_names, strips=strips)
+        written.append(args.report)
+    if args.attention:
+        written.append(stem.with_name(f"{stem.name}_attention"))
+        shown = [(videos[i], int(scores.video_scores[i].argmax())) for i in worst[: args.attention]]
+        show_attention(args, written[-1], shown, device=group.device)
     cli.show_written(written)
 
 
@@ -135,6 +164,40 @@ def load_test_split(args: argparse.Namespace, predictor):
         print(f"{'leak, as allowed: ' if overlap.is_leak else ''}{overlap}")
     split = {"split_digest": record.get("digest"), "protocol": record.get("protocol"), "fold": record.get("fold")}
     return videos, labels, split | {"train_overlap": overlap.to_dict() if overlap else None}
+
+
+def strip_of(test_dir: Path, video, scores, class_names: list[str]):
+    """A video as the contact sheet and the report show it."""
+    from video_module.data.thumbnails import read_thumbnails
+    from video_module.report.contact_sheet import Strip
+
+    best = int(scores.argmax())
+    return Strip(
+        path=video.path,
+        label=video.label,
+        prediction=class_names[best],
+        score=scores[best],
+        label_score=scores[class_names.index(video.label)],
+        frames=read_thumbnails(test_dir / video.path, num_video_frames=video.num_frames),
+    )
+
+
+def show_attention(args: argparse.Namespace, folder: Path, shown: list, *, device: str) -> None:
+    """Write an overlay video for each (video, predicted class) of `shown`, numbered from the worst."""
+    from tqdm import tqdm
+
+    from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint
+    from video_module.engine.device import choose_device
+    from video_module.files import replacing
+    from video_module.report import attention
+
+    checkpoint = load_checkpoint(args.checkpoint)
+    model = build_from_checkpoint(checkpoint).to(choose_device(device))
+    with replacing(folder) as partial:
+        for rank, (video, target) in enumerate(tqdm(shown, desc="attention", unit="video", leave=False), start=1):
+            heat = attention.explain_video(model, args.test_dir / video.path, target=target, batch_size=args.batch_size)
+            path = partial / f"{rank:02d}_{Path(video.path).stem}.mp4"
+            attention.write_attention(path, heat, checkpoint.class_names, label=video.label)
 
 
 def show_folds(args: argparse.Namespace) -> None:

@@ -112,6 +112,8 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("test_model.py --results {none} {none}", "no such file"),
         ("test_model.py --results {text.avi} {text.avi}", "not a results file"),
         ("test_model.py --compare {none} {text.avi}", "no such file"),
+        ("test_model.py --test_dir {one} --checkpoint {onnx} --attention", "gives no gradients"),
+        ("test_model.py --test_dir {one} --checkpoint {pth} --report {empty}/x.pdf", "name ends in .html"),
         ("convert_model.py --checkpoint {none}.pth", "no such file"),
         ("convert_model.py --checkpoint {onnx}", "not a plain PyTorch file"),
         ("convert_model.py --describe {cut.onnx}", "not an ONNX file that can be read"),

@@ -1,10 +1,11 @@
 """What the lean attention buys in ONNX: three exports of one network with the same random weights, side by side.
 
 lean: bias and shift mask are looked up from small shared tables in the graph. constant: both are stored as they are
-added, per block. torchvision: its own network, which assigns the mask region by region.
+added, per block. torchvision: its own attention, which assigns the mask region by region.
 """
 
 import argparse
+import copy
 import tempfile
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-import torchvision.models.video
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from video_module.inference.export import trace
 from video_module.inference.latency import measure_latency
@@ -71,22 +72,26 @@ def _same(model: Recognizer) -> Recognizer:
 
 
 def _stock(model: Recognizer) -> Recognizer:
-    backbone = getattr(torchvision.models.video, model.name)(num_classes=NUM_CLASSES)
-    backbone.load_state_dict(model.backbone.state_dict())
-    return Recognizer(backbone, name=model.name, clip=model.clip).eval()
+    """The same network with torchvision's attention."""
+    twin = copy.deepcopy(model)
+    for attention in _attentions(twin):
+        attention.__class__ = ShiftedWindowAttention3d
+    return twin
 
 
 def _constant(model: Recognizer) -> Recognizer:
     """The same network with what position_bias() and shift_mask() gave in one pass kept as constants."""
-    twin = build_model(model.name, num_classes=NUM_CLASSES).eval()
-    twin.load_state_dict(model.state_dict())
-    attentions = [module for module in twin.modules() if isinstance(module, WindowAttention3d)]
-    for attention in attentions:
+    twin = copy.deepcopy(model)
+    for attention in _attentions(twin):
         attention.position_bias = _Remembered(attention.position_bias)
         attention.shift_mask = _Remembered(attention.shift_mask)
     with torch.inference_mode():
         twin(torch.zeros((1, *twin.clip.shape), dtype=torch.uint8))
     return twin
+
+
+def _attentions(model: Recognizer) -> list[WindowAttention3d]:
+    return [module for module in model.modules() if isinstance(module, WindowAttention3d)]
 
 
 class _Remembered:

@@ -257,7 +257,7 @@ def format_reports(reports: Sequence[ExportReport]) -> str:
                 str(report.num_nodes),
                 f"{report.size_mb:.1f}",
                 f"{report.export_s:.1f}",
-                f"{agreement.max_logit_difference:.1e}",
+                "not finite" if agreement.max_logit_difference is None else f"{agreement.max_logit_difference:.1e}",
                 f"{agreement.top1_agreement:.2%}",
                 "-"
                 if agreement.accuracy is None

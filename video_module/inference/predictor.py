@@ -78,9 +78,10 @@ class Predictor:
     train_clips: tuple[str, ...] = ()
     weights: str | None = None
     """What training started from."""
+    precision: str = "fp32"
 
     def summary(self) -> str:
-        return f"{self.model} on {self.provider}, {len(self.class_names)} classes"
+        return f"{self.model}, {self.precision} on {self.provider}, {len(self.class_names)} classes"
 
     def predict_clips(self, clips: np.ndarray) -> np.ndarray:
         """Probabilities, float64 (N, num_classes), of uint8 RGB clips (N, T, H, W, 3)."""
@@ -231,6 +232,7 @@ def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor
         train_sources=tuple(metadata.get("train_sources", ())),
         train_clips=tuple(metadata.get("train_clips", ())),
         weights=metadata.get("weights"),
+        precision=metadata.get("precision", "fp32"),
     )
 
 

@@ -15,6 +15,7 @@ from video_module.data.drawing import ACTIONS, draw_frames, make_scene
 from video_module.data.labels import find_videos
 from video_module.data.sampling import clip_indices, last_start
 from video_module.data.transforms import center_crop, resize_frame
+from video_module.errors import InputError
 from video_module.inference.predictor import ScoreClips
 
 BATCH_SIZES = (1, 2, 3, 8)
@@ -38,8 +39,8 @@ class VerificationClips:
 class Agreement:
     """How far a file's logits stand from those of torch in fp32."""
 
-    max_logit_difference: float
-    """Over the clips, and over white, black and noise; NaN where a logit is."""
+    max_logit_difference: float | None
+    """Over the clips, and over white, black and noise; None where a logit of the file is no number."""
     max_logit: float
     """Largest logit of torch, in magnitude."""
     top1_agreement: float
@@ -50,7 +51,7 @@ class Agreement:
 
     def failure(self, precision: str, gates: ExportGates) -> str | None:
         """Why a file of this precision must not be used; None if it may."""
-        if not np.isfinite(self.max_logit_difference):
+        if self.max_logit_difference is None:
             return "gives logits that are no numbers"
         if precision == "fp32":
             allowed = gates.fp32_tolerance * max(1.0, self.max_logit)
@@ -127,12 +128,12 @@ def extreme_clips(clip: ClipConfig) -> np.ndarray:
 
 def score_in_batches(score_clips: ScoreClips, clips: np.ndarray, *, sizes: Sequence[int], desc: str) -> np.ndarray:
     """Logits (N, num_classes) of clips scored in batches whose sizes alternate."""
-    logits, turns = [], cycle(sizes)
+    logits, turns, done = [], cycle(sizes), 0
     with tqdm(total=len(clips), desc=desc, unit="clip", leave=False) as bar:
-        while bar.n < len(clips):
-            batch = clips[bar.n : bar.n + next(turns)]
-            logits.append(score_clips(batch))
-            bar.update(len(batch))
+        while done < len(clips):
+            logits.append(score_clips(clips[done : done + next(turns)]))
+            done += len(logits[-1])
+            bar.update(len(logits[-1]))
     return np.concatenate(logits)
 
 
@@ -143,17 +144,17 @@ class Reference:
         self.clips, self.extremes, self.batch_sizes = clips, extreme_clips(clip), batch_sizes(clip)
         self.logits = score_in_batches(score_clips, clips.clips, sizes=(1,), desc="torch")
         self.extreme_logits = score_in_batches(score_clips, self.extremes, sizes=(1,), desc="torch")
+        if not np.isfinite(self.logits).all() or not np.isfinite(self.extreme_logits).all():
+            raise InputError("the checkpoint gives logits that are no numbers; train it again")
 
     def compare(self, score_clips: ScoreClips, *, desc: str) -> Agreement:
         """Hold a file's scoring against torch's."""
-        logits = score_in_batches(score_clips, self.clips.clips, batch_sizes=BATCH_SIZES, desc=desc)
-        differences = [
-            np.abs(logits - self.logits).max(),
-            np.abs(score_clips(self.extremes) - self.extreme_logits).max(),
-        ]
+        logits = score_in_batches(score_clips, self.clips.clips, sizes=self.batch_sizes, desc=desc)
+        extreme_logits = score_in_batches(score_clips, self.extremes, sizes=(1,), desc=desc)
+        differences = np.abs(np.concatenate([logits - self.logits, extreme_logits - self.extreme_logits]))
         best, torch_best, labels = logits.argmax(axis=1), self.logits.argmax(axis=1), self.clips.labels
         return Agreement(
-            max_logit_difference=float(np.max(differences)),  # unlike max(), keeps NaN
+            max_logit_difference=float(differences.max()) if np.isfinite(differences).all() else None,
             max_logit=float(np.abs(self.logits).max()),
             top1_agreement=float((best == torch_best).mean()),
             accuracy=None if labels is None else float((best == labels).mean()),

@@ -38,7 +38,7 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
         if result["split_digest"] is None:
             raise InputError(f"{path}: tested on a folder that no split.json describes, so its fold is unknown")
         result["classes"] = list(result["per_class_accuracy"])
-    for key in ("protocol", "model", "weights", "clip", "classes", "views"):
+    for key in ("protocol", "model", "weights", "precision", "clip", "classes", "views"):
         for path, result in zip(paths[1:], results[1:], strict=True):
             if result[key] != results[0][key]:
                 first, other = _difference(results[0][key], result[key])
@@ -58,7 +58,7 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
     overlaps = zip(paths, (result["train_overlap"] for result in results), strict=True)
     return {
         "results": [str(path) for path in paths],
-        **{key: results[0][key] for key in ("protocol", "model", "weights", "views")},
+        **{key: results[0][key] for key in ("protocol", "model", "weights", "precision", "views")},
         "folds": [result["fold"] for result in results],
         "split_digests": [result["split_digest"] for result in results],
         "num_videos": [result["num_videos"] for result in results],

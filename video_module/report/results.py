@@ -117,7 +117,7 @@ def read_results(path: Path) -> dict[str, Any]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not a results file of test_model.py ({error!r})") from None
-    needed = ("protocol", "fold", "weights", "clip", "num_sources", "train_overlap")
+    needed = ("protocol", "fold", "weights", "precision", "clip", "num_sources", "train_overlap")
     if lacking := [key for key in needed if key not in figures]:
         raise InputError(f"{path}: records no {lacking[0]}, as older versions did; run test_model.py again")
     return figures

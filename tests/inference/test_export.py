@@ -1,0 +1,249 @@
+"""Files in three precisions: what is in them, and that none is kept without its proof."""
+
+import errno
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import convert_model
+from video_module.data.labels import find_videos
+from video_module.engine.checkpoint import load_checkpoint, save_checkpoint
+from video_module.errors import InputError
+from video_module.inference import export
+from video_module.inference.predictor import describe, load_predictor
+from video_module.inference.verification import BATCH_SIZES, extreme_clips
+from video_module.models.recognizer import build_model
+
+ENDS = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
+
+
+@pytest.fixture(scope="module")
+def files(trained, drawn_data, tmp_path_factory) -> dict:
+    """Paths by precision, and the report. Two epochs leave a network with near ties: the gates are wide here."""
+    folder = tmp_path_factory.mktemp("export")
+    convert_model.main(
+        ["--checkpoint", str(trained), "--output_dir", str(folder), "--precision", "int8", "fp32", "fp16"]
+        + ["--verify_dir", str(drawn_data / "test"), "--num_verify_clips", "30"]
+        + ["--fp16_agreement", "0.9", "--int8_agreement", "0.7"]
+    )
+    paths = {precision: folder / f"nano{end}.onnx" for precision, end in ENDS.items()}
+    assert sorted(folder.iterdir()) == sorted([*paths.values(), folder / "nano_export.json"])  # one file each
+    return paths | {"report": json.loads((folder / "nano_export.json").read_text())}
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 1e-2), ("int8", 0.3)])
+def test_every_file_scores_as_torch_does_at_any_batch_size(trained, files, precision, tolerance):
+    onnx.checker.check_model(str(files[precision]), full_check=True)
+    predictor = load_predictor(files[precision], split_batches=False)
+    assert predictor.precision == precision
+    rng = np.random.default_rng(0)
+    clips = np.concatenate([rng.integers(0, 256, (5, *predictor.clip.shape), np.uint8), extreme_clips(predictor.clip)])
+    expected = load_predictor(trained, device="cpu").score_clips(clips)
+    for size in BATCH_SIZES:
+        logits = np.concatenate([predictor.score_clips(clips[i : i + size]) for i in range(0, 8, size)])
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance)
+
+
+def test_the_report_holds_the_proof(files, drawn_data):
+    report = files["report"]
+    num_videos = len(find_videos(drawn_data / "test"))
+    assert report["clips"] == f"clips of {num_videos} videos in {drawn_data / 'test'}"
+    assert report["num_clips"] == 30
+    assert report["batch_sizes"] == [1, 2, 3, 8]
+    assert [file["precision"] for file in report["files"]] == ["fp32", "fp16", "int8"]
+    for file in report["files"]:
+        path = files[file["precision"]]
+        assert file["path"] == str(path)
+        assert file["failure"] is None
+        assert file["size_mb"] * 1e6 == path.stat().st_size
+        assert file["num_nodes"] == len(onnx.load(path).graph.node)
+        assert file["agreement"]["accuracy"] is not None
+        for size in ("1", "4"):
+            latency = file["latency"][size]
+            assert 0 < latency["median_ms"] <= latency["p95_ms"]
+            assert latency["num_runs"] >= 5
+    sizes = {file["precision"]: file["size_mb"] for file in report["files"]}
+    assert sizes["int8"] < sizes["fp16"] < sizes["fp32"]
+
+
+def _types(path) -> dict[str, int]:
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    values = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
+    return values | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def test_fp16_keeps_in_fp32_what_is_too_coarse_for_it(files):
+    graph, types = onnx.load(files["fp16"]).graph, _types(files["fp16"])
+    assert [types["clips"], graph.output[0].type.tensor_type.elem_type] == [
+        onnx.TensorProto.UINT8,
+        onnx.TensorProto.FLOAT,
+    ]
+    seen = set()
+    for node in graph.node:
+        if node.op_type in ("Softmax", "LayerNormalization", "ReduceMean", "Sub", "Div"):
+            assert types[node.input[0]] == onnx.TensorProto.FLOAT, node.name
+        elif node.op_type in ("MatMul", "Gemm", "Conv"):
+            assert {types[name] for name in node.input} == {onnx.TensorProto.FLOAT16}, node.name
+        seen.add(node.op_type)
+    assert {"Softmax", "LayerNormalization", "Sub", "MatMul", "Gemm", "Conv"} <= seen
+
+
+def test_int8_quantises_all_layers_but_convolutions_by_channel(files):
+    graph = onnx.load(files["int8"]).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    quantised = [node for node in graph.node if node.op_type == "MatMulInteger"]
+    original = onnx.load(files["fp32"]).graph
+    weights = {tensor.name for tensor in original.initializer}
+    layers = [node for node in original.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in weights]
+    assert len(quantised) == len(layers) > 10
+    for node in quantised:
+        weight = constants[node.input[1]]
+        assert weight.dtype == np.int8
+        assert np.abs(weight.astype(int)).max() <= 64  # two products of seven bits and eight fit 16
+        assert constants[node.input[3]].shape in ((), (weight.shape[1],))
+    scales = [value for name, value in constants.items() if name.endswith("_scale")]
+    assert all(scale.ndim == 1 for scale in scales)
+    assert not [node for node in graph.node if node.op_type == "ConvInteger"]
+
+
+def test_swin3d_t_is_lean():
+    """The bounds of size and nodes hold for the network that people export, not for a small relative."""
+    model = build_model("swin3d_t", num_classes=51).eval()
+    proto = export.trace(model)
+    kinds = [node.op_type for node in proto.graph.node]
+    assert "ScatterND" not in kinds
+    assert len(kinds) <= 600
+    parameters = sum(weight.numel() * 4 for weight in model.parameters())
+    assert proto.ByteSize() <= 1.05 * parameters
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_opsets(trained, tmp_path, opset):
+    flags = ["--output_dir", str(tmp_path), "--num_verify_clips", "8", "--opset", str(opset)]
+    convert_model.main(["--checkpoint", str(trained), *flags])
+    proto = onnx.load(tmp_path / "nano.onnx")
+    assert [entry.version for entry in proto.opset_import if entry.domain == ""] == [opset]
+    assert describe(tmp_path / "nano.onnx")["opset"] == opset
+
+
+def test_a_file_that_fails_its_gate_is_not_kept(trained, tmp_path, capsys):
+    flags = ["--checkpoint", str(trained), "--output_dir", str(tmp_path), "--precision", "fp32", "int8"]
+    gates = ["--fp32_tolerance", "1e-12", "--int8_agreement", "0", "--num_verify_clips", "8"]
+    with pytest.raises(InputError, match=r"nano\.onnx: its logits differ from torch's by .*; not kept"):
+        convert_model.main([*flags, *gates])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nano_export.json", "nano_int8.onnx"]
+    report = json.loads((tmp_path / "nano_export.json").read_text())
+    assert ["differ" in (file["failure"] or "") for file in report["files"]] == [True, False]
+    assert "nano.onnx" not in capsys.readouterr().out.partition("wrote")[2]
+
+
+def test_too_little_agreement_fails(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "to_int8", lambda proto: _negated(proto))
+    with pytest.raises(InputError, match=r"agrees with torch on .* less than 99\.00%"):
+        convert_model.main(
+            ["--checkpoint", str(trained), "--output_dir", str(tmp_path), "--precision", "int8"]
+            + ["--num_verify_clips", "12"]
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["nano_export.json"]
+
+
+def _negated(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph whose best class is the network's worst."""
+    proto = onnx.ModelProto.FromString(proto.SerializeToString())
+    [last] = [node for node in proto.graph.node if "logits" in node.output]
+    last.output[0] = "positive"
+    proto.graph.node.append(onnx.helper.make_node("Neg", ["positive"], ["logits"]))
+    return proto
+
+
+def test_a_checkpoint_of_nan_is_not_exported(trained, tmp_path):
+    checkpoint = load_checkpoint(trained)
+    checkpoint.weights["head.bias"] = torch.full_like(checkpoint.weights["head.bias"], float("nan"))
+    save_checkpoint(tmp_path / "nan.pth", checkpoint)
+    with pytest.raises(InputError, match="logits that are no numbers"):
+        convert_model.main(["--checkpoint", str(tmp_path / "nan.pth"), "--num_verify_clips", "3"])
+    assert [path.name for path in tmp_path.iterdir()] == ["nan.pth"]
+
+
+def test_overflow_fails_in_every_precision(trained, tmp_path, monkeypatch):
+    def overflowing(proto):
+        proto = onnx.ModelProto.FromString(proto.SerializeToString())
+        bias = next(tensor for tensor in proto.graph.initializer if tensor.name.endswith("head.bias"))
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.full(bias.dims, np.inf, np.float32), bias.name))
+        return proto
+
+    monkeypatch.setattr(export, "to_fp16", overflowing)
+    flags = ["--num_verify_clips", "3", "--fp16_agreement", "0", "--output_dir", str(tmp_path)]
+    with pytest.raises(InputError, match="gives logits that are no numbers"):
+        convert_model.main(["--checkpoint", str(trained), "--precision", "fp16", *flags])
+    assert [path.name for path in tmp_path.iterdir()] == ["nano_export.json"]
+    [file] = json.loads((tmp_path / "nano_export.json").read_text())["files"]
+    assert file["agreement"]["max_logit_difference"] is None
+
+
+def test_no_space_left(trained, tmp_path, monkeypatch):
+    def save(proto, path):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(onnx, "save", save)
+    with pytest.raises(InputError, match=r"nano\.onnx: cannot be written \(No space left on device\)"):
+        convert_model.main(["--checkpoint", str(trained), "--output_dir", str(tmp_path), "--num_verify_clips", "3"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_class_names_that_do_not_match_the_last_layer(trained, tmp_path):
+    checkpoint = load_checkpoint(trained)
+    checkpoint.class_names = checkpoint.class_names[:-1]
+    save_checkpoint(tmp_path / "short.pth", checkpoint)
+    with pytest.raises(InputError, match="weights do not fit swin3d_nano"):
+        convert_model.main(["--checkpoint", str(tmp_path / "short.pth")])
+
+
+def test_large_clips_are_tried_in_small_batches_and_scored_one_by_one(trained, exported, monkeypatch):
+    """Eight clips of 32x224x224 at once take more memory than many machines have."""
+    from video_module.config import ClipConfig
+    from video_module.inference import predictor, verification
+
+    assert verification.batch_sizes(ClipConfig(num_frames=32, resize=256, crop=224)) == (1, 2, 3)
+    assert verification.batch_sizes(load_predictor(exported).clip) == (1, 2, 3, 8)
+    monkeypatch.setattr(predictor, "CPU_BATCH_VALUES", 1)
+    seen = []
+    run = onnxruntime.InferenceSession.run
+    monkeypatch.setattr(
+        onnxruntime.InferenceSession, "run", lambda self, *args: seen.append(len(args[1]["clips"])) or run(self, *args)
+    )
+    split = load_predictor(exported, device="cpu")
+    clips = extreme_clips(split.clip)
+    np.testing.assert_allclose(
+        split.score_clips(clips), load_predictor(exported, split_batches=False).score_clips(clips), rtol=0, atol=1e-5
+    )
+    assert seen == [1, 1, 1, 3]
+
+
+def test_exports_published_weights_with_their_classes(tmp_path, monkeypatch):
+    """The way of `--model_type swin3d_t --weights KINETICS400_V1`, through a network small enough for a test."""
+    import torch
+
+    from video_module.models import recognizer
+    from video_module.models.registry import MODELS
+
+    names = [f"class {number}" for number in range(7)]
+    donor = recognizer.build_model("swin3d_nano", num_classes=7, seed=4)
+    spec = MODELS["swin3d_nano"]
+    monkeypatch.setitem(MODELS, "swin3d_nano", type(spec)(**{**vars(spec), "weights": ("KINETICS400_V1",)}))
+    monkeypatch.setattr(recognizer, "_published_weights", lambda *_: donor.backbone.state_dict())
+    monkeypatch.setattr("video_module.engine.checkpoint.published_class_names", lambda *_: names)
+    convert_model.main(["--model_type", "swin3d_nano", "--output_dir", str(tmp_path)])
+    predictor = load_predictor(tmp_path / "swin3d_nano.onnx")
+    assert predictor.class_names == names
+    clips = np.zeros((1, *predictor.clip.shape), np.uint8)
+    with torch.inference_mode():
+        expected = donor.eval()(torch.from_numpy(clips)).numpy()
+    np.testing.assert_allclose(predictor.score_clips(clips), expected, rtol=0, atol=1e-4)
