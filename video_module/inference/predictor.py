@@ -212,6 +212,7 @@ def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor
         raise InputError(f"--device {device}: this onnxruntime has no CUDA; install onnxruntime-gpu in its place")
     providers: list[Any] = ["CPUExecutionProvider"]
     if has_cuda and kind != "cpu":
+        onnxruntime.preload_dlls()  # finds CUDA's libraries where pip put them, with torch
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
     session = _open_session(path, providers=providers, num_threads=num_threads)
     metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path=path)

@@ -1,0 +1,51 @@
+import json
+
+import pytest
+
+from video_module.benchmark.__main__ import format_table, main
+from video_module.errors import InputError
+
+
+def test_predict(trained, exported, tmp_path, capsys):
+    main(
+        ["predict", "--model", str(trained), str(exported), "--no-compile", "--duration_s", "4"]
+        + ["--save_json", str(tmp_path / "predict.json")]
+    )
+    report = json.loads((tmp_path / "predict.json").read_text())
+    assert report["machine"]["num_cores"] >= 1
+    assert [row["what"] for row in report["rows"]] == ["torch eager nano.pth", "onnxruntime nano.onnx"]
+    for row in report["rows"]:
+        assert 0 < row["one clip, ms"] <= row["p95"]
+        assert row["times real time"] > 0
+    [column] = [name for name in report["rows"][0] if "of video" in name]
+    assert column.startswith("4 s of video (")
+    printed = capsys.readouterr().out
+    assert "torch eager nano.pth" in printed
+    assert report["machine"]["processor"] in printed
+
+
+def test_predict_refuses_files_of_other_clips(trained, exported, tmp_path):
+    from video_module.engine.checkpoint import load_checkpoint, save_checkpoint
+
+    checkpoint = load_checkpoint(trained)
+    checkpoint.clip = type(checkpoint.clip).from_dict({**checkpoint.clip.to_dict(), "frame_stride": 2})
+    save_checkpoint(tmp_path / "other.pth", checkpoint)
+    with pytest.raises(InputError, match=r"other\.pth: takes other clips"):
+        main(["predict", "--model", str(exported), str(tmp_path / "other.pth"), "--no-compile"])
+
+
+def test_export_forms_give_the_same_logits(tmp_path):
+    main(["export", "--model_type", "swin3d_nano", "--save_json", str(tmp_path / "export.json")])
+    rows = {row["form"]: row for row in json.loads((tmp_path / "export.json").read_text())["rows"]}
+    assert list(rows) == ["lean", "constant", "torchvision"]
+    assert max(row["largest diff"] for row in rows.values()) < 1e-4
+    assert [rows[form]["ScatterND"] > 0 for form in rows] == [False, False, True]
+    assert rows["lean"]["nodes"] < rows["torchvision"]["nodes"]
+    assert rows["lean"]["MB"] < rows["constant"]["MB"]
+
+
+def test_table():
+    assert (
+        format_table([{"a": "x", "long": 1.23456}, {"a": "yy", "long": None}])
+        == "  a    long\n  x   1.235\n  yy      -"
+    )
