@@ -74,7 +74,7 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
 
     from video_module.data import dataset, hmdb51
     from video_module.engine.distributed import join_group
-    from video_module.engine.evaluation import Scores, score_views
+    from video_module.engine.evaluation import Scores, load_test_split, score_views
     from video_module.inference.predictor import load_predictor
     from video_module.report import contact_sheet, html, metrics, results
 
@@ -83,7 +83,10 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     )
     with join_group(args.device) as group:
         predictor = load_predictor(args.checkpoint, device=group.device, num_threads=args.num_threads)
-        videos, labels, split = load_test_split(args, predictor)
+        split = load_test_split(args.test_dir, predictor.class_names, num_workers=cli.default_num_workers())
+        overlap = split.overlap_with(predictor.train_sources, predictor.train_clips)
+        print_overlap(args, split, overlap)
+        videos, labels = split.videos, split.labels
         own_views = dataset.EvaluationViews(args.test_dir, group.share(videos), predictor.clip, views)
         loader = dataset.evaluation_loader(own_views, num_workers=args.num_workers)
         print(f"{len(videos)} videos; {predictor.summary()}; {group}")
@@ -99,7 +102,10 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     figures = {
         **metrics.summarise(scores.view_scores, scores.video_scores, labels, predictor.class_names, sources=sources),
         **metrics.tag_figures(tags, scores.video_scores.argmax(axis=1) == labels, hmdb51.tag_values()),
-        **split,
+        "split_digest": split.digest,
+        "protocol": split.protocol,
+        "fold": split.fold,
+        "train_overlap": overlap.to_dict() if overlap else None,
         "views": views.describe(predictor.clip),
         "clip": predictor.clip.to_dict(),
         "model": predictor.model,
@@ -137,33 +143,15 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     cli.show_written(written)
 
 
-def load_test_split(args: argparse.Namespace, predictor):
-    """The videos, their class indices, and what X_results.json records of the split. Refuses a leak."""
-    import numpy as np
-
-    from video_module.data import audit, dataset, splits
-    from video_module.data.labels import check_class_folders
-
-    videos = splits.load_videos(args.test_dir, num_workers=cli.default_num_workers())
-    check_class_folders(args.test_dir)
-    labels = np.array(dataset.label_indices(videos, predictor.class_names))
-    record = splits.split_record(args.test_dir, videos) or {}
-    overlap = audit.train_overlap(
-        [(video.path, video.source) for video in videos],
-        train_sources=predictor.train_sources,
-        train_clips=predictor.train_clips,
-        protocol=record.get("protocol"),
-        official=splits.is_official(record.get("protocol")),
-    )
+def print_overlap(args: argparse.Namespace, split, overlap) -> None:
+    """Say what the test videos share with the model's training. Raises InputError on a leak that is not allowed."""
     if overlap is None:
         print(f"{args.checkpoint} records no training videos: whether these are among them cannot be told")
     elif overlap.is_leak and not args.allow_leak:
-        hint = "was it trained on another fold? T" if record.get("fold") else "t"
+        hint = "was it trained on another fold? T" if split.fold else "t"
         raise InputError(f"{args.test_dir}: {overlap}; {hint}est on a split that it never saw, or add --allow_leak")
     elif overlap.num_sources or overlap.num_clips:
         print(f"{'leak, as allowed: ' if overlap.is_leak else ''}{overlap}")
-    split = {"split_digest": record.get("digest"), "protocol": record.get("protocol"), "fold": record.get("fold")}
-    return videos, labels, split | {"train_overlap": overlap.to_dict() if overlap else None}
 
 
 def strip_of(test_dir: Path, video, scores, class_names: list[str]):

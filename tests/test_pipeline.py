@@ -20,6 +20,7 @@ def test_results_of_both_file_kinds_agree(trained, exported, drawn_data, tmp_pat
             "nano_confusion.png",
             "nano_predictions.csv",
             "nano_results.json",
+            "nano_worst.png",
         ]
         results[model.suffix] = json.loads((out / "nano_results.json").read_text())
     torch_figures, onnx_figures = results[".pth"], results[".onnx"]

@@ -30,6 +30,7 @@ def write_run(stem: Path, wrong: set[int], order=slice(None), **changes) -> Path
         "train_overlap": None,
         "model": stem.name,
         "weights": "none",
+        "precision": "fp32",
     }
     stem.parent.mkdir(exist_ok=True)
     written = results.write_results(

@@ -81,10 +81,8 @@ def join_group(device: str) -> Iterator[Group]:
             sys.exit(1)
         if rank > 0:
             print(file=sys.stderr)  # the first process's bar stands on this line
-        raise
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        raise  # without leaving the group: that could wait for the others, who end the job after two seconds
+    dist.destroy_process_group()
 
 
 def own_device(device: str, local_rank: int) -> str:

@@ -1,7 +1,8 @@
 """From views to video scores, for any model that scores clips, in one process or in several."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,11 +10,51 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from video_module.data.audit import TrainOverlap, train_overlap
+from video_module.data.dataset import label_indices
+from video_module.data.labels import check_class_folders
+from video_module.data.splits import VideoRecord, is_official, load_videos, split_record
 from video_module.engine.device import autocast
 from video_module.scores import softmax, video_score
 
 ScoreClips = Callable[[np.ndarray], np.ndarray]
 """uint8 (N, T, H, W, 3) -> logits float32 (N, num_classes)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSplit:
+    """The videos to test on, and what split.json says of them."""
+
+    videos: list[VideoRecord]
+    labels: np.ndarray
+    """Class indices, int64 (num_videos,)."""
+    digest: str | None
+    protocol: str | None
+    fold: int | None
+
+    def overlap_with(self, train_sources: Collection[str], train_clips: Collection[str]) -> TrainOverlap | None:
+        """What they share with a model's training, given as the hashes in its file; None where it holds none."""
+        return train_overlap(
+            [(video.path, video.source) for video in self.videos],
+            train_sources=train_sources,
+            train_clips=train_clips,
+            protocol=self.protocol,
+            official=is_official(self.protocol),
+        )
+
+
+def load_test_split(test_dir: Path, class_names: Sequence[str], *, num_workers: int) -> EvaluationSplit:
+    """The videos of a folder of classes. Raises InputError on a missing, failing or foreign one, or an empty class."""
+    videos = load_videos(test_dir, num_workers=num_workers)
+    check_class_folders(test_dir)
+    record = split_record(test_dir, videos) or {}
+    return EvaluationSplit(
+        videos=videos,
+        labels=np.array(label_indices(videos, class_names)),
+        digest=record.get("digest"),
+        protocol=record.get("protocol"),
+        fold=record.get("fold"),
+    )
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,7 @@ from video_module.models.registry import get_spec
 _HEAT_ALPHA = 0.8
 _UNSEEN_LIGHT = 0.45  # of what lies outside the model's crop
 _MIN_SHORT_SIDE = 360  # smaller frames are enlarged: the heat and the label need the pixels
-_STRONGEST = (
-    0.995  # quantile of the evidence shown at full heat: one outstanding token would leave the rest in the dark
-)
+_STRONGEST = 0.995  # quantile of the evidence shown at full heat: one token alone would leave the rest in the dark
 _TINY = np.finfo(np.float32).tiny
 
 
