@@ -17,24 +17,29 @@ class Latency:
         return f"{self.median_ms:.4g} ({self.p95_ms:.4g})"
 
 
-def measure_latency(
-    candidates: Mapping[str, Callable[[], object]], *, budget_s: float = 10.0, min_runs: int = 5, max_runs: int = 50
-) -> dict[str, Latency]:
-    """Time calls in rounds, each candidate once a round, so that a machine that slows down slows all of them.
+NUM_TURNS = 5
+_CALLS_A_TURN = 11
+_SETTLE_S = 0.3  # threads of the candidate before (OpenMP's, onnxruntime's) spin for a while, and would take the cores
 
-    One call each warms up. Rounds go on for `budget_s` seconds a candidate, within `min_runs` and `max_runs`.
+
+def measure_latency(candidates: Mapping[str, Callable[[], object]], *, budget_s: float = 10.0) -> dict[str, Latency]:
+    """Time calls in five rounds of turns, so that a machine that slows down slows all candidates.
+
+    One call each warms up. A turn is ten calls after an untimed one, or fewer when they take longer than a fifth of
+    `budget_s` seconds; one at least.
     """
     for call in candidates.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    total_s, num_rounds = 0.0, 0
-    while num_rounds < min_runs or (num_rounds < max_runs and total_s < budget_s * len(candidates)):
+    for _ in range(NUM_TURNS):
         for name, call in candidates.items():
-            begin = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - begin)
-        total_s += sum(taken[-1] for taken in times.values())
-        num_rounds += 1
+            time.sleep(_SETTLE_S)
+            turn: list[float] = []
+            while len(turn) < _CALLS_A_TURN and sum(turn) < budget_s / NUM_TURNS:
+                begin = time.perf_counter()
+                call()
+                turn.append(time.perf_counter() - begin)
+            times[name] += turn[1:] or turn
     return {
         name: Latency(
             median_ms=float(np.median(taken)) * 1e3,

@@ -1,0 +1,33 @@
+import itertools
+import time
+
+import pytest
+
+from video_module.inference import latency
+
+
+def test_candidates_take_turns_and_the_slower_one_is_slower(monkeypatch):
+    monkeypatch.setattr(latency, "_SETTLE_S", 0)
+    calls = []
+
+    def sleeper(name, seconds):
+        def call():
+            calls.append(name)
+            time.sleep(seconds)
+
+        return call
+
+    measured = latency.measure_latency({"fast": sleeper("fast", 0.001), "slow": sleeper("slow", 0.004)})
+    assert 1 <= measured["fast"].median_ms < measured["slow"].median_ms
+    assert measured["slow"].p95_ms >= measured["slow"].median_ms >= 4
+    assert measured["fast"].num_runs == measured["slow"].num_runs == 50
+    assert calls[:2] == ["fast", "slow"]  # both warm up first
+    changes = sum(a != b for a, b in itertools.pairwise(calls))
+    assert changes == 1 + 2 * latency.NUM_TURNS - 1 + 1
+
+
+@pytest.mark.parametrize("budget_s", [0.01, 0.05])
+def test_slow_calls_are_made_once_a_turn_at_least(monkeypatch, budget_s):
+    monkeypatch.setattr(latency, "_SETTLE_S", 0)
+    measured = latency.measure_latency({"slow": lambda: time.sleep(0.02)}, budget_s=budget_s)
+    assert measured["slow"].num_runs == 5
