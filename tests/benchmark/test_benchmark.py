@@ -24,6 +24,20 @@ def test_predict(trained, exported, tmp_path, capsys):
     assert report["machine"]["processor"] in printed
 
 
+def test_predict_of_random_weights(tmp_path):
+    main(
+        ["predict", "--model_type", "swin3d_nano", "--no-compile", "--duration_s", "3"]
+        + ["--save_json", str(tmp_path / "predict.json")]
+    )
+    rows = json.loads((tmp_path / "predict.json").read_text())["rows"]
+    assert [row["what"].rpartition("swin3d_nano")[2] for row in rows] == [
+        ".pth",
+        "_fp32.onnx",
+        "_fp16.onnx",
+        "_int8.onnx",
+    ]
+
+
 def test_predict_refuses_files_of_other_clips(trained, exported, tmp_path):
     from video_module.engine.checkpoint import load_checkpoint, save_checkpoint
 

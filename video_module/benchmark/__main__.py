@@ -16,7 +16,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.prog = "python -m video_module.benchmark"
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT", parser_class=type(parser))
     predict = _add(commands, "predict", "torch eager, torch compiled and ONNX files, on one clip and on a long video")
-    predict.add_argument("--model", type=Path, nargs="+", required=True, help="X.pth and X.onnx files of one model")
+    what = predict.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", type=Path, nargs="+", help="X.pth and X.onnx files of one model")
+    what.add_argument("--model_type", choices=list(MODELS), help="instead: files made now, of random weights")
     predict.add_argument("--video_path", type=Path, help="a long video (default: a drawn one)")
     predict.add_argument("--duration_s", type=float, default=60.0, help="seconds of the drawn video")
     predict.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows of the video scored at once")

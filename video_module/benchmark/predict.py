@@ -3,8 +3,7 @@
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
@@ -24,18 +23,43 @@ from video_module.inference.predictor import Predictor, load_predictor
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each way of running the model."""
-    predictors = load_candidates(args)
-    clip = next(iter(predictors.values())).clip
-    if others := [name for name, predictor in predictors.items() if predictor.clip != clip]:
-        raise InputError(f"{others[0]}: takes other clips than {next(iter(predictors))}; compare files of one model")
-    with _video(args) as video:
+    with tempfile.TemporaryDirectory() as folder:
+        paths = args.model or untrained_files(args.model_type, Path(folder))
+        predictors = load_candidates(paths, args)
+        clip = next(iter(predictors.values())).clip
+        if others := [name for name, predictor in predictors.items() if predictor.clip != clip]:
+            raise InputError(
+                f"{others[0]}: takes other clips than {next(iter(predictors))}; compare files of one model"
+            )
+        video = args.video_path or draw_video(Path(folder), args.duration_s)
         return measure(predictors, video, clip=clip, batch_size=args.batch_size)
 
 
-def load_candidates(args: argparse.Namespace) -> dict[str, Predictor]:
+def untrained_files(model_type: str, folder: Path) -> list[Path]:
+    """A checkpoint of random weights and its ONNX files: as fast as trained ones."""
+    from video_module.engine.checkpoint import Checkpoint, save_checkpoint
+    from video_module.inference import export
+    from video_module.models.recognizer import build_model
+
+    class_names = [f"class {number}" for number in range(51)]
+    model = build_model(model_type, num_classes=len(class_names)).eval()
+    checkpoint = Checkpoint(
+        model=model_type, weights=model.backbone.state_dict(), clip=model.clip, class_names=class_names
+    )
+    paths = [folder / f"{model_type}.pth"]
+    save_checkpoint(paths[0], checkpoint)
+    fp32 = export.trace(model)
+    for precision in export.PRECISIONS:
+        paths.append(folder / f"{model_type}_{precision}.onnx")
+        metadata = export.metadata_of(checkpoint, precision=precision, opset=export.DEFAULT_OPSET)
+        export.save_onnx(export.in_precision(fp32, precision), paths[-1], metadata)
+    return paths
+
+
+def load_candidates(paths: Sequence[Path], args: argparse.Namespace) -> dict[str, Predictor]:
     """Predictors by what they are called in the table; a .pth gives eager and compiled."""
     predictors = {}
-    for path in args.model:
+    for path in paths:
         predictor = load_predictor(path, device=args.device, num_threads=args.num_threads)
         if path.suffix.lower() == ".onnx":
             predictors[f"onnxruntime {path.name}"] = predictor
@@ -64,17 +88,12 @@ def _compiled(path: Path, predictor: Predictor) -> Callable[[np.ndarray], np.nda
     return score_clips
 
 
-@contextmanager
-def _video(args: argparse.Namespace) -> Iterator[Path]:
-    if args.video_path:
-        yield args.video_path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        video = Path(folder) / "drawn.avi"
-        each_s = 1.4
-        num_actions = max(1, round(args.duration_s / each_s))
-        draw_recording(video, list(islice(cycle(ACTIONS), num_actions)), seconds_each=each_s)
-        yield video
+def draw_video(folder: Path, duration_s: float) -> Path:
+    """A drawn video, in whole actions of 1.4 s."""
+    each_s = 1.4
+    actions = islice(cycle(ACTIONS), max(1, round(duration_s / each_s)))
+    draw_recording(folder / "drawn.avi", list(actions), seconds_each=each_s)
+    return folder / "drawn.avi"
 
 
 def measure(

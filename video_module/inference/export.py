@@ -110,10 +110,9 @@ def _export_file(
     try:
         with replacing(path) as unproven:
             begin = time.perf_counter()
-            proto = _in_precision(fp32, precision)
+            proto = in_precision(fp32, precision)
             export_s = trace_s if precision == "fp32" else time.perf_counter() - begin
-            onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata, ensure_ascii=False)})
-            onnx.save(proto, str(unproven))
+            save_onnx(proto, unproven, metadata)
             onnx.checker.check_model(str(unproven), full_check=True)
             predictor = load_predictor(unproven, device="cpu", split_batches=False)
             agreement = reference.compare(predictor.score_clips, desc=precision)
@@ -135,8 +134,15 @@ def _export_file(
     return report
 
 
-def _in_precision(fp32: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+def in_precision(fp32: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    """A copy of the graph in one of PRECISIONS."""
     return {"fp32": copy.deepcopy, "fp16": to_fp16, "int8": to_int8}[precision](fp32)
+
+
+def save_onnx(proto: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> None:
+    """Write the graph with its metadata, unproven."""
+    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata, ensure_ascii=False)})
+    onnx.save(proto, str(path))
 
 
 def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
