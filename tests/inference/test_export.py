@@ -11,7 +11,7 @@ import torch
 
 import convert_model
 from video_module.data.labels import find_videos
-from video_module.engine.checkpoint import load_checkpoint, save_checkpoint
+from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint, save_checkpoint
 from video_module.errors import InputError
 from video_module.inference import export
 from video_module.inference.predictor import describe, load_predictor
@@ -33,6 +33,17 @@ def files(trained, drawn_data, tmp_path_factory) -> dict:
     paths = {precision: folder / f"nano{end}.onnx" for precision, end in ENDS.items()}
     assert sorted(folder.iterdir()) == sorted([*paths.values(), folder / "nano_export.json"])  # one file each
     return paths | {"report": json.loads((folder / "nano_export.json").read_text())}
+
+
+@pytest.fixture(scope="module")
+def graph(trained) -> onnx.ModelProto:
+    return export.trace(build_from_checkpoint(load_checkpoint(trained)))
+
+
+@pytest.fixture
+def traced(graph, monkeypatch) -> None:
+    """Spares the seconds of tracing where a test is about what comes after."""
+    monkeypatch.setattr(export, "trace", lambda model, opset: graph)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 1e-2), ("int8", 0.3)])
@@ -131,7 +142,7 @@ def test_opsets(trained, tmp_path, opset):
     assert describe(tmp_path / "nano.onnx")["opset"] == opset
 
 
-def test_a_file_that_fails_its_gate_is_not_kept(trained, tmp_path, capsys):
+def test_a_file_that_fails_its_gate_is_not_kept(trained, traced, tmp_path, capsys):
     flags = ["--checkpoint", str(trained), "--output_dir", str(tmp_path), "--precision", "fp32", "int8"]
     gates = ["--fp32_tolerance", "1e-12", "--int8_agreement", "0", "--num_verify_clips", "8"]
     with pytest.raises(InputError, match=r"nano\.onnx: its logits differ from torch's by .*; not kept"):
@@ -142,7 +153,7 @@ def test_a_file_that_fails_its_gate_is_not_kept(trained, tmp_path, capsys):
     assert "nano.onnx" not in capsys.readouterr().out.partition("wrote")[2]
 
 
-def test_too_little_agreement_fails(trained, tmp_path, monkeypatch):
+def test_too_little_agreement_fails(trained, traced, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "to_int8", lambda proto: _negated(proto))
     with pytest.raises(InputError, match=r"agrees with torch on .* less than 99\.00%"):
         convert_model.main(
@@ -170,7 +181,7 @@ def test_a_checkpoint_of_nan_is_not_exported(trained, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["nan.pth"]
 
 
-def test_overflow_fails_in_every_precision(trained, tmp_path, monkeypatch):
+def test_overflow_fails_in_every_precision(trained, traced, tmp_path, monkeypatch):
     def overflowing(proto):
         proto = onnx.ModelProto.FromString(proto.SerializeToString())
         bias = next(tensor for tensor in proto.graph.initializer if tensor.name.endswith("head.bias"))
@@ -186,7 +197,7 @@ def test_overflow_fails_in_every_precision(trained, tmp_path, monkeypatch):
     assert file["agreement"]["max_logit_difference"] is None
 
 
-def test_no_space_left(trained, tmp_path, monkeypatch):
+def test_no_space_left(trained, traced, tmp_path, monkeypatch):
     def save(proto, path):
         with open(path, "wb") as file:
             file.write(b"half")
