@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from video_module import cli
-from video_module.config import ExportGates
+from video_module.config import DEFAULT_OPSET, OPSETS, PRECISIONS, ExportGates
 from video_module.errors import InputError
 from video_module.models.registry import MODELS
 
@@ -18,9 +18,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--weights", help="with --model_type: which (default: the model's first)")
     parser.add_argument(
-        "--precision", nargs="+", choices=("fp32", "fp16", "int8"), default=["fp32"], help="files to make: one of each"
+        "--precision", nargs="+", choices=PRECISIONS, default=["fp32"], help="files to make: one of each"
     )
-    parser.add_argument("--opset", type=int, choices=range(18, 24), default=20, help="version of ONNX's operators")
+    parser.add_argument("--opset", type=int, choices=OPSETS, default=DEFAULT_OPSET, help="version of ONNX's operators")
     parser.add_argument(
         "--output_dir", type=Path, help="where X.onnx and X_export.json go (default: beside the checkpoint, or .)"
     )
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         print(json.dumps(describe(args.describe), indent=1, ensure_ascii=False))
         return
     from video_module.engine.checkpoint import load_checkpoint, published_checkpoint
-    from video_module.files import write_json
+    from video_module.files import check_output, write_json
     from video_module.inference import export
     from video_module.inference.verification import load_clips
 
@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         checkpoint, name, folder = published_checkpoint(args.model_type, args.weights), args.model_type, Path()
     stem = (args.output_dir or folder) / name
+    check_output(stem.parent, folder=True)
     num_clips = args.num_verify_clips or export.default_num_clips(checkpoint)
     clips = load_clips(checkpoint.clip, num_clips, class_names=checkpoint.class_names, folder=args.verify_dir)
     print(f"exporting {checkpoint.model}, {len(checkpoint.class_names)} classes; against torch on {clips.summary()}")
@@ -71,8 +72,19 @@ def main(argv: list[str] | None = None) -> None:
     )
     reports = export.with_latency(reports, clips.clips, num_threads=args.num_threads)
     print(export.format_reports(reports))
+    if len(clips.clips) < num_clips:
+        print(f"  only {len(clips.clips)} different clips were found, {num_clips} were wanted")
+    if reports[0].agreement.num_predicted_classes < min(2, len(checkpoint.class_names)):
+        print("  torch gives all clips the same class: agreement on it says little")
+    for path in export.strangers(stem, reports, checkpoint):
+        print(f"  {path} is of other weights: export it again, or delete it")
     report_path = stem.with_name(f"{name}_export.json")
-    write_json(report_path, export.report_dict(checkpoint, reports, clips=clips, gates=gates, opset=args.opset))
+    write_json(
+        report_path,
+        export.report_dict(
+            checkpoint, reports, clips=clips, gates=gates, opset=args.opset, num_threads=args.num_threads
+        ),
+    )
     cli.show_written([*(report.path for report in reports if not report.failure), report_path])
     if failed := [report for report in reports if report.failure]:
         raise InputError("; ".join(f"{report.path}: {report.failure}; not kept" for report in failed))

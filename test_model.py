@@ -7,6 +7,10 @@ from pathlib import Path
 
 from video_module import cli
 from video_module.errors import InputError
+from video_module.files import check_output
+
+NUM_STRIPS = 12
+"""Worst videos shown in the contact sheet and the report."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,7 +37,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="show where the model looks in the N worst videos (3 if no N is given): videos in X_attention; X.pth only",
     )
-    parser.add_argument("--output_dir", type=Path, help="where results go (default: beside the checkpoint)")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        help="where results go (default: beside the checkpoint; X.pth and X.onnx write the same names)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
     parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="clips scored at once")
@@ -49,11 +57,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     of_results.add_argument(
         "--compare", type=Path, nargs=2, metavar="X_results.json", help="difference of two models on one split"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if (args.results or args.compare) and (args.report or args.attention):
+        parser.error("--report and --attention go with a model, not with results already there")
+    if args.clip_step and args.sampling != "windows":
+        parser.error("--clip_step goes with --sampling windows")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    cli.let_first_process_speak()
     if args.results:
         show_folds(args)
     elif args.compare:
@@ -68,8 +82,11 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         raise InputError(f"--attention: {args.checkpoint} gives no gradients; test the .pth checkpoint")
     if args.report and args.report.suffix.lower() != ".html":
         raise InputError(f"--report {args.report}: the report's name ends in .html")
+    stem = (args.output_dir or args.checkpoint.parent) / args.checkpoint.stem
+    check_output(stem.parent, folder=True)
+    if args.report:
+        check_output(args.report)
     cli.let_workers_have_the_cores()
-    cli.let_first_process_speak()
     import numpy as np
 
     from video_module.data import dataset, hmdb51
@@ -103,6 +120,7 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         **metrics.summarise(scores.view_scores, scores.video_scores, labels, predictor.class_names, sources=sources),
         **metrics.tag_figures(tags, scores.video_scores.argmax(axis=1) == labels, hmdb51.tag_values()),
         "split_digest": split.digest,
+        "split": args.test_dir.absolute().name if split.digest else None,
         "protocol": split.protocol,
         "fold": split.fold,
         "train_overlap": overlap.to_dict() if overlap else None,
@@ -117,7 +135,6 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     if args.sampling == "windows" and args.num_crops == 1:
         figures |= metrics.window_figures(scores.view_scores, labels)
     print(results.format_figures(figures))
-    stem = (args.output_dir or args.checkpoint.parent) / args.checkpoint.stem
     written = results.write_results(
         stem,
         figures,
@@ -127,8 +144,10 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         video_scores=scores.video_scores,
         class_names=predictor.class_names,
     )
-    worst = contact_sheet.worst_videos(scores.video_scores, labels)
-    strips = [strip_of(args.test_dir, videos[i], scores.video_scores[i], predictor.class_names) for i in worst]
+    worst = contact_sheet.worst_videos(scores.video_scores, labels, count=max(NUM_STRIPS, args.attention or 0))
+    strips = [
+        strip_of(args.test_dir, videos[i], scores.video_scores[i], predictor.class_names) for i in worst[:NUM_STRIPS]
+    ]
     written.append(stem.with_name(f"{stem.name}_worst.png"))
     title = f"{predictor.model}: the {len(strips)} worst of {len(videos)} videos"
     contact_sheet.write_contact_sheet(written[-1], strips, title=title)
@@ -176,16 +195,17 @@ def show_attention(args: argparse.Namespace, folder: Path, shown: list, *, devic
 
     from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint
     from video_module.engine.device import choose_device
-    from video_module.files import replacing
     from video_module.report import attention
 
     checkpoint = load_checkpoint(args.checkpoint)
     model = build_from_checkpoint(checkpoint).to(choose_device(device))
-    with replacing(folder) as partial:
-        for rank, (video, target) in enumerate(tqdm(shown, desc="attention", unit="video", leave=False), start=1):
-            heat = attention.explain_video(model, args.test_dir / video.path, target=target, batch_size=args.batch_size)
-            path = partial / f"{rank:02d}_{Path(video.path).stem}.mp4"
-            attention.write_attention(path, heat, checkpoint.class_names, label=video.label)
+    folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob("[0-9][0-9]_*.mp4"):  # what else is there is the user's
+        earlier.unlink()
+    for rank, (video, target) in enumerate(tqdm(shown, desc="attention", unit="video", leave=False), start=1):
+        heat = attention.explain_video(model, args.test_dir / video.path, target=target, batch_size=args.batch_size)
+        path = folder / f"{rank:02d}_{Path(video.path).stem}.mp4"
+        attention.write_attention(path, heat, checkpoint.class_names, label=video.label)
 
 
 def show_folds(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@ import errno
 import pytest
 
 from video_module import files
+from video_module.errors import InputError
 
 
 def test_an_interrupted_file_leaves_the_old_one(tmp_path):
@@ -50,3 +51,17 @@ def test_the_folder_one_stands_in_can_be_written(tmp_path, monkeypatch):
         assert partial.is_absolute()
         partial.write_text("a")
     assert (tmp_path / "x:y.txt").read_text() == "a"
+
+
+def test_outputs_are_checked_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    files.check_output(tmp_path / "new" / "deep" / "report.html")
+    files.check_output(tmp_path, folder=True)
+    for path, folder, message in (
+        (tmp_path, False, "a folder stands there"),
+        (tmp_path / "file", True, "a file stands there"),
+        (tmp_path / "file" / "x.html", False, "is a file, not a folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            files.check_output(path, folder=folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -5,6 +5,7 @@ import json
 
 import test_model
 from video_module.data.audit import shared_sources
+from video_module.data.decoding import count_frames
 
 
 def test_results_of_both_file_kinds_agree(trained, exported, drawn_data, tmp_path):
@@ -42,3 +43,22 @@ def test_test_videos_share_no_source_with_training(drawn_data):
     shared = shared_sources(*sides)
     assert (shared.sources_within_class, shared.sources_across_classes) == (0, 0)
     assert all(sides)
+
+
+def test_report_and_attention(trained, drawn_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")  # as other launchers set it: no torchrun, so one process does all
+    folder = tmp_path / "nano_attention"
+    folder.mkdir()
+    for name in ("notes.txt", "07_of_an_earlier_run.mp4"):
+        (folder / name).write_text("x")
+    test_model.main(
+        ["--test_dir", str(drawn_data / "test"), "--checkpoint", str(trained), "--output_dir", str(tmp_path)]
+        + ["--num_workers", "0", "--device", "cpu", "--num_clips", "1", "--num_crops", "1"]
+        + ["--report", str(tmp_path / "report.html"), "--attention", "2"]
+    )
+    names = sorted(path.name for path in folder.iterdir())
+    assert [name[:3] for name in names] == ["01_", "02_", "not"]  # the user's file stays, the earlier video goes
+    assert all(count_frames(folder / name)[0] > 20 for name in names[:2])
+    report = (tmp_path / "report.html").read_text()
+    assert "video top-1" in report
+    assert "http" not in report.replace('http-equiv="Content-Security-Policy"', "")

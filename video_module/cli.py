@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
 import types
@@ -70,6 +71,14 @@ def natural(text: str) -> int:
     return value
 
 
+def positive_float(text: str) -> float:
+    """argparse type for durations and the like."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+    return value
+
+
 def fraction(text: str) -> float:
     """argparse type for shares: 0 <= value < 1."""
     value = float(text)
@@ -91,12 +100,17 @@ def let_workers_have_the_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def started_by_torchrun() -> bool:
+    """Whether this process is one of torchrun's; RANK alone is set by other launchers too."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def let_first_process_speak() -> None:
     """Of the processes that torchrun starts, leave prints and bars to the first; to be called before tqdm is imported.
 
     Errors still reach stderr from each.
     """
-    if int(os.environ.get("RANK", 0)) > 0:
+    if started_by_torchrun() and int(os.environ["RANK"]) > 0:
         os.environ["TQDM_DISABLE"] = "1"
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open as long as the process)
 

@@ -116,6 +116,13 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
+PRECISIONS = ("fp32", "fp16", "int8")
+"""Of exported files."""
+OPSETS = range(18, 24)
+"""Versions of ONNX's operators that a network can be exported in."""
+DEFAULT_OPSET = 20  # the first with Gelu as one node
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportGates:
     """What an exported file must reach, against torch in fp32; every field is a flag of convert_model.py."""

@@ -42,6 +42,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
                 leftover.unlink(missing_ok=True)
 
 
+def check_output(path: Path, *, folder: bool = False) -> None:
+    """Raise InputError, before hours of work, if a file (or folder) cannot be written under this name."""
+    if path.is_dir() and not folder:
+        raise InputError(f"{path}: a folder stands there; give the name of a file")
+    if path.is_file() and folder:
+        raise InputError(f"{path}: a file stands there; give the name of a folder")
+    parent = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if parent != path and not parent.is_dir():
+        raise InputError(f"{path}: {parent} is a file, not a folder")
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"{path}: no permission to write in {parent}")
+
+
 def read_text(path: Path) -> str:
     """Read a UTF-8 text file, with or without a byte order mark. Raises InputError if it is missing or not UTF-8."""
     if not path.is_file():

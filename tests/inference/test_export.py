@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import convert_model
+from video_module.data.encoding import write_video
 from video_module.data.labels import find_videos
 from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint, save_checkpoint
 from video_module.errors import InputError
@@ -143,6 +144,7 @@ def test_opsets(trained, tmp_path, opset):
 
 
 def test_a_file_that_fails_its_gate_is_not_kept(trained, traced, tmp_path, capsys):
+    (tmp_path / "nano.onnx").write_bytes(b"one of before, which would be taken for this one")
     flags = ["--checkpoint", str(trained), "--output_dir", str(tmp_path), "--precision", "fp32", "int8"]
     gates = ["--fp32_tolerance", "1e-12", "--int8_agreement", "0", "--num_verify_clips", "8"]
     with pytest.raises(InputError, match=r"nano\.onnx: its logits differ from torch's by .*; not kept"):
@@ -151,6 +153,46 @@ def test_a_file_that_fails_its_gate_is_not_kept(trained, traced, tmp_path, capsy
     report = json.loads((tmp_path / "nano_export.json").read_text())
     assert ["differ" in (file["failure"] or "") for file in report["files"]] == [True, False]
     assert "nano.onnx" not in capsys.readouterr().out.partition("wrote")[2]
+
+
+def test_files_of_other_weights_are_told_of(trained, traced, tmp_path, capsys):
+    flags = ["--output_dir", str(tmp_path), "--num_verify_clips", "3"]
+    checkpoint = load_checkpoint(trained)
+    checkpoint.weights["head.bias"] = checkpoint.weights["head.bias"] + 0.5
+    (tmp_path / "nano_fp16.onnx").write_bytes(b"not even ONNX")
+    save_checkpoint(tmp_path / "nano.pth", checkpoint)
+    convert_model.main(["--checkpoint", str(trained), "--precision", "int8", "--int8_agreement", "0", *flags])
+    assert "nano_fp16.onnx is of other weights" in capsys.readouterr().out
+    (tmp_path / "nano_fp16.onnx").unlink()
+    convert_model.main(["--checkpoint", str(trained), *flags])
+    assert "other weights" not in capsys.readouterr().out
+    convert_model.main(["--checkpoint", str(tmp_path / "nano.pth"), "--fp32_tolerance", "9", *flags])
+    assert "nano_int8.onnx is of other weights: export it again, or delete it" in capsys.readouterr().out
+
+
+def test_few_clips_and_few_classes_are_told_of(trained, traced, tmp_path, capsys):
+    checkpoint = load_checkpoint(trained)
+    checkpoint.weights["head.bias"][0] += 100
+    save_checkpoint(tmp_path / "one.pth", checkpoint)
+    folder = tmp_path / "videos" / "jump"
+    folder.mkdir(parents=True)
+    write_video(folder / "short.avi", (np.full((48, 64, 3), level, np.uint8) for level in range(3)), fps=25)
+    flags = ["--verify_dir", str(tmp_path / "videos"), "--num_verify_clips", "5", "--fp32_tolerance", "1000"]
+    convert_model.main(["--checkpoint", str(tmp_path / "one.pth"), *flags])
+    printed = capsys.readouterr().out
+    assert "only 1 different clips were found, 5 were wanted" in printed
+    assert "torch gives all clips the same class" in printed
+
+
+def test_int8_scores_of_a_clip_do_not_depend_on_its_neighbours(files):
+    """Activations of a batch share one scale, so clips are scored one by one."""
+    predictor = load_predictor(files["int8"])
+    clips = np.random.default_rng(0).integers(0, 256, (4, *predictor.clip.shape), np.uint8)
+    clips[1:] //= 16
+    alone = np.concatenate([predictor.score_clips(clip[None]) for clip in clips])
+    np.testing.assert_array_equal(predictor.score_clips(clips), alone)
+    together = load_predictor(files["int8"], split_batches=False).score_clips(clips)
+    assert np.abs(together - alone).max() > 1e-4  # what the test is about
 
 
 def test_too_little_agreement_fails(trained, traced, tmp_path, monkeypatch):

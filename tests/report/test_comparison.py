@@ -31,6 +31,7 @@ def write_run(stem: Path, wrong: set[int], order=slice(None), **changes) -> Path
         "model": stem.name,
         "weights": "none",
         "precision": "fp32",
+        "split": "test",
     }
     stem.parent.mkdir(exist_ok=True)
     written = results.write_results(

@@ -31,6 +31,7 @@ def result(fold: int, top1: float, **changes) -> dict:
         "model": "swin3d_b",
         "weights": "KINETICS400_V1",
         "precision": "fp32",
+        "split": "test",
         **changes,
     }
 
@@ -103,6 +104,7 @@ def test_two_of_the_three_folds_stand_alone(write, capsys):
         ({"model": "swin3d_t"}, "model swin3d_b and swin3d_t"),
         ({"weights": "none"}, "weights KINETICS400_V1 and none"),
         ({"precision": "int8"}, "precision fp32 and int8"),
+        ({"split": "val"}, "split test and val"),
         ({"views": {"sampling": "uniform", "num_clips": 12, "num_crops": 3}}, r"views \{'num_clips': 4\} and \{'num_"),
         ({"views": {"sampling": "windows", "clip_step": 8, "num_crops": 1}}, "views "),
         ({"clip": {"num_frames": 16, "crop": 224}}, r"clip \{'num_frames': 32\} and \{'num_frames': 16\}"),

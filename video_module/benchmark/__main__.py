@@ -20,7 +20,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--model", type=Path, nargs="+", help="X.pth and X.onnx files of one model")
     what.add_argument("--model_type", choices=list(MODELS), help="instead: files made now, of random weights")
     predict.add_argument("--video_path", type=Path, help="a long video (default: a drawn one)")
-    predict.add_argument("--duration_s", type=float, default=60.0, help="seconds of the drawn video")
+    predict.add_argument("--duration_s", type=cli.positive_float, default=60.0, help="seconds of the drawn video")
     predict.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows of the video scored at once")
     predict.add_argument("--device", default="auto", help="auto, cpu or cuda")
     predict.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
@@ -41,7 +41,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _add(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text, formatter_class=cli.HelpFormatter)
+    parser = commands.add_parser(
+        name, help=text, description=text, formatter_class=cli.HelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--save_json", type=Path, help="also write the figures here")
     return parser
 

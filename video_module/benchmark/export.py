@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     lean = build_model(args.model_type, num_classes=NUM_CLASSES).eval()
     with tempfile.TemporaryDirectory() as folder:
         rows, sessions = [], {}
-        for form in args.forms:
+        for form in dict.fromkeys(args.forms):
             path = Path(folder) / f"{form}.onnx"
             rows.append(_export({"lean": _same, "constant": _constant, "torchvision": _stock}[form](lean), path, form))
             begin = time.perf_counter()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from video_module.config import ClipConfig
+from video_module.config import DEFAULT_OPSET, PRECISIONS, ClipConfig
 from video_module.data.decoding import count_frames
 from video_module.data.drawing import ACTIONS, draw_recording
 from video_module.data.sampling import window_starts
@@ -49,9 +49,9 @@ def untrained_files(model_type: str, folder: Path) -> list[Path]:
     paths = [folder / f"{model_type}.pth"]
     save_checkpoint(paths[0], checkpoint)
     fp32 = export.trace(model)
-    for precision in export.PRECISIONS:
+    for precision in PRECISIONS:
         paths.append(folder / f"{model_type}_{precision}.onnx")
-        metadata = export.metadata_of(checkpoint, precision=precision, opset=export.DEFAULT_OPSET)
+        metadata = export.metadata_of(checkpoint, precision=precision, opset=DEFAULT_OPSET)
         export.save_onnx(export.in_precision(fp32, precision), paths[-1], metadata)
     return paths
 
@@ -60,6 +60,8 @@ def load_candidates(paths: Sequence[Path], args: argparse.Namespace) -> dict[str
     """Predictors by what they are called in the table; a .pth gives eager and compiled."""
     predictors = {}
     for path in paths:
+        if any(name.endswith(f" {path.name}") for name in predictors):
+            raise InputError(f"{path}: two files are named {path.name}; the table could not tell them apart")
         predictor = load_predictor(path, device=args.device, num_threads=args.num_threads)
         if path.suffix.lower() == ".onnx":
             predictors[f"onnxruntime {path.name}"] = predictor

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from video_module.cli import started_by_torchrun
 from video_module.devices import parse_device
 from video_module.engine.device import choose_device
 from video_module.errors import InputError
@@ -63,7 +64,7 @@ def join_group(device: str) -> Iterator[Group]:
     On CUDA each takes the GPU of its LOCAL_RANK. When one fails, it alone tells of it and the job ends, whatever the
     others were waiting for.
     """
-    if "RANK" not in os.environ:
+    if not started_by_torchrun():
         yield Group(device=device)
         return
     store, rank, world_size = next(dist.rendezvous("env://"))

@@ -1,6 +1,7 @@
 """Checkpoint -> ONNX files in fp32, fp16 and int8, each put in place only with its proof."""
 
 import copy
+import hashlib
 import json
 import time
 import warnings
@@ -19,19 +20,16 @@ import onnx_ir
 import torch
 from onnx_ir.passes import common as passes
 
-from video_module.config import ExportGates
+from video_module.config import DEFAULT_OPSET, PRECISIONS, ExportGates
 from video_module.engine.checkpoint import Checkpoint, build_from_checkpoint
 from video_module.engine.evaluation import torch_scorer
 from video_module.errors import InputError
 from video_module.files import replacing
 from video_module.inference.latency import Latency, measure_latency
-from video_module.inference.predictor import FORMAT_VERSION, METADATA_KEY, load_predictor
+from video_module.inference.predictor import FORMAT_VERSION, METADATA_KEY, describe, load_predictor
 from video_module.inference.verification import Agreement, Reference, VerificationClips, batch_sizes
-from video_module.machine import describe_machine
+from video_module.machine import available_cores, describe_machine
 
-PRECISIONS = ("fp32", "fp16", "int8")
-DEFAULT_OPSET = 20  # the first with Gelu as one node
-OPSETS = (18, 19, 20, 21, 22, 23)
 LATENCY_BATCH_SIZES = (1, 4)
 SMALL_NETWORK = 5_000_000
 """Parameters up to which a network is quick enough to be tried on 200 clips rather than 32."""
@@ -75,7 +73,7 @@ def export_files(
 ) -> list[ExportReport]:
     """Write <stem>.onnx, <stem>_fp16.onnx and <stem>_int8.onnx, each once it has passed its gate against torch.
 
-    A file that fails is not kept; its report says why.
+    A file that fails is not kept, nor an earlier one of its name; its report says why.
     """
     model = build_from_checkpoint(checkpoint)
     reference = Reference(torch_scorer(model, device=torch.device("cpu")), clips, model.clip)
@@ -84,12 +82,17 @@ def export_files(
     trace_s = time.perf_counter() - begin
     reports = []
     for precision in sorted(set(precisions), key=PRECISIONS.index):
-        path = stem.with_name(stem.name + ("" if precision == "fp32" else f"_{precision}") + ".onnx")
+        path = path_of(stem, precision)
         metadata = metadata_of(checkpoint, precision=precision, opset=opset)
         reports.append(
             _export_file(fp32, path, precision, metadata=metadata, trace_s=trace_s, reference=reference, gates=gates)
         )
     return reports
+
+
+def path_of(stem: Path, precision: str) -> Path:
+    """X.onnx, X_fp16.onnx, X_int8.onnx."""
+    return stem.with_name(stem.name + ("" if precision == "fp32" else f"_{precision}") + ".onnx")
 
 
 class _NotProven(Exception):
@@ -115,7 +118,7 @@ def _export_file(
             save_onnx(proto, unproven, metadata)
             onnx.checker.check_model(str(unproven), full_check=True)
             predictor = load_predictor(unproven, device="cpu", split_batches=False)
-            agreement = reference.compare(predictor.score_clips, desc=precision)
+            agreement = reference.compare(predictor.score_clips, precision=precision)
             report = ExportReport(
                 path=str(path),
                 precision=precision,
@@ -128,7 +131,7 @@ def _export_file(
             if report.failure:
                 raise _NotProven
     except _NotProven:
-        pass
+        path.unlink(missing_ok=True)  # one of before: it would be taken for this one
     except OSError as error:  # no space left, above all
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
     return report
@@ -208,6 +211,14 @@ def to_int8(fp32: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.load(str(quantised))
 
 
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """Tells one training's network from another's: shortened SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(checkpoint.weights.items()):
+        digest.update(name.encode() + weight.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
 def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[str, Any]:
     """What travels inside the ONNX file."""
     return {
@@ -221,6 +232,7 @@ def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[s
         "train_sources": checkpoint.train_sources,
         "train_clips": checkpoint.train_clips,
         "weights": checkpoint.train_config.get("weights"),
+        "weights_digest": weights_digest(checkpoint),
     }
 
 
@@ -233,21 +245,32 @@ def with_latency(
         precision: load_predictor(report.path, device="cpu", num_threads=num_threads, split_batches=False).score_clips
         for precision, report in kept.items()
     }
-    by_size = {
-        size: measure_latency(
-            {
-                precision: partial(score_clips, np.resize(clips, (size, *clips.shape[1:])))
-                for precision, score_clips in scorers.items()
-            }
+    by_size = {}
+    for size in LATENCY_BATCH_SIZES:
+        batch = clips[np.arange(size) % len(clips)]
+        by_size[size] = measure_latency(
+            {precision: partial(score_clips, batch) for precision, score_clips in scorers.items()}
         )
-        for size in LATENCY_BATCH_SIZES
-    }
     return [
         replace(report, latency={size: latencies[report.precision] for size, latencies in by_size.items()})
         if report.precision in kept
         else report
         for report in reports
     ]
+
+
+def strangers(stem: Path, reports: Sequence[ExportReport], checkpoint: Checkpoint) -> list[Path]:
+    """Files under the names of <stem>'s precisions that were not made now and hold other weights."""
+    made = {Path(report.path) for report in reports}
+    others = [path for precision in PRECISIONS if (path := path_of(stem, precision)) not in made and path.is_file()]
+    return [path for path in others if not _is_of(weights_digest(checkpoint), path)]
+
+
+def _is_of(digest: str, path: Path) -> bool:
+    try:
+        return describe(path).get("weights_digest") == digest
+    except InputError:  # not even of this project
+        return False
 
 
 def format_reports(reports: Sequence[ExportReport]) -> str:
@@ -284,15 +307,19 @@ def report_dict(
     clips: VerificationClips,
     gates: ExportGates,
     opset: int,
+    num_threads: int | None,
 ) -> dict[str, Any]:
     """X_export.json."""
     return {
         "model": checkpoint.model,
+        "weights_digest": weights_digest(checkpoint),
         "opset": opset,
         "num_clips": len(clips.clips),
+        "num_predicted_classes": reports[0].agreement.num_predicted_classes,
         "clips": clips.origin,
         "batch_sizes": list(batch_sizes(checkpoint.clip)),
         "gates": asdict(gates),
         "machine": describe_machine(),
+        "num_threads": num_threads or available_cores(),
         "files": [asdict(report) for report in reports],
     }

@@ -134,9 +134,9 @@ def load_predictor(
 ) -> Predictor:
     """Open an .onnx file written by convert_model.py, or a .pth checkpoint of train_model.py.
 
-    `device` is auto, cpu or cuda; asking for cuda where there is none is an error. On the CPU batches are split so that
-    memory stays within bounds, unless `split_batches` is off. Raises InputError if the file is missing, damaged or not
-    of this project.
+    `device` is auto, cpu or cuda; asking for cuda where there is none is an error. Batches are split on the CPU, so
+    that memory stays within bounds, and for int8 files, so that clips do not meet, unless `split_batches` is off.
+    Raises InputError if the file is missing, damaged or not of this project.
     """
     path = Path(model)
     if not path.is_file():
@@ -145,7 +145,13 @@ def load_predictor(
     if path.suffix.lower() not in loaders:
         raise InputError(f"{path}: a model file ends in .onnx or .pth")
     predictor = loaders[path.suffix.lower()](path, device=device, num_threads=num_threads)
-    if split_batches and predictor.provider in ("cpu", "CPUExecutionProvider"):
+    if not split_batches:
+        return predictor
+    if (
+        predictor.precision == "int8"
+    ):  # one scale of activations for a batch: a clip's neighbours would change its score
+        return replace(predictor, score_clips=_in_batches(predictor.score_clips, 1))
+    if predictor.provider in ("cpu", "CPUExecutionProvider"):
         size = max(1, CPU_BATCH_VALUES // math.prod(predictor.clip.shape))
         return replace(predictor, score_clips=_in_batches(predictor.score_clips, size))
     return predictor

@@ -42,12 +42,14 @@ class Agreement:
     max_logit_difference: float | None
     """Over the clips, and over white, black and noise; None where a logit of the file is no number."""
     max_logit: float
-    """Largest logit of torch, in magnitude."""
+    """Largest of torch's logits, in magnitude, over the same."""
     top1_agreement: float
     """Share of the clips with the same best class."""
     accuracy: float | None
     """Share of the clips with the right best class, where labels are known."""
     torch_accuracy: float | None
+    num_predicted_classes: int
+    """Best classes that torch gives the clips: agreement on one alone says little."""
 
     def failure(self, precision: str, gates: ExportGates) -> str | None:
         """Why a file of this precision must not be used; None if it may."""
@@ -147,16 +149,22 @@ class Reference:
         if not np.isfinite(self.logits).all() or not np.isfinite(self.extreme_logits).all():
             raise InputError("the checkpoint gives logits that are no numbers; train it again")
 
-    def compare(self, score_clips: ScoreClips, *, desc: str) -> Agreement:
-        """Hold a file's scoring against torch's."""
-        logits = score_in_batches(score_clips, self.clips.clips, sizes=self.batch_sizes, desc=desc)
-        extreme_logits = score_in_batches(score_clips, self.extremes, sizes=(1,), desc=desc)
-        differences = np.abs(np.concatenate([logits - self.logits, extreme_logits - self.extreme_logits]))
+    def compare(self, score_clips: ScoreClips, *, precision: str) -> Agreement:
+        """Hold a file's scoring against torch's.
+
+        int8 files are scored clip by clip, as load_predictor() does, and once in each batch size on top.
+        """
+        sizes = (1,) if precision == "int8" else self.batch_sizes
+        logits = score_in_batches(score_clips, self.clips.clips, sizes=sizes, desc=precision)
+        extreme_logits = score_in_batches(score_clips, self.extremes, sizes=(1,), desc=precision)
+        batches = [score_clips(self.clips.clips[:size]) - self.logits[:size] for size in self.batch_sizes]
+        differences = np.abs(np.concatenate([logits - self.logits, extreme_logits - self.extreme_logits, *batches]))
         best, torch_best, labels = logits.argmax(axis=1), self.logits.argmax(axis=1), self.clips.labels
         return Agreement(
             max_logit_difference=float(differences.max()) if np.isfinite(differences).all() else None,
-            max_logit=float(np.abs(self.logits).max()),
+            max_logit=float(np.abs(np.concatenate([self.logits, self.extreme_logits])).max()),
             top1_agreement=float((best == torch_best).mean()),
             accuracy=None if labels is None else float((best == labels).mean()),
             torch_accuracy=None if labels is None else float((torch_best == labels).mean()),
+            num_predicted_classes=len(np.unique(torch_best)),
         )

@@ -28,6 +28,11 @@ def compare(first_path: Path, second_path: Path) -> dict[str, Any]:
         raise InputError(
             f"{first_path} is of split {digests[0]}, {second_path} of {digests[1]}: only the same split compares"
         )
+    leaks = [
+        str(path)
+        for path, result in zip(paths, results, strict=True)
+        if result["train_overlap"] and result["train_overlap"]["is_leak"]
+    ]
     first, second = (read_predictions(path, result) for path, result in zip(paths, results, strict=True))
     second = _in_order_of(first, second, paths)
     differences = tally_differences(first, second)
@@ -48,6 +53,7 @@ def compare(first_path: Path, second_path: Path) -> dict[str, Any]:
             for name, path, result in zip(("first", "second"), paths, results, strict=True)
         },
         "split_digest": digests[0],
+        "leaks": leaks,
         "num_videos": len(rows),
         "num_sources": num_sources,
         "num_resamples": statistics.NUM_RESAMPLES,
@@ -119,7 +125,10 @@ def format_comparison(comparison: dict[str, Any]) -> str:
         cell = f"  [{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else ""
         lines.append(f"  {title:20}{figure['first']:9.4f}{figure['second']:9.4f}{figure['difference']:+12.4f}{cell}")
     counts = f"{comparison['num_videos']} videos of {comparison['num_sources']} sources"
-    lines.append(f"  {counts}; in brackets the 95 % interval of the difference, resampled by source")
+    if any(figure["interval"] for figure in comparison["figures"].values()):
+        counts += "; in brackets the 95 % interval of the difference, resampled by source"
+    lines.append(f"  {counts}")
+    lines += [f"  {path}: tested with --allow_leak on what its model was trained on" for path in comparison["leaks"]]
     if comparison["interval_note"]:
         lines.append(f"  {comparison['interval_note']}")
     test = comparison["mcnemar"]

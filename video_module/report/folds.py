@@ -38,7 +38,7 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
         if result["split_digest"] is None:
             raise InputError(f"{path}: tested on a folder that no split.json describes, so its fold is unknown")
         result["classes"] = list(result["per_class_accuracy"])
-    for key in ("protocol", "model", "weights", "precision", "clip", "classes", "views"):
+    for key in ("protocol", "split", "model", "weights", "precision", "clip", "classes", "views"):
         for path, result in zip(paths[1:], results[1:], strict=True):
             if result[key] != results[0][key]:
                 first, other = _difference(results[0][key], result[key])
@@ -113,6 +113,7 @@ def format_folds(combined: dict[str, Any]) -> str:
         cells = "".join(f"{value:14.4f}" for value in figure["values"])
         lines.append(f"  {title:24}{figure['mean']:9.4f}{figure['sd']:9.4f}{cells}")
     lines.append(f"  {'videos':24}{'':18}" + "".join(f"{count:14,}" for count in combined["num_videos"]))
+    lines += [f"{path}: tested with --allow_leak on what its model was trained on" for path in combined["leaks"]]
     if reason := why_unpublished(combined):
         return "\n".join([*lines, f"no published row to stand beside: {reason}"])
     top1 = combined["figures"]["video_top1"]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -111,13 +112,14 @@ def read_results(path: Path) -> dict[str, Any]:
     try:
         figures = json.loads(read_text(path))
         for key in FIGURES:
-            float(figures[key])
-        figures["model"], figures["views"]["num_crops"], figures["split_digest"], figures["per_class_accuracy"]
+            if not math.isfinite(figures[key]):
+                raise ValueError(f"{key} is {figures[key]}")
+        figures["model"], describe_views(figures["views"]), figures["split_digest"], figures["per_class_accuracy"]
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not a results file of test_model.py ({error!r})") from None
-    needed = ("protocol", "fold", "weights", "precision", "clip", "num_sources", "train_overlap")
+    needed = ("protocol", "fold", "split", "weights", "precision", "clip", "num_sources", "train_overlap")
     if lacking := [key for key in needed if key not in figures]:
         raise InputError(f"{path}: records no {lacking[0]}, as older versions did; run test_model.py again")
     return figures
