@@ -75,8 +75,8 @@ def test_intervals_repeat_and_hold_the_figure():
 @pytest.mark.parametrize(
     ("num_sources", "accuracy", "given", "note"),
     [
-        (1, 0.0, False, "1 sources are too few"),
-        (4, 0.5, False, "4 sources are too few"),
+        (1, 0.0, False, "too few sources to resample (1;"),
+        (4, 0.5, False, "too few sources to resample (4;"),
         (5, 0.6, True, "only 5 sources"),
         (19, 0.6, True, "only 19 sources"),
         (20, 1.0, False, "does not make it certain"),  # no error in any resample

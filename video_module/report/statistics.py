@@ -62,7 +62,7 @@ def intervals(
 def interval_note(intervals: Mapping[str, list[float] | None], num_sources: int) -> str | None:
     """What a reader of the intervals should know, None where nothing is amiss."""
     if num_sources < MIN_SOURCES:
-        return f"no intervals: {num_sources} sources are too few to resample, at least {MIN_SOURCES} are needed"
+        return f"no intervals: too few sources to resample ({num_sources}; at least {MIN_SOURCES} are needed)"
     notes = []
     if num_sources < FEW_SOURCES:
         notes.append(f"only {num_sources} sources: the true intervals are wider")
