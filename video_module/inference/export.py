@@ -199,6 +199,7 @@ def to_int8(fp32: onnx.ModelProto) -> onnx.ModelProto:
     with TemporaryDirectory() as folder:
         quantised = Path(folder) / "int8.onnx"
         proto = copy.deepcopy(fp32)
+        del proto.graph.value_info[:]  # shapes are inferred anew; older versions trip over those of transposed weights
         onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})  # else it logs advice
         quantize_dynamic(
             proto,
