@@ -1,6 +1,11 @@
 """From logits to the score of a video; evaluation and serving share these lines."""
 
+from collections.abc import Callable
+
 import numpy as np
+
+ScoreClips = Callable[[np.ndarray], np.ndarray]
+"""uint8 RGB (N, T, H, W, 3) -> logits float32 (N, num_classes)."""
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -121,7 +121,7 @@ def test_the_figures_and_where_it_fails_are_told(tmp_path):
         "95 % interval 0.567 to 0.767",
         "hmdb51, fold 2, digest d7c326fae8c38265",
         "12 videos from 6 sources, 3 classes",
-        "4 clips × 3 crops, spread evenly: 144 in all",
+        "4 clips x 3 crops: 144 in all",
         "Only 6 sources: the true intervals are wider.",
         "8 frames of 64 × 64, 4 apart",
         "guessing: 1.099",
@@ -171,7 +171,7 @@ def test_what_is_not_known_is_left_out(tmp_path):
     assert "0.432" in page.text
     assert "no interval" in page.text
     assert "a folder without split.json" in page.text
-    assert "windows every 14 frames × 1 crop:" in page.text
+    assert "windows every 14 frames x 1 crop:" in page.text
     assert "No video was taken for another class." in page.text
     assert "Recording" not in page.text
     assert "None" not in page.text

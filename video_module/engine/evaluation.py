@@ -1,6 +1,6 @@
 """From views to video scores, for any model that scores clips, in one process or in several."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,7 @@ from video_module.data.dataset import label_indices
 from video_module.data.labels import check_class_folders
 from video_module.data.splits import VideoRecord, is_official, load_videos, split_record
 from video_module.engine.device import autocast
-from video_module.scores import softmax, video_score
-
-ScoreClips = Callable[[np.ndarray], np.ndarray]
-"""uint8 (N, T, H, W, 3) -> logits float32 (N, num_classes)."""
+from video_module.scores import ScoreClips, softmax, video_score
 
 
 @dataclass(frozen=True, kw_only=True)

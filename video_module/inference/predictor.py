@@ -14,16 +14,12 @@ from video_module.data.decoding import read_info
 from video_module.devices import parse_device
 from video_module.errors import InputError
 from video_module.inference.windows import WindowClip, iter_windows
-from video_module.scores import softmax, top_k, video_score
+from video_module.scores import ScoreClips, softmax, top_k, video_score
 
 METADATA_KEY = "video_module"
 FORMAT_VERSION = 1
 CPU_BATCH_VALUES = 2**22
 """Pixel values that a CPU scores at once. More is no faster there, and each clip of 32x224x224 takes 1 to 2 GB."""
-
-
-ScoreClips = Callable[[np.ndarray], np.ndarray]
-"""uint8 RGB (N, T, H, W, 3) -> logits float32 (N, num_classes)."""
 
 
 @dataclass(frozen=True, kw_only=True)

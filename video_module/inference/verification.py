@@ -13,10 +13,10 @@ from video_module.config import ClipConfig, ExportGates
 from video_module.data.decoding import VideoError, count_frames, read_frames
 from video_module.data.drawing import ACTIONS, draw_frames, make_scene
 from video_module.data.labels import find_videos
-from video_module.data.sampling import clip_indices, last_start
+from video_module.data.sampling import clip_indices, uniform_starts
 from video_module.data.transforms import center_crop, resize_frame
 from video_module.errors import InputError
-from video_module.inference.predictor import ScoreClips
+from video_module.scores import ScoreClips
 
 BATCH_SIZES = (1, 2, 3, 8)
 _BATCH_VALUES = 2**24  # pixel values of one batch: three clips of 32x224x224 take some 4 GB, eight would take 11
@@ -108,10 +108,8 @@ def _evenly_spaced(path: Path, clip: ClipConfig, count: int) -> list[np.ndarray]
     num_frames, info = count_frames(path)
     if num_frames == 0:
         raise VideoError(f"{path}: no frame decodes")
-    fps = info.fps
-    last = last_start(num_frames, clip, fps=fps)
-    starts = np.unique(np.linspace(0, last, count).round().astype(int))
-    indices = [clip_indices(int(start), num_frames, clip, fps=fps) for start in starts]
+    starts = sorted(set(uniform_starts(num_frames, clip, count, fps=info.fps)))
+    indices = [clip_indices(start, num_frames, clip, fps=info.fps) for start in starts]
     wanted, positions = np.unique(np.stack(indices), return_inverse=True)
     frames = read_frames(path, wanted, per_frame=lambda frame: center_crop(resize_frame(frame, clip), clip))
     return list(frames[positions.reshape(len(indices), clip.num_frames)])
@@ -154,10 +152,12 @@ class Reference:
 
         int8 files are scored clip by clip, as load_predictor() does, and once in each batch size on top.
         """
-        sizes = (1,) if precision == "int8" else self.batch_sizes
+        sizes, batches = self.batch_sizes, []
+        if precision == "int8":
+            sizes = (1,)
+            batches = [score_clips(self.clips.clips[:size]) - self.logits[:size] for size in self.batch_sizes]
         logits = score_in_batches(score_clips, self.clips.clips, sizes=sizes, desc=precision)
         extreme_logits = score_in_batches(score_clips, self.extremes, sizes=(1,), desc=precision)
-        batches = [score_clips(self.clips.clips[:size]) - self.logits[:size] for size in self.batch_sizes]
         differences = np.abs(np.concatenate([logits - self.logits, extreme_logits - self.extreme_logits, *batches]))
         best, torch_best, labels = logits.argmax(axis=1), self.logits.argmax(axis=1), self.clips.labels
         return Agreement(

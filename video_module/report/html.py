@@ -15,6 +15,7 @@ from PIL import Image
 from video_module.files import replacing
 from video_module.report import plots
 from video_module.report.contact_sheet import Strip
+from video_module.report.results import describe_views
 
 _FIGURES = (
     ("video_top1", "Video top-1", "videos whose best class is the label"),
@@ -173,13 +174,6 @@ def _table(head: Iterable[str], rows: Iterable[str], *, kind: str = "") -> str:
     )
 
 
-def _views(views: dict[str, Any]) -> str:
-    crops = f"{views['num_crops']} crop{'s' * (views['num_crops'] > 1)}"
-    if views["sampling"] == "windows":
-        return f"windows every {views['clip_step']} frames × {crops}"
-    return f"{views['num_clips']} clips × {crops}, spread evenly"
-
-
 def _header(figures: dict[str, Any], class_names: Sequence[str]) -> str:
     bounds = figures["intervals"]["video_top1"]
     sure = "no interval" if bounds is None else f"95 % interval {_interval(bounds)}"
@@ -195,7 +189,7 @@ def _header(figures: dict[str, Any], class_names: Sequence[str]) -> str:
         "split": split,
         "tested on": f"{figures['num_videos']:,} videos from {figures['num_sources']:,} sources, "
         f"{len(class_names)} classes",
-        "views": f"{_views(figures['views'])}: {figures['num_clips']:,} in all",
+        "views": f"{describe_views(figures['views'])}: {figures['num_clips']:,} in all",
         "a clip": f"{clip['num_frames']} frames of {clip['crop']} × {clip['crop']}, {clip['frame_stride']} apart{rate}",
     }
     listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
