@@ -3,11 +3,13 @@ import pytest
 import torch
 
 from tests.conftest import frame_numbers
-from video_module.config import ClipConfig
+from video_module.config import ClipConfig, TrainConfig
 from video_module.data import dataset, sampling, splits, transforms
 from video_module.data.decoding import VideoError, read_frames
+from video_module.data.encoding import write_video
 from video_module.data.labels import find_class_names
 from video_module.errors import InputError
+from video_module.inference.windows import iter_windows
 
 CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)
 
@@ -17,9 +19,10 @@ def videos(drawn_data):
     return splits.load_videos(drawn_data / "train", num_workers=1)
 
 
-def training_clips(drawn_data, videos, *, augment="light", seed=3):
+def training_clips(drawn_data, videos, *, clip=CLIP, **settings):
     names = find_class_names(drawn_data / "train")
-    return dataset.TrainingClips(drawn_data / "train", videos, names, CLIP, augment=augment, seed=seed)
+    config = TrainConfig(**{"augment": "light", "seed": 3} | settings)
+    return dataset.TrainingClips(drawn_data / "train", videos, names, clip, config)
 
 
 def test_training_items(drawn_data, videos):
@@ -88,6 +91,62 @@ def test_a_video_that_breaks_later_is_one_line_from_any_worker(make_video, num_w
         list(dataset.evaluation_loader(views, num_workers=num_workers))
     assert str(error.value).startswith(f"{path}: frame ")
     assert "\n" not in str(error.value)
+
+
+def test_dense_windows_are_items_of_their_own(drawn_data, videos):
+    clips = training_clips(drawn_data, videos, sampling="windows", clip_step=7, augment="none")
+    starts = [sampling.window_starts(video.num_frames, CLIP, 7) for video in videos]
+    assert len(clips) == sum(map(len, starts)) > 2 * len(videos)
+    index = len(starts[0]) + 2  # the third window of the second video
+    assert clips.video_of(index) == videos[1]
+    wanted = sampling.clip_indices(starts[1][2], videos[1].num_frames, CLIP)
+    frames = read_frames(
+        drawn_data / "train" / videos[1].path, wanted, per_frame=lambda frame: transforms.resize_frame(frame, CLIP)
+    )
+    for epoch in range(2):
+        assert np.array_equal(clips[epoch, index][0].numpy(), transforms.center_crop(frames, CLIP))
+
+
+def test_windows_of_one_video_are_augmented_apart(drawn_data, videos):
+    still = ClipConfig(num_frames=1, frame_stride=1, resize=48, crop=40)
+    clips = training_clips(drawn_data, videos[:1] * 2, clip=still, sampling="windows", clip_step=1)
+    assert not torch.equal(clips[0, 0][0], clips[0, 1][0])
+
+
+@pytest.mark.parametrize(("no_flip", "mirrored"), [((), True), (("all",), False), (("pull",), False), (("sit",), True)])
+def test_classes_that_a_mirror_would_change_are_not_mirrored(drawn_data, videos, monkeypatch, no_flip, mirrored):
+    flips = []
+    clips = training_clips(drawn_data, videos, no_flip=no_flip)
+    clips._augmentation = lambda frames, seed, may_flip: flips.append(may_flip) or frames
+    index = next(index for index, video in enumerate(videos) if video.label == "pull")
+    clips[0, index]
+    assert flips == [mirrored]
+
+
+def test_no_flip_of_an_unknown_class_is_refused(drawn_data, videos):
+    with pytest.raises(InputError, match="--no_flip swim: not a class"):
+        training_clips(drawn_data, videos, no_flip=("sit", "swim"))
+
+
+@pytest.mark.parametrize("fps", [25, 30, 60])
+def test_target_fps_makes_files_of_all_rates_look_alike(tmp_path, fps):
+    """The same two seconds at three rates: training and serving see the same moments of them."""
+    path = tmp_path / "x.avi"
+    times = np.arange(2 * fps) / fps
+    write_video(path, (np.full((48, 64, 3), round(100 * time) + 20, np.uint8) for time in times), fps=fps)
+    clip = ClipConfig(num_frames=4, frame_stride=3, target_fps=15, resize=48, crop=40)  # 0.2 s from frame to frame
+    video = splits.VideoRecord(path=path.name, label="a", source="s", num_frames=2 * fps, fps=fps)
+    config = TrainConfig(sampling="windows", clip_step=6, augment="none")
+    training = dataset.TrainingClips(tmp_path, [video], ["a", "b"], clip, config)
+    serving = list(iter_windows(path, clip, clip_step=6, fps=fps))
+    assert len(training) == len(serving) == 5  # one every 0.4 s, and one that ends with the file
+    for number, window in enumerate(serving):
+        clip_frames = training[0, number][0].numpy()
+        assert np.array_equal(clip_frames, window.frames)
+        if number < 4:
+            seen_s = (clip_frames.mean(axis=(1, 2, 3)) - 20) / 100
+            wanted_s = 0.4 * number + 0.2 * np.arange(4)
+            assert np.abs(seen_s - wanted_s).max() <= 1 / fps + 0.01  # the frame on show at that time
 
 
 def test_unknown_class_is_refused(videos):

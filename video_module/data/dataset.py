@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from video_module.config import ClipConfig
+from video_module.config import ALL_CLASSES, ClipConfig, TrainConfig
 from video_module.data import sampling, transforms
 from video_module.data.augmentation import Augmentation
 from video_module.data.decoding import read_frames
@@ -33,9 +33,9 @@ def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> 
 
 
 class TrainingClips(Dataset):
-    """One random, augmented clip of each video: (uint8 (T, H, W, 3), class index).
+    """Augmented clips: (uint8 (T, H, W, 3), class index). Of each video one, starting anywhere; or all its windows.
 
-    Asked by (epoch, index): every draw is a function of seed, epoch and video, whichever worker makes it.
+    Asked by (epoch, index): every draw is a function of seed, epoch and clip, whichever worker makes it.
     """
 
     def __init__(
@@ -44,39 +44,55 @@ class TrainingClips(Dataset):
         videos: Sequence[VideoRecord],
         class_names: Sequence[str],
         clip: ClipConfig,
-        *,
-        augment: str,
-        seed: int,
+        config: TrainConfig,
     ):
-        self.root, self.videos, self.clip, self.seed = root, list(videos), clip, seed
+        """Raises InputError on a class of the videos, or of `config.no_flip`, that `class_names` lacks."""
+        self.root, self.videos, self.clip, self.seed = root, list(videos), clip, config.seed
         self.labels = label_indices(videos, class_names)
-        self._augmentation = Augmentation(clip, augment)
+        if unknown := sorted(set(config.no_flip) - {ALL_CLASSES, *class_names}):
+            raise InputError(f"--no_flip {unknown[0]}: not a class of the training videos, nor {ALL_CLASSES!r}")
+        self._no_flip = {label for label, name in enumerate(class_names) if {name, ALL_CLASSES} & set(config.no_flip)}
+        self._augmentation = Augmentation(clip, config.augment)
+        # (video, first frame), None where it is drawn
+        self._items: list[tuple[int, int | None]] = [(number, None) for number in range(len(videos))]
+        if config.sampling == "windows":
+            self._items = [
+                (number, start)
+                for number, video in enumerate(videos)
+                for start in sampling.window_starts(video.num_frames, clip, config.clip_step, fps=video.fps)
+            ]
 
     def __len__(self) -> int:
-        return len(self.videos)
+        return len(self._items)
+
+    def video_of(self, index: int) -> VideoRecord:
+        """The video that item `index` is cut from."""
+        return self.videos[self._items[index][0]]
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = key
-        video = self.videos[index]
-        rng = np.random.default_rng([self.seed, epoch, zlib.crc32(video.path.encode())])
-        start = sampling.random_start(video.num_frames, self.clip, rng, fps=video.fps)
+        number, start = self._items[index]
+        video, label = self.videos[number], self.labels[number]
+        rng = np.random.default_rng([self.seed, epoch, zlib.crc32(video.path.encode()), start or 0])
+        if start is None:
+            start = sampling.random_start(video.num_frames, self.clip, rng, fps=video.fps)
         indices = sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps)
         frames = read_frames(self.root / video.path, indices)
-        clip = self._augmentation(frames, seed=int(rng.integers(2**32)))
-        return torch.from_numpy(np.ascontiguousarray(clip)), self.labels[index]
+        clip = self._augmentation(frames, seed=int(rng.integers(2**32)), may_flip=label not in self._no_flip)
+        return torch.from_numpy(np.ascontiguousarray(clip)), label
 
 
 class EpochSampler(Sampler):
     """Yields (epoch, index) in an order drawn from (seed, epoch)."""
 
-    def __init__(self, num_videos: int, *, seed: int):
-        self.num_videos, self.seed, self.epoch = num_videos, seed, 0
+    def __init__(self, num_items: int, *, seed: int):
+        self.num_items, self.seed, self.epoch = num_items, seed, 0
 
     def __len__(self) -> int:
-        return self.num_videos
+        return self.num_items
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_videos)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_items)
         return ((self.epoch, int(index)) for index in order)
 
 
@@ -105,7 +121,7 @@ class Views:
     def clip_starts(self, num_video_frames: int, clip: ClipConfig, *, fps: float | None = None) -> list[int]:
         if self.sampling == "uniform":
             return sampling.uniform_starts(num_video_frames, clip, self.num_clips, fps=fps)
-        return sampling.window_starts(num_video_frames, clip, self.clip_step or clip.default_clip_step, fps=fps)
+        return sampling.window_starts(num_video_frames, clip, self.clip_step, fps=fps)
 
 
 class EvaluationViews(Dataset):
