@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     val_loader = None
     if val_videos:
         centre = dataset.Views(num_clips=1, num_crops=1)
-        val_loader = dataset.evaluation_loader(
+        val_loader = dataset.EvaluationLoader(
             dataset.EvaluationViews(val_dir, val_videos, clip, centre), num_workers=args.num_workers
         )
     else:
@@ -150,9 +150,10 @@ def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int =
     previews = []
     for index in indices:
         video = clips.video_of(index)
-        views, _ = EvaluationViews(clips.root, [video], clips.clip, centre)[0]
+        dataset = EvaluationViews(clips.root, [video], clips.clip, centre)
+        [view] = dataset.cut(*dataset[0])
         drawn = [clips[epoch, index][0].numpy() for epoch in range(num_epochs)]
-        previews.append(Preview(path=video.path, label=video.label, clips=[views[0].numpy(), *drawn]))
+        previews.append(Preview(path=video.path, label=video.label, clips=[view, *drawn]))
     write_preview(path, previews, title=f"{title}: first as evaluation sees it, then epochs 1 to {num_epochs}")
     cli.show_written([path])
 

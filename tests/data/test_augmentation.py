@@ -1,8 +1,9 @@
+import albumentations as A
 import numpy as np
 import pytest
 
 from video_module.config import ClipConfig
-from video_module.data.augmentation import Augmentation
+from video_module.data.augmentation import Augmentation, ClipColorJitter
 
 CLIP = ClipConfig(num_frames=4, frame_stride=1, resize=48, crop=40)
 
@@ -64,6 +65,43 @@ def test_light_mirrors_about_half(still):
         for clip in (augmentation(ramp, seed=s) for s in range(60))
     )
     assert 18 <= mirrored <= 42
+
+
+def jittered(frames, *, seed=0, **ranges):
+    compose = A.Compose([ClipColorJitter(**ranges, p=1.0)])
+    compose.set_random_seed(seed)
+    return compose(images=frames)["images"].astype(int)
+
+
+def test_no_jitter_changes_nothing(still):
+    assert np.array_equal(jittered(still), still)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_jitter_does_what_its_name_says(seed):
+    frames = np.random.default_rng(seed).integers(90, 160, (3, 20, 30, 3), dtype=np.uint8)  # so that nothing is cut off
+    luma = np.array([0.299, 0.587, 0.114])
+    ratio = jittered(frames, seed=seed, brightness=0.3) / frames
+    assert np.ptp(ratio) < 0.012
+    assert 0.69 < ratio.mean() < 1.31
+    contrasted = jittered(frames, seed=seed, contrast=0.3)
+    grey = (frames[1] @ luma).mean()
+    slope = (contrasted - grey).std() / (frames - grey).std()
+    assert np.abs(contrasted - (grey + slope * (frames - grey))).max() <= 1.01
+    for ranges in ({"saturation": 0.5}, {"hue": 0.1}):
+        changed = jittered(frames, seed=seed, **ranges)
+        assert np.abs(changed @ luma - frames @ luma).max() < 1  # as bright as before
+        assert np.abs(changed - frames).max() > 3
+
+
+def test_contrast_keeps_the_light_of_a_flash():
+    """Frames of one clip are mapped alike: a dark frame among bright ones stays as much darker."""
+    frames = np.full((5, 8, 8, 3), 140, np.uint8)
+    frames[1] = 100
+    changed = jittered(frames, seed=3, contrast=0.3)
+    slope = (changed[0, 0, 0, 0] - changed[1, 0, 0, 0]) / 40
+    assert 0.7 <= slope <= 1.3
+    assert abs(slope - 1) > 0.02
 
 
 def test_unknown_level(still):

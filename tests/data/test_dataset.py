@@ -1,3 +1,8 @@
+import multiprocessing
+import threading
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,6 +22,10 @@ CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)
 @pytest.fixture(scope="module")
 def videos(drawn_data):
     return splits.load_videos(drawn_data / "train", num_workers=1)
+
+
+def views_of(views, index=0):
+    return np.stack(list(views.cut(*views[index])))
 
 
 def training_clips(drawn_data, videos, *, clip=CLIP, **settings):
@@ -61,25 +70,25 @@ def test_without_augmentation_training_sees_what_evaluation_sees(drawn_data, vid
     start = 4
     indices = sampling.clip_indices(start, video.num_frames, CLIP)
     frames = read_frames(drawn_data / "train" / video.path, indices)
-    training = training_clips(drawn_data, videos, augment="none")._augmentation(frames, seed=0)
+    training = training_clips(drawn_data, videos, augment="none").augment(frames, seed=0)
     views = dataset.Views(sampling="windows", clip_step=start, num_crops=1)
-    evaluation, _ = dataset.EvaluationViews(drawn_data / "train", videos, CLIP, views)[0]
-    assert np.array_equal(training, evaluation[1].numpy())
+    evaluation = views_of(dataset.EvaluationViews(drawn_data / "train", videos, CLIP, views))
+    assert np.array_equal(training, evaluation[1])
 
 
 def test_evaluation_views_are_the_planned_ones(make_video):
     path = make_video(40)
     video = splits.VideoRecord(path=path.name, label="a", source="s", num_frames=40, fps=25)
     views = dataset.Views(num_clips=3, num_crops=3)
-    tensor, index = dataset.EvaluationViews(path.parent, [video], CLIP, views)[0]
-    assert (index, tuple(tensor.shape)) == (0, (9, *CLIP.shape))
+    cut = views_of(dataset.EvaluationViews(path.parent, [video], CLIP, views))
+    assert (cut.dtype, cut.shape) == (np.uint8, (9, *CLIP.shape))
     starts = sampling.uniform_starts(40, CLIP, 3)
     for number, start in enumerate(starts):
         for crop in range(3):
             expected = sampling.clip_indices(start, 40, CLIP).tolist()
-            assert frame_numbers(tensor[number * 3 + crop].numpy()) == expected
+            assert frame_numbers(cut[number * 3 + crop]) == expected
     frames = read_frames(path, [0], per_frame=lambda frame: transforms.resize_frame(frame, CLIP))
-    assert np.array_equal(tensor[2, 0].numpy(), transforms.views(frames, CLIP, 3)[2, 0])
+    assert np.array_equal(cut[2, 0], transforms.cut_crops(frames, CLIP, 3)[2][0])
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -88,9 +97,60 @@ def test_a_video_that_breaks_later_is_one_line_from_any_worker(make_video, num_w
     video = splits.VideoRecord(path=path.name, label="a", source="s", num_frames=99, fps=25)
     views = dataset.EvaluationViews(path.parent, [video], CLIP, dataset.Views())
     with pytest.raises(VideoError) as error:
-        list(dataset.evaluation_loader(views, num_workers=num_workers))
+        list(dataset.EvaluationLoader(views, num_workers=num_workers))
     assert str(error.value).startswith(f"{path}: frame ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3, 40])
+def test_the_evaluation_loader_keeps_the_order_whatever_the_workers(drawn_data, videos, num_workers):
+    views = dataset.EvaluationViews(drawn_data / "train", videos, CLIP, dataset.Views(num_clips=2, num_crops=3))
+    num_threads = cv2.getNumThreads()
+    loaded = [(index, list(cut)) for cut, index in dataset.EvaluationLoader(views, num_workers=num_workers)]
+    assert [index for index, _ in loaded] == list(range(len(videos)))
+    for index, cut in loaded[::5]:
+        assert np.array_equal(np.stack(cut), views_of(views, index))
+    assert cv2.getNumThreads() == num_threads
+
+
+def test_a_reader_that_is_given_up_leaves_nothing_running(drawn_data, videos):
+    views = dataset.EvaluationViews(drawn_data / "train", videos, CLIP, dataset.Views())
+    reading = iter(dataset.EvaluationLoader(views, num_workers=2))
+    next(reading)
+    reading.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_start_after_opencv_has_used_its_threads(drawn_data, videos, method):
+    """A forked child inherits locks that OpenCV's threads held, but not the threads: it must not ask for them."""
+    cv2.setNumThreads(4)
+    cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (3000, 3000))  # large enough to wake them
+    clips = training_clips(drawn_data, videos)
+    loader, sampler = dataset.training_loader(
+        clips, batch_size=5, num_workers=2, pin_memory=False, multiprocessing_context=method, timeout_s=120
+    )
+    sampler.epoch = 1
+    order = list(sampler)
+    for number, (batch, _) in enumerate(loader):
+        assert torch.equal(batch[0], clips[order[5 * number]][0])
+
+
+def test_memory_of_a_worker_does_not_grow(make_video):
+    """5,000 items through one worker: what it holds after the first 1,000 is what it holds at the end."""
+    path = make_video(12)
+    videos = [splits.VideoRecord(path=path.name, label="a", source="s", num_frames=12, fps=25)] * 1000
+    clips = dataset.TrainingClips(path.parent, videos, ["a"], CLIP, TrainConfig(augment="light"))
+    loader, sampler = dataset.training_loader(clips, batch_size=50, num_workers=1, pin_memory=False)
+    held = []
+    for epoch in range(5):
+        sampler.epoch = epoch
+        for batch in loader:
+            assert batch[0].shape == (50, *CLIP.shape)
+        [worker] = multiprocessing.active_children()
+        [line] = [line for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines() if "RssAnon" in line]
+        held.append(int(line.split()[1]))
+    assert held[-1] - held[0] < 2048, f"kB held after each 1,000 items: {held}"  # 4,000 clips of 19 kB would be 76 MB
 
 
 def test_dense_windows_are_items_of_their_own(drawn_data, videos):
@@ -117,7 +177,7 @@ def test_windows_of_one_video_are_augmented_apart(drawn_data, videos):
 def test_classes_that_a_mirror_would_change_are_not_mirrored(drawn_data, videos, monkeypatch, no_flip, mirrored):
     flips = []
     clips = training_clips(drawn_data, videos, no_flip=no_flip)
-    clips._augmentation = lambda frames, seed, may_flip: flips.append(may_flip) or frames
+    clips.augment = lambda frames, seed, may_flip: flips.append(may_flip) or frames
     index = next(index for index, video in enumerate(videos) if video.label == "pull")
     clips[0, index]
     assert flips == [mirrored]

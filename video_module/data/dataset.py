@@ -1,7 +1,9 @@
 """torch datasets and loaders over labels, sampling, decoding and pixels."""
 
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ class TrainingClips(Dataset):
         if unknown := sorted(set(config.no_flip) - {ALL_CLASSES, *class_names}):
             raise InputError(f"--no_flip {unknown[0]}: not a class of the training videos, nor {ALL_CLASSES!r}")
         self._no_flip = {label for label, name in enumerate(class_names) if {name, ALL_CLASSES} & set(config.no_flip)}
-        self._augmentation = Augmentation(clip, config.augment)
+        self.augment = Augmentation(clip, config.augment)
         # (video, first frame), None where it is drawn
         self._items: list[tuple[int, int | None]] = [(number, None) for number in range(len(videos))]
         if config.sampling == "windows":
@@ -69,17 +71,23 @@ class TrainingClips(Dataset):
         """The video that item `index` is cut from."""
         return self.videos[self._items[index][0]]
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, index = key
+    def draw(self, epoch: int, index: int) -> tuple[np.ndarray, int]:
+        """What chance decides of an item: its frames in the video, int64 (T,), and the seed of its augmentation."""
         number, start = self._items[index]
-        video, label = self.videos[number], self.labels[number]
+        video = self.videos[number]
         rng = np.random.default_rng([self.seed, epoch, zlib.crc32(video.path.encode()), start or 0])
         if start is None:
             start = sampling.random_start(video.num_frames, self.clip, rng, fps=video.fps)
         indices = sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps)
-        frames = read_frames(self.root / video.path, indices)
-        clip = self._augmentation(frames, seed=int(rng.integers(2**32)), may_flip=label not in self._no_flip)
-        return torch.from_numpy(np.ascontiguousarray(clip)), label
+        return indices, int(rng.integers(2**32))
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        number, _ = self._items[index]
+        indices, seed = self.draw(epoch, index)
+        frames = read_frames(self.root / self.videos[number].path, indices)
+        clip = self.augment(frames, seed=seed, may_flip=self.labels[number] not in self._no_flip)
+        return torch.from_numpy(np.ascontiguousarray(clip)), self.labels[number]
 
 
 class EpochSampler(Sampler):
@@ -125,7 +133,11 @@ class Views:
 
 
 class EvaluationViews(Dataset):
-    """All views of each video, without any randomness: (uint8 (num_views, T, H, W, 3), index of the video)."""
+    """All views of each video, without any randomness.
+
+    An item is (frames, positions): the video's wanted frames, resized, uint8 (F, H, W, 3), each once however many clips
+    hold it; and where each clip's frames stand among them, int64 (num_clips, T). cut() makes the views of it.
+    """
 
     def __init__(self, root: Path, videos: Sequence[VideoRecord], clip: ClipConfig, views: Views):
         self.root, self.videos, self.clip, self.views = root, list(videos), clip, views
@@ -133,18 +145,64 @@ class EvaluationViews(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def clip_indices(self, index: int) -> np.ndarray:
+        """The frames of each clip of a video: int64 (num_clips, T)."""
         video = self.videos[index]
         starts = self.views.clip_starts(video.num_frames, self.clip, fps=video.fps)
-        clips = [sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps) for start in starts]
-        # each frame is decoded and resized once, however many clips hold it
-        wanted, positions = np.unique(np.stack(clips), return_inverse=True)
+        return np.stack([sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps) for start in starts])
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        clips = self.clip_indices(index)
+        wanted, positions = np.unique(clips, return_inverse=True)
         frames = read_frames(
-            self.root / video.path, wanted, per_frame=lambda frame: transforms.resize_frame(frame, self.clip)
+            self.root / self.videos[index].path,
+            wanted,
+            per_frame=lambda frame: transforms.resize_frame(frame, self.clip),
         )
-        positions = positions.reshape(len(clips), self.clip.num_frames)
-        views = np.concatenate([transforms.views(frames[rows], self.clip, self.views.num_crops) for rows in positions])
-        return torch.from_numpy(views), index
+        return frames, positions.reshape(clips.shape)
+
+    def cut(self, frames: np.ndarray, positions: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the views of an item, uint8 (T, crop, crop, 3) each: the crops of the first clip, then of the next."""
+        crops = transforms.cut_crops(frames, self.clip, self.views.num_crops)
+        for rows in positions:
+            for crop in crops:
+                yield crop[rows]
+
+
+class EvaluationLoader:
+    """Iterates over (views of a video, its index), in order, while threads read the next videos.
+
+    Reading spends its time in OpenCV, which lets other threads run, so that the frames of a video (tens of MB) need not
+    be handed from process to process: that would take half as long again as reading them. The first error of a video
+    is raised where its views would stand.
+    """
+
+    def __init__(self, dataset: EvaluationViews, *, num_workers: int):
+        """`num_workers` 0 reads in the caller's thread."""
+        self.dataset, self.num_workers = dataset, num_workers
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[tuple[Iterator[np.ndarray], int]]:
+        if self.num_workers == 0:
+            for index in range(len(self)):
+                yield self.dataset.cut(*self.dataset[index]), index
+            return
+        # the readers are the parallelism; OpenCV's own threads would only get in each other's way
+        num_cv2_threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="read")
+        try:
+            ahead: deque[Future] = deque()
+            for index in range(len(self) + self.num_workers):
+                if index < len(self):
+                    ahead.append(pool.submit(self.dataset.__getitem__, index))
+                if index >= self.num_workers:
+                    yield self.dataset.cut(*ahead.popleft().result()), index - self.num_workers
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            cv2.setNumThreads(num_cv2_threads)
 
 
 class _Loader(DataLoader):
@@ -163,9 +221,19 @@ def _start_worker(_: int) -> None:
 
 
 def training_loader(
-    dataset: TrainingClips, *, batch_size: int, num_workers: int, pin_memory: bool
+    dataset: TrainingClips,
+    *,
+    batch_size: int,
+    num_workers: int,
+    pin_memory: bool,
+    multiprocessing_context: str | None = None,
+    timeout_s: float = 0,
 ) -> tuple[DataLoader, EpochSampler]:
-    """Batches of (clips uint8 (N, T, H, W, 3), labels int64 (N,)); set the sampler's epoch before each pass."""
+    """Batches of (clips uint8 (N, T, H, W, 3), labels int64 (N,)); set the sampler's epoch before each pass.
+
+    `multiprocessing_context` is the way workers start, None the system's own; `timeout_s` the longest wait for a batch,
+    0 without end.
+    """
     sampler = EpochSampler(len(dataset), seed=dataset.seed)
     loader = _Loader(
         dataset,
@@ -173,20 +241,10 @@ def training_loader(
         sampler=sampler,
         num_workers=num_workers,
         pin_memory=pin_memory,
+        multiprocessing_context=multiprocessing_context,
+        timeout=timeout_s,
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else each pass takes a number from torch's own, or not, as the workers are
     )
     return loader, sampler
-
-
-def evaluation_loader(dataset: EvaluationViews, *, num_workers: int) -> DataLoader:
-    """Yields one video at a time, in order: (uint8 (num_views, T, H, W, 3), index)."""
-    return _Loader(
-        dataset,
-        batch_size=None,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # else each pass takes a number from torch's own, or not, as the workers are
-    )

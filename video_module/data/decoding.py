@@ -132,12 +132,12 @@ def read_frames(
     if indices.ndim != 1 or len(indices) == 0 or indices[0] < 0 or (np.diff(indices) < 0).any():
         raise ValueError(f"indices must be ascending and not negative, got {indices.tolist()}")
     capture = _open(path)
-    frames: list[np.ndarray] = []
+    frames = None
     position = -1
     try:
-        for index in indices:
+        for number, index in enumerate(indices):
             if index == position:
-                frames.append(frames[-1])
+                frames[number] = frames[number - 1]
                 continue
             while position < index:
                 if not capture.grab():
@@ -150,9 +150,13 @@ def read_frames(
             if not decoded:
                 raise VideoError(f"{path}: frame {index} does not decode")
             frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            frames.append(frame if per_frame is None else per_frame(frame))
+            if per_frame is not None:
+                frame = per_frame(frame)
+            if frames is None:
+                frames = np.empty((len(indices), *frame.shape), np.uint8)
+            if frame.shape != frames.shape[1:]:
+                raise VideoError(f"{path}: the frame size changes midway")
+            frames[number] = frame  # while it is still in the cache
     finally:
         capture.release()
-    if len({frame.shape for frame in frames}) > 1:
-        raise VideoError(f"{path}: the frame size changes midway")
-    return np.stack(frames)
+    return frames

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from video_module.config import TrainConfig
-from video_module.data.dataset import EpochSampler
+from video_module.data.dataset import EpochSampler, EvaluationLoader
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from video_module.engine.device import autocast, choose_precision
 from video_module.engine.evaluation import score_videos, torch_scorer
@@ -202,7 +202,13 @@ class Progress:
 
 
 def validate(
-    model: Recognizer, loader: DataLoader, labels: list[int], *, precision: str, device: torch.device, batch_size: int
+    model: Recognizer,
+    loader: EvaluationLoader,
+    labels: list[int],
+    *,
+    precision: str,
+    device: torch.device,
+    batch_size: int,
 ) -> dict[str, float]:
     """Loss and accuracy over videos."""
     scores = score_videos(
@@ -222,7 +228,7 @@ def train(
     save_path: Path,
     train_loader: DataLoader,
     sampler: EpochSampler,
-    val_loader: DataLoader | None,
+    val_loader: EvaluationLoader | None,
     val_labels: list[int],
     resume: bool,
     on_epoch=lambda progress: None,
