@@ -109,6 +109,9 @@ class TrainConfig:
     no_flip: tuple[str, ...] = _setting(
         (), "classes that are not themselves in a mirror, or all", default="every class is mirrored"
     )
+    max_failed_share: float = _setting(
+        0.01, "largest share of an epoch's clips that may fail to be read; they are skipped and named"
+    )
     precision: str = _setting(
         "auto",
         "arithmetic of the forward pass; auto: bf16 on CUDA (fp16 where it lacks bf16), fp32 on the CPU",
@@ -126,7 +129,7 @@ class TrainConfig:
         for name in ("backbone_lr_scale", "weight_decay", "warmup_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("label_smoothing", "drop_path"):
+        for name in ("label_smoothing", "drop_path", "max_failed_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
         for name, choices in (("sampling", SAMPLINGS), ("augment", AUGMENTATIONS)):

@@ -1,5 +1,8 @@
 import multiprocessing
+import os
+import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -55,11 +58,11 @@ def test_loader_gives_the_same_batches_whatever_the_workers(drawn_data, videos, 
     loader, sampler = dataset.training_loader(clips, batch_size=5, num_workers=num_workers, pin_memory=False)
     sampler.epoch = 1
     batches = list(loader)
-    assert [len(labels) for _, labels in batches] == [5, 5, 5, 5, 4]
+    assert [len(labels) for _, labels, _ in batches] == [5, 5, 5, 5, 4]
     order = list(sampler)
     assert sorted(index for _, index in order) == list(range(24))
     expected = [clips[key] for key in order]
-    assert torch.equal(torch.cat([batch for batch, _ in batches]), torch.stack([clip for clip, _ in expected]))
+    assert torch.equal(torch.cat([batch for batch, _, _ in batches]), torch.stack([clip for clip, _ in expected]))
     sampler.epoch = 2
     assert list(sampler) != [(2, index) for _, index in order]
 
@@ -102,6 +105,29 @@ def test_a_video_that_breaks_later_is_one_line_from_any_worker(make_video, num_w
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_video_that_fails_is_left_out_of_its_batch(drawn_data, videos, num_workers):
+    missing = replace(videos[3], path="sit/gone.avi")
+    clips = training_clips(drawn_data, [*videos[:3], missing, *videos[4:8]])
+    loader, _ = dataset.training_loader(clips, batch_size=8, num_workers=num_workers, pin_memory=False)
+    [(batch, labels, failures)] = list(loader)
+    assert (len(batch), len(labels)) == (7, 7)
+    assert failures == [f"{drawn_data / 'train' / 'sit/gone.avi'}: no such file"]
+    alone = training_clips(drawn_data, [missing])
+    loader, _ = dataset.training_loader(alone, batch_size=8, num_workers=num_workers, pin_memory=False)
+    [(batch, labels, failures)] = list(loader)
+    assert (batch, len(labels), len(failures)) == (None, 0, 1)
+
+
+def test_a_killed_worker_is_one_line(drawn_data, videos):
+    clips = training_clips(drawn_data, videos)
+    clips.augment = lambda frames, seed, may_flip: os.kill(os.getpid(), signal.SIGKILL)
+    loader, _ = dataset.training_loader(clips, batch_size=8, num_workers=1, pin_memory=False)
+    with pytest.raises(InputError, match=r"a decoding process died .*--num_workers") as error:
+        list(loader)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("num_workers", [0, 1, 3, 40])
 def test_the_evaluation_loader_keeps_the_order_whatever_the_workers(drawn_data, videos, num_workers):
     views = dataset.EvaluationViews(drawn_data / "train", videos, CLIP, dataset.Views(num_clips=2, num_crops=3))
@@ -132,7 +158,7 @@ def test_workers_start_after_opencv_has_used_its_threads(drawn_data, videos, met
     )
     sampler.epoch = 1
     order = list(sampler)
-    for number, (batch, _) in enumerate(loader):
+    for number, (batch, _, _) in enumerate(loader):
         assert torch.equal(batch[0], clips[order[5 * number]][0])
 
 

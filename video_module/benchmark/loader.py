@@ -175,7 +175,7 @@ def compare(
 
 def drain(loader, sampler, epoch: int) -> int:
     sampler.epoch = epoch
-    return sum(len(labels) for _, labels in loader)
+    return sum(len(labels) for _, labels, _ in loader)
 
 
 def frame_size(path: Path) -> tuple[int, int]:

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from video_module.config import ALL_CLASSES, ClipConfig, TrainConfig
 from video_module.data import sampling, transforms
 from video_module.data.augmentation import Augmentation
-from video_module.data.decoding import read_frames
+from video_module.data.decoding import VideoError, read_frames
 from video_module.data.splits import VideoRecord
 from video_module.errors import InputError
 
@@ -37,7 +37,8 @@ def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> 
 class TrainingClips(Dataset):
     """Augmented clips: (uint8 (T, H, W, 3), class index). Of each video one, starting anywhere; or all its windows.
 
-    Asked by (epoch, index): every draw is a function of seed, epoch and clip, whichever worker makes it.
+    A video that can no longer be read gives the VideoError in place of its clip; nothing is put in its stead. Asked by
+    (epoch, index): every draw is a function of seed, epoch and clip, whichever worker makes it.
     """
 
     def __init__(
@@ -81,11 +82,14 @@ class TrainingClips(Dataset):
         indices = sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps)
         return indices, int(rng.integers(2**32))
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | VideoError:
         epoch, index = key
         number, _ = self._items[index]
         indices, seed = self.draw(epoch, index)
-        frames = read_frames(self.root / self.videos[number].path, indices)
+        try:
+            frames = read_frames(self.root / self.videos[number].path, indices)
+        except VideoError as error:
+            return error
         clip = self.augment(frames, seed=seed, may_flip=self.labels[number] not in self._no_flip)
         return torch.from_numpy(np.ascontiguousarray(clip)), self.labels[number]
 
@@ -205,8 +209,17 @@ class EvaluationLoader:
             cv2.setNumThreads(num_cv2_threads)
 
 
+def collate(items: Sequence[tuple[Tensor, int] | VideoError]) -> tuple[Tensor | None, Tensor, list[str]]:
+    """(clips uint8 (N, T, H, W, 3), labels int64 (N,), what went wrong with others); clips None where all failed."""
+    failures = [str(item) for item in items if isinstance(item, VideoError)]
+    sound = [item for item in items if not isinstance(item, VideoError)]
+    if not sound:
+        return None, torch.empty(0, dtype=torch.int64), failures
+    return *default_collate(sound), failures
+
+
 class _Loader(DataLoader):
-    """A DataLoader that passes a worker's InputError on as it was, without the worker's traceback in its text."""
+    """A DataLoader whose workers' errors are one line: an InputError as it was, a killed worker as an InputError."""
 
     def __iter__(self):
         try:
@@ -214,6 +227,13 @@ class _Loader(DataLoader):
         except InputError as error:
             last_line = str(error).strip().splitlines()[-1]
             raise type(error)(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                f"a decoding process died ({str(error).splitlines()[0]}): out of memory (try a smaller --num_workers), "
+                "or a file that crashes the decoder (--num_workers 0 shows which)"
+            ) from None
 
 
 def _start_worker(_: int) -> None:
@@ -229,7 +249,7 @@ def training_loader(
     multiprocessing_context: str | None = None,
     timeout_s: float = 0,
 ) -> tuple[DataLoader, EpochSampler]:
-    """Batches of (clips uint8 (N, T, H, W, 3), labels int64 (N,)); set the sampler's epoch before each pass.
+    """Batches as collate() makes them; set the sampler's epoch before each pass.
 
     `multiprocessing_context` is the way workers start, None the system's own; `timeout_s` the longest wait for a batch,
     0 without end.
@@ -239,6 +259,7 @@ def training_loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
+        collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
         multiprocessing_context=multiprocessing_context,

@@ -29,6 +29,7 @@ LOG_COLUMNS = (
     "train_top1",
     "val_loss",
     "val_top1",
+    "num_failed",
     "clips_per_s",
     "data_wait",
     "duration_s",
@@ -60,6 +61,7 @@ def rate_factor(step: int, *, num_steps: int, num_warmup_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+_NUM_FAILURES_SHOWN = 10
 _CHECK_EVERY = 10  # steps between looks at the loss, each of which makes the device finish what it was given
 
 
@@ -98,16 +100,25 @@ class Trainer:
     def train_epoch(self, loader: DataLoader, epoch: int) -> dict[str, float]:
         """One pass over the loader; returns the epoch's row of the log.
 
-        Raises InputError at the first loss that is not finite, naming the step.
+        Clips that cannot be read are left out of their batch, counted, and named when the epoch ends. Raises InputError
+        at the first loss that is not finite, naming the step, and where more than config.max_failed_share of the clips
+        fail.
         """
         self.model.train()
         torch.manual_seed(_mix(self.config.seed, epoch))  # dropout and stochastic depth, the same after a resume
         losses, hits, num_clips, waited = [], [], 0, 0.0
+        failures: list[str] = []
         begin = mark = time.perf_counter()
         lr = self.optimizer.param_groups[0]["lr"]
         with tqdm(loader, desc=f"epoch {epoch + 1}/{self.config.num_epochs}", unit="step", leave=False) as bar:
-            for clips, labels in bar:
+            for clips, labels, failed in bar:
                 waited += time.perf_counter() - mark
+                if failed:
+                    failures += failed
+                    self._check_failures(failures, num_items=len(loader.dataset))
+                if clips is None:
+                    mark = time.perf_counter()
+                    continue
                 clips = clips.to(self.device, non_blocking=True)
                 labels = labels.to(self.device, non_blocking=True)
                 loss, hit = self.train_step(clips, labels)
@@ -118,17 +129,30 @@ class Trainer:
                     recent = self._check(losses[-_CHECK_EVERY:], epoch)
                     bar.set_postfix(loss=f"{recent:.3f}", lr=f"{self.optimizer.param_groups[0]['lr']:.1e}")
                 mark = time.perf_counter()
-            self._check(losses[-(len(losses) % _CHECK_EVERY) :], epoch)
+            if len(losses) % _CHECK_EVERY:
+                self._check(losses[-(len(losses) % _CHECK_EVERY) :], epoch)
+        for failure in failures[:_NUM_FAILURES_SHOWN]:
+            print(f"skipped: {failure}")
+        if len(failures) > _NUM_FAILURES_SHOWN:
+            print(f"skipped: {len(failures)} clips in all")
         duration = time.perf_counter() - begin
         return {
             "epoch": epoch + 1,
             "lr": lr,
             "train_loss": torch.stack(losses).float().mean().item(),
             "train_top1": torch.stack(hits).sum().item() / num_clips,
+            "num_failed": len(failures),
             "clips_per_s": num_clips / duration,
             "data_wait": waited / duration,
             "duration_s": duration,
         }
+
+    def _check_failures(self, failures: list[str], *, num_items: int) -> None:
+        if len(failures) > self.config.max_failed_share * num_items:
+            raise InputError(
+                f"{len(failures)} of {num_items} clips cannot be read, more than --max_failed_share "
+                f"{self.config.max_failed_share:g} allows; {failures[0]}"
+            )
 
     def _check(self, losses: list[Tensor], epoch: int) -> float:
         """The newest of the last steps' losses; stops the run if one of them is not finite."""
@@ -181,7 +205,7 @@ class Progress:
     def append(self, row: dict[str, Any]) -> bool:
         """Add an epoch; True if it is the best so far: highest validation accuracy, then lowest validation loss."""
         for column in LOG_COLUMNS:
-            self.logs[column].append(row.get(column))
+            self.logs.setdefault(column, [None] * (row["epoch"] - 1)).append(row.get(column))
         is_best = self.best_epoch == 0 or self._merit(-1) > self._merit(self.best_epoch - 1)
         if is_best:
             self.best_epoch = self.num_epochs
@@ -285,6 +309,8 @@ def _resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress:
         raise InputError(f"{path}: holds no training state")
     for name in ("model", "class_names", "clip", "split_digest", "train_config"):
         saved, wanted = getattr(checkpoint, name), getattr(template, name)
+        if name == "train_config":  # what an older version did not have, it did as the defaults do
+            saved = TrainConfig().to_dict() | saved
         if saved != wanted:
             if isinstance(saved, dict):
                 name, saved, wanted = next(
