@@ -17,7 +17,7 @@ import numpy as np
 
 from video_module.errors import InputError
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # VideoError tells of files that cannot be opened
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_FATAL)  # VideoError tells of files that cannot be opened
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".m4v")
 _SUFFIXES_WITH_COUNT = (".avi", ".mp4", ".mov", ".m4v")  # of others OpenCV's count is duration times rate: a guess
