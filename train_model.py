@@ -20,6 +20,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--val_dir", type=Path, help="folder of classes to choose the epoch by (default: <data_dir>/val)"
     )
+    parser.add_argument(
+        "--class_weights", type=Path, help="JSON of calc_label_distribution.py --class_weights: rare classes count more"
+    )
     parser.add_argument("--model_type", choices=list(MODELS), default=DEFAULT_MODEL, help="architecture")
     parser.add_argument("--weights", help="published weights by name, none, or a file (default: the model's first)")
     parser.add_argument("--save_path", type=Path, help="best checkpoint (default: <model_type>.pth)")
@@ -60,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--preview {args.preview}: a picture's name ends in .png")
     save_path = args.save_path or Path(f"{args.model_type}.pth")
 
-    from video_module.data import audit, dataset, labels, splits
+    from video_module.data import audit, dataset, distribution, labels, splits
     from video_module.engine import training
     from video_module.engine.checkpoint import Checkpoint
     from video_module.engine.device import choose_device
@@ -72,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     class_names = labels.find_class_names(train_dir)
     if len(class_names) < 2:
         raise InputError(f"{train_dir}: a classifier needs at least two classes, found {class_names}")
+    class_weights = distribution.read_class_weights(args.class_weights, class_names) if args.class_weights else None
     train_videos = splits.load_videos(train_dir, num_workers=cli.default_num_workers())
     val_videos = splits.load_videos(val_dir, num_workers=cli.default_num_workers(), allow_none=args.val_dir is None)
     print(f"{len(train_videos)} training and {len(val_videos)} validation videos of {len(class_names)} classes")
@@ -101,7 +105,9 @@ def main(argv: list[str] | None = None) -> None:
         drop_path=config.drop_path,
         seed=config.seed,
     )
-    trainer = training.Trainer(model, config, device=device, steps_per_epoch=len(train_loader))
+    trainer = training.Trainer(
+        model, config, device=device, steps_per_epoch=len(train_loader), class_weights=class_weights
+    )
     template = Checkpoint(
         model=args.model_type,
         weights={},
@@ -110,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
         split_digest=splits.split_digest(train_dir, train_videos),
         train_sources=sorted({audit.hash_source(video.source) for video in train_videos + val_videos}),
         train_clips=sorted({audit.hash_clip(video.path) for video in train_videos + val_videos}),
-        train_config=config.to_dict() | {"weights": weights},
+        train_config=config.to_dict() | {"weights": weights, "class_weights": class_weights},
     )
     num_parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{args.model_type}: {num_parameters:.1f} M parameters, weights {weights}, {device}, {trainer.precision}")

@@ -234,3 +234,15 @@ def test_one_class_is_refused(drawn_data, tmp_path):
     (tmp_path / "train" / "wave").symlink_to(drawn_data / "train" / "wave")
     with pytest.raises(InputError, match="at least two classes"):
         train_model.main(["--data_dir", str(tmp_path), "--model_type", "swin3d_nano"])
+
+
+def test_class_weights_weigh_the_loss():
+    clips, labels = four_clips()
+    config = small_config(label_smoothing=0.0, lr=1e-9)
+    plain, weighted = (
+        Trainer(build_model("swin3d_nano", num_classes=4), config, device=CPU, steps_per_epoch=1, class_weights=weights)
+        for weights in (None, [1.0, 2.0, 3.0, 10.0])
+    )
+    each = [plain.train_step(clips[[row]], labels[[row]])[0].item() for row in range(4)]
+    expected = sum(loss * weight for loss, weight in zip(each, [1, 2, 3, 10], strict=True)) / 16
+    assert weighted.train_step(clips, labels)[0].item() == pytest.approx(expected, rel=1e-4)

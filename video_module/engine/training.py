@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,17 @@ _CHECK_EVERY = 10  # steps between looks at the loss, each of which makes the de
 class Trainer:
     """A model with its optimiser, schedule and gradient scaler."""
 
-    def __init__(self, model: Recognizer, config: TrainConfig, *, device: torch.device, steps_per_epoch: int):
+    def __init__(
+        self,
+        model: Recognizer,
+        config: TrainConfig,
+        *,
+        device: torch.device,
+        steps_per_epoch: int,
+        class_weights: Sequence[float] | None = None,
+    ):
+        """`class_weights` scale the training loss of each class's clips; the validation loss stays unweighted."""
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=device)
         self.model = model.to(device)
         self.config = config
         self.device = device
@@ -86,7 +97,9 @@ class Trainer:
         """One optimiser step on uint8 clips (N, T, H, W, 3); returns detached (loss, hits), still on the device."""
         with autocast(self.precision, self.device):
             logits = self.model(clips)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+            loss = F.cross_entropy(
+                logits.float(), labels, weight=self.class_weights, label_smoothing=self.config.label_smoothing
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
