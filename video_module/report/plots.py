@@ -75,7 +75,8 @@ def plot_label_distribution(path: Path, distribution: dict[str, Any]) -> None:
     counts = {
         split: np.array([content["classes"][name]["num_videos"] for name in names]) for split, content in splits.items()
     }
-XX
+    order = sorted(range(len(names)), key=lambda index: (-sum(counts[split][index] for split in splits), names[index]))
+    order.reverse()  # barh draws upwards: the largest comes out on top
     tags = {split: content["tags"] for split, content in splits.items() if content["num_videos"]}
     has_tags = all(tags.values())
     heights = [0.7 + 0.16 * max(3, len(names)), 1.0 + 0.16 * len(tags)][: 1 + has_tags]
