@@ -12,7 +12,11 @@ LINKS = ("hard", "sym", "copy")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
-    parser.add_argument("--input_dir", type=Path, help="folder with one folder of videos per class")
+    parser.add_argument(
+        "--input_dir",
+        type=Path,
+        help="folder with one folder of videos per class, or a .rar, .zip or .tar of one (unpacked beside itself)",
+    )
     parser.add_argument(
         "--audit",
         type=Path,
@@ -35,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default="grouped",
         help="grouped: by source; the others: the official split files",
     )
-    parser.add_argument("--splits_dir", type=Path, help="folder of the official split files")
+    parser.add_argument("--splits_dir", type=Path, help="folder of the official split files, or an archive of them")
     parser.add_argument(
         "--fold", choices=FOLDS, default="1", help="of an official protocol; all: <output_dir>/fold1..3"
     )
@@ -69,20 +73,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    from video_module.data import splits
+    from video_module.data import archives, splits
 
     groups = splits.read_groups(args.groups) if args.groups else None
     source_of = splits.regex_source(args.group_regex) if args.group_regex else splits.name_source
     if args.audit:
         audit(args, groups, source_of)
         return
-    splits.check_output(args.input_dir, args.output_dir if args.fold != "all" else args.output_dir / "fold1")
+    splits_dir = args.splits_dir
+    if splits_dir is not None and archives.is_archive(splits_dir):
+        splits_dir = archives.folder_holding(archives.unpacked(splits_dir), "*_test_split?.txt", "trainlist*.txt")
+    input_dir = args.input_dir
+    if archives.is_archive(input_dir):
+        input_dir = archives.class_root(archives.unpacked(input_dir))
+    splits.check_output(input_dir, args.output_dir if args.fold != "all" else args.output_dir / "fold1")
     folds = [1, 2, 3] if args.fold == "all" else [int(args.fold)]
     official = {}
     if args.protocol != "grouped":
-        official = {fold: splits.read_official(args.protocol, args.splits_dir, fold) for fold in folds}
+        official = {fold: splits.read_official(args.protocol, splits_dir, fold) for fold in folds}
     videos, rejected, num_unused = splits.scan(
-        args.input_dir,
+        input_dir,
         groups=groups,
         source_of=source_of,
         wanted=lambda label, name: not official or any((label, name) in fold for fold in official.values()),
@@ -111,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
                 seed=args.seed,
             )
             output_dir = args.output_dir / f"fold{fold}" if args.fold == "all" else args.output_dir
-        num_copied = splits.write_split(split, args.input_dir, output_dir, link=args.link)
+        num_copied = splits.write_split(split, input_dir, output_dir, link=args.link)
         report(split, num_copied)
         written.append(output_dir)
         if args.protocol == "grouped":

@@ -30,7 +30,7 @@ still camera that films one scene twice, which is worth knowing as well.
 def fingerprint(path: Path, num_frames: int) -> np.ndarray:
     """The perceptual hash of five frames of a video: bool (NUM_BITS,). Mirrored copies are not alike.
 
-    As in pHash: of each frame, which coarse waves of its cosine transform, not counting its mean, are above their median.
+    As in pHash: of each frame, which coarse waves of its cosine transform, without its mean, are above their median.
     Raises VideoError if the video holds fewer than `num_frames`.
     """
     indices = [int(place * num_frames) for place in _PLACES]
