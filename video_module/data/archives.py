@@ -142,7 +142,9 @@ def _opened(archive: Path) -> Iterator[list[Member]]:
         ) from None
     except (rarfile.Error, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{archive}: damaged, or not what its name says ({reason}); download it again") from None
+        # bsdtar, and 7z as Debian ships it, stop in the midst of some .rar that unrar and unar read
+        hint = ", or install unar" if isinstance(error, rarfile.Error) else ""
+        raise InputError(f"{archive}: damaged, or not what its name says ({reason}); download it again{hint}") from None
 
 
 @contextmanager
