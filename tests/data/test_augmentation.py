@@ -67,6 +67,29 @@ def test_light_mirrors_about_half(still):
     assert 18 <= mirrored <= 42
 
 
+@pytest.mark.parametrize("level", ["none", "light", "strong"])
+def test_frames_cropped_as_they_come_make_the_same_clip(still, level):
+    augmentation = Augmentation(CLIP, level)
+    crop = augmentation.cropper(7)
+    frames = np.stack([crop(frame) for frame in still])
+    assert frames.shape == CLIP.shape
+    assert np.array_equal(augmentation.finish(frames, seed=7), augmentation(still, seed=7))
+
+
+@pytest.mark.parametrize(("level", "smallest"), [("light", 0.5), ("strong", 0.3)])
+def test_crops_take_the_share_of_the_area_that_they_should(level, smallest):
+    """Columns and rows are numbered by red and green: the corners of a crop tell its size."""
+    frame = np.zeros((200, 250, 3), np.uint8)
+    frame[..., 0], frame[..., 1] = np.arange(250), np.arange(200)[:, None]
+    shares = []
+    for seed in range(150):
+        crop = Augmentation(CLIP, level).cropper(seed)(frame).astype(int)
+        width, height = crop[20, -1, 0] - crop[20, 0, 0], crop[-1, 20, 1] - crop[0, 20, 1]
+        shares.append(width * height / (200 * 250) * (40 / 39) ** 2)
+    assert smallest - 0.06 < min(shares) < smallest + 0.12
+    assert 0.85 < max(shares) < 1.05
+
+
 def jittered(frames, *, seed=0, **ranges):
     compose = A.Compose([ClipColorJitter(**ranges, p=1.0)])
     compose.set_random_seed(seed)

@@ -121,7 +121,7 @@ def test_a_video_that_fails_is_left_out_of_its_batch(drawn_data, videos, num_wor
 
 def test_a_killed_worker_is_one_line(drawn_data, videos):
     clips = training_clips(drawn_data, videos)
-    clips.augment = lambda frames, seed, may_flip: os.kill(os.getpid(), signal.SIGKILL)
+    clips.augment.finish = lambda frames, seed, may_flip: os.kill(os.getpid(), signal.SIGKILL)
     loader, _ = dataset.training_loader(clips, batch_size=8, num_workers=1, pin_memory=False)
     with pytest.raises(InputError, match=r"a decoding process died .*--num_workers") as error:
         list(loader)
@@ -203,7 +203,7 @@ def test_windows_of_one_video_are_augmented_apart(drawn_data, videos):
 def test_classes_that_a_mirror_would_change_are_not_mirrored(drawn_data, videos, monkeypatch, no_flip, mirrored):
     flips = []
     clips = training_clips(drawn_data, videos, no_flip=no_flip)
-    clips.augment = lambda frames, seed, may_flip: flips.append(may_flip) or frames
+    monkeypatch.setattr(clips.augment, "finish", lambda frames, seed, may_flip: flips.append(may_flip) or frames)
     index = next(index for index, video in enumerate(videos) if video.label == "pull")
     clips[0, index]
     assert flips == [mirrored]

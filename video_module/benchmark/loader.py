@@ -85,15 +85,17 @@ def measure_training(
         return [(path_of[index], *clips.draw(epoch, index)) for _, index in sampler]
 
     def measure_steps(epoch: int) -> np.ndarray:
-        """Seconds of a clip in this process: decoding alone, decoding and converting, augmenting."""
-        taken = np.zeros(3)
+        """Seconds of a clip in this process: decoding alone; with RGB frames; with cropped ones; the rest."""
+        taken = np.zeros(4)
         for path, indices, seed in plan(epoch):
             marks = [time.perf_counter()]
             decode_only(path, indices)
             marks.append(time.perf_counter())
-            frames = read_frames(path, indices)
+            read_frames(path, indices)
             marks.append(time.perf_counter())
-            clips.augment(frames, seed=seed)
+            frames = read_frames(path, indices, per_frame=clips.augment.cropper(seed))
+            marks.append(time.perf_counter())
+            clips.augment.finish(frames, seed=seed)
             marks.append(time.perf_counter())
             taken += np.diff(marks)
         return taken / len(videos)
@@ -110,12 +112,15 @@ def measure_training(
         "the original's way": original,
     }
     rows = compare(ways, num_repeats=args.num_repeats, floor="bare read and resize", original="the original's way")
-    decode, read, augment = np.median([measure_steps(epoch) for epoch in range(args.num_repeats + 1)][1:], axis=0) * 1e3
+    decode, read, cropped, rest = (
+        np.median([measure_steps(epoch) for epoch in range(args.num_repeats + 1)][1:], axis=0) * 1e3
+    )
     parts = {
         "decoding up to the last frame": decode,
         "the frames wanted, to RGB": read - decode,
-        "augmentation": augment,
-        "batch, to the other process": rows[0]["ms"] - read - augment,
+        "crop and resize": cropped - read,
+        "colours and mirror": rest,
+        "batch, to the other process": rows[0]["ms"] - cropped - rest,
     }
     return [
         rows[0],

@@ -4,6 +4,7 @@ A module of its own because albumentations imports torch and takes seconds; noth
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version at import
@@ -24,22 +25,47 @@ class Augmentation:
     `none` resizes and crops as evaluation does. `light` takes a random part of 50 to 100 % of the area, mirrors half of
     the clips and jitters the colours of most. `strong` takes parts from 30 %, mirrors, applies two operations of
     RandAugment (Cubuk et al. 2020), and erases a box through all frames of every fourth clip (Zhong et al. 2020).
+
+    In two steps, so that frames are cropped while they are decoded and none is kept at full size: cropper() for each
+    frame, finish() for the clip. The same seed makes the same change.
     """
 
     def __init__(self, clip: ClipConfig, level: str):
         if level not in AUGMENTATIONS:
             raise ValueError(f"augment must be one of {AUGMENTATIONS}, got {level!r}")
         self._clip = clip
-        self._compose = None
+        self._crop = self._rest = None
         if level != "none":
-            self._compose = A.Compose(_light(clip) if level == "light" else _strong(clip))
+            smallest = 0.5 if level == "light" else 0.3
+            self._crop = A.RandomResizedCrop((clip.crop, clip.crop), scale=(smallest, 1.0), ratio=(3 / 4, 4 / 3))
+            self._rest = A.Compose(_light() if level == "light" else _strong(clip))
 
     def __call__(self, frames: np.ndarray, *, seed: int, may_flip: bool = True) -> np.ndarray:
-        """The same seed makes the same change. Without `may_flip`, the others stay and no clip is mirrored."""
-        if self._compose is None:
-            return center_crop(np.stack([resize_frame(frame, self._clip) for frame in frames]), self._clip)
-        self._compose.set_random_seed(seed)
-        clip = self._compose(images=frames)["images"]
+        """Both steps, of frames that are there already."""
+        crop = self.cropper(seed)
+        return self.finish(np.stack([crop(frame) for frame in frames]), seed=seed, may_flip=may_flip)
+
+    def cropper(self, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+        """A function from each frame of one clip, (H, W, 3), to (crop, crop, 3)."""
+        if self._crop is None:
+            return lambda frame: center_crop(resize_frame(frame, self._clip), self._clip)
+        self._crop.set_random_seed(seed)
+        box: list[int] = []
+
+        def crop(frame: np.ndarray) -> np.ndarray:
+            if not box:  # drawn once for the clip, when the size of its frames is known
+                box.extend(self._crop.get_params_dependent_on_data({"shape": frame.shape}, {})["crop_coords"])
+            left, top, right, bottom = box
+            return cv2.resize(frame[top:bottom, left:right], (self._clip.crop, self._clip.crop))
+
+        return crop
+
+    def finish(self, clip: np.ndarray, *, seed: int, may_flip: bool = True) -> np.ndarray:
+        """Colours, mirror and the rest, of a cropped clip. Without `may_flip` all but the mirror stays."""
+        if self._rest is None:
+            return clip
+        self._rest.set_random_seed(seed)
+        clip = self._rest(images=clip)["images"]
         if may_flip and np.random.default_rng(seed).random() < _FLIP_SHARE:
             # albumentations mirrors a clip by a strided copy that takes 18 times as long, and cannot know the class
             clip = np.stack([cv2.flip(frame, 1) for frame in clip])
@@ -86,11 +112,8 @@ class ClipColorJitter(A.ImageOnlyTransform):
         return clip
 
 
-def _light(clip: ClipConfig) -> list[A.BasicTransform]:
-    return [
-        A.RandomResizedCrop((clip.crop, clip.crop), scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3)),
-        ClipColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05, p=0.8),
-    ]
+def _light() -> list[A.BasicTransform]:
+    return [ClipColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05, p=0.8)]
 
 
 def _strong(clip: ClipConfig) -> list[A.BasicTransform | A.BaseCompose]:
@@ -98,7 +121,6 @@ def _strong(clip: ClipConfig) -> list[A.BasicTransform | A.BaseCompose]:
     # Affine, and a random one drawn anew for each frame by its Erasing
     grey = 255 * sum(clip.mean) / 3
     return [
-        A.RandomResizedCrop((clip.crop, clip.crop), scale=(0.3, 1.0), ratio=(3 / 4, 4 / 3)),
         A.SomeOf(_rand_augment(grey), n=2, replace=True, p=1.0),
         A.Erasing(scale=(0.02, 0.25), ratio=(0.3, 3.3), fill=grey, p=0.25),
     ]

@@ -87,10 +87,11 @@ class TrainingClips(Dataset):
         number, _ = self._items[index]
         indices, seed = self.draw(epoch, index)
         try:
-            frames = read_frames(self.root / self.videos[number].path, indices)
+            path = self.root / self.videos[number].path
+            frames = read_frames(path, indices, per_frame=self.augment.cropper(seed))
         except VideoError as error:
             return error
-        clip = self.augment(frames, seed=seed, may_flip=self.labels[number] not in self._no_flip)
+        clip = self.augment.finish(frames, seed=seed, may_flip=self.labels[number] not in self._no_flip)
         return torch.from_numpy(np.ascontiguousarray(clip)), self.labels[number]
 
 

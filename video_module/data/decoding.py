@@ -132,7 +132,7 @@ def read_frames(
     if indices.ndim != 1 or len(indices) == 0 or indices[0] < 0 or (np.diff(indices) < 0).any():
         raise ValueError(f"indices must be ascending and not negative, got {indices.tolist()}")
     capture = _open(path)
-    frames = None
+    frames = size = None
     position = -1
     try:
         for number, index in enumerate(indices):
@@ -149,13 +149,14 @@ def read_frames(
             decoded, frame = capture.retrieve()
             if not decoded:
                 raise VideoError(f"{path}: frame {index} does not decode")
+            if size is not None and frame.shape != size:
+                raise VideoError(f"{path}: the frame size changes midway")
+            size = frame.shape
             frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
             if per_frame is not None:
                 frame = per_frame(frame)
             if frames is None:
                 frames = np.empty((len(indices), *frame.shape), np.uint8)
-            if frame.shape != frames.shape[1:]:
-                raise VideoError(f"{path}: the frame size changes midway")
             frames[number] = frame  # while it is still in the cache
     finally:
         capture.release()
