@@ -83,9 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     splits_dir = args.splits_dir
     if splits_dir is not None and archives.is_archive(splits_dir):
         splits_dir = archives.folder_holding(archives.unpacked(splits_dir), "*_test_split?.txt", "trainlist*.txt")
-    input_dir = args.input_dir
-    if archives.is_archive(input_dir):
-        input_dir = archives.class_root(archives.unpacked(input_dir))
+    input_dir = archives.class_folder(args.input_dir)
     splits.check_output(input_dir, args.output_dir if args.fold != "all" else args.output_dir / "fold1")
     folds = [1, 2, 3] if args.fold == "all" else [int(args.fold)]
     official = {}
@@ -145,13 +143,13 @@ def report(split, num_copied: int) -> None:
 
 
 def audit(args: argparse.Namespace, groups: dict[str, str] | None, source_of) -> None:
-    from video_module.data import leaks
+    from video_module.data import archives, leaks
     from video_module.files import check_output, write_json
 
     if args.save_to:
         check_output(args.save_to)
     found = leaks.audit(
-        args.audit,
+        [archives.class_folder(path) for path in args.audit],
         groups=groups,
         source_of=source_of,
         content=args.content,

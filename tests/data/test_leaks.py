@@ -110,6 +110,12 @@ def test_audit_of_one_folder_names_broken_files(drawn_clips, tmp_path, capsys):
     assert "36 videos of 6 sources; split at random" in out
 
 
+def test_audit_of_an_archive(drawn_clips, tmp_path, capsys):
+    shutil.make_archive(str(tmp_path / "clips"), "zip", drawn_clips.parent, drawn_clips.name)
+    split_data.main(["--audit", str(tmp_path / "clips.zip"), "--no-content"])
+    assert "36 videos of 6 sources" in capsys.readouterr().out
+
+
 def records(sources: dict[str, list[str]]) -> list[VideoRecord]:
     return [
         VideoRecord(path=f"{label}/{number}.avi", label=label, source=source, num_frames=1, fps=1)

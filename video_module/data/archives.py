@@ -193,6 +193,11 @@ def _refuse_links(archive: Path, name: str, is_special: bool) -> None:
         raise InputError(f"{archive}: its member {name!r} is a link or a device; none of it is unpacked")
 
 
+def class_folder(path: Path) -> Path:
+    """A folder of classes: `path` itself, or what is in the archive `path`, unpacked by unpacked()."""
+    return class_root(unpacked(path)) if is_archive(path) and not path.is_dir() else path
+
+
 def class_root(folder: Path) -> Path:
     """The folder of class folders in what was unpacked: down through folders that hold one folder of folders alone."""
     while True:
