@@ -90,6 +90,24 @@ def test_crops_take_the_share_of_the_area_that_they_should(level, smallest):
     assert 0.85 < max(shares) < 1.05
 
 
+def test_crop_colours_and_mirror_are_drawn_apart():
+    """No draw tells another: over many seeds, crop size, brightness and mirror do not go together."""
+    numbered = np.zeros((200, 250, 3), np.uint8)
+    numbered[..., 0] = np.arange(250)
+    ramp = np.broadcast_to(np.linspace(90, 110, 40).astype(np.uint8)[:, None], (4, 40, 40, 3)).copy()
+    augmentation = Augmentation(CLIP, "light")
+    draws = []
+    for seed in range(400):
+        crop = augmentation.cropper(seed)(numbered).astype(int)
+        clip = augmentation.finish(ramp, seed=seed).astype(int)
+        width = crop[0, -1, 0] - crop[0, 0, 0]
+        draws.append(
+            (width, crop[0, 0, 0] - (250 - width) / 2, clip.mean(), clip[0, 0, -1].sum() > clip[0, 0, 0].sum())
+        )
+    correlation = np.corrcoef(np.array(draws, float).T)
+    assert np.abs(correlation - np.eye(4)).max() < 0.2  # four deviations of chance
+
+
 def jittered(frames, *, seed=0, **ranges):
     compose = A.Compose([ClipColorJitter(**ranges, p=1.0)])
     compose.set_random_seed(seed)

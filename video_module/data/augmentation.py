@@ -4,6 +4,7 @@ A module of its own because albumentations imports torch and takes seconds; noth
 """
 
 import os
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,7 @@ class Augmentation:
         """A function from each frame of one clip, (H, W, 3), to (crop, crop, 3)."""
         if self._crop is None:
             return lambda frame: center_crop(resize_frame(frame, self._clip), self._clip)
-        self._crop.set_random_seed(seed)
+        self._crop.set_random_seed(_seed_of("crop", seed))
         box: list[int] = []
 
         def crop(frame: np.ndarray) -> np.ndarray:
@@ -64,12 +65,17 @@ class Augmentation:
         """Colours, mirror and the rest, of a cropped clip. Without `may_flip` all but the mirror stays."""
         if self._rest is None:
             return clip
-        self._rest.set_random_seed(seed)
+        self._rest.set_random_seed(_seed_of("rest", seed))
         clip = self._rest(images=clip)["images"]
-        if may_flip and np.random.default_rng(seed).random() < _FLIP_SHARE:
+        if may_flip and np.random.default_rng(_seed_of("flip", seed)).random() < _FLIP_SHARE:
             # albumentations mirrors a clip by a strided copy that takes 18 times as long, and cannot know the class
             clip = np.stack([cv2.flip(frame, 1) for frame in clip])
         return clip
+
+
+def _seed_of(step: str, seed: int) -> int:
+    """A seed of its own for each step: from one and the same, small crops would always be the dark ones, say."""
+    return zlib.crc32(f"{step} {seed}".encode())
 
 
 # what an eye sees of red, green and blue, and two axes of colour beside it: RGB to YIQ (NTSC)
