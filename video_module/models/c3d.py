@@ -44,6 +44,7 @@ class C3D(nn.Module):
             if isinstance(layer, nn.Conv3d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
+        self.conv1.weight.data /= 64  # it takes values of that deviation, not of one
         nn.init.normal_(self.fc8.weight, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:

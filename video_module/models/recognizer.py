@@ -130,7 +130,7 @@ def load_torch_file(file: Path) -> dict:
         hint = ""
         if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             hint = (
-                f' ({code[1]} here); if you trust where it is from, keep its weights alone: python -c "import torch; f = '
+                f' ({code[1]} here); if you trust it, keep its weights alone: python -c "import torch; f = '
                 f"torch.load('{file}', 'cpu', weights_only=False); torch.save(f.get('state_dict', f), 'plain.pth')\""
             )
         raise InputError(

@@ -1,10 +1,16 @@
 """torchvision's other video networks, under their own parameter names, for clips of any size that they can take."""
 
-from torch import nn
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision.models.video import mvit, resnet
 from torchvision.models.video import s3d as torchvision_s3d
 
 from video_module.config import ClipConfig
+
+Size3 = tuple[int, int, int]  # T, H, W
 
 
 def r2plus1d_18(*, num_classes: int, clip: ClipConfig) -> nn.Module:
@@ -95,7 +101,7 @@ def _mvit(
                 stride_kv=[1, key_stride, key_stride],
             )
         )
-    return mvit.MViT(
+    net = mvit.MViT(
         spatial_size=(clip.crop, clip.crop),
         temporal_size=clip.num_frames,
         block_setting=blocks,
@@ -106,3 +112,61 @@ def _mvit(
         stochastic_depth_prob=drop_path,
         num_classes=num_classes,
     )
+    for block in net.blocks:  # its class is fixed inside torchvision's block
+        block.attn.__class__ = PooledAttention
+    return net
+
+
+@lru_cache(maxsize=64)
+def _distance_numbers(queries: int, keys: int) -> list[list[int]]:
+    """Which row of a table of relative positions stands between each query and each key along one axis.
+
+    Both are counted in cells of the finer of the two grids.
+    """
+    key_step, query_step = max(queries / keys, 1.0), max(keys / queries, 1.0)
+    return [[int(q * query_step - (k + 1 - keys) * key_step) for k in range(keys)] for q in range(queries)]
+
+
+class PooledAttention(mvit.MultiscaleAttention):
+    """torchvision's attention of MViT, to the same numbers, without assigning to parts of tensors.
+
+    Assignments become 96 ScatterND nodes in mvit_v2_s's exported graph, and distances between positions, which are
+    constants, are computed in it.
+    """
+
+    def forward(self, x: Tensor, thw: Size3) -> tuple[Tensor, Size3]:
+        """x: a class token and the cells of grid `thw`, (N, 1 + T * H * W, C). Returns the same of the pooled grid."""
+        n, tokens, _ = x.shape
+        qkv = self.qkv(x).view(n, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv[0], qkv[1], qkv[2]  # (N, heads, tokens, head_dim) each
+        k, k_thw = self.pool_k(k, thw) if self.pool_k is not None else (k, thw)
+        v = self.pool_v(v, thw)[0] if self.pool_v is not None else v
+        q, thw = self.pool_q(q, thw) if self.pool_q is not None else (q, thw)
+
+        scores = (self.scaler * q) @ k.transpose(2, 3)
+        if self.rel_pos_h is not None:
+            scores = scores + F.pad(self._position_scores(q[:, :, 1:], thw, k_thw), (1, 0, 1, 0))
+        x = scores.softmax(dim=-1) @ v
+        if self.residual_pool:
+            x = x + (q if self.residual_with_cls_embed else F.pad(q[:, :, 1:], (0, 0, 1, 0)))
+        return self.project(x.transpose(1, 2).reshape(n, -1, self.output_dim)), thw
+
+    def _position_scores(self, q: Tensor, thw: Size3, k_thw: Size3) -> Tensor:
+        """What each pair of cells adds to the scores, (N, heads, T * H * W of the queries, of the keys)."""
+        along_t, along_h, along_w = (
+            _positions(table, queries, keys)
+            for table, queries, keys in zip((self.rel_pos_t, self.rel_pos_h, self.rel_pos_w), thw, k_thw, strict=True)
+        )
+        q = q.unflatten(2, thw)  # (N, heads, T, H, W, head_dim)
+        by_t = (q.flatten(3, 4) @ along_t).unflatten(3, thw[1:])
+        by_h = q @ along_h
+        by_w = (q.transpose(3, 4) @ along_w).transpose(3, 4)
+        scores = by_t[..., :, None, None] + by_h[..., None, :, None] + by_w[..., None, None, :]
+        return scores.flatten(5).flatten(2, 4)
+
+
+def _positions(table: Tensor, queries: int, keys: int) -> Tensor:
+    """Relative positions along an axis, (queries, head_dim, keys)."""
+    table = mvit._interpolate(table, 2 * max(queries, keys) - 1)
+    distances = torch.tensor(_distance_numbers(queries, keys), device=table.device)
+    return F.embedding(distances, table).transpose(1, 2)
