@@ -53,7 +53,8 @@ def format_models() -> str:
 
 def _row(spec: ModelSpec, cost: ModelCost) -> tuple[str, ...]:
     clip = spec.clip
-    step = "every frame" if clip.frame_stride == 1 else f"every {clip.frame_stride}. frame"
+    ordinal = {1: "", 2: " 2nd", 3: " 3rd"}.get(clip.frame_stride, f" {clip.frame_stride}th")
+    step = f"every{ordinal} frame"
     rate = f"{clip.target_fps / clip.frame_stride:g}/s" if clip.target_fps else step
     resize = str(clip.resize) if isinstance(clip.resize, int) else "x".join(map(str, clip.resize))
     return (
