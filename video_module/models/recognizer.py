@@ -150,10 +150,9 @@ def _load_backbone(model: Recognizer, weights: dict[str, Tensor], *, origin: str
     What a file has on top is printed. Raises InputError that lists what is missing or of another shape.
     """
     own = model.backbone.state_dict()
+    names_in_file = list(weights)
     layout, weights = layouts.match_layout(weights, own)
     fits = layouts.fitting(weights, own)
-    if layout is not layouts.LAYOUTS[0] and fits:
-        print(f"{origin}: read as {layout.name}")
     head = get_spec(model.name).head + "."
     # a counter that nothing reads here; files from before PyTorch 0.4.1 lack it
     needed = [key for key in own if not key.startswith(head) and not key.endswith("num_batches_tracked")]
@@ -161,7 +160,7 @@ def _load_backbone(model: Recognizer, weights: dict[str, Tensor], *, origin: str
         if len(misfits) == len(needed):
             raise InputError(
                 f"{origin}: does not fit {model.name}: none of its {len(own)} tensors is there; the file holds "
-                f"{layouts.shorten(weights, weights)}"
+                f"{layouts.shorten(names_in_file, names_in_file)}"
             )
         missing = [key for key in misfits if key not in weights]
         resized = [f"{key} {_size(weights[key])} for {_size(own[key])}" for key in misfits if key in weights]
@@ -171,6 +170,8 @@ def _load_backbone(model: Recognizer, weights: dict[str, Tensor], *, origin: str
             f"{origin}: does not fit {model.name}: {len(misfits)} of its {len(own)} tensors are missing or of another "
             f"shape: {'; '.join(parts)}"
         )
+    if layout is not layouts.LAYOUTS[0]:
+        print(f"{origin}: read as {layout.name}")
     if surplus := [key for key in weights if key not in own]:
         print(f"{origin}: {len(surplus)} tensors are not used: {layouts.shorten(surplus, weights)}")
     if any(key.startswith(head) and key not in fits for key in own):
