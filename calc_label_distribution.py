@@ -1,9 +1,11 @@
-"""Count the videos of each class and split, as JSON and as a picture."""
+"""Count videos, clips and seconds of each class and split, as JSON and as a picture."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from video_module import cli
+from video_module.config import ClipConfig
 from video_module.errors import InputError
 
 
@@ -15,6 +17,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--save_to", type=Path, default=Path("label_distribution.json"), help="JSON file; a PNG goes beside it"
     )
+    parser.add_argument(
+        "--class_weights", type=Path, metavar="JSON", help="also write weights of the classes, for train_model.py"
+    )
+    clip = ClipConfig()
+    parser.add_argument("--clip_len", type=cli.positive_int, default=clip.num_frames, help="frames of a clip")
+    parser.add_argument(
+        "--frame_stride", type=cli.positive_int, default=clip.frame_stride, help="gap between a clip's frames"
+    )
+    parser.add_argument("--target_fps", type=cli.positive_float, help="as train_model.py takes it")
+    parser.add_argument(
+        "--clip_step", "--step", type=cli.positive_int, help="frames between clips (default: half a clip)"
+    )
+    parser.add_argument(
+        "--num_workers",
+        type=cli.positive_int,
+        default=cli.default_num_workers(),
+        help="files decoded at once, where no split.json tells how long they are",
+    )
     return parser.parse_args(argv)
 
 
@@ -22,20 +42,47 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if args.save_to.suffix == ".png":
         raise InputError(f"--save_to {args.save_to}: names the JSON file; the PNG goes beside it")
-    from video_module.data.labels import label_distribution
+    from video_module.data.distribution import class_weights, label_distribution
     from video_module.files import write_json
     from video_module.report.plots import plot_label_distribution
 
-    distribution = label_distribution(args.data_dir)
-    width = max(map(len, distribution["class_names"]))
-    print(" " * width, *(f"{split:>7}" for split in distribution["splits"]))
-    for name in distribution["class_names"]:
-        print(f"{name:{width}}", *(f"{content['classes'][name]:7}" for content in distribution["splits"].values()))
-    print(f"{'':{width}}", *(f"{content['num_videos']:7}" for content in distribution["splits"].values()))
-    picture = args.save_to.with_suffix(".png")
+    clip = ClipConfig(num_frames=args.clip_len, frame_stride=args.frame_stride, target_fps=args.target_fps)
+    distribution, rejected = label_distribution(
+        args.data_dir, clip=clip, clip_step=args.clip_step, num_workers=args.num_workers
+    )
+    for item in rejected:
+        print(f"not counted: {item.path}: {item.reason}")
+    report(distribution)
+    written = [args.save_to, args.save_to.with_suffix(".png")]
     write_json(args.save_to, distribution)
-    plot_label_distribution(picture, distribution)
-    cli.show_written([args.save_to, picture])
+    plot_label_distribution(written[1], distribution)
+    if args.class_weights:
+        splits = distribution["splits"]
+        classes = next(splits[name] for name in ("train", "all", *splits) if name in splits)["classes"]
+        weights = class_weights({name: row["num_videos"] for name, row in classes.items()})
+        write_json(args.class_weights, {"class_weights": weights})
+        written.append(args.class_weights)
+    cli.show_written(written)
+
+
+def report(distribution: dict[str, Any]) -> None:
+    """Print a table of videos, and a line on each split."""
+    splits = distribution["splits"]
+    width = max(map(len, distribution["class_names"]))
+    print(" " * width, *(f"{split:>7}" for split in splits))
+    for name in distribution["class_names"]:
+        print(f"{name:{width}}", *(f"{content['classes'][name]['num_videos']:7}" for content in splits.values()))
+    print(f"{'':{width}}", *(f"{content['num_videos']:7}" for content in splits.values()))
+    clip = distribution["clip"]
+    print(f"clips of {clip['num_frames']} frames, stride {clip['frame_stride']}, one every {clip['clip_step']} frames")
+    for split, content in splits.items():
+        uneven = content["imbalance"]
+        ratio = "a class is empty" if uneven["ratio"] is None else f"largest class {uneven['ratio']:.2f} x the smallest"
+        print(
+            f"{split:5} {content['num_videos']:,} videos, {content['num_clips']:,} clips, "
+            f"{content['duration_s'] / 60:.1f} min; {ratio}, as hard to guess as "
+            f"{uneven['effective_num_classes']:.1f} equal classes"
+        )
 
 
 if __name__ == "__main__":

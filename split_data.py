@@ -12,7 +12,26 @@ LINKS = ("hard", "sym", "copy")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
-    parser.add_argument("--input_dir", type=Path, required=True, help="folder with one folder of videos per class")
+    parser.add_argument(
+        "--input_dir",
+        type=Path,
+        help="folder with one folder of videos per class, or a .rar, .zip or .tar of one (unpacked beside itself)",
+    )
+    parser.add_argument(
+        "--audit",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="instead of splitting, report what is on two sides: of what this script wrote, of two folders of classes, "
+        "or of a random split of one",
+    )
+    parser.add_argument(
+        "--content",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="--audit: also compare what the videos show, which finds copies under other names",
+    )
+    parser.add_argument("--save_to", type=Path, help="--audit: also write the report here, as JSON")
     parser.add_argument("--output_dir", type=Path, default=Path("data"), help="where train/, val/ and test/ go")
     parser.add_argument(
         "--protocol",
@@ -20,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default="grouped",
         help="grouped: by source; the others: the official split files",
     )
-    parser.add_argument("--splits_dir", type=Path, help="folder of the official split files")
+    parser.add_argument("--splits_dir", type=Path, help="folder of the official split files, or an archive of them")
     parser.add_argument(
         "--fold", choices=FOLDS, default="1", help="of an official protocol; all: <output_dir>/fold1..3"
     )
@@ -39,6 +58,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--num_workers", type=cli.positive_int, default=cli.default_num_workers(), help="files probed at once"
     )
     args = parser.parse_args(argv)
+    if (args.input_dir is None) == (args.audit is None):
+        parser.error("give --input_dir to split a folder, or --audit to look for leaks")
+    if args.audit and len(args.audit) > 2:
+        parser.error("--audit takes one folder or two")
+    if args.save_to and not args.audit:
+        parser.error("--save_to goes with --audit; a split is written to --output_dir")
     if args.groups and args.group_regex:
         parser.error("--groups and --group_regex exclude each other")
     if args.protocol != "grouped" and args.splits_dir is None:
@@ -48,17 +73,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    from video_module.data import splits
+    from video_module.data import archives, splits
 
-    splits.check_output(args.input_dir, args.output_dir if args.fold != "all" else args.output_dir / "fold1")
+    groups = splits.read_groups(args.groups) if args.groups else None
+    source_of = splits.regex_source(args.group_regex) if args.group_regex else splits.name_source
+    if args.audit:
+        audit(args, groups, source_of)
+        return
+    splits_dir = args.splits_dir
+    if splits_dir is not None and archives.is_archive(splits_dir):
+        splits_dir = archives.folder_holding(archives.unpacked(splits_dir), "*_test_split?.txt", "trainlist*.txt")
+    input_dir = archives.class_folder(args.input_dir)
+    splits.check_output(input_dir, args.output_dir if args.fold != "all" else args.output_dir / "fold1")
     folds = [1, 2, 3] if args.fold == "all" else [int(args.fold)]
     official = {}
     if args.protocol != "grouped":
-        official = {fold: splits.read_official(args.protocol, args.splits_dir, fold) for fold in folds}
+        official = {fold: splits.read_official(args.protocol, splits_dir, fold) for fold in folds}
     videos, rejected, num_unused = splits.scan(
-        args.input_dir,
-        groups=splits.read_groups(args.groups) if args.groups else None,
-        source_of=splits.regex_source(args.group_regex) if args.group_regex else splits.name_source,
+        input_dir,
+        groups=groups,
+        source_of=source_of,
         wanted=lambda label, name: not official or any((label, name) in fold for fold in official.values()),
         num_workers=args.num_workers,
     )
@@ -85,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
                 seed=args.seed,
             )
             output_dir = args.output_dir / f"fold{fold}" if args.fold == "all" else args.output_dir
-        num_copied = splits.write_split(split, args.input_dir, output_dir, link=args.link)
+        num_copied = splits.write_split(split, input_dir, output_dir, link=args.link)
         report(split, num_copied)
         written.append(output_dir)
         if args.protocol == "grouped":
@@ -106,6 +140,59 @@ def report(split, num_copied: int) -> None:
         print(f"  note: {note}")
     if num_copied:
         print(f"  {num_copied} files were copied, since linking them failed")
+
+
+def audit(args: argparse.Namespace, groups: dict[str, str] | None, source_of) -> None:
+    from video_module.data import archives, leaks
+    from video_module.files import check_output, write_json
+
+    if args.save_to:
+        check_output(args.save_to)
+    found = leaks.audit(
+        [archives.class_folder(path) for path in args.audit],
+        groups=groups,
+        source_of=source_of,
+        content=args.content,
+        val_fraction=args.val_fraction,
+        test_fraction=args.test_fraction,
+        num_workers=args.num_workers,
+    )
+    for item in found["rejected"]:
+        print(f"not compared: {item['path']}: {item['reason']}")
+    for pair in found["comparisons"]:
+        sources, names = pair["sources"], pair["same_name"]
+        print(f"{pair['second']} ({pair['num_videos'][1]} videos) against {pair['first']} ({pair['num_videos'][0]})")
+        print(
+            f"  same source       {sources['test_clips_within_class']} within a class "
+            f"({sources['sources_within_class']} sources), {sources['test_clips_across_classes']} across classes "
+            f"({sources['sources_across_classes']})"
+        )
+        print(f"  same file name    {names['within_class']} within a class, {names['across_classes']} across classes")
+        show_near(pair["near_identical"])
+    if random_split := found.get("random_split"):
+        print(
+            f"{random_split['num_videos']} videos of {random_split['num_sources']} sources; split at random, video by "
+            f"video, {random_split['test_share_within_class']:.1%} of the test videos would have their source in train "
+            f"or val under the same class, {random_split['test_share_any_class']:.1%} under any "
+            f"(mean of {random_split['num_draws']} draws, fractions {random_split['fractions']})"
+        )
+        show_near(found["near_identical"])
+    if args.save_to:
+        write_json(args.save_to, found)
+        cli.show_written([args.save_to])
+
+
+def show_near(pairs: list[dict] | None, *, num_shown: int = 10) -> None:
+    if pairs is None:
+        print("  near identical    not looked for (--no-content)")
+        return
+    within = sum(pair["same_class"] for pair in pairs)
+    print(f"  near identical    {within} pairs within a class, {len(pairs) - within} across classes")
+    for pair in pairs[:num_shown]:
+        source = "" if pair["same_source"] else ", of another source"
+        print(f"    {pair['first']}  {pair['second']}  {pair['distance']:.1%} of the hash differs{source}")
+    if len(pairs) > num_shown:
+        print(f"    and {len(pairs) - num_shown} more; --save_to writes all")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         print_overlap(args, split, overlap)
         videos, labels = split.videos, split.labels
         own_views = dataset.EvaluationViews(args.test_dir, group.share(videos), predictor.clip, views)
-        loader = dataset.evaluation_loader(own_views, num_workers=args.num_workers)
+        loader = dataset.EvaluationLoader(own_views, num_workers=args.num_workers)
         print(f"{len(videos)} videos; {predictor.summary()}; {group}")
         view_scores = group.gather(score_views(predictor.score_clips, loader, batch_size=args.batch_size))
         if view_scores is None:

@@ -2,11 +2,15 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from video_module import cli
 from video_module.config import TrainConfig
 from video_module.errors import InputError
 from video_module.models.registry import DEFAULT_MODEL, MODELS, get_spec
+
+if TYPE_CHECKING:
+    from video_module.data.dataset import TrainingClips
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -16,16 +20,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--val_dir", type=Path, help="folder of classes to choose the epoch by (default: <data_dir>/val)"
     )
+    parser.add_argument(
+        "--class_weights", type=Path, help="JSON of calc_label_distribution.py --class_weights: rare classes count more"
+    )
     parser.add_argument("--model_type", choices=list(MODELS), default=DEFAULT_MODEL, help="architecture")
     parser.add_argument(
         "--list_models", action="store_true", help="print the architectures with cost, clips and weights, and stop"
     )
     parser.add_argument("--weights", help="published weights by name, none, or a file (default: the model's first)")
     parser.add_argument("--save_path", type=Path, help="best checkpoint (default: <model_type>.pth)")
+    parser.add_argument(
+        "--preview", type=Path, metavar="PNG", help="write some clips as training would see them, and stop"
+    )
     parser.add_argument("--resume", action="store_true", help="continue from <save_path>_last.pth if it is there")
     clip = parser.add_argument_group("clips (defaults: the model's)")
     clip.add_argument("--clip_len", type=cli.positive_int, help="frames of a clip")
     clip.add_argument("--frame_stride", type=cli.positive_int, help="gap between a clip's frames")
+    clip.add_argument(
+        "--target_fps",
+        type=cli.positive_float,
+        help="frames/s that files of other rates are brought to; --frame_stride and --clip_step count in it",
+    )
     clip.add_argument("--img_size", type=cli.positive_int, help="side of the square the model sees, in pixels")
     cli.add_config_arguments(parser.add_argument_group("training"), TrainConfig)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -46,13 +61,17 @@ def main(argv: list[str] | None = None) -> None:
     spec = get_spec(args.model_type)
     weights = args.weights or spec.default_weights
     config = spec.train_config(weights=weights, given=cli.given(args, TrainConfig))
-    clip = spec.clip_config(clip_len=args.clip_len, frame_stride=args.frame_stride, img_size=args.img_size)
+    clip = spec.clip_config(
+        clip_len=args.clip_len, frame_stride=args.frame_stride, target_fps=args.target_fps, img_size=args.img_size
+    )
     train_dir, val_dir = args.train_dir or args.data_dir / "train", args.val_dir or args.data_dir / "val"
     if args.save_path and args.save_path.suffix != ".pth":
         raise InputError(f"--save_path {args.save_path}: a checkpoint's name ends in .pth")
+    if args.preview and args.preview.suffix != ".png":
+        raise InputError(f"--preview {args.preview}: a picture's name ends in .png")
     save_path = args.save_path or Path(f"{args.model_type}.pth")
 
-    from video_module.data import audit, dataset, labels, splits
+    from video_module.data import audit, dataset, distribution, labels, splits
     from video_module.engine import training
     from video_module.engine.checkpoint import Checkpoint
     from video_module.engine.device import choose_device
@@ -64,18 +83,22 @@ def main(argv: list[str] | None = None) -> None:
     class_names = labels.find_class_names(train_dir)
     if len(class_names) < 2:
         raise InputError(f"{train_dir}: a classifier needs at least two classes, found {class_names}")
+    class_weights = distribution.read_class_weights(args.class_weights, class_names) if args.class_weights else None
     train_videos = splits.load_videos(train_dir, num_workers=cli.default_num_workers())
     val_videos = splits.load_videos(val_dir, num_workers=cli.default_num_workers(), allow_none=args.val_dir is None)
     print(f"{len(train_videos)} training and {len(val_videos)} validation videos of {len(class_names)} classes")
 
-    clips = dataset.TrainingClips(train_dir, train_videos, class_names, clip, augment=config.augment, seed=config.seed)
+    clips = dataset.TrainingClips(train_dir, train_videos, class_names, clip, config)
+    if args.preview:
+        preview(args.preview, clips, title=f"{args.model_type}, --augment {config.augment}")
+        return
     train_loader, sampler = dataset.training_loader(
         clips, batch_size=config.batch_size, num_workers=args.num_workers, pin_memory=device.type == "cuda"
     )
     val_loader = None
     if val_videos:
         centre = dataset.Views(num_clips=1, num_crops=1)
-        val_loader = dataset.evaluation_loader(
+        val_loader = dataset.EvaluationLoader(
             dataset.EvaluationViews(val_dir, val_videos, clip, centre), num_workers=args.num_workers
         )
     else:
@@ -90,7 +113,9 @@ def main(argv: list[str] | None = None) -> None:
         drop_path=config.drop_path,
         seed=config.seed,
     )
-    trainer = training.Trainer(model, config, device=device, steps_per_epoch=len(train_loader))
+    trainer = training.Trainer(
+        model, config, device=device, steps_per_epoch=len(train_loader), class_weights=class_weights
+    )
     template = Checkpoint(
         model=args.model_type,
         weights={},
@@ -99,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         split_digest=splits.split_digest(train_dir, train_videos),
         train_sources=sorted({audit.hash_source(video.source) for video in train_videos + val_videos}),
         train_clips=sorted({audit.hash_clip(video.path) for video in train_videos + val_videos}),
-        train_config=config.to_dict() | {"weights": weights},
+        train_config=config.to_dict() | {"weights": weights, "class_weights": class_weights},
     )
     num_parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{args.model_type}: {num_parameters:.1f} M parameters, weights {weights}, {device}, {trainer.precision}")
@@ -123,6 +148,28 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(progress.summary())
     cli.show_written([save_path, training.last_path(save_path), logs_path, curves_path])
+
+
+def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int = 6, num_epochs: int = 3) -> None:
+    """Write a few videos as evaluation sees them, and as the first epochs of training do."""
+    import numpy as np
+
+    from video_module.data.dataset import EvaluationViews, Views
+    from video_module.files import check_output
+    from video_module.report.contact_sheet import Preview, write_preview
+
+    check_output(path)
+    centre = Views(num_clips=1, num_crops=1)
+    indices = np.unique(np.linspace(0, len(clips) - 1, num_videos).round().astype(int))
+    previews = []
+    for index in indices:
+        video = clips.video_of(index)
+        dataset = EvaluationViews(clips.root, [video], clips.clip, centre)
+        [view] = dataset.cut(*dataset[0])
+        drawn = [clips[epoch, index][0].numpy() for epoch in range(num_epochs)]
+        previews.append(Preview(path=video.path, label=video.label, clips=[view, *drawn]))
+    write_preview(path, previews, title=f"{title}: first as evaluation sees it, then epochs 1 to {num_epochs}")
+    cli.show_written([path])
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ WITHOUT_TORCH = [
         f"video_module.data.{name}"
         for name in ("sampling", "decoding", "transforms", "drawing", "encoding", "splits", "audit", "thumbnails")
     ),
+    *(f"video_module.data.{name}" for name in ("archives", "distribution", "fingerprint", "leaks")),
     *(
         f"video_module.inference.{name}"
         for name in ("predictor", "windows", "timeline", "overlay", "latency", "verification")

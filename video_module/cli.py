@@ -42,7 +42,9 @@ def add_config_arguments(parser: argparse._ActionsContainer, config_class: type,
         kind = hints[field.name]
         if isinstance(kind, types.UnionType):  # "float | None" reads a float
             kind = next(member for member in typing.get_args(kind) if member is not type(None))
-        if kind is bool:
+        if typing.get_origin(kind) is tuple:
+            parser.add_argument(f"--{field.name}", nargs="+", metavar="NAME", default=None, help=text)
+        elif kind is bool:
             parser.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
             choices = field.metadata.get("choices")
@@ -52,7 +54,8 @@ def add_config_arguments(parser: argparse._ActionsContainer, config_class: type,
 def given(args: argparse.Namespace, config_class: type) -> dict[str, typing.Any]:
     """The fields of `config_class` that the user set on the command line."""
     names = [field.name for field in dataclasses.fields(config_class)]
-    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    values = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def positive_int(text: str) -> int:

@@ -73,6 +73,12 @@ def _setting(value: Any, text: str, **metadata: Any) -> Any:
     return field(default=value, metadata={"help": text, **metadata})
 
 
+SAMPLINGS = ("random", "windows")
+"""Of training clips."""
+AUGMENTATIONS = ("none", "light", "strong")
+ALL_CLASSES = "all"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How a model is trained. Registry entries replace some defaults; every field is a flag of train_model.py."""
@@ -88,7 +94,24 @@ class TrainConfig:
     label_smoothing: float = _setting(0.1, "share of the target spread over all classes")
     clip_grad_norm: float = _setting(1.0, "largest gradient norm")
     drop_path: float = _setting(0.1, "stochastic depth of the last block", default="the model's")
-    augment: str = _setting("light", "random changes to training clips", choices=("none", "light"))
+    sampling: str = _setting(
+        "random",
+        "random: one clip of each video an epoch, at a random place; windows: every one --clip_step apart",
+        choices=SAMPLINGS,
+    )
+    clip_step: int | None = _setting(None, "frames between windows", default="half a clip")
+    augment: str = _setting(
+        "light",
+        "random changes to training clips; light: crop, mirror, colours; strong: also rotation, shear, RandAugment's "
+        "other operations, and a part erased",
+        choices=AUGMENTATIONS,
+    )
+    no_flip: tuple[str, ...] = _setting(
+        (), "classes that are not themselves in a mirror, or all", default="every class is mirrored"
+    )
+    max_failed_share: float = _setting(
+        0.01, "largest share of an epoch's clips that may fail to be read; they are skipped and named"
+    )
     precision: str = _setting(
         "auto",
         "arithmetic of the forward pass; auto: bf16 on CUDA (fp16 where it lacks bf16), fp32 on the CPU",
@@ -106,9 +129,14 @@ class TrainConfig:
         for name in ("backbone_lr_scale", "weight_decay", "warmup_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("label_smoothing", "drop_path"):
+        for name in ("label_smoothing", "drop_path", "max_failed_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        for name, choices in (("sampling", SAMPLINGS), ("augment", AUGMENTATIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.clip_step is not None and (self.clip_step < 1 or self.sampling != "windows"):
+            raise ValueError(f"clip_step must be at least 1 and goes with sampling windows, got {self.clip_step}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in 0..2**32-1, got {self.seed}")
 

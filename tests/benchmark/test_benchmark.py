@@ -63,3 +63,25 @@ def test_table():
         format_table([{"a": "x", "long": 1.23456}, {"a": "yy", "long": None}])
         == "  a    long\n  x   1.235\n  yy      -"
     )
+
+
+def test_loader(tmp_path, capsys):
+    main(
+        ["loader", "--num_videos", "7", "--num_repeats", "1", "--model_type", "swin3d_nano"]
+        + ["--save_json", str(tmp_path / "loader.json")]
+    )
+    rows = json.loads((tmp_path / "loader.json").read_text())["rows"]
+    named = {row["what"].strip(): row for row in rows}
+    training, evaluation = named["training loader, light"], named["evaluation loader, 4 x 3 views"]
+    assert (
+        named["bare read and resize"]["of the bare read"]
+        == named["bare read and resize of a video"]["of the bare read"]
+        == 1
+    )
+    assert named["the original's way"]["times the original"] == 1
+    assert training["times the original"] > 2  # a seek for every frame is far slower even on the smallest clips
+    assert evaluation["ms"] > 0
+    steps = [row["ms"] for row in rows if row["what"].startswith("  ") and row["per s and worker"] is None]
+    assert len(steps) == 5
+    assert sum(steps) == pytest.approx(training["ms"])
+    assert "training loader" in capsys.readouterr().out

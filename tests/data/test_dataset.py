@@ -1,13 +1,23 @@
+import multiprocessing
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from tests.conftest import frame_numbers
-from video_module.config import ClipConfig
+from video_module.config import ClipConfig, TrainConfig
 from video_module.data import dataset, sampling, splits, transforms
 from video_module.data.decoding import VideoError, read_frames
+from video_module.data.encoding import write_video
 from video_module.data.labels import find_class_names
 from video_module.errors import InputError
+from video_module.inference.windows import iter_windows
 
 CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)
 
@@ -17,9 +27,14 @@ def videos(drawn_data):
     return splits.load_videos(drawn_data / "train", num_workers=1)
 
 
-def training_clips(drawn_data, videos, *, augment="light", seed=3):
+def views_of(views, index=0):
+    return np.stack(list(views.cut(*views[index])))
+
+
+def training_clips(drawn_data, videos, *, clip=CLIP, **settings):
     names = find_class_names(drawn_data / "train")
-    return dataset.TrainingClips(drawn_data / "train", videos, names, CLIP, augment=augment, seed=seed)
+    config = TrainConfig(**{"augment": "light", "seed": 3} | settings)
+    return dataset.TrainingClips(drawn_data / "train", videos, names, clip, config)
 
 
 def test_training_items(drawn_data, videos):
@@ -43,11 +58,11 @@ def test_loader_gives_the_same_batches_whatever_the_workers(drawn_data, videos, 
     loader, sampler = dataset.training_loader(clips, batch_size=5, num_workers=num_workers, pin_memory=False)
     sampler.epoch = 1
     batches = list(loader)
-    assert [len(labels) for _, labels in batches] == [5, 5, 5, 5, 4]
+    assert [len(labels) for _, labels, _ in batches] == [5, 5, 5, 5, 4]
     order = list(sampler)
     assert sorted(index for _, index in order) == list(range(24))
     expected = [clips[key] for key in order]
-    assert torch.equal(torch.cat([batch for batch, _ in batches]), torch.stack([clip for clip, _ in expected]))
+    assert torch.equal(torch.cat([batch for batch, _, _ in batches]), torch.stack([clip for clip, _ in expected]))
     sampler.epoch = 2
     assert list(sampler) != [(2, index) for _, index in order]
 
@@ -58,25 +73,25 @@ def test_without_augmentation_training_sees_what_evaluation_sees(drawn_data, vid
     start = 4
     indices = sampling.clip_indices(start, video.num_frames, CLIP)
     frames = read_frames(drawn_data / "train" / video.path, indices)
-    training = training_clips(drawn_data, videos, augment="none")._augmentation(frames, seed=0)
+    training = training_clips(drawn_data, videos, augment="none").augment(frames, seed=0)
     views = dataset.Views(sampling="windows", clip_step=start, num_crops=1)
-    evaluation, _ = dataset.EvaluationViews(drawn_data / "train", videos, CLIP, views)[0]
-    assert np.array_equal(training, evaluation[1].numpy())
+    evaluation = views_of(dataset.EvaluationViews(drawn_data / "train", videos, CLIP, views))
+    assert np.array_equal(training, evaluation[1])
 
 
 def test_evaluation_views_are_the_planned_ones(make_video):
     path = make_video(40)
     video = splits.VideoRecord(path=path.name, label="a", source="s", num_frames=40, fps=25)
     views = dataset.Views(num_clips=3, num_crops=3)
-    tensor, index = dataset.EvaluationViews(path.parent, [video], CLIP, views)[0]
-    assert (index, tuple(tensor.shape)) == (0, (9, *CLIP.shape))
+    cut = views_of(dataset.EvaluationViews(path.parent, [video], CLIP, views))
+    assert (cut.dtype, cut.shape) == (np.uint8, (9, *CLIP.shape))
     starts = sampling.uniform_starts(40, CLIP, 3)
     for number, start in enumerate(starts):
         for crop in range(3):
             expected = sampling.clip_indices(start, 40, CLIP).tolist()
-            assert frame_numbers(tensor[number * 3 + crop].numpy()) == expected
+            assert frame_numbers(cut[number * 3 + crop]) == expected
     frames = read_frames(path, [0], per_frame=lambda frame: transforms.resize_frame(frame, CLIP))
-    assert np.array_equal(tensor[2, 0].numpy(), transforms.views(frames, CLIP, 3)[2, 0])
+    assert np.array_equal(cut[2, 0], transforms.cut_crops(frames, CLIP, 3)[2][0])
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -85,9 +100,139 @@ def test_a_video_that_breaks_later_is_one_line_from_any_worker(make_video, num_w
     video = splits.VideoRecord(path=path.name, label="a", source="s", num_frames=99, fps=25)
     views = dataset.EvaluationViews(path.parent, [video], CLIP, dataset.Views())
     with pytest.raises(VideoError) as error:
-        list(dataset.evaluation_loader(views, num_workers=num_workers))
+        list(dataset.EvaluationLoader(views, num_workers=num_workers))
     assert str(error.value).startswith(f"{path}: frame ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_video_that_fails_is_left_out_of_its_batch(drawn_data, videos, num_workers):
+    missing = replace(videos[3], path="sit/gone.avi")
+    clips = training_clips(drawn_data, [*videos[:3], missing, *videos[4:8]])
+    loader, _ = dataset.training_loader(clips, batch_size=8, num_workers=num_workers, pin_memory=False)
+    [(batch, labels, failures)] = list(loader)
+    assert (len(batch), len(labels)) == (7, 7)
+    assert failures == [f"{drawn_data / 'train' / 'sit/gone.avi'}: no such file"]
+    alone = training_clips(drawn_data, [missing])
+    loader, _ = dataset.training_loader(alone, batch_size=8, num_workers=num_workers, pin_memory=False)
+    [(batch, labels, failures)] = list(loader)
+    assert (batch, len(labels), len(failures)) == (None, 0, 1)
+
+
+def test_a_killed_worker_is_one_line(drawn_data, videos):
+    clips = training_clips(drawn_data, videos)
+    clips.augment.finish = lambda frames, seed, may_flip: os.kill(os.getpid(), signal.SIGKILL)
+    loader, _ = dataset.training_loader(clips, batch_size=8, num_workers=1, pin_memory=False)
+    with pytest.raises(InputError, match=r"a decoding process died .*--num_workers") as error:
+        list(loader)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3, 40])
+def test_the_evaluation_loader_keeps_the_order_whatever_the_workers(drawn_data, videos, num_workers):
+    views = dataset.EvaluationViews(drawn_data / "train", videos, CLIP, dataset.Views(num_clips=2, num_crops=3))
+    num_threads = cv2.getNumThreads()
+    loaded = [(index, list(cut)) for cut, index in dataset.EvaluationLoader(views, num_workers=num_workers)]
+    assert [index for index, _ in loaded] == list(range(len(videos)))
+    for index, cut in loaded[::5]:
+        assert np.array_equal(np.stack(cut), views_of(views, index))
+    assert cv2.getNumThreads() == num_threads
+
+
+def test_a_reader_that_is_given_up_leaves_nothing_running(drawn_data, videos):
+    views = dataset.EvaluationViews(drawn_data / "train", videos, CLIP, dataset.Views())
+    reading = iter(dataset.EvaluationLoader(views, num_workers=2))
+    next(reading)
+    reading.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_start_after_opencv_has_used_its_threads(drawn_data, videos, method):
+    """A forked child inherits locks that OpenCV's threads held, but not the threads: it must not ask for them."""
+    cv2.setNumThreads(4)
+    cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (3000, 3000))  # large enough to wake them
+    clips = training_clips(drawn_data, videos)
+    loader, sampler = dataset.training_loader(
+        clips, batch_size=5, num_workers=2, pin_memory=False, multiprocessing_context=method, timeout_s=120
+    )
+    sampler.epoch = 1
+    order = list(sampler)
+    for number, (batch, _, _) in enumerate(loader):
+        assert torch.equal(batch[0], clips[order[5 * number]][0])
+
+
+def test_memory_of_a_worker_does_not_grow(make_video):
+    """5,000 items through one worker: what it holds after the first 1,000 is what it holds at the end."""
+    path = make_video(12)
+    videos = [splits.VideoRecord(path=path.name, label="a", source="s", num_frames=12, fps=25)] * 1000
+    clips = dataset.TrainingClips(path.parent, videos, ["a"], CLIP, TrainConfig(augment="light"))
+    loader, sampler = dataset.training_loader(clips, batch_size=50, num_workers=1, pin_memory=False)
+    held = []
+    for epoch in range(5):
+        sampler.epoch = epoch
+        for batch in loader:
+            assert batch[0].shape == (50, *CLIP.shape)
+        [worker] = multiprocessing.active_children()
+        [line] = [line for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines() if "RssAnon" in line]
+        held.append(int(line.split()[1]))
+    assert held[-1] - held[0] < 2048, f"kB held after each 1,000 items: {held}"  # 4,000 clips of 19 kB would be 76 MB
+
+
+def test_dense_windows_are_items_of_their_own(drawn_data, videos):
+    clips = training_clips(drawn_data, videos, sampling="windows", clip_step=7, augment="none")
+    starts = [sampling.window_starts(video.num_frames, CLIP, 7) for video in videos]
+    assert len(clips) == sum(map(len, starts)) > 2 * len(videos)
+    index = len(starts[0]) + 2  # the third window of the second video
+    assert clips.video_of(index) == videos[1]
+    wanted = sampling.clip_indices(starts[1][2], videos[1].num_frames, CLIP)
+    frames = read_frames(
+        drawn_data / "train" / videos[1].path, wanted, per_frame=lambda frame: transforms.resize_frame(frame, CLIP)
+    )
+    for epoch in range(2):
+        assert np.array_equal(clips[epoch, index][0].numpy(), transforms.center_crop(frames, CLIP))
+
+
+def test_windows_of_one_video_are_augmented_apart(drawn_data, videos):
+    still = ClipConfig(num_frames=1, frame_stride=1, resize=48, crop=40)
+    clips = training_clips(drawn_data, videos[:1] * 2, clip=still, sampling="windows", clip_step=1)
+    assert not torch.equal(clips[0, 0][0], clips[0, 1][0])
+
+
+@pytest.mark.parametrize(("no_flip", "mirrored"), [((), True), (("all",), False), (("pull",), False), (("sit",), True)])
+def test_classes_that_a_mirror_would_change_are_not_mirrored(drawn_data, videos, monkeypatch, no_flip, mirrored):
+    flips = []
+    clips = training_clips(drawn_data, videos, no_flip=no_flip)
+    monkeypatch.setattr(clips.augment, "finish", lambda frames, seed, may_flip: flips.append(may_flip) or frames)
+    index = next(index for index, video in enumerate(videos) if video.label == "pull")
+    clips[0, index]
+    assert flips == [mirrored]
+
+
+def test_no_flip_of_an_unknown_class_is_refused(drawn_data, videos):
+    with pytest.raises(InputError, match="--no_flip swim: not a class"):
+        training_clips(drawn_data, videos, no_flip=("sit", "swim"))
+
+
+@pytest.mark.parametrize("fps", [25, 30, 60])
+def test_target_fps_makes_files_of_all_rates_look_alike(tmp_path, fps):
+    """The same two seconds at three rates: training and serving see the same moments of them."""
+    path = tmp_path / "x.avi"
+    times = np.arange(2 * fps) / fps
+    write_video(path, (np.full((48, 64, 3), round(100 * time) + 20, np.uint8) for time in times), fps=fps)
+    clip = ClipConfig(num_frames=4, frame_stride=3, target_fps=15, resize=48, crop=40)  # 0.2 s from frame to frame
+    video = splits.VideoRecord(path=path.name, label="a", source="s", num_frames=2 * fps, fps=fps)
+    config = TrainConfig(sampling="windows", clip_step=6, augment="none")
+    training = dataset.TrainingClips(tmp_path, [video], ["a", "b"], clip, config)
+    serving = list(iter_windows(path, clip, clip_step=6, fps=fps))
+    assert len(training) == len(serving) == 5  # one every 0.4 s, and one that ends with the file
+    for number, window in enumerate(serving):
+        clip_frames = training[0, number][0].numpy()
+        assert np.array_equal(clip_frames, window.frames)
+        if number < 4:
+            seen_s = (clip_frames.mean(axis=(1, 2, 3)) - 20) / 100
+            wanted_s = 0.4 * number + 0.2 * np.arange(4)
+            assert np.abs(seen_s - wanted_s).max() <= 1 / fps + 0.01  # the frame on show at that time
 
 
 def test_unknown_class_is_refused(videos):

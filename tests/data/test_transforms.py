@@ -23,7 +23,7 @@ def test_resized_size_is_torchvisions(size, resize, expected):
 
 def test_centre_crop_is_the_single_view():
     frames = np.random.default_rng(0).integers(0, 256, (2, 72, 96, 3), dtype=np.uint8)
-    one = transforms.views(frames, CLIP, 1)
+    one = transforms.cut_crops(frames, CLIP, 1)
     assert (one[0] == transforms.center_crop(frames, CLIP)).all()
     assert (one[0] == frames[:, 4:68, 16:80]).all()
 
@@ -32,7 +32,7 @@ def test_centre_crop_is_the_single_view():
 def test_three_crops_span_the_longer_side(size):
     marked = np.zeros((2, *size, 3), np.uint8)
     marked[:, :, :, 0], marked[:, :, :, 1] = np.arange(size[0])[:, None], np.arange(size[1])
-    crops = transforms.views(marked, CLIP, 3)
+    crops = np.stack(transforms.cut_crops(marked, CLIP, 3))
     assert crops.shape == (3, 2, 64, 64, 3)
     longer = 0 if size[0] > size[1] else 1
     assert [int(crop[0, 0, 0, longer]) for crop in crops] == [0, round((size[longer] - 64) / 2), size[longer] - 64]
@@ -49,4 +49,4 @@ def test_resize_keeps_flat_colour_and_dtype():
 
 def test_two_crops_are_refused():
     with pytest.raises(ValueError, match="num_crops"):
-        transforms.views(np.zeros((2, 72, 96, 3), np.uint8), CLIP, 2)
+        transforms.cut_crops(np.zeros((2, 72, 96, 3), np.uint8), CLIP, 2)

@@ -27,7 +27,7 @@ def test_scores_do_not_depend_on_batches_and_workers(model, drawn_data):
     views = dataset.EvaluationViews(drawn_data / "test", videos, predictor.clip, dataset.Views(num_clips=2))
 
     def scores(*, batch_size: int, num_workers: int) -> np.ndarray:
-        loader = dataset.evaluation_loader(views, num_workers=num_workers)
+        loader = dataset.EvaluationLoader(views, num_workers=num_workers)
         return score_videos(predictor.score_clips, loader, batch_size=batch_size).video_scores
 
     first = scores(batch_size=8, num_workers=0)

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,6 +64,60 @@ def test_position_tables_do_not_decay(name, num_tables):
     assert sum(parameter.ndim == 2 for parameter in decay_free["params"]) == num_tables
 
 
+class Batches(list):
+    """Batches as a loader gives them, of a data set of `num_items` clips."""
+
+    def __init__(self, batches, num_items):
+        super().__init__(batches)
+        self.dataset = range(num_items)
+
+
+def test_clips_that_fail_are_left_out_counted_and_named(capsys):
+    clips, labels = four_clips()
+    trainer = Trainer(
+        build_model("swin3d_nano", num_classes=4), small_config(max_failed_share=0.5), device=CPU, steps_per_epoch=3
+    )
+    batches = [(clips, labels, []), (None, labels[:0], ["a.avi: gone"]), (clips[:3], labels[:3], ["b.avi: short"])]
+    row = trainer.train_epoch(Batches(batches, 9), epoch=0)
+    assert row["num_failed"] == 2
+    assert row["train_top1"] * 7 == pytest.approx(round(row["train_top1"] * 7))  # of the seven clips there were
+    assert trainer.step == 2
+    assert capsys.readouterr().out == "skipped: a.avi: gone\nskipped: b.avi: short\n"
+
+
+def test_too_many_failures_stop_the_run():
+    clips, labels = four_clips()
+    trainer = Trainer(build_model("swin3d_nano", num_classes=4), small_config(), device=CPU, steps_per_epoch=2)
+    failing = (clips, labels, ["a.avi: gone"])
+    trainer.train_epoch(Batches([failing], 100), epoch=0)  # 1 % is allowed, more is not
+    with pytest.raises(
+        InputError, match=r"2 of 100 clips cannot be read, more than --max_failed_share 0.01 allows; a.avi"
+    ):
+        trainer.train_epoch(Batches([failing, failing], 100), epoch=1)
+
+
+def test_a_file_lost_after_the_split_costs_its_clip_alone(drawn_data, tmp_path, capsys):
+    """From the shell: two of 24 files are cut short; training goes on without them, validation does not."""
+    data = tmp_path / "data"
+    shutil.copytree(drawn_data, data)
+    broken = sorted((data / "train").rglob("*.avi"))[:2]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:3000])
+    command = ["--data_dir", str(data), "--model_type", "swin3d_nano", "--save_path", str(tmp_path / "m.pth")]
+    command += ["--num_epochs", "1", "--num_workers", "1", "--device", "cpu"]
+    with pytest.raises(InputError, match=r"cannot be read, more than --max_failed_share 0.01"):
+        train_model.main(command)
+    train_model.main([*command, "--max_failed_share", "0.1"])
+    out = capsys.readouterr().out
+    assert all(f"skipped: {path}" in out for path in broken)
+    logs = json.loads((tmp_path / "m_logs.json").read_text())
+    assert logs["num_failed"] == [2]
+    victim = next((data / "val").rglob("*.avi"))
+    victim.write_bytes(victim.read_bytes()[:3000])
+    with pytest.raises(InputError, match=victim.name):
+        train_model.main([*command, "--max_failed_share", "0.1"])
+
+
 def test_rate_rises_then_falls_to_zero():
     factors = [rate_factor(step, num_steps=100, num_warmup_steps=10) for step in range(101)]
     assert factors[0] == pytest.approx(0.1)
@@ -79,7 +134,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step():
     poisoned = clips.float()
     poisoned[0, 0, 0, 0, 0] = math.nan
     with pytest.raises(InputError, match=r"the loss is nan at step 2 \(epoch 1\)"):
-        trainer.train_epoch([(clips, labels), (poisoned, labels), (clips, labels)], epoch=0)
+        trainer.train_epoch([(clips, labels, []), (poisoned, labels, []), (clips, labels, [])], epoch=0)
 
 
 def test_weights_that_blow_up_in_the_last_step_are_not_kept(drawn_data, tmp_path):
@@ -191,3 +246,15 @@ def test_one_class_is_refused(drawn_data, tmp_path):
     (tmp_path / "train" / "wave").symlink_to(drawn_data / "train" / "wave")
     with pytest.raises(InputError, match="at least two classes"):
         train_model.main(["--data_dir", str(tmp_path), "--model_type", "swin3d_nano"])
+
+
+def test_class_weights_weigh_the_loss():
+    clips, labels = four_clips()
+    config = small_config(label_smoothing=0.0, lr=1e-9)
+    plain, weighted = (
+        Trainer(build_model("swin3d_nano", num_classes=4), config, device=CPU, steps_per_epoch=1, class_weights=weights)
+        for weights in (None, [1.0, 2.0, 3.0, 10.0])
+    )
+    each = [plain.train_step(clips[[row]], labels[[row]])[0].item() for row in range(4)]
+    expected = sum(loss * weight for loss, weight in zip(each, [1, 2, 3, 10], strict=True)) / 16
+    assert weighted.train_step(clips, labels)[0].item() == pytest.approx(expected, rel=1e-4)

@@ -1,5 +1,6 @@
 """Measure speed on this machine, everything that is compared in one run.
 
+python -m video_module.benchmark loader --data_dir hmdb51
 python -m video_module.benchmark predict --model X.pth X.onnx X_int8.onnx
 """
 
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 from video_module import cli
+from video_module.config import AUGMENTATIONS
 from video_module.models.registry import MODELS
 
 
@@ -15,6 +17,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__.splitlines()[0])
     parser.prog = "python -m video_module.benchmark"
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT", parser_class=type(parser))
+    loader = _add(commands, "loader", "the loaders beside a bare OpenCV read, and beside a seek for every frame")
+    loader.add_argument("--data_dir", type=Path, help="folder of classes (default: drawn clips that resemble HMDB51's)")
+    loader.add_argument("--num_videos", type=cli.positive_int, default=48, help="videos of one pass")
+    loader.add_argument("--num_repeats", type=cli.positive_int, default=5, help="paired passes; medians are shown")
+    loader.add_argument("--model_type", choices=list(MODELS), default="swin3d_b", help="whose clips are read")
+    loader.add_argument("--augment", choices=AUGMENTATIONS, default="light", help="of the training loader")
+    loader.add_argument("--num_workers", type=cli.positive_int, default=1, help="processes of each loader")
     predict = _add(commands, "predict", "torch eager, torch compiled and ONNX files, on one clip and on a long video")
     what = predict.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", type=Path, nargs="+", help="X.pth and X.onnx files of one model")

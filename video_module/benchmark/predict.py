@@ -103,7 +103,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     num_frames, info = count_frames(video)
     duration_s = num_frames / info.fps
-    num_windows = len(window_starts(num_frames, clip, clip.default_clip_step, fps=info.fps))
+    num_windows = len(window_starts(num_frames, clip, None, fps=info.fps))
     noise = np.random.default_rng(0).integers(0, 256, (batch_size, *clip.shape), np.uint8)
     for predictor in predictors.values():  # compiled networks are made anew for each batch size
         for size in {1, batch_size, num_windows % batch_size} - {0}:

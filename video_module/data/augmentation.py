@@ -4,42 +4,150 @@ A module of its own because albumentations imports torch and takes seconds; noth
 """
 
 import os
+import zlib
+from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version at import
 
 import albumentations as A
+import cv2
 import numpy as np
 
-from video_module.config import ClipConfig
+from video_module.config import AUGMENTATIONS, ClipConfig
 from video_module.data.transforms import center_crop, resize_frame
 
-LEVELS = ("none", "light")
+_FLIP_SHARE = 0.5
 
 
 class Augmentation:
     """One random draw for all frames of a clip: uint8 (T, H, W, 3) -> uint8 (T, crop, crop, 3).
 
     `none` resizes and crops as evaluation does. `light` takes a random part of 50 to 100 % of the area, mirrors half of
-    the clips and jitters the colours of most.
+    the clips and jitters the colours of most. `strong` takes parts from 30 %, mirrors, applies two operations of
+    RandAugment (Cubuk et al. 2020), and erases a box through all frames of every fourth clip (Zhong et al. 2020).
+
+    In two steps, so that frames are cropped while they are decoded and none is kept at full size: cropper() for each
+    frame, finish() for the clip. The same seed makes the same change.
     """
 
     def __init__(self, clip: ClipConfig, level: str):
-        if level not in LEVELS:
-            raise ValueError(f"augment must be one of {LEVELS}, got {level!r}")
+        if level not in AUGMENTATIONS:
+            raise ValueError(f"augment must be one of {AUGMENTATIONS}, got {level!r}")
         self._clip = clip
-        self._compose = None
-        if level == "light":
-            self._compose = A.Compose(
-                [
-                    A.RandomResizedCrop((clip.crop, clip.crop), scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3)),
-                    A.HorizontalFlip(p=0.5),
-                    A.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05, p=0.8),
-                ]
-            )
+        self._crop = self._rest = None
+        if level != "none":
+            smallest = 0.5 if level == "light" else 0.3
+            self._crop = A.RandomResizedCrop((clip.crop, clip.crop), scale=(smallest, 1.0), ratio=(3 / 4, 4 / 3))
+            self._rest = A.Compose(_light() if level == "light" else _strong(clip))
 
-    def __call__(self, frames: np.ndarray, *, seed: int) -> np.ndarray:
-        """The same seed makes the same change."""
-        if self._compose is None:
-            return center_crop(np.stack([resize_frame(frame, self._clip) for frame in frames]), self._clip)
-        self._compose.set_random_seed(seed)
-        return self._compose(images=frames)["images"]
+    def __call__(self, frames: np.ndarray, *, seed: int, may_flip: bool = True) -> np.ndarray:
+        """Both steps, of frames that are there already."""
+        crop = self.cropper(seed)
+        return self.finish(np.stack([crop(frame) for frame in frames]), seed=seed, may_flip=may_flip)
+
+    def cropper(self, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+        """A function from each frame of one clip, (H, W, 3), to (crop, crop, 3)."""
+        if self._crop is None:
+            return lambda frame: center_crop(resize_frame(frame, self._clip), self._clip)
+        self._crop.set_random_seed(_seed_of("crop", seed))
+        box: list[int] = []
+
+        def crop(frame: np.ndarray) -> np.ndarray:
+            if not box:  # drawn once for the clip, when the size of its frames is known
+                box.extend(self._crop.get_params_dependent_on_data({"shape": frame.shape}, {})["crop_coords"])
+            left, top, right, bottom = box
+            return cv2.resize(frame[top:bottom, left:right], (self._clip.crop, self._clip.crop))
+
+        return crop
+
+    def finish(self, clip: np.ndarray, *, seed: int, may_flip: bool = True) -> np.ndarray:
+        """Colours, mirror and the rest, of a cropped clip. Without `may_flip` all but the mirror stays."""
+        if self._rest is None:
+            return clip
+        self._rest.set_random_seed(_seed_of("rest", seed))
+        clip = self._rest(images=clip)["images"]
+        if may_flip and np.random.default_rng(_seed_of("flip", seed)).random() < _FLIP_SHARE:
+            # albumentations mirrors a clip by a strided copy that takes 18 times as long, and cannot know the class
+            clip = np.stack([cv2.flip(frame, 1) for frame in clip])
+        return clip
+
+
+def _seed_of(step: str, seed: int) -> int:
+    """A seed of its own for each step: from one and the same, small crops would always be the dark ones, say."""
+    return zlib.crc32(f"{step} {seed}".encode())
+
+
+# what an eye sees of red, green and blue, and two axes of colour beside it: RGB to YIQ (NTSC)
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+
+class ClipColorJitter(A.ImageOnlyTransform):
+    """Brightness, contrast, saturation and hue of a whole clip, as one affine map of its colours.
+
+    Each of the first three is a factor drawn from 1 - x to 1 + x; hue a turn of the colour circle by -x to x, 1 being
+    all round. albumentations' ColorJitter goes through every frame once for each of them, in 15 times the time, and
+    takes each frame's own mean for the contrast, so that a clip flickers; here it is the clip's middle frame's.
+    """
+
+    def __init__(
+        self, *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0, p: float
+    ):
+        super().__init__(p=p)
+        self.ranges = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, np.ndarray]:
+        draw = {name: self.py_random.uniform(-size, size) for name, size in self.ranges.items()}
+        frames = data["images"]
+        grey = float(_YIQ[0] @ cv2.mean(frames[len(frames) // 2])[:3])
+        turn, saturation = 2 * np.pi * draw["hue"], 1 + draw["saturation"]
+        colors = np.diag([1.0, saturation, saturation])
+        colors[1:, 1:] @= [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+        contrast, brightness = 1 + draw["contrast"], 1 + draw["brightness"]
+        matrix = brightness * contrast * np.linalg.inv(_YIQ) @ colors @ _YIQ
+        offset = brightness * (1 - contrast) * grey
+        return {"matrix": np.column_stack([matrix, np.full(3, offset)]).astype(np.float32)}  # (3, 4)
+
+    def apply(self, img: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
+        return cv2.transform(img, matrix)  # rounds, and keeps within 0..255
+
+    def apply_to_images(self, images: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
+        clip = np.empty_like(images)
+        for frame, changed in zip(images, clip, strict=True):
+            cv2.transform(frame, matrix, dst=changed)
+        return clip
+
+
+def _light() -> list[A.BasicTransform]:
+    return [ClipColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05, p=0.8)]
+
+
+def _strong(clip: ClipConfig) -> list[A.BasicTransform | A.BaseCompose]:
+    # near zero once normalised; one number, since a colour is spread wrongly over a clip's frames by albumentations'
+    # Affine, and a random one drawn anew for each frame by its Erasing
+    grey = 255 * sum(clip.mean) / 3
+    return [
+        A.SomeOf(_rand_augment(grey), n=2, replace=True, p=1.0),
+        A.Erasing(scale=(0.02, 0.25), ratio=(0.3, 3.3), fill=grey, p=0.25),
+    ]
+
+
+def _rand_augment(fill: float) -> list[A.BasicTransform]:
+    """RandAugment's operations at a middling strength.
+
+    AutoContrast and Equalize are left out: they stretch every frame by its own histogram, so that a clip flickers.
+    """
+    return [
+        A.NoOp(p=1.0),
+        ClipColorJitter(brightness=0.5, p=1.0),
+        ClipColorJitter(contrast=0.5, p=1.0),
+        ClipColorJitter(saturation=1.0, p=1.0),
+        ClipColorJitter(hue=0.1, p=1.0),
+        A.Posterize(num_bits=(4, 7), p=1.0),
+        A.Solarize(threshold_range=(0.6, 1.0), p=1.0),
+        A.Sharpen(alpha=(0.1, 0.5), p=1.0),
+        A.Rotate((-20, 20), fill=fill, p=1.0),
+        A.Affine(shear={"x": (-15, 15), "y": (0, 0)}, fill=fill, p=1.0),
+        A.Affine(shear={"x": (0, 0), "y": (-15, 15)}, fill=fill, p=1.0),
+        A.Affine(translate_percent={"x": (-0.15, 0.15), "y": (-0.15, 0.15)}, fill=fill, p=1.0),
+    ]

@@ -1,7 +1,9 @@
 """torch datasets and loaders over labels, sampling, decoding and pixels."""
 
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,12 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from video_module.config import ClipConfig
+from video_module.config import ALL_CLASSES, ClipConfig, TrainConfig
 from video_module.data import sampling, transforms
 from video_module.data.augmentation import Augmentation
-from video_module.data.decoding import read_frames
+from video_module.data.decoding import VideoError, read_frames
 from video_module.data.splits import VideoRecord
 from video_module.errors import InputError
 
@@ -33,9 +35,10 @@ def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> 
 
 
 class TrainingClips(Dataset):
-    """One random, augmented clip of each video: (uint8 (T, H, W, 3), class index).
+    """Augmented clips: (uint8 (T, H, W, 3), class index). Of each video one, starting anywhere; or all its windows.
 
-    Asked by (epoch, index): every draw is a function of seed, epoch and video, whichever worker makes it.
+    A video that can no longer be read gives the VideoError in place of its clip; nothing is put in its stead. Asked by
+    (epoch, index): every draw is a function of seed, epoch and clip, whichever worker makes it.
     """
 
     def __init__(
@@ -44,39 +47,65 @@ class TrainingClips(Dataset):
         videos: Sequence[VideoRecord],
         class_names: Sequence[str],
         clip: ClipConfig,
-        *,
-        augment: str,
-        seed: int,
+        config: TrainConfig,
     ):
-        self.root, self.videos, self.clip, self.seed = root, list(videos), clip, seed
+        """Raises InputError on a class of the videos, or of `config.no_flip`, that `class_names` lacks."""
+        self.root, self.videos, self.clip, self.seed = root, list(videos), clip, config.seed
         self.labels = label_indices(videos, class_names)
-        self._augmentation = Augmentation(clip, augment)
+        if unknown := sorted(set(config.no_flip) - {ALL_CLASSES, *class_names}):
+            raise InputError(f"--no_flip {unknown[0]}: not a class of the training videos, nor {ALL_CLASSES!r}")
+        self._no_flip = {label for label, name in enumerate(class_names) if {name, ALL_CLASSES} & set(config.no_flip)}
+        self.augment = Augmentation(clip, config.augment)
+        # (video, first frame), None where it is drawn
+        self._items: list[tuple[int, int | None]] = [(number, None) for number in range(len(videos))]
+        if config.sampling == "windows":
+            self._items = [
+                (number, start)
+                for number, video in enumerate(videos)
+                for start in sampling.window_starts(video.num_frames, clip, config.clip_step, fps=video.fps)
+            ]
 
     def __len__(self) -> int:
-        return len(self.videos)
+        return len(self._items)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, index = key
-        video = self.videos[index]
-        rng = np.random.default_rng([self.seed, epoch, zlib.crc32(video.path.encode())])
-        start = sampling.random_start(video.num_frames, self.clip, rng, fps=video.fps)
+    def video_of(self, index: int) -> VideoRecord:
+        """The video that item `index` is cut from."""
+        return self.videos[self._items[index][0]]
+
+    def draw(self, epoch: int, index: int) -> tuple[np.ndarray, int]:
+        """What chance decides of an item: its frames in the video, int64 (T,), and the seed of its augmentation."""
+        number, start = self._items[index]
+        video = self.videos[number]
+        rng = np.random.default_rng([self.seed, epoch, zlib.crc32(video.path.encode()), start or 0])
+        if start is None:
+            start = sampling.random_start(video.num_frames, self.clip, rng, fps=video.fps)
         indices = sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps)
-        frames = read_frames(self.root / video.path, indices)
-        clip = self._augmentation(frames, seed=int(rng.integers(2**32)))
-        return torch.from_numpy(np.ascontiguousarray(clip)), self.labels[index]
+        return indices, int(rng.integers(2**32))
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | VideoError:
+        epoch, index = key
+        number, _ = self._items[index]
+        indices, seed = self.draw(epoch, index)
+        try:
+            path = self.root / self.videos[number].path
+            frames = read_frames(path, indices, per_frame=self.augment.cropper(seed))
+        except VideoError as error:
+            return error
+        clip = self.augment.finish(frames, seed=seed, may_flip=self.labels[number] not in self._no_flip)
+        return torch.from_numpy(np.ascontiguousarray(clip)), self.labels[number]
 
 
 class EpochSampler(Sampler):
     """Yields (epoch, index) in an order drawn from (seed, epoch)."""
 
-    def __init__(self, num_videos: int, *, seed: int):
-        self.num_videos, self.seed, self.epoch = num_videos, seed, 0
+    def __init__(self, num_items: int, *, seed: int):
+        self.num_items, self.seed, self.epoch = num_items, seed, 0
 
     def __len__(self) -> int:
-        return self.num_videos
+        return self.num_items
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_videos)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_items)
         return ((self.epoch, int(index)) for index in order)
 
 
@@ -105,11 +134,15 @@ class Views:
     def clip_starts(self, num_video_frames: int, clip: ClipConfig, *, fps: float | None = None) -> list[int]:
         if self.sampling == "uniform":
             return sampling.uniform_starts(num_video_frames, clip, self.num_clips, fps=fps)
-        return sampling.window_starts(num_video_frames, clip, self.clip_step or clip.default_clip_step, fps=fps)
+        return sampling.window_starts(num_video_frames, clip, self.clip_step, fps=fps)
 
 
 class EvaluationViews(Dataset):
-    """All views of each video, without any randomness: (uint8 (num_views, T, H, W, 3), index of the video)."""
+    """All views of each video, without any randomness.
+
+    An item is (frames, positions): the video's wanted frames, resized, uint8 (F, H, W, 3), each once however many clips
+    hold it; and where each clip's frames stand among them, int64 (num_clips, T). cut() makes the views of it.
+    """
 
     def __init__(self, root: Path, videos: Sequence[VideoRecord], clip: ClipConfig, views: Views):
         self.root, self.videos, self.clip, self.views = root, list(videos), clip, views
@@ -117,22 +150,77 @@ class EvaluationViews(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def clip_indices(self, index: int) -> np.ndarray:
+        """The frames of each clip of a video: int64 (num_clips, T)."""
         video = self.videos[index]
         starts = self.views.clip_starts(video.num_frames, self.clip, fps=video.fps)
-        clips = [sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps) for start in starts]
-        # each frame is decoded and resized once, however many clips hold it
-        wanted, positions = np.unique(np.stack(clips), return_inverse=True)
+        return np.stack([sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps) for start in starts])
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        clips = self.clip_indices(index)
+        wanted, positions = np.unique(clips, return_inverse=True)
         frames = read_frames(
-            self.root / video.path, wanted, per_frame=lambda frame: transforms.resize_frame(frame, self.clip)
+            self.root / self.videos[index].path,
+            wanted,
+            per_frame=lambda frame: transforms.resize_frame(frame, self.clip),
         )
-        positions = positions.reshape(len(clips), self.clip.num_frames)
-        views = np.concatenate([transforms.views(frames[rows], self.clip, self.views.num_crops) for rows in positions])
-        return torch.from_numpy(views), index
+        return frames, positions.reshape(clips.shape)
+
+    def cut(self, frames: np.ndarray, positions: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the views of an item, uint8 (T, crop, crop, 3) each: the crops of the first clip, then of the next."""
+        crops = transforms.cut_crops(frames, self.clip, self.views.num_crops)
+        for rows in positions:
+            for crop in crops:
+                yield crop[rows]
+
+
+class EvaluationLoader:
+    """Iterates over (views of a video, its index), in order, while threads read the next videos.
+
+    Reading spends its time in OpenCV, which lets other threads run, so that the frames of a video (tens of MB) need not
+    be handed from process to process: that would take half as long again as reading them. The first error of a video
+    is raised where its views would stand.
+    """
+
+    def __init__(self, dataset: EvaluationViews, *, num_workers: int):
+        """`num_workers` 0 reads in the caller's thread."""
+        self.dataset, self.num_workers = dataset, num_workers
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[tuple[Iterator[np.ndarray], int]]:
+        if self.num_workers == 0:
+            for index in range(len(self)):
+                yield self.dataset.cut(*self.dataset[index]), index
+            return
+        # the readers are the parallelism; OpenCV's own threads would only get in each other's way
+        num_cv2_threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="read")
+        try:
+            ahead: deque[Future] = deque()
+            for index in range(len(self) + self.num_workers):
+                if index < len(self):
+                    ahead.append(pool.submit(self.dataset.__getitem__, index))
+                if index >= self.num_workers:
+                    yield self.dataset.cut(*ahead.popleft().result()), index - self.num_workers
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            cv2.setNumThreads(num_cv2_threads)
+
+
+def collate(items: Sequence[tuple[Tensor, int] | VideoError]) -> tuple[Tensor | None, Tensor, list[str]]:
+    """(clips uint8 (N, T, H, W, 3), labels int64 (N,), what went wrong with others); clips None where all failed."""
+    failures = [str(item) for item in items if isinstance(item, VideoError)]
+    sound = [item for item in items if not isinstance(item, VideoError)]
+    if not sound:
+        return None, torch.empty(0, dtype=torch.int64), failures
+    return *default_collate(sound), failures
 
 
 class _Loader(DataLoader):
-    """A DataLoader that passes a worker's InputError on as it was, without the worker's traceback in its text."""
+    """A DataLoader whose workers' errors are one line: an InputError as it was, a killed worker as an InputError."""
 
     def __iter__(self):
         try:
@@ -140,6 +228,13 @@ class _Loader(DataLoader):
         except InputError as error:
             last_line = str(error).strip().splitlines()[-1]
             raise type(error)(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                f"a decoding process died ({str(error).splitlines()[0]}): out of memory (try a smaller --num_workers), "
+                "or a file that crashes the decoder (--num_workers 0 shows which)"
+            ) from None
 
 
 def _start_worker(_: int) -> None:
@@ -147,30 +242,31 @@ def _start_worker(_: int) -> None:
 
 
 def training_loader(
-    dataset: TrainingClips, *, batch_size: int, num_workers: int, pin_memory: bool
+    dataset: TrainingClips,
+    *,
+    batch_size: int,
+    num_workers: int,
+    pin_memory: bool,
+    multiprocessing_context: str | None = None,
+    timeout_s: float = 0,
 ) -> tuple[DataLoader, EpochSampler]:
-    """Batches of (clips uint8 (N, T, H, W, 3), labels int64 (N,)); set the sampler's epoch before each pass."""
+    """Batches as collate() makes them; set the sampler's epoch before each pass.
+
+    `multiprocessing_context` is the way workers start, None the system's own; `timeout_s` the longest wait for a batch,
+    0 without end.
+    """
     sampler = EpochSampler(len(dataset), seed=dataset.seed)
     loader = _Loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
+        collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
+        multiprocessing_context=multiprocessing_context,
+        timeout=timeout_s,
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else each pass takes a number from torch's own, or not, as the workers are
     )
     return loader, sampler
-
-
-def evaluation_loader(dataset: EvaluationViews, *, num_workers: int) -> DataLoader:
-    """Yields one video at a time, in order: (uint8 (num_views, T, H, W, 3), index)."""
-    return _Loader(
-        dataset,
-        batch_size=None,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # else each pass takes a number from torch's own, or not, as the workers are
-    )

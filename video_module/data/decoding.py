@@ -17,7 +17,7 @@ import numpy as np
 
 from video_module.errors import InputError
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # VideoError tells of files that cannot be opened
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_FATAL)  # VideoError tells of files that cannot be opened
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".m4v")
 _SUFFIXES_WITH_COUNT = (".avi", ".mp4", ".mov", ".m4v")  # of others OpenCV's count is duration times rate: a guess
@@ -132,12 +132,12 @@ def read_frames(
     if indices.ndim != 1 or len(indices) == 0 or indices[0] < 0 or (np.diff(indices) < 0).any():
         raise ValueError(f"indices must be ascending and not negative, got {indices.tolist()}")
     capture = _open(path)
-    frames: list[np.ndarray] = []
+    frames = size = None
     position = -1
     try:
-        for index in indices:
+        for number, index in enumerate(indices):
             if index == position:
-                frames.append(frames[-1])
+                frames[number] = frames[number - 1]
                 continue
             while position < index:
                 if not capture.grab():
@@ -149,10 +149,15 @@ def read_frames(
             decoded, frame = capture.retrieve()
             if not decoded:
                 raise VideoError(f"{path}: frame {index} does not decode")
+            if size is not None and frame.shape != size:
+                raise VideoError(f"{path}: the frame size changes midway")
+            size = frame.shape
             frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            frames.append(frame if per_frame is None else per_frame(frame))
+            if per_frame is not None:
+                frame = per_frame(frame)
+            if frames is None:
+                frames = np.empty((len(indices), *frame.shape), np.uint8)
+            frames[number] = frame  # while it is still in the cache
     finally:
         capture.release()
-    if len({frame.shape for frame in frames}) > 1:
-        raise VideoError(f"{path}: the frame size changes midway")
-    return np.stack(frames)
+    return frames

@@ -23,13 +23,13 @@ _BT601, _LIMITED_RANGE = 6, 1  # FFmpeg's AVCOL_SPC_SMPTE170M and AVCOL_RANGE_MP
 class VideoWriter:
     """Encodes uint8 RGB frames (H, W, 3) of one size. Made by open_video()."""
 
-    def __init__(self, path: Path, fps: float, suffix: str):
+    def __init__(self, path: Path, fps: float, suffix: str, keyframe_interval: int | None):
         codec, options, self._bits_per_pixel, container_options = _CODECS[suffix]
         self._container = av.open(str(path), "w", options=container_options)
         self._rate = Fraction(fps).limit_denominator(60_000)
         self._stream = self._container.add_stream(codec, rate=self._rate)
         self._stream.pix_fmt = "yuv420p"
-        self._stream.options = options
+        self._stream.options = options | ({"g": str(keyframe_interval)} if keyframe_interval else {})
         self._stream.codec_context.colorspace = _BT601
         self._stream.codec_context.color_range = _LIMITED_RANGE
         self._size: tuple[int, int] | None = None
@@ -63,25 +63,28 @@ class VideoWriter:
 
 
 @contextmanager
-def open_video(path: str | Path, *, fps: float) -> Iterator[VideoWriter]:
+def open_video(path: str | Path, *, fps: float, keyframe_interval: int | None = None) -> Iterator[VideoWriter]:
     """Write a video file; it stands under `path` only once it is whole.
 
-    Sizes that are odd come out one pixel larger. Raises InputError on a suffix other than .mp4 and .avi.
+    `keyframe_interval`, the most frames from one keyframe to the next, is the codec's own where it is None. Sizes that
+    are odd come out one pixel larger. Raises InputError on a suffix other than .mp4 and .avi.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in _CODECS:
         raise InputError(f"{path}: videos are written as {' or '.join(_CODECS)}")
     with replacing(path) as partial:
-        writer = VideoWriter(partial, fps, suffix)
+        writer = VideoWriter(partial, fps, suffix, keyframe_interval)
         try:
             yield writer
         finally:
             writer.close()
 
 
-def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float) -> None:
+def write_video(
+    path: str | Path, frames: Iterable[np.ndarray], *, fps: float, keyframe_interval: int | None = None
+) -> None:
     """Write frames, uint8 RGB (H, W, 3) each, as open_video() does."""
-    with open_video(path, fps=fps) as writer:
+    with open_video(path, fps=fps, keyframe_interval=keyframe_interval) as writer:
         for frame in frames:
             writer.write(frame)

@@ -1,9 +1,8 @@
-"""Class names and how many videos each has."""
+"""Class names, and the videos of a folder of classes."""
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from video_module.data.decoding import is_video
 from video_module.errors import InputError
@@ -96,28 +95,3 @@ def is_split_tree(data_dir: Path) -> bool:
     if (data_dir / OBJ_NAMES).is_file() or (data_dir / "split.json").is_file():
         return bool(present)
     return any(entry.is_dir() for folder in present for entry in folder.iterdir())
-
-
-def label_distribution(data_dir: Path) -> dict[str, Any]:
-    """Count videos per class and split: {"class_names", "splits": {split: {"num_videos", "classes": {name: count}}}}.
-
-    `data_dir` is what split_data.py wrote, or a bare folder of classes, counted as the one split "all".
-    """
-    if is_split_tree(data_dir):
-        folders = {split: data_dir / split for split in SPLITS if has_entries(data_dir / split)}
-        counts = {split: Counter(label for label, _ in find_videos(folder)) for split, folder in folders.items()}
-        class_names = sorted(set().union(*counts.values()))
-        if folders and (data_dir / OBJ_NAMES).is_file():
-            class_names = find_class_names(next(iter(folders.values())))
-    else:
-        counts = {"all": Counter(label for label, _ in find_videos(data_dir))}
-        class_names = find_class_names(data_dir)
-    if not counts:
-        raise InputError(f"{data_dir}: its train, val and test are empty")
-    return {
-        "class_names": class_names,
-        "splits": {
-            split: {"num_videos": sum(count.values()), "classes": {name: count[name] for name in class_names}}
-            for split, count in counts.items()
-        },
-    }

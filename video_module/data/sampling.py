@@ -6,22 +6,31 @@ span is stretched: first the step shrinks until the video is just covered, then 
 """
 
 import math
+from collections.abc import Iterator
+from itertools import count, takewhile
 
 import numpy as np
 
 from video_module.config import ClipConfig
 from video_module.errors import InputError
 
+_EPSILON = 1e-6  # keeps 3 * (1/3) at 1; steps are far coarser than it
 
-def frame_step(clip: ClipConfig, fps: float | None) -> float:
-    """Frames of a file of `fps` from one frame of the clip to the next."""
+
+def file_frames(clip: ClipConfig, fps: float | None) -> float:
+    """Frames of a file of `fps` for one frame at the rate that the clip counts in: 1 without target_fps."""
     if clip.target_fps is None:
-        return clip.frame_stride
+        return 1.0
     if not fps or not math.isfinite(fps) or fps < 0:
         raise InputError(
             f"the model samples at {clip.target_fps:g} frames/s, but the video's frame rate is unknown ({fps})"
         )
-    return clip.frame_stride * fps / clip.target_fps
+    return fps / clip.target_fps
+
+
+def frame_step(clip: ClipConfig, fps: float | None) -> float:
+    """Frames of a file of `fps` from one frame of the clip to the next."""
+    return clip.frame_stride * file_frames(clip, fps)
 
 
 def clip_span(clip: ClipConfig, fps: float | None) -> int:
@@ -30,8 +39,7 @@ def clip_span(clip: ClipConfig, fps: float | None) -> int:
 
 
 def _offsets(num_frames: int, step: float) -> np.ndarray:
-    # the small addend keeps 3 * (1/3) at 1; steps are far coarser than it
-    return np.floor(np.arange(num_frames) * step + 1e-6).astype(np.int64)
+    return np.floor(np.arange(num_frames) * step + _EPSILON).astype(np.int64)
 
 
 def clip_indices(start: int, num_video_frames: int, clip: ClipConfig, *, fps: float | None = None) -> np.ndarray:
@@ -74,12 +82,29 @@ def uniform_starts(num_video_frames: int, clip: ClipConfig, num_clips: int, *, f
     return [(position * last + (num_clips - 1) // 2) // (num_clips - 1) for position in range(num_clips)]
 
 
-def window_starts(num_video_frames: int, clip: ClipConfig, clip_step: int, *, fps: float | None = None) -> list[int]:
-    """Starts of windows `clip_step` frames apart; one more ends with the video where frames would be left uncovered."""
+def endless_window_starts(clip: ClipConfig, clip_step: int | None, *, fps: float | None = None) -> Iterator[int]:
+    """Starts of windows `clip_step` frames apart, ascending, without end.
+
+    Like frame_stride, clip_step is counted at target_fps where the clip has one. None stands for half a clip.
+    """
+    if clip_step is None:
+        clip_step = clip.default_clip_step
     if clip_step < 1:
         raise ValueError(f"clip_step must be at least 1, got {clip_step}")
+    step, previous = clip_step * file_frames(clip, fps), -1
+    for number in count():
+        start = math.floor(number * step + _EPSILON)
+        if start != previous:  # in a file of far fewer frames/s than target_fps, steps can be shorter than a frame
+            yield start
+        previous = start
+
+
+def window_starts(
+    num_video_frames: int, clip: ClipConfig, clip_step: int | None, *, fps: float | None = None
+) -> list[int]:
+    """The endless_window_starts() of a video; one more ends with it where frames would be left uncovered."""
     last = last_start(num_video_frames, clip, fps=fps)
-    starts = list(range(0, last + 1, clip_step))
+    starts = list(takewhile(lambda start: start <= last, endless_window_starts(clip, clip_step, fps=fps)))
     if starts[-1] != last:
         starts.append(last)
     return starts

@@ -47,7 +47,7 @@ def center_crop(frames: np.ndarray, clip: ClipConfig) -> np.ndarray:
     return frames[..., top : top + clip.crop, left : left + clip.crop, :]
 
 
-def views(frames: np.ndarray, clip: ClipConfig, num_crops: int) -> np.ndarray:
-    """Cut resized frames (T, H, W, 3) into (num_crops, T, crop, crop, 3)."""
+def cut_crops(frames: np.ndarray, clip: ClipConfig, num_crops: int) -> list[np.ndarray]:
+    """The crops of resized frames (F, H, W, 3): num_crops views of their memory, (F, crop, crop, 3) each."""
     offsets = crop_offsets(*frames.shape[1:3], clip.crop, num_crops)
-    return np.stack([frames[:, top : top + clip.crop, left : left + clip.crop] for top, left in offsets])
+    return [frames[:, top : top + clip.crop, left : left + clip.crop] for top, left in offsets]

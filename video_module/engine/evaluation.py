@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from video_module.data.audit import TrainOverlap, train_overlap
-from video_module.data.dataset import label_indices
+from video_module.data.dataset import EvaluationLoader, label_indices
 from video_module.data.labels import check_class_folders
 from video_module.data.splits import VideoRecord, is_official, load_videos, split_record
 from video_module.engine.device import autocast
@@ -68,32 +67,35 @@ class Scores:
         return cls(view_scores, np.stack([video_score(scores) for scores in view_scores]))
 
 
-def score_videos(score_clips: ScoreClips, loader: DataLoader, *, batch_size: int, desc: str = "testing") -> Scores:
+def score_videos(
+    score_clips: ScoreClips, loader: EvaluationLoader, *, batch_size: int, desc: str = "testing"
+) -> Scores:
     """Score all views of all videos, `batch_size` clips at a time, whichever videos they belong to."""
     return Scores.from_views(score_views(score_clips, loader, batch_size=batch_size, desc=desc))
 
 
 def score_views(
-    score_clips: ScoreClips, loader: DataLoader, *, batch_size: int, desc: str = "testing"
+    score_clips: ScoreClips, loader: EvaluationLoader, *, batch_size: int, desc: str = "testing"
 ) -> list[np.ndarray]:
     """The view_scores of Scores; an empty list of no videos. They depend on `batch_size` by rounding alone."""
-    num_videos = len(loader.dataset)
-    logits: list[list[np.ndarray]] = [[] for _ in range(num_videos)]
+    logits: list[list[np.ndarray]] = [[] for _ in range(len(loader))]
     waiting: list[np.ndarray] = []  # views, and beside them the videos they are of
     owners: list[int] = []
 
-    def score_waiting(count: int) -> None:
-        for owner, row in zip(owners[:count], score_clips(np.stack(waiting[:count])), strict=True):
+    def score_waiting() -> None:
+        for owner, row in zip(owners, score_clips(np.stack(waiting)), strict=True):
             logits[owner].append(row)
-        del waiting[:count], owners[:count]
+        waiting.clear()
+        owners.clear()
 
-    for views, index in tqdm(loader, total=num_videos, desc=desc, unit="video", leave=False):
-        waiting.extend(views.numpy())
-        owners.extend([int(index)] * len(views))
-        while len(waiting) >= batch_size:
-            score_waiting(batch_size)
+    for views, index in tqdm(loader, desc=desc, unit="video", leave=False):
+        for view in views:
+            waiting.append(view)
+            owners.append(index)
+            if len(waiting) == batch_size:
+                score_waiting()
     if waiting:
-        score_waiting(len(waiting))
+        score_waiting()
     return [softmax(np.stack(rows)) for rows in logits]
 
 

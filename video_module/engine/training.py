@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from video_module.config import TrainConfig
-from video_module.data.dataset import EpochSampler
+from video_module.data.dataset import EpochSampler, EvaluationLoader
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from video_module.engine.device import autocast, choose_precision
 from video_module.engine.evaluation import score_videos, torch_scorer
@@ -29,6 +30,7 @@ LOG_COLUMNS = (
     "train_top1",
     "val_loss",
     "val_top1",
+    "num_failed",
     "clips_per_s",
     "data_wait",
     "duration_s",
@@ -67,13 +69,24 @@ def rate_factor(step: int, *, num_steps: int, num_warmup_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+_NUM_FAILURES_SHOWN = 10
 _CHECK_EVERY = 10  # steps between looks at the loss, each of which makes the device finish what it was given
 
 
 class Trainer:
     """A model with its optimiser, schedule and gradient scaler."""
 
-    def __init__(self, model: Recognizer, config: TrainConfig, *, device: torch.device, steps_per_epoch: int):
+    def __init__(
+        self,
+        model: Recognizer,
+        config: TrainConfig,
+        *,
+        device: torch.device,
+        steps_per_epoch: int,
+        class_weights: Sequence[float] | None = None,
+    ):
+        """`class_weights` scale the training loss of each class's clips; the validation loss stays unweighted."""
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=device)
         self.model = model.to(device)
         self.config = config
         self.device = device
@@ -91,7 +104,9 @@ class Trainer:
         """One optimiser step on uint8 clips (N, T, H, W, 3); returns detached (loss, hits), still on the device."""
         with autocast(self.precision, self.device):
             logits = self.model(clips)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+            loss = F.cross_entropy(
+                logits.float(), labels, weight=self.class_weights, label_smoothing=self.config.label_smoothing
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -105,16 +120,25 @@ class Trainer:
     def train_epoch(self, loader: DataLoader, epoch: int) -> dict[str, float]:
         """One pass over the loader; returns the epoch's row of the log.
 
-        Raises InputError at the first loss that is not finite, naming the step.
+        Clips that cannot be read are left out of their batch, counted, and named when the epoch ends. Raises InputError
+        at the first loss that is not finite, naming the step, and where more than config.max_failed_share of the clips
+        fail.
         """
         self.model.train()
         torch.manual_seed(_mix(self.config.seed, epoch))  # dropout and stochastic depth, the same after a resume
         losses, hits, num_clips, waited = [], [], 0, 0.0
+        failures: list[str] = []
         begin = mark = time.perf_counter()
         lr = self.optimizer.param_groups[0]["lr"]
         with tqdm(loader, desc=f"epoch {epoch + 1}/{self.config.num_epochs}", unit="step", leave=False) as bar:
-            for clips, labels in bar:
+            for clips, labels, failed in bar:
                 waited += time.perf_counter() - mark
+                if failed:
+                    failures += failed
+                    self._check_failures(failures, num_items=len(loader.dataset))
+                if clips is None:
+                    mark = time.perf_counter()
+                    continue
                 clips = clips.to(self.device, non_blocking=True)
                 labels = labels.to(self.device, non_blocking=True)
                 loss, hit = self.train_step(clips, labels)
@@ -125,17 +149,30 @@ class Trainer:
                     recent = self._check(losses[-_CHECK_EVERY:], epoch)
                     bar.set_postfix(loss=f"{recent:.3f}", lr=f"{self.optimizer.param_groups[0]['lr']:.1e}")
                 mark = time.perf_counter()
-            self._check(losses[-(len(losses) % _CHECK_EVERY) :], epoch)
+            if len(losses) % _CHECK_EVERY:
+                self._check(losses[-(len(losses) % _CHECK_EVERY) :], epoch)
+        for failure in failures[:_NUM_FAILURES_SHOWN]:
+            print(f"skipped: {failure}")
+        if len(failures) > _NUM_FAILURES_SHOWN:
+            print(f"skipped: {len(failures)} clips in all")
         duration = time.perf_counter() - begin
         return {
             "epoch": epoch + 1,
             "lr": lr,
             "train_loss": torch.stack(losses).float().mean().item(),
             "train_top1": torch.stack(hits).sum().item() / num_clips,
+            "num_failed": len(failures),
             "clips_per_s": num_clips / duration,
             "data_wait": waited / duration,
             "duration_s": duration,
         }
+
+    def _check_failures(self, failures: list[str], *, num_items: int) -> None:
+        if len(failures) > self.config.max_failed_share * num_items:
+            raise InputError(
+                f"{len(failures)} of {num_items} clips cannot be read, more than --max_failed_share "
+                f"{self.config.max_failed_share:g} allows; {failures[0]}"
+            )
 
     def _check(self, losses: list[Tensor], epoch: int) -> float:
         """The newest of the last steps' losses; stops the run if one of them is not finite."""
@@ -188,7 +225,7 @@ class Progress:
     def append(self, row: dict[str, Any]) -> bool:
         """Add an epoch; True if it is the best so far: highest validation accuracy, then lowest validation loss."""
         for column in LOG_COLUMNS:
-            self.logs[column].append(row.get(column))
+            self.logs.setdefault(column, [None] * (row["epoch"] - 1)).append(row.get(column))
         is_best = self.best_epoch == 0 or self._merit(-1) > self._merit(self.best_epoch - 1)
         if is_best:
             self.best_epoch = self.num_epochs
@@ -209,7 +246,13 @@ class Progress:
 
 
 def validate(
-    model: Recognizer, loader: DataLoader, labels: list[int], *, precision: str, device: torch.device, batch_size: int
+    model: Recognizer,
+    loader: EvaluationLoader,
+    labels: list[int],
+    *,
+    precision: str,
+    device: torch.device,
+    batch_size: int,
 ) -> dict[str, float]:
     """Loss and accuracy over videos."""
     scores = score_videos(
@@ -229,7 +272,7 @@ def train(
     save_path: Path,
     train_loader: DataLoader,
     sampler: EpochSampler,
-    val_loader: DataLoader | None,
+    val_loader: EvaluationLoader | None,
     val_labels: list[int],
     resume: bool,
     on_epoch=lambda progress: None,
@@ -286,6 +329,8 @@ def _resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress:
         raise InputError(f"{path}: holds no training state")
     for name in ("model", "class_names", "clip", "split_digest", "train_config"):
         saved, wanted = getattr(checkpoint, name), getattr(template, name)
+        if name == "train_config":  # what an older version did not have, it did as the defaults do
+            saved = TrainConfig().to_dict() | saved
         if saved != wanted:
             if isinstance(saved, dict):
                 name, saved, wanted = next(

@@ -32,10 +32,10 @@ def iter_windows(path: str | Path, clip: ClipConfig, *, clip_step: int | None, f
     Only one clip's span of small frames is kept. `clip_step` None stands for half a clip. Raises VideoError if no frame
     decodes.
     """
-    clip_step = clip_step or clip.default_clip_step
     span = sampling.clip_span(clip, fps)
     recent: deque[np.ndarray] = deque(maxlen=span)
-    num_decoded, start = 0, 0
+    starts = sampling.endless_window_starts(clip, clip_step, fps=fps)
+    num_decoded, start, previous = 0, next(starts), None
 
     def cut(first: int) -> WindowClip:
         indices = sampling.clip_indices(first, num_decoded, clip, fps=fps)
@@ -48,7 +48,7 @@ def iter_windows(path: str | Path, clip: ClipConfig, *, clip_step: int | None, f
         num_decoded += 1
         if num_decoded == start + span:
             yield cut(start)
-            start += clip_step
+            start, previous = next(starts), start
     last = sampling.last_start(num_decoded, clip, fps=fps)
-    if start == 0 or start - clip_step != last:
+    if previous != last:
         yield cut(last)

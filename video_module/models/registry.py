@@ -56,7 +56,12 @@ class ModelSpec:
         return getattr(importlib.import_module(module), function)(**settings)
 
     def clip_config(
-        self, *, clip_len: int | None = None, frame_stride: int | None = None, img_size: int | None = None
+        self,
+        *,
+        clip_len: int | None = None,
+        frame_stride: int | None = None,
+        target_fps: float | None = None,
+        img_size: int | None = None,
     ) -> ClipConfig:
         """The model's ClipConfig with what the user wants otherwise; resizing keeps its proportion to the crop."""
         clip = self.clip
@@ -65,7 +70,12 @@ class ModelSpec:
             resize = clip.resize
             resize = round(resize * scale) if isinstance(resize, int) else tuple(round(side * scale) for side in resize)
             clip = replace(clip, crop=img_size, resize=resize)
-        return replace(clip, num_frames=clip_len or clip.num_frames, frame_stride=frame_stride or clip.frame_stride)
+        return replace(
+            clip,
+            num_frames=clip_len or clip.num_frames,
+            frame_stride=frame_stride or clip.frame_stride,
+            target_fps=target_fps or clip.target_fps,
+        )
 
     def train_config(self, *, weights: str, given: Mapping[str, Any]) -> TrainConfig:
         """TrainConfig from its defaults, this model's recipe, and what the user gave, the later winning."""

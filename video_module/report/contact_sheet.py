@@ -1,6 +1,6 @@
-"""The videos that a model gets most wrong, as strips of frames."""
+"""Strips of frames below each other: the videos that a model gets most wrong, and what augmentation makes of clips."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,10 +38,16 @@ class Strip:
 
     def picture(self) -> np.ndarray:
         """The frames side by side, uint8 RGB (h, W, 3), light gaps between them."""
-        height = self.frames.shape[1]
-        gap = np.full((height, _GAP, 3), 228, np.uint8)
-        parts = [part for frame in self.frames for part in (gap, frame)]
-        return np.concatenate(parts[1:], axis=1)
+        return _with_gaps(self.frames, axis=1)
+
+
+def _with_gaps(pictures: Sequence[np.ndarray], *, axis: int) -> np.ndarray:
+    """Join pictures (h, w, 3) along `axis`, light gaps between them."""
+    shape = list(pictures[0].shape)
+    shape[axis] = _GAP
+    gap = np.full(shape, 228, np.uint8)
+    parts = [part for picture in pictures for part in (gap, picture)]
+    return np.concatenate(parts[1:], axis=axis)
 
 
 def worst_videos(video_scores: np.ndarray, labels: np.ndarray, *, count: int = 12) -> list[int]:
@@ -77,24 +83,71 @@ def _write(
 
 def write_contact_sheet(path: Path, strips: Sequence[Strip], *, title: str) -> None:
     """Write the strips below each other as a PNG: label, prediction and scores above the frames of each."""
-    pictures = [strip.picture() for strip in strips]
-    width = 2 * _MARGIN + max([_MIN_WIDTH, *(picture.shape[1] for picture in pictures)])
-    height = 3 * _MARGIN + sum(picture.shape[0] + _CAPTION_HEIGHT + _MARGIN for picture in pictures)
+
+    def caption(strip: Strip) -> _Caption:
+        def write(drawing: ImageDraw.ImageDraw, top: int, room: int) -> None:
+            half = room / 2 - 60
+            end = _write(drawing, (_MARGIN, top), strip.label, width=half, size=13, fill=_INK, bold=True)
+            end = _write(drawing, (end, top), f" {strip.label_score:.0%}   predicted: ", width=half, size=13, fill=_INK)
+            rest = room + _MARGIN - end - 50
+            end = _write(drawing, (end, top), strip.prediction, width=rest, size=13, fill=_INK, bold=True)
+            _write(drawing, (end, top), f" {strip.score:.0%}", width=60, size=13, fill=_INK)
+            _write(drawing, (_MARGIN, top + 20), strip.path, width=room, size=10, fill=_FAINT)
+
+        return write
+
+    rows = [(strip.picture(), BLUE if strip.is_right else ORANGE, caption(strip)) for strip in strips]
+    _write_sheet(path, rows, title=title)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """Clips of one video, each as a row of frames: first as evaluation sees it, then as training does."""
+
+    path: str
+    label: str
+    clips: Sequence[np.ndarray]
+    """uint8 RGB (T, H, W, 3) each, of one size."""
+
+    def picture(self, *, num_thumbnails: int = 8, height: int = 96) -> np.ndarray:
+        """Frames spread over each clip, shrunk to `height`, a clip to a row: uint8 RGB (h, w, 3)."""
+        rows = []
+        for clip in self.clips:
+            chosen = clip[np.linspace(0, len(clip) - 1, min(num_thumbnails, len(clip))).round().astype(int)]
+            size = (round(height * clip.shape[2] / clip.shape[1]), height)
+            frames = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in chosen]
+            rows.append(_with_gaps(frames, axis=1))
+        return _with_gaps(rows, axis=0)
+
+
+def write_preview(path: Path, previews: Sequence[Preview], *, title: str) -> None:
+    """Write clips as training sees them below each other as a PNG, a video to a block."""
+
+    def caption(preview: Preview) -> _Caption:
+        def write(drawing: ImageDraw.ImageDraw, top: int, room: int) -> None:
+            _write(drawing, (_MARGIN, top), preview.label, width=room, size=13, fill=_INK, bold=True)
+            _write(drawing, (_MARGIN, top + 20), preview.path, width=room, size=10, fill=_FAINT)
+
+        return write
+
+    _write_sheet(path, [(preview.picture(), BLUE, caption(preview)) for preview in previews], title=title)
+
+
+_Caption = Callable[[ImageDraw.ImageDraw, int, int], None]
+"""Draws the lines above a picture, given where they begin and how wide they may be."""
+
+
+def _write_sheet(path: Path, rows: Sequence[tuple[np.ndarray, str, _Caption]], *, title: str) -> None:
+    """Write (picture, colour of the bar beside it, caption) below each other as a PNG."""
+    width = 2 * _MARGIN + max([_MIN_WIDTH, *(picture.shape[1] for picture, _, _ in rows)])
+    height = 3 * _MARGIN + sum(picture.shape[0] + _CAPTION_HEIGHT + _MARGIN for picture, _, _ in rows)
     sheet = Image.new("RGB", (width, height + _MARGIN), _PAPER)
     drawing = ImageDraw.Draw(sheet)
-    room = width - 2 * _MARGIN
-    _write(drawing, (_MARGIN, _MARGIN), title, width=room, size=16, fill=_INK, bold=True)
+    _write(drawing, (_MARGIN, _MARGIN), title, width=width - 2 * _MARGIN, size=16, fill=_INK, bold=True)
     top = 3 * _MARGIN
-    for strip, picture in zip(strips, pictures, strict=True):
-        color = BLUE if strip.is_right else ORANGE
+    for picture, color, caption in rows:
         drawing.rectangle((_MARGIN - 12, top + 2, _MARGIN - 8, top + _CAPTION_HEIGHT + picture.shape[0]), fill=color)
-        half = room / 2 - 60
-        end = _write(drawing, (_MARGIN, top), strip.label, width=half, size=13, fill=_INK, bold=True)
-        end = _write(drawing, (end, top), f" {strip.label_score:.0%}   predicted: ", width=half, size=13, fill=_INK)
-        rest = width - _MARGIN - end - 50
-        end = _write(drawing, (end, top), strip.prediction, width=rest, size=13, fill=_INK, bold=True)
-        _write(drawing, (end, top), f" {strip.score:.0%}", width=60, size=13, fill=_INK)
-        _write(drawing, (_MARGIN, top + 20), strip.path, width=room, size=10, fill=_FAINT)
+        caption(drawing, top, width - 2 * _MARGIN)
         sheet.paste(Image.fromarray(picture), (_MARGIN, top + _CAPTION_HEIGHT))
         top += _CAPTION_HEIGHT + picture.shape[0] + _MARGIN
     with replacing(path) as partial:

@@ -70,30 +70,84 @@ def plot_curves(path: Path, logs: dict[str, list], *, best_epoch: int) -> None:
 
 
 def plot_label_distribution(path: Path, distribution: dict[str, Any]) -> None:
-    """Videos per class, the splits side by side, classes sorted by size."""
+    """Videos per class, a panel for each split, the largest class on top; below, what HMDB51's names tell."""
     splits, names = distribution["splits"], distribution["class_names"]
-    totals = {name: sum(split["classes"][name] for split in splits.values()) for name in names}
-    order = sorted(names, key=lambda name: (totals[name], name))  # barh draws upwards: the largest comes out on top
+    counts = {
+        split: np.array([content["classes"][name]["num_videos"] for name in names]) for split, content in splits.items()
+    }
+    order = sorted(range(len(names)), key=lambda index: (-sum(counts[split][index] for split in splits), names[index]))
+    order.reverse()  # barh draws upwards: the largest comes out on top
+    tags = {split: content["tags"] for split, content in splits.items() if content["num_videos"]}
+    has_tags = all(tags.values())
+    heights = [0.7 + 0.16 * max(3, len(names)), 1.0 + 0.16 * len(tags)][: 1 + has_tags]
     with matplotlib.rc_context(STYLE):
-        figure = _figure(7, 1.4 + (0.13 if len(order) <= 12 else 0.085) * len(order) * (1 + len(splits)))
-        axes = figure.subplots()
-        height = 0.8 / len(splits)
-        for number, (split, content) in enumerate(splits.items()):
-            counts = [content["classes"][name] for name in order]
-            positions = np.arange(len(order)) + 0.4 - height * (number + 0.5)
+        figure = _figure(8, sum(heights))
+        above, *below = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        panels = above.subplots(1, len(splits), sharey=True, squeeze=False)[0]
+        for axes, (split, content) in zip(panels, splits.items(), strict=True):
             bars = axes.barh(
-                positions,
-                counts,
-                height,
-                color=SPLIT_COLORS.get(split, GREY),
-                label=f"{split} ({content['num_videos']:,})",
+                np.arange(len(order)), counts[split][order], 0.75, color=SPLIT_COLORS.get(split, GREY), edgecolor="none"
             )
-            axes.bar_label(bars, padding=2, fontsize=6, color="#444444")
-        axes.set_yticks(np.arange(len(order)), order)
-        axes.set_ylim(-0.6, len(order) - 0.4)
-        axes.set(xlabel="videos", title="Videos per class")
-        figure.legend(frameon=False, loc="outside upper right", ncols=len(splits))
+            axes.bar_label(bars, padding=2, fontsize=6.5, color="#444444")
+            axes.set_title(split)
+            uneven = content["imbalance"]
+            ratio = "a class is empty" if uneven["ratio"] is None else f"largest : smallest {uneven['ratio']:.1f}"
+            text = (
+                f"{content['num_videos']:,} videos, {content['num_clips']:,} clips\n"
+                f"{_duration(content['duration_s'])}; {ratio}"
+            )
+            axes.set_xlabel(text, fontsize=7.5)
+            axes.margins(x=0.12)
+            axes.tick_params(axis="y", length=0)
+            axes.xaxis.set_visible(True)
+            axes.set_xticks([])
+            axes.spines["bottom"].set_visible(False)
+        panels[0].set_yticks(np.arange(len(order)), [shorten(names[index], 28) for index in order], fontsize=7.5)
+        panels[0].set_ylim(-0.6, len(order) - 0.4)
+        for subfigure in below:
+            _plot_tags(subfigure, tags)
         save(figure, path)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"
+
+
+def _plot_tags(figure: Any, tags: dict[str, dict[str, dict[str, int]]]) -> None:
+    """Shares of each tag's values, a panel for each tag and a bar for each split."""
+    splits = list(tags)
+    panels = figure.subplots(1, len(tags[splits[0]]), sharey=True, squeeze=False)[0]
+    for axes, (tag, values) in zip(panels, tags[splits[0]].items(), strict=True):
+        ends = np.zeros(len(splits))
+        totals = np.array([max(1, sum(tags[split][tag].values())) for split in splits])
+        shades = matplotlib.colormaps["Blues"](np.linspace(0.75, 0.15, len(values)))
+        for value, shade in zip(values, shades, strict=True):
+            shares = np.array([tags[split][tag][value] for split in splits]) / totals
+            axes.barh(np.arange(len(splits)), shares, 0.8, left=ends, color=shade, label=value)
+            for row, share in enumerate(shares):
+                if share >= 0.13:
+                    ink = "white" if sum(shade[:3]) < 1.7 else "black"
+                    axes.text(
+                        ends[row] + share / 2, row, f"{share:.0%}", ha="center", va="center", fontsize=6, color=ink
+                    )
+            ends += shares
+        axes.set_title(tag, fontsize=8)
+        axes.set(xlim=(0, 1), xticks=[])
+        axes.set_yticks(np.arange(len(splits)), splits, fontsize=7.5)
+        axes.invert_yaxis() if axes is panels[0] else None
+        axes.tick_params(axis="y", length=0)
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.legend(
+            frameon=False,
+            fontsize=6,
+            loc="upper left",
+            bbox_to_anchor=(0, 0.02),
+            ncols=2,
+            handlelength=0.9,
+            handletextpad=0.4,
+            columnspacing=0.8,
+            borderpad=0,
+        )
 
 
 def confusion_order(matrix: np.ndarray) -> list[int]:

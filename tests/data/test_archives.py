@@ -1,0 +1,247 @@
+import io
+import json
+import os
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+import split_data
+from video_module.data import archives
+from video_module.data.archives import class_root, folder_holding, unpacked
+from video_module.errors import InputError
+
+ODD_NAMES = ["a [1] (2) + !.avi", "50% & more #3.avi", "Ünï.avi"]
+
+
+def vint(value: int) -> bytes:
+    """RAR 5's integers: seven bits a byte, the lowest first."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def write_rar(path: Path, files: dict[str, bytes]) -> Path:
+    """An archive in RAR 5's format whose files are stored, not compressed (rarlab.com/technote.htm)."""
+
+    def block(content: bytes, data: bytes = b"") -> bytes:
+        header = vint(len(content)) + content
+        return zlib.crc32(header).to_bytes(4, "little") + header + data
+
+    blocks = [b"Rar!\x1a\x07\x01\x00", block(vint(1) + vint(0) + vint(0))]
+    for name, data in files.items():
+        encoded = name.encode()
+        fields = [vint(2), vint(2), vint(len(data)), vint(4), vint(len(data)), vint(0o100644)]
+        fields += [zlib.crc32(data).to_bytes(4, "little"), vint(0), vint(1), vint(len(encoded)), encoded]
+        blocks.append(block(b"".join(fields), data))
+    path.write_bytes(b"".join(blocks) + block(vint(5) + vint(0) + vint(0)))
+    return path
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+WRITERS = {".rar": write_rar, ".zip": write_zip, ".tar": write_tar, ".tar.gz": write_tar, ".tgz": write_tar}
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_whole_archives_whatever_the_names(tmp_path, suffix):
+    files = {f"data/wave/{name}": name.encode() * 50 for name in ODD_NAMES} | {
+        "data/sit/x.avi": b"",
+        "data/a.txt": b"t",
+    }
+    archive = WRITERS[suffix](
+        tmp_path / f"set{suffix}", files | {"__MACOSX/data/._x.avi": b"junk", "data/.DS_Store": b"j"}
+    )
+    folder = unpacked(archive)
+    assert folder == tmp_path / "set"
+    assert content_of(folder) == files
+    assert class_root(folder) == folder / "data"
+
+
+def test_a_folder_is_left_alone(tmp_path):
+    assert unpacked(tmp_path) == tmp_path
+
+
+@pytest.fixture
+def nested(tmp_path) -> Path:
+    """As HMDB51 is published: a .rar of one .rar for each class, in which the class is a folder."""
+    inner = {}
+    for label in ("wave", "sit"):
+        files = {f"{label}/{number}.avi": f"{label}{number}".encode() * 99 for number in range(3)}
+        inner[f"{label}.rar"] = write_rar(tmp_path / "inner.rar", files).read_bytes()
+    (tmp_path / "inner.rar").unlink()
+    return write_rar(tmp_path / "hmdb51_org.rar", inner)
+
+
+def test_an_archive_of_archives(nested):
+    folder = unpacked(nested)
+    assert sorted(content_of(folder)) == [f"{label}/{number}.avi" for label in ("sit", "wave") for number in range(3)]
+    assert content_of(folder)["wave/2.avi"] == b"wave2" * 99
+    assert sorted(path.name for path in nested.parent.iterdir()) == ["hmdb51_org", "hmdb51_org.rar"]
+
+
+@pytest.mark.parametrize("dies_at", range(1, 9))
+def test_an_interruption_costs_only_what_was_under_way(nested, monkeypatch, dies_at):
+    """Killed at the n-th file, at each n there is: the next run writes the others, and ends with the same folder."""
+    copy, written = archives.shutil.copyfileobj, []
+
+    def dying(source, file, length):
+        written.append(Path(file.name).name)
+        if len(written) == dies_at:
+            file.write(b"half")
+            raise KeyboardInterrupt
+        copy(source, file, length)
+
+    monkeypatch.setattr(archives.shutil, "copyfileobj", dying)
+    with pytest.raises(KeyboardInterrupt):
+        unpacked(nested)
+    assert not (nested.parent / "hmdb51_org").exists()
+    done = dies_at - 1
+    written.clear()
+    dies_at = None
+    folder = unpacked(nested)
+    assert len(written) == 8 - done  # two archives and six files in all
+    assert len(content_of(folder)) == 6
+
+
+def test_what_is_finished_is_not_done_again(nested, monkeypatch, capsys):
+    folder = unpacked(nested)
+    monkeypatch.setattr(archives, "_unpack", lambda *_: pytest.fail("unpacked again"))
+    assert unpacked(nested) == folder
+    assert "unpacked before" in capsys.readouterr().out
+    os.utime(nested, (1, 1))
+    with pytest.raises(InputError, match=r"was unpacked from an earlier hmdb51_org.rar; remove it"):
+        unpacked(nested)
+
+
+def test_a_folder_of_the_user_is_not_touched(nested):
+    (nested.parent / "hmdb51_org").mkdir()
+    with pytest.raises(InputError, match=r"stands where hmdb51_org.rar would be unpacked"):
+        unpacked(nested)
+
+
+HOSTILE = ["../out.avi", "a/../../out.avi", "/tmp/out.avi", "..\\out.avi", "C:\\out.avi", "C:/out.avi"]
+
+
+@pytest.mark.parametrize("suffix", [".rar", ".zip", ".tar"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_member_leaves_its_folder(tmp_path, suffix, name):
+    (tmp_path / "deep").mkdir()
+    archive = WRITERS[suffix](tmp_path / "deep" / f"x{suffix}", {"wave/fine.avi": b"1", name: b"2"})
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="would be written outside"):
+        unpacked(archive)
+    new = {path for path in set(tmp_path.rglob("*")) - before if path.is_file() and path.name != ".unpacked.json"}
+    assert not new
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_of_a_tar_are_refused(tmp_path, kind):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        info = tarfile.TarInfo("wave/link")
+        info.type, info.linkname = kind, "/etc/passwd"
+        archive.addfile(info)
+    with pytest.raises(InputError, match="'wave/link' is a link or a device"):
+        unpacked(tmp_path / "x.tar")
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        info = zipfile.ZipInfo("wave/link")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(InputError, match="is a link or a device"):
+        unpacked(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("content", [b"", b"text", "half"])
+def test_damaged_archives(tmp_path, suffix, content):
+    archive = tmp_path / f"x{suffix}"
+    if content == "half":
+        WRITERS[suffix](archive, {f"wave/{number}.avi": os.urandom(5000) for number in range(4)})
+        content = archive.read_bytes()[:9000]
+    archive.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.\S+: damaged, or not what its name says"):
+        unpacked(archive)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_full_disk_is_told_before(tmp_path, monkeypatch):
+    archive = write_zip(tmp_path / "x.zip", {"wave/1.avi": bytes(10_000)})
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 9_999})())
+    with pytest.raises(InputError, match=r"takes 0\.0 GB unpacked, the disk has 0\.0 GB left"):
+        unpacked(archive)
+
+
+def test_from_archives_to_a_split(drawn_clips, tmp_path, capsys):
+    """As with HMDB51: the videos and the official split files both come as .rar."""
+    clips = {label: sorted((drawn_clips / label).iterdir()) for label in ("sit", "wave")}
+    inner = {}
+    for label, files in clips.items():
+        rar = write_rar(tmp_path / "inner", {f"{label}/{path.name}": path.read_bytes() for path in files})
+        inner[f"{label}.rar"] = rar.read_bytes()
+    videos = write_rar(tmp_path / "hmdb51_org.rar", inner)
+    lines = {
+        f"testTrainMulti_7030_splits/{label}_test_split1.txt": "".join(
+            f"{path.name} {2 if number < 2 else 1} \n" for number, path in enumerate(files)
+        ).encode()
+        for label, files in clips.items()
+    }
+    splits = write_rar(tmp_path / "test_train_splits.rar", lines)
+    command = ["--input_dir", str(videos), "--splits_dir", str(splits), "--protocol", "hmdb51"]
+    split_data.main([*command, "--output_dir", str(tmp_path / "data")])
+    record = json.loads((tmp_path / "data" / "split.json").read_text())
+    assert record["counts"]["test"] == 4
+    assert sum(record["counts"].values()) == 12
+    split_data.main([*command, "--output_dir", str(tmp_path / "again")])
+    assert "unpacked before" in capsys.readouterr().out
+
+
+def test_an_archive_without_classes(tmp_path):
+    archive = write_zip(tmp_path / "x.zip", {"readme.txt": b"t"})
+    with pytest.raises(InputError, match="no class folders"):
+        split_data.main(["--input_dir", str(archive), "--output_dir", str(tmp_path / "data")])
+
+
+def test_no_program_for_rar(tmp_path, monkeypatch):
+    """A compressed member needs one; the line says which."""
+    import rarfile
+
+    def none(*_, **__):
+        raise rarfile.RarCannotExec("Cannot find working tool")
+
+    archive = write_rar(tmp_path / "x.rar", {"wave/1.avi": b"1"})
+    monkeypatch.setattr(rarfile.RarFile, "open", none)
+    with pytest.raises(InputError, match="needs one of the programs unrar, unar, 7z or bsdtar"):
+        unpacked(archive)
+
+
+def test_folder_holding(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "trainlist01.txt").touch()
+    assert folder_holding(tmp_path, "*_test_split?.txt", "trainlist*.txt") == tmp_path / "a" / "b"
+    assert folder_holding(tmp_path, "nothing") == tmp_path

@@ -1,0 +1,175 @@
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import split_data
+from video_module.data.decoding import count_frames, iter_frames
+from video_module.data.drawing import draw_frames, make_scene
+from video_module.data.encoding import write_video
+from video_module.data.fingerprint import MAX_DISTANCE, NUM_BITS, fingerprint, near_pairs
+from video_module.data.leaks import random_split_leak
+from video_module.data.splits import VideoRecord
+
+
+def bits_of(path: Path) -> np.ndarray:
+    return fingerprint(path, count_frames(path)[0])
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> list[Path]:
+    """The same action in eight scenes."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for number in range(8):
+        frames = draw_frames("push", make_scene(3, number), num_frames=40, rng=np.random.default_rng(number))
+        write_video(folder / f"{number}.avi", frames, fps=25)
+    return sorted(folder.iterdir())
+
+
+def write_copy(path: Path, original: Path, *, scale: float = 1.0, first: int = 0) -> Path:
+    frames = list(iter_frames(original))[first:]
+    write_video(path, (cv2.resize(frame, None, fx=scale, fy=scale) for frame in frames), fps=25)
+    return path
+
+
+@pytest.mark.parametrize("change", [{"scale": 0.6}, {"scale": 2.0}, {"first": 2}])
+def test_a_copy_is_near_its_original_and_no_other(scenes, tmp_path, change):
+    copy = write_copy(tmp_path / "copy.mp4", scenes[2], **change)
+    originals = np.stack([bits_of(path) for path in scenes])
+    assert originals.shape == (8, NUM_BITS)
+    [pair] = near_pairs(originals, bits_of(copy)[None])
+    assert (pair.first, pair.second) == (2, 0)
+    assert 0 < pair.distance < MAX_DISTANCE
+    assert near_pairs(originals) == []
+
+
+def test_near_pairs_over_several_blocks():
+    rng = np.random.default_rng(0)
+    bits = rng.random((2500, 100)) < 0.5
+    bits[2400] = bits[7]
+    bits[2401] = bits[1500] ^ (np.arange(100) < 10)
+    assert [(pair.first, pair.second, pair.distance) for pair in near_pairs(bits)] == [
+        (7, 2400, 0.0),
+        (1500, 2401, 0.1),
+    ]
+    assert [(pair.first, pair.second) for pair in near_pairs(bits[:2400], bits[2400:])] == [(7, 0), (1500, 1)]
+
+
+@pytest.fixture
+def leaky(drawn_data, tmp_path) -> Path:
+    """A clean split, to which a train video is added as a test video under another name, class and container."""
+    data = tmp_path / "data"
+    shutil.copytree(drawn_data, data)
+    victim = next((data / "train" / "wave").iterdir())
+    write_copy(data / "test" / "sit" / "holiday.mp4", victim, scale=0.8)
+    return data
+
+
+def test_audit_of_a_split_finds_the_copy(leaky, tmp_path, capsys):
+    split_data.main(["--audit", str(leaky), "--save_to", str(tmp_path / "audit.json")])
+    found = json.loads((tmp_path / "audit.json").read_text())
+    assert [(pair["second"], pair["first"]) for pair in found["comparisons"]] == [
+        ("val", "train"),
+        ("test", "train"),
+        ("test", "val"),
+    ]
+    test = found["comparisons"][1]
+    assert test["sources"]["test_clips_within_class"] == test["sources"]["test_clips_across_classes"] == 0
+    copies = [pair for pair in test["near_identical"] if pair["second"] == "sit/holiday.mp4"]
+    assert copies[0]["first"].startswith("wave/")
+    assert not copies[0]["same_class"]
+    assert all(pair["second"] == "sit/holiday.mp4" for pair in test["near_identical"])
+    assert "holiday.mp4" in capsys.readouterr().out
+
+
+def test_audit_of_two_folders_by_names_alone(drawn_clips, tmp_path, capsys):
+    for side, count in (("a", 4), ("b", 2)):
+        for label in ("sit", "wave"):
+            (tmp_path / side / label).mkdir(parents=True)
+            for video in sorted((drawn_clips / label).iterdir())[-count:]:
+                (tmp_path / side / label / video.name).write_bytes(b"not a video")
+    moved = tmp_path / "b" / "sit"
+    moved.rename(tmp_path / "b" / "wav")  # the same names under another class
+    split_data.main(["--audit", str(tmp_path / "a"), str(tmp_path / "b"), "--no-content"])
+    out = capsys.readouterr().out
+    assert "same source       2 within a class (2 sources), 0 across classes (0)" in out
+    # named for "sit" in a class "wav": the source cannot be told from the name, the name itself can be compared
+    assert "same file name    2 within a class, 2 across classes" in out
+    assert "not looked for" in out
+
+
+def test_audit_of_one_folder_names_broken_files(drawn_clips, tmp_path, capsys):
+    shutil.copytree(drawn_clips, tmp_path / "clips")
+    (tmp_path / "clips" / "sit" / "broken.avi").write_bytes(b"text")
+    split_data.main(["--audit", str(tmp_path / "clips")])
+    out = capsys.readouterr().out
+    assert "not compared: sit/broken.avi" in out
+    assert "36 videos of 6 sources; split at random" in out
+
+
+def test_audit_of_an_archive(drawn_clips, tmp_path, capsys):
+    shutil.make_archive(str(tmp_path / "clips"), "zip", drawn_clips.parent, drawn_clips.name)
+    split_data.main(["--audit", str(tmp_path / "clips.zip"), "--no-content"])
+    assert "36 videos of 6 sources" in capsys.readouterr().out
+
+
+def records(sources: dict[str, list[str]]) -> list[VideoRecord]:
+    return [
+        VideoRecord(path=f"{label}/{number}.avi", label=label, source=source, num_frames=1, fps=1)
+        for label, names in sources.items()
+        for number, source in enumerate(names)
+    ]
+
+
+def test_random_split_leak():
+    apart = random_split_leak(records({"a": [f"a{n}" for n in range(20)], "b": [f"b{n}" for n in range(20)]}))
+    assert apart["test_share_within_class"] == apart["test_share_any_class"] == 0
+    together = random_split_leak(records({"a": ["film"] * 20, "b": ["film"] * 10}))
+    assert together["test_share_within_class"] == 1
+    across = random_split_leak(records({"a": [f"f{n}" for n in range(20)], "b": [f"f{n}" for n in range(20)]}))
+    assert across["test_share_within_class"] == 0
+    # of 20 films two a class are drawn: a film's other clip is in train unless drawn too, 1 - 2 / 20
+    assert across["test_share_any_class"] == pytest.approx(0.9, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--audit", "a", "b", "c"], ["--input_dir", "a", "--audit", "b"], [], ["--input_dir", "a", "--save_to", "x"]],
+)
+def test_flags_that_do_not_go_together(flags):
+    with pytest.raises(SystemExit, match="2"):
+        split_data.main(flags)
+
+
+def test_the_split_is_the_same_whatever_the_order_of_the_listing(drawn_clips, tmp_path, monkeypatch):
+    def digest(name: str) -> str:
+        split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / name), "--seed", "5"])
+        return json.loads((tmp_path / name / "split.json").read_text())["digest"]
+
+    usual, iterdir, rglob = digest("usual"), Path.iterdir, Path.rglob
+    monkeypatch.setattr(Path, "iterdir", lambda self: sorted(iterdir(self), reverse=True))
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: sorted(rglob(self, pattern), reverse=True))
+    assert digest("reversed") == usual
+
+
+def test_three_folds_share_their_files(drawn_clips, tmp_path):
+    """All folds together take the space of one copy."""
+    names = {label: sorted(path.name for path in (drawn_clips / label).iterdir()) for label in ("sit", "wave")}
+    splits_dir = tmp_path / "splits"
+    splits_dir.mkdir()
+    for label, files in names.items():
+        for fold in (1, 2, 3):
+            lines = [f"{name} {2 if number % 3 == fold - 1 else 1} " for number, name in enumerate(files)]
+            (splits_dir / f"{label}_test_split{fold}.txt").write_text("\n".join(lines))
+    out = tmp_path / "data"
+    split_data.main(
+        ["--input_dir", str(drawn_clips), "--output_dir", str(out), "--protocol", "hmdb51", "--fold", "all"]
+        + ["--splits_dir", str(splits_dir)]
+    )
+    files = list(out.rglob("*.avi"))
+    assert len(files) == 3 * 12
+    assert len({path.stat().st_ino for path in files}) == 12
+    assert all(path.stat().st_nlink >= 4 for path in files)

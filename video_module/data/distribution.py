@@ -1,0 +1,127 @@
+"""How the videos of a data set are spread over classes and splits, and over what HMDB51's names tell of them."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from video_module.config import ClipConfig
+from video_module.data import hmdb51, sampling
+from video_module.data.labels import SPLITS, find_class_names, has_entries, is_split_tree
+from video_module.data.splits import Rejected, VideoRecord, load_videos, read_split_json, scan
+from video_module.errors import InputError
+from video_module.files import read_text
+
+
+def label_distribution(
+    data_dir: Path, *, clip: ClipConfig, clip_step: int | None = None, num_workers: int
+) -> tuple[dict[str, Any], list[Rejected]]:
+    """Count what split_data.py wrote, or a bare folder of classes, which is the one split "all".
+
+    Returns {"class_names", "clip", "splits": {split: count_videos()}}, clips being windows `clip_step` apart, and the
+    files that do not decode. A folder without split.json is decoded to count its frames.
+    """
+    if is_split_tree(data_dir):
+        folders = {split: data_dir / split for split in SPLITS if has_entries(data_dir / split)}
+        if not folders:
+            raise InputError(f"{data_dir}: its train, val and test are empty")
+    else:
+        folders = {"all": data_dir}
+    recorded = read_split_json(data_dir) is not None and "all" not in folders
+    videos: dict[str, list[VideoRecord]] = {}
+    rejected: list[Rejected] = []
+    for split, folder in folders.items():
+        if recorded:
+            videos[split] = load_videos(folder, num_workers=num_workers)
+        else:
+            videos[split], broken, _ = scan(folder, num_workers=num_workers)
+            rejected += broken
+    class_names = list(dict.fromkeys(name for folder in folders.values() for name in find_class_names(folder)))
+    settings = {
+        "num_frames": clip.num_frames,
+        "frame_stride": clip.frame_stride,
+        "target_fps": clip.target_fps,
+        "clip_step": clip_step or clip.default_clip_step,
+    }
+    splits = {split: count_videos(part, class_names, clip=clip, clip_step=clip_step) for split, part in videos.items()}
+    return {"class_names": class_names, "clip": settings, "splits": splits}, rejected
+
+
+def count_videos(
+    videos: Sequence[VideoRecord], class_names: Sequence[str], *, clip: ClipConfig, clip_step: int | None
+) -> dict[str, Any]:
+    """Of one split: {"num_videos", "num_clips", "duration_s", "classes", "imbalance", "tags"}.
+
+    "classes" holds the first three and "share", of the videos, by class; "tags" counts the videos of each value of
+    HMDB51's tags, None where a name is not of its grammar.
+    """
+    classes = {name: {"num_videos": 0, "num_clips": 0, "duration_s": 0.0, "share": 0.0} for name in class_names}
+    tags: dict[str, Counter[str]] | None = {tag: Counter() for tag in hmdb51.tag_values()}
+    for video in videos:
+        row = classes[video.label]
+        row["num_videos"] += 1
+        row["num_clips"] += len(sampling.window_starts(video.num_frames, clip, clip_step, fps=video.fps))
+        row["duration_s"] += video.num_frames / video.fps
+        described = hmdb51.describe_tags(Path(video.path).name, video.label)
+        if tags is None or described is None:
+            tags = None
+            continue
+        for tag, value in described.items():
+            tags[tag][value] += 1
+    for row in classes.values():
+        row["share"] = row["num_videos"] / max(1, len(videos))
+    return {
+        **{key: sum(row[key] for row in classes.values()) for key in ("num_videos", "num_clips", "duration_s")},
+        "classes": classes,
+        "imbalance": imbalance([row["num_videos"] for row in classes.values()]),
+        "tags": tags and {tag: {value: tags[tag][value] for value in hmdb51.tag_values()[tag]} for tag in tags},
+    }
+
+
+def imbalance(counts: Sequence[int]) -> dict[str, float | int | None]:
+    """How uneven classes are.
+
+    "ratio" is the largest count by the smallest, None where a class is empty; "effective_num_classes" the number of
+    equal classes that would be as hard to guess: the exponential of the entropy.
+    """
+    total = sum(counts)
+    entropy = -sum(count / total * math.log(count / total) for count in counts if count)
+    return {
+        "largest": max(counts),
+        "smallest": min(counts),
+        "ratio": max(counts) / min(counts) if min(counts) else None,
+        "effective_num_classes": math.exp(entropy),
+    }
+
+
+def class_weights(counts: Mapping[str, int]) -> dict[str, float]:
+    """Weights of the loss by which all classes count the same: total / (classes x count), 1 on average over videos.
+
+    Raises InputError on a class without videos.
+    """
+    if empty := [name for name, count in counts.items() if not count]:
+        raise InputError(f"class {empty[0]!r} has no training video: there is no weight for it")
+    total = sum(counts.values())
+    return {name: total / (len(counts) * count) for name, count in counts.items()}
+
+
+def read_class_weights(file: Path, class_names: Sequence[str]) -> list[float]:
+    """Read what calc_label_distribution.py --class_weights wrote, in the order of `class_names`.
+
+    Raises InputError if the file is of other classes, or a weight is not a positive number.
+    """
+    try:
+        content = json.loads(read_text(file))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}: not JSON ({error})") from None
+    weights = content.get("class_weights") if isinstance(content, dict) else None
+    if not isinstance(weights, dict):
+        raise InputError(f"{file}: holds no class_weights; write it with calc_label_distribution.py --class_weights")
+    if differing := sorted(set(weights) ^ set(class_names)):
+        raise InputError(f"{file}: made for other classes: {differing[0]!r} is in it or in the data, not in both")
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise InputError(f"{file}: the weight of {name!r} must be a positive number, got {weight!r}")
+    return [float(weights[name]) for name in class_names]
