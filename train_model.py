@@ -24,6 +24,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--class_weights", type=Path, help="JSON of calc_label_distribution.py --class_weights: rare classes count more"
     )
     parser.add_argument("--model_type", choices=list(MODELS), default=DEFAULT_MODEL, help="architecture")
+    parser.add_argument(
+        "--list_models", action="store_true", help="print the architectures with cost, clips and weights, and stop"
+    )
     parser.add_argument("--weights", help="published weights by name, none, or a file (default: the model's first)")
     parser.add_argument("--save_path", type=Path, help="best checkpoint (default: <model_type>.pth)")
     parser.add_argument(
@@ -49,6 +52,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.list_models:
+        from video_module.models.cost import format_models
+
+        print(format_models())
+        return
     cli.let_workers_have_the_cores()
     spec = get_spec(args.model_type)
     weights = args.weights or spec.default_weights

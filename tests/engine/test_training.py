@@ -52,6 +52,18 @@ def test_parameter_groups():
             assert group["weight_decay"] == (0.3 if decays else 0.0), name
 
 
+@pytest.mark.parametrize(("name", "num_tables"), [("mvit_v1_b", 2), ("mvit_v2_s", 48), ("swin3d_t", 12)])
+def test_position_tables_do_not_decay(name, num_tables):
+    with torch.device("meta"):
+        model = build_model(name, num_classes=4)
+    [decay_free] = [
+        group
+        for group in training.parameter_groups(model, small_config(weight_decay=0.3))
+        if group["weight_decay"] == 0 and len(group["params"]) > 1
+    ]
+    assert sum(parameter.ndim == 2 for parameter in decay_free["params"]) == num_tables
+
+
 class Batches(list):
     """Batches as a loader gives them, of a data set of `num_items` clips."""
 

@@ -17,7 +17,8 @@ from video_module.errors import InputError
 from video_module.inference import export
 from video_module.inference.predictor import describe, load_predictor
 from video_module.inference.verification import BATCH_SIZES, extreme_clips
-from video_module.models.recognizer import build_model
+from video_module.models.recognizer import Recognizer, build_model
+from video_module.models.registry import get_spec
 
 ENDS = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
 
@@ -121,6 +122,50 @@ def test_int8_quantises_all_layers_but_convolutions_by_channel(files):
     scales = [value for name, value in constants.items() if name.endswith("_scale")]
     assert all(scale.ndim == 1 for scale in scales)
     assert not [node for node in graph.node if node.op_type == "ConvInteger"]
+
+
+@pytest.fixture(scope="module")
+def convolutional() -> tuple[Recognizer, onnx.ModelProto]:
+    """A network of convolutions, with the statistics of a trained one, and its graph."""
+    clip = get_spec("r3d_18").clip_config(clip_len=8, img_size=32)
+    model = build_model("r3d_18", num_classes=5, clip=clip).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model, export.trace(model)
+
+
+def test_int8_stores_convolutions_by_channel(convolutional):
+    model, fp32 = convolutional
+    int8 = export.to_int8(fp32)
+    onnx.checker.check_model(int8, full_check=True)
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in int8.graph.initializer}
+    originals = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in fp32.graph.initializer}
+    stored = {node.output[0]: node for node in int8.graph.node if node.op_type == "DequantizeLinear"}
+    first, *others = [node.input[1] for node in fp32.graph.node if node.op_type == "Conv"]
+    assert first in constants
+    assert set(stored) == set(others)
+    for name, node in stored.items():
+        levels, scale = constants[node.input[0]], constants[node.input[1]]
+        assert levels.dtype == np.int8
+        assert scale.shape == levels.shape[:1]
+        scale = scale.reshape(-1, 1, 1, 1, 1)
+        assert (np.abs(levels * scale - originals[name]) <= scale / 2 * 1.001).all()
+        assert name not in constants
+    assert int8.ByteSize() < 0.27 * fp32.ByteSize()
+    clips = np.random.default_rng(0).integers(0, 256, (2, *model.clip.shape), np.uint8)
+    logits = [
+        onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"clips": clips})[0] for proto in (fp32, int8)
+    ]
+    assert 0 < np.abs(logits[0] - logits[1]).max() < 0.05 * np.abs(logits[0]).max()
+
+
+def test_convolutions_are_exported_with_their_norms_in_them(convolutional):
+    kinds = [node.op_type for node in convolutional[1].graph.node]
+    assert "BatchNormalization" not in kinds
+    assert kinds.count("Conv") == 20
+    assert len(kinds) <= 60
 
 
 def test_swin3d_t_is_lean():

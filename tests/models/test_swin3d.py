@@ -3,6 +3,7 @@ import torch
 from torchvision.models.video.swin_transformer import PatchEmbed3d, ShiftedWindowAttention3d, SwinTransformer3d
 
 from video_module.models import swin3d
+from video_module.models.registry import get_spec
 from video_module.models.swin3d import WindowAttention3d
 
 
@@ -39,7 +40,7 @@ def test_parameters_are_torchvisions(name):
 
     with torch.device("meta"):
         theirs = getattr(zoo, name)(num_classes=400).state_dict()
-        ours = getattr(swin3d, name)(num_classes=400, drop_path=0.3).state_dict()
+        ours = getattr(swin3d, name)(num_classes=400, clip=get_spec(name).clip, drop_path=0.3).state_dict()
     assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
 
 
@@ -62,7 +63,7 @@ def test_whole_network_equals_torchvisions():
 
 
 def test_nano_is_torchvisions_network():
-    net = swin3d.swin3d_nano(num_classes=6, drop_path=0.0)
+    net = get_spec("swin3d_nano").build(num_classes=6)
     assert isinstance(net, SwinTransformer3d)
     assert 0.3e6 < sum(parameter.numel() for parameter in net.parameters()) < 0.4e6
     assert any(any(module.shift_size) for module in net.modules() if isinstance(module, WindowAttention3d))

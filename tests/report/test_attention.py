@@ -1,4 +1,5 @@
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -132,12 +133,44 @@ def test_every_architecture_has_a_layer_to_look_at(name):
     spec = registry.get_spec(name)
     with torch.device("meta"):
         net = spec.build(num_classes=2)
-        shapes = []
-        layer = net.get_submodule(spec.features)
-        layer.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+        outputs = []
+        net.get_submodule(spec.features).register_forward_hook(lambda module, inputs, output: outputs.append(output))
         net(torch.zeros(1, 3, *spec.clip.shape[:3]))
-    grid = shapes[0][1:4] if spec.channels_last else shapes[0][2:5]
+    [output] = outputs
+    if isinstance(output, tuple):
+        grid = output[1]
+        assert output[0].shape[1] == 1 + math.prod(grid)
+    else:
+        grid = output.shape[1:4] if spec.channels_last else output.shape[2:5]
     assert min(grid) >= 4  # places and moments can be told apart
+
+
+class TokenNet(nn.Module):
+    """As MViT: tokens after a class token, which gathers the evidence; class 0 is how much red there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = Tokens()
+        self.head = nn.Linear(3, 2, bias=False)
+        self.head.weight.data = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
+
+    def forward(self, x):
+        tokens, _ = self.features(x)
+        return self.head(tokens[:, 0] + tokens[:, 1:].mean(dim=1))
+
+
+class Tokens(nn.Module):
+    def forward(self, x):
+        x = nn.functional.avg_pool3d(x, (2, 4, 4))
+        tokens = x.flatten(2).transpose(1, 2)
+        return torch.cat([torch.ones_like(tokens[:, :1]), tokens], dim=1), tuple(x.shape[2:])
+
+
+def test_tokens_stand_where_their_grid_says(monkeypatch):
+    cells = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
+    expected = attention.grad_cam(cells, red_then_blue(), target=1)
+    tokens = recognizer(monkeypatch, TokenNet(), features="features", channels_last=False)
+    np.testing.assert_allclose(attention.grad_cam(tokens, red_then_blue(), target=1), expected, atol=1e-6)
 
 
 def test_an_architecture_without_a_layer_is_a_clear_error(monkeypatch):

@@ -37,12 +37,19 @@ LOG_COLUMNS = (
 )
 
 
+# of Swin; of MViT
+_POSITION_TABLES = (
+    "relative_position_bias_table",
+    *(f".{name}" for name in ("rel_pos_t", "rel_pos_h", "rel_pos_w", "temporal_pos", "spatial_pos")),
+)
+
+
 def parameter_groups(model: Recognizer, config: TrainConfig) -> list[dict[str, Any]]:
     """AdamW groups: the backbone at its share of the rate; no decay on norms, biases and position-bias tables."""
     head = {id(parameter) for parameter in model.head.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        decays = parameter.ndim > 1 and not name.endswith("relative_position_bias_table")
+        decays = parameter.ndim > 1 and not name.endswith(_POSITION_TABLES)
         groups.setdefault((id(parameter) in head, decays), []).append(parameter)
     return [
         {

@@ -1,5 +1,6 @@
 """A network with its input contract: uint8 clips in, logits out."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor, nn
 
 from video_module.config import ClipConfig
 from video_module.errors import InputError
-from video_module.models.registry import NO_WEIGHTS, get_spec
+from video_module.models import layouts
+from video_module.models.registry import NO_WEIGHTS, ModelSpec, get_spec
 
 
 class Recognizer(nn.Module):
@@ -50,13 +52,28 @@ def build_model(
     Raises InputError if the weights cannot be had, or do not fit.
     """
     spec = get_spec(name)
+    clip = clip or spec.clip
+    if clip.shape != spec.clip.shape:
+        _check_size(spec, clip)
     torch.manual_seed(seed)
-    backbone = spec.build(num_classes=num_classes, drop_path=drop_path)
-    model = Recognizer(backbone, name=name, clip=clip or spec.clip)
+    model = Recognizer(spec.build(num_classes=num_classes, clip=clip, drop_path=drop_path), name=name, clip=clip)
     if weights != NO_WEIGHTS:
-        state = _published_weights(name, weights) if weights in spec.weights else _weights_file(name, Path(weights))
-        _load_backbone(model, state, origin=weights)
+        content = _published_weights(name, weights) if weights in spec.weights else _weights_file(name, Path(weights))
+        _load_backbone(model, layouts.find_weights(content, origin=weights), origin=weights)
     return model
+
+
+def _check_size(spec: ModelSpec, clip: ClipConfig) -> None:
+    """Raise InputError if the network cannot take clips of this size. Nothing is computed."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            spec.build(num_classes=2, clip=clip).eval()(torch.zeros(1, 3, *clip.shape[:3]))
+    except (RuntimeError, ValueError) as error:
+        size, own = ("x".join(map(str, shape[:3])) for shape in (clip.shape, spec.clip.shape))
+        raise InputError(
+            f"{spec.name} does not take clips of {size} ({str(error).splitlines()[0]}); its own are of {own}, see "
+            "--clip_len and --img_size"
+        ) from None
 
 
 def published_class_names(name: str, weights: str) -> list[str]:
@@ -74,7 +91,7 @@ def _torchvision_weights(name: str, weights: str):
     return get_model_weights(name)[weights]
 
 
-def _published_weights(name: str, weights: str) -> dict[str, Tensor]:
+def _published_weights(name: str, weights: str) -> dict:
     """torchvision's weights, downloaded once into torch's cache."""
     url = _torchvision_weights(name, weights).url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
@@ -94,12 +111,11 @@ def _published_weights(name: str, weights: str) -> dict[str, Tensor]:
     return load_torch_file(file)
 
 
-def _weights_file(name: str, file: Path) -> dict[str, Tensor]:
+def _weights_file(name: str, file: Path) -> dict:
     if not file.is_file():
         known = ", ".join((*get_spec(name).weights, NO_WEIGHTS))
         raise InputError(f"--weights {file}: neither a file nor a name of weights for {name} ({known})")
-    content = load_torch_file(file)
-    return content["weights"] if isinstance(content.get("weights"), dict) else content
+    return load_torch_file(file)
 
 
 def load_torch_file(file: Path) -> dict:
@@ -110,8 +126,16 @@ def load_torch_file(file: Path) -> dict:
         raise InputError(f"{file}: no such file")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(f"{file}: not a plain PyTorch file: damaged, or holding code, which is never run") from None
+    except pickle.UnpicklingError as error:
+        hint = ""
+        if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+            hint = (
+                f' ({code[1]} here); if you trust it, keep its weights alone: python -c "import torch; f = '
+                f"torch.load('{file}', 'cpu', weights_only=False); torch.save(f.get('state_dict', f), 'plain.pth')\""
+            )
+        raise InputError(
+            f"{file}: not a plain PyTorch file: damaged, or holding code, which is never run{hint}"
+        ) from None
     except Exception as error:  # a damaged pickle can raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{file}: not a readable PyTorch file ({reason})") from None
@@ -120,20 +144,40 @@ def load_torch_file(file: Path) -> dict:
     return content
 
 
-def _load_backbone(model: Recognizer, state: dict[str, Tensor], *, origin: str) -> None:
-    head = get_spec(model.name).head + "."
+def _load_backbone(model: Recognizer, weights: dict[str, Tensor], *, origin: str) -> None:
+    """Load weights of any known layout; only the last layer may be of other classes, and start anew.
+
+    What a file has on top is printed. Raises InputError that lists what is missing or of another shape.
+    """
     own = model.backbone.state_dict()
-    fitting = {
-        key: value for key, value in state.items() if key in own and getattr(value, "shape", None) == own[key].shape
-    }
-    misfits = sorted(key for key in set(own) - set(fitting) if not key.startswith(head))
-    if misfits:
+    names_in_file = list(weights)
+    layout, weights = layouts.match_layout(weights, own)
+    fits = layouts.fitting(weights, own)
+    head = get_spec(model.name).head + "."
+    # a counter that nothing reads here; files from before PyTorch 0.4.1 lack it
+    needed = [key for key in own if not key.startswith(head) and not key.endswith("num_batches_tracked")]
+    if misfits := [key for key in needed if key not in fits]:
+        if len(misfits) == len(needed):
+            raise InputError(
+                f"{origin}: does not fit {model.name}: none of its {len(own)} tensors is there; the file holds "
+                f"{layouts.shorten(names_in_file, names_in_file)}"
+            )
+        missing = [key for key in misfits if key not in weights]
+        resized = [f"{key} {_size(weights[key])} for {_size(own[key])}" for key in misfits if key in weights]
+        parts = [f"missing {layouts.shorten(missing, own)}"] * bool(missing)
+        parts += [f"of another shape {', '.join(resized)}"] * bool(resized)
         raise InputError(
             f"{origin}: does not fit {model.name}: {len(misfits)} of its {len(own)} tensors are missing or of another "
-            f"shape, {misfits[0]!r} among them"
+            f"shape: {'; '.join(parts)}"
         )
-    if surplus := sorted(key for key in set(state) - set(own)):
-        print(f"{origin}: {len(surplus)} tensors are not used: {', '.join(surplus[:5])}")
-    if any(key.startswith(head) for key in set(own) - set(fitting)):
+    if layout is not layouts.LAYOUTS[0]:
+        print(f"{origin}: read as {layout.name}")
+    if surplus := [key for key in weights if key not in own]:
+        print(f"{origin}: {len(surplus)} tensors are not used: {layouts.shorten(surplus, weights)}")
+    if any(key.startswith(head) and key not in fits for key in own):
         print(f"{origin}: the last layer starts anew for {own[head + 'weight'].shape[0]} classes")
-    model.backbone.load_state_dict({**own, **fitting})
+    model.backbone.load_state_dict({**own, **{key: weights[key] for key in fits}})
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "()"

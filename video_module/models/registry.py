@@ -17,20 +17,26 @@ NO_WEIGHTS = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """One architecture. `builder` is "module:function", called as function(num_classes=…, drop_path=…)."""
+    """One architecture."""
 
     name: str
     clip: ClipConfig
     builder: str
+    """"module:function", called as function(num_classes=…, clip=…), with drop_path=… on top where has_drop_path."""
     head: str
     """Name of the last layer inside the built module."""
     features: str = ""
     """Name of the layer inside it that shows where the model looks: the last whose grid is fine enough to tell places
     apart."""
     channels_last: bool = False
-    """Whether that layer gives (N, T, H, W, C), as Swin does, or (N, C, T, H, W)."""
+    """Whether that layer gives (N, T, H, W, C), as Swin does, or (N, C, T, H, W). A layer that gives a pair of (N, 1 +
+    T * H * W, C), a class token first, and (T, H, W), as MViT's do, is taken as it is."""
+    has_drop_path: bool = False
+    """Whether it can skip blocks at random in training (stochastic depth)."""
     weights: tuple[str, ...] = ()
     """Names of torchvision's weights for it; the first is the default."""
+    weights_files: str = ""
+    """Published files of weights for it that `--weights PATH` takes as they are."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """What differs from TrainConfig's defaults."""
     paper: str = ""
@@ -39,9 +45,15 @@ class ModelSpec:
     def default_weights(self) -> str:
         return self.weights[0] if self.weights else NO_WEIGHTS
 
-    def build(self, *, num_classes: int, drop_path: float = 0.0) -> "nn.Module":
+    def build(self, *, num_classes: int, clip: ClipConfig | None = None, drop_path: float = 0.0) -> "nn.Module":
+        """The network for clips of this ClipConfig (None: the model's own): some have layers whose size follows it."""
         module, _, function = self.builder.partition(":")
-        return getattr(importlib.import_module(module), function)(num_classes=num_classes, drop_path=drop_path)
+        settings: dict[str, Any] = {"num_classes": num_classes, "clip": clip or self.clip}
+        if self.has_drop_path:
+            settings["drop_path"] = drop_path
+        elif drop_path:
+            raise InputError(f"{self.name} has no blocks to skip: drop_path must be 0, got {drop_path}")
+        return getattr(importlib.import_module(module), function)(**settings)
 
     def clip_config(
         self,
@@ -68,6 +80,10 @@ class ModelSpec:
     def train_config(self, *, weights: str, given: Mapping[str, Any]) -> TrainConfig:
         """TrainConfig from its defaults, this model's recipe, and what the user gave, the later winning."""
         settings = dict(self.recipe)
+        if not self.has_drop_path:
+            settings["drop_path"] = 0.0
+            if given.get("drop_path"):
+                raise InputError(f"--drop_path {given['drop_path']}: {self.name} has no blocks to skip; leave it out")
         if weights == NO_WEIGHTS:
             settings["backbone_lr_scale"] = 1.0  # nothing to preserve: the whole net starts from scratch
         settings.update(given)
@@ -88,11 +104,66 @@ def _swin3d(size: str, weights: tuple[str, ...], **recipe: Any) -> ModelSpec:
         head="head",
         features="features.6",  # T/2 x 7 x 7
         channels_last=True,
+        has_drop_path=True,
         weights=weights,
+        weights_files="Video-Swin and mmaction checkpoints (swin_*_patch244_window877_*.pth)",
         recipe=recipe,
         paper=_VIDEO_SWIN,
     )
 
+
+_R2PLUS1D = "Tran et al., A Closer Look at Spatiotemporal Convolutions for Action Recognition, CVPR 2018"
+_MVIT = "Fan et al., Multiscale Vision Transformers, ICCV 2021"
+
+
+def _zoo(name: str, *, clip: ClipConfig, paper: str, **settings: Any) -> ModelSpec:
+    """A network of torchvision with its weights. What ClipConfig says beyond the pixels (`weights.transforms()`) is
+    from `weights.meta`, which gives each its clip_len and frame_rate."""
+    return ModelSpec(
+        name=name,
+        clip=clip,
+        builder=f"video_module.models.torchvision_zoo:{name}",
+        weights=("KINETICS400_V1",),
+        paper=paper,
+        **settings,
+    )
+
+
+def _video_resnet(name: str, *, features: str) -> ModelSpec:
+    return _zoo(
+        name,
+        # frame_rate=15, clip_len=16
+        clip=ClipConfig(num_frames=16, frame_stride=1, target_fps=15, resize=(128, 171), crop=112, **_KINETICS),
+        head="fc",
+        features=features,
+        recipe=_CONVOLUTIONAL,
+        paper=_R2PLUS1D,
+    )
+
+
+def _mvit(name: str, *, paper: str) -> ModelSpec:
+    return _zoo(
+        name,
+        clip=ClipConfig(  # frame_rate=7.5, clip_len=16
+            num_frames=16,
+            frame_stride=1,
+            target_fps=7.5,
+            resize=256,
+            crop=224,
+            mean=(0.45, 0.45, 0.45),
+            std=(0.225, 0.225, 0.225),
+        ),
+        head="head.1",
+        features="blocks.13",  # 8 x 14 x 14 tokens; the last blocks have 7 x 7
+        has_drop_path=True,
+        recipe={"lr": 1e-3, "weight_decay": 0.05, "drop_path": 0.2},  # drop_path: torchvision's
+        paper=paper,
+    )
+
+
+# of torchvision's VideoClassification preset
+_KINETICS: dict[str, Any] = {"mean": (0.43216, 0.394666, 0.37645), "std": (0.22803, 0.22145, 0.216989)}
+_CONVOLUTIONAL = {"lr": 1e-3, "weight_decay": 0.01, "batch_size": 16}
 
 _SPECS = (
     _swin3d("t", ("KINETICS400_V1",), lr=1e-3, weight_decay=0.02, drop_path=0.1),
@@ -105,6 +176,7 @@ _SPECS = (
         head="head",
         features="features.0",  # 4 x 8 x 8; the last stage's 2 x 2 tokens hold no place
         channels_last=True,
+        has_drop_path=True,
         recipe={
             "num_epochs": 32,
             "batch_size": 16,
@@ -114,6 +186,50 @@ _SPECS = (
             "drop_path": 0.0,
         },
         paper=f"{_VIDEO_SWIN}; a relative of 0.33 M parameters that learns on a laptop",
+    ),
+    _video_resnet("r2plus1d_18", features="layer3"),  # 4 x 14 x 14; layer4 has 2 x 7 x 7
+    _video_resnet("r3d_18", features="layer3"),
+    _video_resnet("mc3_18", features="layer4"),  # 16 x 7 x 7: it never strides along time
+    _zoo(
+        "s3d",
+        # frame_rate=15, clip_len=128
+        clip=ClipConfig(num_frames=128, frame_stride=1, target_fps=15, resize=(256, 256), crop=224, **_KINETICS),
+        head="classifier.1",
+        features="features.15",  # 16 x 7 x 7
+        recipe={**_CONVOLUTIONAL, "batch_size": 4},
+        paper="Xie et al., Rethinking Spatiotemporal Feature Learning, ECCV 2018",
+    ),
+    _mvit("mvit_v1_b", paper=_MVIT),
+    _mvit("mvit_v2_s", paper="Li et al., MViTv2, CVPR 2022"),
+    ModelSpec(
+        name="c3d",
+        clip=ClipConfig(  # 16 consecutive frames, as in the paper; mean of Sports-1M's mean cube over places and frames
+            num_frames=16,
+            frame_stride=1,
+            resize=(128, 171),
+            crop=112,
+            mean=(101.41 / 255, 97.66 / 255, 90.25 / 255),
+            std=(1 / 255, 1 / 255, 1 / 255),
+        ),
+        builder="video_module.models.c3d:c3d",
+        head="fc8",
+        features="conv4b",  # 4 x 14 x 14; conv5b has 2 x 7 x 7
+        weights_files="c3d.pickle (Sports-1M), ucf101-caffe.pth, mmaction's c3d_sports1m_pretrain*.pth",
+        recipe={**_CONVOLUTIONAL, "lr": 1e-4},  # nothing normalises its activations
+        paper="Tran et al., Learning Spatiotemporal Features with 3D Convolutional Networks, ICCV 2015",
+    ),
+    ModelSpec(
+        name="i3d",
+        # the paper trains on 64 frames at 25/s (and tests on 250), values in -1..1
+        clip=ClipConfig(
+            num_frames=64, frame_stride=1, target_fps=25, resize=256, crop=224, mean=(0.5,) * 3, std=(0.5,) * 3
+        ),
+        builder="video_module.models.i3d:i3d",
+        head="logits.conv3d",
+        features="Mixed_5c",  # 8 x 7 x 7
+        weights_files="rgb_imagenet.pt, rgb_charades.pt (Kinetics); googlenet-*.pth of torchvision, inflated",
+        recipe={**_CONVOLUTIONAL, "batch_size": 8},
+        paper="Carreira & Zisserman, Quo Vadis, Action Recognition?, CVPR 2017",
     ),
 )
 MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in _SPECS}

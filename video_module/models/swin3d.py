@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
+from video_module.config import ClipConfig
+
 Size3 = tuple[int, int, int]  # T, H, W
 
 
@@ -145,7 +147,7 @@ def _build(
     )
 
 
-def swin3d_t(*, num_classes: int, drop_path: float) -> nn.Module:
+def swin3d_t(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
     return _build(
         num_classes=num_classes,
         drop_path=drop_path,
@@ -156,7 +158,7 @@ def swin3d_t(*, num_classes: int, drop_path: float) -> nn.Module:
     )
 
 
-def swin3d_s(*, num_classes: int, drop_path: float) -> nn.Module:
+def swin3d_s(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
     return _build(
         num_classes=num_classes,
         drop_path=drop_path,
@@ -167,7 +169,7 @@ def swin3d_s(*, num_classes: int, drop_path: float) -> nn.Module:
     )
 
 
-def swin3d_b(*, num_classes: int, drop_path: float) -> nn.Module:
+def swin3d_b(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
     return _build(
         num_classes=num_classes,
         drop_path=drop_path,
@@ -178,7 +180,7 @@ def swin3d_b(*, num_classes: int, drop_path: float) -> nn.Module:
     )
 
 
-def swin3d_nano(*, num_classes: int, drop_path: float) -> nn.Module:
+def swin3d_nano(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
     """For 8x64x64 clips: patches of 2x8x8, three stages, windows of 4x4x4 tokens that see the whole time axis.
 
     torchvision draws all weights with a deviation of 0.02, made for layers of 96 and more that fine-tuning rarely meets

@@ -2,9 +2,10 @@
 
 The map is Grad-CAM (Selvaraju et al., ICCV 2017) with each place weighted by its own gradient instead of the mean over
 all places (HiResCAM, Draelos & Carin, 2020). The two are the same where a network ends in a global mean and a linear
-layer, as R(2+1)D, MC3, R3D and I3D do. Swin has a LayerNorm in between and C3D a flattening: there the mean gradient
-points at places that the class does not depend on, as tests/report/test_attention.py shows. The package grad-cam offers
-this too, but brings scikit-learn and more along for what is twenty lines here.
+layer, as R(2+1)D, MC3, R3D and I3D do. Swin has a LayerNorm in between, C3D a flattening and MViT a class token that
+gathers what it needs by attention: there the mean gradient points at places that the class does not depend on, as
+tests/report/test_attention.py shows. The package grad-cam offers this too, but brings scikit-learn and more along for
+what is twenty lines here.
 """
 
 from collections.abc import Callable, Iterator
@@ -66,11 +67,15 @@ def _class_evidence(model: Recognizer, clips: np.ndarray, *, target: int | None)
     if not spec.features:
         raise InputError(f"{model.name}: its registry entry names no layer that shows where it looks")
     features: list[Tensor] = []
+    grids: list[tuple[int, int, int]] = []
 
-    def keep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+    def keep(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> Tensor | tuple:
         torch.set_grad_enabled(True)  # from here on, until no_grad() below ends: earlier layers keep nothing
+        if isinstance(output, tuple):  # MViT's tokens, and the grid that they stand in
+            output, grid = output
+            grids.append(grid)
         features.append(output.detach().requires_grad_())
-        return features[0]
+        return (features[0], *grids) if grids else features[0]
 
     training = {module: module.training for module in model.modules()}
     hook = model.backbone.get_submodule(spec.features).register_forward_hook(keep)
@@ -85,8 +90,10 @@ def _class_evidence(model: Recognizer, clips: np.ndarray, *, target: int | None)
         hook.remove()
         for module, flag in training.items():
             module.training = flag
-    channels = -1 if spec.channels_last else 1
+    channels = -1 if spec.channels_last or grids else 1
     evidence = (features[0].detach() * gradient).sum(dim=channels).float().relu()
+    if grids:
+        evidence = evidence[:, 1:].unflatten(1, grids[0])  # the class token stands nowhere
     return evidence, logits.detach().float().softmax(dim=1)
 
 

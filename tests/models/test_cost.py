@@ -1,0 +1,52 @@
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+import train_model
+from video_module.config import ClipConfig
+from video_module.models import cost
+from video_module.models.registry import MODELS, ModelSpec, get_spec
+
+
+def test_by_hand(monkeypatch):
+    """C3D on one frame of 2 x 2 pixels: each convolution meets as many cells as are left."""
+    clip = ClipConfig(num_frames=1, frame_stride=1, resize=2, crop=2)
+    cells = [4, 1, 1, 1, 1, 1, 1, 1]
+    channels = [3, 64, 128, 256, 256, 512, 512, 512, 512]
+    products = sum(n * 27 * a * b for n, (a, b) in zip(cells, pairwise(channels), strict=True))
+    products += 512 * 4096 + 4096 * 4096 + 4096 * 7
+    biases = sum(channels[1:]) + 2 * 4096 + 7
+    measured = cost.measure_cost("c3d", num_classes=7, clip=clip)
+    assert measured.gmacs * 1e9 == pytest.approx(products)
+    assert measured.num_parameters == sum(27 * a * b for a, b in pairwise(channels)) + (
+        512 * 4096 + 4096 * 4096 + 4096 * 7 + biases
+    )
+
+
+def test_twice_the_frames_cost_twice_as_much():
+    one, two = (cost.measure_cost("r3d_18", clip=get_spec("r3d_18").clip_config(clip_len=n)).gmacs for n in (8, 16))
+    assert two == pytest.approx(2 * one, rel=1e-4)
+
+
+def test_list_models(capsys):
+    train_model.main(["--list_models"])
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == list(MODELS)
+    by_name = {row.split()[0]: row for row in rows}
+    assert by_name["r2plus1d_18"].split()[1:3] == ["31.51", "40.52"]
+    assert "16 x 112 x 112, 15/s" in by_name["r2plus1d_18"]
+    assert "128x171" in by_name["c3d"]
+    assert "every 2nd frame" in by_name["swin3d_t"]
+    assert "every frame" in by_name["c3d"]
+    assert "KINETICS400_IMAGENET22K_V1, KINETICS400_V1, a file" in by_name["swin3d_b"]
+    for name, row in by_name.items():
+        assert row.endswith(MODELS[name].paper)
+    assert header.index("paper") == rows[0].index(MODELS["swin3d_t"].paper)
+
+
+def test_an_entry_with_little_in_it_is_listed(monkeypatch, capsys):
+    spec = replace(get_spec("c3d"), name="bare", paper="", weights_files="")
+    assert isinstance(spec, ModelSpec)
+    monkeypatch.setitem(MODELS, "bare", spec)
+    assert cost.format_models().splitlines()[-1].split()[-1] == "none"

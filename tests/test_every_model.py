@@ -1,0 +1,174 @@
+"""Every architecture through every stage, on clips as small as it takes."""
+
+import math
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import test_model
+import train_model
+from video_module.config import PRECISIONS, ExportGates
+from video_module.data.decoding import count_frames
+from video_module.engine.checkpoint import load_checkpoint
+from video_module.engine.training import Trainer
+from video_module.inference import export
+from video_module.inference.predictor import load_predictor
+from video_module.inference.verification import load_clips
+from video_module.models import registry, swin3d, torchvision_zoo
+from video_module.models.registry import MODELS
+
+# Frames and side of a clip. Where a stride leaves nothing to normalise over, networks cannot be trained on less.
+SIZES = {
+    "r2plus1d_18": (8, 32),
+    "r3d_18": (8, 32),
+    "mc3_18": (4, 32),
+    "s3d": (16, 64),
+    "mvit_v1_b": (4, 64),
+    "mvit_v2_s": (4, 64),
+    "c3d": (16, 32),
+    "i3d": (16, 64),
+    "tiny3d": (8, 64),
+}
+SWIN = (4, 64)
+# of the largest logit; nothing is known of the best class, since two steps leave all of them near each other
+TOLERANCES = {"fp16": 0.02, "int8": 0.15}
+NO_GATES = ExportGates(fp16_agreement=0, int8_agreement=0)
+
+
+@pytest.fixture(scope="module")
+def few_videos(drawn_data, tmp_path_factory) -> Path:
+    """Two classes, two videos of each to train on, one to test on."""
+    folder = tmp_path_factory.mktemp("few")
+    for split, count in (("train", 2), ("test", 1)):
+        for label in ("jump", "wave"):
+            (folder / split / label).mkdir(parents=True)
+            for video in sorted((drawn_data / split / label).iterdir())[:count]:
+                (folder / split / label / video.name).symlink_to(video)
+    return folder
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Transformers of 5 to 7 blocks rather than 12 to 24: what they have on top is more of the same, and takes most of
+    the time."""
+    build = swin3d._build
+    monkeypatch.setattr(
+        swin3d,
+        "_build",
+        lambda *, depths, **settings: build(depths=[2, *[1] * (len(depths) - 1)], **settings),
+    )
+    monkeypatch.setattr(torchvision_zoo, "_STAGES", (1, 2, 2, 2))
+    for name in ("mvit_v1_b", "mvit_v2_s"):  # the last block of the third stage
+        monkeypatch.setitem(MODELS, name, replace(MODELS[name], features="blocks.4"))
+
+
+# What README shows as the way to add an architecture: this file, and this entry in the registry
+EXAMPLE_FILE = """
+from torch import Tensor, nn
+
+from video_module.config import ClipConfig
+
+
+class Tiny3D(nn.Module):
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.Conv3d(3, 16, (3, 7, 7), stride=(1, 4, 4), padding=(1, 3, 3)), nn.BatchNorm3d(16), nn.ReLU(),
+            nn.Conv3d(16, 32, 3, stride=2, padding=1), nn.BatchNorm3d(32), nn.ReLU(),
+        )
+        self.head = nn.Linear(32, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, 3, T, H, W), normalised as the ClipConfig says
+        return self.head(self.trunk(x).mean(dim=(2, 3, 4)))
+
+
+def tiny3d(*, num_classes: int, clip: ClipConfig) -> nn.Module:
+    return Tiny3D(num_classes)
+"""
+EXAMPLE_ENTRY = """
+ModelSpec(name="tiny3d", clip=ClipConfig(num_frames=8, frame_stride=4, resize=72, crop=64),
+          builder="video_module.models.tiny3d:tiny3d", head="head", features="trunk"),
+"""
+
+
+@pytest.fixture
+def added_architecture(monkeypatch):
+    """The example, as if it were a file of video_module/models and an entry of its registry."""
+    module = types.ModuleType("video_module.models.tiny3d")
+    exec(EXAMPLE_FILE, vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    [spec] = eval(EXAMPLE_ENTRY, vars(registry))
+    monkeypatch.setitem(MODELS, spec.name, spec)
+
+
+@pytest.mark.usefixtures("shallow", "added_architecture")
+@pytest.mark.parametrize("name", [*MODELS, "tiny3d"])
+def test_every_stage(name, few_videos, tmp_path, monkeypatch, capsys):
+    num_frames, side = SIZES.get(name, SWIN)
+    checkpoint = tmp_path / "model.pth"
+
+    def train(*flags: str) -> None:
+        train_model.main(
+            ["--data_dir", str(few_videos), "--model_type", name, "--weights", "none", "--save_path", str(checkpoint)]
+            + ["--clip_len", str(num_frames), "--img_size", str(side), "--frame_stride", "1"]
+            + ["--num_epochs", "2", "--batch_size", "4", "--num_workers", "0", "--device", "cpu", *flags]
+        )
+
+    # trains a step, is broken off in the second, goes on with it
+    train_step, steps = Trainer.train_step, []
+
+    def dies_in_the_second(self, clips, labels):
+        steps.append(1)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return train_step(self, clips, labels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", dies_in_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    before = load_checkpoint(checkpoint)
+    train("--resume")
+    assert "resuming after epoch 1 of 2" in capsys.readouterr().out
+    trained = load_checkpoint(checkpoint)
+    assert (before.epoch, trained.epoch) == (1, 2)
+    assert trained.clip.shape == (num_frames, side, side, 3)
+    moved = [key for key, value in trained.weights.items() if not torch.equal(value, before.weights[key])]
+    assert any(key.startswith(MODELS[name].head) for key in moved)
+    assert len(moved) > len(trained.weights) // 2
+
+    # evaluates, and shows where it looks
+    test_model.main(
+        ["--test_dir", str(few_videos / "test"), "--checkpoint", str(checkpoint), "--num_clips", "2"]
+        + ["--num_crops", "1", "--attention", "1", "--num_workers", "0", "--device", "cpu"]
+    )
+    [video] = (tmp_path / "model_attention").iterdir()
+    assert count_frames(video)[0] > 10
+
+    # exports in all precisions
+    clips = load_clips(trained.clip, 3, class_names=trained.class_names, folder=few_videos / "test")
+    reports = export.export_files(trained, tmp_path / "model", precisions=PRECISIONS, clips=clips, gates=NO_GATES)
+    assert [(report.precision, report.failure) for report in reports] == [(kind, None) for kind in PRECISIONS]
+    sizes = [report.size_mb for report in reports]
+    parameters_mb = 4e-6 * sum(weight.numel() for weight in trained.weights.values() if weight.is_floating_point())
+    assert sizes[0] < 1.05 * parameters_mb + 0.5
+    assert sizes[1] < 0.6 * sizes[0] + 0.5
+    assert sizes[2] < 0.45 * sizes[0] + 0.5
+    for report in reports[1:]:
+        allowed = TOLERANCES[report.precision] * max(report.agreement.max_logit, 0.1)
+        assert report.agreement.max_logit_difference < allowed, report.precision
+
+    # predicts, the same from both files
+    path = next((few_videos / "test" / "wave").iterdir())
+    scores = [
+        load_predictor(file, device="cpu").predict_video(path).scores for file in (checkpoint, tmp_path / "model.onnx")
+    ]
+    assert math.isclose(scores[0].sum(), 1)
+    np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=1e-4)
+    for file in tmp_path.glob("model*.*"):  # gigabytes, of all architectures
+        file.unlink()

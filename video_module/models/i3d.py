@@ -1,0 +1,147 @@
+"""I3D (Carreira & Zisserman, Quo Vadis, Action Recognition?, CVPR 2017): Inception-v1 inflated to video, RGB stream.
+
+Parameters have the names of the PyTorch port in circulation, so that its files (rgb_imagenet.pt) load as they are.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from video_module.config import ClipConfig
+
+Size3 = tuple[int, int, int]  # T, H, W
+
+# name: channels, side of the kernel, stride
+_UNITS = {"Conv3d_1a_7x7": (64, 7, 2), "Conv3d_2b_1x1": (64, 1, 1), "Conv3d_2c_3x3": (192, 3, 1)}
+# name: kernel and stride
+_POOLS: dict[str, tuple[Size3, Size3]] = {
+    "MaxPool3d_2a_3x3": ((1, 3, 3), (1, 2, 2)),
+    "MaxPool3d_3a_3x3": ((1, 3, 3), (1, 2, 2)),
+    "MaxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)),
+    "MaxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)),
+}
+# name: channels of branch 0; of branch 1's two layers; of branch 2's two; of branch 3 (Inception-v1's table)
+_MIXED = {
+    "Mixed_3b": (64, 96, 128, 16, 32, 32),
+    "Mixed_3c": (128, 128, 192, 32, 96, 64),
+    "Mixed_4b": (192, 96, 208, 16, 48, 64),
+    "Mixed_4c": (160, 112, 224, 24, 64, 64),
+    "Mixed_4d": (128, 128, 256, 24, 64, 64),
+    "Mixed_4e": (112, 144, 288, 32, 64, 64),
+    "Mixed_4f": (256, 160, 320, 32, 128, 128),
+    "Mixed_5b": (256, 160, 320, 32, 128, 128),
+    "Mixed_5c": (384, 192, 384, 48, 128, 128),
+}
+_TRUNK = (
+    "Conv3d_1a_7x7",
+    "MaxPool3d_2a_3x3",
+    "Conv3d_2b_1x1",
+    "Conv3d_2c_3x3",
+    "MaxPool3d_3a_3x3",
+    "Mixed_3b",
+    "Mixed_3c",
+    "MaxPool3d_4a_3x3",
+    "Mixed_4b",
+    "Mixed_4c",
+    "Mixed_4d",
+    "Mixed_4e",
+    "Mixed_4f",
+    "MaxPool3d_5a_2x2",
+    "Mixed_5b",
+    "Mixed_5c",
+)
+
+
+def same_padding(size: Size3, kernel: Size3, stride: Size3) -> list[tuple[int, int]]:
+    """TensorFlow's SAME: (before, after) along T, H and W, so that the output has size / stride cells, rounded up.
+
+    An odd number is padded more after than before.
+    """
+    totals = [
+        max(0, (-(-length // step) - 1) * step + extent - length)
+        for length, extent, step in zip(size, kernel, stride, strict=True)
+    ]
+    return [(total // 2, total - total // 2) for total in totals]
+
+
+def _pad_uneven(x: Tensor, kernel: Size3, stride: Size3) -> tuple[Tensor, Size3]:
+    """Pad what SAME pads more after than before; returns what is left to pad, equal on both sides.
+
+    Convolutions and poolings pad that themselves, without a copy of their input.
+    """
+    pads = same_padding(tuple(x.shape[2:]), kernel, stride)
+    if any(before != after for before, after in pads):
+        x = F.pad(x, [value for before, after in reversed(pads) for value in (0, after - before)])
+    return x, tuple(before for before, _ in pads)
+
+
+class Unit3D(nn.Module):
+    """Convolution, batch norm, ReLU; or the convolution alone, with a bias."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, normalised: bool = True):
+        super().__init__()
+        self.conv3d = nn.Conv3d(inputs, outputs, kernel, stride=stride, bias=not normalised)
+        self.bn = nn.BatchNorm3d(outputs, eps=1e-3, momentum=0.01) if normalised else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, padding = _pad_uneven(x, self.conv3d.kernel_size, self.conv3d.stride)
+        x = F.conv3d(x, self.conv3d.weight, self.conv3d.bias, self.conv3d.stride, padding)
+        return x if self.bn is None else F.relu(self.bn(x))
+
+
+class SamePool3d(nn.Module):
+    """Max pooling with SAME padding. Zeros may stand for the padding, since all inputs come out of a ReLU."""
+
+    def __init__(self, kernel: Size3, stride: Size3):
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, padding = _pad_uneven(x, self.kernel, self.stride)
+        return F.max_pool3d(x, self.kernel, self.stride, padding)
+
+
+class InceptionModule(nn.Module):
+    def __init__(self, inputs: int, channels: tuple[int, ...]):
+        super().__init__()
+        b0, b1a, b1b, b2a, b2b, b3 = channels
+        self.b0 = Unit3D(inputs, b0, 1)
+        self.b1a, self.b1b = Unit3D(inputs, b1a, 1), Unit3D(b1a, b1b, 3)
+        self.b2a, self.b2b = Unit3D(inputs, b2a, 1), Unit3D(b2a, b2b, 3)  # 5 in the paper; 3 in all its code and files
+        self.b3a, self.b3b = SamePool3d((3, 3, 3), (1, 1, 1)), Unit3D(inputs, b3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], dim=1)
+
+
+class I3D(nn.Module):
+    """Takes (N, 3, T, H, W). Logits of a clip are the mean of those along time, as the authors average them."""
+
+    def __init__(self, *, num_classes: int, clip: ClipConfig):
+        super().__init__()
+        channels = 3
+        for name in _TRUNK:
+            if name in _POOLS:
+                self.add_module(name, SamePool3d(*_POOLS[name]))
+            elif name in _UNITS:
+                outputs, kernel, stride = _UNITS[name]
+                self.add_module(name, Unit3D(channels, outputs, kernel, stride=stride))
+                channels = outputs
+            else:
+                self.add_module(name, InceptionModule(channels, _MIXED[name]))
+                b0, _, b1, _, b2, b3 = _MIXED[name]
+                channels = b0 + b1 + b2 + b3
+        # 2 x 7 x 7 at 224 pixels; a smaller clip gets a smaller mean
+        time, side = -(-clip.num_frames // 8), -(-clip.crop // 32)
+        self.avg_pool = nn.AvgPool3d((min(2, time), min(7, side), min(7, side)), stride=1)
+        self.dropout = nn.Dropout(0.5)
+        self.logits = Unit3D(channels, num_classes, 1, normalised=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name in _TRUNK:
+            x = self.get_submodule(name)(x)
+        return self.logits(self.dropout(self.avg_pool(x))).mean(dim=(2, 3, 4))
+
+
+def i3d(*, num_classes: int, clip: ClipConfig) -> nn.Module:
+    return I3D(num_classes=num_classes, clip=clip)

@@ -1,0 +1,172 @@
+"""Weights files as they circulate, brought to the names of this project's networks (torchvision's, where it has them).
+
+A layout is a list of rules on names. Nobody has to say which one a file has: the one that fits the most tensors is it.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from video_module.errors import InputError
+
+_WRAPPERS = ("weights", "state_dict", "model", "model_state_dict")
+"""Under which training programs put the weights beside optimisers and the like."""
+
+Rule = tuple[str, str | Callable[[re.Match], str]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    name: str
+    rules: tuple[Rule, ...] = ()
+    """Regular expression and replacement, applied to a tensor's name one after the other."""
+    inflated: bool = False
+    """Whether it is of a network for images, whose kernels get a time axis."""
+
+    def rename(self, key: str) -> str:
+        for pattern, replacement in self.rules:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+
+_CAFFE_C3D = {
+    "features": {
+        0: "conv1",
+        3: "conv2",
+        6: "conv3a",
+        8: "conv3b",
+        11: "conv4a",
+        13: "conv4b",
+        16: "conv5a",
+        18: "conv5b",
+    },
+    "classifier": {0: "fc6", 3: "fc7", 6: "fc8"},
+}
+# GoogLeNet counts its modules from a, Inception's first code from b, after the pooling
+_BRANCHES = {
+    "branch1": "b0",
+    "branch2.0": "b1a",
+    "branch2.1": "b1b",
+    "branch3.0": "b2a",
+    "branch3.1": "b2b",
+    "branch4.1": "b3b",
+}
+
+LAYOUTS = (
+    Layout("this project and torchvision"),
+    Layout("a Recognizer's state dict", ((r"^backbone\.", ""),)),
+    Layout(
+        "Video-Swin-Transformer and mmaction",
+        (
+            (r"^backbone\.", ""),
+            (r"^layers\.(\d+)\.blocks\.", lambda match: f"features.{2 * int(match[1])}."),
+            (r"^layers\.(\d+)\.downsample\.", lambda match: f"features.{2 * int(match[1]) + 1}."),
+            (r"\.mlp\.fc1\.", ".mlp.0."),
+            (r"\.mlp\.fc2\.", ".mlp.3."),
+            (r"^norm3\.", "norm."),  # mmaction 1 numbers the stages' norms
+            (r"^cls_head\.fc_cls\.", "head."),
+        ),
+    ),
+    Layout(
+        "C3D as converted from Caffe (features, classifier)",
+        (
+            (
+                r"^(features|classifier)\.(\d+)\.",
+                lambda match: _CAFFE_C3D[match[1]].get(int(match[2]), match[0][:-1]) + ".",
+            ),
+        ),
+    ),
+    Layout(
+        "mmaction's C3D",
+        (
+            (r"^backbone\.", ""),
+            (r"^conv(\d)a\.conv\.", lambda match: f"conv{match[1]}{'' if match[1] in '12' else 'a'}."),
+            (r"^conv(\d)b\.conv\.", r"conv\1b."),
+            (r"^cls_head\.fc_cls\.", "fc8."),
+        ),
+    ),
+    Layout(
+        "torchvision's GoogLeNet, inflated",
+        (
+            (
+                r"^inception(\d)([a-e])\.(branch\d(?:\.\d)?)\.(?=conv|bn)",
+                lambda match: f"Mixed_{match[1]}{chr(ord(match[2]) + 1)}.{_BRANCHES.get(match[3], match[3])}.",
+            ),
+            (r"^conv1\.(?=conv|bn)", "Conv3d_1a_7x7."),
+            (r"^conv2\.(?=conv|bn)", "Conv3d_2b_1x1."),
+            (r"^conv3\.(?=conv|bn)", "Conv3d_2c_3x3."),
+            (r"\.conv\.weight$", ".conv3d.weight"),
+            (r"^fc\.", "logits.conv3d."),
+        ),
+        inflated=True,
+    ),
+)
+
+
+def inflate(conv2d_weight: Tensor, time: int) -> Tensor:
+    """A convolution for images, (C, D, H, W), made one for videos, (C, D, time, H, W), as for I3D (Carreira &
+    Zisserman, 2017, section 2.1).
+
+    The kernel is repeated along time and divided by `time`, so that a boring video, one image repeated, gets the
+    answer of the image. That holds where a kernel sees frames alone: at a video's ends zero padding stands in for some
+    of them, and the answer is smaller there.
+    """
+    if conv2d_weight.ndim != 4:
+        raise ValueError(f"conv2d_weight must be (C, D, H, W), got {tuple(conv2d_weight.shape)}")
+    if time < 1:
+        raise ValueError(f"time must be at least 1, got {time}")
+    return conv2d_weight[:, :, None].repeat(1, 1, time, 1, 1) / time
+
+
+def find_weights(content: Mapping, *, origin: str) -> dict[str, Tensor]:
+    """The tensors of a loaded file by name, whatever training program wrapped them up.
+
+    Raises InputError if there are none.
+    """
+    for wrapper in _WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    weights = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise InputError(
+            f"{origin}: holds no weights; its entries are {', '.join(map(str, list(content)[:8])) or 'none'}"
+        )
+    if all(key.startswith("module.") for key in weights):  # DataParallel's
+        weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    return weights
+
+
+def match_layout(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
+    """The layout that fits the most tensors of a network's state dict `own`, and the weights under its names."""
+    candidates = [(layout, _convert(weights, own, layout)) for layout in LAYOUTS]
+    return max(candidates, key=lambda candidate: len(fitting(candidate[1], own)))
+
+
+def fitting(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> set[str]:
+    """Names that both have, in equal shape."""
+    return {key for key, value in weights.items() if key in own and own[key].shape == value.shape}
+
+
+def _convert(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    converted = {layout.rename(key): value for key, value in weights.items()}
+    if layout.inflated:
+        for key, value in converted.items():
+            if key in own and own[key].ndim == 5 and value.ndim in (2, 4):
+                kernel = value if value.ndim == 4 else value[..., None, None]  # a linear layer is one of 1 x 1
+                converted[key] = inflate(kernel, own[key].shape[2])
+    return converted
+
+
+def shorten(keys: Collection[str], among: Collection[str]) -> str:
+    """Names of tensors in a line; where all of a module's are meant, its name stands for them: `layer4.*`."""
+    keys, texts = set(keys), {}
+    for key in among:
+        if key not in keys:
+            continue
+        parts = key.split(".")
+        prefixes = (".".join(parts[:depth]) + "." for depth in range(1, len(parts)))
+        whole = next((prefix for prefix in prefixes if all(k in keys for k in among if k.startswith(prefix))), None)
+        texts[f"{whole}*" if whole else key] = None
+    return ", ".join(texts)

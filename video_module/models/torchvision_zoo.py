@@ -1,0 +1,172 @@
+"""torchvision's other video networks, under their own parameter names, for clips of any size that they can take."""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.video import mvit, resnet
+from torchvision.models.video import s3d as torchvision_s3d
+
+from video_module.config import ClipConfig
+
+Size3 = tuple[int, int, int]  # T, H, W
+
+
+def r2plus1d_18(*, num_classes: int, clip: ClipConfig) -> nn.Module:
+    return resnet.r2plus1d_18(num_classes=num_classes)
+
+
+def r3d_18(*, num_classes: int, clip: ClipConfig) -> nn.Module:
+    return resnet.r3d_18(num_classes=num_classes)
+
+
+def mc3_18(*, num_classes: int, clip: ClipConfig) -> nn.Module:
+    return resnet.mc3_18(num_classes=num_classes)
+
+
+def s3d(*, num_classes: int, clip: ClipConfig) -> nn.Module:
+    """torchvision's mean over 2 x 7 x 7 cells asks for 14 frames of 224 x 224; smaller clips get a smaller mean."""
+    net = torchvision_s3d(num_classes=num_classes)
+    time = -(-clip.num_frames // 4) // 2  # the last pooling alone rounds down
+    side = -(-clip.crop // 16) // 2
+    net.avgpool = nn.AvgPool3d((min(2, time), min(7, side), min(7, side)), stride=1)
+    return net
+
+
+def mvit_v1_b(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
+    return _mvit(
+        num_classes=num_classes,
+        clip=clip,
+        drop_path=drop_path,
+        widens_early=True,
+        pools_all_queries=False,
+        residual_pool=False,
+        rel_pos_embed=False,
+        proj_after_attn=False,
+    )
+
+
+def mvit_v2_s(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
+    return _mvit(
+        num_classes=num_classes,
+        clip=clip,
+        drop_path=drop_path,
+        widens_early=False,
+        pools_all_queries=True,
+        residual_pool=True,
+        rel_pos_embed=True,
+        proj_after_attn=True,
+    )
+
+
+_STAGES = (1, 2, 11, 2)  # blocks of each; with every stage tokens are halved along both sides, heads doubled
+
+
+def _mvit(
+    *,
+    num_classes: int,
+    clip: ClipConfig,
+    drop_path: float,
+    widens_early: bool,
+    pools_all_queries: bool,
+    residual_pool: bool,
+    rel_pos_embed: bool,
+    proj_after_attn: bool,
+) -> nn.Module:
+    """torchvision's builders hold the clip at 16 x 224 x 224; tables of positions follow it, so the net is built here.
+
+    `widens_early`: a stage's last block, not the next one's first, doubles the channels, as in MViT before version 2.
+    """
+    stages = [stage for stage, count in enumerate(_STAGES) for _ in range(count)]
+    firsts = [sum(_STAGES[:stage]) for stage in range(1, len(_STAGES))]
+    channels = [96 * 2**stage for stage in stages]
+    if widens_early:
+        inputs, outputs = channels, [*channels[1:], channels[-1]]
+    else:
+        inputs, outputs = [channels[0], *channels[:-1]], channels
+    blocks = []
+    for index, stage in enumerate(stages):
+        strides = index in firsts
+        pooled = strides or pools_all_queries
+        key_stride = 2 ** (len(_STAGES) - 1 - stage)
+        blocks.append(
+            mvit.MSBlockConfig(
+                num_heads=2**stage,
+                input_channels=inputs[index],
+                output_channels=outputs[index],
+                kernel_q=[3, 3, 3] if pooled else [],
+                kernel_kv=[3, 3, 3],
+                stride_q=([1, 2, 2] if strides else [1, 1, 1]) if pooled else [],
+                stride_kv=[1, key_stride, key_stride],
+            )
+        )
+    net = mvit.MViT(
+        spatial_size=(clip.crop, clip.crop),
+        temporal_size=clip.num_frames,
+        block_setting=blocks,
+        residual_pool=residual_pool,
+        residual_with_cls_embed=False,
+        rel_pos_embed=rel_pos_embed,
+        proj_after_attn=proj_after_attn,
+        stochastic_depth_prob=drop_path,
+        num_classes=num_classes,
+    )
+    for block in net.blocks:  # its class is fixed inside torchvision's block
+        block.attn.__class__ = PooledAttention
+    return net
+
+
+@lru_cache(maxsize=64)
+def _distance_numbers(queries: int, keys: int) -> list[list[int]]:
+    """Which row of a table of relative positions stands between each query and each key along one axis.
+
+    Both are counted in cells of the finer of the two grids.
+    """
+    key_step, query_step = max(queries / keys, 1.0), max(keys / queries, 1.0)
+    return [[int(q * query_step - (k + 1 - keys) * key_step) for k in range(keys)] for q in range(queries)]
+
+
+class PooledAttention(mvit.MultiscaleAttention):
+    """torchvision's attention of MViT, to the same numbers, without assigning to parts of tensors.
+
+    Assignments become 96 ScatterND nodes in mvit_v2_s's exported graph, and distances between positions, which are
+    constants, are computed in it.
+    """
+
+    def forward(self, x: Tensor, thw: Size3) -> tuple[Tensor, Size3]:
+        """x: a class token and the cells of grid `thw`, (N, 1 + T * H * W, C). Returns the same of the pooled grid."""
+        n, tokens, _ = x.shape
+        qkv = self.qkv(x).view(n, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv[0], qkv[1], qkv[2]  # (N, heads, tokens, head_dim) each
+        k, k_thw = self.pool_k(k, thw) if self.pool_k is not None else (k, thw)
+        v = self.pool_v(v, thw)[0] if self.pool_v is not None else v
+        q, thw = self.pool_q(q, thw) if self.pool_q is not None else (q, thw)
+
+        scores = (self.scaler * q) @ k.transpose(2, 3)
+        if self.rel_pos_h is not None:
+            scores = scores + F.pad(self._position_scores(q[:, :, 1:], thw, k_thw), (1, 0, 1, 0))
+        x = scores.softmax(dim=-1) @ v
+        if self.residual_pool:
+            x = x + (q if self.residual_with_cls_embed else F.pad(q[:, :, 1:], (0, 0, 1, 0)))
+        return self.project(x.transpose(1, 2).reshape(n, -1, self.output_dim)), thw
+
+    def _position_scores(self, q: Tensor, thw: Size3, k_thw: Size3) -> Tensor:
+        """What each pair of cells adds to the scores, (N, heads, T * H * W of the queries, of the keys)."""
+        along_t, along_h, along_w = (
+            _positions(table, queries, keys)
+            for table, queries, keys in zip((self.rel_pos_t, self.rel_pos_h, self.rel_pos_w), thw, k_thw, strict=True)
+        )
+        q = q.unflatten(2, thw)  # (N, heads, T, H, W, head_dim)
+        by_t = (q.flatten(3, 4) @ along_t).unflatten(3, thw[1:])
+        by_h = q @ along_h
+        by_w = (q.transpose(3, 4) @ along_w).transpose(3, 4)
+        scores = by_t[..., :, None, None] + by_h[..., None, :, None] + by_w[..., None, None, :]
+        return scores.flatten(5).flatten(2, 4)
+
+
+def _positions(table: Tensor, queries: int, keys: int) -> Tensor:
+    """Relative positions along an axis, (queries, head_dim, keys)."""
+    table = mvit._interpolate(table, 2 * max(queries, keys) - 1)
+    distances = torch.tensor(_distance_numbers(queries, keys), device=table.device)
+    return F.embedding(distances, table).transpose(1, 2)
