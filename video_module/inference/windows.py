@@ -23,32 +23,50 @@ class WindowClip:
     frames: np.ndarray
     """uint8 RGB (T, crop, crop, 3)."""
     num_decoded: int
-    """Frames of the video decoded so far."""
+    """Frames of the video seen so far."""
+
+
+class WindowCutter:
+    """Cuts windows from frames that come one at a time, without knowing how many will come.
+
+    The windows are those of sampling.window_starts(). Only one clip's span of small frames is kept.
+    """
+
+    def __init__(self, clip: ClipConfig, *, clip_step: int | None, fps: float) -> None:
+        """`clip_step` None stands for half a clip."""
+        self.clip, self.fps = clip, fps
+        self.span = sampling.clip_span(clip, fps)
+        self.num_frames = 0
+        self._recent: deque[np.ndarray] = deque(maxlen=self.span)
+        self._starts = sampling.endless_window_starts(clip, clip_step, fps=fps)
+        self._next, self._previous = next(self._starts), None
+
+    def push(self, frame: np.ndarray) -> WindowClip | None:
+        """Take the next frame, uint8 RGB (H, W, 3) of any size; the window that it completes, if it does."""
+        self._recent.append(transforms.center_crop(transforms.resize_frame(frame, self.clip), self.clip))
+        self.num_frames += 1
+        if self.num_frames < self._next + self.span:
+            return None
+        self._previous, self._next = self._next, next(self._starts)
+        return self._cut(self._previous)
+
+    def finish(self) -> WindowClip | None:
+        """After the last of one or more frames: the window that ends there, if it was not yielded before."""
+        last = sampling.last_start(self.num_frames, self.clip, fps=self.fps)
+        return None if last == self._previous else self._cut(last)
+
+    def _cut(self, start: int) -> WindowClip:
+        indices = sampling.clip_indices(start, self.num_frames, self.clip, fps=self.fps)
+        oldest = self.num_frames - len(self._recent)
+        frames = np.stack([self._recent[index - oldest] for index in indices])
+        return WindowClip(start, min(start + self.span, self.num_frames), frames, self.num_frames)
 
 
 def iter_windows(path: str | Path, clip: ClipConfig, *, clip_step: int | None, fps: float) -> Iterator[WindowClip]:
-    """Yield the clips of sampling.window_starts(), centre-cropped, without knowing the video's length beforehand.
-
-    Only one clip's span of small frames is kept. `clip_step` None stands for half a clip. Raises VideoError if no frame
-    decodes.
-    """
-    span = sampling.clip_span(clip, fps)
-    recent: deque[np.ndarray] = deque(maxlen=span)
-    starts = sampling.endless_window_starts(clip, clip_step, fps=fps)
-    num_decoded, start, previous = 0, next(starts), None
-
-    def cut(first: int) -> WindowClip:
-        indices = sampling.clip_indices(first, num_decoded, clip, fps=fps)
-        oldest = num_decoded - len(recent)
-        frames = np.stack([recent[index - oldest] for index in indices])
-        return WindowClip(first, min(first + span, num_decoded), frames, num_decoded)
-
+    """Yield a video's windows, centre-cropped, as it is decoded. Raises VideoError if no frame decodes."""
+    cutter = WindowCutter(clip, clip_step=clip_step, fps=fps)
     for frame in iter_frames(path):
-        recent.append(transforms.center_crop(transforms.resize_frame(frame, clip), clip))
-        num_decoded += 1
-        if num_decoded == start + span:
-            yield cut(start)
-            start, previous = next(starts), start
-    last = sampling.last_start(num_decoded, clip, fps=fps)
-    if previous != last:
-        yield cut(last)
+        if window := cutter.push(frame):
+            yield window
+    if window := cutter.finish():
+        yield window
