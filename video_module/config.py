@@ -144,6 +144,26 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TimelineConfig:
+    """How window scores become labelled segments; every field is a flag of run_model.py and run_gradio.py."""
+
+    smooth_s: float | None = _setting(
+        None,
+        "seconds over which a window's scores are averaged with its neighbours'; 0: none",
+        default="the clip's length",
+    )
+    min_score: float = _setting(0.3, "least smoothed score of a segment's class; below it the label is uncertain")
+    hysteresis: float = _setting(0.1, "lead that another class needs before the label changes")
+
+    def __post_init__(self) -> None:
+        if self.smooth_s is not None and not 0 <= self.smooth_s < math.inf:
+            raise ValueError(f"smooth_s must not be negative, got {self.smooth_s}")
+        for name in ("min_score", "hysteresis"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
+
+
 PRECISIONS = ("fp32", "fp16", "int8")
 """Of exported files."""
 OPSETS = range(18, 24)

@@ -4,8 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from video_module.config import TimelineConfig
 from video_module.inference.predictor import VideoPrediction, Window
-from video_module.inference.timeline import find_segments, to_json, write_csv
+from video_module.inference.timeline import (
+    UNCERTAIN,
+    Labeller,
+    find_segments,
+    smooth_scores,
+    to_json,
+    write_csv,
+    write_vtt,
+)
 
 
 def prediction(*windows: tuple[int, int, float], num_frames: int = 40) -> VideoPrediction:
@@ -19,12 +28,17 @@ def prediction(*windows: tuple[int, int, float], num_frames: int = 40) -> VideoP
     )
 
 
+RAW = TimelineConfig(smooth_s=0, min_score=0, hysteresis=0)
+"""Each window's best class, as it is."""
+
+
 def test_segments_cover_the_video_without_gap_or_overlap():
-    segments = find_segments(prediction((0, 20, 0.9), (10, 30, 0.8), (20, 40, 0.1)))
+    segments = find_segments(prediction((0, 20, 0.9), (10, 30, 0.8), (20, 40, 0.1)), RAW)
     assert [(s.start, s.end, s.label) for s in segments] == [(0, 25, "a"), (25, 40, "b")]
     assert [(s.start_s, s.end_s) for s in segments] == [(0.0, 2.5), (2.5, 4.0)]
     assert segments[0].score == pytest.approx((15 * 0.9 + 10 * 0.8) / 25)  # by the frames that each speaks for
     assert segments[1].score == pytest.approx(0.9)
+    assert segments[1].scores == pytest.approx([0.1, 0.9])
 
 
 def test_one_window_is_one_segment():
@@ -43,24 +57,94 @@ def test_what_no_window_covers_takes_the_nearest():
 def test_no_window_is_left_without_frames(span, clip_step):
     """Alternating labels make every window a segment of its own."""
     windows = [(start, start + span, 0.9 if start // clip_step % 2 else 0.1) for start in range(0, 30, clip_step)]
-    segments = find_segments(prediction(*windows, num_frames=windows[-1][1]))
+    segments = find_segments(prediction(*windows, num_frames=windows[-1][1]), RAW)
     assert len(segments) == len(windows)
     assert all(a.end == b.start and a.start < a.end for a, b in pairwise(segments))
 
 
+def test_one_window_against_its_neighbours_is_smoothed_away():
+    windows = [(start, start + 20, 0.8) for start in range(0, 100, 10)]
+    windows[4] = (40, 60, 0.35)
+    assert [s.label for s in find_segments(prediction(*windows, num_frames=110), RAW)] == ["a", "b", "a"]
+    [segment] = find_segments(prediction(*windows, num_frames=110))
+    assert segment.label == "a"
+    assert segment.score == pytest.approx((0.8 * 100 + 0.35 * 10) / 110)  # the score itself is not smoothed
+
+
+def test_smoothing_is_a_triangle_over_time():
+    scores = np.array([[0.0], [0.0], [1.0], [0.0], [0.0]])
+    times = np.arange(5) * 1.0
+    assert smooth_scores(scores, times, smooth_s=2.0)[:, 0] == pytest.approx([0, 0.25, 0.5, 0.25, 0])
+    assert smooth_scores(scores, times, smooth_s=1.0)[:, 0] == pytest.approx([0, 0, 1, 0, 0])  # ends at the neighbours
+    constant = np.full((7, 3), [0.2, 0.3, 0.5])
+    uneven = np.array([0, 0.1, 0.5, 0.6, 2, 2.1, 9])
+    assert smooth_scores(constant, uneven, smooth_s=0.7) == pytest.approx(constant)  # ends and gaps lose nothing
+
+
+def labels(*scores: tuple[float, ...], **settings: float) -> list[int | None]:
+    labeller = Labeller(TimelineConfig(**settings))
+    return [labeller.update(np.array(row)) for row in scores]
+
+
+def test_a_label_lasts_until_another_clearly_leads():
+    rows = (0.6, 0.4), (0.49, 0.51), (0.46, 0.54), (0.44, 0.56), (0.46, 0.54), (0.54, 0.46), (0.56, 0.44)
+    assert labels(*rows, hysteresis=0.1) == [0, 0, 0, 1, 1, 1, 0]
+    assert labels(*rows, hysteresis=0) == [0, 1, 1, 1, 1, 0, 0]
+
+
+def test_uncertain_below_the_least_score_and_back():
+    rows = (0.25, 0.2, 0.2), (0.35, 0.2, 0.2), (0.25, 0.1, 0.1), (0.15, 0.1, 0.1), (0.28, 0.1, 0.1), (0.1, 0.31, 0.1)
+    # begins at 0.3, lasts to 0.2
+    assert labels(*rows, min_score=0.3, hysteresis=0.1) == [None, 0, 0, None, None, 1]
+
+
+def test_a_lost_label_goes_to_the_next_at_once():
+    assert labels((0.5, 0.2), (0.19, 0.3), min_score=0.3, hysteresis=0.2) == [0, 0]  # between: it stays
+    assert labels((0.5, 0.2), (0.14, 0.3), min_score=0.3, hysteresis=0.2) == [0, 1]
+
+
+def test_uncertain_segments_name_the_best_score():
+    config = TimelineConfig(min_score=0.7, smooth_s=0)
+    segments = find_segments(prediction((0, 20, 0.9), (20, 40, 0.45)), config)
+    assert [(s.label, s.score) for s in segments] == [("a", pytest.approx(0.9)), (UNCERTAIN, pytest.approx(0.55))]
+
+
 def test_json_has_the_contracts_keys():
     content = to_json(prediction((0, 20, 0.9), (20, 40, 0.1)), model="m", k=1)
-    assert list(content) == ["video", "model", "fps", "num_frames", "duration_s", "top_k", "segments", "windows"]
+    assert list(content) == [
+        *("video", "model", "fps", "num_frames", "duration_s", "timeline", "top_k", "segments", "windows")
+    ]
     assert content["duration_s"] == 4.0
+    assert content["timeline"] == {"smooth_s": 2.0, "min_score": 0.3, "hysteresis": 0.1}
     assert content["top_k"] == [{"label": "a", "score": pytest.approx(0.5)}]
-    assert content["windows"][1] == {"start_s": 2.0, "end_s": 4.0, "top_k": [{"label": "b", "score": 0.9}]}
-    assert [set(segment) for segment in content["segments"]] == [{"start_s", "end_s", "label", "score"}] * 2
+    second = {"start_frame": 20, "end_frame": 40, "start_s": 2.0, "end_s": 4.0}
+    assert content["windows"][1] == {**second, "top_k": [{"label": "b", "score": 0.9}]}
+    assert content["segments"][1] == {**second, "label": "b", "score": 0.9, "top_k": [{"label": "b", "score": 0.9}]}
+    assert "windows" not in to_json(prediction((0, 40, 0.9)), model="m", k=1, windows=False)
 
 
 def test_csv(tmp_path):
     write_csv(tmp_path / "w.csv", prediction((0, 20, 0.9), (20, 40, 0.1)))
     assert (tmp_path / "w.csv").read_text().splitlines() == [
-        "start_s,end_s,label,score",
-        "0.000,2.000,a,0.900000",
-        "2.000,4.000,b,0.900000",
+        "start_frame,end_frame,start_s,end_s,label,score",
+        "0,20,0.000,2.000,a,0.900000",
+        "20,40,2.000,4.000,b,0.900000",
+    ]
+
+
+def test_subtitles(tmp_path):
+    windows = [Window(start=s, end=s + 20, scores=np.array(p)) for s, p in ((0, [0.9, 0.1]), (20, [0.55, 0.45]))]
+    hour = Window(start=40, end=36_100, scores=np.array([0.1, 0.9]))
+    video = VideoPrediction(
+        path=Path("v.avi"), fps=10.0, num_frames=36_100, class_names=["a <&> b", "c"], windows=[*windows, hour]
+    )
+    write_vtt(tmp_path / "v.vtt", video, TimelineConfig(smooth_s=0, min_score=0.6, hysteresis=0))
+    assert (tmp_path / "v.vtt").read_text().splitlines() == [
+        "WEBVTT",
+        "",
+        "00:00:00.000 --> 00:00:02.000",
+        "a &lt;&amp;&gt; b 90%",
+        "",
+        "00:15:05.000 --> 01:00:10.000",
+        "c 90%",
     ]

@@ -1,8 +1,12 @@
 """Labels and score bars drawn on frames, and the annotated video."""
 
 import colorsys
-from collections.abc import Callable, Iterator, Sequence
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -14,10 +18,12 @@ from video_module.data.decoding import iter_frames
 from video_module.data.encoding import open_video
 from video_module.errors import InputError
 from video_module.inference.predictor import VideoPrediction
-from video_module.inference.timeline import Segment, find_segments
+from video_module.inference.timeline import UNCERTAIN, Segment, find_segments
 
 _PANEL_ALPHA = 0.62
 _BAR_BACK = (90, 90, 90)
+_UNCERTAIN_COLOR = (150, 150, 150)
+_WINDOW_HEIGHT = 540
 
 
 def class_colors(class_names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
@@ -25,6 +31,11 @@ def class_colors(class_names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     step = 1 / len(class_names) if len(class_names) <= 12 else 0.618034
     colors = [colorsys.hsv_to_rgb((0.57 + index * step) % 1.0, 0.62, 0.97) for index in range(len(class_names))]
     return {name: tuple(round(c * 255) for c in color) for name, color in zip(class_names, colors, strict=True)}
+
+
+def segment_colors(class_names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """class_colors(), and grey for stretches that are uncertain."""
+    return {UNCERTAIN: _UNCERTAIN_COLOR, **class_colors(class_names)}
 
 
 @lru_cache(maxsize=8)
@@ -65,71 +76,150 @@ def label_height(height: int, width: int) -> int:
     return min(height, size + 4 * pad)
 
 
+@lru_cache(maxsize=64)
+def _label_panel(
+    height: int, width: int, label: str, score: float, color: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What draw_label() puts over a frame of this size: what remains of the frame, 0..255, and what is added to it."""
+    # drawn on black and on white, since all that is drawn is a blend
+    on_black, on_white = (np.full((label_height(height, width), width, 3), value, np.uint8) for value in (0, 255))
+    size, pad = _label_layout(height, width)
+    for panel in (on_black, on_white):
+        panel[:] = (panel * (1 - _PANEL_ALPHA)).astype(np.uint8)
+        percent = f"{score:.0%}"
+        percent_width = _text_mask(percent, size, width).shape[1]
+        put_text(panel, label, left=pad, top=pad // 2, size=size, right=width - percent_width - 2 * pad)
+        put_text(panel, percent, left=max(0, width - percent_width - pad), top=pad // 2, size=size, right=width)
+        top, bottom = size + 2 * pad, size + 3 * pad
+        cv2.rectangle(panel, (pad, top), (width - pad - 1, bottom), _BAR_BACK, -1)
+        if round((width - 2 * pad - 1) * score):
+            cv2.rectangle(panel, (pad, top), (pad + round((width - 2 * pad - 1) * score), bottom), color, -1)
+    return on_white - on_black, on_black
+
+
 def draw_label(frame: np.ndarray, label: str, score: float, *, color: tuple[int, int, int]) -> None:
     """Draw a panel with the label and a bar as long as the score into the top of frame, uint8 RGB (H, W, 3)."""
-    height, width = frame.shape[:2]
-    size, pad = _label_layout(height, width)
-    panel = frame[: label_height(height, width)]
-    panel[:] = (panel * (1 - _PANEL_ALPHA)).astype(np.uint8)
-    percent = f"{score:.0%}"
-    percent_width = _text_mask(percent, size, width).shape[1]
-    put_text(frame, label, left=pad, top=pad // 2, size=size, right=width - percent_width - 2 * pad)
-    put_text(frame, percent, left=max(0, width - percent_width - pad), top=pad // 2, size=size, right=width)
-    top, bottom = size + 2 * pad, size + 3 * pad
-    cv2.rectangle(frame, (pad, top), (width - pad - 1, bottom), _BAR_BACK, -1)
-    cv2.rectangle(frame, (pad, top), (pad + round((width - 2 * pad - 1) * score), bottom), color, -1)
+    remaining, added = _label_panel(*frame.shape[:2], label, score, color)
+    panel = frame[: len(added)]
+    cv2.add(cv2.multiply(panel, remaining, scale=1 / 255), added, dst=panel)
 
 
-def draw_strip(
-    frame: np.ndarray, segments: list[Segment], colors: dict[str, tuple[int, int, int]], *, position: int
-) -> None:
-    """Draw the video's segments as a coloured strip along the bottom, with a mark at frame number `position`."""
-    height, width = frame.shape[:2]
-    thick = max(3, height // 45)
+def strip_of(segments: list[Segment], colors: Mapping[str, tuple[int, int, int]], width: int) -> np.ndarray:
+    """The whole video from left to right in the colours of its segments: uint8 RGB (width, 3)."""
+    strip = np.zeros((width, 3), np.uint8)
     num_frames = segments[-1].end
     for segment in segments:
         left, right = (round(edge * width / num_frames) for edge in (segment.start, segment.end))
-        frame[height - thick :, left:right] = colors[segment.label]
-    mark = round(position * (width - 1) / max(1, num_frames - 1))
+        strip[left:right] = colors[segment.label]
+    return strip
+
+
+def draw_strip(frame: np.ndarray, strip: np.ndarray, *, progress: float) -> None:
+    """Draw strip_of() along the bottom of frame, with a mark at `progress` (0..1) of its width."""
+    height, width = frame.shape[:2]
+    thick = max(3, height // 45)
+    frame[height - thick :] = strip
+    mark = round(progress * (width - 1))
     frame[height - 2 * thick :, max(0, mark - 1) : mark + 2] = 255
 
 
-def annotated_frames(prediction: VideoPrediction) -> Iterator[np.ndarray]:
-    """Yield the video's frames, uint8 RGB, with the current segment's label, its score bar and the strip drawn in."""
-    segments = find_segments(prediction)
-    colors = class_colors(prediction.class_names)
+def annotated_frames(prediction: VideoPrediction, segments: list[Segment] | None = None) -> Iterator[np.ndarray]:
+    """Yield the video's frames, uint8 RGB, with the current segment's label, its score bar and the strip drawn in.
+
+    `segments` are those of find_segments(), its defaults where None.
+    """
+    segments = segments or find_segments(prediction)
+    colors = segment_colors(prediction.class_names)
     remaining = iter(segments)
-    segment = next(remaining)
+    segment, strip = next(remaining), None
     for position, frame in enumerate(iter_frames(prediction.path)):
         if position >= segment.end:
             segment = next(remaining)
+        if strip is None:
+            strip = strip_of(segments, colors, frame.shape[1])
         draw_label(frame, segment.label, segment.score, color=colors[segment.label])
-        draw_strip(frame, segments, colors, position=position)
+        draw_strip(frame, strip, progress=position / max(1, prediction.num_frames - 1))
         yield frame
 
 
 def write_annotated(
-    path: Path, prediction: VideoPrediction, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+    path: Path,
+    prediction: VideoPrediction,
+    segments: list[Segment] | None = None,
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write annotated_frames() as an .mp4. Frame rate, frame count and size are those of the source.
 
     (Odd sizes grow by one pixel, which H.264 needs.)
     """
+    for done in iter_write_annotated(path, prediction, segments):
+        on_progress(done, prediction.num_frames)
+
+
+def iter_write_annotated(
+    path: Path, prediction: VideoPrediction, segments: list[Segment] | None = None
+) -> Iterator[int]:
+    """write_annotated() for callers that may stop midway: yields the frames written so far.
+
+    The file is there once the iterator has ended; closed before, it leaves none.
+    """
     with open_video(path, fps=prediction.fps) as writer:
-        for done, frame in enumerate(annotated_frames(prediction), start=1):
+        for done, frame in enumerate(annotated_frames(prediction, segments), start=1):
             writer.write(frame)
-            on_progress(done, prediction.num_frames)
+            yield done
 
 
-def show_annotated(prediction: VideoPrediction) -> None:
-    """Play annotated_frames() in a window until the end, or until q. Raises InputError where there is no display."""
-    title = prediction.path.name
-    try:
-        cv2.namedWindow(title, cv2.WINDOW_NORMAL)
-    except cv2.error:
-        raise InputError("--show: no display to open a window on; use --save_video") from None
-    for frame in annotated_frames(prediction):
-        cv2.imshow(title, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-        if cv2.waitKey(max(1, round(1000 / prediction.fps))) & 0xFF == ord("q"):
-            break
-    cv2.destroyWindow(title)
+def show_annotated(prediction: VideoPrediction, segments: list[Segment] | None = None) -> None:
+    """Play annotated_frames() in a window at the video's speed until the end, or until q or the window is closed.
+
+    Raises InputError where there is no display.
+    """
+    with DisplayWindow(prediction.path.name) as window:
+        due = time.monotonic()
+        for frame in annotated_frames(prediction, segments):
+            due += 1 / prediction.fps
+            if not window.show(frame, wait_s=due - time.monotonic()):
+                return
+
+
+class DisplayWindow:
+    """A window on the screen for RGB frames. Raises InputError on entering where none can be opened."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+
+    def __enter__(self) -> "DisplayWindow":
+        if reason := no_display():
+            raise InputError(f"--show: {reason}; use --save_video")
+        try:
+            cv2.namedWindow(self._title, cv2.WINDOW_NORMAL)
+        except cv2.error as error:
+            raise InputError(f"--show: no window can be opened ({error.err or error}); use --save_video") from None
+        self._is_new = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        cv2.destroyAllWindows()
+
+    def show(self, frame: np.ndarray, *, wait_s: float = 0.0) -> bool:
+        """Show a frame, uint8 RGB, for at least `wait_s` seconds; False once q was pressed or the window closed."""
+        if self._is_new:  # small videos are hard to see, large ones do not fit
+            height, width = frame.shape[:2]
+            scale = _WINDOW_HEIGHT / height
+            cv2.resizeWindow(self._title, round(width * scale), _WINDOW_HEIGHT)
+            self._is_new = False
+        cv2.imshow(self._title, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        key = cv2.waitKey(max(1, round(wait_s * 1000))) & 0xFF
+        return key != ord("q") and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+
+
+def no_display() -> str | None:
+    """Why no window can be opened, if that is known beforehand: Qt would end the process rather than raise."""
+    gui = next((line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")), "")
+    if gui.split()[-1:] == ["NONE"]:
+        wheel = f"opencv-python=={version('opencv-python')}"
+        return f"this OpenCV has no windows; run pip install --force-reinstall --no-deps {wheel}"
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return "no display to open a window on"
+    return None

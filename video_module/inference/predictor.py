@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -102,27 +102,36 @@ class Predictor:
         """
         info = read_info(path)
         windows: list[Window] = []
+        for scored in self.score_windows(path, clip_step=clip_step, batch_size=batch_size):
+            windows += scored
+            on_progress(windows[-1].end, info.estimated_num_frames)
+        return self.prediction_of(path, windows, fps=info.fps)
+
+    def score_windows(
+        self, path: str | Path, *, clip_step: int | None = None, batch_size: int = 4
+    ) -> Iterator[list[Window]]:
+        """Yield a video's windows in batches as they are scored; the last one reaches the video's last frame.
+
+        What predict_video() does, for callers that show partial answers or may stop midway. Raises VideoError.
+        """
         waiting: list[WindowClip] = []
-
-        def score_waiting() -> None:
-            scores = self.predict_clips(np.stack([window.frames for window in waiting]))
-            windows.extend(
-                Window(start=window.start, end=window.end, scores=row)
-                for window, row in zip(waiting, scores, strict=True)
-            )
-            on_progress(waiting[-1].num_decoded, info.estimated_num_frames)
-            waiting.clear()
-
-        for window in iter_windows(path, self.clip, clip_step=clip_step, fps=info.fps):
+        for window in iter_windows(path, self.clip, clip_step=clip_step, fps=read_info(path).fps):
             waiting.append(window)
             if len(waiting) == batch_size:
-                score_waiting()
+                yield self._score(waiting)
+                waiting = []
         if waiting:
-            score_waiting()
-        # the last window always reaches the last frame
+            yield self._score(waiting)
+
+    def prediction_of(self, path: str | Path, windows: list[Window], *, fps: float) -> VideoPrediction:
+        """The prediction that all windows of score_windows() make up."""
         return VideoPrediction(
-            path=Path(path), fps=info.fps, num_frames=windows[-1].end, class_names=self.class_names, windows=windows
+            path=Path(path), fps=fps, num_frames=windows[-1].end, class_names=self.class_names, windows=windows
         )
+
+    def _score(self, clips: list[WindowClip]) -> list[Window]:
+        scores = self.predict_clips(np.stack([clip.frames for clip in clips]))
+        return [Window(start=clip.start, end=clip.end, scores=row) for clip, row in zip(clips, scores, strict=True)]
 
 
 def load_predictor(

@@ -1,28 +1,38 @@
-"""Window scores -> labelled segments, and the files that carry them."""
+"""Window scores -> smoothed, labelled segments, and the files that carry them: JSON, CSV, WebVTT."""
 
 import csv
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from video_module.config import TimelineConfig
 from video_module.files import replacing
 from video_module.inference.predictor import VideoPrediction
 from video_module.scores import top_k
 
+UNCERTAIN = "uncertain"
+"""Label of a stretch in which no class reaches TimelineConfig.min_score."""
+DEFAULT_TIMELINE = TimelineConfig()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A stretch of a video with one label. Times in seconds, frames half-open."""
+    """A stretch of a video with one label. Times in seconds; frames and times half-open."""
 
     start: int
     end: int
     start_s: float
     end_s: float
     label: str
+    """A class, or UNCERTAIN."""
     score: float
-    """Mean probability of `label` over the stretch."""
+    """Mean probability of `label` over the stretch; of the best class where it is UNCERTAIN."""
+    scores: np.ndarray
+    """Mean probabilities over the stretch, not smoothed: float64 (num_classes,)."""
 
 
 def window_borders(prediction: VideoPrediction) -> np.ndarray:
@@ -35,59 +45,158 @@ def window_borders(prediction: VideoPrediction) -> np.ndarray:
     return np.concatenate([[0], between, [prediction.num_frames]])
 
 
-def find_segments(prediction: VideoPrediction) -> list[Segment]:
-    """Join neighbouring windows with the same best class. The segments cover the video without gap or overlap."""
+def smooth_scores(scores: np.ndarray, times_s: np.ndarray, *, smooth_s: float) -> np.ndarray:
+    """Replace each row by a mean of its neighbours, weighted by a triangle that ends `smooth_s` seconds away.
+
+    `scores` (n, num_classes) at ascending times (n,); returns float64 of the same shape. 0 leaves them as they are.
+    """
+    if smooth_s <= 0:
+        return scores.astype(np.float64)
+    firsts = np.searchsorted(times_s, times_s - smooth_s, side="right")
+    ends = np.searchsorted(times_s, times_s + smooth_s, side="left")
+    smoothed = np.empty(scores.shape)
+    for row, (first, end) in enumerate(zip(firsts, ends, strict=True)):
+        smoothed[row] = np.average(
+            scores[first:end], axis=0, weights=1 - np.abs(times_s[first:end] - times_s[row]) / smooth_s
+        )
+    return smoothed
+
+
+class Labeller:
+    """Gives smoothed scores a label that does not flicker: it lasts until another class clearly leads.
+
+    A label begins at `min_score`. It ends when another class that reaches `min_score` leads it by `hysteresis`, or when
+    it falls `hysteresis` below `min_score` (to half of it at the most).
+    """
+
+    def __init__(self, config: TimelineConfig) -> None:
+        self._min_score, self._margin = config.min_score, config.hysteresis
+        self._keep_score = max(config.min_score - config.hysteresis, config.min_score / 2)
+        self._label: int | None = None
+
+    def update(self, scores: np.ndarray) -> int | None:
+        """The class now, given smoothed probabilities (num_classes,); None where it is uncertain."""
+        best = int(scores.argmax())
+        if self._label is not None:
+            own = scores[self._label]
+            lost = own < self._keep_score
+            beaten = scores[best] >= max(self._min_score, own + self._margin)
+            if best != self._label and (lost or beaten):
+                self._label = best if scores[best] >= self._min_score else None
+            elif lost:
+                self._label = None
+        elif scores[best] >= self._min_score:
+            self._label = best
+        return self._label
+
+
+def smoothing_of(prediction: VideoPrediction, config: TimelineConfig) -> float:
+    """Seconds over which scores are smoothed: the settings', or as long as the model's clip."""
+    if config.smooth_s is not None:
+        return config.smooth_s
+    first = prediction.windows[0]
+    return (first.end - first.start) / prediction.fps
+
+
+def find_segments(prediction: VideoPrediction, config: TimelineConfig = DEFAULT_TIMELINE) -> list[Segment]:
+    """Join neighbouring windows of one label. The segments cover the video without gap or overlap."""
     borders = window_borders(prediction)
     scores = np.stack([window.scores for window in prediction.windows])
-    best = scores.argmax(axis=1)
-    cuts = np.flatnonzero(np.diff(best)) + 1
+    times_s = np.array([(window.start + window.end) / 2 for window in prediction.windows]) / prediction.fps
+    labeller = Labeller(config)
+    smoothed = smooth_scores(scores, times_s, smooth_s=smoothing_of(prediction, config))
+    labels = np.array([-1 if (label := labeller.update(row)) is None else label for row in smoothed])
+    weights = np.diff(borders)
     segments = []
-    for rows in np.split(np.arange(len(best)), cuts):
-        start, end = int(borders[rows[0]]), int(borders[rows[-1] + 1])
-        label = best[rows[0]]
+    for rows in np.split(np.arange(len(labels)), np.flatnonzero(np.diff(labels)) + 1):
+        start, end, label = int(borders[rows[0]]), int(borders[rows[-1] + 1]), labels[rows[0]]
+        mean = np.average(scores[rows], axis=0, weights=weights[rows])
         segments.append(
             Segment(
                 start=start,
                 end=end,
                 start_s=start / prediction.fps,
                 end_s=end / prediction.fps,
-                label=prediction.class_names[label],
-                score=float(np.average(scores[rows, label], weights=np.diff(borders)[rows])),
+                label=UNCERTAIN if label < 0 else prediction.class_names[label],
+                score=float(mean.max() if label < 0 else mean[label]),
+                scores=mean,
             )
         )
     return segments
 
 
-def to_json(prediction: VideoPrediction, *, model: str, k: int) -> dict[str, Any]:
-    """What run_model.py --save_json writes of one video."""
-    return {
+def to_json(
+    prediction: VideoPrediction, *, model: str, k: int, config: TimelineConfig = DEFAULT_TIMELINE, windows: bool = True
+) -> dict[str, Any]:
+    """What run_model.py writes of one video, with or without its windows (lines of --save_jsonl have none)."""
+    content = {
         "video": str(prediction.path),
         "model": model,
         "fps": prediction.fps,
         "num_frames": prediction.num_frames,
         "duration_s": prediction.duration_s,
+        "timeline": dataclasses.asdict(config) | {"smooth_s": smoothing_of(prediction, config)},
         "top_k": prediction.top_k(k),
         "segments": [
-            {"start_s": s.start_s, "end_s": s.end_s, "label": s.label, "score": s.score}
-            for s in find_segments(prediction)
-        ],
-        "windows": [
             {
-                "start_s": window.start / prediction.fps,
-                "end_s": window.end / prediction.fps,
-                "top_k": top_k(window.scores, prediction.class_names, k),
+                **_stretch(segment, prediction.fps),
+                "label": segment.label,
+                "score": segment.score,
+                "top_k": top_k(segment.scores, prediction.class_names, k),
             }
-            for window in prediction.windows
+            for segment in find_segments(prediction, config)
         ],
+    }
+    if windows:
+        content["windows"] = [
+            {**_stretch(window, prediction.fps), "top_k": top_k(window.scores, prediction.class_names, k)}
+            for window in prediction.windows
+        ]
+    return content
+
+
+def _stretch(part: Any, fps: float) -> dict[str, int | float]:
+    return {
+        "start_frame": part.start,
+        "end_frame": part.end,
+        "start_s": part.start / fps,
+        "end_s": part.end / fps,
     }
 
 
 def write_csv(path: Path, prediction: VideoPrediction) -> None:
-    """One row per window: start_s, end_s, label, score."""
+    """One row per window, not smoothed: start_frame, end_frame, start_s, end_s, label, score."""
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["start_s", "end_s", "label", "score"])
+        writer.writerow(["start_frame", "end_frame", "start_s", "end_s", "label", "score"])
         for window in prediction.windows:
             best = int(window.scores.argmax())
             times = f"{window.start / prediction.fps:.3f}", f"{window.end / prediction.fps:.3f}"
-            writer.writerow([*times, prediction.class_names[best], f"{window.scores[best]:.6f}"])
+            writer.writerow(
+                [window.start, window.end, *times, prediction.class_names[best], f"{window.scores[best]:.6f}"]
+            )
+
+
+def write_vtt(path: Path, prediction: VideoPrediction, config: TimelineConfig = DEFAULT_TIMELINE) -> None:
+    """The segments as WebVTT subtitles, which players show beside a video of the same name; none where uncertain."""
+    with replacing(path) as partial:
+        partial.write_text("\n".join(_vtt_lines(prediction, config)), encoding="utf-8", newline="\n")
+
+
+def _vtt_lines(prediction: VideoPrediction, config: TimelineConfig) -> Iterator[str]:
+    yield "WEBVTT"
+    yield ""
+    for segment in find_segments(prediction, config):
+        if segment.label == UNCERTAIN:
+            continue
+        yield f"{_vtt_time(segment.start_s)} --> {_vtt_time(segment.end_s)}"
+        text = segment.label.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        yield f"{text} {segment.score:.0%}"
+        yield ""
+
+
+def _vtt_time(seconds: float) -> str:
+    """01:02:03.456"""
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}.{rest % 1000:03}"

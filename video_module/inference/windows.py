@@ -22,8 +22,6 @@ class WindowClip:
     """One past the last frame."""
     frames: np.ndarray
     """uint8 RGB (T, crop, crop, 3)."""
-    num_decoded: int
-    """Frames of the video seen so far."""
 
 
 class WindowCutter:
@@ -59,7 +57,7 @@ class WindowCutter:
         indices = sampling.clip_indices(start, self.num_frames, self.clip, fps=self.fps)
         oldest = self.num_frames - len(self._recent)
         frames = np.stack([self._recent[index - oldest] for index in indices])
-        return WindowClip(start, min(start + self.span, self.num_frames), frames, self.num_frames)
+        return WindowClip(start, min(start + self.span, self.num_frames), frames)
 
 
 def iter_windows(path: str | Path, clip: ClipConfig, *, clip_step: int | None, fps: float) -> Iterator[WindowClip]:

@@ -118,7 +118,7 @@ def explain_video(
         evidence = F.interpolate(evidence[:, None], size=(model.clip.num_frames, *evidence.shape[2:]), mode="trilinear")
         for window, grids, score in zip(waiting, evidence[:, 0].cpu().numpy(), scores[:, target], strict=True):
             windows.append((window.start, window.end, _at_frames(grids, window, model.clip, info.fps), float(score)))
-        on_progress(waiting[-1].num_decoded, info.estimated_num_frames)
+        on_progress(waiting[-1].end, info.estimated_num_frames)
         waiting.clear()
 
     for window in iter_windows(path, model.clip, clip_step=None, fps=info.fps):
