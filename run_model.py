@@ -1,24 +1,54 @@
-"""Recognise actions in a video or a folder of videos: the best classes, and when they happen."""
+"""Recognise actions in videos, whole folders, cameras and streams: the best classes, and when they happen."""
 
 import argparse
-from collections import Counter
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from video_module import cli
+from video_module.config import TimelineConfig
+from video_module.errors import InputError
+
+if TYPE_CHECKING:
+    from video_module.inference.predictor import Predictor, VideoPrediction
+    from video_module.inference.sources import Shard, Sources
+
+# flag: suffix of its files
+OUTPUTS = {"save_json": ".json", "save_csv": ".csv", "save_vtt": ".vtt", "save_video": ".mp4"}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
-    parser.add_argument("--video_path", type=Path, required=True, help="a video, or a folder searched for videos")
-    parser.add_argument("--model", "--onnx_model_path", type=Path, required=True, help="X.onnx or X.pth")
+    parser.add_argument(
+        "--video_path",
+        nargs="+",
+        required=True,
+        metavar="SOURCE",
+        help="videos; folders, searched at any depth; - for names on stdin; or a camera's number or a stream's URL",
+    )
+    parser.add_argument(
+        "--model",
+        "--onnx_model_path",
+        required=True,
+        help="X.onnx or X.pth; or a name such as swin3d_t for its published weights",
+    )
     parser.add_argument(
         "--clip_step", "--step", type=cli.positive_int, help="frames between windows (default: half a clip)"
     )
     parser.add_argument("--top_k", type=cli.positive_int, default=5, help="classes shown")
-    parser.add_argument("--save_json", type=Path, help="scores, segments and windows; for a folder: a folder")
-    parser.add_argument("--save_csv", type=Path, help="one row a window; for a folder: a folder")
-    parser.add_argument("--save_video", type=Path, help="annotated .mp4; for a folder: a folder")
-    parser.add_argument("--show", action="store_true", help="play the annotated video in a window; q quits")
+    cli.add_config_arguments(parser.add_argument_group("segments"), TimelineConfig)
+    save = parser.add_argument_group("what is written; for more than one video, these are folders")
+    save.add_argument("--save_json", type=Path, help="scores, segments and windows")
+    save.add_argument("--save_csv", type=Path, help="one row a window")
+    save.add_argument("--save_vtt", type=Path, help="segments as WebVTT subtitles")
+    save.add_argument("--save_video", type=Path, help="annotated .mp4")
+    save.add_argument(
+        "--save_jsonl", type=Path, help="one file, a line for each video; run again, it goes on where it stopped"
+    )
+    save.add_argument("--show", action="store_true", help="play the annotated video in a window; q quits")
+    live = parser.add_argument_group("live")
+    live.add_argument("--realtime", action="store_true", help="play a file at its own speed, as if it were a camera")
+    live.add_argument("--stop_after_s", type=cli.positive_float, help="end after so many seconds (default: Ctrl-C)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
     parser.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows scored at once")
@@ -28,98 +58,154 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    from tqdm import tqdm
-
-    from video_module.data.decoding import VideoError
+    cli.let_first_process_speak()
     from video_module.data.labels import read_class_names
-    from video_module.errors import InputError
-    from video_module.files import write_json
-    from video_module.inference import timeline
+    from video_module.inference.outputs import plan_outputs
     from video_module.inference.predictor import load_predictor
+    from video_module.inference.published import find_model
+    from video_module.inference.sources import find_shard, find_sources
 
-    videos, is_folder = find_inputs(args.video_path)
-    outputs = plan_outputs(args, videos, is_folder=is_folder)
-    predictor = load_predictor(args.model, device=args.device, num_threads=args.num_threads)
+    try:
+        args.timeline = TimelineConfig(**cli.given(args, TimelineConfig))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    sources, shard = find_sources(args.video_path), find_shard()
+    is_live = sources.live is not None or args.realtime
+    if is_live and (unfit := next((flag for flag in OUTPUTS if getattr(args, flag)), None)):
+        raise InputError(f"--{unfit} goes with files; a live source is logged by --save_jsonl and seen with --show")
+    if args.realtime and len(sources.videos) != 1:
+        raise InputError("--realtime plays one file")
+    if args.show:
+        from video_module.inference.overlay import check_display
+
+        check_display()
+    outputs = plan_outputs(sources, {flag: (getattr(args, flag), suffix) for flag, suffix in OUTPUTS.items()})
+    args.model = find_model(args.model)
+    device = args.device if shard.count == 1 else local_device(args.device)
+    predictor = load_predictor(args.model, device=device, num_threads=args.num_threads)
     print(predictor.summary())
     if args.obj_names and read_class_names(args.obj_names) != predictor.class_names:
         raise InputError(f"{args.obj_names} lists other classes than {args.model}")
+    if is_live:
+        from video_module.inference.watching import summary_line, watch
+
+        summary = watch(
+            sources.live or sources.videos[0],
+            predictor,
+            clip_step=args.clip_step,
+            config=args.timeline,
+            k=args.top_k,
+            stop_after_s=args.stop_after_s,
+            log_path=args.save_jsonl,
+            show=args.show,
+        )
+        print(summary_line(summary))
+        if args.save_jsonl:
+            cli.show_written([args.save_jsonl])
+    else:
+        recognise(sources, shard, predictor, args, outputs)
+
+
+def local_device(device: str) -> str:
+    """Of several processes on one machine, each takes the GPU of its LOCAL_RANK, where GPUs are used."""
+    return f"{device}:{os.environ['LOCAL_RANK']}" if device != "cpu" and "LOCAL_RANK" in os.environ else device
+
+
+def recognise(
+    sources: "Sources",
+    shard: "Shard",
+    predictor: "Predictor",
+    args: argparse.Namespace,
+    outputs: dict[Path, dict[str, Path]],
+) -> None:
+    """Score each video, print and write its answers; those that cannot be read are told of and counted."""
+    from contextlib import nullcontext
+
+    from tqdm import tqdm
+
+    from video_module.data.decoding import VideoError
+    from video_module.inference.outputs import ResultLog, file_digest
+
+    is_many = sources.root is not None
+    videos = list(shard.take(sources.videos))
+    log: Any = nullcontext()
+    if args.save_jsonl:
+        settings = {name: getattr(args, name) for name in ("clip_step", "top_k")} | vars(args.timeline)
+        log = ResultLog(args.save_jsonl, shard=shard, run={"model_digest": file_digest(args.model), **settings})
+        todo = [video for video in videos if str(video) not in log.done]
+        if len(todo) < len(videos):
+            print(f"{len(videos) - len(todo)} of {len(videos)} videos are done already: {args.save_jsonl}")
+        videos = todo
+    if shard.count > 1:
+        print(f"process {shard.index} of {shard.count}: {len(videos)} of {len(sources.videos)} videos")
     written, failed = [], []
-    for video in videos:
-        try:
-            with tqdm(desc=video.name, unit="frame", leave=False, delay=0.5) as bar:
-                prediction = predictor.predict_video(
-                    video, clip_step=args.clip_step, batch_size=args.batch_size, on_progress=progress_of(bar)
-                )
-        except VideoError as error:
-            if not is_folder:
-                raise
-            print(f"\nskipped {error}")
-            failed.append(video)
-            continue
-        print_table(prediction, args.top_k)
+    with log, tqdm(videos, unit="video", disable=not is_many or None) as bar:
+        for video in bar:
+            try:
+                prediction = predict(predictor, video, args)
+            except VideoError as error:
+                if not is_many:
+                    raise
+                tqdm.write(f"skipped {error}")
+                failed.append(video)
+                if args.save_jsonl:
+                    log.append(video, {"error": str(error)})
+                continue
+            if is_many:
+                best = prediction.top_k(1)[0]
+                tqdm.write(f"{video}  {best['label']} {best['score']:.1%}, {prediction.duration_s:.1f} s")
+            else:
+                print_table(prediction, args)
+            written += write_outputs(prediction, predictor.model, args, outputs[video])
+            if args.save_jsonl:
+                from video_module.inference.timeline import to_json
 
-        if args.save_json:
-            written.append(outputs[video]["save_json"])
-            write_json(written[-1], timeline.to_json(prediction, model=predictor.model, k=args.top_k))
-        if args.save_csv:
-            written.append(outputs[video]["save_csv"])
-            timeline.write_csv(written[-1], prediction)
-        if args.save_video:
-            from video_module.inference.overlay import write_annotated
+                content = to_json(prediction, model=predictor.model, k=args.top_k, config=args.timeline, windows=False)
+                log.append(video, content)  # last: what has a line is whole
+            if args.show:
+                from video_module.inference.overlay import show_annotated
+                from video_module.inference.timeline import find_segments
 
-            written.append(outputs[video]["save_video"])
-            with tqdm(desc="drawing", unit="frame", leave=False, delay=0.5) as bar:
-                write_annotated(written[-1], prediction, on_progress=progress_of(bar))
-        if args.show:
-            from video_module.inference.overlay import show_annotated
-
-            show_annotated(prediction)
+                show_annotated(prediction, find_segments(prediction, args.timeline))
+    if args.save_jsonl:
+        written.append(log.path)
     if written:
         cli.show_written(written)
     if failed:
         raise InputError(f"{len(failed)} of {len(videos)} videos could not be read, {failed[0]} among them")
 
 
-def find_inputs(path: Path) -> tuple[list[Path], bool]:
-    """The videos that a path stands for, and whether it is a folder."""
-    from video_module.data.decoding import is_video
-    from video_module.errors import InputError
+def predict(predictor: "Predictor", video: Path, args: argparse.Namespace) -> "VideoPrediction":
+    from tqdm import tqdm
 
-    if not path.is_dir():
-        return [path], False
-    videos = sorted(file for file in path.rglob("*") if is_video(file) and file.is_file())
-    if not videos:
-        raise InputError(f"{path}: no video in this folder")
-    return videos, True
+    with tqdm(desc=video.name, unit="frame", leave=False, delay=0.5) as bar:
+        return predictor.predict_video(
+            video, clip_step=args.clip_step, batch_size=args.batch_size, on_progress=progress_of(bar)
+        )
 
 
-def plan_outputs(args: argparse.Namespace, videos: list[Path], *, is_folder: bool) -> dict[Path, dict[str, Path]]:
-    """Where each video's files go: the options themselves, or for a folder places in them like the video's in its own.
+def write_outputs(
+    prediction: "VideoPrediction", model: str, args: argparse.Namespace, paths: dict[str, Path]
+) -> list[Path]:
+    """Write what was asked for of one video; the paths, in the flags' order."""
+    from tqdm import tqdm
 
-    Raises InputError, before any work, if a file would replace one of the videos, or is of a kind that is not written.
-    """
-    from video_module.errors import InputError
+    from video_module.files import write_json
+    from video_module.inference import timeline
 
-    options = {"save_json": ".json", "save_csv": ".csv", "save_video": ".mp4"}
-    options = {name: suffix for name, suffix in options.items() if getattr(args, name)}
-    if not is_folder and args.save_video and args.save_video.suffix.lower() != ".mp4":
-        raise InputError(f"--save_video {args.save_video}: annotated videos are written as .mp4")
-    stems = Counter(video.with_suffix("") for video in videos)
-    originals = {video.resolve() for video in videos}
-    outputs: dict[Path, dict[str, Path]] = {}
-    for video in videos:
-        outputs[video] = {}
-        for name, suffix in options.items():
-            path = getattr(args, name)
-            if is_folder:
-                inside = video.relative_to(args.video_path)  # a.mp4 beside a.avi keeps its whole name
-                path /= inside.with_name((inside.stem if stems[video.with_suffix("")] == 1 else inside.name) + suffix)
-            if path.resolve() in originals:
-                raise InputError(
-                    f"--{name}: {path} is one of the videos and would be overwritten; choose another place"
-                )
-            outputs[video][name] = path
-    return outputs
+    if path := paths.get("save_json"):
+        write_json(path, timeline.to_json(prediction, model=model, k=args.top_k, config=args.timeline))
+    if path := paths.get("save_csv"):
+        timeline.write_csv(path, prediction)
+    if path := paths.get("save_vtt"):
+        timeline.write_vtt(path, prediction, args.timeline)
+    if path := paths.get("save_video"):
+        from video_module.inference.overlay import write_annotated
+
+        segments = timeline.find_segments(prediction, args.timeline)
+        with tqdm(desc="drawing", unit="frame", leave=False, delay=0.5) as bar:
+            write_annotated(path, prediction, segments, on_progress=progress_of(bar))
+    return list(paths.values())
 
 
 def progress_of(bar):
@@ -132,15 +218,15 @@ def progress_of(bar):
     return on_progress
 
 
-def print_table(prediction, k: int) -> None:
+def print_table(prediction: "VideoPrediction", args: argparse.Namespace) -> None:
     from video_module.inference.timeline import find_segments
 
     print(f"\n{prediction.path}  {prediction.duration_s:.1f} s, {prediction.num_frames} frames, {prediction.fps:g} fps")
-    best = prediction.top_k(k)
+    best = prediction.top_k(args.top_k)
     width = max(len(item["label"]) for item in best)
     for item in best:
         print(f"  {item['label']:{width}}  {item['score']:6.1%}  {'█' * round(item['score'] * 30)}")
-    segments = find_segments(prediction)
+    segments = find_segments(prediction, args.timeline)
     if len(segments) > 1:
         for s in segments:
             print(f"  {s.start_s:8.2f} - {s.end_s:.2f} s  {s.label} ({s.score:.0%})")

@@ -119,9 +119,13 @@ def let_first_process_speak() -> None:
 
 
 def show_written(paths: Sequence[str | os.PathLike]) -> None:
-    """End a script by listing the files it wrote."""
+    """End a script by listing the files it wrote; of very many, the first and the last."""
     print("wrote")
-    for path in paths:
+    most = 20
+    shown = (
+        [*paths] if len(paths) <= most else [*paths[: most // 2], f"… ({len(paths) - most} more)", *paths[-most // 2 :]]
+    )
+    for path in shown:
         print(f"  {path}")
 
 

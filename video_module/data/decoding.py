@@ -101,15 +101,28 @@ def count_frames(path: str | Path) -> tuple[int, VideoInfo]:
 
 def iter_frames(path: str | Path) -> Iterator[np.ndarray]:
     """Yield every frame that decodes, in order, as uint8 RGB (H, W, 3). Raises VideoError if there is none."""
+    for retrieve in iter_positions(path):
+        yield retrieve()
+
+
+def iter_positions(path: str | Path) -> Iterator[Callable[[], np.ndarray]]:
+    """iter_frames() for callers that skip some: yields, for each frame, a function that converts and returns it.
+
+    It is to be called before the next one is asked for.
+    """
     capture = _open(path)
+
+    def retrieve() -> np.ndarray:
+        decoded, frame = capture.retrieve()
+        if not decoded:
+            raise VideoError(f"{path}: frame {num_frames - 1} does not decode")
+        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+    num_frames = 0
     try:
-        num_frames = 0
-        while True:
-            decoded, frame = capture.read()
-            if not decoded:
-                break
+        while capture.grab():
             num_frames += 1
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            yield retrieve
         if num_frames == 0:
             raise VideoError(f"{path}: no frame decodes")
     finally:

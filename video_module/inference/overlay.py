@@ -190,8 +190,7 @@ class DisplayWindow:
         self._title = title
 
     def __enter__(self) -> "DisplayWindow":
-        if reason := no_display():
-            raise InputError(f"--show: {reason}; use --save_video")
+        check_display()
         try:
             cv2.namedWindow(self._title, cv2.WINDOW_NORMAL)
         except cv2.error as error:
@@ -214,12 +213,14 @@ class DisplayWindow:
         return key != ord("q") and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
 
 
-def no_display() -> str | None:
-    """Why no window can be opened, if that is known beforehand: Qt would end the process rather than raise."""
+def check_display() -> None:
+    """Raise InputError where no window can be opened, as far as that can be known: Qt would end the process instead."""
     gui = next((line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")), "")
     if gui.split()[-1:] == ["NONE"]:
         wheel = f"opencv-python=={version('opencv-python')}"
-        return f"this OpenCV has no windows; run pip install --force-reinstall --no-deps {wheel}"
+        raise InputError(
+            f"--show: this OpenCV has no windows; run pip install --force-reinstall --no-deps {wheel}, or use "
+            "--save_video"
+        )
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return "no display to open a window on"
-    return None
+        raise InputError("--show: no display to open a window on; use --save_video")

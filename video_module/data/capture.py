@@ -1,0 +1,131 @@
+"""Sources that keep their own time: cameras, network streams, and files played at their own speed."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from video_module.data.decoding import DEFAULT_FPS, VideoError, iter_positions, read_info
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_OPEN_TIMEOUT_MS = 10_000
+_READ_TIMEOUT_MS = 10_000
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
+MAX_RETRIES = 10
+"""Times that a stream is asked for again, in a row, before it is given up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedFrame:
+    """A frame and when it was."""
+
+    frame: np.ndarray
+    """uint8 RGB (H, W, 3)."""
+    time_s: float
+    """Seconds since the source was opened; of a file, its own time."""
+    arrival_s: float
+    """time.monotonic() when it came."""
+    fps: float
+    """What the source claims, DEFAULT_FPS where it claims nothing."""
+    num_dropped: int = 0
+    """Frames of a file that were left out just before, since they would have been late."""
+    after_gap: bool = False
+    """Whether the source was interrupted just before."""
+
+
+def is_live(source: str) -> bool:
+    """Whether this names a camera (its number) or a stream (its URL) rather than a file."""
+    return source.isdecimal() or _URL.match(source) is not None
+
+
+def live_frames(source: str, *, say: Callable[[str], None] = print) -> Iterator[TimedFrame]:
+    """The frames of a camera or stream, as they come. Raises VideoError if it cannot be opened, or is lost for good.
+
+    `say` is told, a line at a time, when a stream is lost and asked for again.
+    """
+    return camera_frames(int(source)) if source.isdecimal() else stream_frames(source, say=say)
+
+
+def camera_frames(number: int) -> Iterator[TimedFrame]:
+    """The frames of a camera. Raises VideoError if there is none of that number, or when it is pulled out."""
+    capture = cv2.VideoCapture(number)
+    try:
+        if not capture.isOpened():
+            raise VideoError(f"camera {number}: cannot be opened; is it there, and free?")
+        yield from _until_it_stops(capture, begin=time.monotonic())
+        raise VideoError(f"camera {number}: gives no more frames")
+    finally:
+        capture.release()
+
+
+def stream_frames(
+    url: str,
+    *,
+    say: Callable[[str], None] = print,
+    max_retries: int = MAX_RETRIES,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[TimedFrame]:
+    """The frames of a stream, which is asked for again, with growing pauses, when it stops.
+
+    A stream of stated length (a file on a web server) ends with it. Raises VideoError if it never comes, or stays away
+    for `max_retries` attempts.
+    """
+    begin, num_retries, has_come = time.monotonic(), 0, False
+    while True:
+        timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
+        capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, timeouts)
+        num_frames = 0
+        try:
+            length = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0
+            for timed in _until_it_stops(capture, begin=begin, after_gap=has_come):
+                num_frames, num_retries, has_come = num_frames + 1, 0, True
+                yield timed
+        finally:
+            capture.release()
+        if 0 < length <= num_frames + 1:  # headers often claim one frame more than decodes
+            return
+        if not has_come:
+            raise VideoError(f"{url}: no stream can be opened there")
+        if num_retries == max_retries:
+            raise VideoError(f"{url}: the stream stopped and did not come back in {max_retries} attempts")
+        wait_s = min(_FIRST_WAIT_S * 2**num_retries, _LONGEST_WAIT_S)
+        num_retries += 1
+        say(f"{url}: the stream stopped; attempt {num_retries} of {max_retries} to reconnect in {wait_s:g} s")
+        sleep(wait_s)
+
+
+def _until_it_stops(capture: cv2.VideoCapture, *, begin: float, after_gap: bool = False) -> Iterator[TimedFrame]:
+    claimed = capture.get(cv2.CAP_PROP_FPS)
+    fps = float(claimed) if 1 <= claimed <= 1000 else DEFAULT_FPS
+    while capture.isOpened():
+        came, frame = capture.read()
+        if not came:
+            return
+        now = time.monotonic()
+        frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        yield TimedFrame(frame=frame, time_s=now - begin, arrival_s=now, fps=fps, after_gap=after_gap)
+        after_gap = False
+
+
+def paced_frames(path: Path) -> Iterator[TimedFrame]:
+    """A file at its own speed, as a camera would give it: frames that would come late are left out, and counted.
+
+    Raises VideoError if it cannot be read.
+    """
+    fps = read_info(path).fps
+    begin, num_dropped = time.monotonic(), 0
+    for position, retrieve in enumerate(iter_positions(path)):
+        due = begin + position / fps
+        wait_s = due - time.monotonic()
+        if wait_s < -1 / fps:
+            num_dropped += 1
+            continue
+        time.sleep(max(0.0, wait_s))
+        yield TimedFrame(
+            frame=retrieve(), time_s=position / fps, arrival_s=time.monotonic(), fps=fps, num_dropped=num_dropped
+        )
+        num_dropped = 0

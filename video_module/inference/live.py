@@ -1,0 +1,235 @@
+"""Recognition of what happens now: the newest moment of a live source is scored, and nothing waits in a queue."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+import numpy as np
+
+from video_module.config import ClipConfig, TimelineConfig
+from video_module.data import transforms
+from video_module.data.capture import TimedFrame
+from video_module.inference.predictor import Predictor
+from video_module.inference.timeline import DEFAULT_TIMELINE, UNCERTAIN, Labeller
+
+_RATE_WINDOW_S = 5.0
+_STEPS_A_CLIP = 4  # a new answer each quarter of a clip, unless the network is slower than that
+
+
+class RecentFrames:
+    """The last moments of a live source, from which clips of equal time steps are cut.
+
+    Frames are found by their time, so that a source may leave some out. Only one clip's span of small frames is kept.
+    """
+
+    def __init__(self, clip: ClipConfig, *, fps: float) -> None:
+        """`fps` is the rate that the clip's stride counts in, unless the clip has a target_fps of its own."""
+        self.clip = clip
+        self.step_s = clip.frame_stride / (clip.target_fps or fps)
+        self.span_s = (clip.num_frames - 1) * self.step_s
+        self._slack_s = 1e-3 * self.step_s
+        self._frames: deque[tuple[float, np.ndarray]] = deque()
+
+    def push(self, frame: np.ndarray, time_s: float) -> None:
+        """Take the next frame, uint8 RGB (H, W, 3) of any size; times ascend."""
+        small = transforms.center_crop(transforms.resize_frame(frame, self.clip), self.clip)
+        self._frames.append((time_s, small))
+        while len(self._frames) > 1 and self._frames[1][0] <= time_s - self.span_s + self._slack_s:
+            self._frames.popleft()  # the one after it is old enough to begin the clip
+
+    def clear(self) -> None:
+        """Forget everything: what follows does not continue it."""
+        self._frames.clear()
+
+    def cut(self) -> np.ndarray | None:
+        """The clip that ends with the newest frame, uint8 (T, crop, crop, 3); None until a whole one has been seen."""
+        frames = self._frames
+        if not frames or frames[-1][0] - frames[0][0] < self.span_s - self._slack_s:
+            return None
+        times = np.array([time_s for time_s, _ in frames])
+        wanted = times[-1] - self.step_s * np.arange(self.clip.num_frames - 1, -1, -1)
+        after = np.clip(np.searchsorted(times, wanted), 1, max(1, len(times) - 1))
+        nearer = after - (wanted - times[after - 1] <= times[np.minimum(after, len(times) - 1)] - wanted)
+        return np.stack([frames[index][1] for index in nearer])
+
+
+class LiveLabeller:
+    """Labels for scores that come one after another: smoothed over what was, with Labeller's hysteresis."""
+
+    def __init__(self, class_names: list[str], config: TimelineConfig = DEFAULT_TIMELINE, *, smooth_s: float) -> None:
+        """`smooth_s`, the clip's span say, is used where the settings name none."""
+        self.class_names = class_names
+        self._smooth_s = smooth_s if config.smooth_s is None else config.smooth_s
+        self._labeller = Labeller(config)
+        self._recent: deque[tuple[float, np.ndarray]] = deque()
+
+    def update(self, time_s: float, scores: np.ndarray) -> tuple[str, float, np.ndarray]:
+        """Label (a class, or UNCERTAIN), its smoothed score (the best class's where uncertain), all smoothed scores.
+
+        Earlier scores count the less the older they are, and not at all after `smooth_s` seconds.
+        """
+        self._recent.append((time_s, scores))
+        while len(self._recent) > 1 and self._recent[0][0] <= time_s - self._smooth_s:
+            self._recent.popleft()
+        ages = np.array([time_s - then for then, _ in self._recent])
+        weights = 1 - ages / self._smooth_s if self._smooth_s > 0 else np.ones(1)
+        smoothed = np.average([scores for _, scores in self._recent], axis=0, weights=weights)
+        label = self._labeller.update(smoothed)
+        if label is None:
+            return UNCERTAIN, float(smoothed.max()), smoothed
+        return self.class_names[label], float(smoothed[label]), smoothed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a model says of the moment that ends at `time_s`."""
+
+    time_s: float
+    """Of the clip's last frame, in the source's time."""
+    label: str
+    """A class, or UNCERTAIN."""
+    score: float
+    scores: np.ndarray
+    """Smoothed probabilities, float64 (num_classes,)."""
+    latency_s: float
+    """From the arrival of the clip's last frame to the answer."""
+    windows_per_s: float
+    """Of the last seconds."""
+
+
+class LiveSession:
+    """Reads a source in one thread and scores its newest clip in another. A context manager.
+
+    The reader takes every frame as it comes; the scorer takes, whenever it is free, the clip that ends now. A slow
+    network thus gives fewer answers, never late ones.
+    """
+
+    def __init__(
+        self,
+        frames: Iterator[TimedFrame],
+        predictor: Predictor,
+        *,
+        clip_step: int | None = None,
+        config: TimelineConfig = DEFAULT_TIMELINE,
+    ) -> None:
+        """`clip_step`: least frames from one answer's moment to the next; a quarter of the clip where None."""
+        self._source, self._predictor, self._clip_step, self._config = frames, predictor, clip_step, config
+        self._readings: SimpleQueue[Reading | Exception] = SimpleQueue()
+        self._news = threading.Condition()
+        self._newest: TimedFrame | None = None
+        self._recent: RecentFrames | None = None
+        self._due_s = -np.inf
+        self._is_over = False
+        works = self._read, self._score
+        self._threads = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in works]
+        self.num_frames = self.num_dropped = 0
+
+    def __enter__(self) -> "LiveSession":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        for thread in self._threads:
+            thread.join(timeout=1.0)  # a reader may wait for its source; it is a daemon
+
+    def stop(self) -> None:
+        """End both threads, from any thread."""
+        with self._news:
+            self._is_over = True
+            self._news.notify_all()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the source has ended, or was stopped."""
+        return self._is_over
+
+    @property
+    def span_s(self) -> float | None:
+        """How long a clip is in the source's time; None before the first frame."""
+        return None if self._recent is None else self._recent.span_s
+
+    @property
+    def newest(self) -> TimedFrame | None:
+        """The frame that came last."""
+        return self._newest
+
+    def next_reading(self, *, timeout_s: float) -> Reading | None:
+        """Wait for the next answer; None if it does not come in time. Raises what the source or the network raised."""
+        try:
+            reading = self._readings.get(timeout=timeout_s)
+        except Empty:
+            return None
+        if isinstance(reading, Exception):
+            raise reading
+        return reading
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # raised by next_reading()
+            self._readings.put(error)
+        finally:
+            self.stop()
+
+    def _read(self) -> None:
+        for timed in self._source:
+            with self._news:
+                if self._is_over:
+                    return
+                if self._recent is None:
+                    self._recent = RecentFrames(self._predictor.clip, fps=timed.fps)
+                if timed.after_gap:
+                    self._recent.clear()
+                self._recent.push(timed.frame, timed.time_s)
+                self.num_frames += 1
+                self.num_dropped += timed.num_dropped
+                self._newest = timed
+                self._news.notify_all()
+
+    def _score(self) -> None:
+        labeller = None
+        done: deque[float] = deque()
+        while due := self._wait_for_clip():
+            timed, clip = due
+            if labeller is None:
+                smooth_s = self._recent.span_s or self._recent.step_s
+                labeller = LiveLabeller(self._predictor.class_names, self._config, smooth_s=smooth_s)
+            label, score, scores = labeller.update(timed.time_s, self._predictor.predict_clips(clip[None])[0])
+            now = time.monotonic()
+            done.append(now)
+            while done[0] < now - _RATE_WINDOW_S:
+                done.popleft()
+            self._readings.put(
+                Reading(
+                    time_s=timed.time_s,
+                    label=label,
+                    score=score,
+                    scores=scores,
+                    latency_s=now - timed.arrival_s,
+                    windows_per_s=(len(done) - 1) / (done[-1] - done[0]) if len(done) > 1 else 0.0,
+                )
+            )
+
+    def _wait_for_clip(self) -> tuple[TimedFrame, np.ndarray] | None:
+        """The newest frame and the clip that ends there, once an answer is due; None when all is over."""
+        with self._news:
+            while not self._is_over:
+                timed = self._newest
+                if timed is not None and timed.time_s >= self._due_s:
+                    self._due_s = np.nextafter(timed.time_s, np.inf)  # the next frame
+                    if (clip := self._recent.cut()) is not None:
+                        self._due_s = max(self._due_s, timed.time_s + self._step_s(timed.fps))
+                        return timed, clip
+                self._news.wait()
+        return None
+
+    def _step_s(self, fps: float) -> float:
+        """Seconds from one answer's moment to the next, a little less than a whole number of frames."""
+        if self._clip_step is None:
+            return self._recent.span_s / _STEPS_A_CLIP
+        return (self._clip_step - 1e-3) / (self._predictor.clip.target_fps or fps)

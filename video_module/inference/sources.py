@@ -1,0 +1,89 @@
+"""What `--video_path` names: videos, folders, a list on stdin, or one live source; and a process's share of them."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from video_module.data.capture import is_live
+from video_module.data.decoding import is_video
+from video_module.errors import InputError
+
+STDIN = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    videos: tuple[Path, ...] = ()
+    """In the order given; those of a folder sorted."""
+    live: str | None = None
+    """A camera's number or a stream's URL; then there are no videos."""
+    root: Path | None = None
+    """The folder below which all videos are, where many were asked for; None for one video."""
+
+
+def find_sources(names: Sequence[str], *, stdin: TextIO = sys.stdin) -> Sources:
+    """Tell files, folders (searched at any depth), `-` (one name a line on stdin), cameras and streams apart.
+
+    Raises InputError where nothing is found, or a live source is named beside others.
+    """
+    is_many = len(names) > 1 or names[0] == STDIN or Path(names[0]).is_dir()
+    names = [line for name in names for line in (_read_names(stdin) if name == STDIN else [name])]
+    if not names:
+        raise InputError("--video_path -: no names came on stdin")
+    if live := [name for name in names if is_live(name) and not Path(name).exists()]:
+        if len(names) > 1:
+            raise InputError(f"--video_path {live[0]}: a camera or stream is watched alone, without other sources")
+        return Sources(live=live[0])
+    videos: dict[Path, None] = {}  # each once
+    for path in map(Path, names):
+        videos |= dict.fromkeys(_videos_in(path) if path.is_dir() else [path])
+    if not is_many:
+        return Sources(videos=tuple(videos))
+    if len(names) == 1 and Path(names[0]).is_dir():
+        return Sources(videos=tuple(videos), root=Path(names[0]))
+    root = os.path.commonpath([video.absolute().parent for video in videos])
+    return Sources(videos=tuple(videos), root=Path(root))
+
+
+def _read_names(stdin: TextIO) -> list[str]:
+    return [line for line in (line.rstrip("\r\n") for line in stdin) if line.strip()]
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    videos = sorted(file for file in folder.rglob("*") if is_video(file) and file.is_file())
+    if not videos:
+        raise InputError(f"{folder}: no video in this folder")
+    return videos
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One process's share of a list: each `count`-th item, beginning with `index`."""
+
+    index: int = 0
+    count: int = 1
+
+    def take(self, items: Sequence) -> Sequence:
+        return items[self.index :: self.count]
+
+    def name(self, path: Path) -> Path:
+        """X.jsonl for a single process, X-00002-of-00008.jsonl for the third of eight."""
+        if self.count == 1:
+            return path
+        return path.with_name(f"{path.stem}-{self.index:05}-of-{self.count:05}{path.suffix}")
+
+
+def find_shard(environment: dict[str, str] | os._Environ = os.environ) -> Shard:
+    """The share that RANK and WORLD_SIZE give, as torchrun sets them and any scheduler can; all without them.
+
+    Raises InputError where they are no numbers, or do not fit.
+    """
+    rank, world_size = environment.get("RANK"), environment.get("WORLD_SIZE")
+    if rank is None or world_size is None:
+        return Shard()
+    if not (rank.isdecimal() and world_size.isdecimal() and int(rank) < int(world_size)):
+        raise InputError(f"RANK={rank} and WORLD_SIZE={world_size} in the environment: not a process of a job")
+    return Shard(index=int(rank), count=int(world_size))

@@ -1,0 +1,134 @@
+"""run_model.py on a live source: a status line, a log of answers, a window."""
+
+import json
+import sys
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from video_module.config import TimelineConfig
+from video_module.data.capture import live_frames, paced_frames
+from video_module.errors import InputError
+from video_module.files import check_output
+from video_module.inference.live import LiveSession, Reading
+from video_module.inference.overlay import DisplayWindow, draw_label, segment_colors
+from video_module.inference.predictor import Predictor
+from video_module.scores import top_k
+
+_WAIT_S = 0.2  # between looks at whether it is time to stop
+_FRAME_S = 1 / 60  # between frames of the window
+
+
+def watch(
+    source: str | Path,
+    predictor: Predictor,
+    *,
+    clip_step: int | None = None,
+    config: TimelineConfig,
+    k: int = 5,
+    stop_after_s: float | None = None,
+    log_path: Path | None = None,
+    show: bool = False,
+) -> dict[str, Any]:
+    """Watch a camera's number, a stream's URL, or a file (Path) at its own speed, until it ends, q or Ctrl-C.
+
+    Answers are shown as they come, and added to `log_path` as JSON Lines. Returns what summary_line() prints.
+    Raises VideoError if the source cannot be opened or is lost; InputError if it ends before a whole clip was seen.
+    """
+    if log_path:
+        check_output(log_path)
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+    frames = paced_frames(source) if isinstance(source, Path) else live_frames(source, say=_say)
+    latencies: list[float] = []
+    reading = None
+    with ExitStack() as stack:
+        log = stack.enter_context(open(log_path, "a", encoding="utf-8")) if log_path else None
+        window = stack.enter_context(DisplayWindow(str(source))) if show else None
+        session = stack.enter_context(LiveSession(frames, predictor, clip_step=clip_step, config=config))
+        begin = time.monotonic()
+        try:
+            while stop_after_s is None or time.monotonic() - begin < stop_after_s:
+                was_over = session.is_over
+                if news := session.next_reading(timeout_s=0.0 if window else _WAIT_S):
+                    _report(news, reading)
+                    reading = news
+                    latencies.append(news.latency_s)
+                    if log:
+                        log.write(_log_line(news, predictor, source=str(source), k=k))
+                        log.flush()
+                elif was_over:
+                    break
+                if window and not _show(window, session, reading, predictor):
+                    break
+        except KeyboardInterrupt:
+            pass  # the usual way to end it
+        seconds = time.monotonic() - begin
+        session.stop()
+    if not latencies:
+        span = "" if session.span_s is None else f" ({session.span_s:.1f} s)"
+        raise InputError(f"{source}: watched for {seconds:.1f} s, less than a whole clip of the model{span}")
+    return {
+        "duration_s": seconds,
+        "num_frames": session.num_frames,
+        "num_dropped": session.num_dropped,
+        "num_windows": len(latencies),
+        "windows_per_s": len(latencies) / seconds,
+        "latency_median_s": float(np.median(latencies)),
+        "latency_p95_s": float(np.quantile(latencies, 0.95)),
+    }
+
+
+def summary_line(summary: dict[str, Any]) -> str:
+    return (
+        "{duration_s:.0f} s: {num_frames} frames, {num_dropped} dropped; {num_windows} windows, {windows_per_s:.1f} a "
+        "second; latency median {latency_median_s:.3f} s, 95 % within {latency_p95_s:.3f} s"
+    ).format(**summary)
+
+
+def _show(window: DisplayWindow, session: LiveSession, reading: Reading | None, predictor: Predictor) -> bool:
+    """Show the newest frame with the newest answer; False if the user wants no more."""
+    if session.newest is None:
+        time.sleep(_FRAME_S)
+        return True
+    frame = session.newest.frame.copy()
+    if reading:
+        color = segment_colors(predictor.class_names)[reading.label]
+        draw_label(frame, reading.label, round(reading.score, 2), color=color)
+    return window.show(frame, wait_s=_FRAME_S)
+
+
+def _report(reading: Reading, last: Reading | None) -> None:
+    """On a terminal one line that changes; elsewhere a line for each change of label."""
+    text = f"{reading.time_s:8.1f} s  {reading.label} {reading.score:.0%}"
+    if sys.stdout.isatty():
+        text += f"  latency {reading.latency_s * 1e3:.0f} ms, {reading.windows_per_s:.1f} windows/s"
+        _rewrite(sys.stdout, text)
+    if last is None or last.label != reading.label:
+        print(text.strip() if not sys.stdout.isatty() else "", flush=True)
+
+
+def _rewrite(stream: TextIO, text: str) -> None:
+    stream.write("\r\x1b[K" + text)
+    stream.flush()
+
+
+def _say(text: str) -> None:
+    print(f"\n{text}" if sys.stdout.isatty() else text, file=sys.stderr, flush=True)
+
+
+def _log_line(reading: Reading, predictor: Predictor, *, source: str, k: int) -> str:
+    moment = datetime.now(UTC) - timedelta(seconds=reading.latency_s)
+    line = {
+        "source": source,
+        "time": moment.isoformat(timespec="milliseconds"),
+        "time_s": reading.time_s,
+        "label": reading.label,
+        "score": reading.score,
+        "top_k": top_k(reading.scores, predictor.class_names, k),
+        "latency_s": reading.latency_s,
+    }
+    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
