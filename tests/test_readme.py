@@ -20,7 +20,8 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def program() -> str:
-    [block] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    [block] = [block for block in blocks if "onnxruntime" in block]
     return block
 
 

@@ -22,7 +22,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_FATAL)  # VideoError t
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".m4v")
 _SUFFIXES_WITH_COUNT = (".avi", ".mp4", ".mov", ".m4v")  # of others OpenCV's count is duration times rate: a guess
-_MEASURED_FRAMES = 3000
+_MEASURED_PIXELS = 2**30  # a minute and a half of 640x480
 DEFAULT_FPS = 25.0  # where a container states no usable rate
 
 
@@ -99,15 +99,16 @@ def read_info(path: str | Path) -> VideoInfo:
 
 
 def _measure(capture: cv2.VideoCapture, info: VideoInfo) -> VideoInfo:
+    most = _MEASURED_PIXELS // max(1, info.width * info.height)
     times_s: list[float] = []
-    while len(times_s) < _MEASURED_FRAMES and capture.grab():
+    while len(times_s) < most and capture.grab():
         times_s.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
     span_s = times_s[-1] - times_s[0] if times_s else 0.0
     fps = (len(times_s) - 1) / span_s if span_s > 0 else info.fps
     return dataclasses.replace(
         info,
         fps=fps if _is_rate(fps) else info.fps,
-        estimated_num_frames=len(times_s) if len(times_s) < _MEASURED_FRAMES else 0,
+        estimated_num_frames=len(times_s) if len(times_s) < most else 0,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.route_utils import upload_fn
 from gradio.routes import file_upload_statuses
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -72,6 +72,13 @@ class Gate:
         is_upload = path.removesuffix("/") == UPLOAD_PATH
         most = self._limits.max_bytes + _FORM_BYTES if is_upload else _MAX_BODY
         taken, has_begun = 0, False
+        too_large = PlainTextResponse(
+            texts["too_large_file" if is_upload else "too_large_request"].format(max_file_mb=self._limits.max_file_mb),
+            413,
+        )
+        if int(Headers(scope=scope).get("content-length", 0)) > most:
+            await too_large(scope, receive, send)
+            return
 
         async def counted() -> MutableMapping[str, Any]:
             nonlocal taken
@@ -85,24 +92,16 @@ class Gate:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
-                names = {name for name, _ in message["headers"]}
-                message["headers"] = [
-                    *message["headers"],
-                    *(
-                        (name.encode(), value.encode())
-                        for name, value in _HEADERS.items()
-                        if name.encode() not in names
-                    ),
-                ]
+                headers = MutableHeaders(raw=message["headers"])
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         try:
             await self._app(scope, counted, with_headers)
         except _TooLarge:
             if not has_begun:
-                text = texts["too_large_file" if is_upload else "too_large_request"]
-                answer = PlainTextResponse(text.format(max_file_mb=self._limits.max_file_mb), 413)
-                await answer(scope, receive, with_headers)
+                await too_large(scope, receive, with_headers)
 
 
 def _busy(headers: Headers, text: str) -> Response:
@@ -123,10 +122,7 @@ def upload_route(storage: Storage, limits: Limits) -> Route:
             return PlainTextResponse(texts["sign_in"], 401)
         upload_id = request.query_params.get("upload_id")
         try:
-            length = int(request.headers.get("content-length", limits.max_bytes))
-            if length > limits.max_bytes + _FORM_BYTES:
-                return PlainTextResponse(texts["too_large_file"].format(max_file_mb=limits.max_file_mb), 413)
-            with storage.room_for(length):
+            with storage.room_for(int(request.headers.get("content-length", limits.max_bytes))):
                 return JSONResponse(await _receive(request, storage, max_bytes=limits.max_bytes, upload_id=upload_id))
         except StorageFull:
             return PlainTextResponse(texts["storage_full"], 507)

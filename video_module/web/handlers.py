@@ -5,6 +5,7 @@ import html
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,7 @@ class Handlers:
         self, predictors: dict[str, Predictor], *, storage: Storage, limits: Limits, config: TimelineConfig
     ) -> None:
         self.predictors, self.storage, self.limits, self.config = predictors, storage, limits, config
+        self._scorers = ThreadPoolExecutor(limits.num_at_once)  # of cameras' clips
 
     def recognise(
         self, video: str | None, model: str, width_px: float | None, request: gr.Request, progress=_PROGRESS
@@ -51,12 +53,16 @@ class Handlers:
             bar = _Bar(progress, texts)
             prediction = yield from self._predict(video, model, bar)
             folder = self.storage.new_folder()
-            self.storage.own(folder / "result", session=request.session_hash, slot="result")
-            with self.storage.using(folder):
-                files = yield from self._write_files(folder, prediction, model, bar)
-                best = {item["label"]: item["score"] for item in prediction.top_k(NUM_CLASSES_SHOWN)}
-                picture = self._draw_timeline(prediction, texts, is_narrow=(width_px or 0) < _NARROW_PX)
-                yield best, files[0], picture, files
+            try:
+                with self.storage.using(folder):
+                    files = yield from self._write_files(folder, prediction, model, bar)
+            except BaseException:  # cancelled, too: the result before stays on the page
+                self.storage.drop(folder)
+                raise
+            self.storage.own(files[0], session=request.session_hash, slot="result")
+            best = {item["label"]: item["score"] for item in prediction.top_k(NUM_CLASSES_SHOWN)}
+            picture = self._draw_timeline(prediction, texts, is_narrow=(width_px or 0) < _NARROW_PX)
+            yield best, files[0], picture, files
 
     def watch(self, video: str | None, model: str, skip: float, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Yields (frame, label) as the video goes on."""
@@ -84,7 +90,7 @@ class Handlers:
             if frame is None:
                 return gr.skip(), gr.skip(), watch
             if watch is None or watch.model != model:
-                watch = CameraWatch(model, self.predictors[model], self.config)
+                watch = CameraWatch(model, self.predictors[model], self.config, scorers=self._scorers)
             picture, label, score = watch.push(frame, time.monotonic(), texts)
             return picture, _now(label, score, texts), watch
 

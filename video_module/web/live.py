@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import cv2
@@ -71,28 +72,35 @@ def watch_file(
 
 
 class CameraWatch:
-    """What is known of one visitor's camera between its frames."""
+    """What is known of one visitor's camera between its frames.
 
-    def __init__(self, model: str, predictor: Predictor, config: TimelineConfig) -> None:
-        self.model, self._predictor = model, predictor
+    Clips are scored aside, the newest whenever the last is done, so that frames go on however slow the network is.
+    """
+
+    def __init__(self, model: str, predictor: Predictor, config: TimelineConfig, *, scorers: Executor) -> None:
+        self.model, self._predictor, self._scorers = model, predictor, scorers
         self._recent = RecentFrames(predictor.clip, fps=DEFAULT_FPS)
         span_s = self._recent.span_s or self._recent.step_s
         self._labeller = LiveLabeller(predictor.class_names, config, smooth_s=span_s)
         self._step_s = span_s / _ANSWERS_A_CLIP
         self._last_s = self._due_s = -np.inf
+        self._answer: tuple[float, Future] | None = None
         self._label: str | None = None
         self._score = 0.0
 
     def push(self, frame: np.ndarray, time_s: float, texts: dict[str, str]) -> Moment:
-        """Take the next frame, uint8 RGB (H, W, 3), and give it back with the label of now."""
+        """Take the next frame, uint8 RGB (H, W, 3), and give it back with the label that is known by now."""
         if time_s > self._last_s + _GAP_S:
             self._recent.clear()
-            self._label = None
+            self._label = self._answer = None
         self._last_s = time_s
         self._recent.push(frame, time_s)
-        if time_s >= self._due_s and (clip := self._recent.cut()) is not None:
-            scores = self._predictor.predict_clips(clip[None])[0]
-            self._label, self._score, _ = self._labeller.update(time_s, scores)
+        if self._answer is not None and self._answer[1].done():
+            then_s, scores = self._answer
+            self._label, self._score, _ = self._labeller.update(then_s, scores.result()[0])
+            self._answer = None
+        if self._answer is None and time_s >= self._due_s and (clip := self._recent.cut()) is not None:
+            self._answer = time_s, self._scorers.submit(self._predictor.predict_clips, clip[None])
             self._due_s = time_s + self._step_s
         return _draw(frame, self._label, self._score, self._predictor, texts)
 

@@ -61,7 +61,7 @@ def serve(
         stack.callback(page.close, verbose=False)
         try:
             # the gate counts who waits, so that it can say so; Gradio's own limit is only a second net
-            page.queue(max_size=limits.queue_size + 10, api_open=False).launch(
+            _, url, share_url = page.queue(max_size=limits.queue_size + 10, api_open=False).launch(
                 server_name=host,
                 server_port=port,
                 share=share,
@@ -84,12 +84,14 @@ def serve(
                 ssr_mode=False,
                 pwa=False,
                 show_error=False,
+                quiet=True,
                 prevent_thread_lock=True,
             )
         except OSError as error:
             if "port" not in str(error):
                 raise
             raise InputError(f"port {port} is in use; choose another with --port") from None
+        print(f"serving at {share_url or url}; Ctrl-C ends it", flush=True)
         page.block_thread()
 
 
@@ -102,6 +104,7 @@ def prepare_environment(root: Path) -> None:
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
     os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ.pop("GRADIO_ALLOWED_PATHS", None)  # nothing but visitors' files is served
 
 
 def _sweep(storage, over: threading.Event) -> None:
