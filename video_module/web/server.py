@@ -17,7 +17,7 @@ from video_module.web.limits import Limits
 
 _SWEEP_EVERY_S = 20
 _SESSIONS = 100
-"""Visitors whose state is kept, which is that of their cameras alone; Gradio keeps 10,000, 0.1 MB each."""
+"""Visitors whose state is kept, which is that of their cameras alone; Gradio keeps 10,000."""
 
 
 def serve(
