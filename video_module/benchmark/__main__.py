@@ -46,6 +46,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=["lean", "constant", "torchvision"],
         help="what to export; torchvision's own takes minutes",
     )
+    video = _add(commands, "video", "a whole video beside the original's way, a bare read and a bare encode")
+    video.add_argument("--model", type=Path, required=True, help="X.onnx or X.pth")
+    video.add_argument("--video_path", type=Path, required=True, help="the video")
+    video.add_argument("--num_repeats", type=cli.positive_int, default=5, help="paired runs; medians are shown")
+    video.add_argument(
+        "--max_windows", type=cli.positive_int, default=200, help="windows of the original's way that are timed"
+    )
+    video.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    video.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
     return parser.parse_args(argv)
 
 

@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from video_module.background import in_background
 from video_module.data.decoding import iter_frames
 from video_module.data.encoding import open_video
 from video_module.errors import InputError
@@ -27,6 +28,7 @@ _PANEL_ALPHA = 0.62
 _BAR_BACK = (90, 90, 90)
 _UNCERTAIN_COLOR = (150, 150, 150)
 _WINDOW_HEIGHT = 540
+_FRAMES_AHEAD = 4  # decoded and drawn while the encoder works
 
 
 def class_colors(class_names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
@@ -167,7 +169,8 @@ def iter_write_annotated(
     The file is there once the iterator has ended; closed before, it leaves none.
     """
     with open_video(path, fps=prediction.fps) as writer:
-        for done, frame in enumerate(annotated_frames(prediction, segments), start=1):
+        frames = in_background(annotated_frames(prediction, segments), depth=_FRAMES_AHEAD)
+        for done, frame in enumerate(frames, start=1):
             writer.write(frame)
             yield done
 
