@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from video_module.inference.predictor import Predictor, VideoPrediction
     from video_module.inference.sources import Shard, Sources
 
+MOST_SEGMENTS = 50  # printed
 # flag: suffix of its files
 OUTPUTS = {"save_json": ".json", "save_csv": ".csv", "save_vtt": ".vtt", "save_video": ".mp4"}
 
@@ -228,8 +229,10 @@ def print_table(prediction: "VideoPrediction", args: argparse.Namespace) -> None
         print(f"  {item['label']:{width}}  {item['score']:6.1%}  {'█' * round(item['score'] * 30)}")
     segments = find_segments(prediction, args.timeline)
     if len(segments) > 1:
-        for s in segments:
+        for s in segments[:MOST_SEGMENTS]:
             print(f"  {s.start_s:8.2f} - {s.end_s:.2f} s  {s.label} ({s.score:.0%})")
+    if len(segments) > MOST_SEGMENTS:
+        print(f"  … and {len(segments) - MOST_SEGMENTS} more; --save_json, --save_csv and --save_vtt write all")
 
 
 if __name__ == "__main__":
