@@ -1,6 +1,7 @@
 """Every architecture through every stage, on clips as small as it takes."""
 
 import math
+import re
 import sys
 import types
 from dataclasses import replace
@@ -21,6 +22,8 @@ from video_module.inference.predictor import load_predictor
 from video_module.inference.verification import load_clips
 from video_module.models import registry, swin3d, torchvision_zoo
 from video_module.models.registry import MODELS
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 # Frames and side of a clip. Where a stride leaves nothing to normalise over, networks cannot be trained on less.
 SIZES = {
@@ -67,42 +70,17 @@ def shallow(monkeypatch):
         monkeypatch.setitem(MODELS, name, replace(MODELS[name], features="blocks.4"))
 
 
-# What README shows as the way to add an architecture: this file, and this entry in the registry
-EXAMPLE_FILE = """
-from torch import Tensor, nn
-
-from video_module.config import ClipConfig
-
-
-class Tiny3D(nn.Module):
-    def __init__(self, num_classes: int):
-        super().__init__()
-        self.trunk = nn.Sequential(
-            nn.Conv3d(3, 16, (3, 7, 7), stride=(1, 4, 4), padding=(1, 3, 3)), nn.BatchNorm3d(16), nn.ReLU(),
-            nn.Conv3d(16, 32, 3, stride=2, padding=1), nn.BatchNorm3d(32), nn.ReLU(),
-        )
-        self.head = nn.Linear(32, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:  # (N, 3, T, H, W), normalised as the ClipConfig says
-        return self.head(self.trunk(x).mean(dim=(2, 3, 4)))
-
-
-def tiny3d(*, num_classes: int, clip: ClipConfig) -> nn.Module:
-    return Tiny3D(num_classes)
-"""
-EXAMPLE_ENTRY = """
-ModelSpec(name="tiny3d", clip=ClipConfig(num_frames=8, frame_stride=4, resize=72, crop=64),
-          builder="video_module.models.tiny3d:tiny3d", head="head", features="trunk"),
-"""
-
-
 @pytest.fixture
 def added_architecture(monkeypatch):
-    """The example, as if it were a file of video_module/models and an entry of its registry."""
+    """README's example, as if it were a file of video_module/models and an entry of its registry."""
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    [file] = [block for block in blocks if "def tiny3d(" in block]
+    [entry] = [block for block in blocks if block.startswith("ModelSpec(")]
+    assert len(file.splitlines()) <= 22
     module = types.ModuleType("video_module.models.tiny3d")
-    exec(EXAMPLE_FILE, vars(module))
+    exec(file, vars(module))
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    [spec] = eval(EXAMPLE_ENTRY, vars(registry))
+    [spec] = eval(entry, vars(registry))
     monkeypatch.setitem(MODELS, spec.name, spec)
 
 
