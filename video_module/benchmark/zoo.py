@@ -68,8 +68,12 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.num_threads:
         torch.set_num_threads(args.num_threads)
     entrants = find_entrants(args.models, args.checkpoints)
+    wanted = [part for part in MEASURES if part in args.parts]
+    if args.data_dir is None and {"train", "test"} & set(wanted):
+        print("no --data_dir: nothing is trained or tested")
+        wanted = [part for part in wanted if part not in ("train", "test")]
     for entrant in entrants:
-        for part in args.parts:
+        for part in wanted:
             measure_part(part, entrant, args)
     return make_rows(entrants, args.output_dir)
 
@@ -77,9 +81,10 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 def draw(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> list[Path]:
     """Write the picture of the rows; returns what a run leaves in the output folder."""
     files = [args.output_dir / f"{row['model']}.json" for row in rows]
-    tested = [parts["test"]["figures"]["num_classes"] for path in files if "test" in (parts := read_parts(path))]
+    tested = [path for row, path in zip(rows, files, strict=True) if row["top-1"] is not None]
+    num_classes = read_parts(tested[0])["test"]["figures"]["num_classes"] if tested else None
     picture = args.output_dir / "zoo.png"
-    plot_zoo(picture, rows, chance=1 / tested[0] if tested else None)
+    plot_zoo(picture, rows, chance=1 / num_classes if num_classes else None)
     return [*(path for path in files if path.is_file()), picture]
 
 
@@ -97,19 +102,17 @@ def find_entrants(models: Sequence[str], checkpoints: Sequence[Path]) -> list[En
 
 def measure_part(part: str, entrant: Entrant, args: argparse.Namespace) -> None:
     """Measure one part of a model unless its file already holds it, measured under the same conditions."""
-    if part in ("train", "test") and args.data_dir is None:
-        return  # no accuracy without videos
     if part == "train" and entrant.checkpoint:
         return
     path = args.output_dir / f"{entrant.name}.json"
-    known = read_parts(path)
     conditions = json.loads(json.dumps(CONDITIONS[part](entrant, args)))  # as they come back from the file
-    if known.get(part, {}).get("conditions") == conditions:
+    if read_parts(path).get(part, {}).get("conditions") == conditions:
         print(f"{entrant.name}: {part} is in {path}", flush=True)
         return
     begin = time.perf_counter()
     figures = MEASURES[part](entrant, args)
-    known[part] = {"conditions": conditions, "figures": figures}
+    # read again: other parts may have been measured meanwhile, in a call of their own
+    known = read_parts(path) | {part: {"conditions": conditions, "figures": figures}}
     write_json(path, {name: known[name] for name in CONDITIONS if name in known})
     texts = [f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float)]
     print(f"{entrant.name}: {part} took {time.perf_counter() - begin:.0f} s: {', '.join(texts)}", flush=True)
@@ -224,7 +227,7 @@ def test(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any]:
         ["--test_dir", str(args.data_dir / "test"), "--checkpoint", str(path)]
         + ["--output_dir", str(args.output_dir / entrant.name), "--device", args.device]
         + ["--num_clips", str(args.num_clips), "--num_crops", str(args.num_crops)]
-        + ["--batch_size", "1", "--num_workers", str(args.num_workers)]
+        + ["--num_workers", str(args.num_workers)]
         + (["--num_threads", str(args.num_threads)] if args.num_threads else [])
     )
     results = json.loads(read_text(args.output_dir / entrant.name / f"{path.stem}_results.json"))
@@ -234,7 +237,7 @@ def test(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any]:
         "num_videos": results["num_videos"],
         "num_sources": results["num_sources"],
         "num_classes": len(results["per_class"]),
-        "checkpoint": str(path),
+        "checkpoint": entrant.checkpoint and str(entrant.checkpoint),
     }
 
 
@@ -339,16 +342,25 @@ def make_rows(entrants: Sequence[Entrant], output_dir: Path) -> list[dict[str, A
 
     Raises InputError where figures of one part were measured under different conditions.
     """
-    parts = {entrant.name: read_parts(output_dir / f"{entrant.name}.json") for entrant in entrants}
+    parts = {}
     for entrant in entrants:
-        if entrant.checkpoint:  # what an earlier run trained in its stead is not what was tested
-            parts[entrant.name].pop("train", None)
+        known = read_parts(output_dir / f"{entrant.name}.json")
+        parts[entrant.name] = {part: content for part, content in known.items() if is_of(entrant, part, content)}
     for part in CONDITIONS:
         check_alike(part, {name: known[part]["conditions"] for name, known in parts.items() if part in known})
     return [
         make_row(entrant, {part: known["figures"] for part, known in parts[entrant.name].items()})
         for entrant in entrants
     ]
+
+
+def is_of(entrant: Entrant, part: str, content: dict[str, Any]) -> bool:
+    """Whether a part was measured of this very model: of its checkpoint, if it has one, and of its clips."""
+    if part == "test":
+        return content["figures"]["checkpoint"] == (entrant.checkpoint and str(entrant.checkpoint))
+    if part == "train" and entrant.checkpoint:
+        return False
+    return ClipConfig.from_dict(content["conditions"]["own"]["clip"]) == entrant.clip
 
 
 def check_alike(part: str, conditions: dict[str, dict[str, Any]]) -> None:
