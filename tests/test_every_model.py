@@ -76,11 +76,11 @@ def added_architecture(monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     [file] = [block for block in blocks if "def tiny3d(" in block]
     [entry] = [block for block in blocks if block.startswith("ModelSpec(")]
-    assert len(file.splitlines()) <= 22
+    assert len([line for line in file.splitlines() if line]) <= 20
     module = types.ModuleType("video_module.models.tiny3d")
     exec(file, vars(module))
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    [spec] = eval(entry, vars(registry))
+    spec = eval(entry, vars(registry))
     monkeypatch.setitem(MODELS, spec.name, spec)
 
 
