@@ -62,15 +62,13 @@ def few_videos(drawn_data, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """Transformers of 5 blocks rather than 12 to 24, Swin at a quarter of its width, ResNets of one block a stage: what
-    they have on top is more of the same, and takes most of the time."""
+    """Transformers of 5 blocks rather than 12 to 24, ResNets of one block a stage: what they have on top is more of
+    the same, and takes most of the time."""
     build_swin, build_resnet = swin3d._build, resnet._video_resnet
     monkeypatch.setattr(
         swin3d,
         "_build",
-        lambda *, depths, embed_dim, **settings: build_swin(
-            depths=[2, *[1] * (len(depths) - 1)], embed_dim=embed_dim // (4 if embed_dim > 32 else 1), **settings
-        ),
+        lambda *, depths, **settings: build_swin(depths=[2, *[1] * (len(depths) - 1)], **settings),
     )
     monkeypatch.setattr(
         resnet,
