@@ -45,7 +45,7 @@ NUM_CLASSES = 400
 """Of the networks whose cost, size and speed are measured, as in train_model.py --list_models."""
 
 _BATCH_VALUES = 2**23
-"""Pixel values of a training batch at most (one clip at least): two of 32x224x224 would take swin3d_b some 20 GB."""
+"""Pixel values of a training batch at most (one clip at least): for one of 32x224x224, swin3d_b takes 9 GB."""
 
 _SPEED_S = 20.0  # of training steps that are timed
 _WARM_UP_SHARE = 0.1  # of the training time; epochs mean nothing where a large network sees twenty clips
