@@ -1,55 +1,72 @@
-"""Serve a web page that recognises actions in uploaded videos."""
+"""Serve a web page that recognises actions in uploaded videos and from cameras, and an API for programs."""
 
 import argparse
-import os
-from pathlib import Path
 
 from video_module import cli
+from video_module.config import TimelineConfig
+from video_module.web.limits import Limits
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     parser.add_argument(
-        "--model", "--onnx_model_path", type=Path, nargs="+", required=True, help="X.onnx or X.pth; several: a choice"
+        "--model",
+        "--onnx_model_path",
+        nargs="+",
+        required=True,
+        help="X.onnx, X.pth or the name of a model with published weights; several: a choice",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on")
     parser.add_argument(
         "--share", action=argparse.BooleanOptionalAction, default=False, help="a public link through gradio.live"
     )
-    parser.add_argument("--max_file_mb", type=cli.positive_int, default=200, help="largest upload, in megabytes")
+    parser.add_argument(
+        "--auth", type=name_and_password, action="append", metavar="USER:PASSWORD", help="who may enter; repeatable"
+    )
+    parser.add_argument("--root_path", default="", help="where a proxy puts the page, such as /actions")
+    cli.add_config_arguments(parser.add_argument_group("limits"), Limits)
+    cli.add_config_arguments(parser.add_argument_group("timeline"), TimelineConfig)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
     return parser.parse_args(argv)
+
+
+def name_and_password(text: str) -> tuple[str, str]:
+    """argparse type: user:password."""
+    name, _, password = text.partition(":")
+    if not name or not password:
+        raise argparse.ArgumentTypeError("must be user:password")
+    return name, password
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from video_module.errors import InputError
     from video_module.inference.predictor import load_predictor
-
-    predictors = {}
-    for path in args.model:
-        name = path.stem if path.stem not in predictors else str(path)
-        predictors[name] = load_predictor(path, device=args.device, num_threads=args.num_threads)
-        print(f"{name}: {predictors[name].summary()}")
-
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    from video_module.web.page import I18N, THEME, build_page
+    from video_module.inference.published import find_model
+    from video_module.web.server import serve
 
     try:
-        build_page(predictors).queue(max_size=20).launch(
-            server_name=args.host,
-            server_port=args.port,
-            share=args.share,
-            max_file_size=f"{args.max_file_mb}mb",
-            i18n=I18N,
-            theme=THEME,
-        )
-    except OSError as error:
-        if "port" not in str(error):
-            raise
-        raise InputError(f"port {args.port} is in use; choose another with --port") from None
+        limits, config = Limits(**cli.given(args, Limits)), TimelineConfig(**cli.given(args, TimelineConfig))
+    except ValueError as error:
+        raise InputError(f"--{error}") from None
+    predictors = {}
+    for model in args.model:
+        path = find_model(model)
+        name = path.stem if path.stem not in predictors else str(path)
+        predictors[name] = load_predictor(path, device=args.device, num_threads=args.num_threads)
+        print(f"{name}: {predictors[name].summary()}", flush=True)
+    serve(
+        predictors,
+        limits=limits,
+        config=config,
+        host=args.host,
+        port=args.port,
+        share=args.share,
+        auth=args.auth or (),
+        root_path=args.root_path,
+    )
 
 
 if __name__ == "__main__":

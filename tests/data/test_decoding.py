@@ -1,3 +1,8 @@
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import av
 import numpy as np
 import pytest
 
@@ -77,3 +82,28 @@ def test_truncated_file_gives_no_invented_frames(make_video):
     count, _ = decoding.count_frames(path)
     assert 0 < count < 40
     assert frame_numbers(np.stack(list(decoding.iter_frames(path))))[: count - 1] == list(range(count - 1))
+
+
+def write_uneven(path: Path, times_ms: list[int]) -> Path:
+    """A .webm as browsers record it: frames at times of their own, neither duration nor rate in its header."""
+    pipe = io.BytesIO()
+    pipe.seekable = lambda: False  # the muxer then cannot go back to fill in the duration
+    with av.open(pipe, "w", format="webm", options={"live": "1"}) as container:
+        stream = container.add_stream("libvpx", rate=1000)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number, time_ms in enumerate(times_ms):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 4 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    path.write_bytes(pipe.getvalue())
+    return path
+
+
+def test_the_rate_of_a_browsers_recording_is_that_of_its_frames(tmp_path):
+    # the first two are close together, as when a camera starts
+    path = write_uneven(tmp_path / "recording.webm", [0, 20, 220, 400, 610, 800, 1000, 1205, 1400, 1600, 1800])
+    info = decoding.read_info(path)
+    assert info.fps == pytest.approx(10 / 1.8, rel=0.01)
+    assert (info.estimated_num_frames, info.header_num_frames) == (11, 0)
+    assert decoding.count_frames(path) == (11, info)

@@ -1,125 +1,199 @@
 """The page in a real browser. Needs playwright (requirements-dev.txt) and Debian's chromium."""
 
-import os
+import json
 import re
-import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}
 
 
-@pytest.fixture(scope="module")
-def server(exported, tmp_path_factory) -> Iterator[str]:
-    """run_gradio.py on a free port, without torch; gives the page's address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("server")
-    code = (
-        "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; "
-        "runpy.run_path('run_gradio.py', run_name='__main__')"
-    )
-    command = [sys.executable, "-c", code, "run_gradio.py", "--model", str(exported), "--port", str(port)]
-    env = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "cache")}
-    with open(folder / "log.txt", "w+") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=env)
-        try:
-            address = f"http://127.0.0.1:{port}/"
-            for _ in range(600):
-                if process.poll() is not None:
-                    break
-                try:
-                    urllib.request.urlopen(address, timeout=5).close()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            else:
-                process.kill()
-            assert process.poll() is None, (folder / "log.txt").read_text()
-            yield address
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
+def choose(page, video: Path, box: str = "#input-video") -> None:
+    page.locator(f"{box} input[type=file]").set_input_files(video)
+    page.locator(box).get_by_text(video.suffix).first.wait_for()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser, server):
-    """open_page(locale=…) gives a page that has finished loading, and fails the test on requests to other hosts."""
-    contexts = []
-
-    def open_page(*, locale: str = "en-US", **settings) -> playwright.Page:
-        context = browser.new_context(locale=locale, **settings)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.foreign = []
-        page.on(
-            "request", lambda r: None if r.url.startswith((server, "data:", "blob:")) else page.foreign.append(r.url)
-        )
-        page.goto(server)
-        page.locator("#recognise").wait_for()
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-def recognise(page: playwright.Page, video: Path) -> None:
-    page.locator("#input-video input[type=file]").set_input_files(video)
-    page.locator("#input-video").get_by_text(video.suffix).first.wait_for()
+def recognise(page, video: Path) -> None:
+    choose(page, video)
     page.locator("#recognise").click()
 
 
-def test_a_video_is_recognised_and_plays(open_page, drawn_data, tmp_path):
-    page = open_page()
-    page.get_by_role("heading", name="Action recognition in video").wait_for()
-    recognise(page, next((drawn_data / "test" / "wave").glob("*.avi")))
-    player = page.locator("#annotated video")
-    player.wait_for()
+def wait_until_it_plays(page) -> None:
     page.wait_for_function(
         "() => { const v = document.querySelector('#annotated video'); return v?.currentTime > 0.2 && v.videoWidth }"
     )
-    assert player.evaluate("v => v.error") is None
+    assert page.locator("#annotated video").evaluate("v => v.error") is None
+
+
+def wait_for_label(page) -> None:
+    page.locator("#now").get_by_text(re.compile(r"\w+ \d+%")).wait_for()
+
+
+def read_message(page, text: str) -> None:
+    """Wait for a message, and close it."""
+    message = page.locator(".toast-body").filter(has_text=text)
+    message.wait_for()
+    message.locator(".toast-close").click()
+    message.wait_for(state="detached")
+
+
+def until(condition, *, seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
+
+
+def test_a_video_is_recognised_and_plays(open_page, server, recording):
+    page = open_page()
+    page.get_by_role("heading", name="Action recognition in video").wait_for()
+    page.get_by_text("Up to 2 MB and 20 s.").wait_for()
+    recognise(page, recording)
+    wait_until_it_plays(page)
     assert len(re.findall(r"\d+%", page.locator("#actions").inner_text())) == 5
-    page.locator("#timeline img").wait_for()
-    assert page.foreign == []  # the page works without the internet
-    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    assert page.locator("#timeline img").evaluate("i => i.naturalWidth") > 500
+    downloads = {}
+    for link in page.locator("#downloads a").all():
+        with page.expect_download() as download:
+            link.click()
+        downloads[download.value.suggested_filename] = download.value.path().read_bytes()
+    assert set(downloads) == {"recording_annotated.mp4", "recording.json", "recording.csv", "recording.vtt"}
+    content = json.loads(downloads["recording.json"])
+    assert content["video"] == "recording.avi"
+    assert content["segments"][-1]["end_frame"] == content["num_frames"] == 180
+    assert downloads["recording_annotated.mp4"][4:8] == b"ftyp"
+    assert downloads["recording.vtt"].startswith(b"WEBVTT")
+    assert server.visitors_files()
+    page.context.close()  # with the visitor go the files
+    assert until(lambda: not server.visitors_files())
 
 
-def test_in_russian(open_page):
+def test_an_example_is_one_click_away(open_page):
+    page = open_page()
+    page.locator("#examples .gallery-item").first.click()
+    page.locator("#input-video").get_by_text(".mp4").first.wait_for()
+    page.locator("#recognise").click()
+    wait_until_it_plays(page)
+
+
+def test_in_russian(open_page, recording):
     page = open_page(locale="ru-RU")
     page.get_by_role("heading", name="Распознавание действий на видео").wait_for()
+    assert page.title() == "Распознавание действий на видео"
     assert page.locator("#recognise").inner_text() == "Распознать"
     page.locator("#recognise").click()
     page.get_by_text("Сначала выберите видео.").wait_for()
+    page.get_by_role("tab", name="Вживую").click()
+    assert page.locator("#start").inner_text() == "Начать"
+    page.locator("#start").click()
+    page.get_by_text("Сначала выберите видео.").first.wait_for()
 
 
-def test_a_file_that_is_no_video_gives_a_message_and_the_page_lives_on(open_page, drawn_data, tmp_path):
+def test_a_recording_by_the_camera_is_recognised(open_page):
+    page = open_page()
+    page.get_by_role("tab", name="Record").click()
+    page.locator("#input-camera").get_by_role("button").first.click()
+    page.locator("#input-camera .capture-button").click()
+    begin = time.monotonic()
+    page.wait_for_timeout(3000)
+    page.locator("#input-camera .capture-button").click()
+    elapsed = time.monotonic() - begin
+    page.locator("#input-camera").get_by_role("button", name="Clear").wait_for()
+    page.get_by_role("tab", name="Upload").click()
+    page.locator("#input-video").get_by_text(".webm").first.wait_for()
+    page.locator("#recognise").click()
+    wait_until_it_plays(page)
+    # its header tells neither duration nor rate
+    assert 1 < page.locator("#annotated video").evaluate("v => v.duration") < elapsed + 0.5
+
+
+@pytest.mark.parametrize("skip", [1, 5])
+def test_a_file_is_watched_live(open_page, recording, skip):
+    page = open_page()
+    page.get_by_role("tab", name="Live").click()
+    choose(page, recording, "#live-video")
+    page.locator("#skip input[type=number]").fill(str(skip))
+    page.locator("#skip input[type=number]").press("Enter")
+    begin = time.monotonic()
+    page.locator("#start").click()
+    wait_for_label(page)
+    pictures = set()
+    while len(pictures) < 8:
+        pictures.add(page.locator("#live img").get_attribute("src"))
+        assert time.monotonic() < begin + 20, "the frames stand still"
+    assert all(picture.startswith("data:image/jpeg") for picture in pictures)
+    if skip == 1:  # six seconds long, if it were not stopped
+        page.locator("#stop").click()
+        page.wait_for_timeout(500)
+        last = page.locator("#live img").get_attribute("src")
+        page.wait_for_timeout(700)
+        assert page.locator("#live img").get_attribute("src") == last
+
+
+def test_the_camera_is_watched_live(open_page, server):
+    page = open_page()
+    page.get_by_role("tab", name="Live").click()
+    page.get_by_role("tab", name="Camera").click()
+    page.locator("#live-frames .wrap").get_by_role("button").first.click()
+    page.locator("#live-frames .capture-button").click()
+    wait_for_label(page)
+    pictures = set()
+    end = time.monotonic() + 10
+    while len(pictures) < 8 and time.monotonic() < end:
+        pictures.add(page.locator("#live img").get_attribute("src"))
+    assert len(pictures) == 8
+    assert not server.visitors_files()  # frames are never written to a file
+
+
+def test_cancelling_stops_the_work(open_page, server, slow_video):
+    page = open_page()
+    choose(page, slow_video)
+    page.locator("#recognise").click()
+    page.locator("#annotated").get_by_text(re.compile(r"recognising")).wait_for()
+    page.locator("#cancel").click()
+    page.locator("#annotated").get_by_text("recognising").wait_for(state="hidden")
+    page.locator("#input-video").get_by_role("button", name="Clear").click()
+    begin = time.monotonic()
+    page.locator("#examples .gallery-item").first.click()
+    page.locator("#input-video").get_by_text(".mp4").first.wait_for()
+    page.locator("#recognise").click()
+    wait_until_it_plays(page)
+    assert time.monotonic() - begin < 15  # nothing of the first is still at work
+
+
+def test_bad_files_give_a_message_and_the_page_lives_on(open_page, recording, long_video, tmp_path):
     page = open_page()
     (tmp_path / "broken.mp4").write_text("not a video")
-    recognise(page, tmp_path / "broken.mp4")
-    page.get_by_text("cannot be read as a video").wait_for()
-    page.reload()
-    recognise(page, next((drawn_data / "test" / "sit").glob("*.avi")))
-    page.locator("#actions").get_by_text(re.compile(r"\d+%")).first.wait_for()
+    (tmp_path / "cut.avi").write_bytes(recording.read_bytes()[:900])
+    (tmp_path / "empty.mp4").touch()
+    for name in ("broken.mp4", "cut.avi", "empty.mp4"):
+        recognise(page, tmp_path / name)
+        read_message(page, "cannot be read as a video")
+        page.locator("#input-video").get_by_role("button", name="Clear").click()
+    recognise(page, long_video)
+    read_message(page, "This video is longer than 20 s.")
+    page.locator("#input-video").get_by_role("button", name="Clear").click()
+    (tmp_path / "large.mp4").write_bytes(bytes(2_100_000))
+    page.locator("#input-video input[type=file]").set_input_files(tmp_path / "large.mp4")
+    page.get_by_role("alert").get_by_text("This file is larger than 2 MB.").wait_for()
+    assert page.locator("#input-video").get_by_text("large").count() == 0
+    recognise(page, recording)
+    wait_until_it_plays(page)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", ["phone", "desk"])
+def test_it_fits_the_screen(open_page, recording, tmp_path, theme, width):
+    page = open_page(color_scheme=theme, **(PHONE if width == "phone" else {}))
+    recognise(page, recording)
+    wait_until_it_plays(page)
+    overflow = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(overflow) == 0
+    background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == (theme == "dark")
+    page.screenshot(path=tmp_path / f"{width}_{theme}.png", full_page=True)
+    page.get_by_role("tab", name="Live").click()
+    page.locator("#start").wait_for()
+    assert page.evaluate(overflow) == 0

@@ -1,12 +1,29 @@
+import re
+from pathlib import Path
+
 import pytest
 
+from video_module.web import limits
 from video_module.web.texts import LANGUAGES, TEXTS, choose_language
+
+WEB = Path(limits.__file__).parent
+
+
+def gaps(text: str) -> list[str]:
+    return sorted(re.findall(r"\{(\w+)\}", text))
 
 
 def test_both_languages_say_everything():
     assert set(TEXTS) == set(LANGUAGES)
     assert set(TEXTS["en"]) == set(TEXTS["ru"])
-    assert all(text for texts in TEXTS.values() for text in texts.values())
+    for key, text in TEXTS["en"].items():
+        assert text and TEXTS["ru"][key]
+        assert gaps(text) == gaps(TEXTS["ru"][key]), key
+
+
+def test_every_text_is_used():
+    source = "".join(path.read_text(encoding="utf-8") for path in WEB.glob("*.py") if path.name != "texts.py")
+    assert [key for key in TEXTS["en"] if f'"{key}"' not in source] == []
 
 
 @pytest.mark.parametrize(

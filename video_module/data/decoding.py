@@ -5,6 +5,7 @@ by grab(), which decodes without converting, and only wanted ones are retrieved.
 one decoder thread each they are twice as fast as with FFmpeg's default.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_FATAL)  # VideoError t
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".m4v")
 _SUFFIXES_WITH_COUNT = (".avi", ".mp4", ".mov", ".m4v")  # of others OpenCV's count is duration times rate: a guess
+_MEASURED_PIXELS = 2**30  # a minute and a half of 640x480
 DEFAULT_FPS = 25.0  # where a container states no usable rate
 
 
@@ -65,6 +67,10 @@ def _open(path: str | Path) -> cv2.VideoCapture:
     return capture
 
 
+def _is_rate(fps: float) -> bool:
+    return 0.1 <= fps <= 1000
+
+
 def _info(capture: cv2.VideoCapture, path: str | Path) -> VideoInfo:
     fps = capture.get(cv2.CAP_PROP_FPS)
     count = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # negative or absurd where the header says nothing
@@ -72,19 +78,38 @@ def _info(capture: cv2.VideoCapture, path: str | Path) -> VideoInfo:
     return VideoInfo(
         width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
         height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-        fps=float(fps) if 0.1 <= fps <= 1000 else DEFAULT_FPS,
+        fps=float(fps) if _is_rate(fps) else DEFAULT_FPS,
         header_num_frames=count if Path(path).suffix.lower() in _SUFFIXES_WITH_COUNT else 0,
         estimated_num_frames=count,
     )
 
 
 def read_info(path: str | Path) -> VideoInfo:
-    """Read a video's header. Raises VideoError if it cannot be opened."""
+    """Read a video's header. Raises VideoError if it cannot be opened.
+
+    Where it tells no duration, as in browsers' recordings, its rate is a guess too (of the first two frames): there the
+    first frames are decoded and their times taken.
+    """
     capture = _open(path)
     try:
-        return _info(capture, path)
+        info = _info(capture, path)
+        return info if info.estimated_num_frames else _measure(capture, info)
     finally:
         capture.release()
+
+
+def _measure(capture: cv2.VideoCapture, info: VideoInfo) -> VideoInfo:
+    most = _MEASURED_PIXELS // max(1, info.width * info.height)
+    times_s: list[float] = []
+    while len(times_s) < most and capture.grab():
+        times_s.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+    span_s = times_s[-1] - times_s[0] if times_s else 0.0
+    fps = (len(times_s) - 1) / span_s if span_s > 0 else info.fps
+    return dataclasses.replace(
+        info,
+        fps=fps if _is_rate(fps) else info.fps,
+        estimated_num_frames=len(times_s) if len(times_s) < most else 0,
+    )
 
 
 def count_frames(path: str | Path) -> tuple[int, VideoInfo]:
@@ -94,7 +119,8 @@ def count_frames(path: str | Path) -> tuple[int, VideoInfo]:
         num_frames = 0
         while capture.grab():
             num_frames += 1
-        return num_frames, _info(capture, path)
+        info = _info(capture, path)
+        return num_frames, info if info.estimated_num_frames else read_info(path)
     finally:
         capture.release()
 

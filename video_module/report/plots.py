@@ -43,10 +43,10 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def to_png(figure: Figure) -> bytes:
+def to_png(figure: Figure, *, transparent: bool = False) -> bytes:
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="png")
+        figure.savefig(buffer, format="png", transparent=transparent)
     return buffer.getvalue()
 
 
@@ -326,21 +326,32 @@ def plot_timeline(
     title: str = "Timeline",
     xlabel: str = "time, s",
     ylabel: str = "score",
+    width: float = 8,
+    ink: str = "black",
 ) -> Figure:
-    """Segments (start_s, end_s, label, score) as bars over time, as high as their score, one colour a label."""
-    with matplotlib.rc_context(STYLE):
-        figure = _figure(8, 2.4)
+    """Segments (start_s, end_s, label, score) as bars over time, as high as their score, one colour a label.
+
+    `width` in inches: below 6 the legend stands under the bars. `ink` is the colour of axes and their texts.
+    """
+    is_narrow = width < 6
+    shown = list(dict.fromkeys(label for _, _, label, _ in segments))
+    rows = -(-len(shown[:8]) // 3) if is_narrow else 0
+    ink_of = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink)
+    with matplotlib.rc_context(STYLE | ink_of):
+        figure = _figure(width, 2.4 + 0.2 * rows)
         axes = figure.subplots()
         for start, end, label, score in segments:
             color = tuple(value / 255 for value in colors[label])
             axes.bar(start, score, end - start, align="edge", color=color, edgecolor="white", linewidth=0.8)
-            if end - start > 0.012 * duration_s * len(label):  # a name is written where it fits
+            if end - start > 0.1 / width * duration_s * len(label):  # a name is written where it fits
                 axes.text((start + end) / 2, 0.04, label, ha="center", va="bottom", fontsize=9, color="black")
-        shown = list(dict.fromkeys(label for _, _, label, _ in segments))
         handles = [
             matplotlib.patches.Patch(color=tuple(v / 255 for v in colors[label]), label=label) for label in shown[:8]
         ]
-        axes.legend(handles=handles, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        if is_narrow:
+            figure.legend(handles=handles, frameon=False, loc="outside lower center", ncols=3)
+        else:
+            axes.legend(handles=handles, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         axes.set(xlim=(0, duration_s), ylim=(0, 1.02), title=title, xlabel=xlabel, ylabel=ylabel)
         return figure
 

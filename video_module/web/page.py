@@ -1,80 +1,245 @@
-"""The page that run_gradio.py serves."""
+"""The page that run_gradio.py serves: what stands on it, and which button calls what."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from video_module.data.decoding import VIDEO_SUFFIXES, VideoError
-from video_module.inference.overlay import class_colors, write_annotated
+from video_module.config import TimelineConfig
+from video_module.data.decoding import VIDEO_SUFFIXES
 from video_module.inference.predictor import Predictor
-from video_module.inference.timeline import find_segments
-from video_module.report.plots import plot_timeline
-from video_module.web.texts import TEXTS, choose_language
+from video_module.web.api import add_endpoints
+from video_module.web.components import camera_frames, in_place, live_picture
+from video_module.web.handlers import NUM_CLASSES_SHOWN, Handlers
+from video_module.web.limits import Limits
+from video_module.web.storage import Storage
+from video_module.web.texts import TEXTS
 
-NUM_CLASSES_SHOWN = 5
-_PROGRESS = gr.Progress()  # a default of this type is how Gradio is asked for a progress bar
-_CACHE_AGE_S = 3600
+_STREAM_EVERY_S = 0.1
+_CAMERA = gr.WebcamOptions(mirror=False, constraints={"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}})
 
 # fonts of the visitor's own machine: the page must not depend on the internet
 THEME = gr.themes.Default(
     font=["system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"],
     font_mono=["ui-monospace", "Consolas", "monospace"],
-)
-I18N = gr.I18n(**TEXTS)
+).set(block_info_text_color="*body_text_color_subdued", block_info_text_color_dark="*body_text_color_subdued")
+CSS = """
+.gradio-container { width: 100% !important; max-width: 1200px !important; margin: 0 auto !important; }
+#title h1 { margin-bottom: 0; }
+#limits { opacity: 0.75; font-size: 0.9em; }
+#timeline img { width: 100%; }
+#downloads .label-clear-button, footer .divider { display: none; }
+#downloads .empty { min-height: 80px; }
+/* cutting a recording would fetch a program from a foreign host */
+#input-camera .icon-button-wrapper button:not(:last-child) { display: none; }
+#live img { width: 100%; height: 100%; object-fit: contain; }
+.now { font-size: 1.6em; font-weight: 600; min-height: 1.6em; overflow-wrap: anywhere; }
+.now span { opacity: 0.65; font-weight: 400; }
+#refusal {
+  position: fixed; top: 12px; right: 12px; z-index: 10000; max-width: min(360px, calc(100vw - 24px));
+  padding: 12px 16px; border-radius: 8px; border-left: 4px solid #dc2626; background: #fef2f2; color: #7f1d1d;
+  box-shadow: 0 4px 16px rgb(0 0 0 / 0.25); cursor: pointer;
+}
+@media (max-width: 700px) {
+  .gradio-container { padding-left: 8px !important; padding-right: 8px !important; }
+  #title h1 { font-size: 1.4em; }
+}
+"""
 
 
-def build_page(predictors: dict[str, Predictor]) -> gr.Blocks:
-    """The page over one or more models, by the name that the visitor sees."""
+def build_page(
+    predictors: dict[str, Predictor],
+    *,
+    storage: Storage,
+    limits: Limits,
+    config: TimelineConfig,
+    examples: Sequence[Path],
+) -> tuple[gr.Blocks, gr.I18n]:
+    """The page over one or more models, by the name that the visitor sees, and its texts for launch()."""
+    do = Handlers(predictors, storage=storage, limits=limits, config=config)
+    translate = gr.I18n(**page_texts(limits))
+    with gr.Blocks(title=TEXTS["en"]["title"], analytics_enabled=False) as page:
+        gr.Markdown(translate("heading"), elem_id="title")
+        gr.Markdown(translate("intro"))
+        names = list(predictors)
+        model = gr.Dropdown(names, value=names[0], label=translate("model"), visible=len(names) > 1, elem_id="model")
+        with gr.Tabs():
+            with gr.Tab(translate("file_tab")):
+                video_tab = _lay_out_video_tab(translate, examples)
+            with gr.Tab(translate("live_tab")):
+                live_tab = _lay_out_live_tab(translate, examples)
+        gr.Markdown(translate("limits"), elem_id="limits")
+        _connect_video_tab(video_tab, model, do)
+        _connect_live_tab(live_tab, model, do)
+        for box, samples, slot in (
+            (video_tab.video, video_tab.examples, "video"),
+            (live_tab.video, live_tab.examples, "live"),
+        ):
+            samples.click(lambda index: str(examples[index]), samples, box, **_ASIDE)
+            box.change(do.keep_in(slot), box, None, **_ASIDE)
+        page.unload(do.forget)
+        add_endpoints(predictors, storage=storage, limits=limits, config=config)
+    return page, translate
 
-    def recognise(video: str | None, model: str, request: gr.Request, progress=_PROGRESS) -> Iterator[tuple[Any, ...]]:
-        texts = TEXTS[choose_language(request.headers.get("accept-language", ""))]
-        if not video:
-            raise gr.Error(texts["no_video"], print_exception=False)
-        predictor = predictors[model]
 
-        def show(what: str):
-            return lambda done, total: progress((done, max(done, total)), desc=texts[what], unit="frames")
+def page_script(limits: Limits) -> str:
+    """page.js with its gaps filled."""
+    keys = ("title", "too_large_file")
+    texts = {language: {key: texts[key] for key in keys} for language, texts in page_texts(limits).items()}
+    script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+    return script.replace("__MAX_BYTES__", str(limits.max_bytes)).replace("__TEXTS__", json.dumps(texts))
 
-        try:
-            prediction = predictor.predict_video(video, on_progress=show("scoring"))
-        except VideoError:
-            raise gr.Error(texts["bad_video"], print_exception=False) from None
-        folder = Path(tempfile.mkdtemp(prefix="annotated-"))
-        try:
-            annotated = folder / f"{Path(video).stem}_annotated.mp4"
-            write_annotated(annotated, prediction, on_progress=show("drawing"))
-            figure = plot_timeline(
-                [(s.start_s, s.end_s, s.label, s.score) for s in find_segments(prediction)],
-                duration_s=prediction.duration_s,
-                colors=class_colors(predictor.class_names),
-                title=texts["timeline"],
-                xlabel=texts["time_axis"],
-                ylabel=texts["score_axis"],
+
+def page_texts(limits: Limits) -> dict[str, dict[str, str]]:
+    """TEXTS as the browser gets them."""
+    values = {
+        "max_file_mb": limits.max_file_mb,
+        "max_seconds": limits.max_seconds,
+        "keep_minutes": limits.keep_minutes,
+    }
+    return {
+        language: texts
+        | {"heading": f"# {texts['title']}"}
+        | {key: texts[key].format(**values) for key in ("limits", "too_large_file")}
+        for language, texts in TEXTS.items()
+    }
+
+
+_PRIVATE = {"api_visibility": "private"}
+_ASIDE = {"queue": False, "show_progress": "hidden", **_PRIVATE}
+"""Of what takes no time: it does not wait behind what does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoTab:
+    video: gr.File
+    camera: gr.Video
+    examples: gr.Dataset
+    start: gr.Button
+    stop: gr.Button
+    results: list[gr.components.Component]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveTab:
+    video: gr.File
+    frames: gr.Image
+    examples: gr.Dataset
+    skip: gr.Slider
+    start: gr.Button
+    stop: gr.Button
+    results: list[gr.components.Component]
+
+
+def _lay_out_video_tab(translate: gr.I18n, examples: Sequence[Path]) -> VideoTab:
+    with gr.Row():
+        with gr.Column(min_width=300):
+            with gr.Tabs():
+                with gr.Tab(translate("upload_tab")):
+                    video = _upload_box("input-video")
+                with gr.Tab(translate("camera_tab")):
+                    camera = in_place(
+                        gr.Video(
+                            sources=["webcam"],
+                            show_label=False,
+                            include_audio=False,
+                            webcam_options=_CAMERA,
+                            height=240,
+                            elem_id="input-camera",
+                        )
+                    )
+            samples = _example_box(examples, translate("examples"), "examples")
+            start, stop = _buttons(translate("recognise"), translate("cancel"), ("recognise", "cancel"))
+            actions = gr.Label(label=translate("actions"), num_top_classes=NUM_CLASSES_SHOWN, elem_id="actions")
+        with gr.Column(min_width=300):
+            annotated = in_place(
+                gr.Video(show_label=False, interactive=False, autoplay=True, loop=True, height=320, elem_id="annotated")
             )
-            best = {item["label"]: item["score"] for item in prediction.top_k(NUM_CLASSES_SHOWN)}
-            yield best, str(annotated), figure  # Gradio takes its own copy of the file before it comes back here
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            timeline = gr.Plot(show_label=False, elem_id="timeline")
+            files = in_place(
+                gr.File(label=translate("downloads"), file_count="multiple", interactive=False, elem_id="downloads")
+            )
+    results = [actions, annotated, timeline, files]
+    return VideoTab(video=video, camera=camera, examples=samples, start=start, stop=stop, results=results)
 
-    with gr.Blocks(
-        title="Action recognition", analytics_enabled=False, delete_cache=(_CACHE_AGE_S, _CACHE_AGE_S)
-    ) as page:
-        gr.Markdown(I18N("title"), elem_id="title")
-        gr.Markdown(I18N("intro"))
-        with gr.Row():
-            with gr.Column(scale=1):
-                # not gr.Video: it complains of every .avi, which browsers cannot preview and we can read
-                video = gr.File(show_label=False, file_types=[*VIDEO_SUFFIXES], height=140, elem_id="input-video")
-                names = list(predictors)
-                model = gr.Dropdown(names, value=names[0], label=I18N("model"), visible=len(names) > 1)
-                button = gr.Button(I18N("recognise"), variant="primary", elem_id="recognise")
-                actions = gr.Label(label=I18N("actions"), num_top_classes=NUM_CLASSES_SHOWN, elem_id="actions")
-            with gr.Column(scale=1):
-                annotated = gr.Video(show_label=False, interactive=False, autoplay=True, loop=True, elem_id="annotated")
-                timeline = gr.Plot(show_label=False, elem_id="timeline")
-        button.click(recognise, [video, model], [actions, annotated, timeline], api_name="predict", concurrency_limit=1)
-    return page
+
+def _lay_out_live_tab(translate: gr.I18n, examples: Sequence[Path]) -> LiveTab:
+    with gr.Row():
+        with gr.Column(min_width=300), gr.Tabs():
+            with gr.Tab(translate("live_file_tab")):
+                video = _upload_box("live-video")
+                samples = _example_box(examples, translate("examples"), "live-examples")
+                skip = gr.Slider(
+                    1, 10, value=2, step=1, label=translate("speed"), info=translate("speed_info"), elem_id="skip"
+                )
+                start, stop = _buttons(translate("start"), translate("stop"), ("start", "stop"))
+            with gr.Tab(translate("live_camera_tab")):
+                frames = camera_frames(show_label=False, webcam_options=_CAMERA, elem_id="live-frames")
+        with gr.Column(min_width=300):
+            live = live_picture(show_label=False, buttons=["fullscreen"], height=360, elem_id="live")
+            now = gr.HTML(elem_id="now")
+    return LiveTab(video=video, frames=frames, examples=samples, skip=skip, start=start, stop=stop, results=[live, now])
+
+
+def _connect_video_tab(tab: VideoTab, model: gr.Dropdown, do: Handlers) -> None:
+    width = gr.Number(visible=False)  # of the window: the timeline is drawn for it
+    run = tab.start.click(
+        do.recognise,
+        [tab.video, model, width],
+        tab.results,
+        js="(video, model, width) => [video, model, window.innerWidth]",
+        concurrency_id="recognise",
+        concurrency_limit=do.limits.num_at_once,
+        show_progress_on=[tab.results[1]],
+        **_PRIVATE,
+    )
+    tab.stop.click(None, cancels=[run], **_PRIVATE)
+    tab.camera.change(lambda recording: recording, tab.camera, tab.video, **_ASIDE)
+
+
+def _connect_live_tab(tab: LiveTab, model: gr.Dropdown, do: Handlers) -> None:
+    live: dict[str, Any] = {
+        "concurrency_id": "live",
+        "concurrency_limit": do.limits.num_at_once,
+        "show_progress": "hidden",
+        **_PRIVATE,
+    }
+    run = tab.start.click(do.watch, [tab.video, model, tab.skip], tab.results, **live)
+    tab.stop.click(None, cancels=[run], **_PRIVATE)
+    watch = gr.State(None, time_to_live=do.limits.keep_minutes * 60)
+    tab.frames.stream(
+        do.watch_camera,
+        [tab.frames, model, watch],
+        [*tab.results, watch],
+        stream_every=_STREAM_EVERY_S,
+        time_limit=do.limits.max_seconds,
+        **live,
+    )
+
+
+def _upload_box(elem_id: str) -> gr.File:
+    # not gr.Video: it complains of every .avi, which browsers cannot preview and we can read
+    return in_place(gr.File(show_label=False, file_types=list(VIDEO_SUFFIXES), height=140, elem_id=elem_id))
+
+
+def _example_box(examples: Sequence[Path], label: Any, elem_id: str) -> gr.Dataset:
+    return gr.Dataset(
+        components=[gr.Video(render=False)],
+        samples=[[str(path)] for path in examples],
+        label=label,
+        type="index",
+        layout="gallery",
+        elem_id=elem_id,
+        visible=bool(examples),
+    )
+
+
+def _buttons(start: Any, stop: Any, elem_ids: tuple[str, str]) -> tuple[gr.Button, gr.Button]:
+    with gr.Row():
+        return (
+            gr.Button(start, variant="primary", elem_id=elem_ids[0], min_width=120),
+            gr.Button(stop, elem_id=elem_ids[1], min_width=100),
+        )

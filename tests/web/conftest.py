@@ -1,0 +1,157 @@
+"""run_gradio.py as a process of its own, and a browser."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from video_module.data.drawing import draw_recording
+from video_module.data.encoding import write_video
+
+ROOT = Path(__file__).parents[2]
+MAX_FILE_MB, MAX_SECONDS, QUEUE_SIZE = 2, 20, 3
+CHROMIUM = shutil.which("chromium")
+# the fake camera shows a moving pattern, and nobody has to allow it
+_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+_FLAGS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+
+
+@dataclass(frozen=True)
+class Server:
+    address: str
+    """Ends in a slash."""
+    folder: Path
+    """Where it keeps visitors' files, in a folder of its own."""
+    log: Path
+    process: subprocess.Popen
+
+    @property
+    def api(self) -> str:
+        return f"{self.address}gradio_api"
+
+    def visitors_files(self) -> list[Path]:
+        """Files below its folder, but for the page's examples."""
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        return [path for path in files if path.parent.name != "examples"]
+
+
+@contextmanager
+def run_server(folder: Path, model: Path, *flags: str) -> Iterator[Server]:
+    """run_gradio.py on a free port, in a process that has no torch. Once ended, it has left no file."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = (
+        "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; "
+        "runpy.run_path('run_gradio.py', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, "run_gradio.py", "--model", str(model), "--port", str(port), *flags]
+    folder.mkdir(parents=True)
+    log = folder.with_suffix(".log")
+    with open(log, "w+") as output:
+        env = {**os.environ, "GRADIO_TEMP_DIR": str(folder)}
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=env)
+        try:
+            server = Server(f"http://127.0.0.1:{port}/", folder, log, process)
+            _wait_for(server)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+    assert list(folder.iterdir()) == []
+
+
+def _wait_for(server: Server) -> None:
+    for _ in range(600):
+        assert server.process.poll() is None, server.log.read_text()
+        try:
+            httpx.get(server.address, timeout=5)
+            return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError(server.log.read_text())
+
+
+@pytest.fixture(scope="session")
+def server(exported, tmp_path_factory) -> Iterator[Server]:
+    """A server with small limits. Nothing of ours stands in a traceback of its log at the end."""
+    folder = tmp_path_factory.mktemp("web") / "server"
+    limits = {"max_file_mb": MAX_FILE_MB, "max_seconds": MAX_SECONDS, "queue_size": QUEUE_SIZE, "concurrency": 1}
+    flags = [str(part) for name, value in limits.items() for part in (f"--{name}", value)]
+    with run_server(folder, exported, *flags) as server:
+        yield server
+    assert "video_module/" not in server.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory) -> Path:
+    """Six seconds in which two actions follow each other."""
+    path = tmp_path_factory.mktemp("recording") / "recording.avi"
+    draw_recording(path, ("wave", "sit"), seed=3, source=1, seconds_each=3)
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, server) -> Iterator[Callable]:
+    """open_page(locale=…) gives a page that has finished loading.
+
+    The test fails if it asks another host for anything, or writes an error into the console.
+    """
+    contexts, complaints = [], []
+
+    def open_page(*, locale: str = "en-US", **settings):
+        context = browser.new_context(locale=locale, permissions=["camera"], **settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        own = server.address, "data:", f"blob:{server.address}"
+        page.on("request", lambda r: None if r.url.startswith(own) else complaints.append(f"asked for {r.url}"))
+        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+        page.goto(server.address)
+        page.locator("#recognise").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def _write(path: Path, *, num_frames: int, fps: float, height: int, width: int) -> Path:
+    write_video(path, (np.full((height, width, 3), 90, np.uint8) for _ in range(num_frames)), fps=fps)
+    return path
+
+
+@pytest.fixture(scope="session")
+def long_video(tmp_path_factory) -> Path:
+    """Longer than MAX_SECONDS."""
+    path = tmp_path_factory.mktemp("long") / "long.avi"
+    return _write(path, num_frames=25 * MAX_SECONDS + 2, fps=25, height=48, width=64)
+
+
+@pytest.fixture(scope="session")
+def slow_video(tmp_path_factory) -> Path:
+    """Within the limits, but with many frames of many pixels: seconds of work."""
+    path = tmp_path_factory.mktemp("slow") / "slow.mp4"
+    return _write(path, num_frames=900, fps=60, height=720, width=1280)

@@ -1,0 +1,342 @@
+"""The endpoints against a running server, by gradio_client and by bare HTTP."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from gradio_client.utils import QueueError
+
+from tests.web.conftest import MAX_FILE_MB, QUEUE_SIZE, ROOT, run_server
+from video_module.data.encoding import write_video
+from video_module.inference import timeline
+from video_module.inference.predictor import load_predictor
+
+META = {"_type": "gradio.FileData"}
+RUSSIAN = {"accept-language": "ru-RU,ru;q=0.9"}
+
+
+@pytest.fixture(scope="module")
+def client(server) -> Client:
+    return Client(server.address, verbose=False)
+
+
+def upload(server, path: Path, **settings) -> httpx.Response:
+    with open(path, "rb") as file:
+        return httpx.post(f"{server.api}/upload", files={"files": (path.name, file)}, timeout=30, **settings)
+
+
+def call(server, endpoint: str, headers: dict[str, str] | None = None, **inputs) -> tuple[str, object]:
+    """(complete or error, the answer or its message), as a script would get them in two steps."""
+    reply = httpx.post(f"{server.api}/call/v2/{endpoint}", json=inputs, headers=headers, timeout=30)
+    reply.raise_for_status()
+    event_id = reply.json()["event_id"]
+    events = httpx.get(f"{server.api}/call/{endpoint}/{event_id}", timeout=120).text
+    kind, data = (line.partition(": ")[2] for line in events.strip().splitlines()[-2:])
+    content = json.loads(data)
+    return kind, content[0] if kind == "complete" else content["error"]
+
+
+def test_predict_says_what_the_model_says(client, server, exported, recording):
+    answer = client.predict(video=handle_file(recording), api_name="/predict")
+    prediction = load_predictor(exported).predict_video(recording)
+    assert set(answer) == {"video", "model", "fps", "num_frames", "duration_s", "top_k"}
+    assert answer["video"] == "recording.avi"
+    assert answer["model"] == "swin3d_nano"
+    assert answer["duration_s"] == pytest.approx(6.0)
+    expected = prediction.top_k(5)
+    assert [item["label"] for item in answer["top_k"]] == [item["label"] for item in expected]
+    assert [item["score"] for item in answer["top_k"]] == pytest.approx([item["score"] for item in expected], abs=1e-5)
+    assert not server.visitors_files()  # an upload goes with its answer
+
+
+def test_segments_are_those_of_run_model(client, server, exported, recording):
+    answer = client.predict(video=handle_file(recording), model=exported.stem, top_k=2, api_name="/segments")
+    predictor = load_predictor(exported)
+    expected = timeline.to_json(predictor.predict_video(recording), model=predictor.model, k=2)
+    assert answer["video"] == "recording.avi"
+    assert_close(answer, expected | {"video": "recording.avi"})
+    assert not server.visitors_files()
+
+
+def assert_close(answer, expected) -> None:
+    """Equal, numbers to 1e-5; approx() does not look into nested containers."""
+    if isinstance(expected, dict):
+        assert set(answer) == set(expected)
+        for key, value in expected.items():
+            assert_close(answer[key], value)
+    elif isinstance(expected, list):
+        assert len(answer) == len(expected)
+        for one, other in zip(answer, expected, strict=True):
+            assert_close(one, other)
+    else:
+        assert answer == (pytest.approx(expected, abs=1e-5) if isinstance(expected, float) else expected)
+
+
+def test_its_description_has_types(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/predict", "/segments"}
+    [returned] = endpoints["/predict"]["returns"]
+    assert returned["type"]["properties"]["top_k"]["items"]["required"] == ["label", "score"]
+    defaults = {p["parameter_name"]: p["parameter_has_default"] for p in endpoints["/predict"]["parameters"]}
+    assert defaults == {"video": False, "model": True, "top_k": True}
+
+
+def test_two_steps_by_http(server, recording):
+    [path] = upload(server, recording).json()
+    kind, answer = call(server, "predict", video={"path": path, "meta": META}, top_k=1)
+    assert kind == "complete"
+    assert len(answer["top_k"]) == 1
+    # what was used is gone
+    kind, message = call(server, "predict", video={"path": path, "meta": META})
+    assert (kind, message) == ("error", "This upload has been deleted meanwhile. Please send it again.")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"model": "resnet"}, "There is no model of this name; there are:"),
+        ({"top_k": 0}, "top_k must be a whole number"),
+        ({"top_k": 1.5}, "top_k must be a whole number"),
+        ({"video": {"path": "http://example.org/video.mp4", "meta": META}}, "Links are not fetched."),
+        ({"video": {"path": "https://127.0.0.1/video.mp4", "meta": META}}, "Links are not fetched."),
+        ({"video": None}, "Choose a video first."),
+    ],
+)
+def test_bad_requests_are_told_why(server, recording, inputs, message):
+    if "video" not in inputs:
+        [path] = upload(server, recording).json()
+        inputs = inputs | {"video": {"path": path, "meta": META}}
+    kind, text = call(server, "segments", **inputs)
+    assert kind == "error"
+    assert text.startswith(message)
+    assert not server.visitors_files()
+
+
+def test_bad_videos_are_told_why_in_the_visitors_language(server, client, recording, long_video, tmp_path):
+    frame = tmp_path / "one_frame.avi"
+    write_video(frame, iter([np.zeros((64, 64, 3), np.uint8)]), fps=25)
+    (tmp_path / "broken.mp4").write_text("not a video")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "no_suffix").write_bytes(recording.read_bytes())
+    for path, message in (
+        (tmp_path / "broken.mp4", "Этот файл не читается как видео."),
+        (tmp_path / "empty.mp4", "Этот файл не читается как видео."),
+        (long_video, "Это видео длиннее 20 с."),
+    ):
+        [uploaded] = upload(server, path).json()
+        kind, text = call(server, "predict", headers=RUSSIAN, video={"path": uploaded, "meta": META})
+        assert kind == "error" and text.startswith(message)
+    with pytest.raises(AppError, match="longer than 20 s"):
+        client.predict(video=handle_file(long_video), api_name="/predict")
+    for path in (frame, tmp_path / "no_suffix"):
+        assert len(client.predict(video=handle_file(path), api_name="/predict")["top_k"]) == 5
+    assert not server.visitors_files()
+
+
+def test_large_uploads_are_refused_and_leave_nothing(server, tmp_path):
+    path = tmp_path / "large.mp4"
+    path.write_bytes(bytes(MAX_FILE_MB * 1_000_000 + 1))
+    reply = upload(server, path)
+    assert (reply.status_code, reply.text) == (413, f"This file is larger than {MAX_FILE_MB} MB.")
+    path.write_bytes(bytes(30_000_000))  # the server answers before it has read it all
+    reply = upload(server, path, headers=RUSSIAN)
+    assert (reply.status_code, reply.text) == (413, f"Этот файл больше {MAX_FILE_MB} МБ.")
+
+    def without_length():
+        yield b'--x\r\ncontent-disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+        for _ in range(100):
+            yield bytes(100_000)
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    reply = httpx.post(f"{server.api}/upload", content=without_length(), headers=headers)
+    assert reply.status_code == 413
+    assert not server.visitors_files()
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type"),
+    [
+        (b"", "multipart/form-data; boundary=x"),
+        (b"--x\r\n\r\n", "multipart/form-data; boundary=x"),
+        (
+            b'--x\r\ncontent-disposition: form-data; name="files"\r\n\r\ntext\r\n--x--',
+            "multipart/form-data; boundary=x",
+        ),
+        (b"x", "multipart/form-data"),
+        (b"{}", "application/json"),
+    ],
+)
+def test_odd_uploads_are_refused(server, content, content_type):
+    reply = httpx.post(f"{server.api}/upload?upload_id=1", content=content, headers={"content-type": content_type})
+    assert reply.status_code == 400
+    assert not server.visitors_files()
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(server):
+    def broken():
+        yield b'--x\r\ncontent-disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n' + bytes(10_000)
+        raise ConnectionResetError
+
+    headers = {"content-type": "multipart/form-data; boundary=x", "content-length": "1000000"}
+    with pytest.raises((ConnectionResetError, httpx.HTTPError)):
+        httpx.post(f"{server.api}/upload", content=broken(), headers=headers)
+    end = time.monotonic() + 10
+    while server.visitors_files() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not server.visitors_files()
+
+
+def test_names_that_climb_stay_in_their_folder(server, recording):
+    for name in ("../../../evil.mp4", "..\\evil.mp4", "/etc/evil.mp4", "a" * 300 + ".mp4", "%2e%2e%2fevil.mp4"):
+        with open(recording, "rb") as file:
+            [path] = httpx.post(f"{server.api}/upload", files={"files": (name, file)}).json()
+        path = Path(path)
+        assert path.is_relative_to(server.folder) and ".." not in path.parts
+        assert call(server, "predict", video={"path": str(path), "meta": META})[0] == "complete"
+    assert not server.visitors_files()
+
+
+def test_only_visitors_files_are_served(server, exported, recording):
+    [path] = upload(server, recording).json()
+    assert httpx.get(f"{server.api}/file={path}").content == recording.read_bytes()
+    root = Path(path).parents[1]
+    (root / "link.txt").symlink_to("/etc/passwd")
+    outside = [
+        "/etc/passwd",
+        str(exported),
+        str(ROOT / "run_gradio.py"),
+        "run_gradio.py",
+        f"{path}/../../../../../../../../etc/passwd",
+        f"{root}/../../../../../../etc/passwd",
+        "..%2f..%2f..%2fetc%2fpasswd",
+        "%2e%2e/%2e%2e/etc/passwd",
+        "....//....//etc/passwd",
+        "/proc/self/environ",
+        str(root),
+        f"{root}/link.txt",
+        "http://127.0.0.1/",
+        "HTTP://127.0.0.1/",
+        "file:///etc/passwd",
+    ]
+    for place in outside:
+        with httpx.Client() as session:  # as it stands: no tidying of dots
+            request = session.build_request("GET", server.address)
+            request.url = request.url.copy_with(raw_path=f"/gradio_api/file={place}".encode())
+            reply = session.send(request)
+        assert reply.status_code in (403, 404), place
+        assert b"root:" not in reply.content and b"import" not in reply.content
+    for place in ("/etc/passwd", str(exported), str(ROOT / "README.md")):
+        kind, text = call(server, "predict", video={"path": place, "meta": META})
+        assert kind == "error" and "root:" not in str(text)
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "gradio_api/proxy=https://example.org",
+        "gradio_api/file=https://example.org",
+        "gradio_api/deep_link?session_hash=a",
+        "gradio_api/runs",
+        "gradio_api/dev/reload",
+        "gradio_api/process_recording",
+        "gradio_api/component_server",
+        "gradio_api/vibe-code",
+        "gradio_api/token",
+        "monitoring",
+        "monitoring/summary",
+        "docs",
+        "openapi.json",
+        "file/etc/passwd",
+        "gradio_api/../gradio_api/runs",
+        "gradio_api//runs",
+    ],
+)
+def test_other_doors_of_gradio_are_shut(server, path):
+    assert httpx.get(f"{server.address}{path}").status_code == 404
+    assert httpx.post(f"{server.address}{path}", json={}).status_code == 404
+
+
+def test_large_requests_are_refused(server):
+    reply = httpx.post(f"{server.api}/call/predict", content=b'{"data": ["' + bytes(9_000_000), timeout=30)
+    assert (reply.status_code, reply.text) == (413, "This request is too large.")
+
+
+def test_the_page_may_load_from_here_alone(server):
+    reply = httpx.get(server.address)
+    assert reply.headers["content-security-policy"].startswith("default-src 'self'")
+    assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_itself_has_no_public_endpoints(server, client):
+    with pytest.raises((ValueError, AppError)):
+        client.predict("x", "y", 1, api_name="/recognise")
+    assert httpx.post(f"{server.api}/run/predict", json={"data": [], "fn_index": 0}).status_code >= 400
+
+
+def test_when_the_queue_is_full_it_says_so_politely(server, client, slow_video):
+    """One works, QUEUE_SIZE wait, one is turned away; then all goes on."""
+    with ThreadPoolExecutor(QUEUE_SIZE + 1) as pool:
+        jobs = [pool.submit(_call_slow, server, slow_video) for _ in range(QUEUE_SIZE + 1)]
+        end = time.monotonic() + 30
+        while httpx.get(f"{server.api}/queue/status").json()["queue_size"] < QUEUE_SIZE:
+            assert time.monotonic() < end, [job.result() for job in jobs if job.done()]
+            time.sleep(0.02)
+        body = {"data": [None, None, None]}
+        reply = httpx.post(f"{server.api}/call/predict", json=body)
+        assert reply.status_code == 503 and int(reply.headers["retry-after"]) > 0
+        assert reply.json()["detail"] == f"The server is busy, {QUEUE_SIZE} are waiting. Please try again in a minute."
+        browser = RUSSIAN | {"user-agent": "Mozilla/5.0"}
+        reply = httpx.post(f"{server.api}/queue/join", json={"session_hash": "a", "data": []}, headers=browser)
+        assert reply.status_code == 429
+        assert reply.json()["detail"] == f"Сервер занят, в очереди {QUEUE_SIZE}. Попробуйте через минуту."
+        with pytest.raises(QueueError):
+            client.predict(video=handle_file(slow_video), api_name="/predict")
+        assert [job.result()[0] for job in jobs] == ["complete"] * (QUEUE_SIZE + 1)
+
+
+def _call_slow(server, video: Path) -> tuple[str, object]:
+    [path] = upload(server, video).json()
+    return call(server, "predict", video={"path": path, "meta": META})
+
+
+def test_with_a_password(exported, recording, tmp_path):
+    with run_server(tmp_path / "server", exported, "--auth", "anna:secret", "--auth", "boris:other") as server:
+        assert upload(server, recording).status_code == 401
+        assert not server.visitors_files()
+        assert httpx.get(f"{server.address}config").status_code == 401
+        assert httpx.post(f"{server.api}/call/predict", json={"data": [None] * 3}).status_code == 401
+        for wrong in (("anna", "other"), ("anna", ""), ("", "")):
+            with pytest.raises(Exception, match=r"[Aa]uth|login|credentials"):
+                Client(server.address, auth=wrong, verbose=False)
+        client = Client(server.address, auth=("boris", "other"), verbose=False)
+        assert client.predict(video=handle_file(recording), api_name="/predict")["num_frames"] == 180
+
+
+def test_what_readme_shows(server, recording, tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = readme.replace("http://127.0.0.1:7860/gradio_api", server.api).replace(
+        "http://127.0.0.1:7860", server.address
+    )
+    [python] = [block for block in _blocks(readme, "python") if "gradio_client" in block]
+    [bash] = [block for block in _blocks(readme, "bash") if "curl" in block]
+    shutil.copy(recording, tmp_path / "clip.mp4")
+    run = {"cwd": tmp_path, "check": True, "capture_output": True, "text": True}
+    assert "6.0 [{'label':" in subprocess.run([sys.executable, "-I", "-c", python], **run).stdout
+    lines = subprocess.run(["bash", "-euo", "pipefail", "-c", bash], **run).stdout.split("\n")
+    [answer] = json.loads(lines[lines.index("event: complete") + 1].removeprefix("data: "))
+    assert answer["segments"][-1]["end_s"] == pytest.approx(6.0)
+
+
+def _blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)

@@ -1,0 +1,67 @@
+import dataclasses
+
+import pytest
+
+from video_module.inference.predictor import load_predictor
+from video_module.web import limits
+from video_module.web.limits import Limits, Refused, check_header, check_length, check_size, score_within
+
+LIMITS = Limits(max_seconds=4)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Limits)])
+def test_limits_must_be_positive(field):
+    with pytest.raises(ValueError, match=field):
+        Limits(**{field: 0})
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "fps", "key"),
+    [
+        (100, 25, None),
+        (101, 25, None),  # headers of old files claim a frame too many
+        (102, 25, "too_long"),
+        (240, 60, None),
+        (241, 1000, "too_many_frames"),  # a rate that nobody films at would make any length short
+        (0, 25, None),
+    ],
+)
+def test_length_counts_in_seconds_and_in_frames(num_frames, fps, key):
+    if key is None:
+        check_length(num_frames, fps, LIMITS)
+    else:
+        with pytest.raises(Refused, match=key):
+            check_length(num_frames, fps, LIMITS)
+
+
+def test_frames_may_be_upright_or_lie():
+    check_size(limits.MAX_HEIGHT, limits.MAX_WIDTH)
+    check_size(limits.MAX_WIDTH, limits.MAX_HEIGHT)
+    for size in ((limits.MAX_HEIGHT + 1, limits.MAX_WIDTH), (100, limits.MAX_WIDTH + 1)):
+        with pytest.raises(Refused, match="too_large_frames"):
+            check_size(*size)
+
+
+def test_a_header_is_believed_where_it_says_too_long(make_video):
+    with pytest.raises(Refused, match="too_long"):
+        check_header(make_video(53, fps=10), LIMITS)
+
+
+@pytest.mark.parametrize(("content", "key"), [(b"", "bad_video"), (b"no video", "bad_video"), (None, "gone")])
+def test_what_is_no_video_is_refused(tmp_path, content, key):
+    path = tmp_path / "video.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Refused, match=key):
+        check_header(path, LIMITS)
+
+
+def test_a_header_that_lies_is_found_out_while_decoding(make_video, exported):
+    path = make_video(60, fps=10)
+    info = dataclasses.replace(check_header(path, Limits(max_seconds=6)), estimated_num_frames=10)
+    done = []
+    with pytest.raises(Refused, match="too_long"):
+        for _, num_frames, total in score_within(load_predictor(exported), path, info, LIMITS):
+            done.append(num_frames)
+            assert total >= num_frames
+    assert max(done, default=0) <= 41

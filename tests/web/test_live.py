@@ -1,0 +1,114 @@
+"""Files and cameras, watched without a page."""
+
+import base64
+import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+from gradio.data_classes import ImageData
+
+from video_module.config import TimelineConfig
+from video_module.data.decoding import iter_frames, read_info
+from video_module.inference.predictor import load_predictor
+from video_module.web.components import _decode
+from video_module.web.limits import Limits, Refused
+from video_module.web.live import CameraWatch, watch_file
+from video_module.web.texts import TEXTS
+
+CONFIG = TimelineConfig()
+
+
+def watch(path, predictor, *, skip: int, **settings):
+    return watch_file(
+        path, predictor, info=read_info(path), skip=skip, config=CONFIG, limits=Limits(**settings), texts=TEXTS["en"]
+    )
+
+
+@pytest.mark.parametrize(("skip", "seconds"), [(4, 1.5), (10, 0.6)])
+def test_a_file_plays_faster_by_the_frames_skipped(exported, recording, skip, seconds):
+    predictor = load_predictor(exported)
+    begin = time.monotonic()
+    moments = list(watch(recording, predictor, skip=skip))
+    assert seconds - 0.2 < time.monotonic() - begin  # a slow machine may take longer
+    assert 3 < len(moments) <= 12 * seconds + 2
+    assert moments[0][1] is None and moments[-1][1] in predictor.class_names
+    assert moments[0][0].shape == (180, 240, 3)
+
+
+def test_every_video_gets_a_label_however_short(exported, make_video):
+    *_, (_, label, _) = watch(make_video(1), load_predictor(exported), skip=10)
+    assert label is not None
+
+
+def test_a_file_that_goes_on_too_long_is_refused(exported, make_video):
+    with pytest.raises(Refused, match="too_long"):
+        list(watch(make_video(60, fps=30), load_predictor(exported), skip=10, max_seconds=1))
+
+
+def test_large_frames_are_sent_smaller(exported, make_video):
+    frame, _, _ = next(watch(make_video(2, height=960, width=1280), load_predictor(exported), skip=1))
+    assert frame.shape == (480, 640, 3)
+
+
+def test_a_cameras_frames_go_on_while_a_clip_is_scored(exported, recording):
+    quick = load_predictor(exported)
+
+    def slowly(clips):
+        time.sleep(0.3)
+        return quick.score_clips(clips)
+
+    slow = dataclasses.replace(quick, score_clips=slowly)
+    with ThreadPoolExecutor(1) as scorers:
+        camera = CameraWatch("nano", slow, CONFIG, scorers=scorers)
+        labels, slowest_s = [], 0.0
+        for number, frame in enumerate(iter_frames(recording)):
+            begin = time.monotonic()
+            picture, label, _ = camera.push(frame, number / 30, TEXTS["en"])
+            slowest_s = max(slowest_s, time.monotonic() - begin)
+            assert picture.shape == frame.shape
+            labels.append(label)
+            time.sleep(0.01)
+    assert slowest_s < 0.25
+    assert labels[0] is None and labels[-1] in quick.class_names
+
+
+def test_a_pause_of_the_camera_starts_anew(exported, recording):
+    predictor = load_predictor(exported)
+    frames = list(iter_frames(recording))
+    with ThreadPoolExecutor(1) as scorers:
+        camera = CameraWatch("nano", predictor, CONFIG, scorers=scorers)
+        for number, frame in enumerate(frames[:90]):
+            _, label, _ = camera.push(frame, number / 30, TEXTS["en"])
+            time.sleep(0.01)
+        assert label is not None
+        assert camera.push(frames[90], 90 / 30 + 5, TEXTS["en"])[1] is None
+
+
+def picture(array: np.ndarray, suffix: str = ".jpg", kind: str = "image/jpeg") -> ImageData:
+    encoded = cv2.imencode(suffix, array)[1]
+    return ImageData(url=f"data:{kind};base64,{base64.b64encode(encoded).decode()}")
+
+
+def test_frames_of_the_camera_come_as_rgb():
+    red = np.full((48, 64, 3), (20, 30, 200), np.uint8)  # OpenCV writes BGR
+    frame = _decode(picture(red))
+    assert np.abs(frame.astype(int) - (200, 30, 20)).max() < 6
+    assert _decode(None) is None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        ImageData(path="/etc/passwd"),
+        ImageData(url="http://127.0.0.1/frame.jpg"),
+        ImageData(url="data:image/jpeg;base64,????"),
+        ImageData(url="data:image/jpeg;base64,"),
+        ImageData(url="data:text/html;base64,PGI+"),
+        picture(np.zeros((5000, 5000, 3), np.uint8), ".png", "image/png"),  # 75 MB in 75 KB
+    ],
+)
+def test_what_is_no_frame_of_a_camera_is_refused(payload):
+    assert isinstance(_decode(payload), Refused)

@@ -1,0 +1,166 @@
+"""What reaches Gradio's server: the addresses that the page needs, requests of bounded size, no more than may wait."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import gradio as gr
+from gradio.route_utils import upload_fn
+from gradio.routes import file_upload_statuses
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from video_module.web.limits import Limits
+from video_module.web.storage import Storage, StorageFull
+from video_module.web.texts import texts_for
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+UPLOAD_PATH = "/gradio_api/upload"
+# Gradio has more: a proxy for foreign links, pages of past runs, links that store a visitor's state, an editor
+_OPEN = re.compile(
+    r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|login|logout|(assets|static|svelte)/.*)?"
+    r"|/gradio_api/(info|openapi\.json|app_id|user|login_check|startup-events|theme\.css|upload|upload_progress|reset"
+    r"|file=(?!https?:).*|queue/(join|data|status)|call/.+|run/predict|cancel|heartbeat/[^/]+|stream/[^/]+(/close)?)"
+)
+_QUEUED = re.compile(r"/gradio_api/(queue/join|call/.+)")
+_MAX_BODY = 8_000_000
+"""Bytes of a request that is no upload; the largest are frames of cameras."""
+_FORM_BYTES = 10_000  # around the file in an upload
+_HEADERS = {
+    # scripts, fonts and pictures come from here alone; Gradio's page has scripts and styles inline
+    "content-security-policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+class _TooLarge(Exception):
+    """The body of a request went on beyond its limit."""
+
+
+class Gate:
+    """ASGI middleware around Gradio's application."""
+
+    def __init__(self, app: Any, *, page: gr.Blocks, limits: Limits) -> None:
+        self._app, self._page, self._limits = app, page, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = re.sub(r"/+", "/", scope["path"])
+        headers = Headers(scope=scope)
+        texts = texts_for(headers.get("accept-language"))
+        if not _OPEN.fullmatch(path if path == "/" else path.removesuffix("/")):
+            await PlainTextResponse("Not found", 404)(scope, receive, send)
+            return
+        if scope["method"] == "POST" and _QUEUED.fullmatch(path):
+            waiting = len(self._page._queue)
+            if waiting >= self._limits.queue_size:
+                await _busy(headers, texts["busy"].format(waiting=waiting))(scope, receive, send)
+                return
+        await self._pass_on(path, scope, receive, send, texts)
+
+    async def _pass_on(self, path: str, scope: Scope, receive: Receive, send: Send, texts: dict[str, str]) -> None:
+        is_upload = path.removesuffix("/") == UPLOAD_PATH
+        most = self._limits.max_bytes + _FORM_BYTES if is_upload else _MAX_BODY
+        taken, has_begun = 0, False
+        too_large = PlainTextResponse(
+            texts["too_large_file" if is_upload else "too_large_request"].format(max_file_mb=self._limits.max_file_mb),
+            413,
+        )
+        if int(Headers(scope=scope).get("content-length", 0)) > most:
+            await too_large(scope, receive, send)
+            return
+
+        async def counted() -> MutableMapping[str, Any]:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > most:
+                raise _TooLarge
+            return message
+
+        async def with_headers(message: MutableMapping[str, Any]) -> None:
+            nonlocal has_begun
+            if message["type"] == "http.response.start":
+                has_begun = True
+                headers = MutableHeaders(raw=message["headers"])
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, counted, with_headers)
+        except _TooLarge:
+            if not has_begun:
+                await too_large(scope, receive, with_headers)
+
+
+def _busy(headers: Headers, text: str) -> Response:
+    # 503 is what gradio_client and scripts understand; for it the page would show an English text of its own
+    status = 429 if headers.get("user-agent", "").startswith("Mozilla/") else 503
+    return JSONResponse({"detail": text}, status, headers={"retry-after": "30"})
+
+
+def upload_route(storage: Storage, limits: Limits) -> Route:
+    """Takes the place of Gradio's: each upload gets a folder of its own, and leaves nothing where it fails.
+
+    Gradio's own puts equal files of two visitors into one place, so that neither could be deleted.
+    """
+
+    async def upload(request: Request) -> Response:
+        texts = texts_for(request.headers.get("accept-language"))
+        if not _is_signed_in(request):
+            return PlainTextResponse(texts["sign_in"], 401)
+        upload_id = request.query_params.get("upload_id")
+        try:
+            with storage.room_for(int(request.headers.get("content-length", limits.max_bytes))):
+                return JSONResponse(await _receive(request, storage, max_bytes=limits.max_bytes, upload_id=upload_id))
+        except StorageFull:
+            return PlainTextResponse(texts["storage_full"], 507)
+        except MultiPartException as error:
+            if "maximum allowed size" in error.message:
+                return PlainTextResponse(texts["too_large_file"].format(max_file_mb=limits.max_file_mb), 413)
+            return PlainTextResponse(texts["bad_upload"], 400)
+        except (ClientDisconnect, ValueError, KeyError, TypeError, AttributeError, gr.exceptions.InvalidPathError):
+            return PlainTextResponse(texts["bad_upload"], 400)  # no form, or not one of files
+        finally:
+            if upload_id:  # those who never ask how far it is would leave it behind
+                asyncio.get_running_loop().call_later(30, file_upload_statuses.stop_tracking, upload_id)
+
+    return Route(UPLOAD_PATH, upload, methods=["POST"])
+
+
+async def _receive(request: Request, storage: Storage, *, max_bytes: int, upload_id: str | None) -> list[str]:
+    folder = storage.new_folder()
+    try:
+        with storage.using(folder):
+            files, _, _ = await upload_fn(
+                request,
+                str(folder),
+                max_bytes,
+                upload_id,
+                upload_progress=file_upload_statuses if upload_id else None,
+            )
+        if not files:
+            raise ValueError("no file in the form")
+        return files
+    except BaseException:
+        storage.drop(folder)
+        raise
+
+
+def _is_signed_in(request: Request) -> bool:
+    app = request.app
+    if app.auth is None:
+        return True
+    names = f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}"
+    return any(request.cookies.get(name) in app.tokens for name in names)

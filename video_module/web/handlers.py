@@ -1,0 +1,197 @@
+"""What the page's buttons do."""
+
+import base64
+import html
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.components.plot import PlotData
+
+from video_module.config import TimelineConfig
+from video_module.files import write_json
+from video_module.inference import timeline
+from video_module.inference.overlay import iter_write_annotated, segment_colors
+from video_module.inference.predictor import Predictor, VideoPrediction, Window
+from video_module.report.plots import plot_timeline, to_png
+from video_module.web.limits import Limits, Refused, check_header, score_within
+from video_module.web.live import CameraWatch, watch_file
+from video_module.web.storage import Storage
+from video_module.web.texts import texts_for
+
+NUM_CLASSES_SHOWN = 5
+_PROGRESS = gr.Progress()  # a default of this type is how Gradio is asked for a progress bar
+_NARROW_PX = 700
+_INK = "#7d8590"  # readable on white and on black
+_NUM_PAUSES = 50  # while a video is drawn: moments at which it can be cancelled
+
+
+class Handlers:
+    """The functions behind the page, over models by the name that the visitor sees.
+
+    Those that take long are generators: Gradio stops them between two steps when the visitor cancels or goes away.
+    """
+
+    def __init__(
+        self, predictors: dict[str, Predictor], *, storage: Storage, limits: Limits, config: TimelineConfig
+    ) -> None:
+        self.predictors, self.storage, self.limits, self.config = predictors, storage, limits, config
+        self._scorers = ThreadPoolExecutor(limits.num_at_once)  # of cameras' clips
+
+    def recognise(
+        self, video: str | None, model: str, width_px: float | None, request: gr.Request, progress=_PROGRESS
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yields (best classes, annotated video, timeline, files) at the end, and nothing new before."""
+        with speaking(request) as texts, self.storage.using(video or ""):
+            bar = _Bar(progress, texts)
+            prediction = yield from self._predict(video, model, bar)
+            folder = self.storage.new_folder()
+            try:
+                with self.storage.using(folder):
+                    files = yield from self._write_files(folder, prediction, model, bar)
+            except BaseException:  # cancelled, too: the result before stays on the page
+                self.storage.drop(folder)
+                raise
+            self.storage.own(files[0], session=request.session_hash, slot="result")
+            best = {item["label"]: item["score"] for item in prediction.top_k(NUM_CLASSES_SHOWN)}
+            picture = self._draw_timeline(prediction, texts, is_narrow=(width_px or 0) < _NARROW_PX)
+            yield best, files[0], picture, files
+
+    def watch(self, video: str | None, model: str, skip: float, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """Yields (frame, label) as the video goes on."""
+        with speaking(request) as texts, self.storage.using(video or ""):
+            info = check_header(chosen(video), self.limits)
+            moments = watch_file(
+                video,
+                self.predictors[model],
+                info=info,
+                skip=max(1, int(skip)),
+                config=self.config,
+                limits=self.limits,
+                texts=texts,
+            )
+            for frame, label, score in moments:
+                yield frame, _now(label, score, texts)
+
+    def watch_camera(
+        self, frame: np.ndarray | Refused | None, model: str, watch: CameraWatch | None, request: gr.Request
+    ) -> tuple[Any, ...]:
+        """(frame, label, what is known of this camera)."""
+        with speaking(request) as texts:
+            if isinstance(frame, Refused):
+                raise frame
+            if frame is None:
+                return gr.skip(), gr.skip(), watch
+            if watch is None or watch.model != model:
+                watch = CameraWatch(model, self.predictors[model], self.config, scorers=self._scorers)
+            picture, label, score = watch.push(frame, time.monotonic(), texts)
+            return picture, _now(label, score, texts), watch
+
+    def keep_in(self, slot: str) -> Callable[[str | None, gr.Request], None]:
+        """A function that takes note of a visitor's upload, in the place of the one before."""
+
+        def keep(path: str | None, request: gr.Request) -> None:
+            if path:
+                self.storage.own(path, session=request.session_hash, slot=slot)
+
+        return keep
+
+    def forget(self, request: gr.Request) -> None:
+        """The visitor has left the page."""
+        self.storage.drop_session(request.session_hash)
+
+    def _predict(self, video: str | None, model: str, bar: "_Bar") -> Iterator[Any]:
+        info = check_header(chosen(video), self.limits)
+        predictor = self.predictors[model]
+        windows: list[Window] = []
+        for scored, done, total in score_within(predictor, video, info, self.limits):
+            windows += scored
+            bar.show("scoring", done, total)
+            yield _nothing_new()
+        return predictor.prediction_of(video, windows, fps=info.fps)
+
+    def _write_files(self, folder: Path, prediction: VideoPrediction, model: str, bar: "_Bar") -> Iterator[Any]:
+        """Write the annotated video and what can be downloaded beside it; returns the paths, the video's first."""
+        stem = prediction.path.stem
+        paths = [folder / f"{stem}{suffix}" for suffix in ("_annotated.mp4", ".json", ".csv", ".vtt")]
+        pause = max(1, prediction.num_frames // _NUM_PAUSES)
+        for done in iter_write_annotated(paths[0], prediction, timeline.find_segments(prediction, self.config)):
+            if done % pause == 0:
+                bar.show("drawing", done, prediction.num_frames)
+                yield _nothing_new()
+        named = replace(prediction, path=Path(prediction.path.name))  # not where it lies on the server
+        architecture = self.predictors[model].model
+        write_json(paths[1], timeline.to_json(named, model=architecture, k=NUM_CLASSES_SHOWN, config=self.config))
+        timeline.write_csv(paths[2], prediction)
+        timeline.write_vtt(paths[3], prediction, self.config)
+        return [str(path) for path in paths]
+
+    def _draw_timeline(self, prediction: VideoPrediction, texts: dict[str, str], *, is_narrow: bool) -> PlotData:
+        def name(label: str) -> str:
+            return texts["uncertain"] if label == timeline.UNCERTAIN else label
+
+        figure = plot_timeline(
+            [(s.start_s, s.end_s, name(s.label), s.score) for s in timeline.find_segments(prediction, self.config)],
+            duration_s=prediction.duration_s,
+            colors={name(label): color for label, color in segment_colors(prediction.class_names).items()},
+            title=texts["timeline"],
+            xlabel=texts["time_axis"],
+            ylabel=texts["score_axis"],
+            width=4.2 if is_narrow else 7,
+            ink=_INK,
+        )
+        png = base64.b64encode(to_png(figure, transparent=True)).decode()
+        return PlotData(type="matplotlib", plot=f"data:image/png;base64,{png}")
+
+
+@contextmanager
+def speaking(request: gr.Request) -> Iterator[dict[str, str]]:
+    """The texts in the visitor's language; what is Refused inside becomes a message."""
+    texts = texts_for(request.headers.get("accept-language"))
+    try:
+        yield texts
+    except Refused as refusal:
+        raise gr.Error(refusal.text(texts), title=texts["error_title"], print_exception=False) from None
+
+
+def chosen(video: str | None) -> str:
+    """The path of an upload. Raises Refused if there is none, or a link in its place."""
+    if not video:
+        raise Refused("no_video")
+    if video.startswith(("http:", "https:")):
+        raise Refused("no_links")
+    return video
+
+
+class _Bar:
+    """Moves the page's progress bar, and says how long it will take yet."""
+
+    def __init__(self, progress: gr.Progress, texts: dict[str, str]) -> None:
+        self._progress, self._texts = progress, texts
+        self._what, self._begin, self._first = "", 0.0, 0
+
+    def show(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._begin, self._first = what, now, done
+        text = self._texts[what]
+        if done > self._first and now - self._begin > 0.5:
+            left_s = (now - self._begin) / (done - self._first) * (total - done)
+            text = self._texts["seconds_left"].format(what=text, seconds=math.ceil(left_s))
+        self._progress(done / max(1, total), desc=text)
+
+
+def _nothing_new() -> tuple[Any, ...]:
+    return (gr.skip(),) * 4
+
+
+def _now(label: str | None, score: float, texts: dict[str, str]) -> str:
+    text = texts["no_label_yet"] if label is None else f"{html.escape(label)} <span>{score:.0%}</span>"
+    return f'<div class="now" role="status">{text}</div>'

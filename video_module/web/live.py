@@ -1,0 +1,119 @@
+"""The live tab: a file or a camera, watched as it goes on."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from video_module.config import TimelineConfig
+from video_module.data.decoding import DEFAULT_FPS, VideoError, VideoInfo, iter_frames
+from video_module.inference.live import LiveLabeller, RecentFrames
+from video_module.inference.overlay import draw_label, segment_colors
+from video_module.inference.predictor import Predictor
+from video_module.inference.timeline import UNCERTAIN
+from video_module.inference.windows import WindowCutter
+from video_module.web.limits import Limits, Refused, check_length
+
+_MAX_HEIGHT = 480  # of the pictures sent
+_MAX_RATE = 12  # pictures a second: more would only fill the line
+_ANSWERS_A_CLIP = 4  # from a camera, unless the network is slower than that
+_GAP_S = 1.0  # without frames of a camera: what follows does not continue what was
+
+Moment = tuple[np.ndarray, str | None, float]
+"""A frame with its label drawn in, uint8 RGB; the label, None before the first; its score."""
+
+
+def watch_file(
+    path: str | Path,
+    predictor: Predictor,
+    *,
+    info: VideoInfo,
+    skip: int,
+    config: TimelineConfig,
+    limits: Limits,
+    texts: dict[str, str],
+) -> Iterator[Moment]:
+    """Play a video at `skip` times its speed with the label of each moment, as soon as it is known.
+
+    Windows are scored every `skip` half clips. A network that is slower than the video slows it down. Raises Refused.
+    """
+    step = max(1, predictor.clip.default_clip_step) * skip
+    cutter = WindowCutter(predictor.clip, clip_step=step, fps=info.fps)
+    labeller = LiveLabeller(predictor.class_names, config, smooth_s=cutter.span / info.fps)
+    label, score, shown_s, begin = None, 0.0, -np.inf, time.monotonic()
+    try:
+        for index, frame in enumerate(iter_frames(path)):
+            check_length(index + 1, info.fps, limits)
+            if window := cutter.push(frame):
+                scores = predictor.predict_clips(window.frames[None])[0]
+                label, score, _ = labeller.update(window.end / info.fps, scores)
+            if index % skip:
+                continue
+            due_s = begin + index / info.fps / skip
+            now = time.monotonic()
+            if due_s < shown_s + 1 / _MAX_RATE:
+                continue
+            if due_s > now:
+                time.sleep(due_s - now)
+            else:  # behind: go on from here rather than hurry after
+                begin += now - due_s
+                due_s = now
+            shown_s = due_s
+            yield _draw(frame, label, score, predictor, texts)
+        if label is None and (window := cutter.finish()):  # shorter than a clip
+            scores = predictor.predict_clips(window.frames[None])[0]
+            label, score, _ = labeller.update(window.end / info.fps, scores)
+        yield _draw(frame, label, score, predictor, texts)
+    except VideoError:
+        raise Refused("bad_video") from None
+
+
+class CameraWatch:
+    """What is known of one visitor's camera between its frames.
+
+    Clips are scored aside, the newest whenever the last is done, so that frames go on however slow the network is.
+    """
+
+    def __init__(self, model: str, predictor: Predictor, config: TimelineConfig, *, scorers: Executor) -> None:
+        self.model, self._predictor, self._scorers = model, predictor, scorers
+        self._recent = RecentFrames(predictor.clip, fps=DEFAULT_FPS)
+        span_s = self._recent.span_s or self._recent.step_s
+        self._labeller = LiveLabeller(predictor.class_names, config, smooth_s=span_s)
+        self._step_s = span_s / _ANSWERS_A_CLIP
+        self._last_s = self._due_s = -np.inf
+        self._answer: tuple[float, Future] | None = None
+        self._label: str | None = None
+        self._score = 0.0
+
+    def push(self, frame: np.ndarray, time_s: float, texts: dict[str, str]) -> Moment:
+        """Take the next frame, uint8 RGB (H, W, 3), and give it back with the label that is known by now."""
+        if time_s > self._last_s + _GAP_S:
+            self._recent.clear()
+            self._label = self._answer = None
+        self._last_s = time_s
+        self._recent.push(frame, time_s)
+        if self._answer is not None and self._answer[1].done():
+            then_s, scores = self._answer
+            self._label, self._score, _ = self._labeller.update(then_s, scores.result()[0])
+            self._answer = None
+        if self._answer is None and time_s >= self._due_s and (clip := self._recent.cut()) is not None:
+            self._answer = time_s, self._scorers.submit(self._predictor.predict_clips, clip[None])
+            self._due_s = time_s + self._step_s
+        return _draw(frame, self._label, self._score, self._predictor, texts)
+
+
+def _draw(frame: np.ndarray, label: str | None, score: float, predictor: Predictor, texts: dict[str, str]) -> Moment:
+    height, width = frame.shape[:2]
+    if height > _MAX_HEIGHT:
+        size = max(1, round(width * _MAX_HEIGHT / height)), _MAX_HEIGHT
+        frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    else:
+        frame = frame.copy()
+    if label is None:
+        return frame, None, 0.0
+    name = texts["uncertain"] if label == UNCERTAIN else label
+    draw_label(frame, name, round(score, 2), color=segment_colors(predictor.class_names)[label])
+    return frame, name, score
