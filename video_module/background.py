@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -43,7 +43,10 @@ def in_background(items: Iterator[T], *, depth: int) -> Iterator[T]:
     thread.start()
     try:
         while True:
-            item, error, is_last = queue.get()
+            try:
+                item, error, is_last = queue.get(timeout=_LOOK_S)
+            except Empty:  # looked again, since on Windows Ctrl-C does not end a wait without an end
+                continue
             if error is not None:
                 raise error
             if is_last:

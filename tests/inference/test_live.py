@@ -1,5 +1,7 @@
+import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import numpy as np
 import pytest
@@ -18,16 +20,6 @@ CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)  # spans 10 
 
 def predictor_of(score: Callable[[np.ndarray], np.ndarray], clip: ClipConfig = CLIP) -> Predictor:
     return Predictor(model="m", class_names=["a", "b"], clip=clip, score_clips=score, provider="cpu")
-
-
-def timed_frames(num_frames: int, *, fps: float = 100.0, gap_at: int | None = None) -> Iterator[TimedFrame]:
-    begin = time.monotonic()
-    for number in range(num_frames):
-        time.sleep(max(0.0, begin + number / fps - time.monotonic()))
-        frame = np.full((48, 64, 3), number % 256, np.uint8)
-        yield TimedFrame(
-            frame=frame, time_s=number / fps, arrival_s=time.monotonic(), fps=fps, after_gap=number == gap_at
-        )
 
 
 def collect(session: LiveSession) -> list[Reading]:
@@ -90,45 +82,114 @@ def test_labels_are_smoothed_over_the_past_alone():
     assert (label, score) == ("b", pytest.approx(0.8))
 
 
-def test_a_slow_network_gives_fewer_answers_not_late_ones():
-    def slow(clips: np.ndarray) -> np.ndarray:
-        time.sleep(0.1)
+def numbered(number: int, *, after_gap: bool = False) -> TimedFrame:
+    """Frame `number` at 100 frames/s, of that brightness."""
+    frame = np.full((48, 64, 3), number, np.uint8)
+    return TimedFrame(frame=frame, time_s=number / 100, arrival_s=time.monotonic(), fps=100.0, after_gap=after_gap)
+
+
+class Network:
+    """Notes the first and last frame of each clip it is given; may be held."""
+
+    def __init__(self) -> None:
+        self.clips: list[tuple[int, int]] = []
+        self.scored, self.go = threading.Semaphore(0), threading.Event()
+        self.go.set()
+
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
+        self.clips.append((int(clips[0, 0, 0, 0, 0]), int(clips[0, -1, 0, 0, 0])))
+        self.scored.release()
+        assert self.go.wait(60)
         return np.array([[1.0, 0.0]])
 
-    with LiveSession(timed_frames(150), predictor_of(slow), clip_step=1) as session:
+    def wait(self) -> None:
+        assert self.scored.acquire(timeout=60)
+
+
+def test_a_slow_network_gives_fewer_answers_not_late_ones():
+    network = Network()
+    network.go.clear()
+
+    def source() -> Iterator[TimedFrame]:
+        yield from map(numbered, range(10))
+        network.wait()  # it has the first clip, and holds it
+        yield from map(numbered, range(10, 60))
+        network.go.set()
+
+    with LiveSession(source(), predictor_of(network), clip_step=1) as session:
         readings = collect(session)
-    assert session.num_frames == 150  # the reader never waited
-    assert 8 <= len(readings) <= 15  # of 1.4 s after the first clip
-    assert max(reading.latency_s for reading in readings) < 0.2  # one pass, not a queue of them
-    assert readings[-1].time_s > 1.2
-    assert readings[-1].windows_per_s == pytest.approx(10, rel=0.3)
+    assert session.num_frames == 60  # the reader did not wait
+    assert network.clips == [(0, 9), (50, 59)]  # then at once the newest, nothing in between
+    assert [reading.time_s for reading in readings] == [0.09, 0.59]
+    assert readings[0].latency_s >= readings[1].latency_s > 0
 
 
 def test_answers_come_at_the_step_that_was_asked_for():
-    seen = []
+    network = Network()
 
-    def quick(clips: np.ndarray) -> np.ndarray:
-        seen.append(int(clips[0, -1, 0, 0, 0]))
+    def source() -> Iterator[TimedFrame]:
+        for number in range(60):
+            yield numbered(number)
+            if number % 10 == 9:
+                network.wait()
+
+    with LiveSession(source(), predictor_of(network), clip_step=10) as session:
+        readings = collect(session)
+    assert [last for _, last in network.clips] == [9, 19, 29, 39, 49, 59]
+    assert len(readings) == 6
+
+
+def test_the_last_clip_is_scored_though_the_source_has_ended():
+    def slow(clips: np.ndarray) -> np.ndarray:
+        time.sleep(0.5)
         return np.array([[1.0, 0.0]])
 
-    with LiveSession(timed_frames(60), predictor_of(quick), clip_step=10) as session:
-        collect(session)
-    assert seen == [9, 19, 29, 39, 49, 59][: len(seen)]
-    assert len(seen) >= 5
+    with LiveSession(map(numbered, range(10)), predictor_of(slow)) as session:
+        assert len(collect(session)) == 1
 
 
-def test_nothing_is_scored_across_a_gap():
-    starts = []
+def test_no_thread_is_left_in_the_network():
+    """It would abort the interpreter's exit."""
+    network, before = Network(), threading.active_count()
+    network.go.clear()
 
-    def note(clips: np.ndarray) -> np.ndarray:
-        starts.append(int(clips[0, 0, 0, 0, 0]))
-        return np.array([[1.0, 0.0]])
+    def endless() -> Iterator[TimedFrame]:
+        for number in count():
+            yield numbered(number % 250 if number < 250 else 250)
+            time.sleep(0.001)
 
-    with LiveSession(timed_frames(60, gap_at=30), predictor_of(note), clip_step=1) as session:
-        collect(session)
-    assert [start for start in starts if 20 < start < 30] == []
-    assert {start for start in starts if start >= 30}
-    assert {start for start in starts if start <= 20}
+    source = endless()
+    with LiveSession(source, predictor_of(network), clip_step=1):
+        network.wait()
+        threading.Timer(1.5, network.go.set).start()
+    deadline = time.monotonic() + 60
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+    with pytest.raises(StopIteration):
+        next(source)  # closed, so that a camera is free again
+
+
+def test_nothing_is_scored_across_a_gap_and_the_label_begins_anew():
+    network = Network()
+
+    def source() -> Iterator[TimedFrame]:
+        for number in range(40):
+            yield numbered(number, after_gap=number == 30)
+            if number in (9, 39):
+                network.wait()
+
+    config = TimelineConfig(smooth_s=100.0)
+    answers = iter([[4.0, 0.0], *[[0.0, 4.0]] * 40])
+    predictor = predictor_of(lambda clips: network(clips) * 0 + next(answers))
+    with LiveSession(source(), predictor, clip_step=20, config=config) as session:
+        readings = collect(session)
+    starts = [first for first, _ in network.clips]
+    assert starts[0] == 0
+    assert starts[-1] == 30
+    assert not [start for start in starts if 20 < start < 30]
+    assert readings[0].label == "a"
+    assert readings[-1].scores[1] > 0.9  # not smoothed with what was before
 
 
 def test_errors_of_the_source_and_the_network_are_raised_to_the_caller(tmp_path):
@@ -142,7 +203,10 @@ def test_errors_of_the_source_and_the_network_are_raised_to_the_caller(tmp_path)
         pytest.raises(VideoError, match="not a video"),
     ):
         collect(session)
-    with LiveSession(timed_frames(60), predictor_of(broken)) as session, pytest.raises(RuntimeError, match="memory"):
+    with (
+        LiveSession(map(numbered, range(60)), predictor_of(broken)) as session,
+        pytest.raises(RuntimeError, match="memory"),
+    ):
         collect(session)
 
 

@@ -32,6 +32,30 @@ def test_relative_and_absolute_names_may_be_mixed(tmp_path, monkeypatch):
     assert [plan["save_json"].as_posix() for plan in outputs.values()] == ["out/a/x.json", "out/b/y.json"]
 
 
+def test_no_two_videos_share_a_file(tmp_path):
+    videos = tuple(tmp_path / name for name in ("a.avi", "a.mp4", "a.avi.mkv"))
+    with pytest.raises(InputError, match=r"a\.avi and .*a\.avi\.mkv would both be written to .*a\.avi\.json"):
+        plan_outputs(Sources(videos=videos, root=tmp_path), {"save_json": (tmp_path / "out", ".json")})
+
+
+def test_nothing_is_written_beside_the_output_folder(tmp_path, monkeypatch):
+    (tmp_path / "p" / "q").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "p" / "q")
+    sources = Sources(videos=(Path("b.avi"), Path("../../s/a.avi")), root=tmp_path)
+    outputs = plan_outputs(sources, {"save_json": (Path("out"), ".json")})
+    assert [plan["save_json"].as_posix() for plan in outputs.values()] == ["out/p/q/b.json", "out/s/a.json"]
+
+
+def test_annotated_videos_are_not_put_where_videos_are_looked_for(tmp_path):
+    """The next run would find them."""
+    sources = Sources(videos=(tmp_path / "in" / "x.avi",), root=tmp_path / "in", folders=(tmp_path / "in",))
+    for place in (tmp_path / "in", tmp_path / "in" / "out"):
+        with pytest.raises(InputError, match="lies in a folder that is searched"):
+            plan_outputs(sources, {"save_video": (place, ".mp4")})
+        plan_outputs(sources, {"save_json": (place, ".json")})
+    plan_outputs(sources, {"save_video": (tmp_path / "out", ".mp4")})
+
+
 def test_no_video_is_overwritten(tmp_path):
     video = tmp_path / "x.mp4"
     with pytest.raises(InputError, match="would be overwritten"):
@@ -45,13 +69,14 @@ def test_a_log_goes_on_where_it_stopped(tmp_path):
     with ResultLog(path, shard=Shard(), run=RUN) as log:
         assert log.done == set()
         log.append(Path("a.avi"), {"top_k": []})
-        log.append(Path("é.avi"), {"error": "broken"})
+        log.append(Path("é.avi"), {"top_k": []})
+        log.append(Path("broken.avi"), {"error": "broken"})
     with open(path, "a") as file:
         file.write('{"video": "c.avi", "top')  # killed in the midst of a line
     with ResultLog(path, shard=Shard(), run=RUN) as log:
         assert log.done == {"a.avi", "é.avi"}
         log.append(Path("c.avi"), {"top_k": []})
-    assert [line["video"] for line in lines(path)] == ["a.avi", "é.avi", "c.avi"]
+    assert [line["video"] for line in lines(path)] == ["a.avi", "é.avi", "broken.avi", "c.avi"]
     assert lines(path)[0]["run"] == RUN
 
 
@@ -81,6 +106,11 @@ def test_lines_of_another_run_are_refused(tmp_path):
     before = path.read_bytes()
     with pytest.raises(InputError, match="made with clip_step None, this run has 8"):
         ResultLog(path, shard=Shard(), run={**RUN, "clip_step": 8})
+    for text in ("notes", '{"video": "a.avi", "run": "x"}\n', '{"video": "a.avi"}\nnotes'):
+        path.with_name("notes.jsonl").write_text(text)
+        with pytest.raises(InputError, match="choose another file"):
+            ResultLog(path.with_name("notes.jsonl"), shard=Shard(), run=RUN)
+        assert path.with_name("notes.jsonl").read_text() == text
     path.with_name("other.jsonl").write_text("text\n")
     with pytest.raises(InputError, match=r"other\.jsonl, line 1: not a line of run_model\.py"):
         ResultLog(path.with_name("other.jsonl"), shard=Shard(), run=RUN)

@@ -36,6 +36,18 @@ def test_several_sources_meet_in_their_common_folder(tree):
     assert names(sources) == ["b/1.mp4", "b/2.avi", "a/deep/x.mkv"]  # each once
 
 
+def test_one_file_under_two_names_is_one_video(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    assert find_sources(["b/1.mp4", str(tree / "b/1.mp4"), "b/../b/1.mp4"]).videos == (Path("b/1.mp4"),)
+
+
+def test_links_to_folders_are_followed_once(tree):
+    (tree / "in").mkdir()
+    (tree / "in" / "link").symlink_to(tree / "b")
+    (tree / "b" / "back").symlink_to(tree / "in")
+    assert names(find_sources([str(tree / "in")])) == ["link/1.mp4", "link/2.avi"]
+
+
 def test_names_on_stdin(tree):
     stdin = StringIO(f"{tree / 'b/2.avi'}\n\n{tree / 'a'}\r\n")
     sources = find_sources(["-"], stdin=stdin)

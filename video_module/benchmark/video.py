@@ -20,6 +20,7 @@ import numpy as np
 from video_module.config import ClipConfig
 from video_module.data import sampling, transforms
 from video_module.data.decoding import read_info
+from video_module.errors import InputError
 from video_module.inference.overlay import annotated_frames, write_annotated
 from video_module.inference.predictor import Predictor, load_predictor
 from video_module.inference.windows import iter_windows
@@ -46,6 +47,8 @@ def measure_recognition(predictor: Predictor, video: Path, *, max_windows: int) 
     prediction = predictor.predict_video(video)
     ours_s = time.perf_counter() - begin
     num_timed, timed_s, fill_s = as_the_original(predictor, video, max_windows=max_windows)
+    if num_timed == 0:
+        raise InputError(f"{video}: shorter than a clip of {predictor.model}; choose a longer video")
     num_windows = max(1, prediction.num_frames - sampling.clip_span(predictor.clip, prediction.fps) + 1)
     original_s = fill_s + timed_s * num_windows / num_timed
     note = f"{num_windows} windows" + (f", {num_timed} of them timed" if num_timed < num_windows else "")
@@ -57,7 +60,8 @@ def measure_recognition(predictor: Predictor, video: Path, *, max_windows: int) 
 
 def as_the_original(predictor: Predictor, video: Path, *, max_windows: int) -> tuple[int, float, float]:
     """(windows scored, seconds that they took, seconds until the buffer was full)."""
-    span = sampling.clip_span(predictor.clip, read_info(video).fps)
+    fps = read_info(video).fps
+    span = sampling.clip_span(predictor.clip, fps)
     capture = cv2.VideoCapture(str(video))
     buffer: deque[np.ndarray] = deque(maxlen=span)
     num_windows, begin = 0, time.perf_counter()
@@ -70,10 +74,11 @@ def as_the_original(predictor: Predictor, video: Path, *, max_windows: int) -> t
         if len(buffer) < span:
             fill_s = time.perf_counter() - begin
             continue
-        chosen = [buffer[index] for index in sampling.clip_indices(0, span, predictor.clip)]
+        chosen = [buffer[index] for index in sampling.clip_indices(0, span, predictor.clip, fps=fps)]
         resized = [transforms.resize_frame(frame, predictor.clip) for frame in chosen]
         predictor.predict_clips(transforms.center_crop(np.stack(resized), predictor.clip)[None])
         num_windows += 1
+    capture.release()
     return num_windows, time.perf_counter() - begin - fill_s, fill_s
 
 

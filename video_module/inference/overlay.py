@@ -138,7 +138,7 @@ def annotated_frames(prediction: VideoPrediction, segments: list[Segment] | None
     segment, strip = next(remaining), None
     for position, frame in enumerate(iter_frames(prediction.path)):
         if position >= segment.end:
-            segment = next(remaining)
+            segment = next(remaining, segment)  # a file that is still being written may have grown
         if strip is None:
             strip = strip_of(segments, colors, frame.shape[1])
         draw_label(frame, segment.label, segment.score, color=colors[segment.label])
