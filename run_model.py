@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from video_module.inference.predictor import Predictor, VideoPrediction
     from video_module.inference.sources import Shard, Sources
 
+MOST_SEGMENTS = 50  # printed
 # flag: suffix of its files
 OUTPUTS = {"save_json": ".json", "save_csv": ".csv", "save_vtt": ".vtt", "save_video": ".mp4"}
 
@@ -43,7 +44,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     save.add_argument("--save_vtt", type=Path, help="segments as WebVTT subtitles")
     save.add_argument("--save_video", type=Path, help="annotated .mp4")
     save.add_argument(
-        "--save_jsonl", type=Path, help="one file, a line for each video; run again, it goes on where it stopped"
+        "--save_jsonl",
+        type=Path,
+        help="one file, a line for each video; run again, it goes on where it stopped. Live: a line for each answer",
     )
     save.add_argument("--show", action="store_true", help="play the annotated video in a window; q quits")
     live = parser.add_argument_group("live")
@@ -60,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cli.let_first_process_speak()
     from video_module.data.labels import read_class_names
-    from video_module.inference.outputs import plan_outputs
+    from video_module.inference.outputs import check_log, plan_outputs
     from video_module.inference.predictor import load_predictor
     from video_module.inference.published import find_model
     from video_module.inference.sources import find_shard, find_sources
@@ -75,14 +78,20 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--{unfit} goes with files; a live source is logged by --save_jsonl and seen with --show")
     if args.realtime and len(sources.videos) != 1:
         raise InputError("--realtime plays one file")
+    if args.stop_after_s and not is_live:
+        raise InputError("--stop_after_s goes with a camera, a stream or --realtime")
     if args.show:
         from video_module.inference.overlay import check_display
 
         check_display()
     outputs = plan_outputs(sources, {flag: (getattr(args, flag), suffix) for flag, suffix in OUTPUTS.items()})
+    if args.save_jsonl:
+        check_log(args.save_jsonl, sources)
     args.model = find_model(args.model)
-    device = args.device if shard.count == 1 else local_device(args.device)
-    predictor = load_predictor(args.model, device=device, num_threads=args.num_threads)
+    device, num_threads = args.device, args.num_threads
+    if shard.count > 1:
+        device, num_threads = local_share(device, num_threads)
+    predictor = load_predictor(args.model, device=device, num_threads=num_threads)
     print(predictor.summary())
     if args.obj_names and read_class_names(args.obj_names) != predictor.class_names:
         raise InputError(f"{args.obj_names} lists other classes than {args.model}")
@@ -106,9 +115,13 @@ def main(argv: list[str] | None = None) -> None:
         recognise(sources, shard, predictor, args, outputs)
 
 
-def local_device(device: str) -> str:
-    """Of several processes on one machine, each takes the GPU of its LOCAL_RANK, where GPUs are used."""
-    return f"{device}:{os.environ['LOCAL_RANK']}" if device != "cpu" and "LOCAL_RANK" in os.environ else device
+def local_share(device: str, num_threads: int | None) -> tuple[str, int | None]:
+    """Of several processes on one machine, each takes the GPU of its LOCAL_RANK, or its part of the cores."""
+    if device != "cpu" and "LOCAL_RANK" in os.environ:
+        device = f"{device}:{os.environ['LOCAL_RANK']}"
+    if num_threads is None and "LOCAL_WORLD_SIZE" in os.environ:
+        num_threads = max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]))
+    return device, num_threads
 
 
 def recognise(
@@ -132,7 +145,7 @@ def recognise(
     if args.save_jsonl:
         settings = {name: getattr(args, name) for name in ("clip_step", "top_k")} | vars(args.timeline)
         log = ResultLog(args.save_jsonl, shard=shard, run={"model_digest": file_digest(args.model), **settings})
-        todo = [video for video in videos if str(video) not in log.done]
+        todo = [v for v in videos if str(v) not in log.done or not all(path.exists() for path in outputs[v].values())]
         if len(todo) < len(videos):
             print(f"{len(videos) - len(todo)} of {len(videos)} videos are done already: {args.save_jsonl}")
         videos = todo
@@ -143,6 +156,7 @@ def recognise(
         for video in bar:
             try:
                 prediction = predict(predictor, video, args)
+                written += write_outputs(prediction, predictor.model, args, outputs[video])
             except VideoError as error:
                 if not is_many:
                     raise
@@ -156,7 +170,6 @@ def recognise(
                 tqdm.write(f"{video}  {best['label']} {best['score']:.1%}, {prediction.duration_s:.1f} s")
             else:
                 print_table(prediction, args)
-            written += write_outputs(prediction, predictor.model, args, outputs[video])
             if args.save_jsonl:
                 from video_module.inference.timeline import to_json
 
@@ -167,7 +180,7 @@ def recognise(
                 from video_module.inference.timeline import find_segments
 
                 show_annotated(prediction, find_segments(prediction, args.timeline))
-    if args.save_jsonl:
+    if args.save_jsonl and videos:
         written.append(log.path)
     if written:
         cli.show_written(written)
@@ -228,8 +241,10 @@ def print_table(prediction: "VideoPrediction", args: argparse.Namespace) -> None
         print(f"  {item['label']:{width}}  {item['score']:6.1%}  {'█' * round(item['score'] * 30)}")
     segments = find_segments(prediction, args.timeline)
     if len(segments) > 1:
-        for s in segments:
+        for s in segments[:MOST_SEGMENTS]:
             print(f"  {s.start_s:8.2f} - {s.end_s:.2f} s  {s.label} ({s.score:.0%})")
+    if len(segments) > MOST_SEGMENTS:
+        print(f"  … and {len(segments) - MOST_SEGMENTS} more; --save_json writes all")
 
 
 if __name__ == "__main__":

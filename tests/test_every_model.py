@@ -1,6 +1,7 @@
 """Every architecture through every stage, on clips as small as it takes."""
 
 import math
+import re
 import sys
 import types
 from dataclasses import replace
@@ -9,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.models.video import resnet
 
 import test_model
 import train_model
 from video_module.config import PRECISIONS, ExportGates
-from video_module.data.decoding import count_frames
+from video_module.data.decoding import count_frames, read_frames
+from video_module.data.encoding import write_video
 from video_module.engine.checkpoint import load_checkpoint
 from video_module.engine.training import Trainer
 from video_module.inference import export
@@ -21,6 +24,8 @@ from video_module.inference.predictor import load_predictor
 from video_module.inference.verification import load_clips
 from video_module.models import registry, swin3d, torchvision_zoo
 from video_module.models.registry import MODELS
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 # Frames and side of a clip. Where a stride leaves nothing to normalise over, networks cannot be trained on less.
 SIZES = {
@@ -40,69 +45,54 @@ TOLERANCES = {"fp16": 0.02, "int8": 0.15}
 NO_GATES = ExportGates(fp16_agreement=0, int8_agreement=0)
 
 
+NUM_VIDEO_FRAMES = 20  # enough for the longest clip; every stage after training scores all windows of a video
+
+
 @pytest.fixture(scope="module")
 def few_videos(drawn_data, tmp_path_factory) -> Path:
-    """Two classes, two videos of each to train on, one to test on."""
+    """Two classes, two short videos of each to train on, one to test on."""
     folder = tmp_path_factory.mktemp("few")
     for split, count in (("train", 2), ("test", 1)):
         for label in ("jump", "wave"):
-            (folder / split / label).mkdir(parents=True)
             for video in sorted((drawn_data / split / label).iterdir())[:count]:
-                (folder / split / label / video.name).symlink_to(video)
+                frames = read_frames(video, range(NUM_VIDEO_FRAMES))
+                write_video(folder / split / label / video.name, iter(frames), fps=30)
     return folder
 
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """Transformers of 5 to 7 blocks rather than 12 to 24: what they have on top is more of the same, and takes most of
-    the time."""
-    build = swin3d._build
+    """Transformers of 5 blocks rather than 12 to 24, ResNets of one block a stage: what they have on top is more of
+    the same, and takes most of the time."""
+    build_swin, build_resnet = swin3d._build, resnet._video_resnet
     monkeypatch.setattr(
         swin3d,
         "_build",
-        lambda *, depths, **settings: build(depths=[2, *[1] * (len(depths) - 1)], **settings),
+        lambda *, depths, **settings: build_swin(depths=[2, *[1] * (len(depths) - 1)], **settings),
     )
-    monkeypatch.setattr(torchvision_zoo, "_STAGES", (1, 2, 2, 2))
+    monkeypatch.setattr(
+        resnet,
+        "_video_resnet",
+        lambda block, conv_makers, layers, *args, **settings: build_resnet(
+            block, conv_makers, [1] * len(layers), *args, **settings
+        ),
+    )
+    monkeypatch.setattr(torchvision_zoo, "_STAGES", (1, 1, 2, 1))
     for name in ("mvit_v1_b", "mvit_v2_s"):  # the last block of the third stage
-        monkeypatch.setitem(MODELS, name, replace(MODELS[name], features="blocks.4"))
-
-
-# What README shows as the way to add an architecture: this file, and this entry in the registry
-EXAMPLE_FILE = """
-from torch import Tensor, nn
-
-from video_module.config import ClipConfig
-
-
-class Tiny3D(nn.Module):
-    def __init__(self, num_classes: int):
-        super().__init__()
-        self.trunk = nn.Sequential(
-            nn.Conv3d(3, 16, (3, 7, 7), stride=(1, 4, 4), padding=(1, 3, 3)), nn.BatchNorm3d(16), nn.ReLU(),
-            nn.Conv3d(16, 32, 3, stride=2, padding=1), nn.BatchNorm3d(32), nn.ReLU(),
-        )
-        self.head = nn.Linear(32, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:  # (N, 3, T, H, W), normalised as the ClipConfig says
-        return self.head(self.trunk(x).mean(dim=(2, 3, 4)))
-
-
-def tiny3d(*, num_classes: int, clip: ClipConfig) -> nn.Module:
-    return Tiny3D(num_classes)
-"""
-EXAMPLE_ENTRY = """
-ModelSpec(name="tiny3d", clip=ClipConfig(num_frames=8, frame_stride=4, resize=72, crop=64),
-          builder="video_module.models.tiny3d:tiny3d", head="head", features="trunk"),
-"""
+        monkeypatch.setitem(MODELS, name, replace(MODELS[name], features="blocks.3"))
 
 
 @pytest.fixture
 def added_architecture(monkeypatch):
-    """The example, as if it were a file of video_module/models and an entry of its registry."""
+    """README's example, as if it were a file of video_module/models and an entry of its registry."""
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    [file] = [block for block in blocks if "def tiny3d(" in block]
+    [entry] = [block for block in blocks if block.startswith("ModelSpec(")]
+    assert len([line for line in file.splitlines() if line]) <= 20
     module = types.ModuleType("video_module.models.tiny3d")
-    exec(EXAMPLE_FILE, vars(module))
+    exec(file, vars(module))
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    [spec] = eval(EXAMPLE_ENTRY, vars(registry))
+    spec = eval(entry, vars(registry))
     monkeypatch.setitem(MODELS, spec.name, spec)
 
 
@@ -148,7 +138,7 @@ def test_every_stage(name, few_videos, tmp_path, monkeypatch, capsys):
         + ["--num_crops", "1", "--attention", "1", "--num_workers", "0", "--device", "cpu"]
     )
     [video] = (tmp_path / "model_attention").iterdir()
-    assert count_frames(video)[0] > 10
+    assert count_frames(video)[0] == NUM_VIDEO_FRAMES
 
     # exports in all precisions
     clips = load_clips(trained.clip, 3, class_names=trained.class_names, folder=few_videos / "test")

@@ -1,5 +1,6 @@
 """What README shows is run as it stands there."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -8,20 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torchvision.models import get_model_weights
 
 from video_module.data.decoding import count_frames, read_frames
 from video_module.data.encoding import write_video
 from video_module.data.sampling import clip_indices, uniform_starts
 from video_module.data.transforms import center_crop, resize_frame
 from video_module.inference.predictor import load_predictor
+from video_module.models.cost import measure_cost
+from video_module.models.registry import DEFAULT_MODEL, MODELS
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def program() -> str:
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    [block] = [block for block in blocks if "onnxruntime" in block]
+    [block] = [block for block in blocks if "onnxruntime.InferenceSession" in block]
     return block
 
 
@@ -52,3 +57,33 @@ def test_they_take_videos_of_one_frame(program, exported, tmp_path):
     shutil.copy(exported, tmp_path / "model.onnx")
     write_video(tmp_path / "clip.mp4", iter([np.zeros((90, 120, 3), np.uint8)]), fps=25)
     assert run(program, tmp_path) in load_predictor(exported).class_names
+
+
+def test_the_python_interface(exported, drawn_data, tmp_path):
+    [program] = [
+        block for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if "load_predictor" in block
+    ]
+    shutil.copy(exported, tmp_path / "model.onnx")
+    video = next((drawn_data / "test").rglob("*.avi"))
+    shutil.copy(video, tmp_path / "clip.mp4")
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.modules['torch'] = None\n{program}"
+    first, second = run(code, tmp_path).splitlines()
+    assert ast.literal_eval(first) == load_predictor(exported).predict_video(video).top_k(3)
+    assert all(len(segment) == 4 for segment in ast.literal_eval(second))
+
+
+def test_the_table_of_models_is_right():
+    """Costs as measured, clips and names of weights as registered, views as torchvision documents its accuracies."""
+    rows = re.findall(r"^\| `(\w+)`(?: \(default\))? \| (.*) \|$", README, flags=re.MULTILINE)
+    rows = {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows if name in MODELS}
+    assert list(rows) == list(MODELS)
+    for name, (parameters, gmacs, clip, weights, views) in rows.items():
+        spec, cost = MODELS[name], measure_cost(name)
+        assert (parameters, gmacs) == (f"{cost.num_parameters / 1e6:.2f}", f"{cost.gmacs:.2f}")
+        assert clip == f"{spec.clip.num_frames} x {spec.clip.crop} x {spec.clip.crop}"
+        names = [f"`{weight}`" for weight in spec.weights] + ["a file"] * bool(spec.weights_files)
+        assert weights == (", ".join(names) or "none")
+        documented = {get_model_weights(name)[weight].meta["_docs"] for weight in spec.weights}
+        clips = {re.search(r"clips_per_video=(\d+)", text)[1] for text in documented}
+        assert [views] == ([f"`--num_clips {number} --num_crops 1`" for number in clips] or [""])
+    assert f"`{DEFAULT_MODEL}` (default)" in README

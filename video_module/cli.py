@@ -132,7 +132,8 @@ def show_written(paths: Sequence[str | os.PathLike]) -> None:
 def run(main: Callable[[], object]) -> None:
     """Run a script's main(): mistakes end in one line on stderr and exit code 1, Ctrl-C in 130."""
     for stream in (sys.stdout, sys.stderr):  # a console of few letters shows "?" rather than a traceback
-        stream.reconfigure(errors="replace")
+        if stream is not None:  # closed by the shell
+            stream.reconfigure(errors="replace")
     try:
         main()
     except InputError as error:

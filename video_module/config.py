@@ -158,7 +158,7 @@ class TimelineConfig:
 
     def __post_init__(self) -> None:
         if self.smooth_s is not None and not 0 <= self.smooth_s < math.inf:
-            raise ValueError(f"smooth_s must not be negative, got {self.smooth_s}")
+            raise ValueError(f"smooth_s must be finite and not negative, got {self.smooth_s}")
         for name in ("min_score", "hysteresis"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")

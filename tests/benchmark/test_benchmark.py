@@ -85,3 +85,16 @@ def test_loader(tmp_path, capsys):
     assert len(steps) == 5
     assert sum(steps) == pytest.approx(training["ms"])
     assert "training loader" in capsys.readouterr().out
+
+
+def test_video(exported, drawn_data, tmp_path):
+    video = next((drawn_data / "test").rglob("*.avi"))
+    main(
+        ["video", "--model", str(exported), "--video_path", str(video), "--num_repeats", "1", "--max_windows", "3"]
+        + ["--save_json", str(tmp_path / "video.json")]
+    )
+    ours, original, read, bare_read, written, bare_written = json.loads((tmp_path / "video.json").read_text())["rows"]
+    assert original["times the original"] == bare_read["of the bare one"] == bare_written["of the bare one"] == 1
+    assert "3 of them timed" in original["what"]
+    assert ours["times the original"] == pytest.approx(original["s"] / ours["s"])
+    assert 0 < read["s"] < written["s"]

@@ -1,5 +1,6 @@
 import csv
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 
 import convert_model
 import test_model
+from video_module.config import ClipConfig
 from video_module.data import splits
+from video_module.data.encoding import write_video
 from video_module.errors import InputError
-from video_module.inference.predictor import METADATA_KEY, describe, load_predictor
+from video_module.inference.predictor import METADATA_KEY, Predictor, describe, load_predictor
 
 
 def read_scores(predictions_csv: Path) -> dict[str, list[float]]:
@@ -134,3 +137,32 @@ def test_truncated_onnx(exported, tmp_path):
     (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"cut\.onnx"):
         load_predictor(tmp_path / "cut.onnx")
+
+
+def test_memory_does_not_grow_with_the_video(tmp_path):
+    """All 6,000 frames at the model's size would take 29 MB."""
+    clip = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)
+    predictor = Predictor(
+        model="m", class_names=["a", "b"], clip=clip, score_clips=lambda clips: np.zeros((len(clips), 2)), provider="x"
+    )
+    peaks = []
+    for num_frames in (300, 6000):
+        path = tmp_path / f"{num_frames}.avi"
+        write_video(path, (np.zeros((48, 64, 3), np.uint8) for _ in range(num_frames)), fps=25)
+        tracemalloc.start()
+        prediction = predictor.predict_video(path, clip_step=5)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert prediction.num_frames == num_frames
+    assert peaks[1] - peaks[0] < 2e6
+
+
+def test_a_video_may_be_left_midway(exported, drawn_data):
+    predictor = load_predictor(exported)
+    video = next((drawn_data / "test").rglob("*.avi"))
+    whole = predictor.predict_video(video, clip_step=1)
+    scored = predictor.score_windows(video, clip_step=1, batch_size=2)
+    first = next(scored)
+    scored.close()
+    assert [window.start for window in first] == [0, 1]
+    assert first[1].scores == pytest.approx(whole.windows[1].scores, abs=1e-6)

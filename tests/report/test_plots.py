@@ -105,3 +105,61 @@ def test_tags_show_their_counts():
     text = shown_text(plots.plot_by_tag(by_tag, overall=0.5))
     assert "0.25   12 videos" in text
     assert "all videos 0.500" in text
+
+
+def zoo_rows() -> list[dict]:
+    """Networks as near to each other as real ones: M parameters, GMACs, fp32 and int8 ms."""
+    figures = {
+        "swin3d_t": (28.2, 88, 1100, 600),
+        "swin3d_s": (49.8, 166, 2100, 1200),
+        "swin3d_b": (88, 282, 3300, 1800),
+        "swin3d_nano": (0.4, 0.02, 2, 1.5),
+        "r2plus1d_18": (31.5, 40.5, 600, 590),
+        "r3d_18": (33.4, 40.7, 400, 395),
+        "mc3_18": (11.7, 43.3, 420, 410),
+        "s3d": (8.3, 143.9, 1900, 1850),
+        "mvit_v1_b": (36.6, 70.6, 760, 420),
+        "mvit_v2_s": (34.5, 64.2, 700, 380),
+        "c3d": (79.6, 38.5, 350, 340),
+        "i3d": (12.7, 111, 1000, 980),
+    }
+    keys = ("M params", "GMACs", "fp32 ms", "int8 ms")
+    return [
+        {"model": name, **dict(zip(keys, values, strict=True)), "top-1": 0.5, "low": 0.4, "high": 0.6, "clips seen": 9}
+        for name, values in figures.items()
+    ]
+
+
+@pytest.mark.parametrize("accuracies", [True, False])
+def test_names_of_models_cover_neither_each_other_nor_a_point(accuracies):
+    rows = zoo_rows() if accuracies else [{**row, "top-1": None} for row in zoo_rows()]
+    figure = plots.draw_zoo(rows, chance=0.5)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    axes = figure.axes[0]
+    names = {row["model"] for row in rows} - {"swin3d_nano"}
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text() in names]
+    assert len(boxes) == len(names)
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+        frame = axes.get_window_extent()
+        assert frame.x0 <= box.x0 < box.x1 <= frame.x1
+    for row in rows:
+        for kind in ("fp32 ms", "int8 ms"):
+            x, y = axes.transData.transform((row["GMACs"], row[kind] / 1e3))
+            assert not any(box.contains(x, y) for box in boxes)
+    text = shown_text(figure)
+    assert "swin3d_nano: 0.02·10⁹, 2 ms; off this scale" in text
+    assert ("guessing" in text) == accuracies
+
+
+def test_zoo_of_what_was_measured(tmp_path):
+    rows = zoo_rows()
+    slow, untimed, untested = rows[2], {**rows[0], "fp32 ms": None, "int8 ms": None}, {**rows[1], "top-1": None}
+    figure = plots.draw_zoo([slow, untimed, untested])
+    names = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert names == ["swin3d_b", "swin3d_t"]  # the quickest on top, those without a time below
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_text() in {"swin3d_b", "swin3d_s"}]
+    assert "no latency was measured" in shown_text(plots.draw_zoo([untimed]))
+    plots.plot_zoo(tmp_path / "one.png", [rows[3]])
+    assert min(Image.open(tmp_path / "one.png").size) > 500

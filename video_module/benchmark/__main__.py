@@ -2,6 +2,7 @@
 
 python -m video_module.benchmark loader --data_dir hmdb51
 python -m video_module.benchmark predict --model X.pth X.onnx X_int8.onnx
+python -m video_module.benchmark zoo --data_dir hmdb51
 """
 
 import argparse
@@ -46,7 +47,53 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=["lean", "constant", "torchvision"],
         help="what to export; torchvision's own takes minutes",
     )
+    _add_video(commands)
+    _add_zoo(commands)
     return parser.parse_args(argv)
+
+
+def _add_video(commands: argparse._SubParsersAction) -> None:
+    video = _add(commands, "video", "a whole video beside the original's way, a bare read and a bare encode")
+    video.add_argument("--model", type=Path, required=True, help="X.onnx or X.pth")
+    video.add_argument("--video_path", type=Path, required=True, help="the video")
+    video.add_argument("--num_repeats", type=cli.positive_int, default=5, help="paired runs; medians are shown")
+    video.add_argument(
+        "--max_windows", type=cli.positive_int, default=200, help="windows of the original's way that are timed"
+    )
+    video.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    video.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
+
+
+def _add_zoo(commands: argparse._SubParsersAction) -> None:
+    zoo = _add(commands, "zoo", "all models side by side: cost, accuracy, speed of training and of serving; a picture")
+    zoo.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), metavar="MODEL", help="which")
+    zoo.add_argument(
+        "--checkpoints",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="X.pth",
+        help="trained models; they need no training and are tested on <data_dir>/test",
+    )
+    zoo.add_argument("--data_dir", type=Path, help="what split_data.py wrote (without it: no training, no accuracy)")
+    zoo.add_argument("--train_s", type=cli.positive_float, default=240.0, help="seconds of training for each model")
+    zoo.add_argument("--num_clips", type=cli.positive_int, default=1, help="clips of a test video")
+    zoo.add_argument("--num_crops", type=int, choices=(1, 3), default=1, help="crops of a test clip")
+    parts = ("train", "test", "speed", "latency")
+    zoo.add_argument(
+        "--parts",
+        nargs="*",
+        choices=parts,
+        default=parts,
+        metavar="PART",
+        help=f"what to measure, of {', '.join(parts)}; nothing: only the table of what is there (default: all)",
+    )
+    zoo.add_argument(
+        "--output_dir", type=Path, default=Path("zoo_output"), help="figures and checkpoints; kept ones are not redone"
+    )
+    zoo.add_argument("--device", default="auto", help="of training and testing: auto, cpu or cuda; latencies are CPU's")
+    zoo.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
+    zoo.add_argument("--num_workers", type=cli.natural, default=0, help="decoding processes; 0: none")
 
 
 def _add(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
@@ -66,8 +113,11 @@ def main(argv: list[str] | None = None) -> None:
 
     machine = describe_machine()
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
-    rows = importlib.import_module(f"video_module.benchmark.{args.what}").run(args)
+    module = importlib.import_module(f"video_module.benchmark.{args.what}")
+    rows = module.run(args)
     print(format_table(rows))
+    if args.what == "zoo":
+        cli.show_written(module.draw(args, rows))
     if args.save_json:
         command = ["python", "-m", "video_module.benchmark", *(sys.argv[1:] if argv is None else argv)]
         write_json(args.save_json, {"command": " ".join(command), "machine": machine, "rows": rows})

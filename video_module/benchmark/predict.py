@@ -35,14 +35,16 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         return measure(predictors, video, clip=clip, batch_size=args.batch_size)
 
 
-def untrained_files(model_type: str, folder: Path) -> list[Path]:
-    """A checkpoint of random weights and its ONNX files: as fast as trained ones."""
+def untrained_files(
+    model_type: str, folder: Path, *, num_classes: int = 51, clip: ClipConfig | None = None
+) -> list[Path]:
+    """A checkpoint of random weights and its ONNX files, one for each of PRECISIONS: as fast as trained ones."""
     from video_module.engine.checkpoint import Checkpoint, save_checkpoint
     from video_module.inference import export
     from video_module.models.recognizer import build_model
 
-    class_names = [f"class {number}" for number in range(51)]
-    model = build_model(model_type, num_classes=len(class_names)).eval()
+    class_names = [f"class {number}" for number in range(num_classes)]
+    model = build_model(model_type, num_classes=num_classes, clip=clip).eval()
     checkpoint = Checkpoint(
         model=model_type, weights=model.backbone.state_dict(), clip=model.clip, class_names=class_names
     )

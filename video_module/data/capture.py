@@ -39,7 +39,12 @@ class TimedFrame:
 
 def is_live(source: str) -> bool:
     """Whether this names a camera (its number) or a stream (its URL) rather than a file."""
-    return source.isdecimal() or _URL.match(source) is not None
+    return is_camera(source) or _URL.match(source) is not None
+
+
+def is_camera(source: str) -> bool:
+    """Whether this is a camera's number; longer ones are names of files."""
+    return source.isdecimal() and len(source) <= 3
 
 
 def live_frames(source: str, *, say: Callable[[str], None] = print) -> Iterator[TimedFrame]:
@@ -47,7 +52,7 @@ def live_frames(source: str, *, say: Callable[[str], None] = print) -> Iterator[
 
     `say` is told, a line at a time, when a stream is lost and asked for again.
     """
-    return camera_frames(int(source)) if source.isdecimal() else stream_frames(source, say=say)
+    return camera_frames(int(source)) if is_camera(source) else stream_frames(source, say=say)
 
 
 def camera_frames(number: int) -> Iterator[TimedFrame]:
@@ -67,27 +72,31 @@ def stream_frames(
     *,
     say: Callable[[str], None] = print,
     max_retries: int = MAX_RETRIES,
+    clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[TimedFrame]:
     """The frames of a stream, which is asked for again, with growing pauses, when it stops.
 
-    A stream of stated length (a file on a web server) ends with it. Raises VideoError if it never comes, or stays away
-    for `max_retries` attempts.
+    A stream of stated length (a file on a web server) comes at its own speed, and ends. Raises VideoError if a stream
+    never comes, or stays away for `max_retries` attempts.
     """
-    begin, num_retries, has_come = time.monotonic(), 0, False
+    begin, num_retries, has_come = clock(), 0, False
     while True:
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
         capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, timeouts)
-        num_frames = 0
         try:
-            length = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0
-            for timed in _until_it_stops(capture, begin=begin, after_gap=has_come):
-                num_frames, num_retries, has_come = num_frames + 1, 0, True
+            if capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+                for timed in pace(_grabs(capture), fps=_fps(capture), clock=clock, sleep=sleep):
+                    has_come = True
+                    yield timed
+                if not has_come:
+                    raise VideoError(f"{url}: no frame decodes")
+                return
+            for timed in _until_it_stops(capture, begin=begin, after_gap=has_come, clock=clock):
+                num_retries, has_come = 0, True
                 yield timed
         finally:
             capture.release()
-        if 0 < length <= num_frames + 1:  # headers often claim one frame more than decodes
-            return
         if not has_come:
             raise VideoError(f"{url}: no stream can be opened there")
         if num_retries == max_retries:
@@ -98,34 +107,56 @@ def stream_frames(
         sleep(wait_s)
 
 
-def _until_it_stops(capture: cv2.VideoCapture, *, begin: float, after_gap: bool = False) -> Iterator[TimedFrame]:
+def _fps(capture: cv2.VideoCapture) -> float:
     claimed = capture.get(cv2.CAP_PROP_FPS)
-    fps = float(claimed) if 1 <= claimed <= 1000 else DEFAULT_FPS
-    while capture.isOpened():
-        came, frame = capture.read()
-        if not came:
-            return
-        now = time.monotonic()
-        frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    return float(claimed) if 1 <= claimed <= 1000 else DEFAULT_FPS
+
+
+def _until_it_stops(
+    capture: cv2.VideoCapture,
+    *,
+    begin: float,
+    after_gap: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[TimedFrame]:
+    fps = _fps(capture)
+    for retrieve in _grabs(capture):
+        now, frame = clock(), retrieve()
         yield TimedFrame(frame=frame, time_s=now - begin, arrival_s=now, fps=fps, after_gap=after_gap)
         after_gap = False
 
 
-def paced_frames(path: Path) -> Iterator[TimedFrame]:
-    """A file at its own speed, as a camera would give it: frames that would come late are left out, and counted.
+def _grabs(capture: cv2.VideoCapture) -> Iterator[Callable[[], np.ndarray]]:
+    """For each frame that comes, a function that gives it."""
+    while capture.isOpened() and capture.grab():
+        yield lambda: cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
 
-    Raises VideoError if it cannot be read.
-    """
+
+def paced_frames(
+    path: Path, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[TimedFrame]:
+    """A file at its own speed, as a camera would give it. Raises VideoError if it cannot be read."""
     fps = read_info(path).fps
-    begin, num_dropped = time.monotonic(), 0
-    for position, retrieve in enumerate(iter_positions(path)):
-        due = begin + position / fps
-        wait_s = due - time.monotonic()
+    yield from pace(iter_positions(path), fps=fps, clock=clock, sleep=sleep)
+
+
+def pace(
+    frames: Iterator[Callable[[], np.ndarray]],
+    *,
+    fps: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[TimedFrame]:
+    """Give each frame when it is due; one that would come late by more than a frame is left out, and counted."""
+    begin, num_dropped = None, 0
+    for position, retrieve in enumerate(frames):
+        now = clock()
+        begin = now if begin is None else begin
+        wait_s = begin + position / fps - now
         if wait_s < -1 / fps:
             num_dropped += 1
             continue
-        time.sleep(max(0.0, wait_s))
-        yield TimedFrame(
-            frame=retrieve(), time_s=position / fps, arrival_s=time.monotonic(), fps=fps, num_dropped=num_dropped
-        )
+        if wait_s > 0:
+            sleep(wait_s)
+        yield TimedFrame(frame=retrieve(), time_s=position / fps, arrival_s=clock(), fps=fps, num_dropped=num_dropped)
         num_dropped = 0

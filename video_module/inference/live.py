@@ -122,31 +122,33 @@ class LiveSession:
         self._newest: TimedFrame | None = None
         self._recent: RecentFrames | None = None
         self._due_s = -np.inf
-        self._is_over = False
-        works = self._read, self._score
-        self._threads = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in works]
+        self._num_gaps = 0
+        self._is_stopped = self._has_ended = False
+        self._reader, self._scorer = (
+            threading.Thread(target=self._guard, args=(work,), daemon=True) for work in (self._read, self._score)
+        )
         self.num_frames = self.num_dropped = 0
 
     def __enter__(self) -> "LiveSession":
-        for thread in self._threads:
-            thread.start()
+        self._reader.start()
+        self._scorer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        for thread in self._threads:
-            thread.join(timeout=1.0)  # a reader may wait for its source; it is a daemon
+        self._scorer.join()  # it ends with its clip; left to itself inside the network, it would abort Python's exit
+        self._reader.join(timeout=1.0)  # it may wait for its source
 
     def stop(self) -> None:
         """End both threads, from any thread."""
         with self._news:
-            self._is_over = True
+            self._is_stopped = True
             self._news.notify_all()
 
     @property
     def is_over(self) -> bool:
-        """Whether the source has ended, or was stopped."""
-        return self._is_over
+        """Whether no more readings will come: the source has ended and its last clip is scored, or all was stopped."""
+        return not self._scorer.is_alive()
 
     @property
     def span_s(self) -> float | None:
@@ -173,30 +175,41 @@ class LiveSession:
             work()
         except Exception as error:  # raised by next_reading()
             self._readings.put(error)
-        finally:
             self.stop()
 
     def _read(self) -> None:
-        for timed in self._source:
+        try:
+            for timed in self._source:
+                with self._news:
+                    if self._is_stopped:
+                        return
+                    self._take(timed)
+                    self._news.notify_all()
+        finally:
+            if close := getattr(self._source, "close", None):
+                close()  # lets go of the camera
             with self._news:
-                if self._is_over:
-                    return
-                if self._recent is None:
-                    self._recent = RecentFrames(self._predictor.clip, fps=timed.fps)
-                if timed.after_gap:
-                    self._recent.clear()
-                self._recent.push(timed.frame, timed.time_s)
-                self.num_frames += 1
-                self.num_dropped += timed.num_dropped
-                self._newest = timed
+                self._has_ended = True
                 self._news.notify_all()
 
+    def _take(self, timed: TimedFrame) -> None:
+        if self._recent is None:
+            self._recent = RecentFrames(self._predictor.clip, fps=timed.fps)
+        if timed.after_gap:
+            self._recent.clear()
+            self._num_gaps += 1
+        self._recent.push(timed.frame, timed.time_s)
+        self.num_frames += 1
+        self.num_dropped += timed.num_dropped
+        self._newest = timed
+
     def _score(self) -> None:
-        labeller = None
+        labeller, num_gaps = None, 0
         done: deque[float] = deque()
         while due := self._wait_for_clip():
             timed, clip = due
-            if labeller is None:
+            if labeller is None or num_gaps != self._num_gaps:  # what was before a gap says nothing of now
+                num_gaps = self._num_gaps
                 smooth_s = self._recent.span_s or self._recent.step_s
                 labeller = LiveLabeller(self._predictor.class_names, self._config, smooth_s=smooth_s)
             label, score, scores = labeller.update(timed.time_s, self._predictor.predict_clips(clip[None])[0])
@@ -218,13 +231,15 @@ class LiveSession:
     def _wait_for_clip(self) -> tuple[TimedFrame, np.ndarray] | None:
         """The newest frame and the clip that ends there, once an answer is due; None when all is over."""
         with self._news:
-            while not self._is_over:
+            while not self._is_stopped:
                 timed = self._newest
                 if timed is not None and timed.time_s >= self._due_s:
                     self._due_s = np.nextafter(timed.time_s, np.inf)  # the next frame
                     if (clip := self._recent.cut()) is not None:
                         self._due_s = max(self._due_s, timed.time_s + self._step_s(timed.fps))
                         return timed, clip
+                if self._has_ended:
+                    return None
                 self._news.wait()
         return None
 

@@ -2,6 +2,7 @@
 
 import colorsys
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,16 +15,20 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from video_module.background import in_background
 from video_module.data.decoding import iter_frames
 from video_module.data.encoding import open_video
 from video_module.errors import InputError
 from video_module.inference.predictor import VideoPrediction
 from video_module.inference.timeline import UNCERTAIN, Segment, find_segments
 
+# DejaVu comes with matplotlib and holds Latin, Greek and Cyrillic; OpenCV's own fonts are ASCII before version 5
+_FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 _PANEL_ALPHA = 0.62
 _BAR_BACK = (90, 90, 90)
 _UNCERTAIN_COLOR = (150, 150, 150)
 _WINDOW_HEIGHT = 540
+_FRAMES_AHEAD = 4  # decoded and drawn while the encoder works
 
 
 def class_colors(class_names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
@@ -40,8 +45,7 @@ def segment_colors(class_names: Sequence[str]) -> dict[str, tuple[int, int, int]
 
 @lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # DejaVu comes with matplotlib and holds Latin, Greek and Cyrillic; OpenCV's own fonts are ASCII before version 5
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    return ImageFont.truetype(str(_FONTS / "DejaVuSans.ttf"), size)
 
 
 @lru_cache(maxsize=256)
@@ -134,7 +138,7 @@ def annotated_frames(prediction: VideoPrediction, segments: list[Segment] | None
     segment, strip = next(remaining), None
     for position, frame in enumerate(iter_frames(prediction.path)):
         if position >= segment.end:
-            segment = next(remaining)
+            segment = next(remaining, segment)  # a file that is still being written may have grown
         if strip is None:
             strip = strip_of(segments, colors, frame.shape[1])
         draw_label(frame, segment.label, segment.score, color=colors[segment.label])
@@ -165,7 +169,8 @@ def iter_write_annotated(
     The file is there once the iterator has ended; closed before, it leaves none.
     """
     with open_video(path, fps=prediction.fps) as writer:
-        for done, frame in enumerate(annotated_frames(prediction, segments), start=1):
+        frames = in_background(annotated_frames(prediction, segments), depth=_FRAMES_AHEAD)
+        for done, frame in enumerate(frames, start=1):
             writer.write(frame)
             yield done
 
@@ -191,10 +196,8 @@ class DisplayWindow:
 
     def __enter__(self) -> "DisplayWindow":
         check_display()
-        try:
-            cv2.namedWindow(self._title, cv2.WINDOW_NORMAL)
-        except cv2.error as error:
-            raise InputError(f"--show: no window can be opened ({error.err or error}); use --save_video") from None
+        os.environ["QT_QPA_FONTDIR"] = str(_FONTS)  # Qt complains that OpenCV's wheel has none
+        cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         self._is_new = True
         return self
 
@@ -214,7 +217,10 @@ class DisplayWindow:
 
 
 def check_display() -> None:
-    """Raise InputError where no window can be opened, as far as that can be known: Qt would end the process instead."""
+    """Raise InputError where no window can be opened.
+
+    It is tried in a process of its own, which takes a moment: where there is no display, Qt ends the process.
+    """
     gui = next((line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")), "")
     if gui.split()[-1:] == ["NONE"]:
         wheel = f"opencv-python=={version('opencv-python')}"
@@ -222,5 +228,6 @@ def check_display() -> None:
             f"--show: this OpenCV has no windows; run pip install --force-reinstall --no-deps {wheel}, or use "
             "--save_video"
         )
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    trial = subprocess.run([sys.executable, "-c", "import cv2; cv2.namedWindow('trial')"], capture_output=True)
+    if trial.returncode != 0:
         raise InputError("--show: no display to open a window on; use --save_video")

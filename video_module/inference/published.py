@@ -21,7 +21,7 @@ def find_model(model: str) -> Path:
     Such weights are downloaded and exported on first use, which needs torch and, unless the weights are in torch's own
     cache, the network. Raises InputError if they cannot be had, naming the file to fetch and where to put it.
     """
-    if model not in MODELS or Path(model).exists():
+    if model not in MODELS or Path(model).is_file():
         return Path(model)
     spec = MODELS[model]
     if not spec.weights:

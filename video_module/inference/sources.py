@@ -22,41 +22,63 @@ class Sources:
     """A camera's number or a stream's URL; then there are no videos."""
     root: Path | None = None
     """The folder below which all videos are, where many were asked for; None for one video."""
+    folders: tuple[Path, ...] = ()
+    """Those that were searched."""
 
 
-def find_sources(names: Sequence[str], *, stdin: TextIO = sys.stdin) -> Sources:
+def find_sources(names: Sequence[str], *, stdin: TextIO | None = None) -> Sources:
     """Tell files, folders (searched at any depth), `-` (one name a line on stdin), cameras and streams apart.
 
     Raises InputError where nothing is found, or a live source is named beside others.
     """
     is_many = len(names) > 1 or names[0] == STDIN or Path(names[0]).is_dir()
-    names = [line for name in names for line in (_read_names(stdin) if name == STDIN else [name])]
+    names = [line for name in names for line in (_read_names(stdin or sys.stdin) if name == STDIN else [name])]
     if not names:
         raise InputError("--video_path -: no names came on stdin")
     if live := [name for name in names if is_live(name) and not Path(name).exists()]:
         if len(names) > 1:
             raise InputError(f"--video_path {live[0]}: a camera or stream is watched alone, without other sources")
         return Sources(live=live[0])
-    videos: dict[Path, None] = {}  # each once
+    by_place: dict[str, Path] = {}  # each once, under the name it was first given
     for path in map(Path, names):
-        videos |= dict.fromkeys(_videos_in(path) if path.is_dir() else [path])
+        for video in _videos_in(path) if path.is_dir() else [path]:
+            by_place.setdefault(os.path.abspath(video), video)  # noqa: PTH100 (resolve() would follow links)
+    videos = tuple(by_place.values())
     if not is_many:
-        return Sources(videos=tuple(videos))
-    if len(names) == 1 and Path(names[0]).is_dir():
-        return Sources(videos=tuple(videos), root=Path(names[0]))
-    root = os.path.commonpath([video.absolute().parent for video in videos])
-    return Sources(videos=tuple(videos), root=Path(root))
+        return Sources(videos=videos)
+    folders = tuple(path for path in map(Path, names) if path.is_dir())
+    if len(names) == 1 and folders:
+        return Sources(videos=videos, root=folders[0], folders=folders)
+    try:
+        root = os.path.commonpath([Path(place).parent for place in by_place])
+    except ValueError:  # Windows
+        raise InputError("--video_path: videos of two drives have no folder in common; run them apart") from None
+    return Sources(videos=videos, root=Path(root), folders=folders)
 
 
-def _read_names(stdin: TextIO) -> list[str]:
+def _read_names(stdin: TextIO | None) -> list[str]:
+    if stdin is None:
+        raise InputError("--video_path -: stdin is closed")
     return [line for line in (line.rstrip("\r\n") for line in stdin) if line.strip()]
 
 
 def _videos_in(folder: Path) -> list[Path]:
-    videos = sorted(file for file in folder.rglob("*") if is_video(file) and file.is_file())
+    """Sorted; links to folders are followed. Raises InputError if there is none, OSError if a folder cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    videos, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        where = os.path.realpath(place)
+        if where in seen:  # a link back
+            folders.clear()
+            continue
+        seen.add(where)
+        videos += [Path(place) / name for name in files if is_video(Path(name))]
     if not videos:
         raise InputError(f"{folder}: no video in this folder")
-    return videos
+    return sorted(video for video in videos if video.is_file())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,9 +56,8 @@ def smooth_scores(scores: np.ndarray, times_s: np.ndarray, *, smooth_s: float) -
     ends = np.searchsorted(times_s, times_s + smooth_s, side="left")
     smoothed = np.empty(scores.shape)
     for row, (first, end) in enumerate(zip(firsts, ends, strict=True)):
-        smoothed[row] = np.average(
-            scores[first:end], axis=0, weights=1 - np.abs(times_s[first:end] - times_s[row]) / smooth_s
-        )
+        weights = 1 - np.abs(times_s[first:end] - times_s[row]) / smooth_s
+        smoothed[row] = weights @ scores[first:end] / weights.sum()
     return smoothed
 
 

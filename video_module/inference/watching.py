@@ -19,6 +19,7 @@ from video_module.inference.overlay import DisplayWindow, draw_label, segment_co
 from video_module.inference.predictor import Predictor
 from video_module.scores import top_k
 
+_LINE_BEGIN = b'{"source": "'
 _WAIT_S = 0.2  # between looks at whether it is time to stop
 _FRAME_S = 1 / 60  # between frames of the window
 
@@ -40,7 +41,7 @@ def watch(
     Raises VideoError if the source cannot be opened or is lost; InputError if it ends before a whole clip was seen.
     """
     if log_path:
-        check_output(log_path)
+        _check_log(log_path)
         log_path.parent.mkdir(parents=True, exist_ok=True)
     frames = paced_frames(source) if isinstance(source, Path) else live_frames(source, say=_say)
     latencies: list[float] = []
@@ -67,14 +68,15 @@ def watch(
         except KeyboardInterrupt:
             pass  # the usual way to end it
         seconds = time.monotonic() - begin
-        session.stop()
+        if reading and sys.stdout.isatty():
+            print()  # leave the status line
     if not latencies:
         span = "" if session.span_s is None else f" ({session.span_s:.1f} s)"
         raise InputError(f"{source}: watched for {seconds:.1f} s, less than a whole clip of the model{span}")
     return {
         "duration_s": seconds,
         "num_frames": session.num_frames,
-        "num_dropped": session.num_dropped,
+        "num_dropped": session.num_dropped if isinstance(source, Path) else None,  # a camera does not tell
         "num_windows": len(latencies),
         "windows_per_s": len(latencies) / seconds,
         "latency_median_s": float(np.median(latencies)),
@@ -83,10 +85,21 @@ def watch(
 
 
 def summary_line(summary: dict[str, Any]) -> str:
+    dropped = "" if summary["num_dropped"] is None else f", {summary['num_dropped']} dropped"
     return (
-        "{duration_s:.0f} s: {num_frames} frames, {num_dropped} dropped; {num_windows} windows, {windows_per_s:.1f} a "
-        "second; latency median {latency_median_s:.3f} s, 95 % within {latency_p95_s:.3f} s"
-    ).format(**summary)
+        f"{summary['duration_s']:.0f} s: {summary['num_frames']} frames{dropped}; {summary['num_windows']} windows, "
+        f"{summary['windows_per_s']:.1f} a second; latency median {summary['latency_median_s']:.3f} s, 95 % within "
+        f"{summary['latency_p95_s']:.3f} s"
+    )
+
+
+def _check_log(path: Path) -> None:
+    """Raise InputError if answers cannot be added to this file, or it holds something else."""
+    check_output(path)
+    if path.is_file() and path.stat().st_size:
+        with open(path, "rb") as file:
+            if not file.readline().startswith(_LINE_BEGIN):
+                raise InputError(f"--save_jsonl {path}: holds no live answers; choose another file")
 
 
 def _show(window: DisplayWindow, session: LiveSession, reading: Reading | None, predictor: Predictor) -> bool:

@@ -103,9 +103,7 @@ def _published_weights(name: str, weights: str) -> dict:
             torch.hub.download_url_to_file(url, str(file), hash_prefix=hash_prefix)
         except OSError as error:  # urllib's URLError is one
             reason = getattr(error, "reason", error)
-            raise InputError(
-                f"cannot download {weights} of {name} ({reason}); put {url} at {file}, or use --weights none"
-            ) from None
+            raise InputError(f"cannot download {weights} of {name} ({reason}); put {url} at {file}") from None
         except RuntimeError as error:  # the hash
             raise InputError(f"download of {url} is damaged ({error}); try again") from None
     return load_torch_file(file)

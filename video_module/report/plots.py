@@ -1,13 +1,15 @@
 """Pictures of results (matplotlib, no window). One style: readable at README width and when printed in grey."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import matplotlib.colors
 import matplotlib.patches
+import matplotlib.ticker
+import matplotlib.transforms
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -352,3 +354,145 @@ def plot_timeline(
             axes.legend(handles=handles, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         axes.set(xlim=(0, duration_s), ylim=(0, 1.02), title=title, xlabel=xlabel, ylabel=ylabel)
         return figure
+
+
+_OFF_SCALE = (
+    30  # times fewer multiply-adds than the median network: a point far from all others, which it would squeeze
+)
+
+
+def draw_zoo(rows: Sequence[dict[str, Any]], *, chance: float | None = None) -> Figure:
+    """Models side by side: left what a clip costs and takes, right, where anything was tested, how accurate each is.
+
+    Takes the rows of benchmark/zoo.py, and the accuracy of guessing. A model without a latency stays out of the left
+    panel; one far smaller than the others is named in it.
+    """
+    timed = [row for row in rows if row["fp32 ms"] is not None]
+    tested = sorted(
+        (row for row in rows if row["top-1"] is not None), key=lambda row: (row["fp32 ms"] or np.inf, row["GMACs"])
+    )
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(10.5 if tested else 6.2, 4.8)
+        panels = figure.subplots(1, 1 + bool(tested), squeeze=False, width_ratios=[1.25, 1][: 1 + bool(tested)])[0]
+        if tested:
+            _plot_accuracies(panels[1], tested, chance=chance)
+        _scatter_costs(panels[0], timed)
+        return figure
+
+
+def plot_zoo(path: Path, rows: Sequence[dict[str, Any]], *, chance: float | None = None) -> None:
+    """Write draw_zoo() as a picture."""
+    save(draw_zoo(rows, chance=chance), path)
+
+
+def _scatter_costs(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Seconds of a clip over its multiply-adds, in fp32 and in int8; discs as large as the network."""
+    axes.set(xscale="log", yscale="log", xlabel="multiply-adds of one clip, 10⁹", ylabel="one clip on the CPU, s")
+    axes.set_title("What a clip takes")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(matplotlib.ticker.NullLocator())
+    least = np.median([row["GMACs"] for row in rows]) / _OFF_SCALE if rows else 0
+    notes = [
+        f"{row['model']}: {row['GMACs']:.2g}·10⁹, {row['fp32 ms']:.2g} ms; off this scale"
+        for row in rows
+        if row["GMACs"] < least
+    ]
+    rows = [row for row in rows if row["GMACs"] >= least]
+    axes.text(
+        0.99,
+        0.01,
+        "\n".join(notes) if rows else "no latency was measured",
+        transform=axes.transAxes,
+        ha="right",
+        va="bottom",
+        fontsize=7.5,
+        color="#444444",
+    )
+    if not rows:
+        return
+    x = np.array([row["GMACs"] for row in rows])
+    fp32, int8 = (np.array([row[f"{kind} ms"] for row in rows]) / 1e3 for kind in ("fp32", "int8"))
+    axes.set(xlim=(x.min() / 1.6, x.max() * 1.6))
+    axes.set(ylim=(min(fp32.min(), int8.min()) / 1.6, max(fp32.max(), int8.max()) * 1.6))
+    axes.vlines(x, fp32, int8, color=GREY, linewidth=0.9, zorder=2)
+    sizes = [6 * row["M params"] for row in rows]  # points^2: areas, not radii, stand for the networks
+    axes.scatter(x, fp32, s=sizes, color=BLUE, alpha=0.18, edgecolor="none", zorder=1, label="as many parameters")
+    axes.scatter(x, fp32, s=26, color=BLUE, zorder=3, label="fp32")
+    axes.scatter(x, int8, s=18, marker="D", color=ORANGE, edgecolor="white", linewidth=0.6, zorder=4, label="int8")
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(handles[1:], names[1:], frameon=False, loc="upper left", title="discs: parameters", title_fontsize=7.5)
+    marks = list(zip(x, fp32, strict=True))
+    _place_labels(axes, marks, [row["model"] for row in rows], marks=[*marks, *zip(x, int8, strict=True)])
+
+
+def _plot_accuracies(axes: Any, rows: Sequence[dict[str, Any]], *, chance: float | None) -> None:
+    """Accuracy with its interval, a row for each model, and how many clips training in the given time could show it."""
+    if chance is not None:
+        axes.axvline(chance, color="#444444", linewidth=0.8, linestyle=":", zorder=0)
+        axes.text(chance, -0.75, "guessing", va="bottom", ha="center", fontsize=7.5, color="#444444")
+    for place, row in enumerate(rows):
+        if row["low"] is not None:
+            axes.plot([row["low"], row["high"]], [place, place], color=GREY, linewidth=2.2, zorder=1)
+        seen = "" if row["clips seen"] is None else f"{row['clips seen']:,}"
+        axes.text(1.1, place, seen, va="center", ha="right", fontsize=7.5, color="#444444")
+    if any(row["clips seen"] is not None for row in rows):
+        axes.text(1.1, -0.75, "clips trained on", va="bottom", ha="right", fontsize=7.5, color="#444444")
+    axes.scatter([row["top-1"] for row in rows], range(len(rows)), s=24, color=BLUE, zorder=2)
+    axes.set_yticks(range(len(rows)), [row["model"] for row in rows])
+    axes.set(xlim=(0, 1.1), ylim=(len(rows) - 0.4, -0.7), xlabel="video top-1, with 95 % interval")
+    axes.set_title("How accurate, quickest on top", pad=18)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.spines.bottom.set_bounds(0, 1)
+    axes.tick_params(axis="y", length=0)
+
+
+def _place_labels(
+    axes: Any,
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    *,
+    marks: Sequence[tuple[float, float]],
+) -> None:
+    """Write a name near each point where it covers no mark and no other name; a line leads to one further away.
+
+    The axes' limits must be set: the places follow from them.
+    """
+    figure = axes.figure
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the places found hold for this layout
+    taken = [axes.get_legend().get_window_extent()]
+    frame = axes.get_window_extent()
+    mark_boxes = [matplotlib.transforms.Bbox([mark, mark]).padded(6) for mark in axes.transData.transform(marks)]
+    behind = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5}
+    for index in np.argsort([-y for _, y in points]):
+        x, y = points[index]
+        label = axes.text(x, y, texts[index], fontsize=7.5, ha="center", va="center", bbox=behind, zorder=2.5)
+        _, distance, spot = min(
+            (
+                (_clashes(spot, frame, taken, mark_boxes), distance, spot)
+                for distance, spot in _spots(label.get_window_extent())
+            ),
+            key=lambda option: option[:2],
+        )
+        taken.append(spot)
+        place = axes.transData.inverted().transform(spot.get_points().mean(axis=0))
+        label.set_position(place)
+        if distance > 2:
+            axes.plot([x, place[0]], [y, place[1]], color=GREY, linewidth=0.5, zorder=0)
+
+
+def _spots(box: matplotlib.transforms.Bbox) -> Iterator[tuple[int, matplotlib.transforms.Bbox]]:
+    """Places around a box of text whose centre is its point: (how far, box), near ones first."""
+    for distance in range(1, 9):
+        for angle in np.radians(np.arange(0, 360, 22.5)):
+            right = np.cos(angle) * (box.width / 2 + 8 * distance)
+            up = np.sin(angle) * (box.height / 2 + 8 * distance)
+            yield distance, matplotlib.transforms.Bbox(box.get_points() + (right, up))
+
+
+def _clashes(spot, frame, taken: Sequence, marks: Sequence) -> int:
+    """How many things a place for a name covers; the frame of the panel weighs more than all."""
+    outside = spot.x0 < frame.x0 or spot.x1 > frame.x1 or spot.y0 < frame.y0 or spot.y1 > frame.y1
+    return 1000 * outside + sum(spot.padded(2).overlaps(other) for other in [*taken, *marks])

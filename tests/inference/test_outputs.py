@@ -1,0 +1,123 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from video_module.errors import InputError
+from video_module.inference.outputs import ResultLog, file_digest, plan_outputs
+from video_module.inference.sources import Shard, Sources
+
+RUN = {"model_digest": "abc", "clip_step": None}
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_files_lie_as_their_videos_do(tmp_path):
+    videos = tuple(tmp_path / "in" / name for name in ("a/x.avi", "a/x.mp4", "b/x.avi"))
+    sources = Sources(videos=videos, root=tmp_path / "in")
+    outputs = plan_outputs(sources, {"save_json": (tmp_path / "out", ".json"), "save_csv": (None, ".csv")})
+    assert [plan["save_json"].relative_to(tmp_path / "out").as_posix() for plan in outputs.values()] == [
+        "a/x.avi.json",  # beside x.mp4, whose file would have the same name
+        "a/x.mp4.json",
+        "b/x.json",
+    ]
+
+
+def test_relative_and_absolute_names_may_be_mixed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sources = Sources(videos=(Path("a/x.avi"), tmp_path / "b/y.avi"), root=tmp_path)
+    outputs = plan_outputs(sources, {"save_json": (Path("out"), ".json")})
+    assert [plan["save_json"].as_posix() for plan in outputs.values()] == ["out/a/x.json", "out/b/y.json"]
+
+
+def test_no_two_videos_share_a_file(tmp_path):
+    videos = tuple(tmp_path / name for name in ("a.avi", "a.mp4", "a.avi.mkv"))
+    with pytest.raises(InputError, match=r"a\.avi and .*a\.avi\.mkv would both be written to .*a\.avi\.json"):
+        plan_outputs(Sources(videos=videos, root=tmp_path), {"save_json": (tmp_path / "out", ".json")})
+
+
+def test_nothing_is_written_beside_the_output_folder(tmp_path, monkeypatch):
+    (tmp_path / "p" / "q").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "p" / "q")
+    sources = Sources(videos=(Path("b.avi"), Path("../../s/a.avi")), root=tmp_path)
+    outputs = plan_outputs(sources, {"save_json": (Path("out"), ".json")})
+    assert [plan["save_json"].as_posix() for plan in outputs.values()] == ["out/p/q/b.json", "out/s/a.json"]
+
+
+def test_annotated_videos_are_not_put_where_videos_are_looked_for(tmp_path):
+    """The next run would find them."""
+    sources = Sources(videos=(tmp_path / "in" / "x.avi",), root=tmp_path / "in", folders=(tmp_path / "in",))
+    for place in (tmp_path / "in", tmp_path / "in" / "out"):
+        with pytest.raises(InputError, match="lies in a folder that is searched"):
+            plan_outputs(sources, {"save_video": (place, ".mp4")})
+        plan_outputs(sources, {"save_json": (place, ".json")})
+    plan_outputs(sources, {"save_video": (tmp_path / "out", ".mp4")})
+
+
+def test_no_video_is_overwritten(tmp_path):
+    video = tmp_path / "x.mp4"
+    with pytest.raises(InputError, match="would be overwritten"):
+        plan_outputs(Sources(videos=(video,)), {"save_video": (video, ".mp4")})
+    with pytest.raises(InputError, match="would be overwritten"):
+        plan_outputs(Sources(videos=(video,), root=tmp_path), {"save_video": (tmp_path, ".mp4")})
+
+
+def test_a_log_goes_on_where_it_stopped(tmp_path):
+    path = tmp_path / "deep" / "r.jsonl"
+    with ResultLog(path, shard=Shard(), run=RUN) as log:
+        assert log.done == set()
+        log.append(Path("a.avi"), {"top_k": []})
+        log.append(Path("é.avi"), {"top_k": []})
+        log.append(Path("broken.avi"), {"error": "broken"})
+    with open(path, "a") as file:
+        file.write('{"video": "c.avi", "top')  # killed in the midst of a line
+    with ResultLog(path, shard=Shard(), run=RUN) as log:
+        assert log.done == {"a.avi", "é.avi"}
+        log.append(Path("c.avi"), {"top_k": []})
+    assert [line["video"] for line in lines(path)] == ["a.avi", "é.avi", "broken.avi", "c.avi"]
+    assert lines(path)[0]["run"] == RUN
+
+
+def test_a_log_of_nothing_but_a_broken_line(tmp_path):
+    (tmp_path / "r.jsonl").write_text('{"vid')
+    with ResultLog(tmp_path / "r.jsonl", shard=Shard(), run=RUN) as log:
+        log.append(Path("a.avi"), {})
+    assert len(lines(tmp_path / "r.jsonl")) == 1
+
+
+def test_another_number_of_processes_may_go_on(tmp_path):
+    path = tmp_path / "r.jsonl"
+    for index, video in enumerate(("a.avi", "b.avi")):
+        with ResultLog(path, shard=Shard(index=index, count=2), run=RUN) as log:
+            log.append(Path(video), {})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["r-00000-of-00002.jsonl", "r-00001-of-00002.jsonl"]
+    (tmp_path / "r-notes.jsonl").write_text("not ours\n")
+    with ResultLog(path, shard=Shard(), run=RUN) as log:
+        assert log.done == {"a.avi", "b.avi"}
+        assert log.path == path
+
+
+def test_lines_of_another_run_are_refused(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with ResultLog(path, shard=Shard(), run=RUN) as log:
+        log.append(Path("a.avi"), {})
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="made with clip_step None, this run has 8"):
+        ResultLog(path, shard=Shard(), run={**RUN, "clip_step": 8})
+    for text in ("notes", '{"video": "a.avi", "run": "x"}\n', '{"video": "a.avi"}\nnotes'):
+        path.with_name("notes.jsonl").write_text(text)
+        with pytest.raises(InputError, match="choose another file"):
+            ResultLog(path.with_name("notes.jsonl"), shard=Shard(), run=RUN)
+        assert path.with_name("notes.jsonl").read_text() == text
+    path.with_name("other.jsonl").write_text("text\n")
+    with pytest.raises(InputError, match=r"other\.jsonl, line 1: not a line of run_model\.py"):
+        ResultLog(path.with_name("other.jsonl"), shard=Shard(), run=RUN)
+    assert path.read_bytes() == before
+
+
+def test_digests_tell_files_apart(tmp_path):
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / name).write_bytes(content)
+    assert file_digest(tmp_path / "a") == file_digest(tmp_path / "b") != file_digest(tmp_path / "c")

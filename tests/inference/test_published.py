@@ -1,0 +1,71 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from video_module.engine import checkpoint
+from video_module.errors import InputError
+from video_module.inference import published
+from video_module.inference.predictor import load_predictor
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_paths_are_taken_as_they_are(tmp_path, monkeypatch):
+    assert published.find_model("some/model.onnx") == Path("some/model.onnx")
+    monkeypatch.chdir(tmp_path)
+    Path("swin3d_t").touch()
+    assert published.find_model("swin3d_t") == Path("swin3d_t")  # a file of that name is there
+
+
+def test_a_name_is_exported_once_and_then_used_again(trained, monkeypatch, capsys):
+    asked = []
+
+    def published_checkpoint(model, weights):
+        asked.append(model)
+        return checkpoint.load_checkpoint(trained)
+
+    monkeypatch.setattr(checkpoint, "published_checkpoint", published_checkpoint)
+    path = published.find_model("swin3d_t")
+    assert path == published.cache_dir() / "swin3d_t_KINETICS400_V1_v1.onnx"
+    assert load_predictor(path).model == "swin3d_nano"  # what stands in for it
+    assert "MB) to" in capsys.readouterr().out
+    assert published.find_model("swin3d_t") == path
+    assert asked == ["swin3d_t"]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_without_network_the_file_and_its_place_are_named(tmp_path, monkeypatch):
+    import torch
+
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with pytest.raises(InputError, match=r"cannot download .*no network.*put https://.*/swin3d_t-.*\.pth at .*torch"):
+        published.find_model("swin3d_t")
+
+
+def test_without_torch_what_is_needed_is_said():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from video_module import cli\nfrom video_module.inference.published import find_model\n"
+        "cli.run(lambda: find_model('swin3d_t'))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: --model swin3d_t: making ")
+    assert "needs torch, once" in line
+
+
+def test_models_without_published_weights():
+    with pytest.raises(InputError, match=r"c3d: no weights of it are published with torchvision.*swin3d_t"):
+        published.find_model("c3d")

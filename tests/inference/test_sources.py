@@ -1,0 +1,91 @@
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from video_module.errors import InputError
+from video_module.inference.sources import Shard, Sources, find_shard, find_sources
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b/2.avi", "b/1.mp4", "a/deep/x.mkv", "a/notes.txt", "a/._x.avi"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def names(sources: Sources) -> list[str]:
+    return [video.relative_to(sources.root).as_posix() for video in sources.videos]
+
+
+def test_one_file_stands_for_itself(tree):
+    sources = find_sources([str(tree / "b/2.avi")])
+    assert sources == Sources(videos=(tree / "b/2.avi",))
+    assert find_sources([str(tree / "none.avi")]).videos == (tree / "none.avi",)  # the reader will say what is wrong
+
+
+def test_a_folder_is_searched_at_any_depth(tree):
+    sources = find_sources([str(tree)])
+    assert names(sources) == ["a/deep/x.mkv", "b/1.mp4", "b/2.avi"]
+
+
+def test_several_sources_meet_in_their_common_folder(tree):
+    sources = find_sources([str(tree / "b"), str(tree / "a/deep/x.mkv"), str(tree / "b/1.mp4")])
+    assert sources.root == tree
+    assert names(sources) == ["b/1.mp4", "b/2.avi", "a/deep/x.mkv"]  # each once
+
+
+def test_one_file_under_two_names_is_one_video(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    assert find_sources(["b/1.mp4", str(tree / "b/1.mp4"), "b/../b/1.mp4"]).videos == (Path("b/1.mp4"),)
+
+
+def test_links_to_folders_are_followed_once(tree):
+    (tree / "in").mkdir()
+    (tree / "in" / "link").symlink_to(tree / "b")
+    (tree / "b" / "back").symlink_to(tree / "in")
+    assert names(find_sources([str(tree / "in")])) == ["link/1.mp4", "link/2.avi"]
+
+
+def test_names_on_stdin(tree):
+    stdin = StringIO(f"{tree / 'b/2.avi'}\n\n{tree / 'a'}\r\n")
+    sources = find_sources(["-"], stdin=stdin)
+    assert names(sources) == ["b/2.avi", "a/deep/x.mkv"]
+    alone = find_sources(["-"], stdin=StringIO(f"{tree / 'b/2.avi'}\n"))
+    assert alone.root == tree / "b"  # a list stays a list, however short
+    with pytest.raises(InputError, match="no names came on stdin"):
+        find_sources(["-"], stdin=StringIO("\n"))
+
+
+def test_live_sources(tree, monkeypatch):
+    assert find_sources(["0"]) == Sources(live="0")
+    assert find_sources(["rtsp://h/x"]).live == "rtsp://h/x"
+    with pytest.raises(InputError, match="watched alone"):
+        find_sources([str(tree), "0"])
+    monkeypatch.chdir(tree)
+    (tree / "0").mkdir()
+    (tree / "0" / "x.avi").touch()
+    assert names(find_sources(["0"])) == ["x.avi"]  # a folder of that name is there
+
+
+def test_a_folder_without_videos(tmp_path):
+    with pytest.raises(InputError, match="no video in this folder"):
+        find_sources([str(tmp_path)])
+
+
+def test_shards_share_out_everything_once():
+    items = list(range(11))
+    for count in (1, 2, 3, 11, 12):
+        parts = [Shard(index=index, count=count).take(items) for index in range(count)]
+        assert sorted(item for part in parts for item in part) == items
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_the_environment_gives_the_shard():
+    assert find_shard({}) == Shard()
+    assert find_shard({"RANK": "2", "WORLD_SIZE": "4"}) == Shard(index=2, count=4)
+    assert find_shard({"RANK": "2"}) == Shard()
+    for rank, size in (("4", "4"), ("-1", "4"), ("x", "4"), ("0", "")):
+        with pytest.raises(InputError, match="not a process of a job"):
+            find_shard({"RANK": rank, "WORLD_SIZE": size})

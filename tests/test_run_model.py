@@ -1,0 +1,203 @@
+"""run_model.py as the shell runs it: lists, logs that go on, shares of the work, live sources."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import run_model
+from video_module.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+def start(*arguments: str | Path, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "run_model.py", *map(str, arguments)]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1", **environment}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, encoding="utf-8", **pipes)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def videos(drawn_data) -> list[Path]:
+    return sorted((drawn_data / "train").rglob("*.avi"))
+
+
+def test_names_come_on_stdin(exported, videos, tmp_path):
+    process = start("--video_path", "-", "--model", exported, "--save_jsonl", tmp_path / "r.jsonl")
+    out, err = process.communicate("".join(f"{video}\n" for video in videos[:3]), timeout=60)
+    assert process.returncode == 0, err
+    assert [line["video"] for line in lines(tmp_path / "r.jsonl")] == [str(video) for video in videos[:3]]
+    assert sum(str(video) in out for video in videos[:3]) == 3
+
+
+def test_killed_at_any_moment_it_goes_on_and_every_video_is_there_once(exported, videos, tmp_path):
+    """Killed five times while it works; then the log is that of an unbroken run."""
+    folder = videos[0].parents[1]
+    log = tmp_path / "r.jsonl"
+    arguments = ["--video_path", folder, "--model", exported, "--save_jsonl", log, "--save_csv", tmp_path / "csv"]
+    arguments += ["--clip_step", "1"]
+    numbers = []
+    for more in (1, 3, 2, 1, 4):
+        process = start(*arguments)
+        deadline, before = time.monotonic() + 60, numbers[-1] if numbers else 0
+        while process.poll() is None and time.monotonic() < deadline:
+            if log.is_file() and log.read_bytes().count(b"\n") >= before + more:
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+        numbers.append(log.read_bytes().count(b"\n"))
+        if numbers[-1] == len(videos):
+            break  # it was quicker than we
+    assert numbers == sorted(set(numbers))  # each went on
+    process = start(*arguments)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert re.search(r"\d+ of \d+ videos are done already", out)
+    run_model.main([*map(str, arguments[:4]), "--clip_step", "1", "--save_jsonl", str(tmp_path / "whole.jsonl")])
+    assert lines(log) == lines(tmp_path / "whole.jsonl")
+    assert len(lines(log)) == len(videos)
+    assert len(list((tmp_path / "csv").rglob("*.csv"))) == len(videos)
+
+
+def test_processes_share_the_work(exported, videos, tmp_path):
+    folder = videos[0].parents[1]
+    arguments = ["--video_path", folder, "--model", exported, "--save_jsonl", tmp_path / "r.jsonl"]
+    processes = [start(*arguments, RANK=str(rank), WORLD_SIZE="3") for rank in range(3)]
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    parts = [[line["video"] for line in lines(file)] for file in sorted(tmp_path.glob("*.jsonl"))]
+    assert len(parts) == 3
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert sorted(video for part in parts for video in part) == [str(video) for video in videos]
+
+
+def test_a_broken_video_is_a_line_of_its_own(exported, videos, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.avi").write_text("text")
+    (tmp_path / "in" / "b.avi").write_bytes(videos[0].read_bytes())
+    arguments = ["--video_path", str(tmp_path / "in"), "--model", str(exported)]
+    with pytest.raises(InputError, match="1 of 2 videos could not be read"):
+        run_model.main([*arguments, "--save_jsonl", str(tmp_path / "r.jsonl")])
+    broken, whole = lines(tmp_path / "r.jsonl")
+    assert "not a video" in broken["error"]
+    assert whole["top_k"]
+    assert whole["segments"]
+    assert "windows" not in whole
+
+
+def test_all_kinds_of_output_at_once(exported, drawn_data, tmp_path, capsys):
+    video = next((drawn_data / "test").rglob("*.avi"))
+    kinds = {flag: tmp_path / f"out{suffix}" for flag, suffix in run_model.OUTPUTS.items()}
+    flags = [word for flag, path in kinds.items() for word in (f"--{flag}", str(path))]
+    run_model.main(["--video_path", str(video), "--model", str(exported), "--min_score", "0", *flags])
+    content = json.loads(kinds["save_json"].read_text())
+    assert content["timeline"]["min_score"] == 0
+    assert kinds["save_vtt"].read_text().count("-->") == len(content["segments"])
+    assert kinds["save_csv"].read_text().count("\n") == len(content["windows"]) + 1
+    assert kinds["save_video"].stat().st_size > 1000
+    out = capsys.readouterr().out
+    assert all(str(path) in out for path in kinds.values())
+
+
+def test_a_file_in_place_of_a_camera(exported, drawn_data, tmp_path, capsys):
+    video = next((drawn_data / "test").rglob("*.avi"))
+    log = tmp_path / "live.jsonl"
+    run_model.main(["--video_path", str(video), "--model", str(exported), "--realtime", "--save_jsonl", str(log)])
+    out = capsys.readouterr().out
+    assert re.search(r"\d+ frames, \d+ dropped; \d+ windows, [\d.]+ a second; latency median [\d.]+ s", out)
+    assert len(lines(log)) == int(re.search(r"(\d+) windows", out)[1])
+    for line in lines(log):
+        assert line["latency_s"] > 0
+        assert line["top_k"][0]["score"] <= 1
+
+
+def test_watching_ends_when_it_is_told_to(exported, drawn_data):
+    video = next((drawn_data / "test").rglob("*.avi"))
+    with pytest.raises(InputError, match="less than a whole clip of the model"):
+        run_model.main(["--video_path", str(video), "--model", str(exported), "--realtime", "--stop_after_s", "0.05"])
+
+
+def test_failures_and_missing_files_are_made_up_for(exported, videos, tmp_path):
+    """A line with an error is tried again, and so is a video whose other files are not there."""
+    folder, log = tmp_path / "in", tmp_path / "r.jsonl"
+    folder.mkdir()
+    (folder / "a.avi").write_bytes(videos[0].read_bytes())
+    (folder / "b.avi").write_text("text")
+    arguments = ["--video_path", str(folder), "--model", str(exported), "--save_jsonl", str(log)]
+    with pytest.raises(InputError, match="1 of 2 videos"):
+        run_model.main(arguments)
+    with pytest.raises(InputError, match="1 of 1 videos"):
+        run_model.main(arguments)
+    (folder / "b.avi").write_bytes(videos[1].read_bytes())
+    run_model.main([*arguments, "--save_csv", str(tmp_path / "csv")])
+    assert [(Path(line["video"]).name, "error" in line) for line in lines(log)] == [
+        *(("a.avi", False), ("b.avi", True), ("b.avi", True)),
+        *(("a.avi", False), ("b.avi", False)),
+    ]
+    assert sorted(file.name for file in (tmp_path / "csv").iterdir()) == ["a.csv", "b.csv"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's file names may be any bytes")
+def test_a_name_that_is_no_text_is_skipped_and_logged(exported, videos, tmp_path):
+    folder, log = tmp_path / "in", tmp_path / "r.jsonl"
+    folder.mkdir()
+    for name in (b"a\xff.avi", b"b.avi"):
+        (folder / os.fsdecode(name)).write_bytes(videos[0].read_bytes())
+    process = start("--video_path", folder, "--model", exported, "--save_jsonl", log)
+    _, err = process.communicate(timeout=120)
+    assert "1 of 2 videos could not be read" in err
+    assert "Traceback" not in err
+    assert [("error" in line, Path(line["video"]).name) for line in lines(log)] == [
+        (True, os.fsdecode(b"a\xff.avi")),
+        (False, "b.avi"),
+    ]
+
+
+@pytest.mark.parametrize("flags", [[], ["--realtime"]])
+def test_no_log_overwrites_anything_else(exported, videos, tmp_path, flags):
+    video, notes = tmp_path / "v.avi", tmp_path / "notes.txt"
+    video.write_bytes(videos[0].read_bytes())
+    notes.write_text("my notes")
+    for log, reason in ((video, "is one of the videos"), (notes, "choose another file")):
+        before = log.read_bytes()
+        with pytest.raises(InputError, match=reason):
+            run_model.main(["--video_path", str(video), "--model", str(exported), "--save_jsonl", str(log), *flags])
+        assert log.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--realtime", "--save_csv", "x.csv"], "--save_csv goes with files"),
+        (["--stop_after_s", "3"], "--stop_after_s goes with a camera"),
+        (["--min_score", "2"], r"min_score must be in 0\.\.1"),
+        (["--obj_names", "requirements-dev.txt"], "lists other classes"),
+    ],
+)
+def test_flags_that_do_not_fit(exported, drawn_data, flags, reason):
+    video = next((drawn_data / "test").rglob("*.avi"))
+    with pytest.raises(InputError, match=reason):
+        run_model.main(["--video_path", str(video), "--model", str(exported), *flags])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a display")
+def test_no_display_is_said_in_a_line(exported, drawn_data):
+    video = next((drawn_data / "test").rglob("*.avi"))
+    for display in ("", ":987"):  # none, and one that is not there
+        process = start("--video_path", video, "--model", exported, "--show", DISPLAY=display, WAYLAND_DISPLAY="")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert err.splitlines() == ["error: --show: no display to open a window on; use --save_video"]
