@@ -11,7 +11,8 @@ import train_model
 from video_module.config import TrainConfig
 from video_module.engine import training
 from video_module.engine.checkpoint import load_checkpoint
-from video_module.engine.training import Trainer, rate_factor
+from video_module.engine.optim import parameter_groups, rate_factor
+from video_module.engine.training import Trainer
 from video_module.errors import InputError
 from video_module.models.recognizer import build_model
 
@@ -19,12 +20,14 @@ CPU = torch.device("cpu")
 
 
 def small_config(**settings) -> TrainConfig:
-    return TrainConfig(**{"num_epochs": 2, "batch_size": 4, "backbone_lr_scale": 1.0, "drop_path": 0.0, **settings})
+    plain = {"num_epochs": 2, "batch_size": 4, "backbone_lr_scale": 1.0, "drop_path": 0.0, "mixup": 0, "cutmix": 0}
+    return TrainConfig(**{**plain, **settings})
 
 
-def four_clips() -> tuple[torch.Tensor, torch.Tensor]:
+def four_clips() -> tuple[torch.Tensor, torch.Tensor, list]:
+    """A load."""
     clips = torch.randint(0, 256, (4, 8, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return clips, torch.tensor([0, 1, 2, 3])
+    return clips, torch.tensor([0, 1, 2, 3]), []
 
 
 def test_overfits_four_clips():
@@ -32,7 +35,7 @@ def test_overfits_four_clips():
     config = small_config(lr=1e-3, label_smoothing=0.0, num_epochs=25, warmup_epochs=2)
     trainer = Trainer(model, config, device=CPU, steps_per_epoch=1)
     model.train()
-    losses = [trainer.train_step(*four_clips())[0].item() for _ in range(25)]
+    losses = [trainer.train_step([four_clips()])[0].item() for _ in range(25)]
     assert losses[0] > 1.0
     assert losses[-1] < 0.05
 
@@ -40,7 +43,7 @@ def test_overfits_four_clips():
 def test_parameter_groups():
     model = build_model("swin3d_nano", num_classes=4)
     config = small_config(lr=1e-2, backbone_lr_scale=0.1, weight_decay=0.3)
-    groups = training.parameter_groups(model, config)
+    groups = parameter_groups(model, config)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert sorted(names.values()) == sorted(names[id(p)] for group in groups for p in group["params"])
     for group in groups:
@@ -58,27 +61,19 @@ def test_position_tables_do_not_decay(name, num_tables):
         model = build_model(name, num_classes=4)
     [decay_free] = [
         group
-        for group in training.parameter_groups(model, small_config(weight_decay=0.3))
+        for group in parameter_groups(model, small_config(weight_decay=0.3))
         if group["weight_decay"] == 0 and len(group["params"]) > 1
     ]
     assert sum(parameter.ndim == 2 for parameter in decay_free["params"]) == num_tables
 
 
-class Batches(list):
-    """Batches as a loader gives them, of a data set of `num_items` clips."""
-
-    def __init__(self, batches, num_items):
-        super().__init__(batches)
-        self.dataset = range(num_items)
-
-
 def test_clips_that_fail_are_left_out_counted_and_named(capsys):
-    clips, labels = four_clips()
+    clips, labels, _ = four_clips()
     trainer = Trainer(
         build_model("swin3d_nano", num_classes=4), small_config(max_failed_share=0.5), device=CPU, steps_per_epoch=3
     )
-    batches = [(clips, labels, []), (None, labels[:0], ["a.avi: gone"]), (clips[:3], labels[:3], ["b.avi: short"])]
-    row = trainer.train_epoch(Batches(batches, 9), epoch=0)
+    loads = [(clips, labels, []), (None, labels[:0], ["a.avi: gone"]), (clips[:3], labels[:3], ["b.avi: short"])]
+    row = trainer.train_epoch([[load] for load in loads], 0, num_items=9)
     assert row["num_failed"] == 2
     assert row["train_top1"] * 7 == pytest.approx(round(row["train_top1"] * 7))  # of the seven clips there were
     assert trainer.step == 2
@@ -86,14 +81,14 @@ def test_clips_that_fail_are_left_out_counted_and_named(capsys):
 
 
 def test_too_many_failures_stop_the_run():
-    clips, labels = four_clips()
+    clips, labels, _ = four_clips()
     trainer = Trainer(build_model("swin3d_nano", num_classes=4), small_config(), device=CPU, steps_per_epoch=2)
-    failing = (clips, labels, ["a.avi: gone"])
-    trainer.train_epoch(Batches([failing], 100), epoch=0)  # 1 % is allowed, more is not
+    failing = [(clips, labels, ["a.avi: gone"])]
+    trainer.train_epoch([failing], 0, num_items=100)  # 1 % is allowed, more is not
     with pytest.raises(
         InputError, match=r"2 of 100 clips cannot be read, more than --max_failed_share 0.01 allows; a.avi"
     ):
-        trainer.train_epoch(Batches([failing, failing], 100), epoch=1)
+        trainer.train_epoch([failing, failing], 1, num_items=100)
 
 
 def test_a_file_lost_after_the_split_costs_its_clip_alone(drawn_data, tmp_path, capsys):
@@ -130,16 +125,16 @@ def test_rate_rises_then_falls_to_zero():
 def test_a_loss_that_is_not_finite_stops_with_the_step():
     model = build_model("swin3d_nano", num_classes=4)
     trainer = Trainer(model, small_config(), device=CPU, steps_per_epoch=3)
-    clips, labels = four_clips()
+    clips, labels, _ = four_clips()
     poisoned = clips.float()
     poisoned[0, 0, 0, 0, 0] = math.nan
     with pytest.raises(InputError, match=r"the loss is nan at step 2 \(epoch 1\)"):
-        trainer.train_epoch([(clips, labels, []), (poisoned, labels, []), (clips, labels, [])], epoch=0)
+        trainer.train_epoch([[(batch, labels, [])] for batch in (clips, poisoned, clips)], 0, num_items=12)
 
 
 def test_weights_that_blow_up_in_the_last_step_are_not_kept(drawn_data, tmp_path):
     with pytest.raises(InputError, match=r"the (validation )?loss is (nan|inf)"):
-        run(drawn_data, tmp_path / "nano.pth", "--lr", "1e30", "--warmup_epochs", "0", "--batch_size", "24")
+        run(drawn_data, tmp_path / "nano.pth", "--lr", "1e30", "--warmup_epochs", "0", "--effective_batch", "24")
     assert not (tmp_path / "nano.pth").exists()
 
 
@@ -206,15 +201,15 @@ def test_files_of_a_run(unbroken, drawn_data):
 def test_a_resumed_run_ends_where_the_unbroken_one_does(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
     """Bit for bit, with stochastic depth on, broken off while the second epoch trains."""
     path = tmp_path / "nano.pth"
-    train_step, steps = Trainer.train_step, []
+    train_step, steps = Trainer._step, []
 
-    def dies(self, clips, labels):
+    def dies(self, *arguments):
         steps.append(1)
         if len(steps) == 3:
             raise KeyboardInterrupt
-        return train_step(self, clips, labels)
+        return train_step(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "train_step", dies)
+    monkeypatch.setattr(Trainer, "_step", dies)
     with pytest.raises(KeyboardInterrupt):
         run(drawn_data, path)
     monkeypatch.undo()
@@ -249,12 +244,12 @@ def test_one_class_is_refused(drawn_data, tmp_path):
 
 
 def test_class_weights_weigh_the_loss():
-    clips, labels = four_clips()
+    clips, labels, _ = four_clips()
     config = small_config(label_smoothing=0.0, lr=1e-9)
     plain, weighted = (
         Trainer(build_model("swin3d_nano", num_classes=4), config, device=CPU, steps_per_epoch=1, class_weights=weights)
         for weights in (None, [1.0, 2.0, 3.0, 10.0])
     )
-    each = [plain.train_step(clips[[row]], labels[[row]])[0].item() for row in range(4)]
+    each = [plain.train_step([(clips[[row]], labels[[row]], [])])[0].item() for row in range(4)]
     expected = sum(loss * weight for loss, weight in zip(each, [1, 2, 3, 10], strict=True)) / 16
-    assert weighted.train_step(clips, labels)[0].item() == pytest.approx(expected, rel=1e-4)
+    assert weighted.train_step([(clips, labels, [])])[0].item() == pytest.approx(expected, rel=1e-4)

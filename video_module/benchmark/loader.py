@@ -69,7 +69,7 @@ def measure_training(
 ) -> list[dict[str, Any]]:
     config = TrainConfig(augment=args.augment)
     clips = TrainingClips(root, videos, sorted({video.label for video in videos}), clip, config)
-    loader, sampler = training_loader(clips, batch_size=8, num_workers=args.num_workers, pin_memory=False)
+    loader, sampler = training_loader(clips, effective_batch=8, num_workers=args.num_workers, pin_memory=False)
     compose = A.ReplayCompose(
         [
             A.RandomResizedCrop((clip.crop, clip.crop), scale=(0.5, 1.0)),

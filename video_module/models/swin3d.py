@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
@@ -121,8 +122,16 @@ class WindowAttention3d(ShiftedWindowAttention3d):
 class _Block(SwinTransformerBlock):
     """torchvision's block around WindowAttention3d; SwinTransformer3d names its own attention to every block."""
 
+    recomputed = False
+    """Whether training keeps the block's input alone and computes what is in it again when the gradients need it."""
+
     def __init__(self, *args, attn_layer=None, **kwargs):
         super().__init__(*args, attn_layer=WindowAttention3d, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.recomputed and self.training and torch.is_grad_enabled():
+            return checkpoint(super().forward, x, use_reentrant=False)
+        return super().forward(x)
 
 
 def _build(
