@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint  # noqa: F401 (imported before fake tensors are on, which it must be)
 
 from video_module.config import ClipConfig
+from video_module.models import swin3d
 from video_module.models.registry import get_spec
 
 _MARGIN = 0.9
@@ -77,18 +78,19 @@ def activation_bytes(
 
     with torch.device("meta"):
         network = get_spec(model).build(num_classes=num_classes, clip=clip).train()
-    device = "cpu" if precision == "fp32" else "cuda"
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        network = network.to_empty(device=device)
-        kept = _saved_bytes(network, clip, device=device)
-        if not checkpointed:
-            largest = 0
-        else:
-            blocks = [block for block in network.modules() if hasattr(block, "recomputed")]
-            largest = max(_saved_within(network, blocks, clip, device=device))
-            for block in blocks:
-                block.recomputed = True
+    device, largest = "cpu" if precision == "fp32" else "cuda", 0
+    swin3d.forget_constants()
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            network = network.to_empty(device=device)
+            if checkpointed:
+                blocks = [block for block in network.modules() if hasattr(block, "recomputed")]
+                largest = max(_saved_within(network, blocks, clip, device=device))
+                for block in blocks:
+                    block.recomputed = True
             kept = _saved_bytes(network, clip, device=device)
+    finally:
+        swin3d.forget_constants()  # those of now are fake
     weights = sum(parameter.numel() * 4 for parameter in network.parameters())
     return ActivationBytes(weights=weights, kept=kept, largest_block=largest)
 

@@ -85,6 +85,8 @@ def find_difference(saved: Checkpoint, wanted: Checkpoint) -> str | None:
         one, other = getattr(saved, name), getattr(wanted, name)
         if name == "train_config":
             one, other = _comparable(one), _comparable(other)
+        elif name == "clip":
+            one, other = one.to_dict(), other.to_dict()
         if one == other:
             continue
         if isinstance(one, dict):

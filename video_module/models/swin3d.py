@@ -44,6 +44,11 @@ def _region_tensor(size: Size3, window: Size3, shift: Size3, device: torch.devic
         return torch.from_numpy(_region_numbers(size, window, shift)).to(device)
 
 
+def forget_constants() -> None:
+    """Drop what was sent to devices: under torch's fake tensors it was made as one."""
+    _region_tensor.cache_clear()
+
+
 @torch.compiler.assume_constant_result  # else torch.compile traces NumPy's steps
 def _regions(size: Size3, window: Size3, shift: Size3, device: torch.device) -> Tensor:
     if torch.compiler.is_exporting():  # a traced tensor must not be kept: it is no real one
