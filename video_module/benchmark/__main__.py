@@ -46,7 +46,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=["lean", "constant", "torchvision"],
         help="what to export; torchvision's own takes minutes",
     )
+    _add_training(commands)
     return parser.parse_args(argv)
+
+
+def _add_training(commands: argparse._SubParsersAction) -> None:
+    recipe = _add(
+        commands, "recipe", "what this recipe and the original's learn in the same time on one core, in 5 folds"
+    )
+    recipe.add_argument("--data_dir", type=Path, required=True, help="folder of classes, such as fight_surv")
+    recipe.add_argument("--groups", type=Path, help="CSV with columns path and source")
+    recipe.add_argument(
+        "--output_dir", type=Path, default=Path("recipe_runs"), help="a file for each run; those there stay"
+    )
+    recipe.add_argument(
+        "--seconds", type=cli.positive_float, default=60.0, help="of the core's time to train, for each run"
+    )
+    recipe.add_argument("--seeds", type=cli.natural, nargs="+", default=[0, 1])
+    arms = ("recipe", "original", "dense", "slow", "flat")
+    recipe.add_argument("--arms", nargs="+", choices=arms, default=["recipe", "original"], help="ways to train")
+    recipe.add_argument("--core", type=cli.natural, help="run on this core alone")
+    recipe.add_argument("--part", type=cli.natural, default=0, help="which share of the runs to make, of --num_parts")
+    recipe.add_argument("--num_parts", type=cli.positive_int, default=1, help="processes that share the runs")
 
 
 def _add(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
@@ -67,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     machine = describe_machine()
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
     rows = importlib.import_module(f"video_module.benchmark.{args.what}").run(args)
-    print(format_table(rows))
+    print(format_table(rows) if rows else "not all runs are there yet")
     if args.save_json:
         command = ["python", "-m", "video_module.benchmark", *(sys.argv[1:] if argv is None else argv)]
         write_json(args.save_json, {"command": " ".join(command), "machine": machine, "rows": rows})
