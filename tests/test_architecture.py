@@ -19,7 +19,7 @@ ARROWS = {
     "inference": {"inference", "data", "models"},
     "web": {"web", "inference", "data", "report"},
     "demo": {"demo", "data"},
-    "benchmark": {"benchmark", "data", "models", "engine", "inference"},
+    "benchmark": {"benchmark", "data", "models", "engine", "inference", "report"},
 }
 # modules that stand between rooms
 FURTHER_ARROWS = {

@@ -2,6 +2,7 @@
 
 python -m video_module.benchmark loader --data_dir hmdb51
 python -m video_module.benchmark predict --model X.pth X.onnx X_int8.onnx
+python -m video_module.benchmark train
 """
 
 import argparse
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 
 from video_module import cli
-from video_module.config import AUGMENTATIONS
+from video_module.config import AUGMENTATIONS, AUTO, auto_or_count
 from video_module.models.registry import MODELS
 
 
@@ -51,6 +52,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _add_training(commands: argparse._SubParsersAction) -> None:
+    train = _add(commands, "train", "steps of this trainer beside the original's way and the device's own ceiling")
+    train.add_argument("--model_type", choices=list(MODELS), nargs="+", default=["swin3d_t", "swin3d_b"])
+    train.add_argument("--clip_len", type=cli.positive_int, help="frames of a clip (default: the model's)")
+    train.add_argument("--img_size", type=cli.positive_int, help="side of a clip in pixels (default: the model's)")
+    train.add_argument("--effective_batch", type=cli.positive_int, default=64, help="clips per step")
+    train.add_argument("--batch_size", type=auto_or_count, default=AUTO, help="clips at once; auto: the most that fit")
+    for name in ("checkpoint_activations", "compile"):
+        train.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
+    train.add_argument("--original", action=argparse.BooleanOptionalAction, default=True, help="time its way too")
+    train.add_argument("--num_steps", type=cli.positive_int, default=10, help="of which the median is shown")
+    train.add_argument("--num_warmup", type=cli.positive_int, default=3, help="steps before these")
+    train.add_argument("--num_videos", type=cli.natural, default=512, help="files of the epoch read from disk; 0: none")
+    train.add_argument("--data_dir", type=Path, help="folder of classes (default: drawn clips that resemble HMDB51's)")
+    train.add_argument("--num_workers", type=cli.natural, default=cli.default_num_workers(), help="decoding processes")
+    train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     recipe = _add(
         commands, "recipe", "what this recipe and the original's learn in the same time on one core, in 5 folds"
     )

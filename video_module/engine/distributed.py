@@ -64,6 +64,14 @@ class Group:
         dist.all_reduce(total)
         return total.tolist()
 
+    def join(self, items: list[Any]) -> list[Any]:
+        """The items of all processes, in each of them."""
+        if self.world_size == 1:
+            return items
+        parts: list[list[Any]] = [[] for _ in range(self.world_size)]
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
     def first(self, make: Callable[[], Any]) -> Any:
         """What `make` gives in the first process, which alone calls it."""
         if self.world_size == 1:

@@ -21,15 +21,17 @@ LOG_COLUMNS = (
 
 @dataclass
 class PartialEpoch:
-    """The steps of an epoch that are done, in plain values, so that a run broken off goes on after them."""
+    """The steps of an epoch that are done, in plain values, so that a run broken off goes on after them.
+
+    Of all processes together, and the same in each.
+    """
 
     num_steps: int = 0
     losses: list[float] = field(default_factory=list)
-    """This process's share of each step's loss."""
+    """Of each step."""
     num_hits: int = 0
     num_clips: int = 0
     failures: list[str] = field(default_factory=list)
-    """Of this process."""
     waited_s: float = 0.0
     """For clips, while there was nothing else to do."""
     duration_s: float = 0.0

@@ -341,7 +341,8 @@ class Trainer:
                     save()
                 if num_stops:
                     return None
-                partial.failures += failures + [""] * (round(num_failed) - len(failures))
+                if num_failed:
+                    partial.failures += self.group.join(failures)
                 self._check_failures(partial.failures, num_items=num_items)
                 if total:
                     pending.append(self._step(loads, epoch, partial.num_steps, total))
@@ -378,12 +379,12 @@ class Trainer:
         if len(failures) > self.config.max_failed_share * num_items:
             raise InputError(
                 f"{len(failures)} of {num_items} clips cannot be read, more than --max_failed_share "
-                f"{self.config.max_failed_share:g} allows; {max(failures)}"
+                f"{self.config.max_failed_share:g} allows; {failures[0]}"
             )
 
     def _row(self, epoch: int, partial: PartialEpoch) -> dict[str, Any]:
         if not partial.num_clips:
-            raise InputError(f"epoch {epoch + 1}: not one clip could be read; {max(partial.failures, default='none')}")
+            raise InputError(f"epoch {epoch + 1}: not one clip could be read; {partial.failures[0]}")
         duration = max(partial.duration_s, 1e-9)
         return {
             "epoch": epoch + 1,
@@ -466,10 +467,9 @@ def _mix(*numbers: int) -> int:
 
 
 def _name_failures(failures: list[str]) -> None:
-    named = [failure for failure in failures if failure][:_NUM_FAILURES_SHOWN]
-    for failure in named:
+    for failure in failures[:_NUM_FAILURES_SHOWN]:
         print(f"skipped: {failure}")
-    if len(failures) > len(named):
+    if len(failures) > _NUM_FAILURES_SHOWN:
         print(f"skipped: {len(failures)} clips in all")
 
 
