@@ -67,6 +67,48 @@ def test_loader_gives_the_same_batches_whatever_the_workers(drawn_data, videos, 
     assert [key for load in sampler for key in load] != [(2, index, 0) for _, index, _ in order]
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_steps_hold_the_same_clips_however_many_processes_share_them(world_size):
+    """23 videos, twice each, in steps of 10 clips: every process takes a part, and all of a step is taken once."""
+    samplers = [
+        dataset.StepSampler(23, seed=1, effective_batch=10, num_repeats=2, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    alone = dataset.StepSampler(23, seed=1, effective_batch=10, num_repeats=2)
+    for sampler in (*samplers, alone):
+        sampler.epoch = 4
+    expected = [sorted(key for load in step for key in load) for step in alone.steps()]
+    assert [len(step) for step in expected] == [10, 10, 10, 10, 6]
+    assert sorted(key for step in expected for key in step) == [(4, i, r) for i in range(23) for r in range(2)]
+    shared = [list(sampler.steps()) for sampler in samplers]
+    for number, step in enumerate(expected):
+        parts = [[key for load in steps[number] for key in load] for steps in shared]
+        assert sorted(key for part in parts for key in part) == step
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    for sampler in samplers:
+        whole, sampler.first_step = list(sampler.steps()), 3  # as a run that goes on within the epoch
+        assert list(sampler.steps()) == whole[3:]
+        assert len(sampler) == len(list(sampler))
+
+
+def test_a_load_has_no_more_than_fits_into_a_worker_and_no_video_beside_itself():
+    sampler = dataset.StepSampler(100, seed=1, effective_batch=64, num_repeats=2)
+    for step in sampler.steps():
+        sizes = [len(load) for load in step]
+        assert max(sizes) <= 16
+        assert max(sizes) - min(sizes) <= 1
+        for load in step:
+            videos = [index for _, index, _ in load]
+            assert all(a != b for a, b in zip(videos, videos[1:] + videos[:1], strict=True))
+
+
+def test_repeats_of_a_video_are_drawn_apart(drawn_data, videos):
+    clips = training_clips(drawn_data, videos)
+    first, second = clips[2, 7, 0][0], clips[2, 7, 1][0]
+    assert not torch.equal(first, second)
+    assert torch.equal(first, clips[2, 7][0])
+
+
 def test_without_augmentation_training_sees_what_evaluation_sees(drawn_data, videos):
     """One way for pixels: the same frames give equal tensors on both paths."""
     video = videos[0]

@@ -1,6 +1,10 @@
+import csv
 import json
 import math
+import re
 import shutil
+import sys
+import types
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,6 +57,104 @@ def test_parameter_groups():
             assert group["lr"] == pytest.approx(1e-2 if is_head else 1e-3), name
             decays = name.endswith("weight") and "norm" not in name
             assert group["weight_decay"] == (0.3 if decays else 0.0), name
+
+
+def test_layers_decay_towards_the_input():
+    model = build_model("swin3d_nano", num_classes=4)
+    groups = parameter_groups(model, small_config(lr=1e-2, backbone_lr_scale=0.5, layer_decay=0.8))
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    named = {name: rates[id(parameter)] for name, parameter in model.backbone.named_parameters()}
+    assert len(named) == len(list(model.parameters()))
+    assert named["head.weight"] == named["head.bias"] == pytest.approx(1e-2)
+    order = ("norm", "features.4.0", "features.3", "features.2.0", "features.1", "features.0.1", "features.0.0")
+    for below, layer in enumerate((*order, "patch_embed")):
+        values = [rate for name, rate in named.items() if name.startswith(layer + ".")]
+        assert values == [pytest.approx(5e-3 * 0.8**below)] * len(values) != [], layer
+
+
+def test_rates_follow_the_effective_batch():
+    model = build_model("swin3d_nano", num_classes=4)
+    rates = [parameter_groups(model, small_config(effective_batch=size))[0]["lr"] for size in (64, 16, 128)]
+    assert rates == [pytest.approx(1e-3), pytest.approx(2.5e-4), pytest.approx(2e-3)]
+
+
+def test_frozen_layers_wait_until_they_are_thawed():
+    model = build_model("swin3d_nano", num_classes=4)
+    trainer = Trainer(model, small_config(freeze_epochs=1, ema_decay=0), device=CPU, steps_per_epoch=1)
+    states = [{name: value.clone() for name, value in model.named_parameters()}]
+    for epoch in range(2):
+        trainer.train_epoch([[four_clips()]], epoch, num_items=4)
+        states.append({name: value.clone() for name, value in model.named_parameters()})
+    moved = [
+        {name for name, value in after.items() if not torch.equal(value, before[name])}
+        for before, after in pairwise(states)
+    ]
+    assert moved[0] == {"backbone.head.weight", "backbone.head.bias"}
+    assert moved[1] == set(states[0])
+
+
+def test_the_running_mean_is_what_is_validated():
+    """It follows closely while it is young: (1 + n) / (10 + n) of itself, up to the decay that was asked for."""
+    model = build_model("swin3d_nano", num_classes=4)
+    trainer = Trainer(model, small_config(ema_decay=0.15), device=CPU, steps_per_epoch=9)
+    mean = None
+    for number in range(5):
+        trainer.train_step([four_clips()], step=number)
+        value = model.head.weight.detach().clone()
+        decay = min(0.15, (1 + number) / (10 + number))
+        mean = value if mean is None else decay * mean + (1 - decay) * value
+        assert torch.allclose(trainer.validated.head.weight, mean, atol=1e-7)
+    assert not torch.equal(trainer.validated.head.weight, model.head.weight)
+    plain = Trainer(build_model("swin3d_nano", num_classes=4), small_config(ema_decay=0), device=CPU, steps_per_epoch=9)
+    assert plain.validated is plain.model
+
+
+def test_mixing_ends_before_the_last_epochs(monkeypatch):
+    config = small_config(num_epochs=3, mixup=0.8, mix_off_epochs=1)
+    trainer = Trainer(build_model("swin3d_nano", num_classes=4), config, device=CPU, steps_per_epoch=1)
+    mixer, mixed = trainer.mixer, []
+    monkeypatch.setattr(trainer, "mixer", lambda *a, **settings: mixed.append(epoch) or mixer(*a, **settings))
+    for epoch in range(3):
+        trainer.train_epoch([[four_clips()]], epoch, num_items=4)
+    assert mixed == [0, 1]
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_where_compiling_fails_training_goes_on_without_it(where, monkeypatch, capsys):
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            if where == "forward":
+                raise RuntimeError("no compiler\nand much more")
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise RuntimeError("no compiler\nand much more")
+
+    def compile(model):
+        compiled = torch.nn.Module()
+        compiled.forward = lambda clips: Fails.apply(model(clips))
+        return compiled
+
+    plain = Trainer(build_model("swin3d_nano", num_classes=4, seed=1), small_config(), device=CPU, steps_per_epoch=1)
+    monkeypatch.setattr(torch, "compile", compile)
+    config = small_config(compile=True)
+    trainer = Trainer(build_model("swin3d_nano", num_classes=4, seed=1), config, device=CPU, steps_per_epoch=1)
+    losses = [one.train_step([four_clips()])[0] for one in (plain, trainer)]
+    assert torch.equal(*losses)
+    assert capsys.readouterr().out.count("torch.compile failed (no compiler): going on without it") == 1
+    assert all(torch.equal(v, trainer.model.state_dict()[k]) for k, v in plain.model.state_dict().items())
+
+
+def test_patience_ends_a_run():
+    progress = training.Progress()
+    for number, top1 in enumerate((0.5, 0.7, 0.6, 0.7), start=1):
+        assert not progress.is_over(num_epochs=9, patience=2)
+        progress.append({"epoch": number, "val_top1": top1, "val_loss": 1.0})
+    assert progress.is_over(num_epochs=9, patience=2)
+    assert not progress.is_over(num_epochs=9, patience=0)
+    assert progress.is_over(num_epochs=4, patience=0)
 
 
 @pytest.mark.parametrize(("name", "num_tables"), [("mvit_v1_b", 2), ("mvit_v2_s", 48), ("swin3d_t", 12)])
@@ -222,6 +324,54 @@ def test_a_resumed_run_ends_where_the_unbroken_one_does(unbroken, drawn_data, tm
     logs = [json.loads(p.with_name("nano_logs.json").read_text()) for p in (unbroken, path)]
     assert logs[0]["train_loss"] == logs[1]["train_loss"]
     assert logs[0]["val_loss"] == logs[1]["val_loss"]
+
+
+def test_what_is_seen_of_a_run(unbroken, drawn_data, tmp_path, capsys):
+    logs = json.loads(unbroken.with_name("nano_logs.json").read_text())
+    assert all(0 <= share <= 1 for share in logs["data_wait"])
+    assert all(0.1 < gigabytes < 100 for gigabytes in logs["memory_gb"])
+    with open(unbroken.with_name("nano_logs.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [{key: float(value) for key, value in row.items()} for row in rows] == [
+        dict(zip(logs, map(float, values), strict=True)) for values in zip(*logs.values(), strict=True)
+    ]
+    run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "1")
+    out = capsys.readouterr().out
+    assert re.search(r"epoch   1/1  loss \d\.\d+ .* clips/s  data wait \d+ %|\d+%", out)
+    assert re.search(r"\n +epoch +train loss +train top-1 +val loss +val top-1\n +kept +1 ", out)
+    # without workers, reading is waiting
+    assert re.search(r"warning: \d+% of the epoch was spent waiting for clips; raise --num_workers above 0", out)
+
+
+def test_tensorboard_is_told_of_each_epoch_or_how_to_install_it(drawn_data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"--tensorboard needs a package .*: pip install tensorboard"):
+        run(drawn_data, tmp_path / "nano.pth", "--tensorboard")
+    assert not list(tmp_path.iterdir())
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            assert folder == str(tmp_path / "nano_tensorboard")
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def add_scalar(self, name, value, global_step):
+            written.append((name, global_step, value))
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    run(drawn_data, tmp_path / "nano.pth", "--tensorboard", "--num_epochs", "2")
+    logs = json.loads((tmp_path / "nano_logs.json").read_text())
+    for name, column in (("loss/train", "train_loss"), ("top1/val", "val_top1"), ("data_wait/run", "data_wait")):
+        assert [entry for entry in written if entry[0] == name] == [
+            (name, epoch, value) for epoch, value in enumerate(logs[column], start=1)
+        ]
 
 
 def test_resume_with_nothing_there_starts_afresh_and_says_so(drawn_data, tmp_path, capsys):
