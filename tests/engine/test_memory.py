@@ -148,11 +148,12 @@ def test_swin3d_b_fits_into_16_gb():
         memory.activation_bytes("swin3d_b", clip, precision="bf16", checkpointed=checkpointed)
         for checkpointed in (False, True)
     )
-    for needed, num_clips in ((plain, 1), (checkpointed, 4)):
+    for needed, num_clips in ((plain, 4), (checkpointed, 16)):
         # weights, their mean, gradients and AdamW's two moments
         total = 5 * needed.weights + num_clips * (needed.kept + needed.largest_block)
         assert total < 0.9 * 16e9, f"{total / 1e9:.1f} GB"
     assert checkpointed.kept < plain.kept / 10
+    assert plain.kept < 3e9  # scores in memory, as on the CPU, would make it 5.8 GB
 
 
 def test_blocks_computed_again_give_the_same_gradients_with_drop_path():

@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Callable
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint  # noqa: F401 (imported before fake tensors are on, which it must be)
 
@@ -72,7 +74,7 @@ def activation_bytes(
 ) -> ActivationBytes:
     """Count the tensors that autograd saves for one clip, without computing any: on torch's fake tensors.
 
-    `precision` bf16 follows the rules of autocast on CUDA, which needs no card to be followed.
+    `precision` bf16 follows the rules of autocast on CUDA and takes its attention kernel, for which no card is needed.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -117,16 +119,22 @@ def _forward(network: nn.Module, clip: ClipConfig, *, device: str) -> None:
     if device == "cpu":
         network(clips)
         return
-    # torch.autocast() turns itself off where there is no card
+    # torch.autocast() turns itself off where there is no card, and attention cannot choose its kernel
     earlier = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     torch.set_autocast_enabled("cuda", True)
     torch.set_autocast_dtype("cuda", torch.bfloat16)
     try:
-        network(clips)
+        with mock.patch.object(F, "scaled_dot_product_attention", _memory_efficient_attention):
+            network(clips)
     finally:
         torch.set_autocast_enabled("cuda", earlier[0])
         torch.set_autocast_dtype("cuda", earlier[1])
         torch.clear_autocast_cache()
+
+
+def _memory_efficient_attention(q, k, v, *, attn_mask: torch.Tensor, dropout_p: float) -> torch.Tensor:
+    """The kernel that CUDA has for a bias with a gradient."""
+    return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, attn_mask, True, dropout_p)[0]
 
 
 def _saved_bytes(network: nn.Module, clip: ClipConfig, *, device: str) -> int:
