@@ -149,7 +149,7 @@ def train_and_test(
     epoch = 0
     while elapsed() < 1:
         sampler.epoch = epoch
-        trainer._set_mode(0)
+        trainer.set_mode(0)
         for step, loads in enumerate(read_steps(loader, sampler)):
             trainer.progress = elapsed()
             if trainer.progress >= 1:

@@ -67,7 +67,7 @@ def measure_model(
     config = spec.train_config(weights="none", given=settings)
     model = build_model(spec.name, num_classes=_NUM_CLASSES, clip=clip, drop_path=config.drop_path)
     trainer = Trainer(model, config, device=device, steps_per_epoch=1000)
-    trainer._set_mode(0)
+    trainer.set_mode(0)
     loads = [
         (*_drawn(clip, min(_LOAD, config.effective_batch - begin)), [])
         for begin in range(0, config.effective_batch, _LOAD)

@@ -1,6 +1,5 @@
 """How many clips fit through the network at once."""
 
-import os
 from collections.abc import Callable
 from unittest import mock
 
@@ -10,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint  # noqa: F401 (imported before fake tensors are on, which it must be)
 
 from video_module.config import ClipConfig
+from video_module.machine import ram_bytes
 from video_module.models import swin3d
 from video_module.models.registry import get_spec
 
@@ -52,7 +52,7 @@ def fits_in_ram(
     model: str, clip: ClipConfig, *, num_classes: int, checkpointed: bool, num_processes: int = 1
 ) -> Callable[[int], bool]:
     """Whether the activations of so many clips, and the weights with their optimiser, take half of the RAM at most."""
-    available = 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / num_processes
+    available = 0.5 * ram_bytes() / num_processes
     saved = activation_bytes(model, clip, num_classes=num_classes, checkpointed=checkpointed)
     return lambda size: saved.weights * 5 + size * (saved.kept + saved.largest_block) < available
 

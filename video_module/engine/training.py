@@ -1,7 +1,6 @@
 """The steps and epochs of training, on one device or several, with the best and the newest checkpoint."""
 
 import math
-import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -31,6 +30,7 @@ from video_module.engine.progress import PartialEpoch, Progress, epoch_line, for
 from video_module.engine.state import StateKeeper, last_path
 from video_module.engine.waiting import WaitMeter
 from video_module.errors import InputError, Interrupted
+from video_module.machine import peak_process_bytes
 from video_module.models.recognizer import Recognizer
 from video_module.report.metrics import top_k_accuracy
 
@@ -172,7 +172,7 @@ class Trainer:
         mixes = self.mixer is not None and epoch < self.config.num_epochs - self.config.mix_off_epochs
         for position, (number, clips, labels, begin, end) in enumerate(parts):
             seeds = [self.config.seed, epoch, step, self.group.rank, number]
-            if mixes and len(labels) > 1:
+            if mixes and len(labels) > 1:  # a clip alone has none to be mixed with
                 part, targets = self.mixer(
                     clips, labels, begin=begin, end=end, seed=_mix(*seeds, 0, 0), device=self.device
                 )
@@ -234,7 +234,7 @@ class Trainer:
                 gradient_as_bucket_view=True,
             )
 
-    def _set_mode(self, epoch: int) -> None:
+    def set_mode(self, epoch: int) -> None:
         """Training mode; in the first config.freeze_epochs the last layer alone learns."""
         frozen = epoch < self.config.freeze_epochs
         self.model.train(not frozen)
@@ -306,7 +306,7 @@ class Trainer:
         epoch's `num_items` clips fail.
         """
         partial = partial if partial is not None else PartialEpoch()
-        self._set_mode(epoch)
+        self.set_mode(epoch)
         pending: list[tuple[Tensor, Tensor]] = []
         meter, earlier_s, begin = WaitMeter(self.device), partial.duration_s, time.perf_counter()
         first, earlier_wait_s = partial.num_steps, partial.waited_s
@@ -398,11 +398,12 @@ class Trainer:
             "duration_s": partial.duration_s,
         }
 
-    def _memory_gb(self) -> float:
+    def _memory_gb(self) -> float | None:
         """Most memory taken so far: the GPU's, or the process's where the CPU computes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 1e9
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        peak = peak_process_bytes()
+        return None if peak is None else peak / 1e9
 
     def _bar(self, epoch: int, first: int) -> tqdm:
         return tqdm(
@@ -415,6 +416,7 @@ class Trainer:
         )
 
     def _show(self, bar: tqdm, partial: PartialEpoch, epoch: int, *, num_done: int, begin: float) -> None:
+        memory_gb = self._memory_gb() or math.nan
         wait = partial.waited_s / partial.duration_s
         steps_left = (self.config.num_epochs - epoch) * self.steps_per_epoch - partial.num_steps
         left_s = steps_left * (time.perf_counter() - begin) / num_done
@@ -422,7 +424,7 @@ class Trainer:
             f"loss {partial.losses[-1] if partial.losses else math.nan:.3f}  "
             f"rate {self.optimizer.param_groups[0]['lr']:.1e}  "
             f"{partial.num_clips / partial.duration_s:.1f} clips/s  data wait {wait:.0%}  "
-            f"{self._memory_gb():.1f} GB  {format_duration(left_s)} left",
+            f"{memory_gb:.1f} GB  {format_duration(left_s)} left",
             refresh=False,
         )
 
@@ -524,7 +526,7 @@ def train(
         if progress.num_epochs and trainer.group.is_first:
             on_epoch(progress)  # the run may have died between its checkpoint and its logs
     keeper = StateKeeper(last_path(save_path), trainer, template, progress)
-    config, is_first = trainer.config, trainer.group.is_first
+    config, is_first, warned = trainer.config, trainer.group.is_first, False
 
     def save() -> None:
         if is_first:
@@ -563,8 +565,9 @@ def train(
                     save_checkpoint(save_path, checkpoint)
                 keeper.save(checkpoint)
                 print(epoch_line(row, config.num_epochs) + (" *" if is_best else ""))
-                if row["data_wait"] > _LARGEST_WAIT:
+                if row["data_wait"] > _LARGEST_WAIT and not warned:
                     print(_remedy(row["data_wait"], train_loader.num_workers))
+                    warned = True
                 on_epoch(progress)
     if progress.num_epochs < config.num_epochs:
         print(f"stopped early: {config.patience} epochs brought nothing better than epoch {progress.best_epoch}")

@@ -86,6 +86,8 @@ class ModelSpec:
                 raise InputError(f"--drop_path {given['drop_path']}: {self.name} has no blocks to skip; leave it out")
         if weights == NO_WEIGHTS:
             settings["backbone_lr_scale"] = 1.0  # nothing to preserve: the whole net starts from scratch
+        if given.get("sampling") == "windows":
+            settings["num_repeats"] = 1  # all windows are taken already
         settings.update(given)
         try:
             return TrainConfig(**settings)
