@@ -81,10 +81,12 @@ def weights_of(args: argparse.Namespace) -> str:
 def run(args: argparse.Namespace, config: TrainConfig, group: "Group") -> None:
     """Train, as one of the group's processes."""
     from video_module.data import audit, dataset, distribution, labels, splits
-    from video_module.engine import training
     from video_module.engine.checkpoint import Checkpoint
     from video_module.engine.device import choose_device
     from video_module.engine.logbook import Logbook
+    from video_module.engine.run import train
+    from video_module.engine.state import last_path
+    from video_module.engine.training import Trainer
     from video_module.models.recognizer import build_model
 
     device = choose_device(group.device)
@@ -128,7 +130,7 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group") -> None:
     else:
         print("no validation videos: the last epoch is kept")
 
-    resuming = args.resume and training.last_path(save_path).is_file()
+    resuming = args.resume and last_path(save_path).is_file()
     model = build_model(
         args.model_type,
         num_classes=len(class_names),
@@ -137,7 +139,7 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group") -> None:
         drop_path=config.drop_path,
         seed=config.seed,
     )
-    trainer = training.Trainer(
+    trainer = Trainer(
         model, config, device=device, steps_per_epoch=sampler.num_steps, class_weights=class_weights, group=group
     )
     template = Checkpoint(
@@ -155,7 +157,7 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group") -> None:
         f"{args.model_type}: {num_parameters:.1f} M parameters, weights {weights_of(args)}, {device}, "
         f"{trainer.precision}, {group}"
     )
-    progress = training.train(
+    progress = train(
         trainer,
         template,
         save_path=save_path,
@@ -167,7 +169,7 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group") -> None:
         on_epoch=logbook.write,
     )
     print(progress.summary())
-    cli.show_written([save_path, training.last_path(save_path), *logbook.paths])
+    cli.show_written([save_path, last_path(save_path), *logbook.paths])
 
 
 def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int = 6, num_epochs: int = 3) -> None:

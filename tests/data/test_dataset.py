@@ -95,6 +95,7 @@ def test_a_load_has_no_more_than_fits_into_a_worker_and_no_video_beside_itself()
     sampler = dataset.StepSampler(100, seed=1, effective_batch=64, num_repeats=2)
     for step in sampler.steps():
         sizes = [len(load) for load in step]
+        assert max(sizes) <= dataset.largest_load(64) == 16
         assert max(sizes) <= 16
         assert max(sizes) - min(sizes) <= 1
         for load in step:

@@ -114,8 +114,8 @@ def test_no_memory_for_one_clip_says_what_helps():
 def test_auto_takes_a_load_where_there_is_room_and_less_where_there_is_not(monkeypatch, capsys):
     trainer = trainer_of(batch_size=AUTO)
     trainer.train_step([four_clips()])
-    assert trainer.micro_batch == 4
-    assert "--batch_size auto: 4 clips at once in each process, 64 per step" in capsys.readouterr().out
+    assert trainer.micro_batch == 16
+    assert "--batch_size auto: 16 clips at once in each process, 64 per step" in capsys.readouterr().out
     needed = memory.activation_bytes("swin3d_nano", get_spec("swin3d_nano").clip, num_classes=4)
     monkeypatch.setattr(memory, "ram_bytes", lambda: 2 * (5 * needed.weights + 2.5 * needed.kept))
     trainer = trainer_of(batch_size=AUTO)

@@ -69,7 +69,7 @@ sys.path.insert(0, os.getcwd())
 import torch
 import train_model
 from video_module.data import audit, dataset, distribution, labels, splits
-from video_module.engine import checkpoint, logbook, training
+from video_module.engine import checkpoint, logbook, run, training
 torch.set_num_threads(1)
 rng = random.Random(seed)
 
@@ -97,9 +97,9 @@ def start(save_path, number, dies_saving):
     sys.stdout.flush()
     os._exit(0)
 
-kills, saving, number, run = 0, 0, 0, 0
+kills, saving, number, done = 0, 0, 0, 0
 while True:
-    save_path = folder / str(run) / "nano.pth"
+    save_path = folder / str(done) / "nano.pth"
     dies_saving = kills < num_kills and number % 4 == 3
     pid = start(save_path, number, dies_saving)
     number += 1
@@ -115,10 +115,10 @@ while True:
     elif status:
         sys.exit("a run failed")
     else:  # it came to its end
-        run += 1
+        done += 1
         if kills >= num_kills:
             break
-print(kills, saving, run)
+print(kills, saving, done)
 """
 
 
@@ -170,15 +170,15 @@ def test_a_stop_is_saved_and_goes_on(number, unbroken, drawn_data, tmp_path, mon
 
 
 def test_a_stop_while_it_validates_is_saved_too(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
-    from video_module.engine import training
+    from video_module.engine import run as engine_run
 
-    score_views = training.score_views
+    score_views = engine_run.score_views
 
     def signalled(*arguments, **settings):
         os.kill(os.getpid(), signal.SIGTERM)
         return score_views(*arguments, **settings)
 
-    monkeypatch.setattr(training, "score_views", signalled)
+    monkeypatch.setattr(engine_run, "score_views", signalled)
     torch.set_num_threads(1)
     with pytest.raises(Interrupted, match="stopped in epoch 1, after step 12 of 12"):
         run(drawn_data, tmp_path / "nano.pth")

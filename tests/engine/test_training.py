@@ -13,9 +13,9 @@ import torch
 
 import train_model
 from video_module.config import TrainConfig
-from video_module.engine import training
 from video_module.engine.checkpoint import load_checkpoint
 from video_module.engine.optim import parameter_groups, rate_factor
+from video_module.engine.progress import Progress
 from video_module.engine.training import Trainer
 from video_module.errors import InputError
 from video_module.models.recognizer import build_model
@@ -148,7 +148,7 @@ def test_where_compiling_fails_training_goes_on_without_it(where, monkeypatch, c
 
 
 def test_patience_ends_a_run():
-    progress = training.Progress()
+    progress = Progress()
     for number, top1 in enumerate((0.5, 0.7, 0.6, 0.7), start=1):
         assert not progress.is_over(num_epochs=9, patience=2)
         progress.append({"epoch": number, "val_top1": top1, "val_loss": 1.0})
@@ -241,7 +241,7 @@ def test_weights_that_blow_up_in_the_last_step_are_not_kept(drawn_data, tmp_path
 
 
 def test_best_epoch_is_by_accuracy_then_loss():
-    progress = training.Progress()
+    progress = Progress()
     rows = [(0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.6, 0.1), (0.7, 0.85)]
     kept = [
         progress.append({"epoch": number, "val_top1": top1, "val_loss": loss})

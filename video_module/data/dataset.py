@@ -108,6 +108,12 @@ Load = tuple[Tensor | None, Tensor, list[str]]  # what collate() makes
 _MAX_LOAD = 16  # clips; more would only fill memory, since each worker reads one load ahead of those that wait
 
 
+def largest_load(effective_batch: int, world_size: int = 1) -> int:
+    """Clips of the largest load, where a process's share of a step is dealt into loads as even as can be."""
+    share = -(-effective_batch // world_size)
+    return -(-share // -(-share // _MAX_LOAD))
+
+
 class StepSampler(Sampler):
     """An epoch's optimiser steps, in an order drawn from (seed, epoch), cut into the loads that the loader reads.
 
