@@ -82,7 +82,7 @@ def measure_training(
 
     def plan(epoch: int) -> list[tuple[Path, np.ndarray, int]]:
         sampler.epoch = epoch
-        return [(path_of[index], *clips.draw(epoch, index)) for _, index in sampler]
+        return [(path_of[key[1]], *clips.draw(*key)) for load in sampler for key in load]
 
     def measure_steps(epoch: int) -> np.ndarray:
         """Seconds of a clip in this process: decoding alone; with RGB frames; with cropped ones; the rest."""
