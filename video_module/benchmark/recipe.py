@@ -197,29 +197,37 @@ def make_trainer(model, config: TrainConfig, arm: Arm, *, steps_per_epoch: int) 
 
 
 def summarise(arm: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Top-1 over all videos, each tested once by each seed, with its interval, resampled by source."""
-    hits, losses, sources, clips, seconds = [], [], [], [], []
-    for seed in args.seeds:
-        for fold in range(_NUM_FOLDS):
-            result = json.loads(read_text(_path(args, arm, seed, fold)))
-            hits += result["hits"]
-            losses += result["log_losses"]
-            sources += result["sources"]
-            clips.append(result["num_clips"])
-            seconds.append(result["seconds"])
-    tallies = {"top1": np.column_stack([hits, np.ones(len(hits))]), "loss": np.array(losses)[:, None]}
-    interval = intervals(tallies, sources, _figures)
-    per_seed = [float(np.mean(part)) for part in np.split(np.array(hits), len(args.seeds))]
-    return {
+    """Top-1 over all videos, each tested once by each seed, and its difference to the original's on the same videos.
+
+    Intervals are resampled by source.
+    """
+    results, others = _results(arm, args), _results("original", args)
+    hits = np.concatenate([result["hits"] for result in results])
+    sources = [source for result in results for source in result["sources"]]
+    row = {
         "what": ARMS[arm].what,
-        "top-1": float(np.mean(hits)),
-        "interval": " to ".join(f"{value:.3f}" for value in interval["top1"]) if interval["top1"] else None,
-        "by seed": " ".join(f"{value:.3f}" for value in per_seed),
-        "log loss": float(np.mean(losses)),
-        "clips seen": float(np.mean(clips)),
-        "seconds": float(np.mean(seconds)),
+        "top-1": float(hits.mean()),
+        "interval": _interval(hits, sources),
+        "by seed": " ".join(f"{part.mean():.3f}" for part in np.split(hits, len(args.seeds))),
+        "log loss": float(np.mean(np.concatenate([result["log_losses"] for result in results]))),
+        "clips seen": float(np.mean([result["num_clips"] for result in results])),
+        "seconds": float(np.mean([result["seconds"] for result in results])),
+        "above the original": None,
+        "its interval": None,
     }
+    if others and arm != "original":
+        difference = hits - np.concatenate([result["hits"] for result in others])
+        row |= {"above the original": float(difference.mean()), "its interval": _interval(difference, sources)}
+    return row
 
 
-def _figures(sums) -> dict[str, np.ndarray]:
-    return {"top1": sums["top1"][..., 0] / sums["top1"][..., 1]}
+def _results(arm: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Of all seeds and folds; none where one is not there yet."""
+    paths = [_path(args, arm, seed, fold) for seed in args.seeds for fold in range(_NUM_FOLDS)]
+    return [json.loads(read_text(path)) for path in paths] if all(path.is_file() for path in paths) else []
+
+
+def _interval(values: np.ndarray, sources: Sequence[str]) -> str | None:
+    tallies = {"values": np.column_stack([values, np.ones(len(values))])}
+    interval = intervals(tallies, sources, lambda sums: {"mean": sums["values"][..., 0] / sums["values"][..., 1]})
+    return " to ".join(f"{value:.3f}" for value in interval["mean"]) if interval["mean"] else None
