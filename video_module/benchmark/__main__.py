@@ -152,11 +152,9 @@ def main(argv: list[str] | None = None) -> None:
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
     module = importlib.import_module(f"video_module.benchmark.{args.what}")
     rows = module.run(args)
-    print(format_table(rows))
+    print(format_table(rows) if rows else "not all runs are there yet")
     if args.what == "zoo":
         cli.show_written(module.draw(args, rows))
-    rows = importlib.import_module(f"video_module.benchmark.{args.what}").run(args)
-    print(format_table(rows) if rows else "not all runs are there yet")
     if args.save_json:
         command = ["python", "-m", "video_module.benchmark", *(sys.argv[1:] if argv is None else argv)]
         write_json(args.save_json, {"command": " ".join(command), "machine": machine, "rows": rows})
