@@ -39,6 +39,8 @@ WITHOUT_TORCH = [
         for name in ("predictor", "windows", "timeline", "overlay", "latency", "verification")
     ),
     "video_module.web.page",
+    "video_module.web.server",
+    "video_module.web.gate",
     *(
         f"video_module.report.{name}"
         for name in ("metrics", "statistics", "plots", "results", "folds", "comparison", "contact_sheet", "html")

@@ -1,4 +1,4 @@
-"""What reaches Gradio's server: the addresses that the page needs, requests of bounded size, no more than may wait."""
+"""What reaches Gradio's server: the addresses that the page needs, requests of bounded size."""
 
 import asyncio
 import re
@@ -56,22 +56,16 @@ class Gate:
             await self._app(scope, receive, send)
             return
         path = re.sub(r"/+", "/", scope["path"])
-        headers = Headers(scope=scope)
-        texts = texts_for(headers.get("accept-language"))
+        texts = texts_for(Headers(scope=scope).get("accept-language"))
         if not _OPEN.fullmatch(path if path == "/" else path.removesuffix("/")):
             await PlainTextResponse("Not found", 404)(scope, receive, send)
             return
-        if scope["method"] == "POST" and _QUEUED.fullmatch(path):
-            waiting = len(self._page._queue)
-            if waiting >= self._limits.queue_size:
-                await _busy(headers, texts["busy"].format(waiting=waiting))(scope, receive, send)
-                return
         await self._pass_on(path, scope, receive, send, texts)
 
     async def _pass_on(self, path: str, scope: Scope, receive: Receive, send: Send, texts: dict[str, str]) -> None:
         is_upload = path.removesuffix("/") == UPLOAD_PATH
+        is_queued = scope["method"] == "POST" and _QUEUED.fullmatch(path) is not None
         most = self._limits.max_bytes + _FORM_BYTES if is_upload else _MAX_BODY
-        taken, has_begun = 0, False
         too_large = PlainTextResponse(
             texts["too_large_file" if is_upload else "too_large_request"].format(max_file_mb=self._limits.max_file_mb),
             413,
@@ -79,6 +73,7 @@ class Gate:
         if int(Headers(scope=scope).get("content-length", 0)) > most:
             await too_large(scope, receive, send)
             return
+        taken, has_begun, is_full = 0, False, False
 
         async def counted() -> MutableMapping[str, Any]:
             nonlocal taken
@@ -88,23 +83,29 @@ class Gate:
                 raise _TooLarge
             return message
 
-        async def with_headers(message: MutableMapping[str, Any]) -> None:
-            nonlocal has_begun
+        async def watched(message: MutableMapping[str, Any]) -> None:
+            nonlocal has_begun, is_full
             if message["type"] == "http.response.start":
+                is_full = is_queued and message["status"] == 503
                 has_begun = True
                 headers = MutableHeaders(raw=message["headers"])
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
-            await send(message)
+            if not is_full:
+                await send(message)
 
         try:
-            await self._app(scope, counted, with_headers)
+            await self._app(scope, counted, watched)
         except _TooLarge:
             if not has_begun:
-                await too_large(scope, receive, with_headers)
+                await too_large(scope, receive, watched)
+        if is_full:
+            text = texts["busy"].format(waiting=len(self._page._queue))
+            await _busy(Headers(scope=scope), text)(scope, receive, send)
 
 
 def _busy(headers: Headers, text: str) -> Response:
+    """In the place of Gradio's answer when its queue is full."""
     # 503 is what gradio_client and scripts understand; for it the page would show an English text of its own
     status = 429 if headers.get("user-agent", "").startswith("Mozilla/") else 503
     return JSONResponse({"detail": text}, status, headers={"retry-after": "30"})

@@ -48,7 +48,8 @@ class Handlers:
     def recognise(
         self, video: str | None, model: str, width_px: float | None, request: gr.Request, progress=_PROGRESS
     ) -> Iterator[tuple[Any, ...]]:
-        """Yields (best classes, annotated video, timeline, files) at the end, and nothing new before."""
+        """Yields (best classes, annotated video, timeline, files) at the end; nothing of another video stays till then."""
+        yield (None,) * 4
         with speaking(request) as texts, self.storage.using(video or ""):
             bar = _Bar(progress, texts)
             prediction = yield from self._predict(video, model, bar)
@@ -56,7 +57,7 @@ class Handlers:
             try:
                 with self.storage.using(folder):
                     files = yield from self._write_files(folder, prediction, model, bar)
-            except BaseException:  # cancelled, too: the result before stays on the page
+            except BaseException:  # cancelled, too
                 self.storage.drop(folder)
                 raise
             self.storage.own(files[0], session=request.session_hash, slot="result")

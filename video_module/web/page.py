@@ -41,7 +41,7 @@ CSS = """
 #refusal {
   position: fixed; top: 12px; right: 12px; z-index: 10000; max-width: min(360px, calc(100vw - 24px));
   padding: 12px 16px; border-radius: 8px; border-left: 4px solid #dc2626; background: #fef2f2; color: #7f1d1d;
-  box-shadow: 0 4px 16px rgb(0 0 0 / 0.25); cursor: pointer;
+  box-shadow: 0 4px 16px rgb(0 0 0 / 0.25); cursor: pointer; font-family: var(--font);
 }
 @media (max-width: 700px) {
   .gradio-container { padding-left: 8px !important; padding-right: 8px !important; }

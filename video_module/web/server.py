@@ -16,8 +16,8 @@ from video_module.inference.predictor import Predictor
 from video_module.web.limits import Limits
 
 _SWEEP_EVERY_S = 20
-_SESSIONS = 500
-"""Visitors whose state is kept; Gradio's default of 10,000 takes gigabytes."""
+_SESSIONS = 100
+"""Visitors whose state is kept, which is that of their cameras alone; Gradio keeps 10,000."""
 
 
 def serve(
@@ -60,8 +60,7 @@ def serve(
         threading.Thread(target=_sweep, args=(storage, over), daemon=True).start()
         stack.callback(page.close, verbose=False)
         try:
-            # the gate counts who waits, so that it can say so; Gradio's own limit is only a second net
-            _, url, share_url = page.queue(max_size=limits.queue_size + 10, api_open=False).launch(
+            _, url, share_url = page.queue(max_size=limits.queue_size, api_open=False).launch(
                 server_name=host,
                 server_port=port,
                 share=share,
