@@ -11,6 +11,7 @@ from video_module.models.registry import DEFAULT_MODEL, MODELS, get_spec
 
 if TYPE_CHECKING:
     from video_module.data.dataset import TrainingClips
+    from video_module.engine.distributed import Group
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,6 +34,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--preview", type=Path, metavar="PNG", help="write some clips as training would see them, and stop"
     )
     parser.add_argument("--resume", action="store_true", help="continue from <save_path>_last.pth if it is there")
+    parser.add_argument(
+        "--tensorboard", action=argparse.BooleanOptionalAction, help="also write <save_path>_tensorboard"
+    )
     clip = parser.add_argument_group("clips (defaults: the model's)")
     clip.add_argument("--clip_len", type=cli.positive_int, help="frames of a clip")
     clip.add_argument("--frame_stride", type=cli.positive_int, help="gap between a clip's frames")
@@ -57,64 +61,86 @@ def main(argv: list[str] | None = None) -> None:
 
         print(format_models())
         return
-    cli.let_workers_have_the_cores()
-    spec = get_spec(args.model_type)
-    weights = args.weights or spec.default_weights
-    config = spec.train_config(weights=weights, given=cli.given(args, TrainConfig))
-    clip = spec.clip_config(
-        clip_len=args.clip_len, frame_stride=args.frame_stride, target_fps=args.target_fps, img_size=args.img_size
-    )
-    train_dir, val_dir = args.train_dir or args.data_dir / "train", args.val_dir or args.data_dir / "val"
     if args.save_path and args.save_path.suffix != ".pth":
         raise InputError(f"--save_path {args.save_path}: a checkpoint's name ends in .pth")
     if args.preview and args.preview.suffix != ".png":
         raise InputError(f"--preview {args.preview}: a picture's name ends in .png")
-    save_path = args.save_path or Path(f"{args.model_type}.pth")
+    config = get_spec(args.model_type).train_config(weights=weights_of(args), given=cli.given(args, TrainConfig))
+    cli.let_first_process_speak()
+    cli.let_workers_have_the_cores()
+    from video_module.engine.distributed import join_group
 
+    with join_group(args.device) as group:
+        run(args, config, group)
+
+
+def weights_of(args: argparse.Namespace) -> str:
+    return args.weights or get_spec(args.model_type).default_weights
+
+
+def run(args: argparse.Namespace, config: TrainConfig, group: "Group") -> None:
+    """Train, as one of the group's processes."""
     from video_module.data import audit, dataset, distribution, labels, splits
-    from video_module.engine import training
     from video_module.engine.checkpoint import Checkpoint
     from video_module.engine.device import choose_device
-    from video_module.files import write_json
+    from video_module.engine.logbook import Logbook
+    from video_module.engine.run import train
+    from video_module.engine.state import last_path
+    from video_module.engine.training import Trainer
     from video_module.models.recognizer import build_model
-    from video_module.report.plots import plot_curves
 
-    device = choose_device(args.device)
+    device = choose_device(group.device)
+    clip = get_spec(args.model_type).clip_config(
+        clip_len=args.clip_len, frame_stride=args.frame_stride, target_fps=args.target_fps, img_size=args.img_size
+    )
+    train_dir, val_dir = args.train_dir or args.data_dir / "train", args.val_dir or args.data_dir / "val"
     class_names = labels.find_class_names(train_dir)
     if len(class_names) < 2:
         raise InputError(f"{train_dir}: a classifier needs at least two classes, found {class_names}")
     class_weights = distribution.read_class_weights(args.class_weights, class_names) if args.class_weights else None
-    train_videos = splits.load_videos(train_dir, num_workers=cli.default_num_workers())
-    val_videos = splits.load_videos(val_dir, num_workers=cli.default_num_workers(), allow_none=args.val_dir is None)
+    train_videos, val_videos = group.first(
+        lambda: [
+            splits.load_videos(folder, num_workers=cli.default_num_workers(), allow_none=allow_none)
+            for folder, allow_none in ((train_dir, False), (val_dir, args.val_dir is None))
+        ]
+    )
     print(f"{len(train_videos)} training and {len(val_videos)} validation videos of {len(class_names)} classes")
-
     clips = dataset.TrainingClips(train_dir, train_videos, class_names, clip, config)
     if args.preview:
         preview(args.preview, clips, title=f"{args.model_type}, --augment {config.augment}")
         return
+    save_path = args.save_path or Path(f"{args.model_type}.pth")
+    logbook = Logbook(save_path, tensorboard=args.tensorboard)
+
     train_loader, sampler = dataset.training_loader(
-        clips, batch_size=config.batch_size, num_workers=args.num_workers, pin_memory=device.type == "cuda"
+        clips,
+        effective_batch=config.effective_batch,
+        num_repeats=config.num_repeats,
+        num_workers=args.num_workers,
+        pin_memory=device.type == "cuda",
+        rank=group.rank,
+        world_size=group.world_size,
     )
     val_loader = None
     if val_videos:
         centre = dataset.Views(num_clips=1, num_crops=1)
         val_loader = dataset.EvaluationLoader(
-            dataset.EvaluationViews(val_dir, val_videos, clip, centre), num_workers=args.num_workers
+            dataset.EvaluationViews(val_dir, group.share(val_videos), clip, centre), num_workers=args.num_workers
         )
     else:
         print("no validation videos: the last epoch is kept")
 
-    resuming = args.resume and training.last_path(save_path).is_file()
+    resuming = args.resume and last_path(save_path).is_file()
     model = build_model(
         args.model_type,
         num_classes=len(class_names),
-        weights="none" if resuming else weights,  # a resumed run brings its own
+        weights="none" if resuming else weights_of(args),  # a resumed run brings its own
         clip=clip,
         drop_path=config.drop_path,
         seed=config.seed,
     )
-    trainer = training.Trainer(
-        model, config, device=device, steps_per_epoch=len(train_loader), class_weights=class_weights
+    trainer = Trainer(
+        model, config, device=device, steps_per_epoch=sampler.num_steps, class_weights=class_weights, group=group
     )
     template = Checkpoint(
         model=args.model_type,
@@ -124,18 +150,14 @@ def main(argv: list[str] | None = None) -> None:
         split_digest=splits.split_digest(train_dir, train_videos),
         train_sources=sorted({audit.hash_source(video.source) for video in train_videos + val_videos}),
         train_clips=sorted({audit.hash_clip(video.path) for video in train_videos + val_videos}),
-        train_config=config.to_dict() | {"weights": weights, "class_weights": class_weights},
+        train_config=config.to_dict() | {"weights": weights_of(args), "class_weights": class_weights},
     )
     num_parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    print(f"{args.model_type}: {num_parameters:.1f} M parameters, weights {weights}, {device}, {trainer.precision}")
-
-    logs_path, curves_path = (save_path.with_name(save_path.stem + end) for end in ("_logs.json", "_curves.png"))
-
-    def on_epoch(progress: training.Progress) -> None:
-        write_json(logs_path, progress.logs)
-        plot_curves(curves_path, progress.logs, best_epoch=progress.best_epoch)
-
-    progress = training.train(
+    print(
+        f"{args.model_type}: {num_parameters:.1f} M parameters, weights {weights_of(args)}, {device}, "
+        f"{trainer.precision}, {group}"
+    )
+    progress = train(
         trainer,
         template,
         save_path=save_path,
@@ -144,10 +166,10 @@ def main(argv: list[str] | None = None) -> None:
         val_loader=val_loader,
         val_labels=dataset.label_indices(val_videos, class_names),
         resume=args.resume,
-        on_epoch=on_epoch,
+        on_epoch=logbook.write,
     )
     print(progress.summary())
-    cli.show_written([save_path, training.last_path(save_path), logs_path, curves_path])
+    cli.show_written([save_path, last_path(save_path), *logbook.paths])
 
 
 def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int = 6, num_epochs: int = 3) -> None:

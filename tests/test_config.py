@@ -33,11 +33,24 @@ def test_settings_of_the_future_are_refused():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"num_epochs": 0}, {"lr": 0}, {"lr": float("nan")}, {"label_smoothing": 1}, {"weight_decay": -1}]
+    "settings",
+    [
+        *({"num_epochs": 0}, {"lr": 0}, {"lr": float("nan")}, {"label_smoothing": 1}, {"weight_decay": -1}),
+        *({"batch_size": 0}, {"batch_size": "most"}, {"layer_decay": 0}, {"ema_decay": 1}, {"mixup": -0.1}),
+        *({"save_every": "0"}, {"save_every": "10s"}, {"save_every": "1.5"}, {"patience": -1}),
+        {"num_repeats": 3},  # of a step of 64
+        {"num_repeats": 2, "sampling": "windows"},
+    ],
 )
 def test_impossible_training_is_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         TrainConfig(**settings)
+
+
+def test_how_often_states_are_saved():
+    inf = float("inf")
+    given = {"200": (200, inf), "10min": (inf, 600), "0.5min": (inf, 30), ".5min": (inf, 30)}
+    assert {text: TrainConfig(save_every=text).save_interval for text in given} == given
 
 
 def test_what_the_user_gives_wins_over_the_recipe_and_that_over_the_defaults():
@@ -47,6 +60,8 @@ def test_what_the_user_gives_wins_over_the_recipe_and_that_over_the_defaults():
     assert spec.train_config(weights="KINETICS400_V1", given={}).backbone_lr_scale == 0.1
     assert spec.train_config(weights="none", given={}).backbone_lr_scale == 1.0
     assert spec.train_config(weights="none", given={"backbone_lr_scale": 0.5}).backbone_lr_scale == 0.5
+    assert spec.train_config(weights="none", given={}).num_repeats == 2
+    assert spec.train_config(weights="none", given={"sampling": "windows"}).num_repeats == 1
     with pytest.raises(InputError, match="lr must be positive"):
         spec.train_config(weights="none", given={"lr": -1})
 

@@ -110,16 +110,16 @@ def test_every_stage(name, few_videos, tmp_path, monkeypatch, capsys):
         )
 
     # trains a step, is broken off in the second, goes on with it
-    train_step, steps = Trainer.train_step, []
+    train_step, steps = Trainer._step, []
 
-    def dies_in_the_second(self, clips, labels):
+    def dies_in_the_second(self, *arguments):
         steps.append(1)
         if len(steps) == 2:
             raise KeyboardInterrupt
-        return train_step(self, clips, labels)
+        return train_step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", dies_in_the_second)
+        patch.setattr(Trainer, "_step", dies_in_the_second)
         with pytest.raises(KeyboardInterrupt):
             train()
     before = load_checkpoint(checkpoint)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import run_model
+from video_module.data.drawing import draw_recording
 from video_module.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -112,8 +113,9 @@ def test_all_kinds_of_output_at_once(exported, drawn_data, tmp_path, capsys):
     assert all(str(path) in out for path in kinds.values())
 
 
-def test_a_file_in_place_of_a_camera(exported, drawn_data, tmp_path, capsys):
-    video = next((drawn_data / "test").rglob("*.avi"))
+def test_a_file_in_place_of_a_camera(exported, tmp_path, capsys):
+    video = tmp_path / "recording.avi"
+    draw_recording(video, ("wave", "sit"), seed=1, source=1, seconds_each=1.5)
     log = tmp_path / "live.jsonl"
     run_model.main(["--video_path", str(video), "--model", str(exported), "--realtime", "--save_jsonl", str(log)])
     out = capsys.readouterr().out

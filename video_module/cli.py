@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 
-from video_module.errors import InputError
+from video_module.errors import InputError, Interrupted
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -47,7 +47,7 @@ def add_config_arguments(parser: argparse._ActionsContainer, config_class: type,
         elif kind is bool:
             parser.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
-            choices = field.metadata.get("choices")
+            choices, kind = field.metadata.get("choices"), field.metadata.get("parse", kind)
             parser.add_argument(f"--{field.name}", type=kind, default=None, choices=choices, help=text)
 
 
@@ -146,6 +146,6 @@ def run(main: Callable[[], object]) -> None:
             raise
         where = f": {error.filename}" if error.filename else ""
         sys.exit(f"error: {error.strerror}{where}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "interrupted", file=sys.stderr)
+        sys.exit(stop.exit_code if isinstance(stop, Interrupted) else 130)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,21 +80,59 @@ AUGMENTATIONS = ("none", "light", "strong")
 ALL_CLASSES = "all"
 
 
+AUTO = "auto"
+
+
+def auto_or_count(text: str) -> int | str:
+    """Read `auto` or a count of at least 1."""
+    if text == AUTO:
+        return AUTO
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"must be {AUTO} or at least 1, got {text!r}")
+    return int(text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How a model is trained. Registry entries replace some defaults; every field is a flag of train_model.py."""
 
-    num_epochs: int = _setting(30, "passes over the training videos, one random clip of each", default="the model's")
-    batch_size: int = _setting(8, "clips per optimiser step", default="the model's")
-    lr: float = _setting(1e-3, "peak learning rate of the head", default="the model's")
+    num_epochs: int = _setting(30, "passes over the training videos", default="the model's")
+    effective_batch: int = _setting(
+        64, "clips per optimiser step, of all processes together, however few fit at once", default="the model's"
+    )
+    batch_size: int | str = _setting(
+        AUTO,
+        "clips that go through the network at once in one process; auto: the most that fit. It changes memory and "
+        "speed, not the effective batch",
+        parse=auto_or_count,
+    )
+    num_repeats: int = _setting(
+        1, "random clips of each video in a step and an epoch (repeated augmentation)", default="the model's"
+    )
+    lr: float = _setting(1e-3, "peak learning rate of the head, for a step of --lr_batch clips", default="the model's")
+    lr_batch: int = _setting(
+        64, "effective batch that --lr is for; with another one all rates change in proportion", default="the model's"
+    )
     backbone_lr_scale: float = _setting(0.1, "the backbone's share of --lr", default="0.1, or 1.0 with --weights none")
+    layer_decay: float = _setting(
+        1.0, "share of the rate that each layer of the backbone has of the layer above it; 1: all the same"
+    )
+    freeze_epochs: int = _setting(0, "first epochs in which the last layer alone learns (all of them: linear probe)")
     weight_decay: float = _setting(
         0.02, "decoupled weight decay; none on norms, biases, position tables", default="the model's"
     )
     warmup_epochs: float = _setting(2.5, "epochs of linear warm-up before the cosine", default="the model's")
-    label_smoothing: float = _setting(0.1, "share of the target spread over all classes")
+    label_smoothing: float = _setting(0.1, "share of the target spread over all classes", default="the model's")
+    mixup: float = _setting(0.8, "alpha of mixup; 0: none", default="the model's")
+    cutmix: float = _setting(1.0, "alpha of CutMix; 0: none; with both, either by chance", default="the model's")
+    mix_off_epochs: int = _setting(3, "last epochs, in which clips are no longer mixed")
     clip_grad_norm: float = _setting(1.0, "largest gradient norm")
+    ema_decay: float = _setting(
+        0.999, "of the running mean of the weights, which is what is validated and kept; 0: none", default="the model's"
+    )
     drop_path: float = _setting(0.1, "stochastic depth of the last block", default="the model's")
+    head_dropout: float = _setting(0.0, "share of the last layer's inputs that is dropped", default="the model's")
+    patience: int = _setting(0, "epochs without a better one after which training stops; 0: never")
     sampling: str = _setting(
         "random",
         "random: one clip of each video an epoch, at a random place; windows: every one --clip_step apart",
@@ -117,28 +156,64 @@ class TrainConfig:
         "arithmetic of the forward pass; auto: bf16 on CUDA (fp16 where it lacks bf16), fp32 on the CPU",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
+    checkpoint_activations: bool = _setting(
+        False, "compute each block's activations again when the gradients need them: less memory, a third more work"
+    )
+    compile: bool = _setting(False, "torch.compile the network (minutes at the start; goes on without where it fails)")
+    save_every: str = _setting(
+        "10min", "how often an epoch's state is saved while it runs: a number of steps, or of minutes as in 10min"
+    )
     seed: int = _setting(777, "of every random choice")
 
     def __post_init__(self) -> None:
-        for name in ("num_epochs", "batch_size"):
+        for name in ("num_epochs", "effective_batch", "num_repeats", "lr_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size != AUTO and (isinstance(self.batch_size, str) or self.batch_size < 1):
+            raise ValueError(f"batch_size must be {AUTO} or at least 1, got {self.batch_size!r}")
+        if self.effective_batch % self.num_repeats:
+            raise ValueError(
+                f"effective_batch must be a multiple of num_repeats, got {self.effective_batch} and {self.num_repeats}"
+            )
         for name in ("lr", "clip_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("backbone_lr_scale", "weight_decay", "warmup_epochs"):
+        for name in (
+            *("backbone_lr_scale", "weight_decay", "warmup_epochs", "freeze_epochs"),
+            *("mixup", "cutmix", "mix_off_epochs", "patience"),
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("label_smoothing", "drop_path", "max_failed_share"):
+        for name in ("label_smoothing", "drop_path", "head_dropout", "ema_decay", "max_failed_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
         for name, choices in (("sampling", SAMPLINGS), ("augment", AUGMENTATIONS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.sampling == "windows" and self.num_repeats > 1:
+            raise ValueError(f"num_repeats goes with sampling random, got {self.num_repeats} with windows")
         if self.clip_step is not None and (self.clip_step < 1 or self.sampling != "windows"):
             raise ValueError(f"clip_step must be at least 1 and goes with sampling windows, got {self.clip_step}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in 0..2**32-1, got {self.seed}")
+        self.save_interval  # noqa: B018 (raises)
+
+    @property
+    def save_interval(self) -> tuple[float, float]:
+        """save_every as (steps, seconds), of which one is infinite."""
+        match = re.fullmatch(r"([1-9]\d*|\d*\.\d+)(min)?", self.save_every)
+        if not match or (not match[2] and "." in match[1]):
+            raise ValueError(
+                f"save_every must be a number of steps or minutes, such as 500 or 10min: {self.save_every!r}"
+            )
+        return (math.inf, float(match[1]) * 60) if match[2] else (int(match[1]), math.inf)
+
+    @property
+    def rate_scale(self) -> float:
+        """What all learning rates are multiplied with for the effective batch (Goyal et al. 2017)."""
+        return self.effective_batch / self.lr_batch
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -1,5 +1,6 @@
 """Output files that are whole or absent."""
 
+import glob
 import json
 import os
 import shutil
@@ -40,6 +41,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
+
+
+def remove_partial(path: Path) -> None:
+    """Remove what processes that are gone left of `path` when they were killed within replacing()."""
+    for leftover in path.absolute().parent.glob(f".{glob.escape(path.stem)}.partial-*{glob.escape(path.suffix)}"):
+        number = leftover.name.removesuffix(path.suffix).rpartition("-")[2]
+        if number.isdecimal() and leftover.is_file() and not _is_running(int(number)):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def check_output(path: Path, *, folder: bool = False) -> None:

@@ -98,3 +98,46 @@ def test_video(exported, drawn_data, tmp_path):
     assert "3 of them timed" in original["what"]
     assert ours["times the original"] == pytest.approx(original["s"] / ours["s"])
     assert 0 < read["s"] < written["s"]
+
+
+def test_train(tmp_path, capsys):
+    main(
+        ["train", "--model_type", "swin3d_nano", "swin3d_t", "--clip_len", "4", "--img_size", "32"]
+        + ["--effective_batch", "4", "--num_steps", "2", "--num_warmup", "1", "--num_videos", "8", "--num_workers", "1"]
+        + ["--device", "cpu", "--save_json", str(tmp_path / "train.json")]
+    )
+    rows = {row["what"]: row for row in json.loads((tmp_path / "train.json").read_text())["rows"]}
+    for name in ("swin3d_nano", "swin3d_t"):
+        mine, read = rows[f"{name}: this trainer, fp32"], rows[f"{name}: the same from files"]
+        assert 0 < mine["share of it"] < 1  # no network exceeds a large matrix product
+        assert read["of clips in memory"] == pytest.approx(read["clips/s"] / mine["clips/s"])
+        assert mine["h for HMDB51"] == pytest.approx(2857 * 30 / mine["clips/s"] / 3600)
+        kept = [rows[f"{name}: kept for gradients, fp32{end}"]["GB a clip"] for end in ("", ", checkpointed")]
+        assert 0 < kept[1] < kept[0]
+    original = rows["swin3d_t: torchvision, fp32, 2 clips, Adam"]
+    mine = rows["swin3d_t: this trainer, fp32"]
+    assert mine["times the original"] == pytest.approx(mine["clips/s"] / original["clips/s"])
+    assert "swin3d_t: this trainer" in capsys.readouterr().out
+
+
+def test_recipe(drawn_clips, tmp_path, capsys):
+    """Two ways in shares of the runs; a way is in the table when all its runs are there, and none is made again."""
+    flags = ["recipe", "--data_dir", str(drawn_clips), "--seconds", "0.3", "--seeds", "1", "--num_parts", "2"]
+    flags += ["--output_dir", str(tmp_path / "runs")]
+    main([*flags, "--part", "0"])
+    assert "the original's" not in capsys.readouterr().out
+    main([*flags, "--part", "1"])
+    printed = capsys.readouterr().out
+    assert "the original's" in printed
+    runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert runs == sorted(f"{arm}_1_{fold}.json" for arm in ("recipe", "original") for fold in range(5))
+    results = [json.loads((tmp_path / "runs" / name).read_text()) for name in runs]
+    assert sum(len(result["hits"]) for result in results) == 2 * 36  # every video is tested once by each
+    sources = [set(result["sources"]) for result in results[:5]]
+    assert sum(map(len, sources)) == len(set().union(*sources))
+    before = {name: (tmp_path / "runs" / name).stat().st_mtime_ns for name in runs}
+    main([*flags, "--part", "0", "--save_json", str(tmp_path / "recipe.json")])
+    assert {name: (tmp_path / "runs" / name).stat().st_mtime_ns for name in runs} == before
+    rows = json.loads((tmp_path / "recipe.json").read_text())["rows"]
+    assert [row["what"] for row in rows] == ["the recipe", "the original's"]
+    assert all(0 <= row["top-1"] <= 1 for row in rows)

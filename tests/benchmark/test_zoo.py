@@ -181,6 +181,6 @@ def test_a_loss_that_is_no_number_stops():
 def test_batches_fit_the_memory(name):
     [entrant] = zoo.find_entrants([name], [])
     size = zoo.batch_size_for(entrant)
-    assert size == zoo.config_for(entrant).batch_size
-    assert 1 <= size <= get_spec(name).train_config(weights="none", given={}).batch_size
+    assert size == zoo.config_for(entrant).effective_batch
+    assert 1 <= size <= get_spec(name).train_config(weights="none", given={}).effective_batch
     assert size == 1 or size * math.prod(entrant.clip.shape) <= 2**23

@@ -110,7 +110,7 @@ def test_a_file_on_a_web_server_without_a_frame(make_video):
     content = make_video(40, name="clip.mp4").read_bytes()[:1500]
     with (
         serving(Camera(num_frames=0, num_visits=0), {"/clip.mp4": content}) as address,
-        pytest.raises(VideoError, match="no frame decodes|no stream can be opened"),
+        pytest.raises(VideoError, match=r"no frame decodes|no stream can be opened"),
     ):
         list(capture.live_frames(f"{address}/clip.mp4", say=pytest.fail))
 

@@ -55,16 +55,59 @@ def test_draws_depend_on_seed_epoch_and_video_alone(drawn_data, videos):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_loader_gives_the_same_batches_whatever_the_workers(drawn_data, videos, num_workers):
     clips = training_clips(drawn_data, videos)
-    loader, sampler = dataset.training_loader(clips, batch_size=5, num_workers=num_workers, pin_memory=False)
+    loader, sampler = dataset.training_loader(clips, effective_batch=5, num_workers=num_workers, pin_memory=False)
     sampler.epoch = 1
     batches = list(loader)
     assert [len(labels) for _, labels, _ in batches] == [5, 5, 5, 5, 4]
-    order = list(sampler)
-    assert sorted(index for _, index in order) == list(range(24))
+    order = [key for load in sampler for key in load]
+    assert sorted(index for _, index, _ in order) == list(range(24))
     expected = [clips[key] for key in order]
     assert torch.equal(torch.cat([batch for batch, _, _ in batches]), torch.stack([clip for clip, _ in expected]))
     sampler.epoch = 2
-    assert list(sampler) != [(2, index) for _, index in order]
+    assert [key for load in sampler for key in load] != [(2, index, 0) for _, index, _ in order]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_steps_hold_the_same_clips_however_many_processes_share_them(world_size):
+    """23 videos, twice each, in steps of 10 clips: every process takes a part, and all of a step is taken once."""
+    samplers = [
+        dataset.StepSampler(23, seed=1, effective_batch=10, num_repeats=2, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    alone = dataset.StepSampler(23, seed=1, effective_batch=10, num_repeats=2)
+    for sampler in (*samplers, alone):
+        sampler.epoch = 4
+    expected = [sorted(key for load in step for key in load) for step in alone.steps()]
+    assert [len(step) for step in expected] == [10, 10, 10, 10, 6]
+    assert sorted(key for step in expected for key in step) == [(4, i, r) for i in range(23) for r in range(2)]
+    shared = [list(sampler.steps()) for sampler in samplers]
+    for number, step in enumerate(expected):
+        parts = [[key for load in steps[number] for key in load] for steps in shared]
+        assert sorted(key for part in parts for key in part) == step
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    for sampler in samplers:
+        whole, sampler.first_step = list(sampler.steps()), 3  # as a run that goes on within the epoch
+        assert list(sampler.steps()) == whole[3:]
+        assert len(sampler) == len(list(sampler))
+
+
+def test_a_load_has_no_more_than_fits_into_a_worker_and_no_video_beside_itself():
+    sampler = dataset.StepSampler(100, seed=1, effective_batch=64, num_repeats=2)
+    for step in sampler.steps():
+        sizes = [len(load) for load in step]
+        assert max(sizes) <= dataset.largest_load(64) == 16
+        assert max(sizes) <= 16
+        assert max(sizes) - min(sizes) <= 1
+        for load in step:
+            videos = [index for _, index, _ in load]
+            assert all(a != b for a, b in zip(videos, videos[1:] + videos[:1], strict=True))
+
+
+def test_repeats_of_a_video_are_drawn_apart(drawn_data, videos):
+    clips = training_clips(drawn_data, videos)
+    first, second = clips[2, 7, 0][0], clips[2, 7, 1][0]
+    assert not torch.equal(first, second)
+    assert torch.equal(first, clips[2, 7][0])
 
 
 def test_without_augmentation_training_sees_what_evaluation_sees(drawn_data, videos):
@@ -109,12 +152,12 @@ def test_a_video_that_breaks_later_is_one_line_from_any_worker(make_video, num_w
 def test_a_video_that_fails_is_left_out_of_its_batch(drawn_data, videos, num_workers):
     missing = replace(videos[3], path="sit/gone.avi")
     clips = training_clips(drawn_data, [*videos[:3], missing, *videos[4:8]])
-    loader, _ = dataset.training_loader(clips, batch_size=8, num_workers=num_workers, pin_memory=False)
+    loader, _ = dataset.training_loader(clips, effective_batch=8, num_workers=num_workers, pin_memory=False)
     [(batch, labels, failures)] = list(loader)
     assert (len(batch), len(labels)) == (7, 7)
     assert failures == [f"{drawn_data / 'train' / 'sit/gone.avi'}: no such file"]
     alone = training_clips(drawn_data, [missing])
-    loader, _ = dataset.training_loader(alone, batch_size=8, num_workers=num_workers, pin_memory=False)
+    loader, _ = dataset.training_loader(alone, effective_batch=8, num_workers=num_workers, pin_memory=False)
     [(batch, labels, failures)] = list(loader)
     assert (batch, len(labels), len(failures)) == (None, 0, 1)
 
@@ -122,7 +165,7 @@ def test_a_video_that_fails_is_left_out_of_its_batch(drawn_data, videos, num_wor
 def test_a_killed_worker_is_one_line(drawn_data, videos):
     clips = training_clips(drawn_data, videos)
     clips.augment.finish = lambda frames, seed, may_flip: os.kill(os.getpid(), signal.SIGKILL)
-    loader, _ = dataset.training_loader(clips, batch_size=8, num_workers=1, pin_memory=False)
+    loader, _ = dataset.training_loader(clips, effective_batch=8, num_workers=1, pin_memory=False)
     with pytest.raises(InputError, match=r"a decoding process died .*--num_workers") as error:
         list(loader)
     assert "\n" not in str(error.value)
@@ -154,12 +197,12 @@ def test_workers_start_after_opencv_has_used_its_threads(drawn_data, videos, met
     cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (3000, 3000))  # large enough to wake them
     clips = training_clips(drawn_data, videos)
     loader, sampler = dataset.training_loader(
-        clips, batch_size=5, num_workers=2, pin_memory=False, multiprocessing_context=method, timeout_s=120
+        clips, effective_batch=5, num_workers=2, pin_memory=False, multiprocessing_context=method, timeout_s=120
     )
     sampler.epoch = 1
     order = list(sampler)
     for number, (batch, _, _) in enumerate(loader):
-        assert torch.equal(batch[0], clips[order[5 * number]][0])
+        assert torch.equal(batch[0], clips[order[number][0]][0])
 
 
 def test_memory_of_a_worker_does_not_grow(make_video):
@@ -167,12 +210,12 @@ def test_memory_of_a_worker_does_not_grow(make_video):
     path = make_video(12)
     videos = [splits.VideoRecord(path=path.name, label="a", source="s", num_frames=12, fps=25)] * 1000
     clips = dataset.TrainingClips(path.parent, videos, ["a"], CLIP, TrainConfig(augment="light"))
-    loader, sampler = dataset.training_loader(clips, batch_size=50, num_workers=1, pin_memory=False)
+    loader, sampler = dataset.training_loader(clips, effective_batch=16, num_workers=1, pin_memory=False)
     held = []
     for epoch in range(5):
         sampler.epoch = epoch
         for batch in loader:
-            assert batch[0].shape == (50, *CLIP.shape)
+            assert batch[0].shape[1:] == CLIP.shape
         [worker] = multiprocessing.active_children()
         [line] = [line for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines() if "RssAnon" in line]
         held.append(int(line.split()[1]))

@@ -1,4 +1,4 @@
-"""test_model.py under a real torchrun of two processes on the CPU."""
+"""test_model.py and train_model.py under a real torchrun of two and three processes on the CPU."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 import torch
 
 import test_model
+import train_model
 from tests.inference.test_predictor import read_scores
+from video_module.engine.checkpoint import load_checkpoint
 from video_module.engine.distributed import Group, join_group, own_device
 from video_module.errors import InputError
 from video_module.inference.predictor import load_predictor
@@ -21,10 +24,12 @@ from video_module.inference.predictor import load_predictor
 ROOT = Path(__file__).parents[2]
 
 
-def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "test_model.py"]
+def torchrun(
+    *arguments: str | Path, script: str = "test_model.py", num_processes: int = 2
+) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
     return subprocess.run(
-        [*command, *map(str, arguments)],
+        [*command, script, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -44,10 +49,11 @@ def odd_test_dir(drawn_data, tmp_path) -> Path:
     return folder
 
 
-def test_two_processes_score_as_one(exported, odd_test_dir, tmp_path):
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_several_processes_score_as_one(num_processes, exported, odd_test_dir, tmp_path):
     flags = ["--test_dir", odd_test_dir, "--checkpoint", exported, "--num_workers", "0", "--batch_size", "5"]
     test_model.main([*map(str, flags), "--output_dir", str(tmp_path / "one")])
-    result = torchrun(*flags, "--output_dir", tmp_path / "two")
+    result = torchrun(*flags, "--output_dir", tmp_path / "two", num_processes=num_processes)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("5 videos; ") == 1  # the first process alone prints
     one, two = (tmp_path / name / "nano_predictions.csv" for name in ("one", "two"))
@@ -55,7 +61,7 @@ def test_two_processes_score_as_one(exported, odd_test_dir, tmp_path):
     for video, scores in read_scores(one).items():
         np.testing.assert_allclose(read_scores(two)[video], scores, rtol=0, atol=1.1e-5)
     figures = [json.loads((tmp_path / name / "nano_results.json").read_text()) for name in ("one", "two")]
-    assert figures[1].pop("command").startswith("torchrun --nproc_per_node 2 test_model.py --test_dir")
+    assert figures[1].pop("command").startswith(f"torchrun --nproc_per_node {num_processes} test_model.py --test_dir")
     assert figures[0]["video_top1"] == figures[1]["video_top1"]
     assert figures[0]["num_clips"] == figures[1]["num_clips"]
 
@@ -79,6 +85,95 @@ def test_one_process_that_fails_ends_the_job_in_one_line(exported, odd_test_dir,
     assert len(errors) == 1, result.stderr
     assert errors[0].startswith(f"error: {broken}: frame ")
     assert not out.exists()
+
+
+# no chance in it: each process draws its own dropout and mixes its own clips
+PLAIN = (
+    *("--model_type", "swin3d_nano", "--num_workers", "0", "--device", "cpu", "--num_epochs", "3", "--augment", "none"),
+    *("--effective_batch", "10", "--batch_size", "4", "--mixup", "0", "--cutmix", "0", "--ema_decay", "0.9"),
+    *("--head_dropout", "0", "--drop_path", "0"),
+)
+
+
+@pytest.fixture(scope="module")
+def alone(drawn_data, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("alone") / "nano.pth"
+    train_model.main(["--data_dir", str(drawn_data), "--save_path", str(path), *PLAIN])
+    return path
+
+
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_several_processes_learn_as_one(num_processes, alone, drawn_data, tmp_path):
+    """24 videos in steps of 10, 10 and 4: with three processes no step is shared out evenly."""
+    path = tmp_path / "nano.pth"
+    flags = ["--data_dir", drawn_data, "--save_path", path, *PLAIN]
+    result = torchrun(*flags, script="train_model.py", num_processes=num_processes)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("epoch   3/3") == 1  # the first process alone prints and writes
+    assert f"{num_processes} processes" in result.stdout
+    one, several = (json.loads(p.with_name("nano_logs.json").read_text()) for p in (alone, path))
+    assert several["epoch"] == one["epoch"] == [1, 2, 3]
+    np.testing.assert_allclose(several["train_loss"], one["train_loss"], rtol=1e-3)
+    np.testing.assert_allclose(several["val_loss"], one["val_loss"], rtol=1e-3)
+    assert several["val_top1"] == one["val_top1"]
+    weights = [load_checkpoint(p.with_name("nano_last.pth")).weights for p in (alone, path)]
+    for name, value in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], value, rtol=0, atol=2e-4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in alone.parent.iterdir())
+
+
+def test_a_process_with_no_clip_in_a_step_takes_part(drawn_data, tmp_path):
+    """Steps of one clip for two processes."""
+    flags = ["--data_dir", drawn_data, "--save_path", tmp_path / "nano.pth", *PLAIN, "--num_epochs", "1"]
+    result = torchrun(*flags, "--effective_batch", "1", "--lr_batch", "1", script="train_model.py")
+    assert result.returncode == 0, result.stderr
+    assert load_checkpoint(tmp_path / "nano_last.pth").training["trainer"]["step"] == 24
+
+
+def test_one_process_that_fails_in_training_ends_all_with_its_message(drawn_data, tmp_path):
+    """A video of the second process's share breaks; the others wait for its gradients."""
+    data = tmp_path / "data"
+    shutil.copytree(drawn_data, data)
+    for path in sorted((data / "train").rglob("*.avi"))[:3]:
+        path.write_bytes(path.read_bytes()[:3000])
+    result = torchrun(
+        *("--data_dir", data, "--save_path", tmp_path / "nano.pth", *PLAIN), script="train_model.py", num_processes=3
+    )
+    assert result.returncode != 0
+    errors = re.findall(r"^error: .*", result.stderr, flags=re.MULTILINE)
+    assert len(errors) == 1, result.stderr
+    assert re.search(r"of 24 clips cannot be read, more than --max_failed_share 0.01 allows; .*\.avi", errors[0])
+    assert not (tmp_path / "nano.pth").exists()
+
+
+CRASHES = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+import train_model
+from video_module import cli
+from video_module.engine.training import Trainer
+step, steps = Trainer._step, []
+def fails(self, *arguments):
+    steps.append(1)
+    if self.group.rank == 1 and len(steps) == 2:
+        if sys.argv[1] == "killed":
+            os.kill(os.getpid(), 9)
+        raise RuntimeError("a device of process 1 is lost")
+    return step(self, *arguments)
+Trainer._step = fails
+cli.run(lambda: train_model.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("how", "message"), [("raised", "a device of process 1 is lost"), ("killed", "Signal 9")])
+def test_a_crash_in_one_process_ends_all(how, message, drawn_data, tmp_path):
+    (tmp_path / "crashes.py").write_text(CRASHES)
+    flags = ["--data_dir", drawn_data, "--save_path", tmp_path / "nano.pth", *PLAIN]
+    begin = time.monotonic()
+    result = torchrun(how, *flags, script=str(tmp_path / "crashes.py"))
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert time.monotonic() - begin < 60  # the others did not wait for it
 
 
 def test_without_torchrun_one_process_does_it_all():

@@ -7,6 +7,7 @@ from video_module.models.registry import get_spec
 from video_module.models.swin3d import WindowAttention3d
 
 
+@pytest.mark.parametrize("fused", [False, True])  # True is the way on CUDA, here by torch's own arithmetic of it
 @pytest.mark.parametrize(
     ("size", "window", "shift"),
     [
@@ -17,7 +18,8 @@ from video_module.models.swin3d import WindowAttention3d
         ((3, 4, 9), [8, 4, 4], [4, 2, 2]),  # larger window than input
     ],
 )
-def test_attention_equals_torchvisions(size, window, shift):
+def test_attention_equals_torchvisions(size, window, shift, fused, monkeypatch):
+    monkeypatch.setattr(WindowAttention3d, "is_fused", lambda self, x: fused)
     torch.manual_seed(0)
     theirs, ours = (attention(16, window, shift, 4) for attention in (ShiftedWindowAttention3d, WindowAttention3d))
     torch.nn.init.normal_(theirs.relative_position_bias_table)  # large enough to show

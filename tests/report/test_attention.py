@@ -228,9 +228,12 @@ def test_hiding_the_hot_places_costs_the_class_most(model, drawn_data):
     """
     clips = [middle_clip(path, model.clip) for path in sorted((drawn_data / "test").rglob("*.avi"))]
     model = copy.deepcopy(model).train()
-    config = TrainConfig(num_epochs=40, warmup_epochs=2, backbone_lr_scale=1.0, drop_path=0.0, label_smoothing=0.0)
+    config = TrainConfig(
+        num_epochs=40, warmup_epochs=2, backbone_lr_scale=1.0, drop_path=0.0, label_smoothing=0.0, mixup=0, cutmix=0
+    )
     trainer = Trainer(model, config, device=torch.device("cpu"), steps_per_epoch=1)
-    losses = [trainer.train_step(torch.from_numpy(np.stack(clips)), torch.arange(6))[0] for _ in range(40)]
+    step = [(torch.from_numpy(np.stack(clips)), torch.arange(6), [])]
+    losses = [trainer.train_step(step)[0] for _ in range(40)]
     assert losses[-1] < 0.2
     model.eval()
     drops = {"hottest": [], "coldest": []}

@@ -3,6 +3,7 @@
 python -m video_module.benchmark loader --data_dir hmdb51
 python -m video_module.benchmark predict --model X.pth X.onnx X_int8.onnx
 python -m video_module.benchmark zoo --data_dir hmdb51
+python -m video_module.benchmark train
 """
 
 import argparse
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 from video_module import cli
-from video_module.config import AUGMENTATIONS
+from video_module.config import AUGMENTATIONS, AUTO, auto_or_count
 from video_module.models.registry import MODELS
 
 
@@ -49,6 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     _add_video(commands)
     _add_zoo(commands)
+    _add_training(commands)
     return parser.parse_args(argv)
 
 
@@ -96,6 +98,41 @@ def _add_zoo(commands: argparse._SubParsersAction) -> None:
     zoo.add_argument("--num_workers", type=cli.natural, default=0, help="decoding processes; 0: none")
 
 
+def _add_training(commands: argparse._SubParsersAction) -> None:
+    train = _add(commands, "train", "steps of this trainer beside the original's way and the device's own ceiling")
+    train.add_argument("--model_type", choices=list(MODELS), nargs="+", default=["swin3d_t", "swin3d_b"])
+    train.add_argument("--clip_len", type=cli.positive_int, help="frames of a clip (default: the model's)")
+    train.add_argument("--img_size", type=cli.positive_int, help="side of a clip in pixels (default: the model's)")
+    train.add_argument("--effective_batch", type=cli.positive_int, default=64, help="clips per step")
+    train.add_argument("--batch_size", type=auto_or_count, default=AUTO, help="clips at once; auto: the most that fit")
+    for name in ("checkpoint_activations", "compile"):
+        train.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
+    train.add_argument("--original", action=argparse.BooleanOptionalAction, default=True, help="time its way too")
+    train.add_argument("--num_steps", type=cli.positive_int, default=10, help="of which the median is shown")
+    train.add_argument("--num_warmup", type=cli.positive_int, default=3, help="steps before these")
+    train.add_argument("--num_videos", type=cli.natural, default=512, help="files of the epoch read from disk; 0: none")
+    train.add_argument("--data_dir", type=Path, help="folder of classes (default: drawn clips that resemble HMDB51's)")
+    train.add_argument("--num_workers", type=cli.natural, default=cli.default_num_workers(), help="decoding processes")
+    train.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    recipe = _add(
+        commands, "recipe", "what this recipe and the original's learn in the same time on one core, in 5 folds"
+    )
+    recipe.add_argument("--data_dir", type=Path, required=True, help="folder of classes, such as fight_surv")
+    recipe.add_argument("--groups", type=Path, help="CSV with columns path and source")
+    recipe.add_argument(
+        "--output_dir", type=Path, default=Path("recipe_runs"), help="a file for each run; those there stay"
+    )
+    recipe.add_argument(
+        "--seconds", type=cli.positive_float, default=60.0, help="of the core's time to train, for each run"
+    )
+    recipe.add_argument("--seeds", type=cli.natural, nargs="+", default=[0, 1])
+    arms = ("recipe", "original", "dense", "slow", "flat")
+    recipe.add_argument("--arms", nargs="+", choices=arms, default=["recipe", "original"], help="ways to train")
+    recipe.add_argument("--core", type=cli.natural, help="run on this core alone")
+    recipe.add_argument("--part", type=cli.natural, default=0, help="which share of the runs to make, of --num_parts")
+    recipe.add_argument("--num_parts", type=cli.positive_int, default=1, help="processes that share the runs")
+
+
 def _add(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name, help=text, description=text, formatter_class=cli.HelpFormatter, allow_abbrev=False
@@ -115,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
     module = importlib.import_module(f"video_module.benchmark.{args.what}")
     rows = module.run(args)
-    print(format_table(rows))
+    print(format_table(rows) if rows else "not all runs are there yet")
     if args.what == "zoo":
         cli.show_written(module.draw(args, rows))
     if args.save_json:

@@ -69,7 +69,7 @@ def measure_training(
 ) -> list[dict[str, Any]]:
     config = TrainConfig(augment=args.augment)
     clips = TrainingClips(root, videos, sorted({video.label for video in videos}), clip, config)
-    loader, sampler = training_loader(clips, batch_size=8, num_workers=args.num_workers, pin_memory=False)
+    loader, sampler = training_loader(clips, effective_batch=8, num_workers=args.num_workers, pin_memory=False)
     compose = A.ReplayCompose(
         [
             A.RandomResizedCrop((clip.crop, clip.crop), scale=(0.5, 1.0)),
@@ -82,7 +82,7 @@ def measure_training(
 
     def plan(epoch: int) -> list[tuple[Path, np.ndarray, int]]:
         sampler.epoch = epoch
-        return [(path_of[index], *clips.draw(epoch, index)) for _, index in sampler]
+        return [(path_of[key[1]], *clips.draw(*key)) for load in sampler for key in load]
 
     def measure_steps(epoch: int) -> np.ndarray:
         """Seconds of a clip in this process: decoding alone; with RGB frames; with cropped ones; the rest."""

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from video_module.benchmark.predict import untrained_files
@@ -50,7 +49,7 @@ _BATCH_VALUES = 2**23
 _SPEED_S = 20.0  # of training steps that are timed
 _WARM_UP_SHARE = 0.1  # of the training time; epochs mean nothing where a large network sees twenty clips
 
-Step = Callable[[Tensor, Tensor], None]
+Step = Callable[[Sequence[dataset.Load]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +180,7 @@ def train(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any]:
     config = config_for(entrant)
     clips = dataset.TrainingClips(train_dir, videos, class_names, entrant.clip, config)
     loader, sampler = dataset.training_loader(
-        clips, batch_size=config.batch_size, num_workers=args.num_workers, pin_memory=False
+        clips, effective_batch=config.effective_batch, num_workers=args.num_workers, pin_memory=False
     )
     device = choose_device(args.device)
 
@@ -249,11 +248,11 @@ def measure_speed(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any]:
     )
     step = stepper(model, config, device=choose_device(args.device), num_steps=1000)
     rng = np.random.default_rng(0)
-    clips = torch.from_numpy(rng.integers(0, 256, (config.batch_size, *entrant.clip.shape), np.uint8))
-    noise = repeat((clips, torch.from_numpy(rng.integers(0, NUM_CLASSES, config.batch_size))))
+    clips = torch.from_numpy(rng.integers(0, 256, (config.effective_batch, *entrant.clip.shape), np.uint8))
+    noise = repeat([(clips, torch.from_numpy(rng.integers(0, NUM_CLASSES, config.effective_batch)), [])])
     run_steps(step, noise, duration_s=0)  # warms up
     num_clips, num_steps, taken_s = run_steps(step, noise, duration_s=_SPEED_S)
-    return {"clips_per_s": num_clips / taken_s, "batch_size": config.batch_size, "num_steps": num_steps}
+    return {"clips_per_s": num_clips / taken_s, "batch_size": config.effective_batch, "num_steps": num_steps}
 
 
 def latency(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any]:
@@ -289,48 +288,52 @@ def checkpoint_path(entrant: Entrant, args: argparse.Namespace) -> Path:
 
 def batch_size_for(entrant: Entrant) -> int:
     """The recipe's batch, or less where clips are large."""
-    recipe = get_spec(entrant.name).train_config(weights=NO_WEIGHTS, given={}).batch_size
+    recipe = get_spec(entrant.name).train_config(weights=NO_WEIGHTS, given={}).effective_batch
     return max(1, min(recipe, _BATCH_VALUES // math.prod(entrant.clip.shape)))
 
 
 def config_for(entrant: Entrant) -> TrainConfig:
-    given = {"batch_size": batch_size_for(entrant)}
+    """The recipe for a few minutes from nothing: small steps at the full rate, one draw of a video, nothing mixed or
+    averaged."""
+    size = batch_size_for(entrant)
+    given = {"effective_batch": size, "lr_batch": size, "batch_size": size, "num_repeats": 1}
+    given |= {"mixup": 0.0, "cutmix": 0.0, "ema_decay": 0.0}
     return get_spec(entrant.name).train_config(weights=NO_WEIGHTS, given=given)
 
 
 def stepper(model: Recognizer, config: TrainConfig, *, device: torch.device, num_steps: int) -> Step:
-    """train_model.py's optimiser step under its schedule over `num_steps`, as a function of (clips, labels) that waits
+    """train_model.py's optimiser step under its schedule over `num_steps`, as a function of a step's loads that waits
     until it is done. All that is known of the Trainer here stands here."""
     schedule = replace(config, num_epochs=1, warmup_epochs=_WARM_UP_SHARE)
     trainer = Trainer(model, schedule, device=device, steps_per_epoch=num_steps)
-    model.train()
-    torch.manual_seed(config.seed)  # dropout and stochastic depth
+    trainer.set_mode(0)
 
-    def step(clips: Tensor, labels: Tensor) -> None:
-        loss, _ = trainer.train_step(clips.to(device), labels.to(device))
+    def step(loads: Sequence[dataset.Load]) -> None:
+        loss, _ = trainer.train_step(loads, step=trainer.step)
         if not math.isfinite(loss.item()):  # item() waits for the device
             raise InputError(f"{model.name}: the loss is {loss.item()} at step {trainer.step}")
 
     return step
 
 
-def endless(loader: DataLoader, sampler: dataset.EpochSampler) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of one epoch after the other."""
+def endless(loader: DataLoader, sampler: dataset.StepSampler) -> Iterator[list[dataset.Load]]:
+    """The loads of each step, of one epoch after the other."""
     for epoch in count():
         sampler.epoch = epoch
-        for clips, targets, failed in loader:
-            if failed:
-                raise InputError(failed[0])
-            yield clips, targets
+        for loads in dataset.read_steps(loader, sampler):
+            if failures := [failure for _, _, failed in loads for failure in failed]:
+                raise InputError(failures[0])
+            yield loads
 
 
-def run_steps(step: Step, batches: Iterator[tuple[Tensor, Tensor]], *, duration_s: float) -> tuple[int, int, float]:
+def run_steps(step: Step, batches: Iterator[list[dataset.Load]], *, duration_s: float) -> tuple[int, int, float]:
     """Take steps, one at least, while half of another still fits; returns (clips, steps, seconds taken)."""
     num_clips, num_steps, elapsed, begin = 0, 0, 0.0, time.perf_counter()
     while num_steps == 0 or elapsed + elapsed / num_steps / 2 <= duration_s:
-        clips, targets = next(batches)
-        step(clips, targets)
-        num_clips, num_steps, elapsed = num_clips + len(clips), num_steps + 1, time.perf_counter() - begin
+        loads = next(batches)
+        step(loads)
+        num_clips += sum(len(targets) for _, targets, _ in loads)
+        num_steps, elapsed = num_steps + 1, time.perf_counter() - begin
     return num_clips, num_steps, elapsed
 
 

@@ -1,10 +1,12 @@
 """torch datasets and loaders over labels, sampling, decoding and pixels."""
 
+import signal
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ class TrainingClips(Dataset):
     """Augmented clips: (uint8 (T, H, W, 3), class index). Of each video one, starting anywhere; or all its windows.
 
     A video that can no longer be read gives the VideoError in place of its clip; nothing is put in its stead. Asked by
-    (epoch, index): every draw is a function of seed, epoch and clip, whichever worker makes it.
+    (epoch, index) or (epoch, index, repeat): every draw is a function of seed, these and the video, whichever worker
+    or process makes it.
     """
 
     def __init__(
@@ -72,20 +75,25 @@ class TrainingClips(Dataset):
         """The video that item `index` is cut from."""
         return self.videos[self._items[index][0]]
 
-    def draw(self, epoch: int, index: int) -> tuple[np.ndarray, int]:
-        """What chance decides of an item: its frames in the video, int64 (T,), and the seed of its augmentation."""
+    def draw(self, epoch: int, index: int, repeat: int = 0) -> tuple[np.ndarray, int]:
+        """What chance decides of an item: its frames in the video, int64 (T,), and the seed of its augmentation.
+
+        `repeat` numbers an epoch's several draws of one item.
+        """
         number, start = self._items[index]
         video = self.videos[number]
-        rng = np.random.default_rng([self.seed, epoch, zlib.crc32(video.path.encode()), start or 0])
+        rng = np.random.default_rng(
+            [self.seed, epoch, zlib.crc32(video.path.encode()), start or 0] + [repeat] * bool(repeat)
+        )
         if start is None:
             start = sampling.random_start(video.num_frames, self.clip, rng, fps=video.fps)
         indices = sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps)
         return indices, int(rng.integers(2**32))
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | VideoError:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, int] | VideoError:
+        epoch, index, *repeat = key
         number, _ = self._items[index]
-        indices, seed = self.draw(epoch, index)
+        indices, seed = self.draw(epoch, index, *repeat)
         try:
             path = self.root / self.videos[number].path
             frames = read_frames(path, indices, per_frame=self.augment.cropper(seed))
@@ -95,18 +103,72 @@ class TrainingClips(Dataset):
         return torch.from_numpy(np.ascontiguousarray(clip)), self.labels[number]
 
 
-class EpochSampler(Sampler):
-    """Yields (epoch, index) in an order drawn from (seed, epoch)."""
+Key = tuple[int, int, int]  # epoch, index, repeat
+Load = tuple[Tensor | None, Tensor, list[str]]  # what collate() makes
+_MAX_LOAD = 16  # clips; more would only fill memory, since each worker reads one load ahead of those that wait
 
-    def __init__(self, num_items: int, *, seed: int):
-        self.num_items, self.seed, self.epoch = num_items, seed, 0
+
+def largest_load(effective_batch: int, world_size: int = 1) -> int:
+    """Clips of the largest load, where a process's share of a step is dealt into loads as even as can be."""
+    share = -(-effective_batch // world_size)
+    return -(-share // -(-share // _MAX_LOAD))
+
+
+class StepSampler(Sampler):
+    """An epoch's optimiser steps, in an order drawn from (seed, epoch), cut into the loads that the loader reads.
+
+    A step takes `effective_batch` clips: `num_repeats` draws each of so many videos, shared out among the processes.
+    Which clips make a step depends on neither the number of processes nor what fits into memory.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        seed: int,
+        effective_batch: int,
+        num_repeats: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.num_items, self.seed, self.num_repeats = num_items, seed, num_repeats
+        self.rank, self.world_size = rank, world_size
+        self.videos_per_step = max(1, effective_batch // num_repeats)
+        self.epoch = 0
+        self.first_step = 0
+        """Where in the epoch to begin."""
+
+    @property
+    def num_steps(self) -> int:
+        """Of a whole epoch."""
+        return -(-self.num_items // self.videos_per_step)
+
+    def steps(self) -> Iterator[list[list[Key]]]:
+        """The loads of each step from first_step on; none where this process has no part in a short last step."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_items).tolist()
+        for step in range(self.first_step, self.num_steps):
+            chosen = order[step * self.videos_per_step : (step + 1) * self.videos_per_step]
+            # a video's draws stand apart, so that neighbours, which mixing pairs, are of different videos
+            keys = [(self.epoch, index, repeat) for repeat in range(self.num_repeats) for index in chosen]
+            keys = keys[self.rank :: self.world_size]
+            num_loads = -(-len(keys) // _MAX_LOAD)
+            bounds = [len(keys) * number // max(1, num_loads) for number in range(num_loads + 1)]
+            yield [keys[begin:end] for begin, end in pairwise(bounds)]
 
     def __len__(self) -> int:
-        return self.num_items
+        return sum(map(len, self.steps()))
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_items)
-        return ((self.epoch, int(index)) for index in order)
+    def __iter__(self) -> Iterator[list[Key]]:
+        for loads in self.steps():
+            yield from loads
+
+
+def read_steps(loader: DataLoader, sampler: StepSampler) -> Iterator[list[Load]]:
+    """The loads of each step from sampler.first_step on."""
+    loads = iter(loader)
+    for step in sampler.steps():
+        yield list(islice(loads, len(step)))
+    next(loads, None)  # lets the loader see its end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,28 +300,40 @@ class _Loader(DataLoader):
 
 
 def _start_worker(_: int) -> None:
+    # Ctrl-C and SIGTERM reach the whole group of processes; the first decides when its workers are done
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's own threads would only get in each other's way
 
 
 def training_loader(
     dataset: TrainingClips,
     *,
-    batch_size: int,
+    effective_batch: int,
     num_workers: int,
     pin_memory: bool,
+    num_repeats: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
     multiprocessing_context: str | None = None,
     timeout_s: float = 0,
-) -> tuple[DataLoader, EpochSampler]:
-    """Batches as collate() makes them; set the sampler's epoch before each pass.
+) -> tuple[DataLoader, StepSampler]:
+    """Loads as collate() makes them; set the sampler's epoch before each pass, and see read_steps().
 
-    `multiprocessing_context` is the way workers start, None the system's own; `timeout_s` the longest wait for a batch,
+    `multiprocessing_context` is the way workers start, None the system's own; `timeout_s` the longest wait for a load,
     0 without end.
     """
-    sampler = EpochSampler(len(dataset), seed=dataset.seed)
+    sampler = StepSampler(
+        len(dataset),
+        seed=dataset.seed,
+        effective_batch=effective_batch,
+        num_repeats=num_repeats,
+        rank=rank,
+        world_size=world_size,
+    )
     loader = _Loader(
         dataset,
-        batch_size=batch_size,
-        sampler=sampler,
+        batch_sampler=sampler,
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,

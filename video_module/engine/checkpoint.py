@@ -1,5 +1,6 @@
 """Checkpoints (.pth): weights under torchvision's names, and all that is needed to use or resume them."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 
 from video_module.config import ClipConfig
 from video_module.errors import InputError
-from video_module.files import replacing
+from video_module.files import remove_partial, replacing
 from video_module.models.recognizer import Recognizer, build_model, load_torch_file, published_class_names
 from video_module.models.registry import get_spec
 
@@ -21,7 +22,7 @@ class Checkpoint:
 
     model: str
     weights: dict[str, torch.Tensor]
-    """The backbone's state dict."""
+    """The backbone's state dict, as it was validated: the running mean where training kept one."""
     clip: ClipConfig
     class_names: list[str]
     split_digest: str | None = None
@@ -33,14 +34,28 @@ class Checkpoint:
     epoch: int = 0
     """Epochs done."""
     training: dict[str, Any] | None = None
-    """State of optimiser, schedule and logs; only in X_last.pth."""
+    """State of the run, the weights that learn among it; only in X_last.pth."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; an earlier one stays whole until the new one is."""
+    """Write a checkpoint; an earlier one stays whole until the new one is on the disk.
+
+    Raises InputError where it cannot be written, on a full disk above all.
+    """
     content = {**vars(checkpoint), "clip": checkpoint.clip.to_dict(), "format_version": FORMAT_VERSION}
-    with replacing(path) as partial:
-        torch.save(content, partial)
+    try:
+        remove_partial(path)  # of runs that were killed while they saved
+        with replacing(path) as partial, open(partial, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())  # else the name could reach the disk before what it stands for
+    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of some write errors
+        reason = next((e.strerror for e in (error, error.__context__) if isinstance(e, OSError)), None) or error
+        left = "the one before is whole" if path.is_file() else "there is none"
+        raise InputError(
+            f"{path}: the checkpoint cannot be written ({str(reason).splitlines()[0]}); {left}. Free some space and go "
+            "on with --resume"
+        ) from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

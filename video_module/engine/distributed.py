@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +55,30 @@ class Group:
         for rank, received in enumerate(parts):
             items[rank :: self.world_size] = received
         return items
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Each value's sum over the processes."""
+        if self.world_size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)  # on the CPU: no GPU has to be waited for
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def join(self, items: list[Any]) -> list[Any]:
+        """The items of all processes, in each of them."""
+        if self.world_size == 1:
+            return items
+        parts: list[list[Any]] = [[] for _ in range(self.world_size)]
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        """What `make` gives in the first process, which alone calls it."""
+        if self.world_size == 1:
+            return make()
+        values = [make() if self.is_first else None]
+        dist.broadcast_object_list(values)
+        return values[0]
 
 
 @contextmanager

@@ -1,80 +1,43 @@
-"""Epochs, precision, schedule, best and last checkpoint, resume."""
+"""The steps and epochs of training, on one device or several."""
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from video_module.config import TrainConfig
-from video_module.data.dataset import EpochSampler, EvaluationLoader
-from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from video_module.config import AUTO, TrainConfig
+from video_module.data.dataset import Load, largest_load
+from video_module.engine import memory
 from video_module.engine.device import autocast, choose_precision
-from video_module.engine.evaluation import score_videos, torch_scorer
+from video_module.engine.distributed import Group
+from video_module.engine.interruption import StopWish
+from video_module.engine.mixing import Mixer
+from video_module.engine.optim import parameter_groups, rate_factor
+from video_module.engine.progress import PartialEpoch, format_duration
+from video_module.engine.waiting import WaitMeter
 from video_module.errors import InputError
+from video_module.machine import peak_process_bytes
 from video_module.models.recognizer import Recognizer
-from video_module.report.metrics import top_k_accuracy
-
-LOG_COLUMNS = (
-    "epoch",
-    "lr",
-    "train_loss",
-    "train_top1",
-    "val_loss",
-    "val_top1",
-    "num_failed",
-    "clips_per_s",
-    "data_wait",
-    "duration_s",
-)
-
-
-# of Swin; of MViT
-_POSITION_TABLES = (
-    "relative_position_bias_table",
-    *(f".{name}" for name in ("rel_pos_t", "rel_pos_h", "rel_pos_w", "temporal_pos", "spatial_pos")),
-)
-
-
-def parameter_groups(model: Recognizer, config: TrainConfig) -> list[dict[str, Any]]:
-    """AdamW groups: the backbone at its share of the rate; no decay on norms, biases and position-bias tables."""
-    head = {id(parameter) for parameter in model.head.parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        decays = parameter.ndim > 1 and not name.endswith(_POSITION_TABLES)
-        groups.setdefault((id(parameter) in head, decays), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": config.lr * (1.0 if in_head else config.backbone_lr_scale),
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (in_head, decays), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
-    ]
-
-
-def rate_factor(step: int, *, num_steps: int, num_warmup_steps: int) -> float:
-    """Share of the peak rate at `step`: linear warm-up, then half a cosine to zero."""
-    if step < num_warmup_steps:
-        return (step + 1) / num_warmup_steps
-    progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
 
 _NUM_FAILURES_SHOWN = 10
-_CHECK_EVERY = 10  # steps between looks at the loss, each of which makes the device finish what it was given
+_CHECK_EVERY = 10  # steps between looks at the loss, each of which makes a GPU finish what it was given
 
 
 class Trainer:
-    """A model with its optimiser, schedule and gradient scaler."""
+    """A model with all that changes while it learns: weights and their mean, optimiser, schedule, gradient scaler.
+
+    A step takes loads of clips and puts them through the network `micro_batch` at a time, summing up gradients; every
+    random draw in it is a function of seed, epoch, step, process and load. So a run goes on bit for bit after a step.
+    """
 
     def __init__(
         self,
@@ -84,88 +47,326 @@ class Trainer:
         device: torch.device,
         steps_per_epoch: int,
         class_weights: Sequence[float] | None = None,
+        group: Group | None = None,
     ):
         """`class_weights` scale the training loss of each class's clips; the validation loss stays unweighted."""
-        self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=device)
-        self.model = model.to(device)
-        self.config = config
-        self.device = device
+        self.group = group or Group(device=str(device))
+        self.config, self.device, self.steps_per_epoch = config, device, steps_per_epoch
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights)
         self.precision = choose_precision(config.precision, device)
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=device.type == "cuda")
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in fp32
+            model = model.to(memory_format=torch.channels_last_3d)
+        self.model = model.to(device)
+        model.drop_before_head(config.head_dropout)
+        if config.checkpoint_activations:
+            model.recompute_blocks()
+        self.num_classes = model.head.weight.shape[0]
+        self.mixer = None
+        if config.mixup or config.cutmix:
+            self.mixer = Mixer(num_classes=self.num_classes, mixup=config.mixup, cutmix=config.cutmix)
+        self.ema = AveragedModel(model, multi_avg_fn=self._average) if config.ema_decay else None
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         num_steps = config.num_epochs * steps_per_epoch
         num_warmup_steps = min(num_steps - 1, round(config.warmup_epochs * steps_per_epoch))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: rate_factor(step, num_steps=num_steps, num_warmup_steps=num_warmup_steps)
-        )
+        self.rate_factor = lambda step: rate_factor(step, num_steps=num_steps, num_warmup_steps=num_warmup_steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate_factor)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.step = 0
+        self.micro_batch = None if config.batch_size == AUTO else config.batch_size
+        self._compiled = torch.compile(model) if config.compile else None
+        self._compiled_works = False
+        self._frozen = False
+        self._wrap()
 
-    def train_step(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One optimiser step on uint8 clips (N, T, H, W, 3); returns detached (loss, hits), still on the device."""
-        with autocast(self.precision, self.device):
-            logits = self.model(clips)
-            loss = F.cross_entropy(
-                logits.float(), labels, weight=self.class_weights, label_smoothing=self.config.label_smoothing
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+    @property
+    def validated(self) -> Recognizer:
+        """The model that is validated and kept: the running mean where there is one."""
+        return self.ema.module if self.ema else self.model
+
+    # ---- one step
+
+    def train_step(self, loads: Sequence[Load], epoch: int = 0, *, step: int = 0) -> tuple[Tensor, Tensor]:
+        """One optimiser step on the loads of this process; returns detached (loss, hits), still on the device.
+
+        The loss is the mean over the clips of all processes; what is returned is this process's part of it. `step` is
+        the step's number in the epoch. Where memory runs out, fewer clips go through at once, to the same gradients.
+        """
+        [total] = self.group.sum([self._weigh(loads)])
+        return self._step(loads, epoch, step, total)
+
+    def _step(self, loads: Sequence[Load], epoch: int, step: int, total: float) -> tuple[Tensor, Tensor]:
+        if self.micro_batch is None:
+            self.micro_batch = self._find_micro_batch()
+        result = None
+        while result is None:  # what an exception's traceback holds must be gone before the next try
+            result = self._try_gradients(loads, epoch, step, total)
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
         self.step += 1
-        return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+        if self.ema:
+            self.ema.update_parameters(self.model)
+        return result
 
-    def train_epoch(self, loader: DataLoader, epoch: int) -> dict[str, float]:
-        """One pass over the loader; returns the epoch's row of the log.
+    def _try_gradients(self, loads, epoch: int, step: int, total: float) -> tuple[Tensor, Tensor] | None:
+        """_gradients(), or None where they have to be computed again: with fewer clips at once, or uncompiled."""
+        try:
+            result = self._gradients(loads, epoch, step, total)
+        except torch.OutOfMemoryError:
+            if self._shared_gradients:  # some of them have been summed with the other processes' already
+                raise InputError(
+                    f"out of memory with {self.micro_batch} clips at once; go on with --resume and --batch_size "
+                    f"{max(1, self.micro_batch // 2)}, or with --checkpoint_activations"
+                ) from None
+            failure = None
+        except InputError:
+            raise
+        except Exception as error:
+            if self._compiled is None or self._compiled_works or self._shared_gradients:
+                raise
+            failure = error
+        else:
+            self._compiled_works = self._compiled is not None
+            return result
+        self.optimizer.zero_grad(set_to_none=True)
+        if failure is not None:
+            print(f"torch.compile failed ({str(failure).strip().splitlines()[0]}): going on without it")
+            self._compiled = None
+            self._wrap()
+            return None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.micro_batch == 1:
+            raise InputError(
+                "out of memory with one clip at a time; try --checkpoint_activations, a smaller --clip_len or "
+                "--img_size, or a smaller model"
+            )
+        self.micro_batch = -(-self.micro_batch // 2)
+        print(
+            f"out of memory in epoch {epoch + 1}, step {step + 1}: going on with {self.micro_batch} clips at once, "
+            f"still {self.config.effective_batch} per step"
+        )
+        return None
 
-        Clips that cannot be read are left out of their batch, counted, and named when the epoch ends. Raises InputError
-        at the first loss that is not finite, naming the step, and where more than config.max_failed_share of the clips
-        fail.
+    def _gradients(self, loads, epoch: int, step: int, total: float) -> tuple[Tensor, Tensor]:
+        """Forward and backward passes of a step; the gradients are those of the mean loss over all processes."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._shared_gradients = False
+        loss_sum = torch.zeros((), device=self.device)
+        hits = torch.zeros((), dtype=torch.int64, device=self.device)
+        parts = [
+            (number, clips, labels, begin, min(begin + self.micro_batch, len(labels)))
+            for number, (clips, labels, _) in enumerate(loads)
+            for begin in range(0, len(labels), self.micro_batch)
+        ]
+        mixes = self.mixer is not None and epoch < self.config.num_epochs - self.config.mix_off_epochs
+        for position, (number, clips, labels, begin, end) in enumerate(parts):
+            seeds = [self.config.seed, epoch, step, self.group.rank, number]
+            if mixes and len(labels) > 1:  # a clip alone has none to be mixed with
+                part, targets = self.mixer(
+                    clips, labels, begin=begin, end=end, seed=_mix(*seeds, 0, 0), device=self.device
+                )
+            else:
+                part = clips[begin:end].to(self.device, non_blocking=True)
+                targets = labels[begin:end].to(self.device, non_blocking=True)
+            torch.manual_seed(_mix(*seeds, 1, begin))  # dropout and stochastic depth
+            with self._sync_at(position == len(parts) - 1):
+                with autocast(self.precision, self.device):
+                    logits = self._network(part)
+                    loss = self._loss(logits.float(), targets)
+                self._shared_gradients = self.group.world_size > 1 and position == len(parts) - 1
+                # DistributedDataParallel takes the mean over the processes, where the sum is meant
+                self.scaler.scale(loss * (self.group.world_size / total)).backward()
+            loss_sum += loss.detach()
+            best = targets if targets.ndim == 1 else targets.argmax(dim=1)
+            hits += (logits.detach().argmax(dim=1) == best).sum()
+        if not parts and self.group.world_size > 1:  # no clip for this process, but the others wait for its gradients
+            nothing = torch.zeros(1, *self.model.clip.shape, device=self.device)
+            with autocast(self.precision, self.device):
+                loss = self._network(nothing).float().sum() * 0
+            self.scaler.scale(loss).backward()
+        self._shared_gradients = False
+        return loss_sum / total, hits
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The sum over clips."""
+        weight = None if self.class_weights is None else self.class_weights.to(self.device, logits.dtype)
+        return F.cross_entropy(
+            logits, targets, weight=weight, label_smoothing=self.config.label_smoothing, reduction="sum"
+        )
+
+    def _weigh(self, loads: Sequence[Load]) -> float:
+        """What a sum over clips is divided by for their mean: their number, or their classes' weights."""
+        labels = [labels for _, labels, _ in loads if len(labels)]
+        if self.class_weights is None or not labels:
+            return float(sum(map(len, labels)))
+        return self.class_weights.double()[torch.cat(labels)].sum().item()
+
+    def _sync_at(self, is_last: bool):
+        """The context of a pass: gradients are summed over the processes in a step's last one."""
+        return nullcontext() if is_last or self.group.world_size == 1 else self._network.no_sync()
+
+    def _average(self, means: Sequence[Tensor], values: Sequence[Tensor], _) -> None:
+        """One step of the running mean, which follows closely while it is young."""
+        number = int(self.ema.n_averaged)
+        decay = min(self.config.ema_decay, (1 + number) / (10 + number))
+        torch._foreach_lerp_(means, values, 1 - decay)
+
+    # ---- the network as it is called
+
+    def _wrap(self) -> None:
+        self._network: nn.Module = self._compiled if self._compiled is not None else self.model
+        if self.group.world_size > 1:
+            self._network = DistributedDataParallel(
+                self._network,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
+
+    def set_mode(self, epoch: int) -> None:
+        """Training mode; in the first config.freeze_epochs the last layer alone learns."""
+        frozen = epoch < self.config.freeze_epochs
+        self.model.train(not frozen)
+        self.model.head.train()
+        if frozen != self._frozen:
+            self._frozen = frozen
+            head = {id(parameter) for parameter in self.model.head.parameters()}
+            for parameter in self.model.backbone.parameters():
+                parameter.requires_grad_(not frozen or id(parameter) in head)
+            self._wrap()
+
+    def _find_micro_batch(self) -> int:
+        """The most clips that fit at once, a load at most."""
+        if self.device.type == "cuda":
+            fits = memory.fits_on_cuda(self._try_pass, self.device)
+        else:
+            fits = memory.fits_in_ram(
+                self.model.name,
+                self.model.clip,
+                num_classes=self.num_classes,
+                checkpointed=self.config.checkpoint_activations,
+                num_processes=self.group.world_size,
+            )
+        most = largest_load(self.config.effective_batch, self.group.world_size)
+        size = memory.largest_that_fits(fits, most)
+        if size == 0 and not self.config.checkpoint_activations:
+            print("not even one clip fits with a margin: --checkpoint_activations would save memory")
+        size = max(1, size)
+        print(f"--batch_size auto: {size} clips at once in each process, {self.config.effective_batch} per step")
+        return size
+
+    def _try_pass(self, size: int) -> None:
+        """A pass over drawn clips that leaves nothing behind, with room kept for the optimiser's state."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+        room = torch.empty(0 if self.optimizer.state else 2 * num_bytes, dtype=torch.uint8, device=self.device)
+        try:
+            clips = torch.zeros(size, *self.model.clip.shape, device=self.device)
+            with autocast(self.precision, self.device):
+                loss = self.model(clips).float().sum() * 0
+            self.scaler.scale(loss).backward()
+            torch.cuda.synchronize(self.device)
+        finally:
+            del room
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+
+    # ---- an epoch
+
+    def train_epoch(
+        self,
+        steps: Iterable[list[Load]],
+        epoch: int,
+        partial: PartialEpoch | None = None,
+        *,
+        num_items: int,
+        on_step: Callable[[], None] = lambda: None,
+        save: Callable[[], None] = lambda: None,
+        wants_save: Callable[[], bool] = lambda: False,
+        stop: StopWish | None = None,
+    ) -> dict[str, Any] | None:
+        """Go through the steps after `partial`; returns the epoch's row of the log, or None where `stop` ended it.
+
+        `partial` is kept up to date whenever `save()` is called, which is where `wants_save()` or `stop` ask for it.
+        Clips that cannot be read are left out of their step, counted, and named when the epoch ends. Raises InputError
+        at the first loss that is not finite, naming the step, and where more than config.max_failed_share of the
+        epoch's `num_items` clips fail.
         """
-        self.model.train()
-        torch.manual_seed(_mix(self.config.seed, epoch))  # dropout and stochastic depth, the same after a resume
-        losses, hits, num_clips, waited = [], [], 0, 0.0
-        failures: list[str] = []
-        begin = mark = time.perf_counter()
-        lr = self.optimizer.param_groups[0]["lr"]
-        with tqdm(loader, desc=f"epoch {epoch + 1}/{self.config.num_epochs}", unit="step", leave=False) as bar:
-            for clips, labels, failed in bar:
-                waited += time.perf_counter() - mark
-                if failed:
-                    failures += failed
-                    self._check_failures(failures, num_items=len(loader.dataset))
-                if clips is None:
-                    mark = time.perf_counter()
-                    continue
-                clips = clips.to(self.device, non_blocking=True)
-                labels = labels.to(self.device, non_blocking=True)
-                loss, hit = self.train_step(clips, labels)
-                losses.append(loss)
-                hits.append(hit)
-                num_clips += len(labels)
-                if len(losses) % _CHECK_EVERY == 0:
-                    recent = self._check(losses[-_CHECK_EVERY:], epoch)
-                    bar.set_postfix(loss=f"{recent:.3f}", lr=f"{self.optimizer.param_groups[0]['lr']:.1e}")
-                mark = time.perf_counter()
-            if len(losses) % _CHECK_EVERY:
-                self._check(losses[-(len(losses) % _CHECK_EVERY) :], epoch)
-        for failure in failures[:_NUM_FAILURES_SHOWN]:
-            print(f"skipped: {failure}")
-        if len(failures) > _NUM_FAILURES_SHOWN:
-            print(f"skipped: {len(failures)} clips in all")
-        duration = time.perf_counter() - begin
-        return {
-            "epoch": epoch + 1,
-            "lr": lr,
-            "train_loss": torch.stack(losses).float().mean().item(),
-            "train_top1": torch.stack(hits).sum().item() / num_clips,
-            "num_failed": len(failures),
-            "clips_per_s": num_clips / duration,
-            "data_wait": waited / duration,
-            "duration_s": duration,
-        }
+        partial = partial if partial is not None else PartialEpoch()
+        self.set_mode(epoch)
+        pending: list[tuple[Tensor, Tensor]] = []
+        meter, earlier_s, begin = WaitMeter(self.device), partial.duration_s, time.perf_counter()
+        first, earlier_wait_s = partial.num_steps, partial.waited_s
+
+        def settle() -> None:
+            """Bring `partial` up to date, and look whether all is well."""
+            self._settle(pending, partial, epoch)
+            partial.waited_s = earlier_wait_s + meter.total()
+            partial.duration_s = earlier_s + time.perf_counter() - begin
+
+        every = _CHECK_EVERY if self.device.type == "cuda" or self.group.world_size > 1 else 1
+        with self._bar(epoch, first) as bar:
+            steps = iter(steps)
+            while True:
+                asked = time.perf_counter()
+                loads = next(steps, None)
+                meter.waited(asked, time.perf_counter())
+                if loads is None:
+                    break
+                failures = [failure for load in loads for failure in load[2]]
+                total, num_clips, num_failed, num_stops, num_saves = self.group.sum(
+                    [
+                        self._weigh(loads),
+                        sum(len(labels) for _, labels, _ in loads),
+                        len(failures),
+                        stop is not None and stop.signal is not None,
+                        wants_save(),
+                    ]
+                )
+                if num_stops or num_saves:
+                    settle()
+                    save()
+                if num_stops:
+                    return None
+                if num_failed:
+                    partial.failures += self.group.join(failures)
+                self._check_failures(partial.failures, num_items=num_items)
+                if total:
+                    pending.append(self._step(loads, epoch, partial.num_steps, total))
+                    meter.given()
+                    partial.num_clips += round(num_clips)
+                partial.num_steps += 1
+                if partial.num_steps % every == 0:
+                    settle()
+                    self._show(bar, partial, epoch, num_done=partial.num_steps - first, begin=begin)
+                bar.update()
+                on_step()
+            settle()
+        if self.group.is_first:
+            _name_failures(partial.failures)
+        return self._row(epoch, partial)
+
+    def _settle(self, pending: list[tuple[Tensor, Tensor]], partial: PartialEpoch, epoch: int) -> None:
+        """Move the losses of all processes into `partial`. Raises InputError if one of them is not finite."""
+        if not pending:
+            return
+        losses = self.group.sum(torch.stack([loss for loss, _ in pending]).tolist())
+        [hits] = self.group.sum([torch.stack([hits for _, hits in pending]).sum().item()])
+        pending.clear()
+        for number, value in enumerate(losses, start=self.step - len(losses) + 1):
+            if not math.isfinite(value):
+                raise InputError(
+                    f"the loss is {value} at step {number} (epoch {epoch + 1}); start again with a lower --lr than "
+                    f"{self.config.lr:g}"
+                )
+        partial.losses += losses
+        partial.num_hits += round(hits)
 
     def _check_failures(self, failures: list[str], *, num_items: int) -> None:
         if len(failures) > self.config.max_failed_share * num_items:
@@ -174,25 +375,68 @@ class Trainer:
                 f"{self.config.max_failed_share:g} allows; {failures[0]}"
             )
 
-    def _check(self, losses: list[Tensor], epoch: int) -> float:
-        """The newest of the last steps' losses; stops the run if one of them is not finite."""
-        values = torch.stack(losses).tolist()
-        for number, value in enumerate(values, start=self.step - len(values) + 1):
-            if not math.isfinite(value):
-                raise InputError(
-                    f"the loss is {value} at step {number} (epoch {epoch + 1}); start again with a lower --lr than "
-                    f"{self.config.lr:g}"
-                )
-        return values[-1]
+    def _row(self, epoch: int, partial: PartialEpoch) -> dict[str, Any]:
+        if not partial.num_clips:
+            raise InputError(f"epoch {epoch + 1}: not one clip could be read; {partial.failures[0]}")
+        duration = max(partial.duration_s, 1e-9)
+        return {
+            "epoch": epoch + 1,
+            "lr": self.config.lr * self.config.rate_scale * self.rate_factor(epoch * self.steps_per_epoch),
+            "train_loss": math.fsum(partial.losses) / len(partial.losses),
+            "train_top1": partial.num_hits / partial.num_clips,
+            "num_failed": len(partial.failures),
+            "clips_per_s": partial.num_clips / duration,
+            "data_wait": partial.waited_s / duration,
+            "memory_gb": self._memory_gb(),
+            "duration_s": partial.duration_s,
+        }
+
+    def _memory_gb(self) -> float | None:
+        """Most memory taken so far: the GPU's, or the process's where the CPU computes."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 1e9
+        peak = peak_process_bytes()
+        return None if peak is None else peak / 1e9
+
+    def _bar(self, epoch: int, first: int) -> tqdm:
+        return tqdm(
+            total=self.steps_per_epoch,
+            initial=first,
+            desc=f"epoch {epoch + 1}/{self.config.num_epochs}",
+            unit="step",
+            leave=False,
+            bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt} {postfix}",
+        )
+
+    def _show(self, bar: tqdm, partial: PartialEpoch, epoch: int, *, num_done: int, begin: float) -> None:
+        memory_gb = self._memory_gb() or math.nan
+        wait = partial.waited_s / partial.duration_s
+        steps_left = (self.config.num_epochs - epoch) * self.steps_per_epoch - partial.num_steps
+        left_s = steps_left * (time.perf_counter() - begin) / num_done
+        bar.set_postfix_str(
+            f"loss {partial.losses[-1] if partial.losses else math.nan:.3f}  "
+            f"rate {self.optimizer.param_groups[0]['lr']:.1e}  "
+            f"{partial.num_clips / partial.duration_s:.1f} clips/s  data wait {wait:.0%}  "
+            f"{memory_gb:.1f} GB  {format_duration(left_s)} left",
+            refresh=False,
+        )
+
+    # ---- saved and restored
 
     def state_dict(self) -> dict[str, Any]:
-        return {
+        state = {
             "step": self.step,
             "precision": self.precision,
+            "micro_batch": self.micro_batch,
+            "model": {name: value.detach().cpu() for name, value in self.model.backbone.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
+        if self.ema:
+            state["num_averaged"] = int(self.ema.n_averaged)
+            state["ema"] = {name: value.detach().cpu() for name, value in self.validated.backbone.state_dict().items()}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["precision"] != self.precision:
@@ -201,9 +445,15 @@ class Trainer:
                 f"--precision {state['precision']}"
             )
         self.step = state["step"]
+        self.model.backbone.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.config.batch_size == AUTO:
+            self.micro_batch = state.get("micro_batch")
+        if self.ema:
+            self.validated.backbone.load_state_dict(state["ema"])
+            self.ema.n_averaged.fill_(state["num_averaged"])
 
 
 def _mix(*numbers: int) -> int:
@@ -211,143 +461,8 @@ def _mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-@dataclass
-class Progress:
-    """Where a run stands: one log entry per finished epoch, and the best of them."""
-
-    logs: dict[str, list] = field(default_factory=lambda: {column: [] for column in LOG_COLUMNS})
-    best_epoch: int = 0
-
-    @property
-    def num_epochs(self) -> int:
-        return len(self.logs["epoch"])
-
-    def append(self, row: dict[str, Any]) -> bool:
-        """Add an epoch; True if it is the best so far: highest validation accuracy, then lowest validation loss."""
-        for column in LOG_COLUMNS:
-            self.logs.setdefault(column, [None] * (row["epoch"] - 1)).append(row.get(column))
-        is_best = self.best_epoch == 0 or self._merit(-1) > self._merit(self.best_epoch - 1)
-        if is_best:
-            self.best_epoch = self.num_epochs
-        return is_best
-
-    def summary(self) -> str:
-        """One line on the kept epoch."""
-        index, seconds = self.best_epoch - 1, sum(self.logs["duration_s"])
-        text = f"{self.num_epochs} epochs in {seconds:.0f} s of training; kept epoch {self.best_epoch}"
-        if self.logs["val_top1"][index] is not None:
-            text += f": validation top-1 {self.logs['val_top1'][index]:.3f} (centre clip)"
-        return text
-
-    def _merit(self, index: int) -> tuple[float, float]:
-        if self.logs["val_top1"][index] is None:  # no validation videos: the newest is the best
-            return (math.inf, self.logs["epoch"][index])
-        return (self.logs["val_top1"][index], -self.logs["val_loss"][index])
-
-
-def validate(
-    model: Recognizer,
-    loader: EvaluationLoader,
-    labels: list[int],
-    *,
-    precision: str,
-    device: torch.device,
-    batch_size: int,
-) -> dict[str, float]:
-    """Loss and accuracy over videos."""
-    scores = score_videos(
-        torch_scorer(model, device=device, precision=precision), loader, batch_size=batch_size, desc="validating"
-    )
-    picked = scores.video_scores[np.arange(len(labels)), labels]
-    return {
-        "val_loss": float(-np.log(np.maximum(picked, 1e-15)).mean()),
-        "val_top1": top_k_accuracy(scores.video_scores, np.asarray(labels), 1),
-    }
-
-
-def train(
-    trainer: Trainer,
-    template: Checkpoint,
-    *,
-    save_path: Path,
-    train_loader: DataLoader,
-    sampler: EpochSampler,
-    val_loader: EvaluationLoader | None,
-    val_labels: list[int],
-    resume: bool,
-    on_epoch=lambda progress: None,
-) -> Progress:
-    """Train to the last epoch, keeping the best checkpoint at `save_path` and the newest at last_path(save_path).
-
-    `template` is a checkpoint without weights: what is recorded beside them. `on_epoch(progress)` is called after each.
-    """
-    progress = Progress()
-    if resume:
-        progress = _resume(trainer, template, last_path(save_path))
-        if progress.num_epochs:
-            on_epoch(progress)  # the run may have died between its checkpoint and its logs
-    for epoch in range(progress.num_epochs, trainer.config.num_epochs):
-        sampler.epoch = epoch
-        row = trainer.train_epoch(train_loader, epoch)
-        if val_loader is not None:
-            row |= validate(
-                trainer.model,
-                val_loader,
-                val_labels,
-                precision=trainer.precision,
-                device=trainer.device,
-                batch_size=trainer.config.batch_size,
-            )
-            if not math.isfinite(row["val_loss"]):
-                raise InputError(
-                    f"the validation loss is {row['val_loss']} after step {trainer.step}; start again with a lower "
-                    f"--lr than {trainer.config.lr:g}"
-                )
-        is_best = progress.append(row)
-        weights = {key: value.detach().cpu() for key, value in trainer.model.backbone.state_dict().items()}
-        checkpoint = replace(template, weights=weights, epoch=epoch + 1)
-        if is_best:
-            save_checkpoint(save_path, checkpoint)
-        state = {"trainer": trainer.state_dict(), "logs": progress.logs, "best_epoch": progress.best_epoch}
-        save_checkpoint(last_path(save_path), replace(checkpoint, training=state))
-        print(_epoch_line(row, trainer.config.num_epochs) + (" *" if is_best else ""))
-        on_epoch(progress)
-    return progress
-
-
-def last_path(save_path: Path) -> Path:
-    """Where the newest state of a run is kept."""
-    return save_path.with_name(f"{save_path.stem}_last.pth")
-
-
-def _resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress:
-    if not path.is_file():
-        print(f"no {path} to resume from: starting afresh")
-        return Progress()
-    checkpoint = load_checkpoint(path)
-    if checkpoint.training is None:
-        raise InputError(f"{path}: holds no training state")
-    for name in ("model", "class_names", "clip", "split_digest", "train_config"):
-        saved, wanted = getattr(checkpoint, name), getattr(template, name)
-        if name == "train_config":  # what an older version did not have, it did as the defaults do
-            saved = TrainConfig().to_dict() | saved
-        if saved != wanted:
-            if isinstance(saved, dict):
-                name, saved, wanted = next(
-                    (f"{name}.{key}", saved.get(key), value) for key, value in wanted.items() if saved.get(key) != value
-                )
-            raise InputError(
-                f"{path} was trained with {name} {saved}, this run has {wanted}; drop --resume to start afresh"
-            )
-    trainer.model.backbone.load_state_dict(checkpoint.weights)
-    trainer.load_state_dict(checkpoint.training["trainer"])
-    progress = Progress(logs=checkpoint.training["logs"], best_epoch=checkpoint.training["best_epoch"])
-    print(f"resuming after epoch {progress.num_epochs} of {trainer.config.num_epochs}")
-    return progress
-
-
-def _epoch_line(row: dict[str, Any], num_epochs: int) -> str:
-    text = f"epoch {row['epoch']:3}/{num_epochs}  loss {row['train_loss']:.3f}  top1 {row['train_top1']:.3f}"
-    if row.get("val_top1") is not None:
-        text += f"  val loss {row['val_loss']:.3f}  val top1 {row['val_top1']:.3f}"
-    return text + f"  {row['clips_per_s']:.1f} clips/s  data wait {row['data_wait']:.0%}  {row['duration_s']:.0f} s"
+def _name_failures(failures: list[str]) -> None:
+    for failure in failures[:_NUM_FAILURES_SHOWN]:
+        print(f"skipped: {failure}")
+    if len(failures) > _NUM_FAILURES_SHOWN:
+        print(f"skipped: {len(failures)} clips in all")

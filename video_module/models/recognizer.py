@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from video_module.config import ClipConfig
@@ -35,6 +36,24 @@ class Recognizer(nn.Module):
     @property
     def head(self) -> nn.Module:
         return self.backbone.get_submodule(get_spec(self.name).head)
+
+    def drop_before_head(self, share: float) -> None:
+        """In training, drop this share of the last layer's inputs."""
+        if share:
+            self.head.register_forward_pre_hook(
+                lambda module, inputs: (F.dropout(inputs[0], share, training=module.training),)
+            )
+
+    def recompute_blocks(self) -> None:
+        """Save memory in training: keep each block's input alone and compute the rest again when gradients need it.
+
+        Raises InputError where the network has no such blocks.
+        """
+        blocks = [module for module in self.backbone.modules() if hasattr(module, "recomputed")]
+        if not blocks:
+            raise InputError(f"--checkpoint_activations: {self.name} has no blocks that can be computed again")
+        for block in blocks:
+            block.recomputed = True
 
 
 def build_model(

@@ -86,6 +86,8 @@ class ModelSpec:
                 raise InputError(f"--drop_path {given['drop_path']}: {self.name} has no blocks to skip; leave it out")
         if weights == NO_WEIGHTS:
             settings["backbone_lr_scale"] = 1.0  # nothing to preserve: the whole net starts from scratch
+        if given.get("sampling") == "windows":
+            settings["num_repeats"] = 1  # all windows are taken already
         settings.update(given)
         try:
             return TrainConfig(**settings)
@@ -107,7 +109,7 @@ def _swin3d(size: str, weights: tuple[str, ...], **recipe: Any) -> ModelSpec:
         has_drop_path=True,
         weights=weights,
         weights_files="Video-Swin and mmaction checkpoints (swin_*_patch244_window877_*.pth)",
-        recipe=recipe,
+        recipe={"head_dropout": 0.5, "num_repeats": 2, **recipe},
         paper=_VIDEO_SWIN,
     )
 
@@ -156,14 +158,14 @@ def _mvit(name: str, *, paper: str) -> ModelSpec:
         head="head.1",
         features="blocks.13",  # 8 x 14 x 14 tokens; the last blocks have 7 x 7
         has_drop_path=True,
-        recipe={"lr": 1e-3, "weight_decay": 0.05, "drop_path": 0.2},  # drop_path: torchvision's
+        recipe={"lr": 1e-3, "weight_decay": 0.05, "drop_path": 0.2, "num_repeats": 2},  # drop_path: torchvision's
         paper=paper,
     )
 
 
 # of torchvision's VideoClassification preset
 _KINETICS: dict[str, Any] = {"mean": (0.43216, 0.394666, 0.37645), "std": (0.22803, 0.22145, 0.216989)}
-_CONVOLUTIONAL = {"lr": 1e-3, "weight_decay": 0.01, "batch_size": 16}
+_CONVOLUTIONAL = {"lr": 1e-3, "weight_decay": 0.01, "effective_batch": 16, "lr_batch": 16}
 
 _SPECS = (
     _swin3d("t", ("KINETICS400_V1",), lr=1e-3, weight_decay=0.02, drop_path=0.1),
@@ -179,11 +181,15 @@ _SPECS = (
         has_drop_path=True,
         recipe={
             "num_epochs": 32,
-            "batch_size": 16,
+            "effective_batch": 16,
             "lr": 1e-3,
+            "lr_batch": 16,
             "weight_decay": 0.05,
             "warmup_epochs": 1.0,
             "drop_path": 0.0,
+            "mixup": 0.0,
+            "cutmix": 0.0,
+            "ema_decay": 0.0,
         },
         paper=f"{_VIDEO_SWIN}; a relative of 0.33 M parameters that learns on a laptop",
     ),
@@ -196,7 +202,7 @@ _SPECS = (
         clip=ClipConfig(num_frames=128, frame_stride=1, target_fps=15, resize=(256, 256), crop=224, **_KINETICS),
         head="classifier.1",
         features="features.15",  # 16 x 7 x 7
-        recipe={**_CONVOLUTIONAL, "batch_size": 4},
+        recipe=_CONVOLUTIONAL,
         paper="Xie et al., Rethinking Spatiotemporal Feature Learning, ECCV 2018",
     ),
     _mvit("mvit_v1_b", paper=_MVIT),
@@ -228,7 +234,7 @@ _SPECS = (
         head="logits.conv3d",
         features="Mixed_5c",  # 8 x 7 x 7
         weights_files="rgb_imagenet.pt, rgb_charades.pt (Kinetics); googlenet-*.pth of torchvision, inflated",
-        recipe={**_CONVOLUTIONAL, "batch_size": 8},
+        recipe=_CONVOLUTIONAL,
         paper="Carreira & Zisserman, Quo Vadis, Action Recognition?, CVPR 2017",
     ),
 )

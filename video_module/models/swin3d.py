@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
@@ -41,6 +42,11 @@ def _region_tensor(size: Size3, window: Size3, shift: Size3, device: torch.devic
     """_region_numbers() on a device, sent there once."""
     with torch.inference_mode(False):  # it may be needed in training later
         return torch.from_numpy(_region_numbers(size, window, shift)).to(device)
+
+
+def forget_constants() -> None:
+    """Drop what was sent to devices: under torch's fake tensors it was made as one."""
+    _region_tensor.cache_clear()
 
 
 @torch.compiler.assume_constant_result  # else torch.compile traces NumPy's steps
@@ -94,17 +100,41 @@ class WindowAttention3d(ShiftedWindowAttention3d):
         qkv = self.qkv(x).view(-1, windows, tokens, 3, heads, c // heads).permute(3, 0, 1, 4, 2, 5)
         # (N, windows, heads, tokens, c // heads) each; unbind() would export as twice the nodes
         q, k, v = qkv[0], qkv[1], qkv[2]
-        scores = (q * (c // heads) ** -0.5) @ k.transpose(-2, -1) + self.position_bias(tokens)
+        bias = self.position_bias(tokens)  # (heads, tokens, tokens)
         if any(shift):
-            scores = scores + self.shift_mask(size, window, shift).to(scores.dtype)
-        attention = F.dropout(scores.softmax(dim=-1), p=self.attention_dropout, training=self.training)
-        x = (attention @ v).transpose(2, 3).reshape(-1, windows, tokens, c)
+            mask = self.shift_mask(size, window, shift)
+        if self.is_fused(x):
+            x = self._attend_fused(q, k, v, bias + mask if any(shift) else bias)
+        else:
+            scores = (q * (c // heads) ** -0.5) @ k.transpose(-2, -1) + bias
+            if any(shift):
+                scores = scores + mask.to(scores.dtype)
+            attention = F.dropout(scores.softmax(dim=-1), p=self.attention_dropout, training=self.training)
+            x = attention @ v
+        x = x.transpose(2, 3).reshape(-1, windows, tokens, c)
         x = F.dropout(self.proj(x), p=self.dropout, training=self.training)
 
         x = _from_windows(x, window, size)
         if any(shift):
             x = torch.roll(x, shifts=shift, dims=(1, 2, 3))
         return x[:, :t, :h, :w]
+
+    def is_fused(self, x: Tensor) -> bool:
+        """Whether one kernel does the attention: on CUDA, where scores in memory would cost most of the time."""
+        return x.is_cuda and not torch.compiler.is_exporting()
+
+    def _attend_fused(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """q, k, v and the result: (N, windows, heads, tokens, channels of a head).
+
+        The kernel that takes a bias, and gives its gradient, wants four axes. One bias for all windows, (heads, tokens,
+        tokens), goes with the windows among the samples; one for each of them, (windows, heads, tokens, tokens), with
+        the windows among the heads. So no copy of it is made for each sample.
+        """
+        first = 0 if bias.ndim == 3 else 1
+        flat = [tensor.flatten(first, first + 1) for tensor in (q, k, v)]
+        mask = bias.reshape(1, -1, *bias.shape[-2:]).to(q.dtype).expand(len(flat[0]), -1, -1, -1)
+        dropout = self.attention_dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(*flat, attn_mask=mask, dropout_p=dropout).reshape(q.shape)
 
     def position_bias(self, tokens: int) -> Tensor:
         """What each pair of places in a window adds to the scores, (heads, tokens, tokens)."""
@@ -121,8 +151,16 @@ class WindowAttention3d(ShiftedWindowAttention3d):
 class _Block(SwinTransformerBlock):
     """torchvision's block around WindowAttention3d; SwinTransformer3d names its own attention to every block."""
 
+    recomputed = False
+    """Whether training keeps the block's input alone and computes what is in it again when the gradients need it."""
+
     def __init__(self, *args, attn_layer=None, **kwargs):
         super().__init__(*args, attn_layer=WindowAttention3d, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.recomputed and self.training and torch.is_grad_enabled():
+            return checkpoint(super().forward, x, use_reentrant=False)
+        return super().forward(x)
 
 
 def _build(

@@ -48,7 +48,7 @@ class Handlers:
     def recognise(
         self, video: str | None, model: str, width_px: float | None, request: gr.Request, progress=_PROGRESS
     ) -> Iterator[tuple[Any, ...]]:
-        """Yields (best classes, annotated video, timeline, files) at the end, and empties them first."""
+        """Yields (best classes, annotated video, timeline, files) at the end; till then nothing of the video before."""
         yield (None,) * 4
         with speaking(request) as texts, self.storage.using(video or ""):
             bar = _Bar(progress, texts)

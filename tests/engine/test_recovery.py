@@ -1,0 +1,313 @@
+"""Runs that are killed, stopped, or out of disk, and what they leave behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_model
+from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from video_module.engine.training import Trainer
+from video_module.errors import InputError, Interrupted
+from video_module.files import remove_partial
+
+ROOT = Path(__file__).parents[2]
+# all that a run may have: mixing, a running mean, dropout, stochastic depth, repeats, a frozen start
+FLAGS = (
+    *("--model_type", "swin3d_nano", "--device", "cpu", "--num_epochs", "4", "--effective_batch", "4"),
+    *("--batch_size", "3", "--num_repeats", "2", "--mixup", "0.8", "--cutmix", "1", "--mix_off_epochs", "1"),
+    *("--ema_decay", "0.99", "--drop_path", "0.2", "--head_dropout", "0.3", "--freeze_epochs", "1"),
+)
+
+
+def run(data: Path, save_path: Path, *flags: str) -> None:
+    train_model.main(["--data_dir", str(data), "--save_path", str(save_path), "--num_workers", "0", *FLAGS, *flags])
+
+
+@pytest.fixture(scope="module")
+def unbroken(drawn_data, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("unbroken") / "nano.pth"
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run(drawn_data, path)
+    torch.set_num_threads(num_threads)
+    return path
+
+
+def assert_same_run(expected: Path, got: Path) -> None:
+    """Weights, their mean, optimiser and log, bit for bit."""
+    for name in ("nano.pth", "nano_last.pth"):
+        one, other = load_checkpoint(expected.with_name(name)), load_checkpoint(got.with_name(name))
+        assert one.epoch == other.epoch
+        assert one.weights.keys() == other.weights.keys()
+        assert all(torch.equal(value, other.weights[key]) for key, value in one.weights.items())
+    states = [load_checkpoint(path.with_name("nano_last.pth")).training["trainer"] for path in (expected, got)]
+    for key in ("model", "ema"):
+        assert all(torch.equal(value, states[1][key][name]) for name, value in states[0][key].items())
+    moments = [state["optimizer"]["state"] for state in states]
+    assert all(
+        torch.equal(value, moments[1][number][name])
+        for number, moment in moments[0].items()
+        for name, value in moment.items()
+    )
+    logs = [json.loads(path.with_name("nano_logs.json").read_text()) for path in (expected, got)]
+    for column in ("epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "num_failed"):
+        assert logs[0][column] == logs[1][column]
+
+
+KILLER = """
+import os, random, shutil, signal, sys, time
+from pathlib import Path
+
+data, folder, flags, num_kills, seed = sys.argv[1], Path(sys.argv[2]), sys.argv[5:], int(sys.argv[3]), int(sys.argv[4])
+sys.path.insert(0, os.getcwd())
+import torch
+import train_model
+from video_module.data import audit, dataset, distribution, labels, splits
+from video_module.engine import checkpoint, logbook, run, training
+torch.set_num_threads(1)
+rng = random.Random(seed)
+
+def start(save_path, number, dies_saving):
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        sys.stdout = open(folder / "log.txt", "a")
+        if dies_saving:
+            save, left = torch.save, [rng.randrange(2, 6)]
+            def dies(content, file):
+                save(content, file)
+                left[0] -= 1
+                if not left[0]:
+                    file.truncate(file.tell() // 2)
+                    os.kill(os.getpid(), signal.SIGKILL)
+            torch.save = dies
+        train_model.main(["--data_dir", data, "--save_path", str(save_path), *flags,
+                          "--num_workers", str(number % 3), "--save_every", "1", "--resume"])
+    except BaseException as error:
+        import traceback
+        traceback.print_exc()
+        os._exit(1)
+    sys.stdout.flush()
+    os._exit(0)
+
+kills, saving, number, done = 0, 0, 0, 0
+while True:
+    save_path = folder / str(done) / "nano.pth"
+    dies_saving = kills < num_kills and number % 4 == 3
+    pid = start(save_path, number, dies_saving)
+    number += 1
+    if dies_saving or kills >= num_kills:
+        status = os.waitpid(pid, 0)[1]
+    else:
+        time.sleep(rng.uniform(0.1, 1.2))
+        os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status):
+        kills += 1
+        saving += dies_saving
+    elif status:
+        sys.exit("a run failed")
+    else:  # it came to its end
+        done += 1
+        if kills >= num_kills:
+            break
+print(kills, saving, done)
+"""
+
+
+def test_a_run_killed_ten_times_ends_where_the_unbroken_one_does(unbroken, drawn_data, tmp_path):
+    """SIGKILL at random moments, within steps and within saves, with 0, 1 and 2 workers in turn.
+
+    The children are forked from one process that has imported everything, since importing torch takes seconds.
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", KILLER, str(drawn_data), str(tmp_path), "10", "5", *FLAGS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    kills, saving, num_runs = map(int, result.stdout.split())
+    assert kills >= 10
+    assert saving >= 1
+    log = (tmp_path / "log.txt").read_text()
+    assert "and step" in log  # it went on within an epoch
+    for number in range(num_runs):
+        path = tmp_path / str(number) / "nano.pth"
+        assert_same_run(unbroken, path)
+        names = {file.name for file in path.parent.iterdir()}
+        assert names == {"nano.pth", "nano_last.pth", "nano_logs.json", "nano_logs.csv", "nano_curves.png"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_is_saved_and_goes_on(number, unbroken, drawn_data, tmp_path, monkeypatch, capsys):
+    step, steps = Trainer._step, []
+
+    def signalled(self, *arguments):
+        steps.append(1)
+        if len(steps) == 15:
+            os.kill(os.getpid(), number)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_step", signalled)
+    torch.set_num_threads(1)
+    with pytest.raises(Interrupted, match=r"stopped in epoch 2, after step 3 of 12; .*nano_last.pth is saved") as stop:
+        run(drawn_data, tmp_path / "nano.pth")
+    assert stop.value.exit_code == 128 + number
+    assert len(steps) == 15  # the step that ran was finished, no other begun
+    monkeypatch.undo()
+    run(drawn_data, tmp_path / "nano.pth", "--resume")
+    assert "resuming after epoch 1 of 4 and step 3 of 12" in capsys.readouterr().out
+    assert_same_run(unbroken, tmp_path / "nano.pth")
+
+
+def test_a_stop_while_it_validates_is_saved_too(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
+    from video_module.engine import run as engine_run
+
+    score_views = engine_run.score_views
+
+    def signalled(*arguments, **settings):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score_views(*arguments, **settings)
+
+    monkeypatch.setattr(engine_run, "score_views", signalled)
+    torch.set_num_threads(1)
+    with pytest.raises(Interrupted, match="stopped in epoch 1, after step 12 of 12"):
+        run(drawn_data, tmp_path / "nano.pth")
+    monkeypatch.undo()
+    run(drawn_data, tmp_path / "nano.pth", "--resume")
+    assert_same_run(unbroken, tmp_path / "nano.pth")
+
+
+def test_the_scripts_exit_code_is_that_of_the_signal(drawn_data, tmp_path):
+    command = [sys.executable, "train_model.py", "--data_dir", str(drawn_data), *FLAGS, "--num_epochs", "500"]
+    process = subprocess.Popen(
+        [*command, "--save_path", str(tmp_path / "nano.pth"), "--num_workers", "2"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    os.killpg(process.pid, signal.SIGTERM)  # the workers get it too, as from a scheduler
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "is saved, --resume goes on from there" in errors
+    assert "Traceback" not in errors
+    assert load_checkpoint(tmp_path / "nano_last.pth").training is not None
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from video_module import cli
+from video_module.engine.checkpoint import Checkpoint, save_checkpoint
+from video_module.config import ClipConfig
+import torch
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path, content = Path(sys.argv[1]), lambda n: Checkpoint(
+    model="swin3d_nano", weights={"w": torch.full((n,), 7.0)}, clip=ClipConfig(), class_names=["a"])
+save_checkpoint(path, content(1000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+cli.run(lambda: save_checkpoint(path, content(1_000_000)))
+"""
+
+
+def test_a_full_disk_ends_the_run_in_a_line_and_leaves_the_checkpoint_before(tmp_path):
+    """Here full means: no file may grow beyond 200 kB."""
+    path = tmp_path / "x_last.pth"
+    result = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {path}: the checkpoint cannot be written (File too large); the one before")
+    assert result.stderr.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["x_last.pth"]
+    assert load_checkpoint(path).weights["w"].tolist() == [7.0] * 1000
+
+
+def test_what_killed_saves_left_is_removed_and_nothing_else(tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    stale = tmp_path / f".x_last.partial-{int(gone.stdout)}.pth"
+    others = [tmp_path / name for name in (f".x_last.partial-{os.getpid()}.pth", ".y_last.partial-1.pth", "x_last.pth")]
+    for path in (stale, *others):
+        path.touch()
+    remove_partial(tmp_path / "x_last.pth")
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--mixup", "0.2"], "train_config.mixup 0.8, this run has 0.2"),
+        (["--effective_batch", "8"], "train_config.effective_batch 4, this run has 8"),
+        (["--model_type", "swin3d_t"], "model swin3d_nano, this run has swin3d_t"),
+        (["--clip_len", "4"], "clip.num_frames 8, this run has 4"),
+    ],
+)
+def test_another_run_is_refused(unbroken, drawn_data, flags, reason):
+    with pytest.raises(InputError, match=f"was trained with {reason}; drop --resume"):
+        run(drawn_data, unbroken, "--resume", *flags)
+
+
+def test_other_videos_and_classes_are_refused(unbroken, drawn_data, tmp_path):
+    for name, link in (("few", drawn_data / "train"), ("val", drawn_data / "val")):
+        (tmp_path / name).mkdir()
+        for label in ("jump", "wave", "push"):
+            (tmp_path / name / label).symlink_to(link / label)
+    dirs = ["--train_dir", str(tmp_path / "few"), "--val_dir", str(tmp_path / "val")]
+    with pytest.raises(
+        InputError, match=r"6 classes, this run has 3 \(no longer: \['pull', 'sit', 'stand'\]; new: none"
+    ):
+        run(drawn_data, unbroken, "--resume", *dirs)
+    bare = tmp_path / "bare"
+    for split in ("train", "val"):
+        for video in (drawn_data / split).rglob("*.avi"):
+            target = bare / split / video.parent.name / video.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(video)
+    run(bare, tmp_path / "nano.pth", "--num_epochs", "1")
+    target.unlink()
+    with pytest.raises(InputError, match="other videos, this run lacks 1 of them and has 0 that are new"):
+        run(bare, tmp_path / "nano.pth", "--num_epochs", "1", "--resume")
+
+
+def test_speed_may_differ_from_one_part_of_a_run_to_the_next(unbroken, drawn_data, capsys):
+    flags = ["--batch_size", "2", "--checkpoint_activations", "--save_every", "3min", "--max_failed_share", "0.5"]
+    run(drawn_data, unbroken, "--resume", *flags)
+    assert "resuming after epoch 4 of 4" in capsys.readouterr().out
+
+
+def test_a_run_of_an_earlier_version_goes_on(drawn_data, tmp_path, capsys):
+    """Its file has no settings that came later, and did as they do where they are off."""
+    off = ["--mixup", "0", "--cutmix", "0", "--ema_decay", "0", "--num_epochs", "2"]
+    command = ["--data_dir", str(drawn_data), "--save_path", str(tmp_path / "nano.pth"), "--model_type", "swin3d_nano"]
+    command += ["--device", "cpu", "--num_workers", "0", *off]
+    train_model.main([*command, "--patience", "1", "--lr", "1e-9"])
+    last = tmp_path / "nano_last.pth"
+    new = load_checkpoint(last)
+    config = {name: new.train_config[name] for name in ("num_epochs", "lr", "weight_decay", "warmup_epochs", "seed")}
+    config |= {
+        name: new.train_config[name] for name in ("label_smoothing", "drop_path", "backbone_lr_scale", "augment")
+    }
+    config |= {"batch_size": 16, "weights": "none", "class_weights": None}
+    trainer = {k: v for k, v in new.training["trainer"].items() if k in ("step", "precision", "schedule", "scaler")}
+    trainer["optimizer"] = new.training["trainer"]["optimizer"]
+    logs = {key: values[:1] for key, values in new.training["logs"].items() if key != "memory_gb"}
+    old = {**vars(new), "train_config": config, "training": {"trainer": trainer, "logs": logs, "best_epoch": 1}}
+    save_checkpoint(last, Checkpoint(**{**old, "epoch": 1}))
+    capsys.readouterr()
+    train_model.main([*command, "--lr", "1e-9", "--resume"])
+    assert "resuming after epoch 1 of 2" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"train_config.mixup 0.0, this run has 0.8"):
+        save_checkpoint(last, Checkpoint(**{**old, "epoch": 1}))
+        train_model.main([*command, "--lr", "1e-9", "--resume", "--mixup", "0.8"])

@@ -1,0 +1,186 @@
+"""How fast training steps are: this trainer, the original's way, and what the device could do at best, in one run.
+
+The original trained torchvision's network in fp32, two clips a step, with Adam. A clip's multiply-adds, forward and
+backward, over the device's own rate of large matrix products, are the share of the device that is put to use.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from video_module.benchmark.loader import draw_videos, repeat_to
+from video_module.config import ClipConfig
+from video_module.data.dataset import TrainingClips, read_steps, training_loader
+from video_module.data.splits import load_videos
+from video_module.engine import memory
+from video_module.engine.device import choose_device
+from video_module.engine.training import Trainer
+from video_module.models.cost import measure_cost
+from video_module.models.recognizer import build_model
+from video_module.models.registry import ModelSpec, get_spec
+
+_HMDB51_CLIPS = 2857 * 30  # videos of fold 1 without validation, 30 epochs of one clip each
+_NUM_CLASSES = 51
+_LOAD = 16  # clips, as the loader gives them
+_COLUMNS = (
+    *("clips/s", "times the original", "at once", "at best, TMAC/s", "share of it", "of clips in memory"),
+    *("peak GB", "GB a clip", "h for HMDB51"),
+)
+
+
+def run(args: argparse.Namespace) -> list[dict[str, Any]]:
+    device = choose_device(args.device)
+    rows = []
+    for name in args.model_type:
+        spec = get_spec(name)
+        clip = spec.clip_config(clip_len=args.clip_len, img_size=args.img_size)
+        rows += measure_model(spec, clip, device, args)
+    return rows
+
+
+def measure_model(
+    spec: ModelSpec, clip: ClipConfig, device: torch.device, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Rows of one model: the original's way, this trainer on clips in memory and from files, and what a clip takes."""
+    work = 3e9 * measure_cost(spec.name, clip=clip).gmacs  # the backward pass takes twice the forward pass
+    timing = {"num_steps": args.num_steps, "num_warmup": args.num_warmup}
+    rows, baseline = [], None
+    if args.original and spec.name in ("swin3d_t", "swin3d_s", "swin3d_b"):
+        _reset_peak(device)
+        baseline = 2 / time_step(original_step(spec, clip, device), device, **timing)
+        ceiling = matrix_rate("fp32", device)
+        row = {"clips/s": baseline, "times the original": 1.0, "at once": 2, "at best, TMAC/s": ceiling / 1e12}
+        row |= {"share of it": baseline * work / ceiling, "peak GB": _peak_gb(device)}
+        rows.append(_row(f"{spec.name}: torchvision, fp32, 2 clips, Adam", row))
+
+    _reset_peak(device)
+    settings = {"effective_batch": args.effective_batch, "batch_size": args.batch_size, "num_repeats": 1}
+    settings |= {"checkpoint_activations": args.checkpoint_activations, "compile": args.compile}
+    config = spec.train_config(weights="none", given=settings)
+    model = build_model(spec.name, num_classes=_NUM_CLASSES, clip=clip, drop_path=config.drop_path)
+    trainer = Trainer(model, config, device=device, steps_per_epoch=1000)
+    trainer.set_mode(0)
+    loads = [
+        (*_drawn(clip, min(_LOAD, config.effective_batch - begin)), [])
+        for begin in range(0, config.effective_batch, _LOAD)
+    ]
+    drawn = config.effective_batch / time_step(lambda: trainer.train_step(loads), device, **timing)
+    ceiling = matrix_rate(trainer.precision, device)
+    row = {"clips/s": drawn, "times the original": drawn / baseline if baseline else None}
+    row |= {"at once": trainer.micro_batch, "at best, TMAC/s": ceiling / 1e12, "share of it": drawn * work / ceiling}
+    rows.append(_row(f"{spec.name}: this trainer, {trainer.precision}", row | {"peak GB": _peak_gb(device)}))
+    if args.num_videos:
+        rate = measure_with_loader(trainer, clip, args)
+        row = {"clips/s": rate, "times the original": rate / baseline if baseline else None}
+        rows.append(_row(f"{spec.name}: the same from files", row | {"of clips in memory": rate / drawn}))
+    for checkpointed in (False, True) if spec.name.startswith("swin3d") else (False,):
+        for precision in ("fp32", "bf16"):
+            needed = memory.activation_bytes(
+                spec.name, clip, num_classes=_NUM_CLASSES, checkpointed=checkpointed, precision=precision
+            )
+            what = f"{spec.name}: kept for gradients, {precision}" + (", checkpointed" if checkpointed else "")
+            rows.append(_row(what, {"GB a clip": (needed.kept + needed.largest_block) / 1e9}))
+    return rows
+
+
+def _row(what: str, figures: dict[str, Any]) -> dict[str, Any]:
+    rate = figures.get("clips/s")
+    row = {"what": what, **dict.fromkeys(_COLUMNS)} | figures
+    return row | {"h for HMDB51": _HMDB51_CLIPS / rate / 3600 if rate else None}
+
+
+def time_step(step: Callable[[], Any], device: torch.device, *, num_steps: int, num_warmup: int) -> float:
+    """The median of a step's seconds, after `num_warmup` that do not count; on CUDA by its own events."""
+    for _ in range(num_warmup):
+        step()
+    if device.type != "cuda":
+        marks = [time.perf_counter()]
+        for _ in range(num_steps):
+            step()
+            marks.append(time.perf_counter())
+        return median(after - before for before, after in pairwise(marks))
+    torch.cuda.synchronize(device)
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(num_steps + 1)]
+    events[0].record()
+    for event in events[1:]:
+        step()
+        event.record()
+    events[-1].synchronize()
+    return median(a.elapsed_time(b) for a, b in pairwise(events)) / 1e3
+
+
+def matrix_rate(precision: str, device: torch.device) -> float:
+    """Multiply-adds per second of a large square matrix product: what no network exceeds. TF32 is off for fp32."""
+    side = 8192 if device.type == "cuda" else 1024
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    earlier = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        seconds = time_step(lambda: a @ b, device, num_steps=20, num_warmup=5)
+    finally:
+        torch.set_float32_matmul_precision(earlier)
+    return side**3 / seconds
+
+
+def original_step(spec: ModelSpec, clip: ClipConfig, device: torch.device) -> Callable[[], None]:
+    """A step as the original takes it: torchvision's own attention, float clips, everything in fp32."""
+    from torchvision.models import get_model
+
+    earlier = torch.get_float32_matmul_precision()
+    network = get_model(spec.name, weights=None, num_classes=_NUM_CLASSES).to(device).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    clips, labels = _drawn(clip, 2)
+    clips = (clips.float() / 255).permute(0, 4, 1, 2, 3).contiguous().to(device)
+    labels = labels.to(device)
+
+    def step() -> None:
+        torch.set_float32_matmul_precision("highest")
+        optimizer.zero_grad()
+        F.cross_entropy(network(clips), labels).backward()
+        optimizer.step()
+        torch.set_float32_matmul_precision(earlier)
+
+    return step
+
+
+def measure_with_loader(trainer: Trainer, clip: ClipConfig, args: argparse.Namespace) -> float:
+    """Clips/s over an epoch of real files, after one to warm up."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = args.data_dir or draw_videos(Path(folder), min(48, args.num_videos))
+        videos = repeat_to(load_videos(root, num_workers=args.num_workers or 1), args.num_videos)
+        clips = TrainingClips(root, videos, sorted({video.label for video in videos}), clip, trainer.config)
+        loader, sampler = training_loader(
+            clips,
+            effective_batch=trainer.config.effective_batch,
+            num_workers=args.num_workers,
+            pin_memory=trainer.device.type == "cuda",
+        )
+        rows = []
+        for sampler.epoch in range(2):
+            rows.append(trainer.train_epoch(read_steps(loader, sampler), sampler.epoch, num_items=len(clips)))
+    return rows[1]["clips_per_s"]
+
+
+def _drawn(clip: ClipConfig, num_clips: int) -> tuple[torch.Tensor, torch.Tensor]:
+    clips = torch.randint(0, 256, (num_clips, *clip.shape), dtype=torch.uint8)
+    labels = torch.arange(num_clips) % _NUM_CLASSES
+    return (clips.pin_memory(), labels.pin_memory()) if torch.cuda.is_available() else (clips, labels)
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_gb(device: torch.device) -> float | None:
+    return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None

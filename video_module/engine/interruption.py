@@ -1,0 +1,45 @@
+"""Ctrl-C and SIGTERM as a wish to stop at the next step, so that the state can be saved."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class StopWish:
+    """Which signal asked the run to stop, if one did."""
+
+    def __init__(self):
+        self.signal: signal.Signals | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator["StopWish"]:
+        """Take Ctrl-C and SIGTERM in while the block runs; the second of them ends the process at once.
+
+        Outside of the main thread signals cannot be taken, and nothing is changed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore() -> None:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+        def take(number: int, _) -> None:
+            self.signal = signal.Signals(number)
+            restore()
+            print(f"\n{self.signal.name}: stopping after this step; once more to stop at once", file=sys.stderr)
+
+        for number in earlier:
+            signal.signal(number, take)
+        try:
+            yield self
+        finally:
+            restore()
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + (self.signal or signal.SIGINT)

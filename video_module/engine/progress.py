@@ -1,0 +1,110 @@
+"""Where a run stands: its log, its best epoch, and what of the running epoch is done."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+LOG_COLUMNS = (
+    "epoch",
+    "lr",
+    "train_loss",
+    "train_top1",
+    "val_loss",
+    "val_top1",
+    "num_failed",
+    "clips_per_s",
+    "data_wait",
+    "memory_gb",
+    "duration_s",
+)
+
+
+@dataclass
+class PartialEpoch:
+    """The steps of an epoch that are done, in plain values, so that a run broken off goes on after them.
+
+    Of all processes together, and the same in each.
+    """
+
+    num_steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    """Of each step."""
+    num_hits: int = 0
+    num_clips: int = 0
+    failures: list[str] = field(default_factory=list)
+    waited_s: float = 0.0
+    """For clips, while there was nothing else to do."""
+    duration_s: float = 0.0
+
+
+@dataclass
+class Progress:
+    """One log entry per finished epoch, the best of them, and the epoch that is running."""
+
+    logs: dict[str, list] = field(default_factory=lambda: {column: [] for column in LOG_COLUMNS})
+    best_epoch: int = 0
+    partial: PartialEpoch = field(default_factory=PartialEpoch)
+
+    @property
+    def num_epochs(self) -> int:
+        return len(self.logs["epoch"])
+
+    def append(self, row: dict[str, Any]) -> bool:
+        """Add an epoch; True if it is the best so far: highest validation accuracy, then lowest validation loss."""
+        for column in LOG_COLUMNS:
+            self.logs.setdefault(column, [None] * (row["epoch"] - 1)).append(row.get(column))
+        self.partial = PartialEpoch()
+        is_best = self.best_epoch == 0 or self._merit(-1) > self._merit(self.best_epoch - 1)
+        if is_best:
+            self.best_epoch = self.num_epochs
+        return is_best
+
+    def row(self, index: int) -> dict[str, Any]:
+        """One epoch's entry."""
+        return {column: values[index] for column, values in self.logs.items()}
+
+    def is_over(self, *, num_epochs: int, patience: int) -> bool:
+        """Whether all epochs are done, or `patience` of them (0: any number) brought nothing better."""
+        return self.num_epochs >= num_epochs or 0 < patience <= self.num_epochs - self.best_epoch
+
+    def summary(self) -> str:
+        """A closing table: the kept epoch, the last one, and what the run cost."""
+        rows = [("", "epoch", "train loss", "train top-1", "val loss", "val top-1")]
+        for name, number in (("kept", self.best_epoch), ("last", self.num_epochs)):
+            row = self.row(number - 1)
+            values = [row[column] for column in ("train_loss", "train_top1", "val_loss", "val_top1")]
+            rows.append((name, str(number), *("-" if value is None else f"{value:.3f}" for value in values)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = "\n".join(
+            "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+        )
+        seconds, num_failed = sum(self.logs["duration_s"]), sum(self.logs["num_failed"])
+        waited = sum(share * s for share, s in zip(self.logs["data_wait"], self.logs["duration_s"], strict=True))
+        num_clips = sum(rate * s for rate, s in zip(self.logs["clips_per_s"], self.logs["duration_s"], strict=True))
+        text = f"{self.num_epochs} epochs in {format_duration(seconds)} of training, "
+        text += (
+            f"{num_clips / max(seconds, 1e-9):.1f} clips/s, {waited / max(seconds, 1e-9):.0%} of it waiting for data"
+        )
+        if num_failed:
+            text += f", {num_failed} clips left out"
+        return f"{table}\n{text}"
+
+    def _merit(self, index: int) -> tuple[float, float]:
+        if self.logs["val_top1"][index] is None:  # no validation videos: the newest is the best
+            return (math.inf, self.logs["epoch"][index])
+        return (self.logs["val_top1"][index], -self.logs["val_loss"][index])
+
+
+def epoch_line(row: dict[str, Any], num_epochs: int) -> str:
+    """What is printed of a finished epoch."""
+    text = f"epoch {row['epoch']:3}/{num_epochs}  loss {row['train_loss']:.3f}  top1 {row['train_top1']:.3f}"
+    if row.get("val_top1") is not None:
+        text += f"  val loss {row['val_loss']:.3f}  val top1 {row['val_top1']:.3f}"
+    return text + f"  {row['clips_per_s']:.1f} clips/s  data wait {row['data_wait']:.0%}  {row['duration_s']:.0f} s"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

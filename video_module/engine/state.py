@@ -1,0 +1,113 @@
+"""The newest state of a run in X_last.pth: when it is saved, and whether another run may go on from it."""
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from video_module.config import AUTO, TrainConfig
+from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from video_module.engine.progress import PartialEpoch, Progress
+from video_module.errors import InputError
+
+# what versions without these settings did
+_EARLIER = {
+    "num_repeats": 1,
+    "lr_batch": None,
+    "layer_decay": 1.0,
+    "freeze_epochs": 0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "mix_off_epochs": 3,
+    "ema_decay": 0.0,
+    "head_dropout": 0.0,
+    "patience": 0,
+}
+# what may differ from one part of a run to the next: how fast it goes, not where
+_FREE = ("batch_size", "checkpoint_activations", "compile", "save_every", "max_failed_share", "patience")
+
+
+def last_path(save_path: Path) -> Path:
+    """Where the newest state of a run is kept."""
+    return save_path.with_name(f"{save_path.stem}_last.pth")
+
+
+class StateKeeper:
+    """Saves the state of a run when config.save_every says so."""
+
+    def __init__(self, path: Path, trainer, template: Checkpoint, progress: Progress):
+        self.path, self.trainer, self.template, self.progress = path, trainer, template, progress
+        self.every_steps, self.every_s = trainer.config.save_interval
+        self._steps, self._time = 0, time.monotonic()
+
+    def count_step(self) -> None:
+        self._steps += 1
+
+    def is_due(self) -> bool:
+        """Whether it is time to save."""
+        return self._steps >= self.every_steps or time.monotonic() - self._time >= self.every_s
+
+    def checkpoint(self) -> Checkpoint:
+        """The model as it is, without the state of the run."""
+        weights = {name: value.detach().cpu() for name, value in self.trainer.validated.backbone.state_dict().items()}
+        return replace(self.template, weights=weights, epoch=self.progress.num_epochs)
+
+    def save(self, checkpoint: Checkpoint | None = None) -> None:
+        """Save the state, with the model as it is or as a checkpoint holds it already."""
+        progress = self.progress
+        state = {
+            "trainer": self.trainer.state_dict(),
+            "logs": progress.logs,
+            "best_epoch": progress.best_epoch,
+            "partial": asdict(progress.partial),
+        }
+        save_checkpoint(self.path, replace(checkpoint or self.checkpoint(), training=state))
+        self._steps, self._time = 0, time.monotonic()
+
+
+def resume(trainer, template: Checkpoint, path: Path) -> Progress:
+    """Bring a trainer to where X_last.pth stands. Raises InputError if that is of another run, naming a difference."""
+    checkpoint = load_checkpoint(path)
+    if checkpoint.training is None:
+        raise InputError(f"{path}: holds no training state")
+    if difference := find_difference(checkpoint, template):
+        raise InputError(f"{path} was trained with {difference}; drop --resume to start afresh")
+    state = checkpoint.training
+    # files of earlier versions hold the trained weights alone
+    trainer.load_state_dict({"model": checkpoint.weights} | state["trainer"])
+    partial = PartialEpoch(**state.get("partial", {}))
+    return Progress(logs=state["logs"], best_epoch=state["best_epoch"], partial=partial)
+
+
+def find_difference(saved: Checkpoint, wanted: Checkpoint) -> str | None:
+    """The first difference that makes two runs different ones, in words: "name x, this run has y"."""
+    for name in ("model", "class_names", "clip", "split_digest", "train_config"):
+        one, other = getattr(saved, name), getattr(wanted, name)
+        if name == "train_config":
+            one, other = _comparable(one), _comparable(other)
+        elif name == "clip":
+            one, other = one.to_dict(), other.to_dict()
+        if one == other:
+            continue
+        if isinstance(one, dict):
+            name, one, other = next(
+                (f"{name}.{key}", one.get(key), value) for key, value in other.items() if one.get(key) != value
+            )
+        elif name == "class_names" and set(one) != set(other):
+            gone, new = sorted(set(one) - set(other)), sorted(set(other) - set(one))
+            return f"{len(one)} classes, this run has {len(other)} (no longer: {gone or 'none'}; new: {new or 'none'})"
+        return f"{name} {one}, this run has {other}"
+    if saved.train_clips and set(saved.train_clips) != set(wanted.train_clips):
+        gone = len(set(saved.train_clips) - set(wanted.train_clips))
+        new = len(set(wanted.train_clips) - set(saved.train_clips))
+        return f"other videos, this run lacks {gone} of them and has {new} that are new"
+    return None
+
+
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings as this version would have recorded them, without those that may differ."""
+    if "effective_batch" not in config and config.get("batch_size", AUTO) != AUTO:
+        config = {**_EARLIER, "effective_batch": config["batch_size"], **config}
+        config["lr_batch"] = config["effective_batch"]
+    config = TrainConfig().to_dict() | config
+    return {name: value for name, value in config.items() if name not in _FREE}
