@@ -147,11 +147,11 @@ def test_steps_end_as_near_to_the_time_as_they_can(duration_s, num_steps, monkey
     now = [0.0]
     monkeypatch.setattr(zoo, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
-    def step(clips, labels) -> None:
+    def step(loads) -> None:
         now[0] += 1
 
-    clips = torch.zeros(3, 1)
-    assert zoo.run_steps(step, repeat((clips, None)), duration_s=duration_s) == (3 * num_steps, num_steps, num_steps)
+    loads = [(torch.zeros(2, 1), torch.zeros(2), []), (torch.zeros(1, 1), torch.zeros(1), [])]
+    assert zoo.run_steps(step, repeat(loads), duration_s=duration_s) == (3 * num_steps, num_steps, num_steps)
 
 
 def test_the_schedule_ends_with_the_time():
@@ -162,7 +162,7 @@ def test_the_schedule_ends_with_the_time():
     clips = torch.randint(0, 256, (2, *model.clip.shape), dtype=torch.uint8)
     weights = [model.head.weight.detach().clone()]
     for _ in range(5):
-        step(clips, torch.tensor([0, 1]))
+        step([(clips, torch.tensor([0, 1]), [])])
         weights.append(model.head.weight.detach().clone())
     same = [torch.equal(before, after) for before, after in pairwise(weights)]
     assert same == [False, False, False, True, True]
@@ -174,7 +174,7 @@ def test_a_loss_that_is_no_number_stops():
     torch.nn.init.constant_(model.head.bias, math.inf)
     step = zoo.stepper(model, spec.train_config(weights="none", given={}), device=torch.device("cpu"), num_steps=3)
     with pytest.raises(InputError, match="swin3d_nano: the loss is"):
-        step(torch.zeros((1, *model.clip.shape), dtype=torch.uint8), torch.tensor([0]))
+        step([(torch.zeros((1, *model.clip.shape), dtype=torch.uint8), torch.tensor([0]), [])])
 
 
 @pytest.mark.parametrize("name", MODELS)
