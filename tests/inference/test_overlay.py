@@ -38,6 +38,22 @@ def test_label_changes_with_the_segment(make_video):
         assert np.array_equal(frame[45:105], original[45:105])  # the picture itself is left alone
 
 
+def test_an_uncertain_stretch_is_written_as_wished(make_video):
+    source = make_video(5, height=120, width=160)
+    unsure = VideoPrediction(
+        path=source,
+        fps=25,
+        num_frames=5,
+        class_names=["a", "b"],
+        windows=[Window(start=0, end=5, scores=np.array([0.2, 0.1]))],
+    )
+    names = {"as it is": {}, "uncertain": {"uncertain": "uncertain"}, "другое": {"uncertain": "неуверенно"}}
+    english, same, russian = (next(overlay.annotated_frames(unsure, **settings)) for settings in names.values())
+    assert np.array_equal(english, same)
+    assert not np.array_equal(english[:40], russian[:40])
+    assert np.array_equal(english[40:], russian[40:])
+
+
 def test_the_bar_is_as_long_as_the_score():
     def bar_length(score: float) -> int:
         frame = np.zeros((240, 320, 3), np.uint8)

@@ -127,10 +127,12 @@ def draw_strip(frame: np.ndarray, strip: np.ndarray, *, progress: float) -> None
     frame[height - 2 * thick :, max(0, mark - 1) : mark + 2] = 255
 
 
-def annotated_frames(prediction: VideoPrediction, segments: list[Segment] | None = None) -> Iterator[np.ndarray]:
+def annotated_frames(
+    prediction: VideoPrediction, segments: list[Segment] | None = None, *, uncertain: str = UNCERTAIN
+) -> Iterator[np.ndarray]:
     """Yield the video's frames, uint8 RGB, with the current segment's label, its score bar and the strip drawn in.
 
-    `segments` are those of find_segments(), its defaults where None.
+    `segments` are those of find_segments(), its defaults where None; `uncertain` is how that label is written.
     """
     segments = segments or find_segments(prediction)
     colors = segment_colors(prediction.class_names)
@@ -141,7 +143,8 @@ def annotated_frames(prediction: VideoPrediction, segments: list[Segment] | None
             segment = next(remaining, segment)  # a file that is still being written may have grown
         if strip is None:
             strip = strip_of(segments, colors, frame.shape[1])
-        draw_label(frame, segment.label, segment.score, color=colors[segment.label])
+        name = uncertain if segment.label == UNCERTAIN else segment.label
+        draw_label(frame, name, segment.score, color=colors[segment.label])
         draw_strip(frame, strip, progress=position / max(1, prediction.num_frames - 1))
         yield frame
 
@@ -162,14 +165,14 @@ def write_annotated(
 
 
 def iter_write_annotated(
-    path: Path, prediction: VideoPrediction, segments: list[Segment] | None = None
+    path: Path, prediction: VideoPrediction, segments: list[Segment] | None = None, *, uncertain: str = UNCERTAIN
 ) -> Iterator[int]:
     """write_annotated() for callers that may stop midway: yields the frames written so far.
 
     The file is there once the iterator has ended; closed before, it leaves none.
     """
     with open_video(path, fps=prediction.fps) as writer:
-        frames = in_background(annotated_frames(prediction, segments), depth=_FRAMES_AHEAD)
+        frames = in_background(annotated_frames(prediction, segments, uncertain=uncertain), depth=_FRAMES_AHEAD)
         for done, frame in enumerate(frames, start=1):
             writer.write(frame)
             yield done

@@ -56,7 +56,7 @@ class Handlers:
             folder = self.storage.new_folder()
             try:
                 with self.storage.using(folder):
-                    files = yield from self._write_files(folder, prediction, model, bar)
+                    files = yield from self._write_files(folder, prediction, model, bar, texts)
             except BaseException:  # cancelled, too
                 self.storage.drop(folder)
                 raise
@@ -118,12 +118,15 @@ class Handlers:
             yield _nothing_new()
         return predictor.prediction_of(video, windows, fps=info.fps)
 
-    def _write_files(self, folder: Path, prediction: VideoPrediction, model: str, bar: "_Bar") -> Iterator[Any]:
+    def _write_files(
+        self, folder: Path, prediction: VideoPrediction, model: str, bar: "_Bar", texts: dict[str, str]
+    ) -> Iterator[Any]:
         """Write the annotated video and what can be downloaded beside it; returns the paths, the video's first."""
         stem = prediction.path.stem
         paths = [folder / f"{stem}{suffix}" for suffix in ("_annotated.mp4", ".json", ".csv", ".vtt")]
         pause = max(1, prediction.num_frames // _NUM_PAUSES)
-        for done in iter_write_annotated(paths[0], prediction, timeline.find_segments(prediction, self.config)):
+        segments = timeline.find_segments(prediction, self.config)
+        for done in iter_write_annotated(paths[0], prediction, segments, uncertain=texts["uncertain"]):
             if done % pause == 0:
                 bar.show("drawing", done, prediction.num_frames)
                 yield _nothing_new()
