@@ -38,6 +38,9 @@ WITHOUT_TORCH = [
         f"video_module.inference.{name}"
         for name in ("predictor", "windows", "timeline", "overlay", "latency", "verification")
     ),
+    "video_module.background",
+    "video_module.data.capture",
+    *(f"video_module.inference.{name}" for name in ("live", "watching", "sources", "outputs", "published")),
     "video_module.web.page",
     "video_module.web.server",
     "video_module.web.gate",

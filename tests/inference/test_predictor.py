@@ -161,7 +161,7 @@ def test_a_video_may_be_left_midway(exported, drawn_data):
     predictor = load_predictor(exported)
     video = next((drawn_data / "test").rglob("*.avi"))
     whole = predictor.predict_video(video, clip_step=1)
-    scored = predictor.score_windows(video, clip_step=1, batch_size=2)
+    scored = predictor.score_windows(video, fps=whole.fps, clip_step=1, batch_size=2)
     first = next(scored)
     scored.close()
     assert [window.start for window in first] == [0, 1]

@@ -102,20 +102,21 @@ class Predictor:
         """
         info = read_info(path)
         windows: list[Window] = []
-        for scored in self.score_windows(path, clip_step=clip_step, batch_size=batch_size):
+        for scored in self.score_windows(path, fps=info.fps, clip_step=clip_step, batch_size=batch_size):
             windows += scored
             on_progress(windows[-1].end, info.estimated_num_frames)
         return self.prediction_of(path, windows, fps=info.fps)
 
     def score_windows(
-        self, path: str | Path, *, clip_step: int | None = None, batch_size: int = 4
+        self, path: str | Path, *, fps: float, clip_step: int | None = None, batch_size: int = 4
     ) -> Iterator[list[Window]]:
-        """Yield a video's windows in batches as they are scored; the last one reaches the video's last frame.
+        """Yield the windows of a video of `fps` (read_info's) in batches as they are scored; the last one reaches its
+        last frame.
 
         What predict_video() does, for callers that show partial answers or may stop midway. Raises VideoError.
         """
         waiting: list[WindowClip] = []
-        for window in iter_windows(path, self.clip, clip_step=clip_step, fps=read_info(path).fps):
+        for window in iter_windows(path, self.clip, clip_step=clip_step, fps=fps):
             waiting.append(window)
             if len(waiting) == batch_size:
                 yield self._score(waiting)

@@ -102,7 +102,7 @@ def score_within(
     Raises Refused if it cannot be decoded or turns out longer than its header said.
     """
     try:
-        for windows in predictor.score_windows(path):
+        for windows in predictor.score_windows(path, fps=info.fps):
             done = windows[-1].end
             check_length(done, info.fps, limits)
             yield windows, done, max(done, info.estimated_num_frames)
