@@ -12,6 +12,7 @@ from video_module.errors import InputError
 if TYPE_CHECKING:
     from video_module.inference.predictor import Predictor, VideoPrediction
     from video_module.inference.sources import Shard, Sources
+    from video_module.inference.timeline import Segment
 
 MOST_SEGMENTS = 50  # printed
 # flag: suffix of its files
@@ -138,6 +139,7 @@ def recognise(
 
     from video_module.data.decoding import VideoError
     from video_module.inference.outputs import ResultLog, file_digest
+    from video_module.inference.timeline import find_segments, to_json
 
     is_many = sources.root is not None
     videos = list(shard.take(sources.videos))
@@ -156,7 +158,8 @@ def recognise(
         for video in bar:
             try:
                 prediction = predict(predictor, video, args)
-                written += write_outputs(prediction, predictor.model, args, outputs[video])
+                segments = find_segments(prediction, args.timeline)
+                written += write_outputs(prediction, segments, predictor.model, args, outputs[video])
             except VideoError as error:
                 if not is_many:
                     raise
@@ -169,17 +172,16 @@ def recognise(
                 best = prediction.top_k(1)[0]
                 tqdm.write(f"{video}  {best['label']} {best['score']:.1%}, {prediction.duration_s:.1f} s")
             else:
-                print_table(prediction, args)
+                print_table(prediction, segments, args.top_k)
             if args.save_jsonl:
-                from video_module.inference.timeline import to_json
-
-                content = to_json(prediction, model=predictor.model, k=args.top_k, config=args.timeline, windows=False)
+                content = to_json(
+                    prediction, segments, model=predictor.model, k=args.top_k, config=args.timeline, windows=False
+                )
                 log.append(video, content)  # last: what has a line is whole
             if args.show:
                 from video_module.inference.overlay import show_annotated
-                from video_module.inference.timeline import find_segments
 
-                show_annotated(prediction, find_segments(prediction, args.timeline))
+                show_annotated(prediction, segments)
     if args.save_jsonl and videos:
         written.append(log.path)
     if written:
@@ -198,7 +200,11 @@ def predict(predictor: "Predictor", video: Path, args: argparse.Namespace) -> "V
 
 
 def write_outputs(
-    prediction: "VideoPrediction", model: str, args: argparse.Namespace, paths: dict[str, Path]
+    prediction: "VideoPrediction",
+    segments: "list[Segment]",
+    model: str,
+    args: argparse.Namespace,
+    paths: dict[str, Path],
 ) -> list[Path]:
     """Write what was asked for of one video; the paths, in the flags' order."""
     from tqdm import tqdm
@@ -207,15 +213,14 @@ def write_outputs(
     from video_module.inference import timeline
 
     if path := paths.get("save_json"):
-        write_json(path, timeline.to_json(prediction, model=model, k=args.top_k, config=args.timeline))
+        write_json(path, timeline.to_json(prediction, segments, model=model, k=args.top_k, config=args.timeline))
     if path := paths.get("save_csv"):
         timeline.write_csv(path, prediction)
     if path := paths.get("save_vtt"):
-        timeline.write_vtt(path, prediction, args.timeline)
+        timeline.write_vtt(path, segments)
     if path := paths.get("save_video"):
         from video_module.inference.overlay import write_annotated
 
-        segments = timeline.find_segments(prediction, args.timeline)
         with tqdm(desc="drawing", unit="frame", leave=False, delay=0.5) as bar:
             write_annotated(path, prediction, segments, on_progress=progress_of(bar))
     return list(paths.values())
@@ -231,15 +236,12 @@ def progress_of(bar):
     return on_progress
 
 
-def print_table(prediction: "VideoPrediction", args: argparse.Namespace) -> None:
-    from video_module.inference.timeline import find_segments
-
+def print_table(prediction: "VideoPrediction", segments: "list[Segment]", k: int) -> None:
     print(f"\n{prediction.path}  {prediction.duration_s:.1f} s, {prediction.num_frames} frames, {prediction.fps:g} fps")
-    best = prediction.top_k(args.top_k)
+    best = prediction.top_k(k)
     width = max(len(item["label"]) for item in best)
     for item in best:
         print(f"  {item['label']:{width}}  {item['score']:6.1%}  {'█' * round(item['score'] * 30)}")
-    segments = find_segments(prediction, args.timeline)
     if len(segments) > 1:
         for s in segments[:MOST_SEGMENTS]:
             print(f"  {s.start_s:8.2f} - {s.end_s:.2f} s  {s.label} ({s.score:.0%})")

@@ -110,7 +110,8 @@ def test_uncertain_segments_name_the_best_score():
 
 
 def test_json_has_the_contracts_keys():
-    content = to_json(prediction((0, 20, 0.9), (20, 40, 0.1)), model="m", k=1)
+    video = prediction((0, 20, 0.9), (20, 40, 0.1))
+    content = to_json(video, find_segments(video), model="m", k=1)
     assert list(content) == [
         *("video", "model", "fps", "num_frames", "duration_s", "timeline", "top_k", "segments", "windows")
     ]
@@ -120,7 +121,7 @@ def test_json_has_the_contracts_keys():
     second = {"start_frame": 20, "end_frame": 40, "start_s": 2.0, "end_s": 4.0}
     assert content["windows"][1] == {**second, "top_k": [{"label": "b", "score": 0.9}]}
     assert content["segments"][1] == {**second, "label": "b", "score": 0.9, "top_k": [{"label": "b", "score": 0.9}]}
-    assert "windows" not in to_json(prediction((0, 40, 0.9)), model="m", k=1, windows=False)
+    assert "windows" not in to_json(video, find_segments(video), model="m", k=1, windows=False)
 
 
 def test_csv(tmp_path):
@@ -138,7 +139,8 @@ def test_subtitles(tmp_path):
     video = VideoPrediction(
         path=Path("v.avi"), fps=10.0, num_frames=36_100, class_names=["a <&> b", "c"], windows=[*windows, hour]
     )
-    write_vtt(tmp_path / "v.vtt", video, TimelineConfig(smooth_s=0, min_score=0.6, hysteresis=0))
+    segments = find_segments(video, TimelineConfig(smooth_s=0, min_score=0.6, hysteresis=0))
+    write_vtt(tmp_path / "v.vtt", segments)
     assert (tmp_path / "v.vtt").read_text().splitlines() == [
         "WEBVTT",
         "",

@@ -125,9 +125,18 @@ def find_segments(prediction: VideoPrediction, config: TimelineConfig = DEFAULT_
 
 
 def to_json(
-    prediction: VideoPrediction, *, model: str, k: int, config: TimelineConfig = DEFAULT_TIMELINE, windows: bool = True
+    prediction: VideoPrediction,
+    segments: list[Segment],
+    *,
+    model: str,
+    k: int,
+    config: TimelineConfig = DEFAULT_TIMELINE,
+    windows: bool = True,
 ) -> dict[str, Any]:
-    """What run_model.py writes of one video, with or without its windows (lines of --save_jsonl have none)."""
+    """What run_model.py writes of one video, with or without its windows (lines of --save_jsonl have none).
+
+    `segments` are what find_segments() gives for `config`.
+    """
     content = {
         "video": str(prediction.path),
         "model": model,
@@ -143,7 +152,7 @@ def to_json(
                 "score": segment.score,
                 "top_k": top_k(segment.scores, prediction.class_names, k),
             }
-            for segment in find_segments(prediction, config)
+            for segment in segments
         ],
     }
     if windows:
@@ -176,16 +185,16 @@ def write_csv(path: Path, prediction: VideoPrediction) -> None:
             )
 
 
-def write_vtt(path: Path, prediction: VideoPrediction, config: TimelineConfig = DEFAULT_TIMELINE) -> None:
-    """The segments as WebVTT subtitles, which players show beside a video of the same name; none where uncertain."""
+def write_vtt(path: Path, segments: list[Segment]) -> None:
+    """Segments as WebVTT subtitles, which players show beside a video of the same name; none where uncertain."""
     with replacing(path) as partial:
-        partial.write_text("\n".join(_vtt_lines(prediction, config)), encoding="utf-8", newline="\n")
+        partial.write_text("\n".join(_vtt_lines(segments)), encoding="utf-8", newline="\n")
 
 
-def _vtt_lines(prediction: VideoPrediction, config: TimelineConfig) -> Iterator[str]:
+def _vtt_lines(segments: list[Segment]) -> Iterator[str]:
     yield "WEBVTT"
     yield ""
-    for segment in find_segments(prediction, config):
+    for segment in segments:
         if segment.label == UNCERTAIN:
             continue
         yield f"{_vtt_time(segment.start_s)} --> {_vtt_time(segment.end_s)}"

@@ -52,7 +52,8 @@ def add_endpoints(
             with speaking(request), storage.using(video or ""):
                 predictor, k = _model_named(model, predictors), _count(top_k)
                 prediction = _recognise(video, predictor, limits)
-                return timeline.to_json(prediction, model=predictor.model, k=k, config=config)
+                found = timeline.find_segments(prediction, config)
+                return timeline.to_json(prediction, found, model=predictor.model, k=k, config=config)
         finally:
             storage.drop(video or "")
 

@@ -132,9 +132,11 @@ class Handlers:
                 yield _nothing_new()
         named = replace(prediction, path=Path(prediction.path.name))  # not where it lies on the server
         architecture = self.predictors[model].model
-        write_json(paths[1], timeline.to_json(named, model=architecture, k=NUM_CLASSES_SHOWN, config=self.config))
+        write_json(
+            paths[1], timeline.to_json(named, segments, model=architecture, k=NUM_CLASSES_SHOWN, config=self.config)
+        )
         timeline.write_csv(paths[2], prediction)
-        timeline.write_vtt(paths[3], prediction, self.config)
+        timeline.write_vtt(paths[3], segments)
         return [str(path) for path in paths]
 
     def _draw_timeline(self, prediction: VideoPrediction, texts: dict[str, str], *, is_narrow: bool) -> PlotData:
