@@ -46,6 +46,7 @@ NUM_CLASSES = 400
 _BATCH_VALUES = 2**23
 """Pixel values of a training batch at most (one clip at least): for one of 32x224x224, swin3d_b takes 9 GB."""
 
+_LEAST_STEPS = 30  # that training takes, with smaller batches where the network is slow
 _SPEED_S = 20.0  # of training steps that are timed
 _WARM_UP_SHARE = 0.1  # of the training time; epochs mean nothing where a large network sees twenty clips
 
@@ -139,6 +140,7 @@ def train_conditions(entrant: Entrant, args: argparse.Namespace) -> dict[str, An
         "videos": splits.split_digest(args.data_dir / "train", videos),
         "device": str(choose_device(args.device)),
         **_on(args),
+        "least_steps": _LEAST_STEPS,
         "own": {"clip": entrant.clip.to_dict(), "batch_size": batch_size_for(entrant)},
     }
 
@@ -177,14 +179,13 @@ def train(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any]:
     train_dir = args.data_dir / "train"
     class_names = labels.find_class_names(train_dir)
     videos = splits.load_videos(train_dir, num_workers=1)
-    config = config_for(entrant)
-    clips = dataset.TrainingClips(train_dir, videos, class_names, entrant.clip, config)
-    loader, sampler = dataset.training_loader(
-        clips, effective_batch=config.effective_batch, num_workers=args.num_workers, pin_memory=False
-    )
+    clips = dataset.TrainingClips(train_dir, videos, class_names, entrant.clip, config_for(entrant))
     device = choose_device(args.device)
 
-    def fresh(num_steps: int) -> tuple[Recognizer, Step]:
+    def fresh(config: TrainConfig, num_steps: int) -> tuple[Step, Iterator[list[dataset.Load]], Recognizer]:
+        loader, sampler = dataset.training_loader(
+            clips, effective_batch=config.effective_batch, num_workers=args.num_workers, pin_memory=False
+        )
         model = build_model(
             entrant.name,
             num_classes=len(class_names),
@@ -192,17 +193,18 @@ def train(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any]:
             drop_path=config.drop_path,
             seed=config.seed,
         )
-        return model, stepper(model, config, device=device, num_steps=num_steps)
+        return stepper(model, config, device=device, num_steps=num_steps), endless(loader, sampler), model
 
-    # how many steps the schedule has to reach over: from a network that is thrown away, after a step that warms up
-    batches = endless(loader, sampler)
-    _, step = fresh(1000)
+    # how many clips there is time for: from a network that is thrown away, after a step that warms up
+    step, batches, _ = fresh(config_for(entrant), num_steps=1000)
     run_steps(step, batches, duration_s=0)
-    _, num_steps, taken_s = run_steps(step, batches, duration_s=0.02 * args.train_s)
-    del step
+    num_clips, _, taken_s = run_steps(step, batches, duration_s=0.02 * args.train_s)
+    expected = args.train_s * num_clips / taken_s
+    del step, batches
     gc.collect()
-    model, step = fresh(max(1, round(args.train_s * num_steps / taken_s)))
-    num_clips, num_steps, taken_s = run_steps(step, endless(loader, sampler), duration_s=args.train_s)
+    config = config_for(entrant, at_most=int(expected) // _LEAST_STEPS)
+    step, batches, model = fresh(config, num_steps=max(1, round(expected / config.effective_batch)))
+    num_clips, num_steps, taken_s = run_steps(step, batches, duration_s=args.train_s)
 
     checkpoint = Checkpoint(
         model=entrant.name,
@@ -216,7 +218,13 @@ def train(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any]:
         epoch=num_clips // len(clips),
     )
     save_checkpoint(checkpoint_path(entrant, args), checkpoint)
-    return {"num_clips": num_clips, "num_steps": num_steps, "duration_s": taken_s, "num_videos": len(videos)}
+    return {
+        "num_clips": num_clips,
+        "num_steps": num_steps,
+        "batch_size": config.effective_batch,
+        "duration_s": taken_s,
+        "num_videos": len(videos),
+    }
 
 
 def test(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any]:
@@ -292,10 +300,10 @@ def batch_size_for(entrant: Entrant) -> int:
     return max(1, min(recipe, _BATCH_VALUES // math.prod(entrant.clip.shape)))
 
 
-def config_for(entrant: Entrant) -> TrainConfig:
-    """The recipe for a few minutes from nothing: small steps at the full rate, one draw of a video, nothing mixed or
-    averaged."""
-    size = batch_size_for(entrant)
+def config_for(entrant: Entrant, *, at_most: int | None = None) -> TrainConfig:
+    """The recipe for a few minutes from nothing: small steps (of `at_most` clips) at the full rate, one draw of a
+    video, nothing mixed or averaged."""
+    size = batch_size_for(entrant) if at_most is None else max(1, min(batch_size_for(entrant), at_most))
     given = {"effective_batch": size, "lr_batch": size, "batch_size": size, "num_repeats": 1}
     given |= {"mixup": 0.0, "cutmix": 0.0, "ema_decay": 0.0}
     return get_spec(entrant.name).train_config(weights=NO_WEIGHTS, given=given)
