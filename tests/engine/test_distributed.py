@@ -15,6 +15,7 @@ import torch
 
 import test_model
 import train_model
+from tests.engine.test_recovery import FLAGS, assert_same_run
 from tests.inference.test_predictor import read_scores
 from video_module.engine.checkpoint import load_checkpoint
 from video_module.engine.distributed import Group, join_group, own_device
@@ -94,6 +95,8 @@ PLAIN = (
     *("--head_dropout", "0", "--drop_path", "0"),
 )
 
+CHANCE = (*FLAGS, "--num_epochs", "3", "--num_workers", "0")
+
 
 @pytest.fixture(scope="module")
 def alone(drawn_data, tmp_path_factory) -> Path:
@@ -111,6 +114,7 @@ def test_several_processes_learn_as_one(num_processes, alone, drawn_data, tmp_pa
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("epoch   3/3") == 1  # the first process alone prints and writes
     assert f"{num_processes} processes" in result.stdout
+    assert "Warning" not in result.stderr
     one, several = (json.loads(p.with_name("nano_logs.json").read_text()) for p in (alone, path))
     assert several["epoch"] == one["epoch"] == [1, 2, 3]
     np.testing.assert_allclose(several["train_loss"], one["train_loss"], rtol=1e-3)
@@ -144,6 +148,61 @@ def test_one_process_that_fails_in_training_ends_all_with_its_message(drawn_data
     assert len(errors) == 1, result.stderr
     assert re.search(r"of 24 clips cannot be read, more than --max_failed_share 0.01 allows; .*\.avi", errors[0])
     assert not (tmp_path / "nano.pth").exists()
+
+
+def test_batch_norms_of_several_processes_are_validated_as_they_are_kept(drawn_data, tmp_path):
+    """Each process sees its own clips, but the figure is of the one file that is written."""
+    path, val_dir = tmp_path / "mc3.pth", drawn_data / "val"
+    flags = ["--data_dir", drawn_data, "--save_path", path, "--model_type", "mc3_18", "--weights", "none"]
+    flags += ["--clip_len", "4", "--img_size", "32", "--num_epochs", "1", "--effective_batch", "8", "--lr", "1e-4"]
+    result = torchrun(*flags, "--num_workers", "0", "--device", "cpu", script="train_model.py")
+    assert result.returncode == 0, result.stderr
+    [logged] = json.loads((tmp_path / "mc3_logs.json").read_text())["val_loss"]
+    views = ["--num_clips", "1", "--num_crops", "1", "--num_workers", "0", "--output_dir", str(tmp_path)]
+    test_model.main(["--test_dir", str(val_dir), "--checkpoint", str(path), "--allow_leak", *views])
+    scores = read_scores(tmp_path / "mc3_predictions.csv")
+    names = sorted(folder.name for folder in val_dir.iterdir())
+    losses = [-np.log(values[names.index(Path(video).parent.name)]) for video, values in scores.items()]
+    assert logged == pytest.approx(np.mean(losses), rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def two_unbroken(drawn_data, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("two") / "nano.pth"
+    result = torchrun("--data_dir", drawn_data, "--save_path", path, *CHANCE, script="train_model.py")
+    assert result.returncode == 0, result.stderr
+    return path
+
+
+ENDS = """
+import os, signal, sys
+sys.path.insert(0, os.getcwd())
+import train_model
+from video_module import cli
+from video_module.engine.training import Trainer
+step, steps = Trainer._step, []
+def ends(self, *arguments):
+    steps.append(1)
+    if self.group.rank == 1 and len(steps) == 15:
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    return step(self, *arguments)
+Trainer._step = ends
+cli.run(lambda: train_model.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_several_processes_go_on_within_an_epoch(how, two_unbroken, drawn_data, tmp_path):
+    """One of two is told to stop, or dies, in the third step of the second epoch."""
+    (tmp_path / "ends.py").write_text(ENDS)
+    path = tmp_path / "run" / "nano.pth"
+    flags = ["--data_dir", drawn_data, "--save_path", path, *CHANCE]
+    ended = torchrun(how, *flags, "--save_every", "1", script=str(tmp_path / "ends.py"))
+    assert ended.returncode != 0
+    result = torchrun(*flags, "--resume", script="train_model.py")
+    assert result.returncode == 0, result.stderr
+    assert "resuming after epoch 1 of 3 and step " in result.stdout
+    assert_same_run(two_unbroken, path)
 
 
 CRASHES = """

@@ -107,6 +107,7 @@ def join_group(device: str) -> Iterator[Group]:
         if rank > 0:
             print(file=sys.stderr)  # the first process's bar stands on this line
         raise  # without leaving the group: that could wait for the others, who end the job after two seconds
+    dist.barrier()  # one that leaves while another still reads from it can make that one abort
     dist.destroy_process_group()
 
 

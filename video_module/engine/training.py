@@ -2,12 +2,14 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -220,12 +222,14 @@ class Trainer:
     def _wrap(self) -> None:
         self._network: nn.Module = self._compiled if self._compiled is not None else self.model
         if self.group.world_size > 1:
-            self._network = DistributedDataParallel(
-                self._network,
-                device_ids=[self.device] if self.device.type == "cuda" else None,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-            )
+            with warnings.catch_warnings():  # what is to replace broadcast_buffers is not in every torch that will do
+                warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+                self._network = DistributedDataParallel(
+                    self._network,
+                    device_ids=[self.device] if self.device.type == "cuda" else None,
+                    broadcast_buffers=False,
+                    gradient_as_bucket_view=True,
+                )
 
     def set_mode(self, epoch: int) -> None:
         """Training mode; in the first config.freeze_epochs the last layer alone learns."""
@@ -348,9 +352,26 @@ class Trainer:
                 bar.update()
                 on_step()
             settle()
+        self._share_statistics()
         if self.group.is_first:
             _name_failures(partial.failures)
         return self._row(epoch, partial)
+
+    @torch.no_grad()
+    def _share_statistics(self) -> None:
+        """Give all processes the mean of their running statistics (batch norm), each of which saw its own clips."""
+        if self.group.world_size == 1:
+            return
+        pairs = zip(self.model.buffers(), self.validated.buffers(), strict=True)
+        pairs = [(own, kept) for own, kept in pairs if own.is_floating_point()]
+        if not pairs:
+            return
+        values = torch.cat([own.flatten() for own, _ in pairs])
+        dist.all_reduce(values)
+        values /= self.group.world_size
+        for (own, kept), part in zip(pairs, values.split([own.numel() for own, _ in pairs]), strict=True):
+            own.copy_(part.view_as(own))
+            kept.copy_(own)
 
     def _settle(self, pending: list[tuple[Tensor, Tensor]], partial: PartialEpoch, epoch: int) -> None:
         """Move the losses of all processes into `partial`. Raises InputError if one of them is not finite."""
