@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     save.add_argument("--save_json", type=Path, help="scores, segments and windows")
     save.add_argument("--save_csv", type=Path, help="one row a window")
     save.add_argument("--save_vtt", type=Path, help="segments as WebVTT subtitles")
-    save.add_argument("--save_video", type=Path, help="annotated .mp4")
+    save.add_argument("--save_video", type=Path, help="annotated .mp4; one video's also as an animated picture, .webp")
     save.add_argument(
         "--save_jsonl",
         type=Path,

@@ -1,6 +1,7 @@
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import brightness_frames, frame_numbers
 from video_module.data import decoding
@@ -21,6 +22,22 @@ def test_mp4_is_h264_that_browsers_play(tmp_path, fps):
     assert frame_numbers(np.stack(list(decoding.iter_frames(path)))) == list(range(30))
 
 
+def test_webp_is_a_picture_that_moves_for_ever(tmp_path):
+    path = tmp_path / "out.webp"
+    frames = list(brightness_frames(30))
+    write_video(path, frames, fps=25)
+    begin_ms = 0
+    with Image.open(path) as picture:
+        assert (picture.info["loop"], picture.size) == (0, frames[0].shape[1::-1])
+        assert picture.n_frames > 5  # frames that hardly differ become one that is shown longer
+        for number in range(picture.n_frames):
+            picture.seek(number)
+            difference = np.asarray(picture.convert("RGB")).astype(int) - frames[begin_ms // 40]
+            assert abs(difference).mean() < 4
+            begin_ms += picture.info["duration"]
+    assert begin_ms == 30 * 40
+
+
 @pytest.mark.parametrize(("height", "width"), [(47, 64), (48, 63), (35, 51)])
 def test_odd_sizes_grow_by_one(tmp_path, height, width):
     write_video(tmp_path / "odd.mp4", brightness_frames(4, height=height, width=width), fps=25)
@@ -39,5 +56,5 @@ def test_a_failed_video_leaves_nothing(tmp_path):
 
 
 def test_other_suffixes_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"\.mp4 or \.avi"), open_video(tmp_path / "x.wmv", fps=25):
+    with pytest.raises(InputError, match=r"written as \.mp4, \.avi, \.webp"), open_video(tmp_path / "x.wmv", fps=25):
         pass

@@ -1,4 +1,5 @@
-"""The only writer of video files (PyAV): H.264 .mp4 that browsers play, MPEG-4 .avi for drawn clips."""
+"""The only writer of video files (PyAV): H.264 .mp4 that browsers play, .webp for pages and slides that show pictures
+only, MPEG-4 .avi for drawn clips."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from video_module.files import replacing
 _CODECS = {
     ".mp4": ("libx264", {"preset": "veryfast", "crf": "23"}, None, {"movflags": "+faststart"}),
     ".avi": ("mpeg4", {}, 0.3, {}),
+    ".webp": ("libwebp_anim", {"quality": "60"}, None, {"loop": "0"}),  # for ever
 }
 _BT601, _LIMITED_RANGE = 6, 1  # FFmpeg's AVCOL_SPC_SMPTE170M and AVCOL_RANGE_MPEG: what cvtColor makes
 
@@ -67,12 +69,12 @@ def open_video(path: str | Path, *, fps: float, keyframe_interval: int | None = 
     """Write a video file; it stands under `path` only once it is whole.
 
     `keyframe_interval`, the most frames from one keyframe to the next, is the codec's own where it is None. Sizes that
-    are odd come out one pixel larger. Raises InputError on a suffix other than .mp4 and .avi.
+    are odd come out one pixel larger. Raises InputError on a suffix other than .mp4, .avi and .webp.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in _CODECS:
-        raise InputError(f"{path}: videos are written as {' or '.join(_CODECS)}")
+        raise InputError(f"{path}: videos are written as {', '.join(_CODECS)}")
     with replacing(path) as partial:
         writer = VideoWriter(partial, fps, suffix, keyframe_interval)
         try:

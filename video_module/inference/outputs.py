@@ -53,8 +53,8 @@ def plan_outputs(sources: Sources, options: Mapping[str, tuple[Path | None, str]
 
 def _check_video_output(path: Path, flag: str, sources: Sources) -> None:
     if sources.root is None:
-        if path.suffix.lower() != ".mp4":
-            raise InputError(f"--{flag} {path}: annotated videos are written as .mp4")
+        if path.suffix.lower() not in (".mp4", ".webp"):
+            raise InputError(f"--{flag} {path}: annotated videos are written as .mp4, or .webp for pages and slides")
     elif any(folder.resolve() in (path.resolve(), *path.resolve().parents) for folder in sources.folders):
         raise InputError(
             f"--{flag} {path}: lies in a folder that is searched, and its videos would be found next time; choose "
