@@ -64,6 +64,19 @@ def test_whole_network_equals_torchvisions():
         torch.testing.assert_close(ours(video), theirs(video), rtol=0, atol=1e-6)
 
 
+def test_nano_begins_with_filters_that_see_only_what_moves():
+    torch.manual_seed(0)
+    patches = get_spec("swin3d_nano").build(num_classes=6).patch_embed.proj
+    still = torch.randn(1, 3, 1, 64, 64).repeat(1, 1, 8, 1, 1)
+    moving = still + 0.1 * torch.randn(1, 3, 8, 64, 64)
+    with torch.no_grad():
+        seen = [(patches(clip) - patches.bias[:, None, None, None]).std(dim=(0, 2, 3, 4)) for clip in (still, moving)]
+    half = len(patches.bias) // 2
+    assert seen[0][:half].max() < 1e-4
+    assert seen[1][:half].min() > 0.2  # as wide as what the others see, of a tenth of the change
+    assert seen[0][half:].min() > 0.2
+
+
 def test_nano_is_torchvisions_network():
     net = get_spec("swin3d_nano").build(num_classes=6)
     assert isinstance(net, SwinTransformer3d)

@@ -223,7 +223,8 @@ def swin3d_nano(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.M
 
     torchvision draws all weights with a deviation of 0.02, made for layers of 96 and more that fine-tuning rarely meets
     untrained. In layers of 32 signals die out with that, and training stalls for epochs; here the deviation is one over
-    the root of a layer's inputs. Wide position biases let attention tell before from after from the start.
+    the root of a layer's inputs. Wide position biases let attention tell before from after from the start. What moves
+    changes pixels far less than what is there, and is found late; so half of the filters begin as differences in time.
     """
     net = _build(
         num_classes=num_classes,
@@ -239,4 +240,13 @@ def swin3d_nano(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.M
             nn.init.trunc_normal_(parameter, std=0.5)
         elif parameter.ndim == 2:
             nn.init.trunc_normal_(parameter, std=parameter.shape[1] ** -0.5)
+    _see_motion(net.patch_embed.proj.weight)
     return net
+
+
+@torch.no_grad()
+def _see_motion(filters: Tensor, *, gain: float = 8.0) -> None:
+    """Make half of the filters, (out, in, 2, h, w), differences of a patch's two frames, `gain` times as wide."""
+    half = filters.shape[0] // 2
+    filters[:half, :, 1] = -filters[:half, :, 0]
+    filters[:half] *= gain
