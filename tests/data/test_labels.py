@@ -1,3 +1,5 @@
+from pathlib import PurePath
+
 import pytest
 
 from video_module.data import labels
@@ -25,6 +27,14 @@ def test_finds_videos_of_all_suffixes_in_order_and_nothing_else(tmp_path):
     (tmp_path / ".cache").mkdir()
     found = [path.relative_to(tmp_path / "wave").as_posix() for _, path in labels.find_videos(tmp_path)]
     assert found == sorted(names)
+
+
+def test_classes_come_in_one_order_on_every_system(tmp_path, monkeypatch):
+    for name in ("Zebra", "apple", "Banana"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.avi").touch()
+    monkeypatch.setattr(PurePath, "__lt__", lambda one, other: str(one).lower() < str(other).lower())  # Windows'
+    assert [label for label, _ in labels.find_videos(tmp_path)] == ["Banana", "Zebra", "apple"]
 
 
 def test_bad_folders(tmp_path):
