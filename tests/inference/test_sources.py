@@ -1,3 +1,4 @@
+import os
 from io import StringIO
 from pathlib import Path
 
@@ -39,6 +40,13 @@ def test_several_sources_meet_in_their_common_folder(tree):
 def test_one_file_under_two_names_is_one_video(tree, monkeypatch):
     monkeypatch.chdir(tree)
     assert find_sources(["b/1.mp4", str(tree / "b/1.mp4"), "b/../b/1.mp4"]).videos == (Path("b/1.mp4"),)
+
+
+def test_names_in_other_letters_are_one_video_where_case_is_ignored(tree, monkeypatch):
+    monkeypatch.setattr(os.path, "normcase", str.lower)  # as on Windows
+    sources = find_sources([str(tree / "b"), str(tree / "B" / "1.MP4")])
+    assert names(sources) == ["1.mp4", "2.avi"]
+    assert sources.root == tree / "b"  # as it was written
 
 
 def test_links_to_folders_are_followed_once(tree):
