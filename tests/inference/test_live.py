@@ -2,6 +2,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from video_module.config import ClipConfig, TimelineConfig
 from video_module.data import sampling
 from video_module.data.capture import TimedFrame, paced_frames
 from video_module.data.decoding import VideoError, iter_frames
+from video_module.inference import live
 from video_module.inference.live import LiveLabeller, LiveSession, Reading, RecentFrames
 from video_module.inference.predictor import Predictor
 from video_module.inference.timeline import UNCERTAIN
@@ -137,6 +139,22 @@ def test_answers_come_at_the_step_that_was_asked_for():
         readings = collect(session)
     assert [last for _, last in network.clips] == [9, 19, 29, 39, 49, 59]
     assert len(readings) == 6
+
+
+def test_a_clock_that_ticks_slowly_gives_no_rate_yet(monkeypatch):
+    """On Windows answers can come within one tick of time.monotonic()."""
+    network = Network()
+
+    def source() -> Iterator[TimedFrame]:
+        for number in range(12):
+            yield numbered(number)
+            if number >= 9:
+                network.wait()
+
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: 5.0))
+    with LiveSession(source(), predictor_of(network), clip_step=1) as session:
+        readings = collect(session)
+    assert [reading.windows_per_s for reading in readings] == [0.0] * 3
 
 
 def test_the_last_clip_is_scored_though_the_source_has_ended():
