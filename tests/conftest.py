@@ -23,6 +23,14 @@ def frame_numbers(frames: np.ndarray) -> list[int]:
     return np.round(frames.reshape(len(frames), -1).mean(axis=1) / LEVEL_STEP).astype(int).tolist()
 
 
+def link(path: Path, target: Path) -> None:
+    """A symbolic link; the test is skipped where the system refuses them, as Windows does to most users."""
+    try:
+        path.symlink_to(target, target_is_directory=target.is_dir())
+    except OSError:
+        pytest.skip("links are refused here")
+
+
 @pytest.fixture
 def make_video(tmp_path: Path) -> Callable[..., Path]:
     """make_video(num_frames, name=..., fps=..., **size) writes brightness_frames() and returns the path."""

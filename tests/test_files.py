@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import link
 from video_module import files, machine
 from video_module.errors import InputError
 
@@ -174,7 +175,7 @@ def test_a_folder_is_itself_under_any_name(tmp_path, monkeypatch):
     assert not files.lies_in(tmp_path, tmp_path / "In")
     # a second name that resolve() does not know, as those in other letters on macOS
     monkeypatch.setattr(Path, "resolve", Path.absolute)
-    (tmp_path / "IN").symlink_to(tmp_path / "In", target_is_directory=True)
+    link(tmp_path / "IN", tmp_path / "In")
     assert files.lies_in(tmp_path / "IN" / "new", tmp_path / "In")
 
 

@@ -23,6 +23,7 @@ from video_module.errors import InputError
 from video_module.inference.predictor import load_predictor
 
 ROOT = Path(__file__).parents[2]
+ends_by_signal = pytest.mark.skipif(sys.platform == "win32", reason="processes there are not ended by signals")
 
 
 def torchrun(
@@ -191,6 +192,7 @@ cli.run(lambda: train_model.main(sys.argv[2:]))
 """
 
 
+@ends_by_signal
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_several_processes_go_on_within_an_epoch(how, two_unbroken, drawn_data, tmp_path):
     """One of two is told to stop, or dies, in the third step of the second epoch."""
@@ -224,6 +226,7 @@ cli.run(lambda: train_model.main(sys.argv[2:]))
 """
 
 
+@ends_by_signal
 @pytest.mark.parametrize(("how", "message"), [("raised", "a device of process 1 is lost"), ("killed", "Signal 9")])
 def test_a_crash_in_one_process_ends_all(how, message, drawn_data, tmp_path):
     (tmp_path / "crashes.py").write_text(CRASHES)
