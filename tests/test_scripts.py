@@ -108,7 +108,6 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("calc_label_distribution.py --data_dir {empty} --save_to {empty}/x.json", "no class folders"),
         ("train_model.py --data_dir {none} --model_type swin3d_nano", "no such folder"),
         ("train_model.py --data_dir {none} --lr -1", "lr must be positive"),
-        ("train_model.py --data_dir {none} --device cuda", "no CUDA"),
         ("test_model.py --test_dir {one} --checkpoint {onnx} --output_dir {empty}", "text.avi: not a video"),
         ("test_model.py --test_dir {one} --checkpoint {none.onnx}", "no such file"),
         ("test_model.py --test_dir {one} --checkpoint {cut.pth}", "cut.pth: not a"),
