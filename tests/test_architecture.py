@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "video_module"
-BASE = {"background", "cli", "config", "devices", "errors", "files", "machine", "scores"}
+BASE = {"background", "cli", "config", "devices", "errors", "files", "machine", "scores", "tables"}
 # room: rooms it may import when it is imported
 ARROWS = {
     "data": {"data"},

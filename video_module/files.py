@@ -1,4 +1,4 @@
-"""Output files that are whole or absent."""
+"""Files: written whole or not at all, read as UTF-8, and told apart by more than their names."""
 
 import errno
 import glob
