@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from video_module.data.drawing import draw_dataset
 from video_module.data.encoding import write_video
+from video_module.inference import latency
 
 LEVEL_STEP = 4  # brightness from one frame to the next: far enough apart to survive the codec
 
@@ -40,6 +42,13 @@ def make_video(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_pauses_between_timings() -> Iterator[None]:
+    """Latencies are measured after pauses, a minute of them in all the tests, none of which is about a duration."""
+    with mock.patch.object(latency, "_SETTLE_S", 0.0):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -79,5 +88,5 @@ def exported(trained: Path) -> Path:
     """The same as an ONNX file."""
     import convert_model
 
-    convert_model.main(["--checkpoint", str(trained)])
+    convert_model.main(["--checkpoint", str(trained), "--num_verify_clips", "8"])
     return trained.with_suffix(".onnx")

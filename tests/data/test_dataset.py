@@ -217,20 +217,21 @@ def test_workers_start_after_opencv_has_used_its_threads(drawn_data, videos, met
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_of_a_worker_does_not_grow(make_video):
-    """5,000 items through one worker: what it holds after the first 1,000 is what it holds at the end."""
+    """1,600 items through one worker: what it holds after the first half is what it holds at the end."""
     path = make_video(12)
-    videos = [splits.VideoRecord(path=path.name, label="a", source="s", num_frames=12, fps=25)] * 1000
+    videos = [splits.VideoRecord(path=path.name, label="a", source="s", num_frames=12, fps=25)] * 400
     clips = dataset.TrainingClips(path.parent, videos, ["a"], CLIP, TrainConfig(augment="light"))
     loader, sampler = dataset.training_loader(clips, effective_batch=16, num_workers=1, pin_memory=False)
     held = []
-    for epoch in range(5):
+    for epoch in range(4):
         sampler.epoch = epoch
         for batch in loader:
             assert batch[0].shape[1:] == CLIP.shape
         [worker] = multiprocessing.active_children()
         [line] = [line for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines() if "RssAnon" in line]
         held.append(int(line.split()[1]))
-    assert held[-1] - held[0] < 2048, f"kB held after each 1,000 items: {held}"  # 4,000 clips of 19 kB would be 76 MB
+    # 800 clips of 19 kB would be 15 MB; an allocator's own moods are some 3
+    assert held[-1] - held[1] < 4096, f"kB held after each 400 items: {held}"
 
 
 def test_dense_windows_are_items_of_their_own(drawn_data, videos):
