@@ -73,3 +73,16 @@ def test_workers_are_as_many_as_the_cores_that_may_be_used(monkeypatch, cores, p
     monkeypatch.setattr(machine, "available_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert cli.default_num_workers() == expected
+
+
+@pytest.mark.parametrize("num_files", [1, 20, 21, 500])
+def test_of_very_many_files_the_first_and_the_last_are_listed(capsys, num_files):
+    names = [f"{number}.json" for number in range(num_files)]
+    cli.show_written(names)
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "wrote"
+    if num_files <= 20:
+        assert lines == [f"  {name}" for name in names]
+    else:
+        ends = [f"  {name}" for name in (*names[:10], *names[-10:])]
+        assert lines == [*ends[:10], f"  … ({num_files - 20} more)", *ends[10:]]

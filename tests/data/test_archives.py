@@ -139,6 +139,27 @@ def test_what_is_finished_is_not_done_again(nested, monkeypatch, capsys):
         unpacked(nested)
 
 
+def test_what_was_begun_from_an_earlier_archive_is_not_kept(tmp_path, monkeypatch):
+    archive, copy = (
+        write_zip(tmp_path / "x.zip", {"wave/old.avi": b"1", "wave/y.avi": b"2"}),
+        archives.shutil.copyfileobj,
+    )
+
+    def dying(source, file, length):
+        if "y" in Path(file.name).name:
+            raise KeyboardInterrupt
+        copy(source, file, length)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archives.shutil, "copyfileobj", dying)
+        with pytest.raises(KeyboardInterrupt):
+            unpacked(archive)
+    assert list((tmp_path / "x.partial").rglob("old.avi"))
+    write_zip(archive, {"wave/new.avi": b"123"})
+    os.utime(archive, (1, 1))
+    assert content_of(unpacked(archive)) == {"wave/new.avi": b"123"}
+
+
 def test_a_folder_of_the_user_is_not_touched(nested):
     (nested.parent / "hmdb51_org").mkdir()
     with pytest.raises(InputError, match=r"stands where hmdb51_org.rar would be unpacked"):

@@ -210,6 +210,13 @@ def test_nothing_is_scored_across_a_gap_and_the_label_begins_anew():
     assert readings[-1].scores[1] > 0.9  # not smoothed with what was before
 
 
+def test_after_a_gap_a_whole_clip_must_come_first():
+    with_gap = LiveSession(iter(()), predictor_of(Network()))
+    for number in range(45):
+        with_gap._take(numbered(number, after_gap=number == 30))
+        assert (with_gap._recent.cut() is not None) == (9 <= number < 30 or number >= 39), number
+
+
 def test_errors_of_the_source_and_the_network_are_raised_to_the_caller(tmp_path):
     (tmp_path / "x.avi").write_text("text")
 
