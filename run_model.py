@@ -121,7 +121,7 @@ def local_share(device: str, num_threads: int | None) -> tuple[str, int | None]:
     if device != "cpu" and "LOCAL_RANK" in os.environ:
         device = f"{device}:{os.environ['LOCAL_RANK']}"
     if num_threads is None and "LOCAL_WORLD_SIZE" in os.environ:
-        num_threads = max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]))
+        num_threads = cli.share_of_cores()
     return device, num_threads
 
 

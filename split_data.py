@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 
 from video_module import cli
+from video_module.config import LINKS
 
 PROTOCOLS = ("grouped", "hmdb51", "ucf101")
 FOLDS = ("1", "2", "3", "all")
-LINKS = ("hard", "sym", "copy")
+NUM_PAIRS = 10  # of near-identical videos, printed
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -182,17 +183,17 @@ def audit(args: argparse.Namespace, groups: dict[str, str] | None, source_of) ->
         cli.show_written([args.save_to])
 
 
-def show_near(pairs: list[dict] | None, *, num_shown: int = 10) -> None:
+def show_near(pairs: list[dict] | None) -> None:
     if pairs is None:
         print("  near identical    not looked for (--no-content)")
         return
     within = sum(pair["same_class"] for pair in pairs)
     print(f"  near identical    {within} pairs within a class, {len(pairs) - within} across classes")
-    for pair in pairs[:num_shown]:
+    for pair in pairs[:NUM_PAIRS]:
         source = "" if pair["same_source"] else ", of another source"
         print(f"    {pair['first']}  {pair['second']}  {pair['distance']:.1%} of the hash differs{source}")
-    if len(pairs) > num_shown:
-        print(f"    and {len(pairs) - num_shown} more; --save_to writes all")
+    if len(pairs) > NUM_PAIRS:
+        print(f"    and {len(pairs) - NUM_PAIRS} more; --save_to writes all")
 
 
 if __name__ == "__main__":

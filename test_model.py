@@ -146,7 +146,7 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     )
     worst = contact_sheet.worst_videos(scores.video_scores, labels, count=max(NUM_STRIPS, args.attention or 0))
     strips = [
-        strip_of(args.test_dir, videos[i], scores.video_scores[i], predictor.class_names) for i in worst[:NUM_STRIPS]
+        read_strip(args.test_dir, videos[i], scores.video_scores[i], predictor.class_names) for i in worst[:NUM_STRIPS]
     ]
     written.append(stem.with_name(f"{stem.name}_worst.png"))
     title = f"{predictor.model}: the {len(strips)} worst of {len(videos)} videos"
@@ -173,7 +173,7 @@ def print_overlap(args: argparse.Namespace, split, overlap) -> None:
         print(f"{'leak, as allowed: ' if overlap.is_leak else ''}{overlap}")
 
 
-def strip_of(test_dir: Path, video, scores, class_names: list[str]):
+def read_strip(test_dir: Path, video, scores, class_names: list[str]):
     """A video as the contact sheet and the report show it."""
     from video_module.data.thumbnails import read_thumbnails
     from video_module.report.contact_sheet import Strip

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from video_module.data.drawing import draw_dataset
 from video_module.data.encoding import write_video
+from video_module.inference import latency
 
 LEVEL_STEP = 4  # brightness from one frame to the next: far enough apart to survive the codec
 
@@ -23,6 +25,14 @@ def frame_numbers(frames: np.ndarray) -> list[int]:
     return np.round(frames.reshape(len(frames), -1).mean(axis=1) / LEVEL_STEP).astype(int).tolist()
 
 
+def link(path: Path, target: Path) -> None:
+    """A symbolic link; the test is skipped where the system refuses them, as Windows does to most users."""
+    try:
+        path.symlink_to(target, target_is_directory=target.is_dir())
+    except OSError:
+        pytest.skip("links are refused here")
+
+
 @pytest.fixture
 def make_video(tmp_path: Path) -> Callable[..., Path]:
     """make_video(num_frames, name=..., fps=..., **size) writes brightness_frames() and returns the path."""
@@ -32,6 +42,13 @@ def make_video(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_pauses_between_timings() -> Iterator[None]:
+    """Latencies are measured after pauses, a minute of them in all the tests, none of which is about a duration."""
+    with mock.patch.object(latency, "_SETTLE_S", 0.0):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -71,5 +88,5 @@ def exported(trained: Path) -> Path:
     """The same as an ONNX file."""
     import convert_model
 
-    convert_model.main(["--checkpoint", str(trained)])
+    convert_model.main(["--checkpoint", str(trained), "--num_verify_clips", "8"])
     return trained.with_suffix(".onnx")

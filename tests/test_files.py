@@ -1,8 +1,13 @@
 import errno
+import os
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from video_module import files
+from tests.conftest import link
+from video_module import files, machine
 from video_module.errors import InputError
 
 
@@ -45,6 +50,7 @@ def test_an_interruption_while_the_old_folder_goes_leaves_the_new_one(tmp_path, 
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["new"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no name may hold a colon")
 def test_the_folder_one_stands_in_can_be_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with files.replacing("x:y.txt") as partial:
@@ -65,3 +71,126 @@ def test_outputs_are_checked_before_the_work(tmp_path):
         with pytest.raises(InputError, match=message):
             files.check_output(path, folder=folder)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# ---- as on Windows
+
+
+@pytest.fixture
+def windows(monkeypatch) -> list[float]:
+    """Where files that are open cannot be moved, and os.kill() ends a process; gives the pauses that are made."""
+    pauses = []
+    monkeypatch.setattr(machine, "ON_WINDOWS", True)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("it would send a Ctrl-C"))
+    return pauses
+
+
+def held(monkeypatch, *, attempts: float) -> None:
+    """Let so many attempts to move a file fail, as while a scanner or Excel has it open."""
+    replace, failed = Path.replace, []
+
+    def refuse(source: Path, target: Path) -> Path:
+        if len(failed) < attempts:
+            failed.append(source)
+            raise PermissionError(errno.EACCES, "Access is denied", str(source))
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+
+
+def test_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path, monkeypatch, windows):
+    (tmp_path / "x.json").write_text("1")
+    held(monkeypatch, attempts=3)
+    files.write_json(tmp_path / "x.json", 2)
+    assert (tmp_path / "x.json").read_text() == "2\n"
+    assert windows == sorted(windows)
+    assert len(windows) == 3
+
+
+@pytest.mark.parametrize("on_windows", [True, False])
+def test_a_file_that_stays_open_is_named_and_whole(tmp_path, monkeypatch, windows, on_windows):
+    monkeypatch.setattr(machine, "ON_WINDOWS", on_windows)
+    (tmp_path / "x.json").write_text("1")
+    held(monkeypatch, attempts=float("inf"))
+    with pytest.raises(PermissionError) as error:
+        files.write_json(tmp_path / "x.json", 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+    assert (tmp_path / "x.json").read_text() == "1"
+    assert bool(windows) == on_windows  # elsewhere it is no matter of time
+    if on_windows:
+        assert error.value.filename == str(tmp_path / "x.json")
+        assert "another program has it" in error.value.strerror
+
+
+def test_a_folder_with_an_open_file_in_it_is_put_back(tmp_path, monkeypatch, windows):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "old").touch()
+    replace = Path.replace
+
+    def refuse(source: Path, target: Path) -> Path:
+        if target.name == "data" and "partial" in source.name:
+            raise PermissionError(errno.EACCES, "Access is denied", str(source))
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError), files.replacing(tmp_path / "data") as partial:
+        partial.mkdir()
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_what_killed_saves_left_goes_without_a_signal(tmp_path, monkeypatch, windows):
+    own, other, held_open = (tmp_path / f".x.partial-{pid}.pth" for pid in (os.getpid(), 1, 2))
+    for path in (own, other, held_open):
+        path.touch()
+    unlink = Path.unlink
+
+    def refuse(path: Path, **settings) -> None:
+        if path == held_open:
+            raise PermissionError(errno.EACCES, "in use", str(path))
+        unlink(path, **settings)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    files.remove_partial(tmp_path / "x.pth")
+    assert sorted(tmp_path.iterdir()) == sorted([own, held_open])
+
+
+def test_a_drive_that_is_not_there_is_said_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    with pytest.raises(InputError, match="there is no drive"):
+        files.check_output(tmp_path / "x.json")
+
+
+# ---- names of one file
+
+
+def test_a_folder_is_itself_under_any_name(tmp_path, monkeypatch):
+    (tmp_path / "In" / "deep").mkdir(parents=True)
+    (tmp_path / "in2").mkdir()
+    assert files.lies_in(tmp_path / "In" / "new" / "x", tmp_path / "In")
+    assert files.lies_in(tmp_path / "In", tmp_path / "In")
+    assert files.lies_in(tmp_path / "none" / "x", tmp_path / "none")
+    assert not files.lies_in(tmp_path / "in2", tmp_path / "In")
+    assert not files.lies_in(tmp_path, tmp_path / "In")
+    # a second name that resolve() does not know, as those in other letters on macOS
+    monkeypatch.setattr(Path, "resolve", Path.absolute)
+    link(tmp_path / "IN", tmp_path / "In")
+    assert files.lies_in(tmp_path / "IN" / "new", tmp_path / "In")
+
+
+def test_names_of_one_file_have_one_key(tmp_path):
+    (tmp_path / "a.avi").touch()
+    os.link(tmp_path / "a.avi", tmp_path / "b.avi")
+    (tmp_path / "c.avi").touch()
+    assert files.file_key(tmp_path / "a.avi") == files.file_key(tmp_path / "b.avi")
+    assert files.file_key(tmp_path / "a.avi") != files.file_key(tmp_path / "c.avi")
+    assert files.file_key(tmp_path / "none") == files.file_key(tmp_path / "x" / ".." / "none")
+
+
+def test_network_drives_that_number_no_files_do_not_make_all_of_them_one(tmp_path, monkeypatch):
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **settings: os.stat_result((*stat(path)[:1], 0, *stat(path)[2:])))
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+    assert files.file_key(tmp_path / "a") != files.file_key(tmp_path / "b")

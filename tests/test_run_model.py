@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -56,7 +55,7 @@ def test_killed_at_any_moment_it_goes_on_and_every_video_is_there_once(exported,
             if log.is_file() and log.read_bytes().count(b"\n") >= before + more:
                 break
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.communicate(timeout=60)
         numbers.append(log.read_bytes().count(b"\n"))
         if numbers[-1] == len(videos):

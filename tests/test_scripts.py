@@ -1,5 +1,6 @@
 """The scripts as the shell runs them: help, bad input, what they import."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from video_module import cli
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
@@ -105,7 +108,6 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("calc_label_distribution.py --data_dir {empty} --save_to {empty}/x.json", "no class folders"),
         ("train_model.py --data_dir {none} --model_type swin3d_nano", "no such folder"),
         ("train_model.py --data_dir {none} --lr -1", "lr must be positive"),
-        ("train_model.py --data_dir {none} --device cuda", "no CUDA"),
         ("test_model.py --test_dir {one} --checkpoint {onnx} --output_dir {empty}", "text.avi: not a video"),
         ("test_model.py --test_dir {one} --checkpoint {none.onnx}", "no such file"),
         ("test_model.py --test_dir {one} --checkpoint {cut.pth}", "cut.pth: not a"),
@@ -132,18 +134,50 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("run_gradio.py --model {cut.onnx}", "not an ONNX file that can be read"),
     ],
 )
-def test_bad_input_is_one_clear_line(bad, command, reason):
+def test_bad_input_is_one_clear_line(bad, command, reason, monkeypatch, capfd):
+    """As the shell runs a script, but in this process, which has imported everything."""
+    script, arguments = filled_in(command, bad)
+    before = sorted(bad["empty"].iterdir())
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: importlib.import_module(script.removesuffix(".py")).main(arguments))
+    assert_one_line(f"{capfd.readouterr().err}{end.value}\n", reason)
+    assert sorted(bad["empty"].iterdir()) == before  # nothing half-written
+
+
+def filled_in(command: str, bad: dict[str, Path]) -> tuple[str, list[str]]:
+    """The script and its arguments, paths in the place of {names}."""
     script, *arguments = command.split()
     for name, path in bad.items():
         arguments = [argument.replace(f"{{{name}}}", str(path)) for argument in arguments]
-    before = sorted(bad["empty"].iterdir())
-    result = shell(script, *arguments)
-    lines = [line for line in result.stderr.replace("\r", "\n").splitlines() if line.strip() and "video/s" not in line]
-    assert result.returncode == 1, result.stderr
-    assert len(lines) == 1, result.stderr
+    return script, arguments
+
+
+def assert_one_line(errors: str, reason: str) -> None:
+    lines = [line for line in errors.replace("\r", "\n").splitlines() if line.strip() and "video/s" not in line]
+    assert len(lines) == 1, errors
     assert lines[0].startswith("error: ")
     assert reason in lines[0]
-    assert sorted(bad["empty"].iterdir()) == before  # nothing half-written
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("split_data.py --input_dir {one} --output_dir {empty}/x", "at least two classes"),
+        ("calc_label_distribution.py --data_dir {empty} --save_to {empty}/x.json", "no class folders"),
+        ("train_model.py --data_dir {none} --device cuda", "no CUDA"),
+        ("test_model.py --test_dir {one} --checkpoint {onnx} --output_dir {empty}", "text.avi: not a video"),
+        ("convert_model.py --checkpoint {onnx}", "not a plain PyTorch file"),
+        ("run_model.py --video_path {text.avi} --model {onnx}", "not a video"),
+        ("run_gradio.py --model {cut.onnx}", "not an ONNX file that can be read"),
+    ],
+)
+def test_so_it_is_from_the_shell(bad, command, reason):
+    """Each script once: what libraries say as they are imported, and at the exit, would be on stderr too."""
+    script, arguments = filled_in(command, bad)
+    result = shell(script, *arguments)
+    assert result.returncode == 1, result.stderr
+    assert_one_line(result.stderr, reason)
 
 
 def test_a_folder_of_videos_is_told_apart_from_its_broken_ones(exported, drawn_data, tmp_path):

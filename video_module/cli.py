@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import errno
 import math
 import os
 import sys
@@ -9,6 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 
+from video_module import machine
 from video_module.errors import InputError, Interrupted
 
 
@@ -28,7 +30,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
-def add_config_arguments(parser: argparse._ActionsContainer, config_class: type, *, skip: Sequence[str] = ()) -> None:
+def add_config_arguments(parser: argparse._ActionsContainer, config_class: type) -> None:
     """Add one flag for each field of a dataclass, named and documented as the field is.
 
     Each flag defaults to None, which stands for the field's own default: a model's recipe may replace that default, and
@@ -36,8 +38,6 @@ def add_config_arguments(parser: argparse._ActionsContainer, config_class: type,
     """
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
-        if field.name in skip:
-            continue
         text = f"{field.metadata['help']} (default: {field.metadata.get('default', field.default)})"
         kind = hints[field.name]
         if isinstance(kind, types.UnionType):  # "float | None" reads a float
@@ -90,9 +90,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def share_of_cores() -> int:
+    """Cores for this process: those that it may use, by the number of torchrun's processes on this machine."""
+    return max(1, machine.available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def default_num_workers() -> int:
-    """Decoding processes when the user names no number: one per core, eight at most; torchrun's processes share."""
-    return max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    """Decoding processes when the user names no number: one per core of this process's share, eight at most."""
+    return min(8, share_of_cores())
 
 
 def let_workers_have_the_cores() -> None:
@@ -115,7 +120,8 @@ def let_first_process_speak() -> None:
     """
     if started_by_torchrun() and int(os.environ["RANK"]) > 0:
         os.environ["TQDM_DISABLE"] = "1"
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open as long as the process)
+        # it stays open as long as the process, and takes any letter
+        sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: SIM115
 
 
 def show_written(paths: Sequence[str | os.PathLike]) -> None:
@@ -131,17 +137,20 @@ def show_written(paths: Sequence[str | os.PathLike]) -> None:
 
 def run(main: Callable[[], object]) -> None:
     """Run a script's main(): mistakes end in one line on stderr and exit code 1, Ctrl-C in 130."""
-    for stream in (sys.stdout, sys.stderr):  # a console of few letters shows "?" rather than a traceback
+    # a console of few letters shows "?" rather than a traceback; names of files on stdin may be any bytes
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
         if stream is not None:  # closed by the shell
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=errors)
     try:
         main()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # else Python does so after us, and complains by itself
     except InputError as error:
         sys.exit(f"error: {error}")
-    except BrokenPipeError:  # the reader of our output went away, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except OSError as error:
+        if _is_broken_pipe(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         if error.filename is None and error.strerror is None:
             raise
         where = f": {error.filename}" if error.filename else ""
@@ -149,3 +158,9 @@ def run(main: Callable[[], object]) -> None:
     except KeyboardInterrupt as stop:
         print(str(stop) or "interrupted", file=sys.stderr)
         sys.exit(stop.exit_code if isinstance(stop, Interrupted) else 130)
+
+
+def _is_broken_pipe(error: OSError) -> bool:
+    """Whether the reader of our output went away, as in `| head`."""
+    unnamed = error.filename is None and error.errno == errno.EINVAL  # what Windows makes of it
+    return isinstance(error, BrokenPipeError) or (machine.ON_WINDOWS and unnamed)

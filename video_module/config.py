@@ -70,10 +70,13 @@ class ClipConfig:
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
-def _setting(value: Any, text: str, **metadata: Any) -> Any:
+def setting(value: Any, text: str, **metadata: Any) -> Any:
+    """A field that is a flag too: see cli.add_config_arguments()."""
     return field(default=value, metadata={"help": text, **metadata})
 
 
+LINKS = ("hard", "sym", "copy")
+"""How the files of a split come from the videos."""
 SAMPLINGS = ("random", "windows")
 """Of training clips."""
 AUGMENTATIONS = ("none", "light", "strong")
@@ -96,74 +99,74 @@ def auto_or_count(text: str) -> int | str:
 class TrainConfig:
     """How a model is trained. Registry entries replace some defaults; every field is a flag of train_model.py."""
 
-    num_epochs: int = _setting(30, "passes over the training videos", default="the model's")
-    effective_batch: int = _setting(
+    num_epochs: int = setting(30, "passes over the training videos", default="the model's")
+    effective_batch: int = setting(
         64, "clips per optimiser step, of all processes together, however few fit at once", default="the model's"
     )
-    batch_size: int | str = _setting(
+    batch_size: int | str = setting(
         AUTO,
         "clips that go through the network at once in one process; auto: the most that fit. It changes memory and "
         "speed, not the effective batch",
         parse=auto_or_count,
     )
-    num_repeats: int = _setting(
+    num_repeats: int = setting(
         1, "random clips of each video in a step and an epoch (repeated augmentation)", default="the model's"
     )
-    lr: float = _setting(1e-3, "peak learning rate of the head, for a step of --lr_batch clips", default="the model's")
-    lr_batch: int = _setting(
+    lr: float = setting(1e-3, "peak learning rate of the head, for a step of --lr_batch clips", default="the model's")
+    lr_batch: int = setting(
         64, "effective batch that --lr is for; with another one all rates change in proportion", default="the model's"
     )
-    backbone_lr_scale: float = _setting(0.1, "the backbone's share of --lr", default="0.1, or 1.0 with --weights none")
-    layer_decay: float = _setting(
+    backbone_lr_scale: float = setting(0.1, "the backbone's share of --lr", default="0.1, or 1.0 with --weights none")
+    layer_decay: float = setting(
         1.0, "share of the rate that each layer of the backbone has of the layer above it; 1: all the same"
     )
-    freeze_epochs: int = _setting(0, "first epochs in which the last layer alone learns (all of them: linear probe)")
-    weight_decay: float = _setting(
+    freeze_epochs: int = setting(0, "first epochs in which the last layer alone learns (all of them: linear probe)")
+    weight_decay: float = setting(
         0.02, "decoupled weight decay; none on norms, biases, position tables", default="the model's"
     )
-    warmup_epochs: float = _setting(2.5, "epochs of linear warm-up before the cosine", default="the model's")
-    label_smoothing: float = _setting(0.1, "share of the target spread over all classes", default="the model's")
-    mixup: float = _setting(0.8, "alpha of mixup; 0: none", default="the model's")
-    cutmix: float = _setting(1.0, "alpha of CutMix; 0: none; with both, either by chance", default="the model's")
-    mix_off_epochs: int = _setting(3, "last epochs, in which clips are no longer mixed")
-    clip_grad_norm: float = _setting(1.0, "largest gradient norm")
-    ema_decay: float = _setting(
+    warmup_epochs: float = setting(2.5, "epochs of linear warm-up before the cosine", default="the model's")
+    label_smoothing: float = setting(0.1, "share of the target spread over all classes", default="the model's")
+    mixup: float = setting(0.8, "alpha of mixup; 0: none", default="the model's")
+    cutmix: float = setting(1.0, "alpha of CutMix; 0: none; with both, either by chance", default="the model's")
+    mix_off_epochs: int = setting(3, "last epochs, in which clips are no longer mixed")
+    clip_grad_norm: float = setting(1.0, "largest gradient norm")
+    ema_decay: float = setting(
         0.999, "of the running mean of the weights, which is what is validated and kept; 0: none", default="the model's"
     )
-    drop_path: float = _setting(0.1, "stochastic depth of the last block", default="the model's")
-    head_dropout: float = _setting(0.0, "share of the last layer's inputs that is dropped", default="the model's")
-    patience: int = _setting(0, "epochs without a better one after which training stops; 0: never")
-    sampling: str = _setting(
+    drop_path: float = setting(0.1, "stochastic depth of the last block", default="the model's")
+    head_dropout: float = setting(0.0, "share of the last layer's inputs that is dropped", default="the model's")
+    patience: int = setting(0, "epochs without a better one after which training stops; 0: never")
+    sampling: str = setting(
         "random",
         "random: one clip of each video an epoch, at a random place; windows: every one --clip_step apart",
         choices=SAMPLINGS,
     )
-    clip_step: int | None = _setting(None, "frames between windows", default="half a clip")
-    augment: str = _setting(
+    clip_step: int | None = setting(None, "frames between windows", default="half a clip")
+    augment: str = setting(
         "light",
         "random changes to training clips; light: crop, mirror, colours; strong: also rotation, shear, RandAugment's "
         "other operations, and a part erased",
         choices=AUGMENTATIONS,
     )
-    no_flip: tuple[str, ...] = _setting(
+    no_flip: tuple[str, ...] = setting(
         (), "classes that are not themselves in a mirror, or all", default="every class is mirrored"
     )
-    max_failed_share: float = _setting(
+    max_failed_share: float = setting(
         0.01, "largest share of an epoch's clips that may fail to be read; they are skipped and named"
     )
-    precision: str = _setting(
+    precision: str = setting(
         "auto",
         "arithmetic of the forward pass; auto: bf16 on CUDA (fp16 where it lacks bf16), fp32 on the CPU",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
-    checkpoint_activations: bool = _setting(
+    checkpoint_activations: bool = setting(
         False, "compute each block's activations again when the gradients need them: less memory, a third more work"
     )
-    compile: bool = _setting(False, "torch.compile the network (minutes at the start; goes on without where it fails)")
-    save_every: str = _setting(
+    compile: bool = setting(False, "torch.compile the network (minutes at the start; goes on without where it fails)")
+    save_every: str = setting(
         "10min", "how often an epoch's state is saved while it runs: a number of steps, or of minutes as in 10min"
     )
-    seed: int = _setting(777, "of every random choice")
+    seed: int = setting(777, "of every random choice")
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "effective_batch", "num_repeats", "lr_batch"):
@@ -223,13 +226,13 @@ class TrainConfig:
 class TimelineConfig:
     """How window scores become labelled segments; every field is a flag of run_model.py and run_gradio.py."""
 
-    smooth_s: float | None = _setting(
+    smooth_s: float | None = setting(
         None,
         "seconds over which a window's scores are averaged with its neighbours'; 0: none",
         default="the clip's length",
     )
-    min_score: float = _setting(0.3, "least smoothed score of a segment's class; below it the label is uncertain")
-    hysteresis: float = _setting(0.1, "lead that another class needs before the label changes")
+    min_score: float = setting(0.3, "least smoothed score of a segment's class; below it the label is uncertain")
+    hysteresis: float = setting(0.1, "lead that another class needs before the label changes")
 
     def __post_init__(self) -> None:
         if self.smooth_s is not None and not 0 <= self.smooth_s < math.inf:
@@ -250,9 +253,9 @@ DEFAULT_OPSET = 20  # the first with Gelu as one node
 class ExportGates:
     """What an exported file must reach, against torch in fp32; every field is a flag of convert_model.py."""
 
-    fp32_tolerance: float = _setting(1e-4, "fp32: largest difference of a logit, times max(1, largest logit)")
-    fp16_agreement: float = _setting(0.995, "fp16: least share of the clips with the same best class")
-    int8_agreement: float = _setting(0.99, "int8: least share of the clips with the same best class")
+    fp32_tolerance: float = setting(1e-4, "fp32: largest difference of a logit, times max(1, largest logit)")
+    fp16_agreement: float = setting(0.995, "fp16: least share of the clips with the same best class")
+    int8_agreement: float = setting(0.99, "int8: least share of the clips with the same best class")
 
     def __post_init__(self) -> None:
         if not 0 < self.fp32_tolerance < math.inf:

@@ -1,4 +1,10 @@
-"""What is raised for the caller's mistakes."""
+"""What is raised for the caller's mistakes, and for the caller's wish to stop."""
+
+import signal
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+"""What ends a run in good order: Ctrl-C, SIGTERM, and on Windows Ctrl-Break, which alone can be sent to a program there
+(a SIGTERM ends it at once)."""
 
 
 class InputError(ValueError):
@@ -9,7 +15,7 @@ class InputError(ValueError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that Ctrl-C or SIGTERM ended in good order; its text says what was saved."""
+    """A run that one of STOP_SIGNALS ended in good order; its text says what was saved."""
 
     def __init__(self, text: str, *, exit_code: int):
         super().__init__(text)

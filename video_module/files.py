@@ -1,15 +1,20 @@
-"""Output files that are whole or absent."""
+"""Files: written whole or not at all, read as UTF-8, and told apart by more than their names."""
 
+import errno
 import glob
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from video_module import machine
 from video_module.errors import InputError
+
+_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # between attempts to move a file that another program has open on Windows
 
 
 @contextmanager
@@ -27,20 +32,40 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield partial
         if partial.is_dir() and path.is_dir():
-            path.rename(old)
+            move(path, old)
             try:
-                partial.rename(path)
+                move(partial, path)
             except OSError:
-                old.rename(path)
+                move(old, path)
                 raise
         else:
-            partial.replace(path)
+            move(partial, path)
     finally:
         for leftover in (partial, old):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
-                leftover.unlink(missing_ok=True)
+                with suppress(PermissionError):  # Windows keeps what is still open; the error that led here counts
+                    leftover.unlink(missing_ok=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file, in the place of one that is there, or a folder.
+
+    Windows refuses while another program has a file open, as scanners do for a moment, and as Excel does until it is
+    closed: it is asked again for a while. Raises PermissionError naming the target.
+    """
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            if not machine.ON_WINDOWS:
+                raise
+            if pause_s is None:
+                text = "another program has it, or what is in it, open; close that and run this again"
+                raise PermissionError(errno.EACCES, text, str(target)) from None
+            time.sleep(pause_s)
 
 
 def remove_partial(path: Path) -> None:
@@ -48,10 +73,13 @@ def remove_partial(path: Path) -> None:
     for leftover in path.absolute().parent.glob(f".{glob.escape(path.stem)}.partial-*{glob.escape(path.suffix)}"):
         number = leftover.name.removesuffix(path.suffix).rpartition("-")[2]
         if number.isdecimal() and leftover.is_file() and not _is_running(int(number)):
-            leftover.unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows: some process writes to it
+                leftover.unlink(missing_ok=True)
 
 
 def _is_running(pid: int) -> bool:
+    if machine.ON_WINDOWS:  # os.kill() would send a Ctrl-C there; files that are written to cannot be removed anyway
+        return pid == os.getpid()
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -67,11 +95,32 @@ def check_output(path: Path, *, folder: bool = False) -> None:
         raise InputError(f"{path}: a folder stands there; give the name of a file")
     if path.is_file() and folder:
         raise InputError(f"{path}: a file stands there; give the name of a folder")
-    parent = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    parent = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), None)
+    if parent is None:  # Windows
+        raise InputError(f"{path}: there is no drive {path.absolute().anchor}")
     if parent != path and not parent.is_dir():
         raise InputError(f"{path}: {parent} is a file, not a folder")
     if not os.access(parent, os.W_OK):
         raise InputError(f"{path}: no permission to write in {parent}")
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether `path`, which need not be there, is `folder` or lies below it, however the two are spelled.
+
+    Systems that ignore case give a folder many names, and resolve() does not bring them together on macOS.
+    """
+    path, folder = path.resolve(), folder.resolve()
+    chain = (path, *path.parents)
+    return folder in chain or (folder.exists() and any(part.exists() and part.samefile(folder) for part in chain))
+
+
+def file_key(path: Path) -> Hashable:
+    """The same for all names of one file, whichever case and links they go by; a name's own where there is no file."""
+    with suppress(OSError):
+        stat = path.stat()
+        if stat.st_ino:  # some network drives of Windows number no files
+            return stat.st_dev, stat.st_ino
+    return path.resolve()
 
 
 def read_text(path: Path) -> str:
@@ -84,8 +133,12 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text as replacing() does; the same bytes on every system."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write UTF-8 JSON; NaN and infinity are refused, since they are no JSON."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    with replacing(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

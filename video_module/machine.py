@@ -1,14 +1,18 @@
-"""Which machine a figure was measured on. Standard library only."""
+"""This machine: what a process may use of it, and how it is described beside a figure. Standard library only."""
 
 import os
 import platform
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
+
+ON_WINDOWS = os.name == "nt"
+"""Looked up here by whoever must go another way there, so that a test can ask for that way."""
 
 
 def describe_machine(packages: Sequence[str] = ("torch", "onnxruntime")) -> dict[str, str | int]:
     """Processor, cores that this process may use, system, and versions of Python and `packages`."""
+    from importlib import metadata
+
     versions = {}
     for package in packages:
         try:
@@ -50,7 +54,8 @@ def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file():
         return platform.processor() or "unknown"
-    fields = dict(line.split(":", 1) for line in cpuinfo.read_text().split("\n\n")[0].splitlines() if ":" in line)
+    first, _, _ = cpuinfo.read_text(encoding="utf-8").partition("\n\n")
+    fields = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
     fields = {key.strip(): value.strip() for key, value in fields.items()}
     flags = set(fields.get("flags", "").split())
     # what decides how fast matrix products are, in 8 bits above all

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import split_data
+from video_module import machine
 from video_module.data import archives
 from video_module.data.archives import class_root, folder_holding, unpacked
 from video_module.errors import InputError
@@ -137,6 +139,27 @@ def test_what_is_finished_is_not_done_again(nested, monkeypatch, capsys):
         unpacked(nested)
 
 
+def test_what_was_begun_from_an_earlier_archive_is_not_kept(tmp_path, monkeypatch):
+    archive, copy = (
+        write_zip(tmp_path / "x.zip", {"wave/old.avi": b"1", "wave/y.avi": b"2"}),
+        archives.shutil.copyfileobj,
+    )
+
+    def dying(source, file, length):
+        if "y" in Path(file.name).name:
+            raise KeyboardInterrupt
+        copy(source, file, length)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archives.shutil, "copyfileobj", dying)
+        with pytest.raises(KeyboardInterrupt):
+            unpacked(archive)
+    assert list((tmp_path / "x.partial").rglob("old.avi"))
+    write_zip(archive, {"wave/new.avi": b"123"})
+    os.utime(archive, (1, 1))
+    assert content_of(unpacked(archive)) == {"wave/new.avi": b"123"}
+
+
 def test_a_folder_of_the_user_is_not_touched(nested):
     (nested.parent / "hmdb51_org").mkdir()
     with pytest.raises(InputError, match=r"stands where hmdb51_org.rar would be unpacked"):
@@ -219,6 +242,33 @@ def test_from_archives_to_a_split(drawn_clips, tmp_path, capsys):
     assert sum(record["counts"].values()) == 12
     split_data.main([*command, "--output_dir", str(tmp_path / "again")])
     assert "unpacked before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["wave/a:b.avi", "CON.avi", "wave/nul", "wave./x.avi", "wave/what?.avi", "wave/x.avi "]
+)
+def test_names_that_windows_has_not_are_told_before(tmp_path, monkeypatch, name):
+    """A colon would hide the file in another one without a word."""
+    monkeypatch.setattr(machine, "ON_WINDOWS", True)
+    archive = write_zip(tmp_path / "x.zip", {"wave/fine.avi": b"1", "wave/Console (1) + !.avi": b"1", name: b"2"})
+    with pytest.raises(InputError, match=r"has a name that Windows cannot give a file") as error:
+        unpacked(archive)
+    assert repr(name) in str(error.value)
+    assert not list((tmp_path / "x.partial").rglob("*.avi"))
+    monkeypatch.setattr(machine, "ON_WINDOWS", False)
+    if sys.platform != "win32":
+        assert len(content_of(unpacked(archive))) == 3
+
+
+def test_names_that_differ_in_case_alone_are_two_files_or_an_error(tmp_path, monkeypatch):
+    archive = write_zip(tmp_path / "x.zip", {"wave/A.avi": b"1", "Wave/a.avi": b"2", "wave/b.avi": b"3"})
+    exists = Path.exists
+    with monkeypatch.context() as patch:  # a disk that knows a folder by any letters
+        patch.setattr(Path, "exists", lambda path: exists(path) or exists(path.with_name(path.name.swapcase())))
+        with pytest.raises(InputError, match=r"'wave/A\.avi' and 'Wave/a\.avi' would be one file on this disk"):
+            unpacked(archive)
+    if not (tmp_path / "X.PARTIAL").exists():
+        assert len(content_of(unpacked(archive))) == 3
 
 
 def test_an_archive_without_classes(tmp_path):

@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -162,9 +163,14 @@ def test_a_video_that_fails_is_left_out_of_its_batch(drawn_data, videos, num_wor
     assert (batch, len(labels), len(failures)) == (None, 0, 1)
 
 
+def die(frames, *, seed, may_flip):
+    """As a decoder that crashes, or a system that is out of memory, ends a process."""
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
 def test_a_killed_worker_is_one_line(drawn_data, videos):
     clips = training_clips(drawn_data, videos)
-    clips.augment.finish = lambda frames, seed, may_flip: os.kill(os.getpid(), signal.SIGKILL)
+    clips.augment.finish = die
     loader, _ = dataset.training_loader(clips, effective_batch=8, num_workers=1, pin_memory=False)
     with pytest.raises(InputError, match=r"a decoding process died .*--num_workers") as error:
         list(loader)
@@ -190,14 +196,18 @@ def test_a_reader_that_is_given_up_leaves_nothing_running(drawn_data, videos):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+# spawned ones train in tests/test_portability.py
+METHODS = [method for method in ("fork", "forkserver") if method in multiprocessing.get_all_start_methods()]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_workers_start_after_opencv_has_used_its_threads(drawn_data, videos, method):
     """A forked child inherits locks that OpenCV's threads held, but not the threads: it must not ask for them."""
     cv2.setNumThreads(4)
     cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (3000, 3000))  # large enough to wake them
     clips = training_clips(drawn_data, videos)
     loader, sampler = dataset.training_loader(
-        clips, effective_batch=5, num_workers=2, pin_memory=False, multiprocessing_context=method, timeout_s=120
+        clips, effective_batch=5, num_workers=1, pin_memory=False, multiprocessing_context=method, timeout_s=120
     )
     sampler.epoch = 1
     order = list(sampler)
@@ -205,21 +215,23 @@ def test_workers_start_after_opencv_has_used_its_threads(drawn_data, videos, met
         assert torch.equal(batch[0], clips[order[number][0]][0])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_of_a_worker_does_not_grow(make_video):
-    """5,000 items through one worker: what it holds after the first 1,000 is what it holds at the end."""
+    """1,600 items through one worker: what it holds after the first half is what it holds at the end."""
     path = make_video(12)
-    videos = [splits.VideoRecord(path=path.name, label="a", source="s", num_frames=12, fps=25)] * 1000
+    videos = [splits.VideoRecord(path=path.name, label="a", source="s", num_frames=12, fps=25)] * 400
     clips = dataset.TrainingClips(path.parent, videos, ["a"], CLIP, TrainConfig(augment="light"))
     loader, sampler = dataset.training_loader(clips, effective_batch=16, num_workers=1, pin_memory=False)
     held = []
-    for epoch in range(5):
+    for epoch in range(4):
         sampler.epoch = epoch
         for batch in loader:
             assert batch[0].shape[1:] == CLIP.shape
         [worker] = multiprocessing.active_children()
         [line] = [line for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines() if "RssAnon" in line]
         held.append(int(line.split()[1]))
-    assert held[-1] - held[0] < 2048, f"kB held after each 1,000 items: {held}"  # 4,000 clips of 19 kB would be 76 MB
+    # 800 clips of 19 kB would be 15 MB; an allocator's own moods are some 3
+    assert held[-1] - held[1] < 4096, f"kB held after each 400 items: {held}"
 
 
 def test_dense_windows_are_items_of_their_own(drawn_data, videos):

@@ -1,4 +1,5 @@
 import io
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -51,9 +52,10 @@ def test_header(make_video):
     assert info.fps == pytest.approx(29.97, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    "name", ["-dash.avi", "with space.avi", "#1!&+.avi", "[x](y).avi", "ёлка.avi", "50%d.avi", "a:b.avi", "a'b\".avi"]
-)
+NAMES = ["-dash.avi", "with space.avi", "#1!&+.avi", "[x](y).avi", "ёлка.avi", "50%d.avi", "a'b.avi"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *(["a:b.avi", 'a"b.avi'] if sys.platform != "win32" else [])])
 def test_any_legal_name(make_video, name):
     assert frame_numbers(decoding.read_frames(make_video(3, name=name), [0, 2])) == [0, 2]
 

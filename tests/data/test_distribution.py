@@ -6,6 +6,7 @@ import pytest
 import calc_label_distribution
 import split_data
 import train_model
+from tests.conftest import link
 from video_module.config import ClipConfig
 from video_module.data import distribution, sampling
 from video_module.data.distribution import label_distribution
@@ -52,7 +53,7 @@ def test_a_bare_folder(drawn_clips):
 def test_broken_files_are_named_not_counted(drawn_clips, tmp_path):
     (tmp_path / "wave").mkdir()
     sound = next((drawn_clips / "wave").iterdir())
-    (tmp_path / "wave" / "a.avi").symlink_to(sound)
+    link(tmp_path / "wave" / "a.avi", sound)
     (tmp_path / "wave" / "b.avi").write_bytes(b"text")
     counted, [rejected] = label_distribution(tmp_path, clip=CLIP, num_workers=1)
     assert counted["splits"]["all"]["num_videos"] == 1
@@ -69,8 +70,8 @@ def test_an_empty_split_counts_nothing(drawn_clips, tmp_path):
 
 
 def test_a_class_called_train_is_a_class(drawn_clips, tmp_path):
-    (tmp_path / "train").symlink_to(drawn_clips / "wave")
-    (tmp_path / "plane").symlink_to(drawn_clips / "sit")
+    link(tmp_path / "train", drawn_clips / "wave")
+    link(tmp_path / "plane", drawn_clips / "sit")
     assert counts_of(tmp_path) == {"plane": 6, "train": 6}
 
 

@@ -18,6 +18,7 @@ def test_mp4_is_h264_that_browsers_play(tmp_path, fps):
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert float(stream.average_rate) == pytest.approx(fps, rel=1e-3)
         assert stream.frames == 30
+        assert (stream.codec_context.colorspace, stream.codec_context.color_range) == (6, 1)  # BT.601, 16..235
     assert path.read_bytes().index(b"moov") < path.read_bytes().index(b"mdat")  # faststart
     assert frame_numbers(np.stack(list(decoding.iter_frames(path)))) == list(range(30))
 

@@ -1,5 +1,8 @@
+from pathlib import PurePath
+
 import pytest
 
+from tests.conftest import link
 from video_module.data import labels
 from video_module.errors import InputError
 
@@ -27,6 +30,14 @@ def test_finds_videos_of_all_suffixes_in_order_and_nothing_else(tmp_path):
     assert found == sorted(names)
 
 
+def test_classes_come_in_one_order_on_every_system(tmp_path, monkeypatch):
+    for name in ("Zebra", "apple", "Banana"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.avi").touch()
+    monkeypatch.setattr(PurePath, "__lt__", lambda one, other: str(one).lower() < str(other).lower())  # Windows'
+    assert [label for label, _ in labels.find_videos(tmp_path)] == ["Banana", "Zebra", "apple"]
+
+
 def test_bad_folders(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         labels.find_videos(tmp_path / "none")
@@ -39,8 +50,8 @@ def test_bad_folders(tmp_path):
 
 def test_a_stray_obj_names_is_not_ours(drawn_clips, tmp_path):
     (tmp_path / "obj.names").write_text("x\ny\n")
-    (tmp_path / "videos").symlink_to(drawn_clips)
+    link(tmp_path / "videos", drawn_clips)
     assert labels.find_class_names(tmp_path / "videos")[0] == "jump"
-    (tmp_path / "train").symlink_to(drawn_clips)
+    link(tmp_path / "train", drawn_clips)
     with pytest.raises(InputError, match=r"jump: a class that .*obj\.names does not name"):
         labels.find_class_names(tmp_path / "train")

@@ -13,6 +13,7 @@ from video_module.data.encoding import write_video
 from video_module.data.fingerprint import MAX_DISTANCE, NUM_BITS, fingerprint, near_pairs
 from video_module.data.leaks import random_split_leak
 from video_module.data.splits import VideoRecord
+from video_module.errors import InputError
 
 
 def bits_of(path: Path) -> np.ndarray:
@@ -99,6 +100,11 @@ def test_audit_of_two_folders_by_names_alone(drawn_clips, tmp_path, capsys):
     # named for "sit" in a class "wav": the source cannot be told from the name, the name itself can be compared
     assert "same file name    2 within a class, 2 across classes" in out
     assert "not looked for" in out
+
+
+def test_a_folder_is_not_audited_against_itself(drawn_clips):
+    with pytest.raises(InputError, match="named twice; --audit compares two folders"):
+        split_data.main(["--audit", str(drawn_clips), f"{drawn_clips}/", "--no-content"])
 
 
 def test_audit_of_one_folder_names_broken_files(drawn_clips, tmp_path, capsys):

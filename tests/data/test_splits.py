@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import split_data
+from tests.conftest import link
 from video_module.data import hmdb51, splits, ucf101
 from video_module.data.splits import VideoRecord
 from video_module.errors import InputError
@@ -242,8 +243,8 @@ def test_rerun_replaces_an_earlier_split_and_nothing_else(drawn_clips, tmp_path)
 
 def test_output_inside_the_input_is_refused(drawn_clips, tmp_path, monkeypatch):
     """It would become a class of its own at the next run."""
-    (tmp_path / "wave").symlink_to(drawn_clips / "wave")
-    (tmp_path / "sit").symlink_to(drawn_clips / "sit")
+    link(tmp_path / "wave", drawn_clips / "wave")
+    link(tmp_path / "sit", drawn_clips / "sit")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="must lie apart"):
         split_data.main(["--input_dir", "."])

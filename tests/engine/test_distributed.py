@@ -23,6 +23,7 @@ from video_module.errors import InputError
 from video_module.inference.predictor import load_predictor
 
 ROOT = Path(__file__).parents[2]
+ends_by_signal = pytest.mark.skipif(sys.platform == "win32", reason="processes there are not ended by signals")
 
 
 def torchrun(
@@ -91,7 +92,7 @@ def test_one_process_that_fails_ends_the_job_in_one_line(exported, odd_test_dir,
 # no chance in it: each process draws its own dropout and mixes its own clips
 PLAIN = (
     *("--model_type", "swin3d_nano", "--num_workers", "0", "--device", "cpu", "--num_epochs", "3", "--augment", "none"),
-    *("--effective_batch", "10", "--batch_size", "4", "--mixup", "0", "--cutmix", "0", "--ema_decay", "0.9"),
+    *("--effective_batch", "11", "--batch_size", "4", "--mixup", "0", "--cutmix", "0", "--ema_decay", "0.9"),
     *("--head_dropout", "0", "--drop_path", "0"),
 )
 
@@ -107,7 +108,7 @@ def alone(drawn_data, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("num_processes", [2, 3])
 def test_several_processes_learn_as_one(num_processes, alone, drawn_data, tmp_path):
-    """24 videos in steps of 10, 10 and 4: with three processes no step is shared out evenly."""
+    """24 videos in steps of 11, 11 and 2: no step is shared out evenly, and of the last, one of three gets no clip."""
     path = tmp_path / "nano.pth"
     flags = ["--data_dir", drawn_data, "--save_path", path, *PLAIN]
     result = torchrun(*flags, script="train_model.py", num_processes=num_processes)
@@ -124,14 +125,6 @@ def test_several_processes_learn_as_one(num_processes, alone, drawn_data, tmp_pa
     for name, value in weights[0].items():
         np.testing.assert_allclose(weights[1][name], value, rtol=0, atol=2e-4)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in alone.parent.iterdir())
-
-
-def test_a_process_with_no_clip_in_a_step_takes_part(drawn_data, tmp_path):
-    """Steps of one clip for two processes."""
-    flags = ["--data_dir", drawn_data, "--save_path", tmp_path / "nano.pth", *PLAIN, "--num_epochs", "1"]
-    result = torchrun(*flags, "--effective_batch", "1", "--lr_batch", "1", script="train_model.py")
-    assert result.returncode == 0, result.stderr
-    assert load_checkpoint(tmp_path / "nano_last.pth").training["trainer"]["step"] == 24
 
 
 def test_one_process_that_fails_in_training_ends_all_with_its_message(drawn_data, tmp_path):
@@ -191,14 +184,16 @@ cli.run(lambda: train_model.main(sys.argv[2:]))
 """
 
 
+@ends_by_signal
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_several_processes_go_on_within_an_epoch(how, two_unbroken, drawn_data, tmp_path):
-    """One of two is told to stop, or dies, in the third step of the second epoch."""
+    """One of two is told to stop, or dies, in the third step of the second epoch; the job ends, and goes on."""
     (tmp_path / "ends.py").write_text(ENDS)
     path = tmp_path / "run" / "nano.pth"
     flags = ["--data_dir", drawn_data, "--save_path", path, *CHANCE]
     ended = torchrun(how, *flags, "--save_every", "1", script=str(tmp_path / "ends.py"))
     assert ended.returncode != 0
+    assert ("Signal 9" in ended.stderr) == (how == "SIGKILL")
     result = torchrun(*flags, "--resume", script="train_model.py")
     assert result.returncode == 0, result.stderr
     assert "resuming after epoch 1 of 3 and step " in result.stdout
@@ -215,23 +210,20 @@ step, steps = Trainer._step, []
 def fails(self, *arguments):
     steps.append(1)
     if self.group.rank == 1 and len(steps) == 2:
-        if sys.argv[1] == "killed":
-            os.kill(os.getpid(), 9)
         raise RuntimeError("a device of process 1 is lost")
     return step(self, *arguments)
 Trainer._step = fails
-cli.run(lambda: train_model.main(sys.argv[2:]))
+cli.run(lambda: train_model.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("how", "message"), [("raised", "a device of process 1 is lost"), ("killed", "Signal 9")])
-def test_a_crash_in_one_process_ends_all(how, message, drawn_data, tmp_path):
+def test_a_crash_in_one_process_ends_all(drawn_data, tmp_path):
     (tmp_path / "crashes.py").write_text(CRASHES)
     flags = ["--data_dir", drawn_data, "--save_path", tmp_path / "nano.pth", *PLAIN]
     begin = time.monotonic()
-    result = torchrun(how, *flags, script=str(tmp_path / "crashes.py"))
+    result = torchrun(*flags, script=str(tmp_path / "crashes.py"))
     assert result.returncode != 0
-    assert message in result.stderr
+    assert "a device of process 1 is lost" in result.stderr
     assert time.monotonic() - begin < 60  # the others did not wait for it
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import train_model
+from tests.conftest import link
 from video_module.config import TrainConfig
 from video_module.engine import run as engine_run
 from video_module.engine.checkpoint import load_checkpoint
@@ -390,7 +391,7 @@ def test_resume_of_another_run_is_refused(unbroken, drawn_data):
 
 def test_one_class_is_refused(drawn_data, tmp_path):
     (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "wave").symlink_to(drawn_data / "train" / "wave")
+    link(tmp_path / "train" / "wave", drawn_data / "train" / "wave")
     with pytest.raises(InputError, match="at least two classes"):
         train_model.main(["--data_dir", str(tmp_path), "--model_type", "swin3d_nano"])
 

@@ -6,8 +6,7 @@ import pytest
 from video_module.inference import latency
 
 
-def test_candidates_take_turns_and_the_slower_one_is_slower(monkeypatch):
-    monkeypatch.setattr(latency, "_SETTLE_S", 0)
+def test_candidates_take_turns_and_the_slower_one_is_slower():
     calls = []
 
     def sleeper(name, seconds):
@@ -27,7 +26,14 @@ def test_candidates_take_turns_and_the_slower_one_is_slower(monkeypatch):
 
 
 @pytest.mark.parametrize("budget_s", [0.01, 0.05])
-def test_slow_calls_are_made_once_a_turn_at_least(monkeypatch, budget_s):
-    monkeypatch.setattr(latency, "_SETTLE_S", 0)
+def test_slow_calls_are_made_once_a_turn_at_least(budget_s):
     measured = latency.measure_latency({"slow": lambda: time.sleep(0.02)}, budget_s=budget_s)
     assert measured["slow"].num_runs == 5
+
+
+def test_each_turn_waits_until_threads_of_the_one_before_are_still(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(latency, "_SETTLE_S", 0.3)
+    monkeypatch.setattr(latency.time, "sleep", pauses.append)
+    latency.measure_latency({"a": lambda: None, "b": lambda: None})
+    assert pauses == [0.3] * 2 * latency.NUM_TURNS

@@ -2,6 +2,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from video_module.config import ClipConfig, TimelineConfig
 from video_module.data import sampling
 from video_module.data.capture import TimedFrame, paced_frames
 from video_module.data.decoding import VideoError, iter_frames
+from video_module.inference import live
 from video_module.inference.live import LiveLabeller, LiveSession, Reading, RecentFrames
 from video_module.inference.predictor import Predictor
 from video_module.inference.timeline import UNCERTAIN
@@ -139,6 +141,22 @@ def test_answers_come_at_the_step_that_was_asked_for():
     assert len(readings) == 6
 
 
+def test_a_clock_that_ticks_slowly_gives_no_rate_yet(monkeypatch):
+    """On Windows answers can come within one tick of time.monotonic()."""
+    network = Network()
+
+    def source() -> Iterator[TimedFrame]:
+        for number in range(12):
+            yield numbered(number)
+            if number >= 9:
+                network.wait()
+
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: 5.0))
+    with LiveSession(source(), predictor_of(network), clip_step=1) as session:
+        readings = collect(session)
+    assert [reading.windows_per_s for reading in readings] == [0.0] * 3
+
+
 def test_the_last_clip_is_scored_though_the_source_has_ended():
     def slow(clips: np.ndarray) -> np.ndarray:
         time.sleep(0.5)
@@ -190,6 +208,13 @@ def test_nothing_is_scored_across_a_gap_and_the_label_begins_anew():
     assert not [start for start in starts if 20 < start < 30]
     assert readings[0].label == "a"
     assert readings[-1].scores[1] > 0.9  # not smoothed with what was before
+
+
+def test_after_a_gap_a_whole_clip_must_come_first():
+    with_gap = LiveSession(iter(()), predictor_of(Network()))
+    for number in range(45):
+        with_gap._take(numbered(number, after_gap=number == 30))
+        assert (with_gap._recent.cut() is not None) == (9 <= number < 30 or number >= 39), number
 
 
 def test_errors_of_the_source_and_the_network_are_raised_to_the_caller(tmp_path):

@@ -1,17 +1,18 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from video_module.errors import InputError
-from video_module.inference.outputs import ResultLog, file_digest, plan_outputs
+from video_module.inference.outputs import ResultLog, check_log, file_digest, plan_outputs
 from video_module.inference.sources import Shard, Sources
 
 RUN = {"model_digest": "abc", "clip_step": None}
 
 
 def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_files_lie_as_their_videos_do(tmp_path):
@@ -62,6 +63,18 @@ def test_no_video_is_overwritten(tmp_path):
         plan_outputs(Sources(videos=(video,)), {"save_video": (video, ".mp4")})
     with pytest.raises(InputError, match="would be overwritten"):
         plan_outputs(Sources(videos=(video,), root=tmp_path), {"save_video": (tmp_path, ".mp4")})
+
+
+def test_no_video_is_overwritten_under_another_name(tmp_path):
+    """On disks that ignore case, X.MP4 is x.mp4; here the second name is a link."""
+    video = tmp_path / "x.mp4"
+    video.touch()
+    os.link(video, tmp_path / "X2.mp4")
+    sources = Sources(videos=(video,))
+    with pytest.raises(InputError, match="would be overwritten"):
+        plan_outputs(sources, {"save_video": (tmp_path / "X2.mp4", ".mp4")})
+    with pytest.raises(InputError, match="is one of the videos"):
+        check_log(tmp_path / "X2.mp4", sources)
 
 
 def test_a_log_goes_on_where_it_stopped(tmp_path):

@@ -38,6 +38,21 @@ def test_label_changes_with_the_segment(make_video):
         assert np.array_equal(frame[45:105], original[45:105])  # the picture itself is left alone
 
 
+def test_the_strip_shows_the_whole_video_and_where_it_stands(make_video):
+    """Below the picture: the segments from left to right, and a white mark that goes from one end to the other."""
+    frames = list(overlay.annotated_frames(predict(make_video(20, height=120, width=160), 20, cut=8)))
+    colors = overlay.class_colors(["sit", "wave"])
+    for frame in frames:
+        bottom = frame[-1].astype(int)
+        seen = [np.abs(bottom - colors[label]).max(axis=-1) == 0 for label in ("sit", "wave")]
+        assert not seen[0][64:].any() and not seen[1][:64].any()  # 8 of 20 frames
+        assert seen[0].sum() + seen[1].sum() >= 157  # all but the mark
+    marks = [int(np.flatnonzero((frame[-1] == 255).all(axis=-1)).mean()) for frame in frames]
+    assert marks == sorted(marks)
+    assert marks[0] <= 1 and marks[-1] >= 158
+    assert marks[10] == pytest.approx(159 * 10 / 19, abs=1)
+
+
 def test_an_uncertain_stretch_is_written_as_wished(make_video):
     source = make_video(5, height=120, width=160)
     unsure = VideoPrediction(
@@ -67,9 +82,17 @@ def test_the_bar_is_as_long_as_the_score():
 @pytest.mark.parametrize("size", [(16, 16), (9, 200), (240, 40), (720, 1280)])
 @pytest.mark.parametrize("label", ["ёлка и ещё очень-очень длинное название действия", "a"])
 def test_any_size_and_alphabet(size, label):
-    frame = np.full((*size, 3), 90, np.uint8)
+    frame, bare = (np.full((*size, 3), 90, np.uint8) for _ in range(2))
     overlay.draw_label(frame, label, 0.4, color=(255, 0, 0))
-    assert (frame != 90).any()
+    overlay.draw_label(bare, " ", 0.4, color=(255, 0, 0))
+    assert (bare != 90).any()
+    assert (frame != bare).any() or size[1] < 60  # there is room for the score alone
+
+
+def test_each_letter_has_a_shape_of_its_own():
+    """A font without them would draw the same box for all."""
+    masks = [overlay._text_mask(letter, 24, 100).tobytes() for letter in "abcёжщИЯβ"]
+    assert len(set(masks)) == len(masks)
 
 
 def test_colours_tell_classes_apart():

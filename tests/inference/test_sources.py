@@ -1,8 +1,10 @@
+import os
 from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import link
 from video_module.errors import InputError
 from video_module.inference.sources import Shard, Sources, find_shard, find_sources
 
@@ -41,10 +43,17 @@ def test_one_file_under_two_names_is_one_video(tree, monkeypatch):
     assert find_sources(["b/1.mp4", str(tree / "b/1.mp4"), "b/../b/1.mp4"]).videos == (Path("b/1.mp4"),)
 
 
+def test_names_in_other_letters_are_one_video_where_case_is_ignored(tree, monkeypatch):
+    monkeypatch.setattr(os.path, "normcase", str.lower)  # as on Windows
+    sources = find_sources([str(tree / "b"), str(tree / "B" / "1.MP4")])
+    assert names(sources) == ["1.mp4", "2.avi"]
+    assert sources.root == tree / "b"  # as it was written
+
+
 def test_links_to_folders_are_followed_once(tree):
     (tree / "in").mkdir()
-    (tree / "in" / "link").symlink_to(tree / "b")
-    (tree / "b" / "back").symlink_to(tree / "in")
+    link(tree / "in" / "link", tree / "b")
+    link(tree / "b" / "back", tree / "in")
     assert names(find_sources([str(tree / "in")])) == ["link/1.mp4", "link/2.avi"]
 
 

@@ -5,6 +5,7 @@ from tests.conftest import frame_numbers
 from video_module.config import ClipConfig
 from video_module.data import sampling
 from video_module.data.decoding import VideoError
+from video_module.data.encoding import write_video
 from video_module.inference.windows import iter_windows
 
 CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)  # spans 10 frames
@@ -36,6 +37,11 @@ def test_a_broken_file_is_an_error(tmp_path):
         list(iter_windows(tmp_path / "x.avi", CLIP, clip_step=None, fps=25))
 
 
-def test_frames_are_the_centre(make_video):
-    window = next(iter(iter_windows(make_video(12), CLIP, clip_step=1, fps=25)))
+def test_frames_are_the_centre(tmp_path):
+    """Columns of a 64 x 48 frame are told by their brightness; the middle 40 of 64 are seen."""
+    frame = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None] * 4, (48, 64, 3))
+    write_video(tmp_path / "ramp.mp4", [np.ascontiguousarray(frame)] * 12, fps=25)
+    window = next(iter(iter_windows(tmp_path / "ramp.mp4", CLIP, clip_step=1, fps=25)))
     assert window.frames.dtype == np.uint8
+    columns = window.frames.mean(axis=(0, 1, 3)) / 4
+    assert columns == pytest.approx(np.arange(12, 52), abs=1)

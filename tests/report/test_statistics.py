@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,17 @@ def test_interval_against_a_plain_bootstrap():
         np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]).mean() for _ in range(4000)
     ]
     assert interval == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.03)
+
+
+def test_the_interval_holds_95_percent():
+    """Of sources with one video each, a resample's accuracy is binomial, whose quantiles are known."""
+    num, share = 200, 0.7
+    views, scores, labels, sources = made_case(num, 1, accuracy=share)
+    tallies = metrics.tally(views, scores, labels)
+    interval = statistics.intervals(tallies, sources, metrics.figures_of, num_resamples=20_000)["video_top1"]
+    chances = [math.comb(num, hits) * share**hits * (1 - share) ** (num - hits) for hits in range(num + 1)]
+    quantiles = np.searchsorted(np.cumsum(chances), [0.025, 0.975]) / num
+    assert interval == pytest.approx(quantiles, abs=0.006)  # 90 % would be 0.01 narrower at each end
 
 
 def test_clips_of_one_film_do_not_count_as_many():

@@ -1,11 +1,15 @@
 """A small part of `python -m tests.web.load`."""
 
+import sys
+
 import numpy as np
+import pytest
 
 from tests.web import load
 from tests.web.conftest import run_server
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_many_clients_good_and_bad(exported, tmp_path):
     requests = load.make_requests(tmp_path, exported, num_requests=120, seed=0)
     with run_server(tmp_path / "server", exported, *load.FLAGS) as server:

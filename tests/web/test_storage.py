@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from video_module.web.storage import Storage, StorageFull
@@ -67,6 +69,23 @@ def test_forgotten_files_are_swept(storage):
     storage.keep_s = -1
     storage.sweep()
     assert not path.parent.exists()
+
+
+def test_what_cannot_be_deleted_yet_is_deleted_later(storage, monkeypatch):
+    """Windows keeps a file that is still being sent."""
+    path = new_file(storage, 600)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        storage.drop(path)
+        with storage.using(path):  # nobody gets it any more
+            pass
+    assert path.exists()
+    with pytest.raises(StorageFull), storage.room_for(500):
+        pass
+    storage.sweep()
+    assert not path.parent.exists()
+    with storage.room_for(1000):
+        pass
 
 
 def test_a_failed_user_still_lets_go(storage):

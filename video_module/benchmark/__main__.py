@@ -13,6 +13,7 @@ from pathlib import Path
 from video_module import cli
 from video_module.config import AUGMENTATIONS, AUTO, auto_or_count
 from video_module.models.registry import MODELS
+from video_module.tables import align
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -164,12 +165,7 @@ def main(argv: list[str] | None = None) -> None:
 def format_table(rows: list[dict]) -> str:
     """Rows of one set of keys as an aligned table; None is a dash."""
     cells = [list(rows[0]), *([_format(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(rows[0]))]
-    first, *rest = widths
-    return "\n".join(
-        "  " + "  ".join([line[0].ljust(first), *(cell.rjust(w) for cell, w in zip(line[1:], rest, strict=True))])
-        for line in cells
-    )
+    return align(cells, left=(0,))
 
 
 def _format(value: object) -> str:

@@ -14,13 +14,18 @@ from typing import IO
 
 from tqdm import tqdm
 
+from video_module import machine
 from video_module.errors import InputError
-from video_module.files import read_text, replacing, write_json
+from video_module.files import move, read_text, replacing, write_json
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVE_SUFFIXES = (".rar", ".zip", *_TAR_SUFFIXES)
 _MARKER = ".unpacked.json"  # in a finished folder: which file it came from
 _PARTIAL = ".partial"  # ends the name of what is not finished
+# signs that Windows has in no name, ends that it drops, and devices; a colon would even hide a file within another
+_NO_NAME_ON_WINDOWS = re.compile(
+    r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com[1-9]|lpt[1-9]) *(\.|$)', flags=re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def unpacked(path: Path) -> Path:
     _unpack(path, partial)
     for inner in sorted(inner for inner in partial.rglob("*") if is_archive(inner) and inner.is_file()):
         _unpack_inner(inner)
-    partial.rename(folder)
+    move(partial, folder)
     return folder
 
 
@@ -87,16 +92,17 @@ def _unpack_inner(inner: Path) -> None:
     _unpack(inner, partial)
     content = list(partial.iterdir())
     if [path.name for path in content] == [folder.name]:  # x.rar holds the folder x: not x/x
-        content[0].rename(folder)
+        move(content[0], folder)
         partial.rmdir()
     else:
-        partial.rename(folder)
+        move(partial, folder)
     inner.unlink()
 
 
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpack an archive's files into a folder; those that are there whole, or as a folder of their name, are kept."""
     with _opened(archive) as members:
+        _check_names(archive, members, folder)
         wanted = [member for member in members if not _is_there(folder / member.path, member.size)]
         needed, free = sum(member.size for member in wanted), shutil.disk_usage(folder).free
         if needed > free:
@@ -105,6 +111,20 @@ def _unpack(archive: Path, folder: Path) -> None:
             target = folder / member.path
             with replacing(target) as partial, member.open() as source, open(partial, "wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
+
+
+def _check_names(archive: Path, members: list[Member], folder: Path) -> None:
+    """Raise InputError, before any is written, if this system cannot give the members their names."""
+    seen: dict[str, PurePosixPath] = {}
+    ignores_case = folder.with_name(folder.name.swapcase()).exists()
+    for path in (member.path for member in members):
+        if machine.ON_WINDOWS and any(_NO_NAME_ON_WINDOWS.search(part) for part in path.parts):
+            raise InputError(f"{archive}: its member {str(path)!r} has a name that Windows cannot give a file")
+        if ignores_case and (other := seen.setdefault(str(path).casefold(), path)) != path:
+            raise InputError(
+                f"{archive}: its members {str(other)!r} and {str(path)!r} would be one file on this disk, which does "
+                "not tell upper from lower case"
+            )
 
 
 def _is_there(target: Path, size: int) -> bool:
@@ -137,8 +157,8 @@ def _opened(archive: Path) -> Iterator[list[Member]]:
             yield members
     except rarfile.RarCannotExec:
         raise InputError(
-            f"{archive}: unpacking .rar needs one of the programs unrar, unar, 7z or bsdtar; on Debian and Ubuntu: "
-            "apt-get install unar"
+            f"{archive}: unpacking .rar needs one of the programs unrar, unar, 7z or bsdtar in PATH; on Debian and "
+            "Ubuntu: apt-get install unar"
         ) from None
     except (rarfile.Error, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -21,7 +21,7 @@ from video_module.data import sampling, transforms
 from video_module.data.augmentation import Augmentation
 from video_module.data.decoding import VideoError, read_frames
 from video_module.data.splits import VideoRecord
-from video_module.errors import InputError
+from video_module.errors import STOP_SIGNALS, InputError
 
 
 def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> list[int]:
@@ -272,7 +272,7 @@ class EvaluationLoader:
             cv2.setNumThreads(num_cv2_threads)
 
 
-def collate(items: Sequence[tuple[Tensor, int] | VideoError]) -> tuple[Tensor | None, Tensor, list[str]]:
+def collate(items: Sequence[tuple[Tensor, int] | VideoError]) -> Load:
     """(clips uint8 (N, T, H, W, 3), labels int64 (N,), what went wrong with others); clips None where all failed."""
     failures = [str(item) for item in items if isinstance(item, VideoError)]
     sound = [item for item in items if not isinstance(item, VideoError)]
@@ -301,7 +301,7 @@ class _Loader(DataLoader):
 
 def _start_worker(_: int) -> None:
     # Ctrl-C and SIGTERM reach the whole group of processes; the first decides when its workers are done
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's own threads would only get in each other's way
 

@@ -63,17 +63,15 @@ class NearPair:
     distance: float
 
 
-def near_pairs(
-    first: np.ndarray, second: np.ndarray | None = None, *, max_distance: float = MAX_DISTANCE
-) -> list[NearPair]:
-    """All pairs of fingerprints at most `max_distance` apart, nearest first; within `first` where `second` is None."""
+def near_pairs(first: np.ndarray, second: np.ndarray | None = None) -> list[NearPair]:
+    """All pairs of fingerprints at most MAX_DISTANCE apart, nearest first; within `first` where `second` is None."""
     within = second is None
     signs = [2 * bits.astype(np.float32) - 1 for bits in (first, first if within else second)]
     pairs = []
     block = 1024  # rows at once: 28 MB of distances against HMDB51's 6,766 clips
     for top in range(0, len(first), block):
         distances = (1 - signs[0][top : top + block] @ signs[1].T / first.shape[1]) / 2
-        for row, column in zip(*np.nonzero(distances <= max_distance + 1e-6), strict=True):
+        for row, column in zip(*np.nonzero(distances <= MAX_DISTANCE + 1e-6), strict=True):
             if not within or top + row < column:
                 pairs.append(NearPair(int(top + row), int(column), round(float(distances[row, column]), 4)))
     return sorted(pairs, key=lambda pair: (pair.distance, pair.first, pair.second))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from video_module.data.decoding import is_video
 from video_module.errors import InputError
-from video_module.files import read_text, replacing
+from video_module.files import read_text, write_text
 
 OBJ_NAMES = "obj.names"
 SPLITS = ("train", "val", "test")
@@ -14,8 +14,7 @@ SPLITS = ("train", "val", "test")
 
 def write_class_names(path: Path, class_names: Sequence[str]) -> None:
     """Write one class per line; a line's number, from 0, is its index."""
-    with replacing(path) as partial:
-        partial.write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
+    write_text(path, "".join(f"{name}\n" for name in class_names))
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -59,7 +58,8 @@ def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
     """
     if not class_dir.is_dir():
         raise InputError(f"{class_dir}: no such folder")
-    classes = sorted(p for p in class_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
+    classes = [folder for folder in class_dir.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    classes.sort(key=lambda folder: folder.name)  # Windows would order paths without regard to case
     if not classes:
         raise InputError(f"{class_dir}: no class folders in it; expected one folder of videos for each class")
     videos = []

@@ -13,6 +13,8 @@ from video_module.data.labels import SPLITS, find_videos, has_entries, is_split_
 from video_module.data.splits import SPLIT_JSON, Rejected, VideoRecord, load_videos, read_split_json, scan
 from video_module.errors import InputError
 
+_NUM_DRAWS = 100  # of random splits
+
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
@@ -117,9 +119,9 @@ def pairs_within(side: Side, bits: np.ndarray) -> list[dict[str, Any]]:
 
 
 def random_split_leak(
-    videos: Sequence[VideoRecord], *, val_fraction: float = 0.2, test_fraction: float = 0.1, num_draws: int = 100
+    videos: Sequence[VideoRecord], *, val_fraction: float = 0.2, test_fraction: float = 0.1
 ) -> dict[str, Any]:
-    """What a split of each class's videos at random, video by video, would leak: the mean over `num_draws` such splits.
+    """What a split of each class's videos at random, video by video, would leak: the mean over a hundred such splits.
 
     Returns the share of test videos whose source is in train or val under the same class, and under any class.
     """
@@ -127,7 +129,7 @@ def random_split_leak(
     _, sources = np.unique([video.source for video in videos], return_inverse=True)
     _, pairs = np.unique([f"{video.label}/{video.source}" for video in videos], return_inverse=True)
     within, anywhere = [], []
-    for seed in range(num_draws):
+    for seed in range(_NUM_DRAWS):
         rng = np.random.default_rng(seed)
         is_test = np.zeros(len(videos), bool)
         for label in np.unique(labels):
@@ -137,7 +139,7 @@ def random_split_leak(
         anywhere.append(np.isin(sources[is_test], sources[~is_test]).mean())
     return {
         "fractions": {"train": round(1 - val_fraction - test_fraction, 6), "val": val_fraction, "test": test_fraction},
-        "num_draws": num_draws,
+        "num_draws": _NUM_DRAWS,
         "num_videos": len(videos),
         "num_sources": int(sources.max()) + 1,
         "test_share_within_class": float(np.mean(within)),

@@ -16,15 +16,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from video_module.config import LINKS
 from video_module.data import hmdb51, ucf101
 from video_module.data.audit import SharedSources, shared_sources
 from video_module.data.decoding import VideoError, count_frames
 from video_module.data.labels import OBJ_NAMES, SPLITS, find_videos, has_entries, write_class_names
 from video_module.errors import InputError
-from video_module.files import read_text, replacing, write_json
+from video_module.files import lies_in, read_text, replacing, write_json
 
 SPLIT_JSON = "split.json"
-LINKS = ("hard", "sym", "copy")
 _OFFICIAL = {"hmdb51": hmdb51, "ucf101": ucf101}
 
 
@@ -109,9 +109,7 @@ def probe_video(path: Path) -> tuple[int, float]:
     return num_frames, info.fps
 
 
-def probe_videos(
-    paths: Sequence[Path], *, num_workers: int, desc: str = "probing"
-) -> list[tuple[int, float] | VideoError]:
+def probe_videos(paths: Sequence[Path], *, num_workers: int) -> list[tuple[int, float] | VideoError]:
     """probe_video() of many files at once, with a bar; a file's error stands in its place."""
 
     def probe(path: Path) -> tuple[int, float] | VideoError:
@@ -121,7 +119,7 @@ def probe_videos(
             return error
 
     with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:  # decoding releases the interpreter lock
-        return list(tqdm(pool.map(probe, paths), total=len(paths), desc=desc, unit="video", delay=0.5))
+        return list(tqdm(pool.map(probe, paths), total=len(paths), desc="probing", unit="video", delay=0.5))
 
 
 def name_source(name: str, label: str) -> str:
@@ -338,8 +336,7 @@ def check_output(input_dir: Path, output_dir: Path) -> None:
     """Raise InputError unless a split of `input_dir` may be written to `output_dir`: nothing of others is replaced."""
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"{output_dir}: is a file, not a folder")
-    inside, outside = output_dir.resolve(), input_dir.resolve()
-    if inside == outside or inside in outside.parents or outside in inside.parents:
+    if lies_in(output_dir, input_dir) or lies_in(input_dir, output_dir):
         raise InputError(f"{output_dir}: {input_dir} and the output must lie apart; choose another --output_dir")
     entries = {entry.name for entry in output_dir.iterdir()} if output_dir.is_dir() else set()
     if entries and SPLIT_JSON not in entries:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from video_module import cli
 from video_module.errors import InputError
-from video_module.files import replacing
+from video_module.files import read_text, replacing
 
 MODEL = "swin3d_nano"
 NUM_SOURCES, CLIPS_PER_SOURCE = 30, 3
@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     begin = time.perf_counter()
-    out = shlex.quote(str(args.output_dir))
+    out = shlex.quote(args.output_dir.as_posix())  # shlex takes backslashes for escapes
     commands = (
         f"split_data.py --input_dir {out}/clips --output_dir {out}/data"
         f" --val_fraction {VAL_FRACTION} --test_fraction {TEST_FRACTION} --seed {args.seed}",
@@ -87,7 +87,7 @@ def summarise(out: Path, durations: dict[str, float], total_s: float) -> None:
     """The closing table: what was measured, what was made, how long it took."""
     from video_module.data.drawing import REVERSED_PAIRS
 
-    results = json.loads((out / f"{MODEL}_results.json").read_text(encoding="utf-8"))
+    results = json.loads(read_text(out / f"{MODEL}_results.json"))
     per_class = results["per_class_accuracy"]
     rows = [("video top-1", f"{results['video_top1']:.3f}  ({results['num_videos']} test videos of unseen scenes)")]
     for first, second in REVERSED_PAIRS:
@@ -105,7 +105,7 @@ def summarise(out: Path, durations: dict[str, float], total_s: float) -> None:
         ("time", f"{total_s:.0f} s: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in durations.items())),
     ]
     print("\n" + "\n".join(f"  {name:16} {value}" for name, value in rows))
-    print(f"\nnext: python run_gradio.py --model {out}/{MODEL}.onnx")
+    print(f"\nnext: python run_gradio.py --model {shlex.quote((out / MODEL).as_posix())}.onnx")
 
 
 def pair_accuracy(predictions_csv: Path, pair: tuple[str, str]) -> float:

@@ -67,11 +67,9 @@ class Scores:
         return cls(view_scores, np.stack([video_score(scores) for scores in view_scores]))
 
 
-def score_videos(
-    score_clips: ScoreClips, loader: EvaluationLoader, *, batch_size: int, desc: str = "testing"
-) -> Scores:
+def score_videos(score_clips: ScoreClips, loader: EvaluationLoader, *, batch_size: int) -> Scores:
     """Score all views of all videos, `batch_size` clips at a time, whichever videos they belong to."""
-    return Scores.from_views(score_views(score_clips, loader, batch_size=batch_size, desc=desc))
+    return Scores.from_views(score_views(score_clips, loader, batch_size=batch_size))
 
 
 def score_views(

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from video_module.errors import STOP_SIGNALS
+
 
 class StopWish:
     """Which signal asked the run to stop, if one did."""
@@ -15,14 +17,14 @@ class StopWish:
 
     @contextmanager
     def listening(self) -> Iterator["StopWish"]:
-        """Take Ctrl-C and SIGTERM in while the block runs; the second of them ends the process at once.
+        """Take STOP_SIGNALS in while the block runs; the second of them ends the process at once.
 
         Outside of the main thread signals cannot be taken, and nothing is changed.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        earlier = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
         def restore() -> None:
             for number, handler in earlier.items():

@@ -26,6 +26,14 @@ class Logbook:
         return [self._json, self._csv, self._curves, *([self._board] if self._open_board else [])]
 
     def write(self, progress: Progress) -> None:
+        """Write all anew. A file that Windows will not give up, since Excel shows it, is told of and left to the next
+        epoch: no reason to end a run."""
+        try:
+            self._write(progress)
+        except PermissionError as error:
+            print(f"{error.filename}: not written after this epoch: {error.strerror}")
+
+    def _write(self, progress: Progress) -> None:
         logs = progress.logs
         write_json(self._json, logs)
         with replacing(self._csv) as partial, open(partial, "w", newline="", encoding="utf-8") as file:

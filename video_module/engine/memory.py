@@ -1,6 +1,7 @@
 """How many clips fit through the network at once."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from unittest import mock
 
 import torch
@@ -57,16 +58,16 @@ def fits_in_ram(
     return lambda size: saved.weights * 5 + size * (saved.kept + saved.largest_block) < available
 
 
+@dataclass(frozen=True, kw_only=True)
 class ActivationBytes:
     """What one clip makes a network keep for its gradients."""
 
-    def __init__(self, *, weights: int, kept: int, largest_block: int):
-        self.weights = weights
-        """Of the parameters, in fp32."""
-        self.kept = kept
-        """From the forward to the backward pass."""
-        self.largest_block = largest_block
-        """On top while one block is computed again; 0 without checkpointing."""
+    weights: int
+    """Of the parameters, in fp32."""
+    kept: int
+    """From the forward to the backward pass."""
+    largest_block: int
+    """On top while one block is computed again; 0 without checkpointing."""
 
 
 def activation_bytes(

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from video_module.tables import align
+
 LOG_COLUMNS = (
     "epoch",
     "lr",
@@ -74,10 +76,6 @@ class Progress:
             row = self.row(number - 1)
             values = [row[column] for column in ("train_loss", "train_top1", "val_loss", "val_top1")]
             rows.append((name, str(number), *("-" if value is None else f"{value:.3f}" for value in values)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = "\n".join(
-            "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-        )
         seconds, num_failed = sum(self.logs["duration_s"]), sum(self.logs["num_failed"])
         waited = sum(share * s for share, s in zip(self.logs["data_wait"], self.logs["duration_s"], strict=True))
         num_clips = sum(rate * s for rate, s in zip(self.logs["clips_per_s"], self.logs["duration_s"], strict=True))
@@ -87,7 +85,7 @@ class Progress:
         )
         if num_failed:
             text += f", {num_failed} clips left out"
-        return f"{table}\n{text}"
+        return f"{align(rows)}\n{text}"
 
     def _merit(self, index: int) -> tuple[float, float]:
         if self.logs["val_top1"][index] is None:  # no validation videos: the newest is the best

@@ -65,7 +65,7 @@ def train(
     """Train to the last epoch, keeping the best checkpoint at `save_path` and the newest at last_path(save_path).
 
     `template` is a checkpoint without weights: what is recorded beside them. `on_epoch(progress)` is called after each,
-    in the first process, which alone writes. Raises Interrupted after Ctrl-C or SIGTERM, when the state is saved.
+    in the first process, which alone writes. Raises Interrupted after one of STOP_SIGNALS, when the state is saved.
     """
     progress = Progress()
     if resume:

@@ -29,6 +29,7 @@ from video_module.inference.latency import Latency, measure_latency
 from video_module.inference.predictor import FORMAT_VERSION, METADATA_KEY, describe, load_predictor
 from video_module.inference.verification import Agreement, Reference, VerificationClips, batch_sizes
 from video_module.machine import available_cores, describe_machine
+from video_module.tables import align
 
 LATENCY_BATCH_SIZES = (1, 4)
 SMALL_NETWORK = 5_000_000
@@ -335,10 +336,7 @@ def format_reports(reports: Sequence[ExportReport]) -> str:
                 *(str(latency.get(size, "-")) for size in LATENCY_BATCH_SIZES),
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return "\n".join(
-        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-    )
+    return align(rows)
 
 
 def report_dict(

@@ -217,6 +217,7 @@ class LiveSession:
             done.append(now)
             while done[0] < now - _RATE_WINDOW_S:
                 done.popleft()
+            taken_s = done[-1] - done[0]  # 0 where Windows' clock, which ticks every 16 ms, has not moved
             self._readings.put(
                 Reading(
                     time_s=timed.time_s,
@@ -224,7 +225,7 @@ class LiveSession:
                     score=score,
                     scores=scores,
                     latency_s=now - timed.arrival_s,
-                    windows_per_s=(len(done) - 1) / (done[-1] - done[0]) if len(done) > 1 else 0.0,
+                    windows_per_s=(len(done) - 1) / taken_s if taken_s else 0.0,
                 )
             )
 

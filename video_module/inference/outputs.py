@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from video_module.errors import InputError
-from video_module.files import check_output
+from video_module.files import check_output, file_key, lies_in
 from video_module.inference.sources import Shard, Sources
 
 _LINE_BEGIN = b'{"video": "'
@@ -31,7 +31,7 @@ def plan_outputs(sources: Sources, options: Mapping[str, tuple[Path | None, str]
             _check_video_output(path, flag, sources)
     absolute = {video: Path(os.path.abspath(video)) for video in videos}  # noqa: PTH100 (resolve() would follow links)
     stems = Counter(video.with_suffix("") for video in absolute.values())
-    originals = {video.resolve() for video in videos}
+    originals = {file_key(video) for video in videos}
     outputs: dict[Path, dict[str, Path]] = {}
     owner: dict[Path, Path] = {}
     for video in videos:
@@ -43,7 +43,7 @@ def plan_outputs(sources: Sources, options: Mapping[str, tuple[Path | None, str]
                 path /= inside.with_name((inside.stem if is_alone else inside.name) + suffix)
             if (other := owner.setdefault(path, video)) != video:
                 raise InputError(f"--{flag}: {other} and {video} would both be written to {path}; rename one of them")
-            if path.resolve() in originals:
+            if file_key(path) in originals:
                 raise InputError(
                     f"--{flag}: {path} is one of the videos and would be overwritten; choose another place"
                 )
@@ -55,7 +55,7 @@ def _check_video_output(path: Path, flag: str, sources: Sources) -> None:
     if sources.root is None:
         if path.suffix.lower() not in (".mp4", ".webp"):
             raise InputError(f"--{flag} {path}: annotated videos are written as .mp4, or .webp for pages and slides")
-    elif any(folder.resolve() in (path.resolve(), *path.resolve().parents) for folder in sources.folders):
+    elif any(lies_in(path, folder) for folder in sources.folders):
         raise InputError(
             f"--{flag} {path}: lies in a folder that is searched, and its videos would be found next time; choose "
             "another place"
@@ -65,7 +65,7 @@ def _check_video_output(path: Path, flag: str, sources: Sources) -> None:
 def check_log(path: Path, sources: Sources) -> None:
     """Raise InputError, before any work, if --save_jsonl cannot be written, or would change one of the videos."""
     check_output(path)
-    if path.resolve() in {video.resolve() for video in sources.videos}:
+    if file_key(path) in {file_key(video) for video in sources.videos}:
         raise InputError(f"--save_jsonl {path}: is one of the videos; choose another place")
 
 

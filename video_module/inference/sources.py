@@ -42,7 +42,8 @@ def find_sources(names: Sequence[str], *, stdin: TextIO | None = None) -> Source
     by_place: dict[str, Path] = {}  # each once, under the name it was first given
     for path in map(Path, names):
         for video in _videos_in(path) if path.is_dir() else [path]:
-            by_place.setdefault(os.path.abspath(video), video)  # noqa: PTH100 (resolve() would follow links)
+            place = os.path.abspath(video)  # noqa: PTH100 (resolve() would follow links)
+            by_place.setdefault(os.path.normcase(place), video)
     videos = tuple(by_place.values())
     if not is_many:
         return Sources(videos=videos)
@@ -50,7 +51,7 @@ def find_sources(names: Sequence[str], *, stdin: TextIO | None = None) -> Source
     if len(names) == 1 and folders:
         return Sources(videos=videos, root=folders[0], folders=folders)
     try:
-        root = os.path.commonpath([Path(place).parent for place in by_place])
+        root = os.path.commonpath([Path(os.path.abspath(video)).parent for video in videos])  # noqa: PTH100
     except ValueError:  # Windows
         raise InputError("--video_path: videos of two drives have no folder in common; run them apart") from None
     return Sources(videos=videos, root=Path(root), folders=folders)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from video_module.config import TimelineConfig
-from video_module.files import replacing
+from video_module.files import replacing, write_text
 from video_module.inference.predictor import VideoPrediction
 from video_module.scores import top_k
 
@@ -187,8 +187,7 @@ def write_csv(path: Path, prediction: VideoPrediction) -> None:
 
 def write_vtt(path: Path, segments: list[Segment]) -> None:
     """Segments as WebVTT subtitles, which players show beside a video of the same name; none where uncertain."""
-    with replacing(path) as partial:
-        partial.write_text("\n".join(_vtt_lines(segments)), encoding="utf-8", newline="\n")
+    write_text(path, "\n".join(_vtt_lines(segments)))
 
 
 def _vtt_lines(segments: list[Segment]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def watch(
     latencies: list[float] = []
     reading = None
     with ExitStack() as stack:
-        log = stack.enter_context(open(log_path, "a", encoding="utf-8")) if log_path else None
+        log = stack.enter_context(open(log_path, "a", encoding="utf-8", newline="\n")) if log_path else None
         window = stack.enter_context(DisplayWindow(str(source))) if show else None
         session = stack.enter_context(LiveSession(frames, predictor, clip_step=clip_step, config=config))
         begin = time.monotonic()
@@ -78,7 +78,7 @@ def watch(
         "num_frames": session.num_frames,
         "num_dropped": session.num_dropped if isinstance(source, Path) else None,  # a camera does not tell
         "num_windows": len(latencies),
-        "windows_per_s": len(latencies) / seconds,
+        "windows_per_s": len(latencies) / max(seconds, 1e-9),
         "latency_median_s": float(np.median(latencies)),
         "latency_p95_s": float(np.quantile(latencies, 0.95)),
     }
@@ -116,17 +116,22 @@ def _show(window: DisplayWindow, session: LiveSession, reading: Reading | None, 
 
 def _report(reading: Reading, last: Reading | None) -> None:
     """On a terminal one line that changes; elsewhere a line for each change of label."""
-    text = f"{reading.time_s:8.1f} s  {reading.label} {reading.score:.0%}"
     if sys.stdout.isatty():
-        text += f"  latency {reading.latency_s * 1e3:.0f} ms, {reading.windows_per_s:.1f} windows/s"
-        _rewrite(sys.stdout, text)
-    if last is None or last.label != reading.label:
-        print(text.strip() if not sys.stdout.isatty() else "", flush=True)
+        # blanks over what is longer in the line before: not every console of Windows knows the code that clears a line
+        width = 0 if last is None else len(_status_line(last))
+        print("\r" + _status_line(reading).ljust(width), end="", flush=True)
+        if last is None or last.label != reading.label:
+            print(flush=True)
+    elif last is None or last.label != reading.label:
+        print(_moment(reading).strip(), flush=True)
 
 
-def _rewrite(stream: TextIO, text: str) -> None:
-    stream.write("\r\x1b[K" + text)
-    stream.flush()
+def _moment(reading: Reading) -> str:
+    return f"{reading.time_s:8.1f} s  {reading.label} {reading.score:.0%}"
+
+
+def _status_line(reading: Reading) -> str:
+    return f"{_moment(reading)}  latency {reading.latency_s * 1e3:.0f} ms, {reading.windows_per_s:.1f} windows/s"
 
 
 def _say(text: str) -> None:

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from video_module.config import ClipConfig
 from video_module.models.registry import MODELS, NO_WEIGHTS, ModelSpec, get_spec
+from video_module.tables import align
 
 _KINETICS_CLASSES = 400
 
@@ -40,15 +41,7 @@ def format_models() -> str:
     """A table of all models: what each costs with 400 classes, what it takes, where its weights are from."""
     header = ("model", "M parameters", "GMACs", "clip (T x H x W)", "resize", "--weights", "paper")
     rows = [header, *(_row(spec, measure_cost(name)) for name, spec in MODELS.items())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    widths[-1] = 0
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if name in header[1:3] else cell.ljust(width)
-            for cell, width, name in zip(row, widths, header, strict=True)
-        )
-        for row in rows
-    )
+    return align(rows, left=(0, *range(3, len(header))), indent="")
 
 
 def _row(spec: ModelSpec, cost: ModelCost) -> tuple[str, ...]:

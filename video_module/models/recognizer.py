@@ -148,7 +148,8 @@ def load_torch_file(file: Path) -> dict:
         if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             hint = (
                 f' ({code[1]} here); if you trust it, keep its weights alone: python -c "import torch; f = '
-                f"torch.load('{file}', 'cpu', weights_only=False); torch.save(f.get('state_dict', f), 'plain.pth')\""
+                f"torch.load({file.as_posix()!r}, 'cpu', weights_only=False); "  # a backslash would be an escape
+                "torch.save(f.get('state_dict', f), 'plain.pth')\""
             )
         raise InputError(
             f"{file}: not a plain PyTorch file: damaged, or holding code, which is never run{hint}"

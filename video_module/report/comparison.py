@@ -7,9 +7,9 @@ import numpy as np
 
 from video_module.errors import InputError
 from video_module.report import statistics
-from video_module.report.results import Predictions, describe_views, read_predictions, read_results
+from video_module.report.results import FIGURES, Predictions, describe_views, read_predictions, read_results
 
-_TITLES = {"video_top1": "video top-1", "mean_class_accuracy": "mean class accuracy"}
+_COMPARED = ("video_top1", "mean_class_accuracy")  # as difference_figures() gives them
 _NUM_SHOWN = 10
 
 
@@ -119,11 +119,13 @@ def format_comparison(comparison: dict[str, Any]) -> str:
             "is of models and views together"
         )
     lines.append(f"  {'':20}{'first':>9}{'second':>9}{'difference':>12}")
-    for key, title in _TITLES.items():
+    for key in _COMPARED:
         figure = comparison["figures"][key]
         interval = figure["interval"]
         cell = f"  [{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else ""
-        lines.append(f"  {title:20}{figure['first']:9.4f}{figure['second']:9.4f}{figure['difference']:+12.4f}{cell}")
+        lines.append(
+            f"  {FIGURES[key]:20}{figure['first']:9.4f}{figure['second']:9.4f}{figure['difference']:+12.4f}{cell}"
+        )
     counts = f"{comparison['num_videos']} videos of {comparison['num_sources']} sources"
     if any(figure["interval"] for figure in comparison["figures"].values()):
         counts += "; in brackets the 95 % interval of the difference, resampled by source"

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from video_module.files import replacing
+from video_module.files import write_text
 from video_module.report import plots
 from video_module.report.contact_sheet import Strip
 from video_module.report.results import describe_views
@@ -135,8 +135,7 @@ def write_report(
         f'<meta name="viewport" content="width=device-width, initial-scale=1">{head}</head>'
         f"<body>{''.join(parts)}<script>{_SORT}</script></body></html>\n"
     )
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _data_uri(content: bytes, kind: str) -> str:

@@ -1,10 +1,11 @@
 """What a visitor may ask of the server, checked before the work and during it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from video_module.config import setting
 from video_module.data.decoding import VideoError, VideoInfo, read_info
 from video_module.inference.predictor import Predictor, Window
 from video_module.machine import available_cores
@@ -15,22 +16,18 @@ _MOST_FPS = 60
 """A second counts as this many frames at most, whatever rate a header claims."""
 
 
-def _limit(value: Any, text: str, **metadata: Any) -> Any:
-    return field(default=value, metadata={"help": text, **metadata})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Every field is a flag of run_gradio.py."""
 
-    max_file_mb: int = _limit(200, "largest upload, in megabytes (10^6 bytes)")
-    max_seconds: int = _limit(120, "longest video, and longest live session, in seconds")
-    concurrency: int | None = _limit(
+    max_file_mb: int = setting(200, "largest upload, in megabytes (10^6 bytes)")
+    max_seconds: int = setting(120, "longest video, and longest live session, in seconds")
+    concurrency: int | None = setting(
         None, "videos recognised at once, and live sessions at once", default="half of the cores"
     )
-    queue_size: int = _limit(20, "requests that may wait; more are told that the server is busy")
-    keep_minutes: int = _limit(15, "minutes after their last use at which files are deleted, if not before")
-    max_disk_mb: int = _limit(4000, "room for all visitors' files, in megabytes")
+    queue_size: int = setting(20, "requests that may wait; more are told that the server is busy")
+    keep_minutes: int = setting(15, "minutes after their last use at which files are deleted, if not before")
+    max_disk_mb: int = setting(4000, "room for all visitors' files, in megabytes")
 
     def __post_init__(self) -> None:
         for name in ("max_file_mb", "max_seconds", "queue_size", "keep_minutes"):

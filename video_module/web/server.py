@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from video_module.config import TimelineConfig
-from video_module.errors import InputError
+from video_module.errors import STOP_SIGNALS, InputError
 from video_module.inference.predictor import Predictor
 from video_module.web.limits import Limits
 
@@ -39,7 +39,8 @@ def serve(
     if parent:
         Path(parent).mkdir(parents=True, exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix="action-recognition-", dir=parent)).resolve()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in set(STOP_SIGNALS) - {signal.SIGINT}:  # Gradio takes Ctrl-C
+        signal.signal(number, lambda *_: sys.exit(0))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, root, ignore_errors=True)
         prepare_environment(root)

@@ -26,6 +26,7 @@ class Storage:
         self._last_use: dict[Path, float] = {}
         self._users: dict[Path, int] = {}
         self._owned: dict[tuple[str, str], Path] = {}
+        self._kept: set[Path] = set()  # deleted, as far as Windows deletes what is still open: a file being sent, say
         self._promised = 0
 
     def new_folder(self) -> Path:
@@ -40,7 +41,8 @@ class Storage:
     def room_for(self, num_bytes: int) -> Iterator[None]:
         """Set so many bytes aside while a file arrives. Raises StorageFull if they are not there."""
         with self._lock:
-            used = sum(_size(file) for folder in self._last_use for file in folder.rglob("*"))
+            folders = {*self._last_use, *self._kept}
+            used = sum(_size(file) for folder in folders for file in folder.rglob("*"))
             if (
                 used + self._promised + num_bytes > self._max_bytes
                 or num_bytes > shutil.disk_usage(self.root).free - self._promised
@@ -98,12 +100,14 @@ class Storage:
                     self._drop(folder)
 
     def sweep(self) -> None:
-        """Delete what nobody has used for `keep_s` seconds."""
+        """Delete what nobody has used for `keep_s` seconds, and what could not be deleted before."""
         oldest = time.monotonic() - self.keep_s
         with self._lock:
             for folder in [folder for folder, last in self._last_use.items() if last < oldest]:
                 if folder not in self._users:
                     self._drop(folder)
+            for folder in list(self._kept):
+                self._delete(folder)
 
     def _drop(self, folder: Path) -> None:
         with self._lock:
@@ -111,7 +115,11 @@ class Storage:
             for key in [key for key, owned in self._owned.items() if owned == folder]:
                 del self._owned[key]
             if folder not in self._users:
-                shutil.rmtree(folder, ignore_errors=True)
+                self._delete(folder)
+
+    def _delete(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        (self._kept.add if folder.exists() else self._kept.discard)(folder)
 
     def _folder_of(self, path: str | Path) -> Path | None:
         """The folder below the root that a path is in; None for what this storage did not give out."""

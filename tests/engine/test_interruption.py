@@ -1,0 +1,22 @@
+import signal
+
+import pytest
+
+from video_module.engine import interruption
+from video_module.engine.interruption import StopWish
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGBREAK"])
+def test_each_way_to_stop_is_taken_once_and_given_back(name, monkeypatch, capsys):
+    number = getattr(signal, name, None)
+    if number is None:  # Windows' Ctrl-Break, in whose place another signal stands here
+        number = signal.SIGUSR1
+        monkeypatch.setattr(interruption, "STOP_SIGNALS", (signal.SIGINT, number))
+    earlier = signal.getsignal(number)
+    with StopWish().listening() as stop:
+        assert stop.signal is None
+        signal.raise_signal(number)
+        assert stop.signal == number
+        assert signal.getsignal(number) == earlier  # the second one ends the process
+    assert stop.exit_code == 128 + number
+    assert f"{signal.Signals(number).name}: stopping after this step" in capsys.readouterr().err

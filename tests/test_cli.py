@@ -1,0 +1,88 @@
+"""How the scripts take flags and end, wherever they run."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from video_module import cli, machine
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(code: str, *, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess:
+    """`code` is the body of a script's main()."""
+    body = "\n".join(f"    {line}" for line in code.splitlines())
+    program = f"import os, sys\nfrom video_module import cli\ndef main():\n{body}\ncli.run(main)"
+    env = {**os.environ, "PYTHONUTF8": "0", **environment}
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, input=stdin, capture_output=True)
+
+
+def test_a_console_of_few_letters_shows_what_it_can():
+    result = run("print('wave █ ёлка')", PYTHONIOENCODING="cp1252")
+    assert (result.returncode, result.stdout.split()) == (0, [b"wave", b"?", b"????"])
+    result = run("from video_module.errors import InputError\nraise InputError('ёлка: no')", PYTHONIOENCODING="cp1252")
+    assert (result.returncode, result.stderr.split()) == (1, [b"error:", b"????:", b"no"])
+
+
+def test_names_on_stdin_may_be_any_bytes():
+    code = "print([os.fsencode(line.strip()) for line in sys.stdin] == [b'a\\xff.avi', b'b.avi'])"
+    result = run(code, stdin=b"a\xff.avi\nb.avi\n", PYTHONIOENCODING="utf-8")
+    assert result.stdout.strip() == b"True", result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the shell's pipes")
+@pytest.mark.parametrize("num_lines", [1, 100_000])
+def test_a_reader_that_goes_away_ends_it_quietly(num_lines):
+    program = f"from video_module import cli; cli.run(lambda: print('line\\n' * {num_lines}))"
+    settings = {"cwd": ROOT, "env": {**os.environ, "PYTHONUNBUFFERED": ""}}  # so that one line waits for the end
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", program], **settings, **pipes)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1
+
+
+def test_a_closed_pipe_is_known_on_windows(monkeypatch):
+    error = OSError(errno.EINVAL, "Invalid argument")
+    assert not cli._is_broken_pipe(error)
+    monkeypatch.setattr(machine, "ON_WINDOWS", True)
+    assert cli._is_broken_pipe(error)
+    assert not cli._is_broken_pipe(OSError(errno.EINVAL, "Invalid argument", "a?.avi"))
+    assert not cli._is_broken_pipe(OSError(errno.ENOSPC, "No space left on device"))
+
+
+def test_the_other_processes_of_a_job_may_print_anything(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("TQDM_DISABLE", "")
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    cli.let_first_process_speak()
+    with sys.stdout:
+        print("█ \udcff ёлка")
+        assert sys.stdout.name == os.devnull
+
+
+@pytest.mark.parametrize(("cores", "processes", "expected"), [(1, 1, 1), (3, 1, 3), (6, 4, 1), (32, 2, 8), (2, 8, 1)])
+def test_workers_are_as_many_as_the_cores_that_may_be_used(monkeypatch, cores, processes, expected):
+    """Of a container or a scheduler's share, not of the whole machine."""
+    monkeypatch.setattr(machine, "available_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert cli.default_num_workers() == expected
+
+
+@pytest.mark.parametrize("num_files", [1, 20, 21, 500])
+def test_of_very_many_files_the_first_and_the_last_are_listed(capsys, num_files):
+    names = [f"{number}.json" for number in range(num_files)]
+    cli.show_written(names)
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "wrote"
+    if num_files <= 20:
+        assert lines == [f"  {name}" for name in names]
+    else:
+        ends = [f"  {name}" for name in (*names[:10], *names[-10:])]
+        assert lines == [*ends[:10], f"  … ({num_files - 20} more)", *ends[10:]]
