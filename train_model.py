@@ -189,8 +189,9 @@ def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int =
         dataset = EvaluationViews(clips.root, [video], clips.clip, centre)
         [view] = dataset.cut(*dataset[0])
         drawn = [clips[epoch, index][0].numpy() for epoch in range(num_epochs)]
-        previews.append(Preview(path=video.path, label=video.label, clips=[view, *drawn]))
-    write_preview(path, previews, title=f"{title}: first as evaluation sees it, then epochs 1 to {num_epochs}")
+        names = ["evaluation", *(f"epoch {epoch + 1}" for epoch in range(num_epochs))]
+        previews.append(Preview(path=video.path, label=video.label, clips=[view, *drawn], names=names))
+    write_preview(path, previews, title=f"{title}: clips as evaluation and the first epochs see them")
     cli.show_written([path])
 
 
