@@ -1,6 +1,6 @@
 """Strips of frames below each other: the videos that a model gets most wrong, and what augmentation makes of clips."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -122,9 +122,7 @@ class Preview:
             chosen = clip[np.linspace(0, len(clip) - 1, min(num_thumbnails, len(clip))).round().astype(int)]
             size = (round(height * clip.shape[2] / clip.shape[1]), height)
             frames = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in chosen]
-            head = Image.new("RGB", (_NAMES_WIDTH, height), _PAPER)
-            _write(ImageDraw.Draw(head), (0, height / 2 - 8), name, width=_NAMES_WIDTH - 8, size=12, fill=_INK)
-            rows.append(np.concatenate([np.asarray(head), _with_gaps(frames, axis=1)], axis=1))
+            rows.append(_named(name, _with_gaps(frames, axis=1)))
         return _with_gaps(rows, axis=0)
 
 
@@ -141,22 +139,50 @@ def write_preview(path: Path, previews: Sequence[Preview], *, title: str) -> Non
     _write_sheet(path, [(preview.picture(), BLUE, caption(preview)) for preview in previews], title=title)
 
 
+def write_examples(path: Path, rows: Mapping[str, np.ndarray], *, title: str) -> None:
+    """Write the frames of each video, uint8 RGB (num_thumbnails, h, w, 3), behind its name, below each other."""
+    pictures = [_named(name, _with_gaps(frames, axis=1)) for name, frames in rows.items()]
+    width = max(picture.shape[1] for picture in pictures)
+    padded = [
+        np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255) for picture in pictures
+    ]
+
+    def no_caption(drawing: ImageDraw.ImageDraw, top: int, room: int) -> None: ...
+
+    _write_sheet(path, [(_with_gaps(padded, axis=0), None, no_caption)], title=title, caption_height=0)
+
+
+def _named(name: str, row: np.ndarray) -> np.ndarray:
+    """A row of frames, uint8 RGB (h, w, 3), with its name to the left."""
+    head = Image.new("RGB", (_NAMES_WIDTH, len(row)), _PAPER)
+    _write(ImageDraw.Draw(head), (0, len(row) / 2 - 8), name, width=_NAMES_WIDTH - 8, size=12, fill=_INK)
+    return np.concatenate([np.asarray(head), row], axis=1)
+
+
 _Caption = Callable[[ImageDraw.ImageDraw, int, int], None]
 """Draws the lines above a picture, given where they begin and how wide they may be."""
 
 
-def _write_sheet(path: Path, rows: Sequence[tuple[np.ndarray, str, _Caption]], *, title: str) -> None:
+def _write_sheet(
+    path: Path,
+    rows: Sequence[tuple[np.ndarray, str | None, _Caption]],
+    *,
+    title: str,
+    caption_height: int = _CAPTION_HEIGHT,
+) -> None:
     """Write (picture, colour of the bar beside it, caption) below each other as a PNG."""
     width = 2 * _MARGIN + max([_MIN_WIDTH, *(picture.shape[1] for picture, _, _ in rows)])
-    height = 3 * _MARGIN + sum(picture.shape[0] + _CAPTION_HEIGHT + _MARGIN for picture, _, _ in rows)
+    height = 3 * _MARGIN + sum(picture.shape[0] + caption_height + _MARGIN for picture, _, _ in rows)
     sheet = Image.new("RGB", (width, height + _MARGIN), _PAPER)
     drawing = ImageDraw.Draw(sheet)
     _write(drawing, (_MARGIN, _MARGIN), title, width=width - 2 * _MARGIN, size=16, fill=_INK, bold=True)
     top = 3 * _MARGIN
     for picture, color, caption in rows:
-        drawing.rectangle((_MARGIN - 12, top + 2, _MARGIN - 8, top + _CAPTION_HEIGHT + picture.shape[0]), fill=color)
+        below = top + caption_height
+        if color:
+            drawing.rectangle((_MARGIN - 12, top + 2, _MARGIN - 8, below + picture.shape[0]), fill=color)
         caption(drawing, top, width - 2 * _MARGIN)
-        sheet.paste(Image.fromarray(picture), (_MARGIN, top + _CAPTION_HEIGHT))
-        top += _CAPTION_HEIGHT + picture.shape[0] + _MARGIN
+        sheet.paste(Image.fromarray(picture), (_MARGIN, below))
+        top = below + picture.shape[0] + _MARGIN
     with replacing(path) as partial:
         sheet.save(partial)
