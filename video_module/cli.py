@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable, Sequence
 
 from video_module.errors import InputError, Interrupted
+from video_module.machine import available_cores
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -91,8 +92,11 @@ def fraction(text: str) -> float:
 
 
 def default_num_workers() -> int:
-    """Decoding processes when the user names no number: one per core, eight at most; torchrun's processes share."""
-    return max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    """Decoding processes when the user names no number: one for each core that this process may use, eight at most.
+
+    torchrun's processes share them.
+    """
+    return max(1, min(8, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def let_workers_have_the_cores() -> None:
