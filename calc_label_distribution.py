@@ -18,6 +18,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--save_to", type=Path, default=Path("label_distribution.json"), help="JSON file; a PNG goes beside it"
     )
     parser.add_argument(
+        "--examples", type=Path, metavar="PNG", help="also show frames of a video of each class (of 12 classes at most)"
+    )
+    parser.add_argument(
         "--class_weights", type=Path, metavar="JSON", help="also write weights of the classes, for train_model.py"
     )
     clip = ClipConfig()
@@ -42,9 +45,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if args.save_to.suffix == ".png":
         raise InputError(f"--save_to {args.save_to}: names the JSON file; the PNG goes beside it")
+    if args.examples and args.examples.suffix != ".png":
+        raise InputError(f"--examples {args.examples}: a picture's name ends in .png")
     from video_module.data.distribution import class_weights, label_distribution
-    from video_module.files import write_json
+    from video_module.files import check_output, write_json
     from video_module.report.plots import plot_label_distribution
+
+    if args.examples:
+        check_output(args.examples)
 
     clip = ClipConfig(num_frames=args.clip_len, frame_stride=args.frame_stride, target_fps=args.target_fps)
     distribution, rejected = label_distribution(
@@ -56,6 +64,9 @@ def main(argv: list[str] | None = None) -> None:
     written = [args.save_to, args.save_to.with_suffix(".png")]
     write_json(args.save_to, distribution)
     plot_label_distribution(written[1], distribution)
+    if args.examples:
+        show_examples(args.examples, args.data_dir, distribution["class_names"], num_workers=args.num_workers)
+        written.append(args.examples)
     if args.class_weights:
         splits = distribution["splits"]
         classes = next(splits[name] for name in ("train", "all", *splits) if name in splits)["classes"]
@@ -63,6 +74,30 @@ def main(argv: list[str] | None = None) -> None:
         write_json(args.class_weights, {"class_weights": weights})
         written.append(args.class_weights)
     cli.show_written(written)
+
+
+def show_examples(
+    path: Path, data_dir: Path, class_names: list[str], *, num_workers: int, most_classes: int = 12
+) -> None:
+    """Write frames of the first video of each class, or of `most_classes` spread over the list."""
+    import numpy as np
+
+    from video_module.data.labels import is_split_tree
+    from video_module.data.splits import load_videos
+    from video_module.data.thumbnails import read_thumbnails
+    from video_module.report.contact_sheet import write_examples
+
+    root = data_dir / "train" if is_split_tree(data_dir) else data_dir
+    first = {video.label: video for video in reversed(load_videos(root, num_workers=num_workers))}
+    names = [name for name in class_names if name in first]
+    picks = np.unique(np.linspace(0, len(names) - 1, most_classes).round().astype(int))
+    rows = {}
+    for name in (names[index] for index in picks):
+        video = first[name]
+        rows[name] = read_thumbnails(
+            root / video.path, num_video_frames=video.num_frames, num_thumbnails=6, box=(90, 120)
+        )
+    write_examples(path, rows, title=f"One video of each class, from start to end ({len(rows)} of {len(class_names)})")
 
 
 def report(distribution: dict[str, Any]) -> None:

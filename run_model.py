@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MOST_SEGMENTS = 50  # printed
 # flag: suffix of its files
-OUTPUTS = {"save_json": ".json", "save_csv": ".csv", "save_vtt": ".vtt", "save_video": ".mp4"}
+OUTPUTS = {"save_json": ".json", "save_csv": ".csv", "save_vtt": ".vtt", "save_timeline": ".png", "save_video": ".mp4"}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,6 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     save.add_argument("--save_json", type=Path, help="scores, segments and windows")
     save.add_argument("--save_csv", type=Path, help="one row a window")
     save.add_argument("--save_vtt", type=Path, help="segments as WebVTT subtitles")
+    save.add_argument("--save_timeline", type=Path, help="segments as a picture, .png")
     save.add_argument("--save_video", type=Path, help="annotated .mp4; one video's also as an animated picture, .webp")
     save.add_argument(
         "--save_jsonl",
@@ -218,6 +219,13 @@ def write_outputs(
         timeline.write_csv(path, prediction)
     if path := paths.get("save_vtt"):
         timeline.write_vtt(path, segments)
+    if path := paths.get("save_timeline"):
+        from video_module.inference.overlay import segment_colors
+        from video_module.report.plots import plot_timeline, save
+
+        spans = [(s.start_s, s.end_s, s.label, s.score) for s in segments]
+        colors = segment_colors(prediction.class_names)
+        save(plot_timeline(spans, duration_s=prediction.duration_s, colors=colors), path)
     if path := paths.get("save_video"):
         from video_module.inference.overlay import write_annotated
 

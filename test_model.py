@@ -9,9 +9,6 @@ from video_module import cli
 from video_module.errors import InputError
 from video_module.files import check_output
 
-NUM_STRIPS = 12
-"""Worst videos shown in the contact sheet and the report."""
-
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
@@ -29,6 +26,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--allow_leak", action="store_true", help="test on sources that the model was trained on, and record it"
     )
     parser.add_argument("--report", type=Path, metavar="X.html", help="write a report with pictures, one file, here")
+    parser.add_argument(
+        "--num_worst", type=cli.positive_int, default=12, help="worst videos shown in X_worst.png and the report"
+    )
     parser.add_argument(
         "--attention",
         type=cli.positive_int,
@@ -144,9 +144,10 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         video_scores=scores.video_scores,
         class_names=predictor.class_names,
     )
-    worst = contact_sheet.worst_videos(scores.video_scores, labels, count=max(NUM_STRIPS, args.attention or 0))
+    worst = contact_sheet.worst_videos(scores.video_scores, labels, count=max(args.num_worst, args.attention or 0))
     strips = [
-        read_strip(args.test_dir, videos[i], scores.video_scores[i], predictor.class_names) for i in worst[:NUM_STRIPS]
+        read_strip(args.test_dir, videos[i], scores.video_scores[i], predictor.class_names)
+        for i in worst[: args.num_worst]
     ]
     written.append(stem.with_name(f"{stem.name}_worst.png"))
     title = f"{predictor.model}: the {len(strips)} worst of {len(videos)} videos"

@@ -1,6 +1,7 @@
 """Fine-tune a video classifier on the train split, keeping the epoch that does best on the val split."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from video_module.models.registry import DEFAULT_MODEL, MODELS, get_spec
 if TYPE_CHECKING:
     from video_module.data.dataset import TrainingClips
     from video_module.engine.distributed import Group
+    from video_module.engine.progress import Progress
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,6 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--preview", type=Path, metavar="PNG", help="write some clips as training would see them, and stop"
     )
+    parser.add_argument("--num_previews", type=cli.positive_int, default=6, help="videos that --preview shows")
     parser.add_argument("--resume", action="store_true", help="continue from <save_path>_last.pth if it is there")
     parser.add_argument(
         "--tensorboard", action=argparse.BooleanOptionalAction, help="also write <save_path>_tensorboard"
@@ -54,7 +57,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, *, on_epoch: "Callable[[Progress], None]" = lambda progress: None) -> None:
+    """Train; `on_epoch` is told of each epoch when its logs are written (in a notebook, to show them)."""
     args = parse_args(argv)
     if args.list_models:
         from video_module.models.cost import format_models
@@ -71,14 +75,14 @@ def main(argv: list[str] | None = None) -> None:
     from video_module.engine.distributed import join_group
 
     with join_group(args.device) as group:
-        run(args, config, group)
+        run(args, config, group, on_epoch)
 
 
 def weights_of(args: argparse.Namespace) -> str:
     return args.weights or get_spec(args.model_type).default_weights
 
 
-def run(args: argparse.Namespace, config: TrainConfig, group: "Group") -> None:
+def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch: "Callable[[Progress], None]") -> None:
     """Train, as one of the group's processes."""
     from video_module.data import audit, dataset, distribution, labels, splits
     from video_module.engine.checkpoint import Checkpoint
@@ -107,10 +111,15 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group") -> None:
     print(f"{len(train_videos)} training and {len(val_videos)} validation videos of {len(class_names)} classes")
     clips = dataset.TrainingClips(train_dir, train_videos, class_names, clip, config)
     if args.preview:
-        preview(args.preview, clips, title=f"{args.model_type}, --augment {config.augment}")
+        title = f"{args.model_type}, --augment {config.augment}"
+        preview(args.preview, clips, title=title, num_videos=args.num_previews)
         return
     save_path = args.save_path or Path(f"{args.model_type}.pth")
     logbook = Logbook(save_path, tensorboard=args.tensorboard)
+
+    def show(progress: "Progress") -> None:
+        logbook.write(progress)
+        on_epoch(progress)
 
     train_loader, sampler = dataset.training_loader(
         clips,
@@ -166,13 +175,13 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group") -> None:
         val_loader=val_loader,
         val_labels=dataset.label_indices(val_videos, class_names),
         resume=args.resume,
-        on_epoch=logbook.write,
+        on_epoch=show,
     )
     print(progress.summary())
     cli.show_written([save_path, last_path(save_path), *logbook.paths])
 
 
-def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int = 6, num_epochs: int = 3) -> None:
+def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int, num_epochs: int = 3) -> None:
     """Write a few videos as evaluation sees them, and as the first epochs of training do."""
     import numpy as np
 
@@ -189,8 +198,9 @@ def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int =
         dataset = EvaluationViews(clips.root, [video], clips.clip, centre)
         [view] = dataset.cut(*dataset[0])
         drawn = [clips[epoch, index][0].numpy() for epoch in range(num_epochs)]
-        previews.append(Preview(path=video.path, label=video.label, clips=[view, *drawn]))
-    write_preview(path, previews, title=f"{title}: first as evaluation sees it, then epochs 1 to {num_epochs}")
+        names = ["evaluation", *(f"epoch {epoch + 1}" for epoch in range(num_epochs))]
+        previews.append(Preview(path=video.path, label=video.label, clips=[view, *drawn], names=names))
+    write_preview(path, previews, title=f"{title}: clips as evaluation and the first epochs see them")
     cli.show_written([path])
 
 

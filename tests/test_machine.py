@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy
 
-from video_module import machine
+from video_module import cli, machine
 from video_module.machine import available_cores, describe_machine, peak_process_bytes, ram_bytes
 
 
@@ -37,3 +37,12 @@ def test_what_the_system_does_not_tell(monkeypatch):
     assert ram_bytes() == 8 * 2**30
     assert peak_process_bytes() is None
     assert machine._processor() == "unknown"
+
+
+def test_as_many_readers_as_this_process_may_use_cores(monkeypatch):
+    """The machine may have more: torch warns of readers beyond what a process may use."""
+    for num_cores, expected in ((1, 1), (3, 3), (64, 8)):
+        monkeypatch.setattr(machine, "available_cores", lambda num_cores=num_cores: num_cores)
+        assert cli.default_num_workers() == expected
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert cli.default_num_workers() == 4

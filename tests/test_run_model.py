@@ -108,6 +108,7 @@ def test_all_kinds_of_output_at_once(exported, drawn_data, tmp_path, capsys):
     assert kinds["save_vtt"].read_text().count("-->") == len(content["segments"])
     assert kinds["save_csv"].read_text().count("\n") == len(content["windows"]) + 1
     assert kinds["save_video"].stat().st_size > 1000
+    assert kinds["save_timeline"].read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
     assert all(str(path) in out for path in kinds.values())
 

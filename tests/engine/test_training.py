@@ -344,6 +344,24 @@ def test_what_is_seen_of_a_run(unbroken, drawn_data, tmp_path, monkeypatch, caps
     assert re.search(r"\n +epoch +train loss +train top-1 +val loss +val top-1\n +kept +[12] ", out)
     warning = r"warning: \d+% of the epoch was spent waiting for clips; raise --num_workers above 0"
     assert len(re.findall(warning, out)) == 1  # and not at each epoch
+    monkeypatch.setattr(engine_run, "default_num_workers", lambda: 0)  # no core is left for another reader
+    run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "2")
+    assert "waiting for clips" not in capsys.readouterr().out
+
+
+def test_a_caller_is_told_of_each_epoch_after_its_logs(drawn_data, tmp_path):
+    seen = []
+
+    def look(progress) -> None:
+        logs = json.loads((tmp_path / "nano_logs.json").read_text())
+        seen.append((progress.num_epochs, logs["epoch"]))
+
+    train_model.main(
+        ["--data_dir", str(drawn_data), "--model_type", "swin3d_nano", "--save_path", str(tmp_path / "nano.pth")]
+        + ["--num_epochs", "2", "--num_workers", "0", "--device", "cpu"],
+        on_epoch=look,
+    )
+    assert seen == [(1, [1]), (2, [1, 2])]
 
 
 def test_tensorboard_is_told_of_each_epoch_or_how_to_install_it(drawn_data, tmp_path, monkeypatch):

@@ -24,6 +24,33 @@ def test_by_hand():
     )
 
 
+def test_shapes_on_the_way_of_a_clip():
+    shapes = cost.measure_shapes("swin3d_nano", num_classes=6)
+    assert shapes[0] == ("clip", (1, 3, 8, 64, 64))
+    assert shapes[1] == ("patch_embed", (1, 4, 8, 8, 32))  # patches of 2 x 8 x 8
+    block = [path for path, _ in shapes if path.startswith("features.0.0")]
+    assert block[-1] == "features.0.0"  # after its parts
+    assert {"features.0.0.attn", "features.0.0.mlp"} < set(block)
+    assert dict(shapes)["features.3"] == (1, 4, 2, 2, 128)  # merged twice
+    assert shapes[-1] == ("head", (1, 6))
+    text = cost.format_shapes("swin3d_nano", num_classes=6)
+    assert text.startswith("swin3d_nano: 0.33 M parameters, 0.0195 GMACs a clip\n")
+    assert "features.0.0.attn " in text
+    assert "1 x 4 x 8 x 8 x 32" in text
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_has_shapes(name):
+    shapes = cost.measure_shapes(name, num_classes=7)
+    assert len(shapes) > 8
+    assert shapes[-1][1][:2] == (1, 7)
+    features = get_spec(name).features
+    assert any(f"{path}.".startswith((f"{features}.", f"{features.partition('.')[0]}.")) for path, _ in shapes)
+    paths = [path for path, _ in shapes]
+    deepest = max(path.count(".") for path in paths)
+    assert deepest > 0 or name == "c3d"  # which has no block that holds others
+
+
 def test_twice_the_frames_cost_twice_as_much():
     one, two = (cost.measure_cost("r3d_18", clip=get_spec("r3d_18").clip_config(clip_len=n)).gmacs for n in (8, 16))
     assert two == pytest.approx(2 * one, rel=1e-4)

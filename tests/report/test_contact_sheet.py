@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from video_module.report.contact_sheet import Strip, worst_videos, write_contact_sheet
+from video_module.report.contact_sheet import Preview, Strip, worst_videos, write_contact_sheet
 
 
 def strip(level: int, *, label: str = "sit", prediction: str = "stand", size=(48, 64), count: int = 5) -> Strip:
@@ -35,3 +35,21 @@ def test_long_and_foreign_names_stay_on_the_sheet(tmp_path):
     short, long = (np.asarray(Image.open(tmp_path / f"{which}.png")) for which in "ab")
     assert short.shape == long.shape
     assert (long[:, -20:] == 255).all()  # the margin stays free
+
+
+def test_a_preview_shows_its_clips_below_each_other_behind_their_names():
+    clips = [np.full((8, 64, 64, 3), level, np.uint8) for level in (50, 150)]
+
+    def picture(*names: str) -> np.ndarray:
+        return Preview(path="sit/1.avi", label="sit", clips=clips, names=names).picture(num_thumbnails=4, height=64)
+
+    one, other = picture("evaluation", "epoch 1"), picture("evaluation", "epoch 2")
+    for level in (50, 150):
+        rows, columns = np.nonzero((one == level).all(axis=-1))
+        assert len(rows) >= 4 * 64 * 64
+        assert columns.max() == one.shape[1] - 1
+    differing = np.nonzero((one != other).any(axis=-1))
+    assert differing[0].min() >= 64  # the second row's name
+    assert differing[1].max() < one.shape[1] - 4 * 64
+    with pytest.raises(ValueError, match="zip"):
+        picture("evaluation")

@@ -1,11 +1,29 @@
+import io
 from itertools import pairwise
 
+import matplotlib.colors
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
 
 from video_module.report import plots
+
+HMDB51 = """
+brush_hair cartwheel catch chew clap climb climb_stairs dive draw_sword dribble drink eat fall_floor fencing
+flic_flac golf handstand hit hug jump kick kick_ball kiss laugh pick pour pullup punch push pushup ride_bike ride_horse
+run shake_hands shoot_ball shoot_bow shoot_gun sit situp smile smoke somersault stand swing_baseball sword
+sword_exercise talk throw turn walk wave
+""".split()  # noqa: SIM905 (a list of 51 strings would be a screen long)
+CLASS_NAMES = {
+    "2": ["fight", "noFight"],
+    "2 long": ["opening the door of a very tall cupboard", "closing it"],
+    "6": ["jump", "pull", "push", "sit", "stand", "wave"],
+    "6 long": [f"an action whose name takes a line, number {n}" for n in range(6)],
+    "51": HMDB51,
+    "51 long": [f"{name} and then something else" for name in HMDB51],
+}
 
 
 def shown_text(figure) -> str:
@@ -47,19 +65,162 @@ def test_order_of_many_confusions_is_a_permutation_and_repeats():
     assert plots.confusion_order(matrix) == plots.confusion_order(matrix)
 
 
-@pytest.mark.parametrize("num_classes", [2, 6, 51])
-def test_class_names_do_not_run_into_each_other(num_classes):
-    names = [f"a rather long class name {n}" for n in range(num_classes)]
-    figure = plots.draw_confusion(confused(num_classes, [(0, 1)]), names, title="t")
-    per_class = {name: {"precision": 0.5, "recall": n / 60, "f1": 0.4, "support": 30} for n, name in enumerate(names)}
-    for drawn in (figure, plots.plot_per_class(per_class, mean=0.4)):
-        canvas = FigureCanvasAgg(drawn)
-        canvas.draw()
-        boxes = [label.get_window_extent(canvas.get_renderer()) for label in drawn.axes[0].get_yticklabels()]
-        assert len(boxes) == num_classes
-        heights = sorted(box.y0 for box in boxes)
-        assert min(np.diff(heights)) >= 0.7 * max(box.height for box in boxes)
-        assert min(box.x0 for box in boxes) >= 0
+def drawn_texts(figure) -> list[tuple[str, object]]:
+    """Each text that a picture shows, with its box in pixels. (Ticks outside the limits have texts, too, not drawn.)"""
+    drawn = []
+    draw = Text.draw
+
+    def record(text, renderer, *args, **kwargs):
+        if text.get_visible() and text.get_text().strip():
+            drawn.append((text.get_text(), text.get_window_extent(renderer)))
+        return draw(text, renderer, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", record)
+        FigureCanvasAgg(figure).draw()
+    return drawn
+
+
+def assert_legible(figure) -> None:
+    """No text is cut off by the picture's edge or runs into another."""
+    texts = drawn_texts(figure)
+    assert len(texts) > 3
+    width, height = figure.canvas.get_width_height()
+    for number, (text, box) in enumerate(texts):
+        inside = box.x0 >= 0 and box.x1 <= width + 0.5 and box.y0 >= 0 and box.y1 <= height + 0.5
+        assert inside, f"{text!r} is cut off: {box}, {width} x {height}"
+        for other, other_box in texts[:number]:
+            assert not box.padded(-0.5).overlaps(other_box.padded(-0.5)), f"{text!r} runs into {other!r}"
+
+
+def per_class_rows(names: list[str]) -> dict[str, dict]:
+    rows = {name: {"precision": 0.5, "recall": n / 60, "f1": 0.4, "support": 30} for n, name in enumerate(names)}
+    rows[names[-1]] |= {"precision": 0.0, "recall": 1.0, "support": 1024}
+    return rows
+
+
+def timeline(names: list[str], *, width: float):
+    labels = [*names, names[0]] * 2
+    segments = [(n, n + 1, label, 0.3 + 0.7 * (n % 5) / 4) for n, label in enumerate(labels)]
+    colors = dict.fromkeys(names, (90, 180, 240))
+    return plots.plot_timeline(segments, duration_s=len(labels), colors=colors, width=width)
+
+
+@pytest.mark.parametrize("names", CLASS_NAMES.values(), ids=CLASS_NAMES)
+def test_texts_are_neither_cut_off_nor_run_into_each_other(names):
+    matrix = confused(len(names), [(0, 1), (1, 0), (len(names) // 2, 1)])
+    matrix[-1] = 0
+    title = "Share of each label's videos, in percent"
+    assert_legible(plots.draw_confusion(matrix, names, title=title))
+    assert_legible(plots.plot_per_class(per_class_rows(names), mean=0.4))
+    for with_tags in (False, True):
+        assert_legible(plots.draw_label_distribution(distribution_of(names, with_tags=with_tags)))
+    for width in (4.2, 8):
+        assert_legible(timeline(names, width=width))
+
+
+def distribution_of(names: list[str], *, with_tags: bool) -> dict:
+    def split(scale: int) -> dict:
+        counts = {name: scale + n for n, name in enumerate(names)}
+        total = sum(counts.values())
+        share = {"still": total // 2, "moving": total - total // 2}
+        people = {"0": 0, "1": total - total // 8, "2": total // 8, "3": 0, "4 or more": 0}
+        return {
+            "classes": {name: {"num_videos": count} for name, count in counts.items()},
+            "num_videos": total,
+            "num_clips": 12 * total,
+            "duration_s": 3.0 * total,
+            "imbalance": {"ratio": max(counts.values()) / min(counts.values())},
+            "tags": {"camera motion": share, "number of people": people} if with_tags else None,
+        }
+
+    return {"class_names": names, "splits": {"train": split(700), "val": split(1), "test": split(30)}}
+
+
+@pytest.mark.parametrize("num_epochs", [1, 2, 30])
+@pytest.mark.parametrize("has_validation", [True, False])
+def test_curves(num_epochs, has_validation):
+    epochs = list(range(1, num_epochs + 1))
+    columns = {"train_loss": 2 / np.array(epochs), "train_top1": 1 - 0.9 / np.array(epochs)}
+    logs = {"epoch": epochs} | {key: values.tolist() for key, values in columns.items()}
+    logs |= {
+        key: logs[f"train_{key[4:]}"] if has_validation else [None] * num_epochs for key in ("val_loss", "val_top1")
+    }
+    figure = plots.draw_curves(logs, best_epoch=1)
+    assert_legible(figure)
+    texts = [text for text, _ in drawn_texts(figure)]
+    assert ("validation" in texts) == has_validation
+    assert {"training", "kept: epoch 1", "epoch", "cross-entropy, nats"} <= set(texts)
+    for axes in figure.axes:
+        ticks = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+        assert ticks
+        assert all(tick == round(tick) >= 1 for tick in ticks)  # there is no epoch 1.5
+        for line in axes.lines:
+            assert max(line.get_ydata()) < axes.get_ylim()[1] or max(line.get_ydata()) == 1  # the last is axvline's
+
+
+def test_colours_that_meet_differ_in_grey():
+    def lightness(color: str) -> float:
+        return float(np.dot(matplotlib.colors.to_rgb(color), (0.299, 0.587, 0.114)))
+
+    for other in (plots.ORANGE, plots.GREY, "white"):
+        assert abs(lightness(plots.BLUE) - lightness(other)) > 0.2
+
+
+def test_a_label_without_videos_differs_from_one_never_predicted_in_grey():
+    matrix = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 0]])
+    picture = plots.to_png(plots.draw_confusion(matrix, ["a", "b", "none"], title="t"))
+    figure = plots.draw_confusion(matrix, ["a", "b", "none"], title="t")
+    grey = np.asarray(Image.open(io.BytesIO(picture)).convert("L")).astype(float)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    scale = plots.STYLE["savefig.dpi"] / figure.dpi
+
+    def cell(row: int, column: int) -> np.ndarray:
+        (x0, y0), (x1, y1) = figure.axes[0].transData.transform([(column - 0.3, row + 0.3), (column + 0.3, row - 0.3)])
+        rows = slice(round(len(grey) - y1 * scale), round(len(grey) - y0 * scale))
+        return grey[rows, round(x0 * scale) : round(x1 * scale)]
+
+    assert cell(0, 1).std() < 1
+    assert cell(2, 1).std() > 10  # hatched
+
+
+def test_a_long_name_keeps_both_ends():
+    assert plots.shorten("sit", 3) == "sit"
+    assert plots.shorten("playing the violin 1", 13) == "playing …in 1"
+    assert len(plots.shorten("x" * 99, 24)) == 24
+    shortened = {plots.shorten(name, 24) for name in CLASS_NAMES["6 long"]}
+    assert len(shortened) == 6
+
+
+def test_names_of_classes_lie_flat_where_they_fit():
+    def rotations(names: list[str]) -> set[float]:
+        figure = plots.draw_confusion(confused(len(names), []), names, title="t")
+        return {label.get_rotation() for label in figure.axes[0].get_xticklabels()}
+
+    assert rotations(CLASS_NAMES["6"]) == {0}
+    assert rotations(CLASS_NAMES["6 long"]) == rotations(HMDB51) == {90}
+
+
+def test_the_timeline_has_a_row_for_each_label_so_that_it_needs_no_colours():
+    figure = timeline(["sit", "stand"], width=8)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["sit", "stand"]
+    bars = [patch for patch in axes.patches if patch.get_width() == 1]
+    rows = [round(bar.get_y() - 0.4) for bar in bars]  # sit, stand, sit, twice
+    assert rows == [0, 1, 0, 0, 1, 0]
+    assert [round(-bar.get_height() / 0.8, 3) for bar in bars] == [0.3, 0.475, 0.65, 0.825, 1.0, 0.3]
+
+
+def test_labels_that_are_too_many_for_rows_share_the_last():
+    segments = [(float(n), n + 1.0 + (name == "walk"), name, 0.5) for n, name in enumerate(HMDB51)]
+    figure = plots.plot_timeline(segments, duration_s=60, colors=dict.fromkeys(HMDB51, (9, 9, 9)))
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(rows) == 12
+    assert rows[-1] == "… (40)"
+    assert "walk" in rows  # the longest
+    shared = [patch for patch in figure.axes[0].patches if patch.get_width() < 3 and round(patch.get_y() - 0.4) == 11]
+    assert len(shared) == 40
 
 
 def test_confusion_says_the_share_of_the_label():
@@ -91,18 +252,20 @@ def test_reliability_states_ece_and_counts():
     edges = np.linspace(0, 1, 16).tolist()
     counts, confidence, accuracy = [0] * 15, [None] * 15, [None] * 15
     counts[14], confidence[14], accuracy[14] = 37, 0.97, 0.8
-    text = shown_text(
-        plots.plot_reliability(
-            {"edges": edges, "counts": counts, "confidence": confidence, "accuracy": accuracy}, ece=0.17
-        )
+    figure = plots.plot_reliability(
+        {"edges": edges, "counts": counts, "confidence": confidence, "accuracy": accuracy}, ece=0.17
     )
+    assert_legible(figure)
+    text = shown_text(figure)
     assert "(ECE, 15 bins) 0.170" in text
     assert "37" in text
 
 
 def test_tags_show_their_counts():
     by_tag = {"camera motion": {"moving": {"num_videos": 12, "video_top1": 0.25}}, "quality": {}}
-    text = shown_text(plots.plot_by_tag(by_tag, overall=0.5))
+    figure = plots.plot_by_tag(by_tag, overall=0.5)
+    assert_legible(figure)
+    text = shown_text(figure)
     assert "0.25   12 videos" in text
     assert "all videos 0.500" in text
 
@@ -134,6 +297,7 @@ def zoo_rows() -> list[dict]:
 def test_names_of_models_cover_neither_each_other_nor_a_point(accuracies):
     rows = zoo_rows() if accuracies else [{**row, "top-1": None} for row in zoo_rows()]
     figure = plots.draw_zoo(rows, chance=0.5)
+    assert_legible(figure)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     axes = figure.axes[0]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
+from video_module.cli import default_num_workers
 from video_module.data.dataset import EvaluationLoader, StepSampler, read_steps
 from video_module.engine import state
 from video_module.engine.checkpoint import Checkpoint, save_checkpoint
@@ -112,7 +113,7 @@ def train(
                     save_checkpoint(save_path, checkpoint)
                 keeper.save(checkpoint)
                 print(epoch_line(row, config.num_epochs) + (" *" if is_best else ""))
-                if row["data_wait"] > _LARGEST_WAIT and not warned:
+                if row["data_wait"] > _LARGEST_WAIT and not warned and _can_read_faster(trainer, train_loader):
                     print(_remedy(row["data_wait"], train_loader.num_workers))
                     warned = True
                 on_epoch(progress)
@@ -127,6 +128,11 @@ def _check_validation(row: dict[str, Any], trainer: Trainer) -> None:
             f"the validation loss is {row['val_loss']} after step {trainer.step}; start again with a lower --lr than "
             f"{trainer.config.lr:g}"
         )
+
+
+def _can_read_faster(trainer: Trainer, loader: DataLoader) -> bool:
+    """Without a GPU, network and readers share the cores: once each core has a reader, waiting is their turn."""
+    return trainer.device.type != "cpu" or loader.num_workers < default_num_workers()
 
 
 def _remedy(data_wait: float, num_workers: int) -> str:

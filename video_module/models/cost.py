@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from video_module.config import ClipConfig
@@ -10,6 +11,7 @@ from video_module.models.registry import MODELS, NO_WEIGHTS, ModelSpec, get_spec
 from video_module.tables import align
 
 _KINETICS_CLASSES = 400
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,53 @@ def measure_cost(name: str, *, num_classes: int = _KINETICS_CLASSES, clip: ClipC
         num_parameters=sum(parameter.numel() for parameter in net.parameters()),
         gmacs=counter.get_total_flops() / 2 / 1e9,  # it counts a multiplication and an addition as two
     )
+
+
+def measure_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None) -> list[tuple[str, Shape]]:
+    """What a clip becomes on its way: (module, shape of its output), in the order of the forward pass.
+
+    Named are the network's parts, the parts of those that are chains of parts, and what the first of these to hold the
+    model's `features` consists of: of a Swin Transformer, one block.
+    """
+    spec = get_spec(name)
+    clip = clip or spec.clip
+    shapes: list[tuple[str, Shape]] = [("clip", (1, 3, *clip.shape[:3]))]
+    with torch.device("meta"), torch.no_grad():
+        net = spec.build(num_classes=num_classes, clip=clip).eval()
+        for path in _parts(net, within=spec.features):
+
+            def note(module: nn.Module, inputs: object, output: object, path: str = path) -> None:
+                first = output[0] if isinstance(output, tuple) else output  # MViT's parts give sizes, too
+                shapes.append((path, tuple(first.shape)))
+
+            net.get_submodule(path).register_forward_hook(note)
+        net(torch.zeros(shapes[0][1]))
+    return shapes
+
+
+def _parts(net: nn.Module, *, within: str) -> list[str]:
+    """Paths of the modules that measure_shapes() names."""
+    paths = []
+    for name, child in net.named_children():
+        chained = isinstance(child, nn.Sequential | nn.ModuleList)
+        paths += [f"{name}.{number}" for number, _ in child.named_children()] if chained else [name]
+    block = next((path for path in paths if f"{within}.".startswith(f"{path}.") or path.startswith(f"{within}.")), None)
+    if block is not None:
+        inner = net.get_submodule(block)
+        if isinstance(inner, nn.Sequential):  # a stage: its first block
+            block = f"{block}.{next(iter(dict(inner.named_children())))}"
+            inner = net.get_submodule(block)
+        paths += [*([block] if block not in paths else []), *(f"{block}.{name}" for name, _ in inner.named_children())]
+    return paths
+
+
+def format_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None) -> str:
+    """measure_cost() and measure_shapes() as text."""
+    cost = measure_cost(name, num_classes=num_classes, clip=clip)
+    rows = measure_shapes(name, num_classes=num_classes, clip=clip)
+    width = max(len(path) for path, _ in rows)
+    lines = [f"{name}: {cost.num_parameters / 1e6:.2f} M parameters, {cost.gmacs:.3g} GMACs a clip"]
+    return "\n".join(lines + [f"  {path:{width}}  {' x '.join(map(str, shape))}" for path, shape in rows])
 
 
 def format_models() -> str:

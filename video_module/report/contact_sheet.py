@@ -1,6 +1,6 @@
 """Strips of frames below each other: the videos that a model gets most wrong, and what augmentation makes of clips."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,8 @@ from video_module.files import replacing
 from video_module.report.plots import BLUE, ORANGE
 
 _MARGIN, _GAP = 20, 4
-_CAPTION_HEIGHT = 40
+_CAPTION_HEIGHT = 44
+_NAMES_WIDTH = 96
 _MIN_WIDTH = 640
 _INK, _FAINT, _PAPER = "#1b1f24", "#5b6570", "#ffffff"
 
@@ -86,13 +87,16 @@ def write_contact_sheet(path: Path, strips: Sequence[Strip], *, title: str) -> N
 
     def caption(strip: Strip) -> _Caption:
         def write(drawing: ImageDraw.ImageDraw, top: int, room: int) -> None:
-            half = room / 2 - 60
-            end = _write(drawing, (_MARGIN, top), strip.label, width=half, size=13, fill=_INK, bold=True)
-            end = _write(drawing, (end, top), f" {strip.label_score:.0%}   predicted: ", width=half, size=13, fill=_INK)
-            rest = room + _MARGIN - end - 50
-            end = _write(drawing, (end, top), strip.prediction, width=rest, size=13, fill=_INK, bold=True)
-            _write(drawing, (end, top), f" {strip.score:.0%}", width=60, size=13, fill=_INK)
-            _write(drawing, (_MARGIN, top + 20), strip.path, width=room, size=10, fill=_FAINT)
+            def write_on(left: float, text: str, *, width: float, bold: bool = False) -> float:
+                return _write(drawing, (left, top), text, width=width, size=14, fill=_INK, bold=bold)
+
+            verdict = "right" if strip.is_right else "wrong"  # in words: the bar's colour is lost in grey
+            end = write_on(_MARGIN, f"{verdict}: label ", width=room)
+            end = write_on(end, strip.label, width=room / 2 - 130, bold=True)
+            end = write_on(end, f" {strip.label_score:.0%}, predicted ", width=room)
+            end = write_on(end, strip.prediction, width=room + _MARGIN - end - 50, bold=True)
+            write_on(end, f" {strip.score:.0%}", width=60)
+            _write(drawing, (_MARGIN, top + 21), strip.path, width=room, size=12, fill=_FAINT)
 
         return write
 
@@ -108,15 +112,17 @@ class Preview:
     label: str
     clips: Sequence[np.ndarray]
     """uint8 RGB (T, H, W, 3) each, of one size."""
+    names: Sequence[str]
+    """Of the clips, written beside them."""
 
     def picture(self, *, num_thumbnails: int = 8, height: int = 96) -> np.ndarray:
-        """Frames spread over each clip, shrunk to `height`, a clip to a row: uint8 RGB (h, w, 3)."""
+        """Frames spread over each clip, shrunk to `height`, a clip to a row behind its name: uint8 RGB (h, w, 3)."""
         rows = []
-        for clip in self.clips:
+        for clip, name in zip(self.clips, self.names, strict=True):
             chosen = clip[np.linspace(0, len(clip) - 1, min(num_thumbnails, len(clip))).round().astype(int)]
             size = (round(height * clip.shape[2] / clip.shape[1]), height)
             frames = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in chosen]
-            rows.append(_with_gaps(frames, axis=1))
+            rows.append(_named(name, _with_gaps(frames, axis=1)))
         return _with_gaps(rows, axis=0)
 
 
@@ -125,30 +131,58 @@ def write_preview(path: Path, previews: Sequence[Preview], *, title: str) -> Non
 
     def caption(preview: Preview) -> _Caption:
         def write(drawing: ImageDraw.ImageDraw, top: int, room: int) -> None:
-            _write(drawing, (_MARGIN, top), preview.label, width=room, size=13, fill=_INK, bold=True)
-            _write(drawing, (_MARGIN, top + 20), preview.path, width=room, size=10, fill=_FAINT)
+            _write(drawing, (_MARGIN, top), preview.label, width=room, size=14, fill=_INK, bold=True)
+            _write(drawing, (_MARGIN, top + 21), preview.path, width=room, size=12, fill=_FAINT)
 
         return write
 
     _write_sheet(path, [(preview.picture(), BLUE, caption(preview)) for preview in previews], title=title)
 
 
+def write_examples(path: Path, rows: Mapping[str, np.ndarray], *, title: str) -> None:
+    """Write the frames of each video, uint8 RGB (num_thumbnails, h, w, 3), behind its name, below each other."""
+    pictures = [_named(name, _with_gaps(frames, axis=1)) for name, frames in rows.items()]
+    width = max(picture.shape[1] for picture in pictures)
+    padded = [
+        np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255) for picture in pictures
+    ]
+
+    def no_caption(drawing: ImageDraw.ImageDraw, top: int, room: int) -> None: ...
+
+    _write_sheet(path, [(_with_gaps(padded, axis=0), None, no_caption)], title=title, caption_height=0)
+
+
+def _named(name: str, row: np.ndarray) -> np.ndarray:
+    """A row of frames, uint8 RGB (h, w, 3), with its name to the left."""
+    head = Image.new("RGB", (_NAMES_WIDTH, len(row)), _PAPER)
+    _write(ImageDraw.Draw(head), (0, len(row) / 2 - 8), name, width=_NAMES_WIDTH - 8, size=12, fill=_INK)
+    return np.concatenate([np.asarray(head), row], axis=1)
+
+
 _Caption = Callable[[ImageDraw.ImageDraw, int, int], None]
 """Draws the lines above a picture, given where they begin and how wide they may be."""
 
 
-def _write_sheet(path: Path, rows: Sequence[tuple[np.ndarray, str, _Caption]], *, title: str) -> None:
+def _write_sheet(
+    path: Path,
+    rows: Sequence[tuple[np.ndarray, str | None, _Caption]],
+    *,
+    title: str,
+    caption_height: int = _CAPTION_HEIGHT,
+) -> None:
     """Write (picture, colour of the bar beside it, caption) below each other as a PNG."""
     width = 2 * _MARGIN + max([_MIN_WIDTH, *(picture.shape[1] for picture, _, _ in rows)])
-    height = 3 * _MARGIN + sum(picture.shape[0] + _CAPTION_HEIGHT + _MARGIN for picture, _, _ in rows)
+    height = 3 * _MARGIN + sum(picture.shape[0] + caption_height + _MARGIN for picture, _, _ in rows)
     sheet = Image.new("RGB", (width, height + _MARGIN), _PAPER)
     drawing = ImageDraw.Draw(sheet)
     _write(drawing, (_MARGIN, _MARGIN), title, width=width - 2 * _MARGIN, size=16, fill=_INK, bold=True)
     top = 3 * _MARGIN
     for picture, color, caption in rows:
-        drawing.rectangle((_MARGIN - 12, top + 2, _MARGIN - 8, top + _CAPTION_HEIGHT + picture.shape[0]), fill=color)
+        below = top + caption_height
+        if color:
+            drawing.rectangle((_MARGIN - 12, top + 2, _MARGIN - 8, below + picture.shape[0]), fill=color)
         caption(drawing, top, width - 2 * _MARGIN)
-        sheet.paste(Image.fromarray(picture), (_MARGIN, top + _CAPTION_HEIGHT))
-        top += _CAPTION_HEIGHT + picture.shape[0] + _MARGIN
+        sheet.paste(Image.fromarray(picture), (_MARGIN, below))
+        top = below + picture.shape[0] + _MARGIN
     with replacing(path) as partial:
         sheet.save(partial)

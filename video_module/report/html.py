@@ -143,7 +143,7 @@ def _data_uri(content: bytes, kind: str) -> str:
 
 
 def _plot(figure: Figure, *, alt: str, wide: bool = False) -> str:
-    width = round(100 * figure.get_figwidth())  # its 150 pixels an inch stay sharp on finer screens
+    width = round(100 * figure.get_figwidth())  # its 200 pixels an inch stay sharp on finer screens
     image = f'<img src="{_data_uri(plots.to_png(figure), "png")}" alt="{escape(alt)}" width="{width}">'
     return f'<figure class="plot{" wide" * wide} scroll">{image}</figure>'
 
@@ -300,8 +300,9 @@ def _worst(strips: Sequence[Strip]) -> str:
     for strip in strips:
         buffer = io.BytesIO()
         Image.fromarray(strip.picture()).save(buffer, format="JPEG", quality=80)
+        verdict = "right" if strip.is_right else "wrong"
         parts.append(
-            f'<figure class="strip{"" if strip.is_right else " wrong"}"><figcaption>label <b>{escape(strip.label)}</b> '
+            f'<figure class="strip {verdict}"><figcaption>{verdict}: label <b>{escape(strip.label)}</b> '
             f"{strip.label_score:.0%}, predicted <b>{escape(strip.prediction)}</b> {strip.score:.0%}"
             f"<small>{escape(strip.path)}</small></figcaption>"
             f'<div class=scroll><img src="{_data_uri(buffer.getvalue(), "jpeg")}" alt="frames of {escape(strip.path)}">'
@@ -309,7 +310,7 @@ def _worst(strips: Sequence[Strip]) -> str:
         )
     return (
         f'<h2 id="worst">Worst videos</h2><p class=faint>The {len(strips)} with the lowest probability of their label, '
-        f"wrong ones (orange) first; frames from start to end.</p>{''.join(parts)}"
+        f"wrong ones first; frames from start to end.</p>{''.join(parts)}"
     )
 
 

@@ -12,21 +12,28 @@ import matplotlib.ticker
 import matplotlib.transforms
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 from video_module.files import replacing
 
 STYLE = {
     "font.size": 9,
+    "hatch.linewidth": 0.8,
     "text.parse_math": False,  # class names may hold dollar signs
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titleweight": "bold",
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
-    "savefig.dpi": 150,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e6e9",
+    "grid.linewidth": 0.6,
+    "savefig.dpi": 200,  # a figure 8 inches wide stays sharp at README width on fine screens
     "figure.constrained_layout.use": True,
 }
-BLUE, ORANGE, GREY = "#1f5fa8", "#e08a1e", "#9aa3ad"  # apart in lightness too
+BLUE, ORANGE, GREY = "#1f5fa8", "#e08a1e", "#9aa3ad"  # blue is apart from both in lightness too
+INK = "#444444"
 SPLIT_COLORS = {"train": BLUE, "val": ORANGE, "test": GREY, "all": BLUE}
 
 
@@ -40,7 +47,15 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    """Leave out the middle of a long text: names that begin alike often end apart."""
+    tail = (length - 1) // 3
+    return text if len(text) <= length else f"{text[: length - 1 - tail]}…{text[-tail:]}"
+
+
+def _widest(texts: Sequence[str], size: float) -> float:
+    """Width in inches of the longest of the texts, written in `size` points."""
+    font = FontProperties(size=size)
+    return max(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] for text in texts) / 72
 
 
 def to_png(figure: Figure, *, transparent: bool = False) -> bytes:
@@ -50,28 +65,36 @@ def to_png(figure: Figure, *, transparent: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def plot_curves(path: Path, logs: dict[str, list], *, best_epoch: int) -> None:
+def draw_curves(logs: dict[str, list], *, best_epoch: int) -> Figure:
     """Loss and accuracy of training and validation over epochs; the kept epoch is marked."""
     with matplotlib.rc_context(STYLE):
         figure = _figure(8, 3.2)
         panels = (
-            (("train_loss", "val_loss"), "Loss", "nats"),
-            (("train_top1", "val_top1"), "Top-1 accuracy", "share of videos"),
+            (("train_loss", "val_loss"), "Loss", "cross-entropy, nats"),
+            (("train_top1", "val_top1"), "Top-1 accuracy", "share that is right"),
         )
         for axes, (columns, title, unit) in zip(figure.subplots(1, 2), panels, strict=True):
-            for column, color, style in zip(columns, (BLUE, ORANGE), ("-", "--"), strict=True):
+            for column, color, style in zip(columns, (BLUE, ORANGE), ("o-", "s--"), strict=True):
                 if any(value is not None for value in logs[column]):
                     name = "training" if column.startswith("train") else "validation"
-                    axes.plot(logs["epoch"], logs[column], style, color=color, label=name, marker="o", markersize=3)
-            axes.axvline(best_epoch, color=GREY, linewidth=0.8, linestyle=":", label=f"kept: epoch {best_epoch}")
-            axes.set(title=title, xlabel="epoch", ylabel=unit)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.legend(frameon=False)
-        figure.axes[1].set_ylim(0, 1.02)
-        save(figure, path)
+                    axes.plot(logs["epoch"], logs[column], style, color=color, label=name, markersize=3)
+            axes.axvline(best_epoch, color=INK, linewidth=0.9, linestyle=":", label=f"kept: epoch {best_epoch}")
+            axes.set(title=title, xlabel="epoch", ylabel=unit, xlim=(0.5, max(2, *logs["epoch"]) + 0.5))
+            seen = [value for column in columns for value in logs[column] if value is not None]
+            axes.set_ylim(0, 1.02 if "top1" in columns[0] else 1.08 * max(seen))
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(8, integer=True, min_n_ticks=1))
+            axes.grid(axis="y")
+        # above the panels: at any place within, some run's curves would pass
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, loc="outside upper right", ncols=3)
+        return figure
 
 
-def plot_label_distribution(path: Path, distribution: dict[str, Any]) -> None:
+def plot_curves(path: Path, logs: dict[str, list], *, best_epoch: int) -> None:
+    """Write draw_curves() as a picture."""
+    save(draw_curves(logs, best_epoch=best_epoch), path)
+
+
+def draw_label_distribution(distribution: dict[str, Any]) -> Figure:
     """Videos per class, a panel for each split, the largest class on top; below, what HMDB51's names tell."""
     splits, names = distribution["splits"], distribution["class_names"]
     counts = {
@@ -81,7 +104,7 @@ def plot_label_distribution(path: Path, distribution: dict[str, Any]) -> None:
     order.reverse()  # barh draws upwards: the largest comes out on top
     tags = {split: content["tags"] for split, content in splits.items() if content["num_videos"]}
     has_tags = all(tags.values())
-    heights = [0.7 + 0.16 * max(3, len(names)), 1.0 + 0.16 * len(tags)][: 1 + has_tags]
+    heights = [0.7 + 0.16 * max(3, len(names)), 1.25 + 0.2 * len(tags)][: 1 + has_tags]
     with matplotlib.rc_context(STYLE):
         figure = _figure(8, sum(heights))
         above, *below = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -90,25 +113,26 @@ def plot_label_distribution(path: Path, distribution: dict[str, Any]) -> None:
             bars = axes.barh(
                 np.arange(len(order)), counts[split][order], 0.75, color=SPLIT_COLORS.get(split, GREY), edgecolor="none"
             )
-            axes.bar_label(bars, padding=2, fontsize=6.5, color="#444444")
-            axes.set_title(split)
+            axes.bar_label(bars, padding=2, fontsize=6.5, color=INK)
+            axes.set_title(f"{split}: {content['num_videos']:,} videos")
             uneven = content["imbalance"]
             ratio = "a class is empty" if uneven["ratio"] is None else f"largest : smallest {uneven['ratio']:.1f}"
-            text = (
-                f"{content['num_videos']:,} videos, {content['num_clips']:,} clips\n"
-                f"{_duration(content['duration_s'])}; {ratio}"
-            )
+            text = f"videos of the class ({ratio})\n{content['num_clips']:,} clips, {_duration(content['duration_s'])}"
             axes.set_xlabel(text, fontsize=7.5)
             axes.margins(x=0.12)
             axes.tick_params(axis="y", length=0)
-            axes.xaxis.set_visible(True)
             axes.set_xticks([])
             axes.spines["bottom"].set_visible(False)
         panels[0].set_yticks(np.arange(len(order)), [shorten(names[index], 28) for index in order], fontsize=7.5)
         panels[0].set_ylim(-0.6, len(order) - 0.4)
         for subfigure in below:
             _plot_tags(subfigure, tags)
-        save(figure, path)
+        return figure
+
+
+def plot_label_distribution(path: Path, distribution: dict[str, Any]) -> None:
+    """Write draw_label_distribution() as a picture."""
+    save(draw_label_distribution(distribution), path)
 
 
 def _duration(seconds: float) -> str:
@@ -117,15 +141,25 @@ def _duration(seconds: float) -> str:
 
 def _plot_tags(figure: Any, tags: dict[str, dict[str, dict[str, int]]]) -> None:
     """Shares of each tag's values, a panel for each tag and a bar for each split."""
+    figure.suptitle("What the names tell: share of the videos", x=0.01, ha="left", fontsize=10, fontweight="bold")
     splits = list(tags)
     panels = figure.subplots(1, len(tags[splits[0]]), sharey=True, squeeze=False)[0]
     for axes, (tag, values) in zip(panels, tags[splits[0]].items(), strict=True):
         ends = np.zeros(len(splits))
         totals = np.array([max(1, sum(tags[split][tag].values())) for split in splits])
-        shades = matplotlib.colormaps["Blues"](np.linspace(0.75, 0.15, len(values)))
+        shades = matplotlib.colormaps["Blues"](np.linspace(0.85, 0.2, len(values)))
         for value, shade in zip(values, shades, strict=True):
             shares = np.array([tags[split][tag][value] for split in splits]) / totals
-            axes.barh(np.arange(len(splits)), shares, 0.8, left=ends, color=shade, label=value)
+            axes.barh(
+                np.arange(len(splits)),
+                shares,
+                0.8,
+                left=ends,
+                color=shade,
+                label=value,
+                edgecolor="white",
+                linewidth=0.5,
+            )
             for row, share in enumerate(shares):
                 if share >= 0.13:
                     ink = "white" if sum(shade[:3]) < 1.7 else "black"
@@ -180,40 +214,58 @@ def confusion_order(matrix: np.ndarray) -> list[int]:
 def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> Figure:
     """Row-normalised confusion matrix (rows: labels, columns: predictions), in percent where there is room.
 
-    Classes taken for each other stand together; rows of classes without a video are grey.
+    Classes taken for each other stand together; rows of classes without a video are hatched. The picture is as large
+    as its names and cells need, up to 51 classes of HMDB51's names about 9 inches.
     """
     num_classes = len(class_names)
     order = confusion_order(matrix)
     matrix = matrix[np.ix_(order, order)]
-    names = [shorten(class_names[index], 28) for index in order]
+    names = [shorten(class_names[index], 24) for index in order]
     support = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, support, out=np.full(matrix.shape, np.nan), where=support > 0)
     small, large = num_classes <= 20, num_classes > 100
+    side = float(np.clip(0.55 * num_classes, 2.6, 7.0)) if num_classes <= 51 else 7 / 51 * num_classes
+    side = max(7.0, 0.06 * num_classes) if large else side
+    cell = 72 * side / num_classes  # points
+    size = 3.5 if large else min(9.0, 0.68 * cell)
+    room = _widest(names, size)
+    upright = 72 * room < 0.9 * cell
     with matplotlib.rc_context(STYLE):
-        side = max(4.2, 1.8 + (0.06 if large else 0.3 if small else 0.2) * num_classes)
-        figure = _figure(side + 0.8, side)
+        figure = _figure(side + room + 1.4, side + (0.2 if upright else room) + 0.75)
+        figure.set_layout_engine("compressed")  # of cells as wide as high
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")  # may be wider than the matrix
         axes = figure.subplots()
         # the root brings out the few per cent off the diagonal
         norm = matplotlib.colors.PowerNorm(0.6, vmin=0, vmax=1)
         image = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", norm=norm)
-        axes.set_facecolor("#e4e6e9")
-        size = 8 if small else 3.5 if large else 7
-        axes.set_xticks(range(num_classes), names, rotation=90, fontsize=size)
+        axes.set_facecolor("white")
+        axes.patch.set(hatch="////", edgecolor=GREY)
+        axes.set_xticks(range(num_classes), names, rotation=0 if upright else 90, fontsize=size)
         axes.set_yticks(range(num_classes), names, fontsize=size)
         axes.tick_params(length=0)
         if not large:
             edges = np.arange(num_classes + 1) - 0.5
-            axes.hlines(edges, -0.5, num_classes - 0.5, color="#eceef1", linewidth=0.4)
-            axes.vlines(edges, -0.5, num_classes - 0.5, color="#eceef1", linewidth=0.4)
-        axes.set(xlabel="prediction", ylabel="label", title=title)
+            axes.hlines(edges, -0.5, num_classes - 0.5, color="#dfe3e8", linewidth=0.4)
+            axes.vlines(edges, -0.5, num_classes - 0.5, color="#dfe3e8", linewidth=0.4)
+        axes.set(xlabel="prediction", ylabel="label")
         axes.spines[:].set_visible(False)
         for row, column in zip(*np.nonzero(matrix), strict=True):
             share = shares[row, column]
             if small or (not large and share >= 0.05):
                 color = "white" if share > 0.45 else "black"
                 text = f"{share:.0%}" if small else f"{100 * share:.0f}"
-                axes.text(column, row, text, ha="center", va="center", fontsize=7 if small else 5.5, color=color)
-        bar = figure.colorbar(image, ax=axes, label="share of the label's videos", shrink=0.6, aspect=30)
+                axes.text(
+                    column,
+                    row,
+                    text,
+                    ha="center",
+                    va="center",
+                    fontsize=min(9.0, 0.47 * cell / (1 + small)),
+                    color=color,
+                )
+        bar = figure.colorbar(
+            image, ax=axes, label="share of the label's videos", shrink=0.8, aspect=35, fraction=0.05, pad=0.02
+        )
         bar.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=["0", "5%", "20%", "50%", "100%"])
         bar.outline.set_visible(False)
         return figure
@@ -233,27 +285,32 @@ def plot_per_class(per_class: dict[str, dict[str, Any]], *, mean: float) -> Figu
         figure = _figure(7, 1.4 + (0.3 if len(rows) <= 12 else 0.17) * len(rows))
         axes = figure.subplots()
         recall = [row["recall"] for _, row in rows]
-        axes.barh(positions, recall, 0.72, color=BLUE, label="recall (videos of the class that are found)")
+        axes.grid(axis="x")
+        axes.barh(positions, recall, 0.72, color=BLUE, label="recall: of the class's videos, found")
         precision = [np.nan if row["precision"] is None else row["precision"] for _, row in rows]  # never predicted
         axes.scatter(
             precision,
             positions,
             marker="D",
             s=16,
-            color=ORANGE,
-            edgecolor="white",
-            linewidth=0.6,
+            color="white",  # with a dark edge it shows on the bars and beside them
+            edgecolor="black",
+            linewidth=0.8,
             zorder=3,
-            label="precision (of what is called so)",
+            clip_on=False,
+            label="precision: of what is called so, right",
         )
-        axes.axvline(mean, color="#444444", linewidth=0.8, linestyle=":", label=f"mean recall {mean:.3f}")
+        axes.axvline(mean, color=ORANGE, linewidth=1.2, linestyle="--", label=f"mean recall {mean:.3f}")
         axes.set_yticks(positions, [shorten(name, 28) for name, _ in rows], fontsize=8 if len(rows) <= 20 else 7)
         for y, (_, row) in enumerate(rows):
-            axes.text(1.025, y, f"{row['support']}", va="center", fontsize=6.5, color="#444444")
-        axes.text(1.025, len(rows) - 0.35, "videos", va="bottom", fontsize=6.5, color="#444444")
-        axes.set(xlim=(0, 1.02), ylim=(-0.6, len(rows) - 0.4))
+            axes.text(1.025, y, f"{row['support']}", va="center", fontsize=6.5, color=INK)
+        axes.text(1.025, len(rows) - 0.35, "videos", va="bottom", fontsize=6.5, color=INK)
+        axes.set(xlim=(0, 1.02), ylim=(-0.6, len(rows) - 0.4), xlabel="recall and precision, share of videos")
+        axes.set_xticks(np.linspace(0, 1, 6))
         axes.tick_params(axis="y", length=0)
-        figure.legend(frameon=False, loc="outside upper left", ncols=3, fontsize=7.5)
+        handles, texts = axes.get_legend_handles_labels()
+        by_text = dict(sorted(zip(texts, handles, strict=True), key=lambda item: item[0][:3] != "rec"))
+        figure.legend(by_text.values(), by_text, frameon=False, loc="outside upper left", ncols=3, fontsize=7.5)
         return figure
 
 
@@ -282,12 +339,16 @@ def plot_reliability(reliability: dict[str, list], *, ece: float) -> Figure:
             hatch="////",
             label="gap to the mean confidence",
         )
-        axes.plot([0, 1], [0, 1], "--", color="#444444", linewidth=0.8, label="perfectly calibrated")
-        axes.set(ylim=(0, 1.02), ylabel="accuracy", title=f"Calibration error (ECE, {len(counts)} bins) {ece:.3f}")
+        axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=0.8, label="perfectly calibrated")
+        axes.set(
+            ylim=(0, 1.02),
+            ylabel="accuracy, share of videos",
+            title=f"Calibration error (ECE, {len(counts)} bins) {ece:.3f}",
+        )
         figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=7, handlelength=1.5)
         bars = below.bar(left, counts, width, align="edge", color=GREY, edgecolor="white")
-        below.bar_label(bars, [f"{count}" if count else "" for count in counts], fontsize=6.5, color="#444444")
-        below.set(xlim=(0, 1), xlabel="confidence", ylabel="videos")
+        below.bar_label(bars, [f"{count}" if count else "" for count in counts], fontsize=6.5, color=INK)
+        below.set(xlim=(0, 1), xlabel="confidence: score of the best class", ylabel="videos")
         below.margins(y=0.2)
         return figure
 
@@ -305,13 +366,13 @@ def plot_by_tag(by_tag: dict[str, dict[str, dict[str, Any]]], *, overall: float)
                 y += 1
                 axes.barh(y, row["video_top1"], 0.72, color=BLUE)
                 text = f"{row['video_top1']:.2f}   {row['num_videos']} videos"
-                axes.text(1.02, y, text, va="center", fontsize=7.5, color="#444444")
+                axes.text(1.02, y, text, va="center", fontsize=7.5, color=INK)
                 ticks.append((y, value))
             y += 1.2
         axes.axvline(overall, color=ORANGE, linewidth=1.2, linestyle="--", label=f"all videos {overall:.3f}")
         axes.set_yticks([y for y, _ in ticks], [str(value) for _, value in ticks])
         axes.tick_params(axis="y", length=0)
-        axes.set(xlim=(0, 1.25), ylim=(y - 0.4, -0.8), xlabel="video top-1")
+        axes.set(xlim=(0, 1.25), ylim=(y - 0.4, -0.8), xlabel="video top-1, share of videos")
         axes.set_xticks(np.linspace(0, 1, 6))
         axes.spines.bottom.set_bounds(0, 1)
         figure.legend(frameon=False, loc="outside upper right")
@@ -329,33 +390,56 @@ def plot_timeline(
     width: float = 8,
     ink: str = "black",
 ) -> Figure:
-    """Segments (start_s, end_s, label, score) as bars over time, as high as their score, one colour a label.
+    """Segments (start_s, end_s, label, score) as bars over time, a row for each label, as high as their score.
 
-    `width` in inches: below 6 the legend stands under the bars. `ink` is the colour of axes and their texts.
+    Of more than 12 labels those that last longest have rows of their own, the others share one. `width` in inches;
+    `ink` is the colour of axes and their texts, which must show on a transparent ground too.
     """
-    is_narrow = width < 6
-    shown = list(dict.fromkeys(label for _, _, label, _ in segments))
-    rows = -(-len(shown[:8]) // 3) if is_narrow else 0
+    lasting: dict[str, float] = {}
+    for start, end, label, _ in segments:
+        lasting[label] = lasting.get(label, 0.0) + end - start
+    longest = sorted(lasting, key=lambda label: -lasting[label])
+    alone = longest if len(longest) <= _MOST_ROWS else longest[: _MOST_ROWS - 1]
+    names = [label for label in lasting if label in alone]  # as they come first in the video
+    others = f"… ({len(longest) - len(alone)})"
+    names += [others] if len(alone) < len(longest) else []
     ink_of = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink)
     with matplotlib.rc_context(STYLE | ink_of):
-        figure = _figure(width, 2.4 + 0.2 * rows)
+        figure = _figure(width, 0.95 + 0.32 * len(names))
         axes = figure.subplots()
+        axes.barh(range(len(names)), duration_s, 0.8, color=ink, alpha=0.06)  # a score of 1 would fill it
         for start, end, label, score in segments:
+            row = names.index(label if label in alone else others)
             color = tuple(value / 255 for value in colors[label])
-            axes.bar(start, score, end - start, align="edge", color=color, edgecolor="white", linewidth=0.8)
-            if end - start > 0.1 / width * duration_s * len(label):  # a name is written where it fits
-                axes.text((start + end) / 2, 0.04, label, ha="center", va="bottom", fontsize=9, color="black")
-        handles = [
-            matplotlib.patches.Patch(color=tuple(v / 255 for v in colors[label]), label=label) for label in shown[:8]
-        ]
-        if is_narrow:
-            figure.legend(handles=handles, frameon=False, loc="outside lower center", ncols=3)
-        else:
-            axes.legend(handles=handles, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        axes.set(xlim=(0, duration_s), ylim=(0, 1.02), title=title, xlabel=xlabel, ylabel=ylabel)
+            axes.bar(
+                start,
+                -0.8 * score,  # rows count downwards
+                end - start,
+                bottom=row + 0.4,
+                align="edge",
+                color=color,
+                edgecolor=INK,
+                linewidth=0.5,
+            )
+            if end - start > 0.4 / width * duration_s:  # written where it fits, into high bars and above low ones
+                top, inside = row + 0.4 - 0.8 * score, score >= 0.55
+                place = {"va": "top", "color": "black"} if inside else {"va": "bottom", "color": ink}
+                axes.text(
+                    (start + end) / 2,
+                    top + 0.04 * (1 if inside else -1),
+                    f"{score:.0%}",
+                    ha="center",
+                    fontsize=7,
+                    **place,
+                )
+        axes.set_yticks(range(len(names)), [shorten(name, 12 if width < 6 else 24) for name in names])
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlim=(0, duration_s), ylim=(len(names) - 0.5, -0.5), title=title, xlabel=xlabel)
+        axes.set_title(f"▮ {ylabel}, 0–100%", loc="right", fontsize=8, fontweight="normal")
         return figure
 
 
+_MOST_ROWS = 12  # of a timeline
 _OFF_SCALE = (
     30  # times fewer multiply-adds than the median network: a point far from all others, which it would squeeze
 )
@@ -372,7 +456,7 @@ def draw_zoo(rows: Sequence[dict[str, Any]], *, chance: float | None = None) -> 
         (row for row in rows if row["top-1"] is not None), key=lambda row: (row["fp32 ms"] or np.inf, row["GMACs"])
     )
     with matplotlib.rc_context(STYLE):
-        figure = _figure(10.5 if tested else 6.2, 4.8)
+        figure = _figure(9.6 if tested else 6.2, 4.8)
         panels = figure.subplots(1, 1 + bool(tested), squeeze=False, width_ratios=[1.25, 1][: 1 + bool(tested)])[0]
         if tested:
             _plot_accuracies(panels[1], tested, chance=chance)
@@ -408,7 +492,7 @@ def _scatter_costs(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
         ha="right",
         va="bottom",
         fontsize=7.5,
-        color="#444444",
+        color=INK,
     )
     if not rows:
         return
@@ -418,11 +502,11 @@ def _scatter_costs(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     axes.set(ylim=(min(fp32.min(), int8.min()) / 1.6, max(fp32.max(), int8.max()) * 1.6))
     axes.vlines(x, fp32, int8, color=GREY, linewidth=0.9, zorder=2)
     sizes = [6 * row["M params"] for row in rows]  # points^2: areas, not radii, stand for the networks
-    axes.scatter(x, fp32, s=sizes, color=BLUE, alpha=0.18, edgecolor="none", zorder=1, label="as many parameters")
+    axes.scatter(x, fp32, s=sizes, color=BLUE, alpha=0.18, edgecolor="none", zorder=1)
+    axes.scatter([], [], s=6 * 30, color=BLUE, alpha=0.18, edgecolor="none", label="30 M parameters")
     axes.scatter(x, fp32, s=26, color=BLUE, zorder=3, label="fp32")
     axes.scatter(x, int8, s=18, marker="D", color=ORANGE, edgecolor="white", linewidth=0.6, zorder=4, label="int8")
-    handles, names = axes.get_legend_handles_labels()
-    axes.legend(handles[1:], names[1:], frameon=False, loc="upper left", title="discs: parameters", title_fontsize=7.5)
+    axes.legend(*axes.get_legend_handles_labels(), frameon=False, loc="upper left")
     marks = list(zip(x, fp32, strict=True))
     _place_labels(axes, marks, [row["model"] for row in rows], marks=[*marks, *zip(x, int8, strict=True)])
 
@@ -430,15 +514,15 @@ def _scatter_costs(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
 def _plot_accuracies(axes: Any, rows: Sequence[dict[str, Any]], *, chance: float | None) -> None:
     """Accuracy with its interval, a row for each model, and how many clips training in the given time could show it."""
     if chance is not None:
-        axes.axvline(chance, color="#444444", linewidth=0.8, linestyle=":", zorder=0)
-        axes.text(chance, -0.75, "guessing", va="bottom", ha="center", fontsize=7.5, color="#444444")
+        axes.axvline(chance, color=INK, linewidth=0.8, linestyle=":", zorder=0)
+        axes.text(chance, -0.75, "guessing", va="bottom", ha="center", fontsize=7.5, color=INK)
     for place, row in enumerate(rows):
         if row["low"] is not None:
             axes.plot([row["low"], row["high"]], [place, place], color=GREY, linewidth=2.2, zorder=1)
         seen = "" if row["clips seen"] is None else f"{row['clips seen']:,}"
-        axes.text(1.1, place, seen, va="center", ha="right", fontsize=7.5, color="#444444")
+        axes.text(1.1, place, seen, va="center", ha="right", fontsize=7.5, color=INK)
     if any(row["clips seen"] is not None for row in rows):
-        axes.text(1.1, -0.75, "clips trained on", va="bottom", ha="right", fontsize=7.5, color="#444444")
+        axes.text(1.1, -0.75, "clips trained on", va="bottom", ha="right", fontsize=7.5, color=INK)
     axes.scatter([row["top-1"] for row in rows], range(len(rows)), s=24, color=BLUE, zorder=2)
     axes.set_yticks(range(len(rows)), [row["model"] for row in rows])
     axes.set(xlim=(0, 1.1), ylim=(len(rows) - 0.4, -0.7), xlabel="video top-1, with 95 % interval")

@@ -1,0 +1,25 @@
+"""What a notebook shows while work goes on. Needs IPython, which every notebook has."""
+
+from typing import Any
+
+from video_module.report.plots import draw_curves, to_png
+
+
+class LiveCurves:
+    """Curves that are drawn anew in their place after each epoch: `train_model.main(…, on_epoch=LiveCurves())`."""
+
+    def __init__(self, *, width: int = 800):
+        """`width` in pixels of the page."""
+        self._width = width
+        self._place: Any = None
+
+    def __call__(self, progress: Any) -> None:
+        """Show `progress.logs` with `progress.best_epoch`, as of engine.progress."""
+        from IPython.display import Image, display
+
+        figure = draw_curves(progress.logs, best_epoch=progress.best_epoch)
+        picture = Image(to_png(figure), width=self._width)
+        if self._place is None:
+            self._place = display(picture, display_id=True)
+        else:
+            self._place.update(picture)
