@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +68,9 @@ def folder(tmp_path_factory) -> Path:
             copy = folder / "fight_surv" / path.relative_to(folder / "videos")
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
-            rows.append(f"{copy.relative_to(folder / 'fight_surv').as_posix()},{path.name.split('_')[0]}")
+            rows.append(
+                f"{copy.relative_to(folder / 'fight_surv').as_posix()},{path.name.partition('_jump_')[0].partition('_wave_')[0]}"
+            )
     (folder / "fight_surv" / "groups.csv").write_text("\n".join(rows))
     (folder / "archive").mkdir()
     for path in sorted((folder / "videos" / "sit").glob("*.avi"))[:2]:
@@ -88,7 +91,8 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *program, *words[1:]],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        | {"TQDM_DISABLE": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -106,7 +110,8 @@ def test_the_blocks_run_as_they_stand(folder):
             serve(command, folder)
             continue
         result = shell(command, folder)
-        refused = "convert_model.py" in command and "int8" in result.stderr and "gate" in result.stderr
+        # two epochs leave classes so close that int8 may be refused, as it should then be
+        refused = "convert_model.py" in command and "_int8.onnx: agrees with torch on" in result.stderr
         assert result.returncode == 0 or refused, f"{command}\n{result.stdout}\n{result.stderr}"
         assert "Traceback" not in result.stderr
         assert "Warning" not in result.stderr, f"{command}\n{result.stderr}"
@@ -117,8 +122,11 @@ def test_the_blocks_run_as_they_stand(folder):
 def serve(command: str, folder: Path) -> None:
     """Start the page and see it answer."""
     _, script, *arguments = shlex.split(command)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
     process = subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / script), *arguments, "--port", "0"],
+        [sys.executable, "-u", str(ROOT / script), *arguments, "--port", port],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -146,7 +154,10 @@ def test_the_commands_in_the_text_are_understood(command):
     arguments = words[script + 1 :]
     if "…" in command or len(arguments) == 1:  # a part of a command: what it lacks is beside the point
         required = {"run_model": ["--video_path", "v", "--model", "m"], "run_gradio": ["--model", "m"]}
-        required |= {"test_model": ["--test_dir", "d", "--checkpoint", "c"], "split_data": ["--input_dir", "v"]}
+        required |= {
+            "test_model": ["--test_dir", "d", "--checkpoint", "c"],
+            "split_data": ["--input_dir", "v", "--splits_dir", "s"],
+        }
         extra = required.get(module.__name__, [])
         arguments = [*(word for word in extra if word not in arguments), *arguments] if extra else arguments
     module.parse_args(arguments)
