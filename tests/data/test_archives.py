@@ -260,12 +260,16 @@ def test_names_that_windows_has_not_are_told_before(tmp_path, monkeypatch, name)
         assert len(content_of(unpacked(archive))) == 3
 
 
-def test_names_that_differ_in_case_alone_are_two_files_or_an_error(tmp_path, monkeypatch):
-    archive = write_zip(tmp_path / "x.zip", {"wave/A.avi": b"1", "Wave/a.avi": b"2", "wave/b.avi": b"3"})
+@pytest.mark.parametrize(
+    ("member", "one", "other"), [("wave/A.avi", "wave/a.avi", "wave/A.avi"), ("Wave/y.avi", "wave", "Wave")]
+)
+def test_names_that_differ_in_case_alone_are_two_or_an_error(tmp_path, monkeypatch, member, one, other):
+    """Of files and of classes."""
+    archive = write_zip(tmp_path / "x.zip", {"wave/a.avi": b"1", "wave/b.avi": b"3", member: b"2"})
     exists = Path.exists
     with monkeypatch.context() as patch:  # a disk that knows a folder by any letters
         patch.setattr(Path, "exists", lambda path: exists(path) or exists(path.with_name(path.name.swapcase())))
-        with pytest.raises(InputError, match=r"'wave/A\.avi' and 'Wave/a\.avi' would be one file on this disk"):
+        with pytest.raises(InputError, match=rf"'{one}' and '{other}' in it would be one on this disk"):
             unpacked(archive)
     if not (tmp_path / "X.PARTIAL").exists():
         assert len(content_of(unpacked(archive))) == 3

@@ -120,11 +120,12 @@ def _check_names(archive: Path, members: list[Member], folder: Path) -> None:
     for path in (member.path for member in members):
         if machine.ON_WINDOWS and any(_NO_NAME_ON_WINDOWS.search(part) for part in path.parts):
             raise InputError(f"{archive}: its member {str(path)!r} has a name that Windows cannot give a file")
-        if ignores_case and (other := seen.setdefault(str(path).casefold(), path)) != path:
-            raise InputError(
-                f"{archive}: its members {str(other)!r} and {str(path)!r} would be one file on this disk, which does "
-                "not tell upper from lower case"
-            )
+        for name in (path, *path.parents) if ignores_case else ():  # of folders too: two classes would become one
+            if (other := seen.setdefault(str(name).casefold(), name)) != name:
+                raise InputError(
+                    f"{archive}: {str(other)!r} and {str(name)!r} in it would be one on this disk, which does not tell "
+                    "upper from lower case"
+                )
 
 
 def _is_there(target: Path, size: int) -> bool:

@@ -26,8 +26,11 @@ class Logbook:
         return [self._json, self._csv, self._curves, *([self._board] if self._open_board else [])]
 
     def write(self, progress: Progress) -> None:
-        """Write all anew. A file that Windows will not give up, since Excel shows it, is told of and left to the next
-        epoch: no reason to end a run."""
+        """Write all anew.
+
+        A file that Windows will not give up, since Excel shows it, is told of and left to the next epoch: no reason to
+        end a run.
+        """
         try:
             self._write(progress)
         except PermissionError as error:
