@@ -46,7 +46,6 @@ MISSING_NAMES = {
     "select": {"poll", "epoll", "kqueue"},
     "socket": {"AF_UNIX", "SO_REUSEPORT"},
 }
-ASKED_FOR = {("video_module/benchmark/recipe.py", "os.sched_setaffinity")}  # by --core, a flag of that benchmark
 # what a condition speaks of that guards such a name
 GUARDS = ("hasattr", "ON_WINDOWS", "os.name", "sys.platform", "platform.system")
 
@@ -132,7 +131,7 @@ def name_of(file: Path) -> str:
 
 def test_sources_use_nothing_that_windows_lacks():
     found = {(name_of(file), name) for file in SOURCES for name in missing_names(parse(file))}
-    assert found - ASKED_FOR == set()
+    assert found == set()
 
 
 def test_tests_can_be_collected_on_windows():

@@ -34,6 +34,7 @@ from video_module.data.dataset import (
 from video_module.data.splits import VideoRecord, assign_sources, read_groups, scan
 from video_module.engine.evaluation import score_videos, torch_scorer
 from video_module.engine.training import Trainer
+from video_module.errors import InputError
 from video_module.files import read_text, write_json
 from video_module.models.recognizer import build_model
 from video_module.models.registry import get_spec
@@ -102,7 +103,10 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     if args.core is not None:
-        os.sched_setaffinity(0, {args.core})
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {args.core})
+        else:
+            raise InputError("--core: this system does not let a process choose its cores; leave it out")
     groups = read_groups(args.groups) if args.groups else None
     videos, _, _ = scan(args.data_dir, groups=groups, num_workers=1)
     names = ["train", *map(str, range(1, _NUM_FOLDS))]  # assign_sources() knows one split by name
