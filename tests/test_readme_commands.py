@@ -68,9 +68,8 @@ def folder(tmp_path_factory) -> Path:
             copy = folder / "fight_surv" / path.relative_to(folder / "videos")
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
-            rows.append(
-                f"{copy.relative_to(folder / 'fight_surv').as_posix()},{path.name.partition('_jump_')[0].partition('_wave_')[0]}"
-            )
+            film = path.name.split(f"_{path.parent.name}_")[0]
+            rows.append(f"{copy.relative_to(folder / 'fight_surv').as_posix()},{film}")
     (folder / "fight_surv" / "groups.csv").write_text("\n".join(rows))
     (folder / "archive").mkdir()
     for path in sorted((folder / "videos" / "sit").glob("*.avi"))[:2]:
