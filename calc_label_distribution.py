@@ -18,7 +18,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--save_to", type=Path, default=Path("label_distribution.json"), help="JSON file; a PNG goes beside it"
     )
     parser.add_argument(
-        "--examples", type=Path, metavar="PNG", help="also show frames of a video of each class (of 12 classes at most)"
+        "--examples",
+        type=Path,
+        metavar="PICTURE",
+        help="also show frames of a video of each class (of 12 classes at most)",
     )
     parser.add_argument(
         "--class_weights", type=Path, metavar="JSON", help="also write weights of the classes, for train_model.py"
@@ -45,8 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if args.save_to.suffix == ".png":
         raise InputError(f"--save_to {args.save_to}: names the JSON file; the PNG goes beside it")
-    if args.examples and args.examples.suffix != ".png":
-        raise InputError(f"--examples {args.examples}: a picture's name ends in .png")
+    if args.examples and args.examples.suffix not in cli.PICTURE_SUFFIXES:
+        raise InputError(f"--examples {args.examples}: a picture's name ends in {' or '.join(cli.PICTURE_SUFFIXES)}")
     from video_module.data.distribution import class_weights, label_distribution
     from video_module.files import check_output, write_json
     from video_module.report.plots import plot_label_distribution
@@ -97,7 +100,8 @@ def show_examples(
         rows[name] = read_thumbnails(
             root / video.path, num_video_frames=video.num_frames, num_thumbnails=6, box=(90, 120)
         )
-    write_examples(path, rows, title=f"One video of each class, from start to end ({len(rows)} of {len(class_names)})")
+    which = "each class" if len(rows) == len(class_names) else f"{len(rows)} of {len(class_names)} classes"
+    write_examples(path, rows, title=f"One video of {which}, from start to end")
 
 
 def report(distribution: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", help="published weights by name, none, or a file (default: the model's first)")
     parser.add_argument("--save_path", type=Path, help="best checkpoint (default: <model_type>.pth)")
     parser.add_argument(
-        "--preview", type=Path, metavar="PNG", help="write some clips as training would see them, and stop"
+        "--preview", type=Path, metavar="PICTURE", help="write some clips as training would see them, and stop"
     )
     parser.add_argument("--num_previews", type=cli.positive_int, default=6, help="videos that --preview shows")
     parser.add_argument("--resume", action="store_true", help="continue from <save_path>_last.pth if it is there")
@@ -67,8 +67,8 @@ def main(argv: list[str] | None = None, *, on_epoch: "Callable[[Progress], None]
         return
     if args.save_path and args.save_path.suffix != ".pth":
         raise InputError(f"--save_path {args.save_path}: a checkpoint's name ends in .pth")
-    if args.preview and args.preview.suffix != ".png":
-        raise InputError(f"--preview {args.preview}: a picture's name ends in .png")
+    if args.preview and args.preview.suffix not in cli.PICTURE_SUFFIXES:
+        raise InputError(f"--preview {args.preview}: a picture's name ends in {' or '.join(cli.PICTURE_SUFFIXES)}")
     config = get_spec(args.model_type).train_config(weights=weights_of(args), given=cli.given(args, TrainConfig))
     cli.let_first_process_speak()
     cli.let_workers_have_the_cores()

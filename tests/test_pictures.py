@@ -27,14 +27,14 @@ def test_preview_of_so_many_videos(drawn_data, tmp_path):
 
 def test_examples_of_each_class(drawn_data, drawn_clips, tmp_path):
     for data in (drawn_data, drawn_clips):  # split or not
-        path = tmp_path / f"{data.name}.png"
+        path = tmp_path / f"{data.name}.jpg"
         calc_label_distribution.main(
             ["--data_dir", str(data), "--save_to", str(tmp_path / "l.json"), "--examples", str(path)]
         )
         sheet = np.asarray(Image.open(path))
         assert 6 * 90 < sheet.shape[0] < 9 * 90
         assert sheet.shape[1] > 6 * 120
-    with pytest.raises(InputError, match=r"--examples .*: a picture's name ends in .png"):
+    with pytest.raises(InputError, match=r"--examples .*: a picture's name ends in .png or .jpg"):
         calc_label_distribution.main(
             ["--data_dir", str(drawn_data), "--save_to", str(tmp_path / "l.json"), "--examples", str(tmp_path / "x")]
         )

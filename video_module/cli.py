@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from video_module import machine
 from video_module.errors import InputError, Interrupted
 
+PICTURE_SUFFIXES = (".png", ".jpg")  # of sheets of frames: .jpg is a fifth as large
+
 
 class HelpFormatter(argparse.HelpFormatter):
     """Shows every default that a help text does not already explain."""

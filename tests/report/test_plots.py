@@ -115,7 +115,7 @@ def test_texts_are_neither_cut_off_nor_run_into_each_other(names):
     assert_legible(plots.plot_per_class(per_class_rows(names), mean=0.4))
     for with_tags in (False, True):
         assert_legible(plots.draw_label_distribution(distribution_of(names, with_tags=with_tags)))
-    for width in (4.2, 8):
+    for width in (4.2, 5.2):
         assert_legible(timeline(names, width=width))
 
 

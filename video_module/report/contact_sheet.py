@@ -127,7 +127,7 @@ class Preview:
 
 
 def write_preview(path: Path, previews: Sequence[Preview], *, title: str) -> None:
-    """Write clips as training sees them below each other as a PNG, a video to a block."""
+    """Write clips as training sees them below each other as PNG or JPEG, a video to a block."""
 
     def caption(preview: Preview) -> _Caption:
         def write(drawing: ImageDraw.ImageDraw, top: int, room: int) -> None:
@@ -170,7 +170,7 @@ def _write_sheet(
     title: str,
     caption_height: int = _CAPTION_HEIGHT,
 ) -> None:
-    """Write (picture, colour of the bar beside it, caption) below each other as a PNG."""
+    """Write (picture, colour of the bar beside it, caption) below each other, as PNG or JPEG by the suffix."""
     width = 2 * _MARGIN + max([_MIN_WIDTH, *(picture.shape[1] for picture, _, _ in rows)])
     height = 3 * _MARGIN + sum(picture.shape[0] + caption_height + _MARGIN for picture, _, _ in rows)
     sheet = Image.new("RGB", (width, height + _MARGIN), _PAPER)
@@ -185,4 +185,4 @@ def _write_sheet(
         sheet.paste(Image.fromarray(picture), (_MARGIN, below))
         top = below + picture.shape[0] + _MARGIN
     with replacing(path) as partial:
-        sheet.save(partial)
+        sheet.save(partial, quality=85)  # .jpg's; a .png has none

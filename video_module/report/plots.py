@@ -432,7 +432,7 @@ def plot_timeline(
                     fontsize=7,
                     **place,
                 )
-        axes.set_yticks(range(len(names)), [shorten(name, 12 if width < 6 else 24) for name in names])
+        axes.set_yticks(range(len(names)), [shorten(name, 12 if width < 5 else 24) for name in names])
         axes.tick_params(axis="y", length=0)
         axes.set(xlim=(0, duration_s), ylim=(len(names) - 0.5, -0.5), title=title, xlabel=xlabel)
         axes.set_title(f"▮ {ylabel}, 0–100%", loc="right", fontsize=8, fontweight="normal")

@@ -150,7 +150,7 @@ class Handlers:
             title=texts["timeline"],
             xlabel=texts["time_axis"],
             ylabel=texts["score_axis"],
-            width=4.2 if is_narrow else 7,
+            width=4.2 if is_narrow else 5.2,  # as wide as they are shown, or the texts would shrink
             ink=_INK,
         )
         png = base64.b64encode(to_png(figure, transparent=True)).decode()
