@@ -18,7 +18,7 @@ from video_module.web.limits import Limits, Refused
 from video_module.web.live import CameraWatch, watch_file
 from video_module.web.texts import TEXTS
 
-CONFIG = TimelineConfig()
+CONFIG = TimelineConfig(min_score=0.0)  # a network of two epochs is sure of nothing
 
 
 def watch(path, predictor, *, skip: int, **settings):
