@@ -7,7 +7,6 @@ from typing import Any
 
 import matplotlib
 import matplotlib.colors
-import matplotlib.patches
 import matplotlib.ticker
 import matplotlib.transforms
 import numpy as np
@@ -81,7 +80,7 @@ def draw_curves(logs: dict[str, list], *, best_epoch: int) -> Figure:
             axes.axvline(best_epoch, color=INK, linewidth=0.9, linestyle=":", label=f"kept: epoch {best_epoch}")
             axes.set(title=title, xlabel="epoch", ylabel=unit, xlim=(0.5, max(2, *logs["epoch"]) + 0.5))
             seen = [value for column in columns for value in logs[column] if value is not None]
-            axes.set_ylim(0, 1.02 if "top1" in columns[0] else 1.08 * max(seen))
+            axes.set_ylim(0, 1.02 if "top1" in columns[0] else 1.08 * max(seen) or 1)
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(8, integer=True, min_n_ticks=1))
             axes.grid(axis="y")
         # above the panels: at any place within, some run's curves would pass
