@@ -362,8 +362,12 @@ class Trainer:
         """Give all processes the mean of their running statistics (batch norm), each of which saw its own clips."""
         if self.group.world_size == 1:
             return
-        pairs = zip(self.model.buffers(), self.validated.buffers(), strict=True)
-        pairs = [(own, kept) for own, kept in pairs if own.is_floating_point()]
+        kept_buffers = dict(self.validated.named_buffers())
+        pairs = [
+            (own, kept_buffers[name])
+            for name, own in self.model.named_buffers()
+            if name.endswith(("running_mean", "running_var"))
+        ]
         if not pairs:
             return
         values = torch.cat([own.flatten() for own, _ in pairs])

@@ -81,9 +81,8 @@ def format_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None
     """measure_cost() and measure_shapes() as text."""
     cost = measure_cost(name, num_classes=num_classes, clip=clip)
     rows = measure_shapes(name, num_classes=num_classes, clip=clip)
-    width = max(len(path) for path, _ in rows)
-    lines = [f"{name}: {cost.num_parameters / 1e6:.2f} M parameters, {cost.gmacs:.3g} GMACs a clip"]
-    return "\n".join(lines + [f"  {path:{width}}  {' x '.join(map(str, shape))}" for path, shape in rows])
+    table = align([(path, " x ".join(map(str, shape))) for path, shape in rows], left=(0, 1))
+    return f"{name}: {cost.num_parameters / 1e6:.2f} M parameters, {cost.gmacs:.3g} GMACs a clip\n{table}"
 
 
 def format_models() -> str:
