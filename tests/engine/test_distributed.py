@@ -167,20 +167,23 @@ def two_unbroken(drawn_data, tmp_path_factory) -> Path:
     return path
 
 
-ENDS = """
+FAILS = """
 import os, signal, sys
 sys.path.insert(0, os.getcwd())
 import train_model
 from video_module import cli
 from video_module.engine.training import Trainer
+how, at = sys.argv[1], int(sys.argv[2])
 step, steps = Trainer._step, []
-def ends(self, *arguments):
+def fails(self, *arguments):
     steps.append(1)
-    if self.group.rank == 1 and len(steps) == 15:
-        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    if self.group.rank == 1 and len(steps) == at:
+        if how == "raises":
+            raise RuntimeError("a device of process 1 is lost")
+        os.kill(os.getpid(), getattr(signal, how))
     return step(self, *arguments)
-Trainer._step = ends
-cli.run(lambda: train_model.main(sys.argv[2:]))
+Trainer._step = fails
+cli.run(lambda: train_model.main(sys.argv[3:]))
 """
 
 
@@ -188,10 +191,10 @@ cli.run(lambda: train_model.main(sys.argv[2:]))
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_several_processes_go_on_within_an_epoch(how, two_unbroken, drawn_data, tmp_path):
     """One of two is told to stop, or dies, in the third step of the second epoch; the job ends, and goes on."""
-    (tmp_path / "ends.py").write_text(ENDS)
+    (tmp_path / "fails.py").write_text(FAILS)
     path = tmp_path / "run" / "nano.pth"
     flags = ["--data_dir", drawn_data, "--save_path", path, *CHANCE]
-    ended = torchrun(how, *flags, "--save_every", "1", script=str(tmp_path / "ends.py"))
+    ended = torchrun(how, "15", *flags, "--save_every", "1", script=str(tmp_path / "fails.py"))
     assert ended.returncode != 0
     assert ("Signal 9" in ended.stderr) == (how == "SIGKILL")
     result = torchrun(*flags, "--resume", script="train_model.py")
@@ -200,28 +203,11 @@ def test_several_processes_go_on_within_an_epoch(how, two_unbroken, drawn_data, 
     assert_same_run(two_unbroken, path)
 
 
-CRASHES = """
-import os, sys
-sys.path.insert(0, os.getcwd())
-import train_model
-from video_module import cli
-from video_module.engine.training import Trainer
-step, steps = Trainer._step, []
-def fails(self, *arguments):
-    steps.append(1)
-    if self.group.rank == 1 and len(steps) == 2:
-        raise RuntimeError("a device of process 1 is lost")
-    return step(self, *arguments)
-Trainer._step = fails
-cli.run(lambda: train_model.main(sys.argv[1:]))
-"""
-
-
 def test_a_crash_in_one_process_ends_all(drawn_data, tmp_path):
-    (tmp_path / "crashes.py").write_text(CRASHES)
+    (tmp_path / "fails.py").write_text(FAILS)
     flags = ["--data_dir", drawn_data, "--save_path", tmp_path / "nano.pth", *PLAIN]
     begin = time.monotonic()
-    result = torchrun(*flags, script=str(tmp_path / "crashes.py"))
+    result = torchrun("raises", "2", *flags, script=str(tmp_path / "fails.py"))
     assert result.returncode != 0
     assert "a device of process 1 is lost" in result.stderr
     assert time.monotonic() - begin < 60  # the others did not wait for it
