@@ -67,6 +67,33 @@ def test_the_other_processes_of_a_job_may_print_anything(monkeypatch):
         assert sys.stdout.name == os.devnull
 
 
+@pytest.mark.parametrize(
+    ("ending", "code", "message"),
+    [
+        ("pass", 0, b""),
+        ("sys.exit(3)", 3, b""),
+        ("from video_module.errors import InputError\nraise InputError('no')", 1, b"error: no"),
+        ("raise KeyboardInterrupt('stopped')", 130, b"stopped"),
+    ],
+)
+def test_one_of_several_processes_leaves_before_its_threads_can_abort_it(ending, code, message):
+    """The interpreter is not taken down while a thread of gloo's may ask for it; what is to be done at exit is done."""
+    body = """
+import atexit
+class Lasting:
+    def __del__(self, write=os.write): write(1, b"taken down")
+global lasting
+lasting = Lasting()
+atexit.register(print, "at exit")
+print("printed")
+"""
+    result = run(body + ending, TORCHELASTIC_RUN_ID="x")
+    assert (result.returncode, result.stderr.strip()) == (code, message)
+    assert result.stdout.split(b"\n") == [b"printed", b"at exit", b""]
+    if code == 0:
+        assert b"taken down" in run(body + ending).stdout
+
+
 @pytest.mark.parametrize(("cores", "processes", "expected"), [(1, 1, 1), (3, 1, 3), (6, 4, 1), (32, 2, 8), (2, 8, 1)])
 def test_workers_are_as_many_as_the_cores_that_may_be_used(monkeypatch, cores, processes, expected):
     """Of a container or a scheduler's share, not of the whole machine."""

@@ -1,6 +1,7 @@
 """What the root scripts share: parsing flags from dataclasses, and how they end."""
 
 import argparse
+import atexit
 import dataclasses
 import errno
 import math
@@ -143,6 +144,26 @@ def run(main: Callable[[], object]) -> None:
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
         if stream is not None:  # closed by the shell
             stream.reconfigure(errors=errors)
+    try:
+        _run(main)
+        code = 0
+    except SystemExit as end:
+        if not started_by_torchrun():
+            raise
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        code = 1 if isinstance(end.code, str) else end.code or 0
+    if started_by_torchrun():
+        # Without taking the interpreter down: a thread of gloo's may still be letting go of the last tensor it summed,
+        # and one that asks for an interpreter that is going aborts the process
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(code)
+
+
+def _run(main: Callable[[], object]) -> None:
     try:
         main()
         if sys.stdout is not None:

@@ -108,7 +108,7 @@ def join_group(device: str) -> Iterator[Group]:
         if rank > 0:
             print(file=sys.stderr)  # the first process's bar stands on this line
         raise  # without leaving the group: that could wait for the others, who end the job after two seconds
-    # one that leaves while another still reads from it can make that one abort; on the CPU, where all have a backend
+    # none leaves while another still reads from it; on the CPU, where all have a backend
     dist.all_reduce(torch.zeros(1))
     dist.destroy_process_group()
 
