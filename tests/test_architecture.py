@@ -1,15 +1,17 @@
 """The arrows between rooms, as README draws them, and what serving must not import."""
 
 import ast
+import re
 import subprocess
 import sys
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "video_module"
-BASE = {"background", "cli", "config", "devices", "errors", "files", "machine", "scores", "tables"}
+BASE = {"background", "cli", "config", "devices", "errors", "files", "lettering", "machine", "scores", "tables"}
 # room: rooms it may import when it is imported
 ARROWS = {
     "data": {"data"},
@@ -93,3 +95,26 @@ def test_what_serves_imports_without_torch():
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == [], result.stderr
+
+
+def test_readme_draws_these_arrows():
+    """Each arrow of the rooms' diagram is one of ARROWS, and each of ARROWS is an arrow or a way along them."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    diagram = re.search(r"## How it is built\n\n```mermaid\n(.*?)```", readme, flags=re.DOTALL)[1]
+    arrows: set[tuple[str, str]] = set()
+    for line in re.sub(r"\[.*?\]", "", diagram).splitlines()[1:]:
+        groups = [re.split(r"\s*&\s*", group.strip()) for group in line.split("-->")]
+        arrows |= {pair for before, after in pairwise(groups) for pair in product(before, after)}
+    of_parts = {"registry": "models", "export": "inference"}
+    parts_further = {("engine", "inference")}
+    for before, after in arrows:
+        pair = of_parts.get(before, before), of_parts.get(after, after)
+        if pair[0] != "config" and "scripts" not in pair:
+            assert pair[0] in ARROWS[pair[1]] or pair in parts_further, pair
+
+    def reaches(before: str, after: str) -> bool:
+        return before == after or any(reaches(target, after) for source, target in arrows if source == before)
+
+    for room, others in ARROWS.items():
+        for other in others:
+            assert reaches(other, room) or reaches("registry" if other == "models" else other, room), (other, room)

@@ -74,17 +74,38 @@ def test_the_python_interface(exported, drawn_data, tmp_path):
 
 def test_the_table_of_models_is_right():
     """Costs as measured, clips and names of weights as registered, views as torchvision documents its accuracies."""
-    [table] = re.findall(r"torchvision's protocol \|\n(.*?)\n\n", README, flags=re.DOTALL)
+    [table] = re.findall(r"torchvision's `--num_clips` \|\n(.*?)\n\n", README, flags=re.DOTALL)
     rows = re.findall(r"^\| `(\w+)`(?: \(default\))? \| (.*) \|$", table, flags=re.MULTILINE)
     rows = {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
     assert list(rows) == list(MODELS)
     for name, (parameters, gmacs, clip, weights, views) in rows.items():
         spec, cost = MODELS[name], measure_cost(name)
         assert (parameters, gmacs) == (f"{cost.num_parameters / 1e6:.2f}", f"{cost.gmacs:.2f}")
-        assert clip == f"{spec.clip.num_frames} x {spec.clip.crop} x {spec.clip.crop}"
+        assert clip == f"{spec.clip.num_frames}x{spec.clip.crop}x{spec.clip.crop}"
         names = [f"`{weight}`" for weight in spec.weights] + ["a file"] * bool(spec.weights_files)
         assert weights == (", ".join(names) or "none")
         documented = {get_model_weights(name)[weight].meta["_docs"] for weight in spec.weights}
         clips = {re.search(r"clips_per_video=(\d+)", text)[1] for text in documented}
-        assert [views] == ([f"`--num_clips {number} --num_crops 1`" for number in clips] or [""])
+        assert {views} == (clips or {""})
     assert f"`{DEFAULT_MODEL}` (default)" in README
+
+
+def test_every_link_leads_somewhere():
+    """Anchors as GitHub makes them of headings, and files of this repository; pictures too."""
+    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    assert len(links) > 15
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in anchors, link
+        elif not link.startswith("http"):
+            assert (ROOT / link).is_file(), link
+
+
+def test_what_is_folded_opens_again():
+    """Every <details> has a summary and an end, and is none of another's."""
+    marks = re.findall(r"^<(/?details)>$", README, flags=re.MULTILINE)
+    assert marks == ["details", "/details"] * (len(marks) // 2)
+    assert len(marks) == 2 * README.count("\n<summary>") == 2 * README.count("</summary>\n\n")

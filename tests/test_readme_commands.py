@@ -18,6 +18,7 @@ from video_module.data.drawing import draw_dataset
 
 # commands that begin so are not run
 NOT_RUN = {
+    "python3 -m venv": "the shell's environment",
     "pip install": "installs; .ci/run does it",
     "python run_model.py --video_path clip.mp4 --model swin3d_t": "fetches published weights",
     "python split_data.py --input_dir hmdb51_org.rar": "HMDB51 has to be fetched",

@@ -4,7 +4,6 @@ The original project opened each video with OpenCV's defaults, sought every fram
 """
 
 import argparse
-import os
 import tempfile
 import time
 from collections import deque
@@ -14,8 +13,6 @@ from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 import cv2

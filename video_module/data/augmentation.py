@@ -3,12 +3,9 @@
 A module of its own because albumentations imports torch and takes seconds; nothing that serves needs it.
 """
 
-import os
 import zlib
 from collections.abc import Callable
 from typing import Any
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version at import
 
 import albumentations as A
 import cv2

@@ -11,9 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from video_module.background import in_background
 from video_module.data.decoding import iter_frames
@@ -21,9 +20,8 @@ from video_module.data.encoding import open_video
 from video_module.errors import InputError
 from video_module.inference.predictor import VideoPrediction
 from video_module.inference.timeline import UNCERTAIN, Segment, find_segments
+from video_module.lettering import FONTS, load_font, shorten
 
-# DejaVu comes with matplotlib and holds Latin, Greek and Cyrillic; OpenCV's own fonts are ASCII before version 5
-_FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 _PANEL_ALPHA = 0.62
 _BAR_BACK = (90, 90, 90)
 _UNCERTAIN_COLOR = (150, 150, 150)
@@ -43,17 +41,11 @@ def segment_colors(class_names: Sequence[str]) -> dict[str, tuple[int, int, int]
     return {UNCERTAIN: _UNCERTAIN_COLOR, **class_colors(class_names)}
 
 
-@lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(_FONTS / "DejaVuSans.ttf"), size)
-
-
 @lru_cache(maxsize=256)
 def _text_mask(text: str, size: int, max_width: int) -> np.ndarray:
     """Coverage of the drawn text, float32 (H, W, 1) in 0..1, shortened by an ellipsis to fit max_width."""
-    font = _font(size)
-    while font.getlength(text) > max_width and len(text) > 1:
-        text = text.removesuffix("…")[:-1] + "…"
+    font = load_font(size)
+    text = shorten(text, font, max_width)
     ascent, descent = font.getmetrics()
     image = Image.new("L", (max(1, int(np.ceil(font.getlength(text)))), ascent + descent))
     ImageDraw.Draw(image).text((0, 0), text, fill=255, font=font)
@@ -199,7 +191,7 @@ class DisplayWindow:
 
     def __enter__(self) -> "DisplayWindow":
         check_display()
-        os.environ["QT_QPA_FONTDIR"] = str(_FONTS)  # Qt complains that OpenCV's wheel has none
+        os.environ["QT_QPA_FONTDIR"] = str(FONTS)  # Qt complains that OpenCV's wheel has none
         cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         self._is_new = True
         return self

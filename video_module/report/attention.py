@@ -8,7 +8,7 @@ tests/report/test_attention.py shows. The package grad-cam offers this too, but 
 what is twenty lines here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +103,6 @@ def explain_video(
     *,
     target: int,
     batch_size: int = 4,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> VideoHeat:
     """Find the evidence for class `target` in the windows that serving scores, and average it where they overlap.
 
@@ -118,7 +117,6 @@ def explain_video(
         evidence = F.interpolate(evidence[:, None], size=(model.clip.num_frames, *evidence.shape[2:]), mode="trilinear")
         for window, grids, score in zip(waiting, evidence[:, 0].cpu().numpy(), scores[:, target], strict=True):
             windows.append((window.start, window.end, _at_frames(grids, window, model.clip, info.fps), float(score)))
-        on_progress(waiting[-1].end, info.estimated_num_frames)
         waiting.clear()
 
     for window in iter_windows(path, model.clip, clip_step=None, fps=info.fps):
@@ -216,16 +214,8 @@ def attention_frames(heat: VideoHeat, class_names: list[str], *, label: str | No
         yield np.concatenate(parts)
 
 
-def write_attention(
-    path: Path,
-    heat: VideoHeat,
-    class_names: list[str],
-    *,
-    label: str | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
+def write_attention(path: Path, heat: VideoHeat, class_names: list[str], *, label: str | None = None) -> None:
     """Write attention_frames() as an .mp4 of the source's rate and frame count."""
     with open_video(path, fps=heat.fps) as writer:
-        for done, frame in enumerate(attention_frames(heat, class_names, label=label), start=1):
+        for frame in attention_frames(heat, class_names, label=label):
             writer.write(frame)
-            on_progress(done, len(heat.scores))

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from video_module.files import replacing
+from video_module.lettering import load_font, shorten
 from video_module.report.plots import BLUE, ORANGE
 
 _MARGIN, _GAP = 20, 4
@@ -58,12 +57,6 @@ def worst_videos(video_scores: np.ndarray, labels: np.ndarray, *, count: int = 1
     return np.lexsort((label_scores, right))[:count].tolist()
 
 
-@lru_cache(maxsize=4)
-def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"  # comes with matplotlib
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
-
-
 def _write(
     drawing: ImageDraw.ImageDraw,
     place: tuple[float, float],
@@ -75,9 +68,8 @@ def _write(
     bold=False,
 ) -> float:
     """One line, shortened by an ellipsis to `width` pixels; returns where it ends."""
-    font = _font(size, bold)
-    while font.getlength(text) > width and len(text) > 1:
-        text = text.removesuffix("…")[:-1] + "…"
+    font = load_font(size, bold=bold)
+    text = shorten(text, font, width)
     drawing.text(place, text, fill=fill, font=font)
     return place[0] + font.getlength(text)
 
