@@ -1,5 +1,6 @@
 """Videos made on the spot, and a small trained model that several tests share."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -7,11 +8,22 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from video_module.machine import available_cores
+
+# several processes of tests (pytest -n auto) share the cores; to be set before torch is imported
+if num_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // num_processes)))
+
 from video_module.data.drawing import draw_dataset
 from video_module.data.encoding import write_video
 from video_module.inference import latency
 
 LEVEL_STEP = 4  # brightness from one frame to the next: far enough apart to survive the codec
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `-n auto` means: one for each core that may be used, and memory for eight is enough."""
+    return min(available_cores(), 8)
 
 
 def brightness_frames(num_frames: int, *, height: int = 48, width: int = 64) -> Iterator[np.ndarray]:
