@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from video_module.data import decoding
 from video_module.errors import InputError
@@ -21,6 +22,16 @@ def test_rate_count_and_size_are_kept(make_video, tmp_path, fps):
     num_frames, info = decoding.count_frames(tmp_path / "out.mp4")
     assert (num_frames, info.height, info.width) == (33, 120, 160)
     assert info.fps == pytest.approx(fps, abs=0.01)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(160, 480), (176, 528), (480, 480), (640, 640)])
+def test_a_moving_picture_of_a_small_video_is_large_enough_to_be_read(make_video, tmp_path, width, expected):
+    """By a whole number, before letters are drawn."""
+    source = make_video(10, width=width, height=120)
+    overlay.write_annotated(tmp_path / "out.webp", predict(source, 10))
+    with Image.open(tmp_path / "out.webp") as picture:
+        assert picture.size == (expected, 120 * expected // width)
+        assert picture.n_frames == 10
 
 
 def test_label_changes_with_the_segment(make_video):

@@ -26,6 +26,7 @@ _PANEL_ALPHA = 0.62
 _BAR_BACK = (90, 90, 90)
 _UNCERTAIN_COLOR = (150, 150, 150)
 _WINDOW_HEIGHT = 540
+_WEBP_WIDTH = 480  # at least
 _FRAMES_AHEAD = 4  # decoded and drawn while the encoder works
 
 
@@ -120,11 +121,16 @@ def draw_strip(frame: np.ndarray, strip: np.ndarray, *, progress: float) -> None
 
 
 def annotated_frames(
-    prediction: VideoPrediction, segments: list[Segment] | None = None, *, uncertain: str = UNCERTAIN
+    prediction: VideoPrediction,
+    segments: list[Segment] | None = None,
+    *,
+    uncertain: str = UNCERTAIN,
+    min_width: int = 1,
 ) -> Iterator[np.ndarray]:
     """Yield the video's frames, uint8 RGB, with the current segment's label, its score bar and the strip drawn in.
 
-    `segments` are those of find_segments(), its defaults where None; `uncertain` is how that label is written.
+    `segments` are those of find_segments(), its defaults where None; `uncertain` is how that label is written. Frames
+    narrower than `min_width` are enlarged before, by a whole number.
     """
     segments = segments or find_segments(prediction)
     colors = segment_colors(prediction.class_names)
@@ -133,6 +139,8 @@ def annotated_frames(
     for position, frame in enumerate(iter_frames(prediction.path)):
         if position >= segment.end:
             segment = next(remaining, segment)  # a file that is still being written may have grown
+        if (scale := -(-min_width // frame.shape[1])) > 1:
+            frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         if strip is None:
             strip = strip_of(segments, colors, frame.shape[1])
         name = uncertain if segment.label == UNCERTAIN else segment.label
@@ -148,9 +156,9 @@ def write_annotated(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write annotated_frames() as an .mp4. Frame rate, frame count and size are those of the source.
+    """Write annotated_frames() as an .mp4 of the source's frame rate, frame count and size, or as a .webp.
 
-    (Odd sizes grow by one pixel, which H.264 needs.)
+    (Odd sizes grow by one pixel, which H.264 needs. A .webp is for pages and slides: small frames are enlarged.)
     """
     for done in iter_write_annotated(path, prediction, segments):
         on_progress(done, prediction.num_frames)
@@ -163,8 +171,10 @@ def iter_write_annotated(
 
     The file is there once the iterator has ended; closed before, it leaves none.
     """
+    min_width = _WEBP_WIDTH if path.suffix.lower() == ".webp" else 1
     with open_video(path, fps=prediction.fps) as writer:
-        frames = in_background(annotated_frames(prediction, segments, uncertain=uncertain), depth=_FRAMES_AHEAD)
+        frames = annotated_frames(prediction, segments, uncertain=uncertain, min_width=min_width)
+        frames = in_background(frames, depth=_FRAMES_AHEAD)
         for done, frame in enumerate(frames, start=1):
             writer.write(frame)
             yield done
