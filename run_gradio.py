@@ -17,7 +17,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="X.onnx, X.pth or the name of a model with published weights; several: a choice",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network")
-    parser.add_argument("--port", type=cli.positive_int, default=7860, help="port to listen on")
+    parser.add_argument("--port", type=cli.port, default=7860, help="port to listen on")
     parser.add_argument(
         "--share", action=argparse.BooleanOptionalAction, default=False, help="a public link through gradio.live"
     )

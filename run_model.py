@@ -50,7 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         help="one file, a line for each video; run again, it goes on where it stopped. Live: a line for each answer",
     )
-    save.add_argument("--show", action="store_true", help="play the annotated video in a window; q quits")
+    save.add_argument("--show", action="store_true", help="play the annotated video in a window; q ends it")
     live = parser.add_argument_group("live")
     live.add_argument("--realtime", action="store_true", help="play a file at its own speed, as if it were a camera")
     live.add_argument("--stop_after_s", type=cli.positive_float, help="end after so many seconds (default: Ctrl-C)")

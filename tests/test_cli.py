@@ -1,6 +1,8 @@
 """How the scripts take flags and end, wherever they run."""
 
+import argparse
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -32,6 +34,30 @@ def test_names_on_stdin_may_be_any_bytes():
     code = "print([os.fsencode(line.strip()) for line in sys.stdin] == [b'a\\xff.avi', b'b.avi'])"
     result = run(code, stdin=b"a\xff.avi\nb.avi\n", PYTHONIOENCODING="utf-8")
     assert result.stdout.strip() == b"True", result.stderr
+
+
+def test_a_notebooks_streams_are_left_as_they_are(monkeypatch):
+    """They are no files, and have no encoding to set."""
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    cli.run(lambda: print("here"))
+    assert sys.stdout.getvalue() == "here\n"
+
+
+def test_help_shows_each_default_that_says_something():
+    parser = cli.make_parser("x")
+    defaults = {"--count": 0, "--names": ["a"], "--rate": 0.5, "--none": None, "--off": False, "--path": ""}
+    for flag, default in defaults.items():
+        parser.add_argument(flag, default=default, help=f"the {flag[2:]}")
+    text = parser.format_help()
+    assert "the count (default: 0)" in text and "the rate (default: 0.5)" in text
+    assert text.count("(default: ") == 3
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "65536", "http"])
+def test_a_port_is_one(text):
+    assert cli.port("65535") == 65535
+    with pytest.raises((ValueError, argparse.ArgumentTypeError)):
+        cli.port(text)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the shell's pipes")

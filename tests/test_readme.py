@@ -1,20 +1,24 @@
 """What README shows is run as it stands there."""
 
 import ast
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
+import onnx
 import pytest
 from torchvision.models import get_model_weights
 
 from video_module.data.decoding import count_frames, read_frames
 from video_module.data.encoding import write_video
 from video_module.data.sampling import clip_indices, uniform_starts
-from video_module.data.transforms import center_crop, resize_frame
+from video_module.data.transforms import center_view
 from video_module.inference.predictor import load_predictor
 from video_module.models.cost import measure_cost
 from video_module.models.registry import DEFAULT_MODEL, MODELS
@@ -38,7 +42,7 @@ def run(program: str, folder: Path) -> str:
 
 
 def test_a_few_lines_without_this_project_classify_videos(program, exported, drawn_data, tmp_path):
-    assert len([line for line in program.splitlines() if line]) <= 11
+    assert len([line for line in program.splitlines() if line]) <= 13
     assert "video_module" not in program.replace('["video_module"]', "")
     shutil.copy(exported, tmp_path / "model.onnx")
     predictor = load_predictor(exported)
@@ -48,9 +52,44 @@ def test_a_few_lines_without_this_project_classify_videos(program, exported, dra
         num_frames, _ = count_frames(video)
         [start] = uniform_starts(num_frames, clip, 1)
         frames = read_frames(video, clip_indices(start, num_frames, clip))
-        frames = center_crop(np.stack([resize_frame(frame, clip) for frame in frames]), clip)
+        frames = np.stack([center_view(frame, clip) for frame in frames])
         scores = predictor.predict_clips(frames[None])[0]
         assert run(program, tmp_path) == predictor.class_names[scores.argmax()], scores
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "fps"),
+    [
+        ({}, (90, 121), 30),
+        ({"resize": [72, 97], "crop": 64}, (90, 120), 30),
+        ({"target_fps": 12.5}, (90, 120), 30),
+        ({"frame_stride": 1, "target_fps": 60.0}, (121, 90), 25),
+    ],
+)
+def test_they_take_the_frames_that_serving_takes(program, exported, tmp_path, monkeypatch, settings, size, fps):
+    """Of models with another way of resizing, and of files of other rates."""
+    model = onnx.load(exported)
+    [entry] = [entry for entry in model.metadata_props if entry.key == "video_module"]
+    meta = json.loads(entry.value)
+    meta["clip"] |= settings
+    entry.value = json.dumps(meta)
+    onnx.save(model, tmp_path / "model.onnx")
+    rng = np.random.default_rng(0)
+    video = tmp_path / "clip.mp4"
+    blocks = (rng.integers(0, 255, (9, 11, 3)).astype(np.uint8) for _ in range(90))
+    write_video(video, (cv2.resize(block, size[::-1]) for block in blocks), fps=fps)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    clip = load_predictor(tmp_path / "model.onnx").clip
+    num_frames, info = count_frames(video)
+    [start] = uniform_starts(num_frames, clip, 1, fps=info.fps)
+    indices = clip_indices(start, num_frames, clip, fps=info.fps)
+    assert names["wanted"].tolist() == indices.tolist()
+    expected = np.stack([center_view(frame, clip) for frame in read_frames(video, np.unique(indices))])
+    expected = expected[np.unique(indices, return_inverse=True)[1]]
+    difference = np.abs(np.stack(names["frames"]).astype(int) - expected)
+    assert difference.max() <= 3 and difference.mean() < 0.5  # INTER_LINEAR is less exact
 
 
 def test_they_take_videos_of_one_frame(program, exported, tmp_path):

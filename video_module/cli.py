@@ -22,7 +22,8 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        shows_default = action.option_strings and action.default not in (None, False, argparse.SUPPRESS)
+        hidden = any(action.default is value for value in (None, False, "", argparse.SUPPRESS))
+        shows_default = action.option_strings and not hidden
         if shows_default and "default" not in text and not action.required:
             text += " (default: %(default)s)"
         return text
@@ -74,6 +75,14 @@ def natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
+    return value
+
+
+def port(text: str) -> int:
+    """argparse type for a TCP port."""
+    value = int(text)
+    if not 1 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"must be 1 to 65535, got {value}")
     return value
 
 
@@ -142,7 +151,7 @@ def run(main: Callable[[], object]) -> None:
     """Run a script's main(): mistakes end in one line on stderr and exit code 1, Ctrl-C in 130."""
     # a console of few letters shows "?" rather than a traceback; names of files on stdin may be any bytes
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
-        if stream is not None:  # closed by the shell
+        if hasattr(stream, "reconfigure"):  # it may be closed by the shell, or a notebook's
             stream.reconfigure(errors=errors)
     try:
         _run(main)

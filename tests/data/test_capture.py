@@ -152,6 +152,36 @@ def test_who_is_late_misses_frames_and_is_told_how_many(make_video):
     assert [timed.num_dropped for timed in seen] == [0, 19, *[0] * 29]
 
 
+class DamagedCamera:
+    """Five frames of brightness 10 n, of which number 2 does not decode."""
+
+    def __init__(self):
+        self.position = -1
+
+    def isOpened(self) -> bool:
+        return True
+
+    def grab(self) -> bool:
+        self.position += 1
+        return self.position < 5
+
+    def retrieve(self):
+        if self.position == 2:
+            return False, None
+        return True, np.full((4, 4, 3), 10 * self.position, np.uint8)
+
+    def get(self, _) -> float:
+        return 25.0
+
+
+def test_a_frame_that_comes_damaged_is_left_out():
+    timed = list(capture._until_it_stops(DamagedCamera(), begin=0.0))
+    assert [int(frame.frame.max()) for frame in timed] == [0, 10, 30, 40]
+    timed = list(capture.pace(capture._grabs(DamagedCamera()), fps=25, clock=lambda: 0.0, sleep=lambda _: None))
+    assert [int(frame.frame.max()) for frame in timed] == [0, 10, 30, 40]
+    assert [frame.num_dropped for frame in timed] == [0, 0, 1, 0]
+
+
 def test_in_real_time(make_video):
     begin = time.monotonic()
     assert len(list(capture.paced_frames(make_video(26, fps=50)))) > 1

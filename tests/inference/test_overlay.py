@@ -1,3 +1,5 @@
+from importlib.metadata import PackageNotFoundError
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -111,6 +113,19 @@ def test_colours_tell_classes_apart():
         colors = np.array(list(overlay.class_colors([str(n) for n in range(count)]).values()), int)
         apart = np.abs(colors[:, None] - colors[None]).sum(axis=-1)[~np.eye(count, dtype=bool)]
         assert apart.min() > 60
+
+
+@pytest.mark.parametrize("installed", [["opencv-python", "opencv-python-headless"], ["opencv-python-headless"]])
+def test_an_opencv_without_windows_is_said_in_a_line(monkeypatch, installed):
+    def version(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return "5.0"
+
+    monkeypatch.setattr(overlay.cv2, "getBuildInformation", lambda: "  GUI:                           NONE")
+    monkeypatch.setattr(overlay, "version", version)
+    with pytest.raises(InputError, match=r"no windows; run pip install .* opencv-python==5\.0, or use --save_video"):
+        overlay.check_display()
 
 
 def test_no_display_is_said_in_a_line(make_video, monkeypatch):

@@ -145,6 +145,10 @@ def test_names_are_text_and_never_markup(tmp_path):
             {"num_sources": 2, "num_videos": 5, "num_clips": 3, "is_leak": True},
             "Leak: 5 test videos come from 2 sources",
         ),
+        (
+            {"num_sources": 0, "num_videos": 0, "num_clips": 3, "is_leak": True},
+            "Leak: the model was trained on 3 of the test videos themselves",
+        ),
         ({"num_sources": 2, "num_videos": 5, "num_clips": None, "is_leak": False}, "5 test videos come from 2 sources"),
     ],
 )

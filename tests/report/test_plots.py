@@ -186,10 +186,10 @@ def test_a_label_without_videos_differs_from_one_never_predicted_in_grey():
 
 
 def test_a_long_name_keeps_both_ends():
-    assert plots.shorten("sit", 3) == "sit"
-    assert plots.shorten("playing the violin 1", 13) == "playing …in 1"
-    assert len(plots.shorten("x" * 99, 24)) == 24
-    shortened = {plots.shorten(name, 24) for name in CLASS_NAMES["6 long"]}
+    assert plots.abbreviate("sit", 3) == "sit"
+    assert plots.abbreviate("playing the violin 1", 13) == "playing …in 1"
+    assert len(plots.abbreviate("x" * 99, 24)) == 24
+    shortened = {plots.abbreviate(name, 24) for name in CLASS_NAMES["6 long"]}
     assert len(shortened) == 6
 
 

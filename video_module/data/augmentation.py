@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from video_module.config import AUGMENTATIONS, ClipConfig
-from video_module.data.transforms import center_crop, resize_frame
+from video_module.data.transforms import center_view
 
 _FLIP_SHARE = 0.5
 
@@ -46,7 +46,7 @@ class Augmentation:
     def cropper(self, seed: int) -> Callable[[np.ndarray], np.ndarray]:
         """A function from each frame of one clip, (H, W, 3), to (crop, crop, 3)."""
         if self._crop is None:
-            return lambda frame: center_crop(resize_frame(frame, self._clip), self._clip)
+            return lambda frame: center_view(frame, self._clip)
         self._crop.set_random_seed(_seed_of("crop", seed))
         box: list[int] = []
 

@@ -122,14 +122,21 @@ def _until_it_stops(
     fps = _fps(capture)
     for retrieve in _grabs(capture):
         now, frame = clock(), retrieve()
+        if frame is None:
+            continue
         yield TimedFrame(frame=frame, time_s=now - begin, arrival_s=now, fps=fps, after_gap=after_gap)
         after_gap = False
 
 
-def _grabs(capture: cv2.VideoCapture) -> Iterator[Callable[[], np.ndarray]]:
-    """For each frame that comes, a function that gives it."""
+def _grabs(capture: cv2.VideoCapture) -> Iterator[Callable[[], np.ndarray | None]]:
+    """For each frame that comes, a function that gives it, or None where it came damaged."""
+
+    def retrieve() -> np.ndarray | None:
+        decoded, frame = capture.retrieve()
+        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if decoded else None
+
     while capture.isOpened() and capture.grab():
-        yield lambda: cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+        yield retrieve
 
 
 def paced_frames(
@@ -141,13 +148,13 @@ def paced_frames(
 
 
 def pace(
-    frames: Iterator[Callable[[], np.ndarray]],
+    frames: Iterator[Callable[[], np.ndarray | None]],
     *,
     fps: float,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[TimedFrame]:
-    """Give each frame when it is due; one that would come late by more than a frame is left out, and counted."""
+    """Give each frame when it is due; one that came damaged or would be late by more than a frame is left out, and counted."""
     begin, num_dropped = None, 0
     for position, retrieve in enumerate(frames):
         now = clock()
@@ -158,5 +165,8 @@ def pace(
             continue
         if wait_s > 0:
             sleep(wait_s)
-        yield TimedFrame(frame=retrieve(), time_s=position / fps, arrival_s=clock(), fps=fps, num_dropped=num_dropped)
+        if (frame := retrieve()) is None:
+            num_dropped += 1
+            continue
+        yield TimedFrame(frame=frame, time_s=position / fps, arrival_s=clock(), fps=fps, num_dropped=num_dropped)
         num_dropped = 0

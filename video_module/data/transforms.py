@@ -47,6 +47,11 @@ def center_crop(frames: np.ndarray, clip: ClipConfig) -> np.ndarray:
     return frames[..., top : top + clip.crop, left : left + clip.crop, :]
 
 
+def center_view(frame: np.ndarray, clip: ClipConfig) -> np.ndarray:
+    """A frame (H, W, 3) of any size as serving sees it: resized, then its centre, (crop, crop, 3)."""
+    return center_crop(resize_frame(frame, clip), clip)
+
+
 def cut_crops(frames: np.ndarray, clip: ClipConfig, num_crops: int) -> list[np.ndarray]:
     """The crops of resized frames (F, H, W, 3): num_crops views of their memory, (F, crop, crop, 3) each."""
     offsets = crop_offsets(*frames.shape[1:3], clip.crop, num_crops)

@@ -16,7 +16,7 @@ from video_module.inference.predictor import Predictor
 from video_module.inference.timeline import DEFAULT_TIMELINE, UNCERTAIN, Labeller
 
 _RATE_WINDOW_S = 5.0
-_STEPS_A_CLIP = 4  # a new answer each quarter of a clip, unless the network is slower than that
+ANSWERS_A_CLIP = 4  # a new answer each quarter of a clip, unless the network is slower than that
 
 
 class RecentFrames:
@@ -35,8 +35,7 @@ class RecentFrames:
 
     def push(self, frame: np.ndarray, time_s: float) -> None:
         """Take the next frame, uint8 RGB (H, W, 3) of any size; times ascend."""
-        small = transforms.center_crop(transforms.resize_frame(frame, self.clip), self.clip)
-        self._frames.append((time_s, small))
+        self._frames.append((time_s, transforms.center_view(frame, self.clip)))
         while len(self._frames) > 1 and self._frames[1][0] <= time_s - self.span_s + self._slack_s:
             self._frames.popleft()  # the one after it is old enough to begin the clip
 
@@ -247,5 +246,5 @@ class LiveSession:
     def _step_s(self, fps: float) -> float:
         """Seconds from one answer's moment to the next, a little less than a whole number of frames."""
         if self._clip_step is None:
-            return self._recent.span_s / _STEPS_A_CLIP
+            return self._recent.span_s / ANSWERS_A_CLIP
         return (self._clip_step - 1e-3) / (self._predictor.clip.target_fps or fps)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import cv2
@@ -221,6 +221,14 @@ class DisplayWindow:
         return key != ord("q") and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
 
 
+def _opencv_version() -> str:
+    """Of the installed wheel, either of which may be alone."""
+    try:
+        return version("opencv-python")
+    except PackageNotFoundError:
+        return version("opencv-python-headless")
+
+
 def check_display() -> None:
     """Raise InputError where no window can be opened.
 
@@ -228,10 +236,9 @@ def check_display() -> None:
     """
     gui = next((line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")), "")
     if gui.split()[-1:] == ["NONE"]:
-        wheel = f"opencv-python=={version('opencv-python')}"
         raise InputError(
-            f"--show: this OpenCV has no windows; run pip install --force-reinstall --no-deps {wheel}, or use "
-            "--save_video"
+            f"--show: this OpenCV has no windows; run pip install --force-reinstall --no-deps "
+            f"opencv-python=={_opencv_version()}, or use --save_video"
         )
     trial = subprocess.run([sys.executable, "-c", "import cv2; cv2.namedWindow('trial')"], capture_output=True)
     if trial.returncode != 0:

@@ -14,7 +14,7 @@ from video_module.data.decoding import VideoError, count_frames, read_frames
 from video_module.data.drawing import ACTIONS, draw_frames, make_scene
 from video_module.data.labels import find_videos
 from video_module.data.sampling import clip_indices, uniform_starts
-from video_module.data.transforms import center_crop, resize_frame
+from video_module.data.transforms import center_view
 from video_module.errors import InputError
 from video_module.scores import ScoreClips
 
@@ -99,8 +99,8 @@ def load_clips(
 
 def _drawn_clip(action: str, number: int, clip: ClipConfig) -> np.ndarray:
     frames = draw_frames(action, make_scene(0, number), num_frames=clip.span, rng=np.random.default_rng(number))
-    resized = np.stack([resize_frame(frame, clip) for frame in frames])
-    return center_crop(resized[clip_indices(0, clip.span, clip, fps=clip.target_fps)], clip)
+    views = np.stack([center_view(frame, clip) for frame in frames])
+    return views[clip_indices(0, clip.span, clip, fps=clip.target_fps)]
 
 
 def _evenly_spaced(path: Path, clip: ClipConfig, count: int) -> list[np.ndarray]:
@@ -111,7 +111,7 @@ def _evenly_spaced(path: Path, clip: ClipConfig, count: int) -> list[np.ndarray]
     starts = sorted(set(uniform_starts(num_frames, clip, count, fps=info.fps)))
     indices = [clip_indices(start, num_frames, clip, fps=info.fps) for start in starts]
     wanted, positions = np.unique(np.stack(indices), return_inverse=True)
-    frames = read_frames(path, wanted, per_frame=lambda frame: center_crop(resize_frame(frame, clip), clip))
+    frames = read_frames(path, wanted, per_frame=lambda frame: center_view(frame, clip))
     return list(frames[positions.reshape(len(indices), clip.num_frames)])
 
 

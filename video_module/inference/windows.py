@@ -41,7 +41,7 @@ class WindowCutter:
 
     def push(self, frame: np.ndarray) -> WindowClip | None:
         """Take the next frame, uint8 RGB (H, W, 3) of any size; the window that it completes, if it does."""
-        self._recent.append(transforms.center_crop(transforms.resize_frame(frame, self.clip), self.clip))
+        self._recent.append(transforms.center_view(frame, self.clip))
         self.num_frames += 1
         if self.num_frames < self._next + self.span:
             return None

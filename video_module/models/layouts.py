@@ -159,7 +159,7 @@ def _convert(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], layout: L
     return converted
 
 
-def shorten(keys: Collection[str], among: Collection[str]) -> str:
+def outline(keys: Collection[str], among: Collection[str]) -> str:
     """Names of tensors in a line; where all of a module's are meant, its name stands for them: `layer4.*`."""
     keys, texts = set(keys), {}
     for key in among:

@@ -178,11 +178,11 @@ def _load_backbone(model: Recognizer, weights: dict[str, Tensor], *, origin: str
         if len(misfits) == len(needed):
             raise InputError(
                 f"{origin}: does not fit {model.name}: none of its {len(own)} tensors is there; the file holds "
-                f"{layouts.shorten(names_in_file, names_in_file)}"
+                f"{layouts.outline(names_in_file, names_in_file)}"
             )
         missing = [key for key in misfits if key not in weights]
         resized = [f"{key} {_size(weights[key])} for {_size(own[key])}" for key in misfits if key in weights]
-        parts = [f"missing {layouts.shorten(missing, own)}"] * bool(missing)
+        parts = [f"missing {layouts.outline(missing, own)}"] * bool(missing)
         parts += [f"of another shape {', '.join(resized)}"] * bool(resized)
         raise InputError(
             f"{origin}: does not fit {model.name}: {len(misfits)} of its {len(own)} tensors are missing or of another "
@@ -191,7 +191,7 @@ def _load_backbone(model: Recognizer, weights: dict[str, Tensor], *, origin: str
     if layout is not layouts.LAYOUTS[0]:
         print(f"{origin}: read as {layout.name}")
     if surplus := [key for key in weights if key not in own]:
-        print(f"{origin}: {len(surplus)} tensors are not used: {layouts.shorten(surplus, weights)}")
+        print(f"{origin}: {len(surplus)} tensors are not used: {layouts.outline(surplus, weights)}")
     if any(key.startswith(head) and key not in fits for key in own):
         print(f"{origin}: the last layer starts anew for {own[head + 'weight'].shape[0]} classes")
     model.backbone.load_state_dict({**own, **{key: weights[key] for key in fits}})

@@ -209,12 +209,15 @@ def _header(figures: dict[str, Any], class_names: Sequence[str]) -> str:
 def _warnings(figures: dict[str, Any]) -> str:
     overlap = figures["train_overlap"]
     notes = [figures["interval_note"]] if figures["interval_note"] else []
-    if overlap and overlap["num_videos"]:
+    if overlap and (overlap["num_videos"] or overlap["num_clips"]):
         note = (
             f"{overlap['num_videos']} test videos come from {overlap['num_sources']} sources that the model trained on"
+            if overlap["num_videos"]
+            else ""
         )
         if overlap["num_clips"]:
-            note += f"; it was trained on {overlap['num_clips']} of them themselves"
+            note += "; " if note else ""
+            note += f"the model was trained on {overlap['num_clips']} of the test videos themselves"
         notes.append(f"leak: {note}, so these figures flatter the model" if overlap["is_leak"] else note)
     return "".join(f"<p class=warn>{escape(note[0].upper() + note[1:])}.</p>" for note in notes)
 

@@ -45,7 +45,7 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def shorten(text: str, length: int) -> str:
+def abbreviate(text: str, length: int) -> str:
     """Leave out the middle of a long text: names that begin alike often end apart."""
     tail = (length - 1) // 3
     return text if len(text) <= length else f"{text[: length - 1 - tail]}…{text[-tail:]}"
@@ -122,7 +122,7 @@ def draw_label_distribution(distribution: dict[str, Any]) -> Figure:
             axes.tick_params(axis="y", length=0)
             axes.set_xticks([])
             axes.spines["bottom"].set_visible(False)
-        panels[0].set_yticks(np.arange(len(order)), [shorten(names[index], 28) for index in order], fontsize=7.5)
+        panels[0].set_yticks(np.arange(len(order)), [abbreviate(names[index], 28) for index in order], fontsize=7.5)
         panels[0].set_ylim(-0.6, len(order) - 0.4)
         for subfigure in below:
             _plot_tags(subfigure, tags)
@@ -219,7 +219,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str
     num_classes = len(class_names)
     order = confusion_order(matrix)
     matrix = matrix[np.ix_(order, order)]
-    names = [shorten(class_names[index], 24) for index in order]
+    names = [abbreviate(class_names[index], 24) for index in order]
     support = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, support, out=np.full(matrix.shape, np.nan), where=support > 0)
     small, large = num_classes <= 20, num_classes > 100
@@ -300,7 +300,7 @@ def plot_per_class(per_class: dict[str, dict[str, Any]], *, mean: float) -> Figu
             label="precision: of what is called so, right",
         )
         axes.axvline(mean, color=ORANGE, linewidth=1.2, linestyle="--", label=f"mean recall {mean:.3f}")
-        axes.set_yticks(positions, [shorten(name, 28) for name, _ in rows], fontsize=8 if len(rows) <= 20 else 7)
+        axes.set_yticks(positions, [abbreviate(name, 28) for name, _ in rows], fontsize=8 if len(rows) <= 20 else 7)
         for y, (_, row) in enumerate(rows):
             axes.text(1.025, y, f"{row['support']}", va="center", fontsize=6.5, color=INK)
         axes.text(1.025, len(rows) - 0.35, "videos", va="bottom", fontsize=6.5, color=INK)
@@ -431,7 +431,7 @@ def plot_timeline(
                     fontsize=7,
                     **place,
                 )
-        axes.set_yticks(range(len(names)), [shorten(name, 12 if width < 5 else 24) for name in names])
+        axes.set_yticks(range(len(names)), [abbreviate(name, 12 if width < 5 else 24) for name in names])
         axes.tick_params(axis="y", length=0)
         axes.set(xlim=(0, duration_s), ylim=(len(names) - 0.5, -0.5), title=title, xlabel=xlabel)
         axes.set_title(f"▮ {ylabel}, 0–100%", loc="right", fontsize=8, fontweight="normal")

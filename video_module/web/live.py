@@ -10,7 +10,7 @@ import numpy as np
 
 from video_module.config import TimelineConfig
 from video_module.data.decoding import DEFAULT_FPS, VideoError, VideoInfo, iter_frames
-from video_module.inference.live import LiveLabeller, RecentFrames
+from video_module.inference.live import ANSWERS_A_CLIP, LiveLabeller, RecentFrames
 from video_module.inference.overlay import draw_label, segment_colors
 from video_module.inference.predictor import Predictor
 from video_module.inference.timeline import UNCERTAIN
@@ -19,7 +19,6 @@ from video_module.web.limits import Limits, Refused, check_length
 
 _MAX_HEIGHT = 480  # of the pictures sent
 _MAX_RATE = 12  # pictures a second: more would only fill the line
-_ANSWERS_A_CLIP = 4  # from a camera, unless the network is slower than that
 _GAP_S = 1.0  # without frames of a camera: what follows does not continue what was
 
 Moment = tuple[np.ndarray, str | None, float]
@@ -82,7 +81,7 @@ class CameraWatch:
         self._recent = RecentFrames(predictor.clip, fps=DEFAULT_FPS)
         span_s = self._recent.span_s or self._recent.step_s
         self._labeller = LiveLabeller(predictor.class_names, config, smooth_s=span_s)
-        self._step_s = span_s / _ANSWERS_A_CLIP
+        self._step_s = span_s / ANSWERS_A_CLIP
         self._last_s = self._due_s = -np.inf
         self._answer: tuple[float, Future] | None = None
         self._label: str | None = None
