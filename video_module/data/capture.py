@@ -154,7 +154,7 @@ def pace(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[TimedFrame]:
-    """Give each frame when it is due; one that came damaged or would be late by more than a frame is left out, and counted."""
+    """Give each frame when it is due; one that is damaged, or late by more than a frame, is left out and counted."""
     begin, num_dropped = None, 0
     for position, retrieve in enumerate(frames):
         now = clock()
