@@ -15,18 +15,18 @@ from PIL import Image
 from video_module.files import write_text
 from video_module.report import plots
 from video_module.report.contact_sheet import Strip
-from video_module.report.results import describe_views
+from video_module.report.results import FIGURES, WINDOW_FIGURES, describe_views
 
-_FIGURES = (
-    ("video_top1", "Video top-1", "videos whose best class is the label"),
-    ("video_top5", "Video top-5", "videos whose label is among the five best classes"),
-    ("clip_top1", "Clip top-1", "single views, before they are averaged over the video"),
-    ("mean_class_accuracy", "Mean class accuracy", "every class counts the same, however many videos it has"),
-    ("window_mean_class_accuracy", "The same of windows", "every window by itself, as the original project counted"),
-    ("macro_f1", "Macro F1", "mean over classes of the harmonic mean of precision and recall"),
-    ("log_loss", "Log-loss", "mean of −log p(label), in nats; lower is better"),
-    ("ece", "Calibration error", "mean gap between confidence and accuracy (ECE); lower is better"),
-)
+_ABOUT = {
+    "video_top1": "videos whose best class is the label",
+    "video_top5": "videos whose label is among the five best classes",
+    "clip_top1": "single views, before they are averaged over the video",
+    "mean_class_accuracy": "every class counts the same, however many videos it has",
+    "window_mean_class_accuracy": "every window by itself, as the original project counted",
+    "macro_f1": "mean over classes of the harmonic mean of precision and recall",
+    "log_loss": "mean of −log p(label), in nats; lower is better",
+    "ece": "mean gap between confidence and accuracy; lower is better",
+}
 _PER_CLASS = ("recall", "precision", "f1")
 _MANY_CLASSES = 20  # from here on a phone scrolls the matrix rather than shrinking it
 
@@ -224,16 +224,17 @@ def _warnings(figures: dict[str, Any]) -> str:
 
 def _figures_table(figures: dict[str, Any], num_classes: int) -> str:
     rows = []
-    for key, name, about in _FIGURES:
+    for key, about in _ABOUT.items():
         if key not in figures:  # of windows, where others were scored
             continue
+        name = (FIGURES | WINDOW_FIGURES)[key]
         value, bounds = figures[key], figures["intervals"].get(key)
         guess = 1 / num_classes if key in ("video_top1", "clip_top1", "mean_class_accuracy") else None
         if key == "log_loss":
             about += f" (guessing: {math.log(num_classes):.3f})"
         line = "" if key == "log_loss" else _range(value, bounds, guess=guess)
         rows.append(
-            f"<tr><td class=name>{name}</td><td class=n><b>{value:.3f}</b></td><td class=n>{_interval(bounds)}</td>"
+            f"<tr><td class=name>{name[0].upper() + name[1:]}</td><td class=n><b>{value:.3f}</b></td><td class=n>{_interval(bounds)}</td>"
             f'<td style="width:22%">{line}</td><td class="about faint">{about}</td></tr>'
         )
     head = ("<th>figure</th>", "<th class=n>value</th>", "<th class=n>95 % interval</th>", "<th>0 … 1</th>")

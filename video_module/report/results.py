@@ -26,6 +26,8 @@ FIGURES = {
     "ece": "calibration error (ECE)",
 }
 """What X_results.json always holds, and how it is called."""
+WINDOW_FIGURES = {"window_mean_class_accuracy": "mean class accuracy per window"}
+"""What it holds besides where windows were scored, as the original project did."""
 
 _PREDICTION_COLUMNS = ["video", "label", "prediction", "score", "source"]  # then one for each class
 _NUM_SHOWN = 5
@@ -36,7 +38,7 @@ def format_figures(figures: dict[str, Any]) -> str:
     titles = dict(FIGURES)
     if "window_top1" in figures:
         titles["clip_top1"] = "clip top-1 (per window, as the original counted)"
-        titles["window_mean_class_accuracy"] = "mean class accuracy per window"
+        titles |= WINDOW_FIGURES
     width = max(map(len, titles.values()))
     lines = [
         f"  {title:{width}}  {figures[key]:.4f}{_format_interval(figures['intervals'].get(key))}"
