@@ -234,7 +234,8 @@ def _figures_table(figures: dict[str, Any], num_classes: int) -> str:
             about += f" (guessing: {math.log(num_classes):.3f})"
         line = "" if key == "log_loss" else _range(value, bounds, guess=guess)
         rows.append(
-            f"<tr><td class=name>{name[0].upper() + name[1:]}</td><td class=n><b>{value:.3f}</b></td><td class=n>{_interval(bounds)}</td>"
+            f"<tr><td class=name>{name[0].upper() + name[1:]}</td><td class=n><b>{value:.3f}</b></td>"
+            f"<td class=n>{_interval(bounds)}</td>"
             f'<td style="width:22%">{line}</td><td class="about faint">{about}</td></tr>'
         )
     head = ("<th>figure</th>", "<th class=n>value</th>", "<th class=n>95 % interval</th>", "<th>0 … 1</th>")
