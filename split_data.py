@@ -187,6 +187,9 @@ def audit(args: argparse.Namespace, groups: dict[str, str] | None, source_of) ->
             f"or val under the same class, {random_split['test_share_any_class']:.1%} under any "
             f"(mean of {random_split['num_draws']} draws, fractions {random_split['fractions']})"
         )
+    elif "random_split" in found:
+        print("a random split cannot be judged: no class has two videos that decode, or --test_fraction is 0")
+    if "random_split" in found:
         show_near(found["near_identical"])
     if args.save_to:
         write_json(args.save_to, found)

@@ -257,6 +257,18 @@ def test_rerun_replaces_an_earlier_split_and_nothing_else(drawn_clips, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mine"]
 
 
+def test_a_split_goes_where_a_link_leads(drawn_clips, tmp_path):
+    (tmp_path / "disk").mkdir()
+    link(tmp_path / "data", tmp_path / "disk")
+    for seed in ("1", "2"):
+        split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data"), "--seed", seed])
+        assert (tmp_path / "data").is_symlink()
+        assert json.loads((tmp_path / "disk" / "split.json").read_text())["seed"] == int(seed)
+    shutil.rmtree(tmp_path / "disk")
+    with pytest.raises(InputError, match=r"data: a link to .*disk, which is not there"):
+        split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data")])
+
+
 def test_what_systems_leave_does_not_make_a_folder_anothers(drawn_clips, tmp_path):
     """The Finder writes .DS_Store into each folder that it shows."""
     out = tmp_path / "data"

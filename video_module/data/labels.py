@@ -99,8 +99,9 @@ def find_others(class_dir: Path) -> list[Path]:
     Raises InputError if a class would go missing in silence, since its folder holds such files alone, or could never
     be trained, since obj.names cannot hold its name.
     """
+    folders = _class_folders(class_dir)
     others = [path for path in class_dir.iterdir() if path.is_file() and path.name != OBJ_NAMES]
-    for folder in _class_folders(class_dir):
+    for folder in folders:
         if _lines(f"{folder.name}\n") != [folder.name] or folder.name.startswith("\ufeff"):
             raise InputError(
                 f"{str(folder)!r}: a class's name has no spaces at its ends and no line breaks; rename the folder"

@@ -22,6 +22,7 @@ from video_module.data.audit import SharedSources, shared_sources
 from video_module.data.decoding import VideoError, count_frames
 from video_module.data.labels import OBJ_NAMES, SPLITS, find_videos, has_entries, is_system_file, write_class_names
 from video_module.errors import InputError
+from video_module.files import check_output as check_writable
 from video_module.files import lies_in, read_text, replacing, write_json
 
 SPLIT_JSON = "split.json"
@@ -335,8 +336,9 @@ def _finish(
 
 def check_output(input_dir: Path, output_dir: Path) -> None:
     """Raise InputError unless a split of `input_dir` may be written to `output_dir`: nothing of others is replaced."""
-    if output_dir.exists() and not output_dir.is_dir():
-        raise InputError(f"{output_dir}: is a file, not a folder")
+    if output_dir.is_symlink() and not output_dir.exists():
+        raise InputError(f"{output_dir}: a link to {output_dir.readlink()}, which is not there")
+    check_writable(output_dir, folder=True)
     if lies_in(output_dir, input_dir) or lies_in(input_dir, output_dir):
         raise InputError(f"{output_dir}: {input_dir} and the output must lie apart; choose another --output_dir")
     found = output_dir.iterdir() if output_dir.is_dir() else ()
