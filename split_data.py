@@ -185,7 +185,8 @@ def audit(args: argparse.Namespace, groups: dict[str, str] | None, source_of) ->
             f"{random_split['num_videos']} videos of {random_split['num_sources']} sources; split at random, video by "
             f"video, {random_split['test_share_within_class']:.1%} of the test videos would have their source in train "
             f"or val under the same class, {random_split['test_share_any_class']:.1%} under any "
-            f"(mean of {random_split['num_draws']} draws, fractions {random_split['fractions']})"
+            f"(mean of {random_split['num_draws']} draws, fractions {random_split['fractions']}, of each class at "
+            "least one test video)"
         )
     elif "random_split" in found:
         print("a random split cannot be judged: no class has two videos that decode, or --test_fraction is 0")

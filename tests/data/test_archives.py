@@ -286,6 +286,18 @@ def test_an_inner_archive_whose_place_is_taken_is_not_lost(tmp_path, members, pl
     assert not (tmp_path / "set").exists()
 
 
+def test_the_place_of_an_inner_archive_is_taken_in_any_letters(tmp_path, monkeypatch):
+    inner = write_zip(tmp_path / "inner.zip", {"a.avi": b"1"}).read_bytes()
+    archive = write_zip(tmp_path / "set.zip", {"Run.zip": inner, "run/b.avi": b"2"})
+    exists = Path.exists
+    with monkeypatch.context() as patch:  # a disk that knows a folder by any letters
+        patch.setattr(Path, "exists", lambda path: exists(path) or exists(path.with_name(path.name.swapcase())))
+        with pytest.raises(InputError, match=r"'Run\.zip' in it would be unpacked to the place of 'run'"):
+            unpacked(archive)
+    if not (tmp_path / "SET.PARTIAL").exists():
+        assert content_of(unpacked(archive)) == {"Run/a.avi": b"1", "run/b.avi": b"2"}
+
+
 def test_a_full_disk_is_told_before(tmp_path, monkeypatch):
     archive = write_zip(tmp_path / "x.zip", {"wave/1.avi": bytes(10_000)})
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 9_999})())

@@ -78,7 +78,9 @@ def test_names_that_obj_names_cannot_hold_are_refused(tmp_path, name):
         pytest.skip("this system changes the name")
     labels.write_class_names(tmp_path / "obj.names", [name])
     assert labels.read_class_names(tmp_path / "obj.names") != [name]
-    with pytest.raises(InputError, match="a class's name has no spaces at its ends and no line breaks; rename"):
+    with pytest.raises(
+        InputError, match=r"class folder .*: a class's name has no spaces at its ends and no line breaks; rename"
+    ):
         labels.find_others(tmp_path / "in")
 
 

@@ -104,7 +104,8 @@ def find_others(class_dir: Path) -> list[Path]:
     for folder in folders:
         if _lines(f"{folder.name}\n") != [folder.name] or folder.name.startswith("\ufeff"):
             raise InputError(
-                f"{str(folder)!r}: a class's name has no spaces at its ends and no line breaks; rename the folder"
+                f"{class_dir}: class folder {folder.name!r}: a class's name has no spaces at its ends and no line "
+                "breaks; rename the folder"
             )
         below = (path for path in folder.rglob("*") if path.is_file() and not is_system_file(path))
         files = [path for path in below if not any(part[0] == "." for part in path.relative_to(folder).parts)]
