@@ -54,9 +54,10 @@ def main(argv: list[str] | None = None) -> None:
     from video_module.files import check_output, write_json
     from video_module.report.plots import plot_label_distribution
 
-    if args.examples:
-        check_output(args.examples)
-
+    written = [args.save_to, args.save_to.with_suffix(".png")]
+    for path in (*written, args.examples, args.class_weights):
+        if path:
+            check_output(path)
     clip = ClipConfig(num_frames=args.clip_len, frame_stride=args.frame_stride, target_fps=args.target_fps)
     distribution, rejected = label_distribution(
         args.data_dir, clip=clip, clip_step=args.clip_step, num_workers=args.num_workers
@@ -64,7 +65,6 @@ def main(argv: list[str] | None = None) -> None:
     for item in rejected:
         print(f"not counted: {item.path}: {item.reason}")
     report(distribution)
-    written = [args.save_to, args.save_to.with_suffix(".png")]
     write_json(args.save_to, distribution)
     plot_label_distribution(written[1], distribution)
     if args.examples:

@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--splits_dir", type=Path, help="folder of the official split files, or an archive of them")
     parser.add_argument(
-        "--fold", choices=FOLDS, default="1", help="of an official protocol; all: <output_dir>/fold1..3"
+        "--fold", choices=FOLDS, help="of an official protocol; all: <output_dir>/fold1..3 (default: 1)"
     )
     parser.add_argument(
         "--val_fraction",
@@ -69,12 +69,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--groups and --group_regex exclude each other")
     if args.protocol != "grouped" and args.splits_dir is None:
         parser.error(f"--protocol {args.protocol} needs --splits_dir")
+    if args.protocol == "grouped" and not args.audit:
+        for flag, value in (("--splits_dir", args.splits_dir), ("--fold", args.fold)):
+            if value is not None:
+                parser.error(f"{flag} goes with --protocol hmdb51 or ucf101; the default is grouped, by source")
+    args.fold = args.fold or "1"
     return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    from video_module.data import archives, splits
+    from video_module.data import archives, labels, splits
 
     groups = splits.read_groups(args.groups) if args.groups else None
     source_of = splits.regex_source(args.group_regex) if args.group_regex else splits.name_source
@@ -85,11 +90,14 @@ def main(argv: list[str] | None = None) -> None:
     if splits_dir is not None and archives.is_archive(splits_dir):
         splits_dir = archives.folder_holding(archives.unpacked(splits_dir), "*_test_split?.txt", "trainlist*.txt")
     input_dir = archives.class_folder(args.input_dir)
-    splits.check_output(input_dir, args.output_dir if args.fold != "all" else args.output_dir / "fold1")
     folds = [1, 2, 3] if args.fold == "all" else [int(args.fold)]
+    output_dirs = [args.output_dir / f"fold{fold}" if args.fold == "all" else args.output_dir for fold in folds]
+    for output_dir in output_dirs:
+        splits.check_output(input_dir, output_dir)
     official = {}
     if args.protocol != "grouped":
         official = {fold: splits.read_official(args.protocol, splits_dir, fold) for fold in folds}
+    show_others(labels.find_others(input_dir), input_dir)
     videos, rejected, num_unused = splits.scan(
         input_dir,
         groups=groups,
@@ -102,13 +110,11 @@ def main(argv: list[str] | None = None) -> None:
     if num_unused:
         print(f"left out {num_unused} videos that the official files do not name or use")
 
-    written = []
-    for fold in folds:
+    for fold, output_dir in zip(folds, output_dirs, strict=True):
         if args.protocol == "grouped":
             split = splits.split_grouped(
                 videos, rejected, val_fraction=args.val_fraction, test_fraction=args.test_fraction, seed=args.seed
             )
-            output_dir = args.output_dir
         else:
             split = splits.split_official(
                 videos,
@@ -119,15 +125,19 @@ def main(argv: list[str] | None = None) -> None:
                 val_fraction=args.val_fraction,
                 seed=args.seed,
             )
-            output_dir = args.output_dir / f"fold{fold}" if args.fold == "all" else args.output_dir
         num_copied = splits.write_split(split, input_dir, output_dir, link=args.link)
         report(split, num_copied)
-        written.append(output_dir)
-        if args.protocol == "grouped":
-            break
     cli.show_written(
-        [folder / name for folder in written for name in ("train", "val", "test", "obj.names", "split.json")]
+        [folder / name for folder in output_dirs for name in ("train", "val", "test", "obj.names", "split.json")]
     )
+
+
+def show_others(paths: list[Path], input_dir: Path, *, most: int = 5) -> None:
+    """Say which files are no part of the split, the first of many."""
+    if paths:
+        names = ", ".join(path.relative_to(input_dir).as_posix() for path in paths[:most])
+        more = ", …" if len(paths) > most else ""
+        print(f"passed over {len(paths)} files that are no videos by their names, or in no class folder: {names}{more}")
 
 
 def report(split, num_copied: int) -> None:
@@ -175,8 +185,12 @@ def audit(args: argparse.Namespace, groups: dict[str, str] | None, source_of) ->
             f"{random_split['num_videos']} videos of {random_split['num_sources']} sources; split at random, video by "
             f"video, {random_split['test_share_within_class']:.1%} of the test videos would have their source in train "
             f"or val under the same class, {random_split['test_share_any_class']:.1%} under any "
-            f"(mean of {random_split['num_draws']} draws, fractions {random_split['fractions']})"
+            f"(mean of {random_split['num_draws']} draws, fractions {random_split['fractions']}, of each class at "
+            "least one test video)"
         )
+    elif "random_split" in found:
+        print("a random split cannot be judged: no class has two videos that decode, or --test_fraction is 0")
+    if "random_split" in found:
         show_near(found["near_identical"])
     if args.save_to:
         write_json(args.save_to, found)

@@ -36,6 +36,50 @@ def test_a_folder_replaces_a_folder(tmp_path):
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["new"]
 
 
+def test_a_link_to_a_folder_stays_one(tmp_path):
+    """It may lead to another disk, chosen for its room."""
+    (tmp_path / "disk" / "data").mkdir(parents=True)
+    (tmp_path / "disk" / "data" / "old").touch()
+    link(tmp_path / "data", tmp_path / "disk" / "data")
+    with files.replacing(tmp_path / "data") as partial:
+        assert partial.parent == (tmp_path / "disk").resolve()
+        partial.mkdir()
+        (partial / "new").touch()
+    assert (tmp_path / "data").is_symlink()
+    assert [p.name for p in (tmp_path / "disk" / "data").iterdir()] == ["new"]
+    assert [p.name for p in (tmp_path / "disk").iterdir()] == ["data"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "disk"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a path has 260 letters at most there")
+@pytest.mark.parametrize("name", ["字" * 80 + ".json", "a" * 255, "a." + "b" * 253, "a" * 226 + ".pth"])
+def test_the_longest_names_can_be_written(tmp_path, name):
+    for text in ("1", "2"):
+        with files.replacing(tmp_path / name) as partial:
+            partial.write_text(text)
+    assert (tmp_path / name).read_text() == "2"
+    with pytest.raises(ZeroDivisionError), files.replacing(tmp_path / "folder" / name) as partial:
+        partial.mkdir()
+        1 / 0  # noqa: B018
+    for _ in range(2):
+        with files.replacing(tmp_path / "folder" / name) as partial:
+            partial.mkdir()
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == [name]
+    if name.endswith((".json", ".pth")):
+        assert partial.suffix == Path(name).suffix  # the format is chosen by it
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there files of killed runs are told apart by being open")
+def test_what_a_killed_save_of_a_long_name_left_goes(tmp_path):
+    path = tmp_path / ("字" * 80 + ".pth")
+    with files.replacing(path) as partial:
+        partial.touch()
+    left = tmp_path / partial.name.replace(str(os.getpid()), str(2**30))  # of a process that is not there
+    left.touch()
+    files.remove_partial(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_an_interruption_while_the_old_folder_goes_leaves_the_new_one(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "old").touch()

@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 from video_module import machine
 from video_module.errors import InputError
 
+_MOST_BYTES = 230  # of a name: systems allow 255, and what is unfinished has a longer one
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # between attempts to move a file that another program has open on Windows
 
 
@@ -23,12 +25,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     The suffix stays, since matplotlib, PyAV and others choose the format by it. Works for a file or a folder; an old
     folder is moved aside first, so that at every moment the old or the new one is whole. It is removed with all that is
-    in it: callers make sure that it is theirs.
+    in it: callers make sure that it is theirs. A link to a folder stays, and what it leads to is replaced.
     """
-    path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow links)
+    path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow links to files)
+    if path.is_dir():
+        path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
-    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    stem, suffix = _short_name(path)
+    partial = path.with_name(f".{stem}.partial-{os.getpid()}{suffix}")
+    old = path.with_name(f".{stem}{suffix}.old-{os.getpid()}")
     try:
         yield partial
         if partial.is_dir() and path.is_dir():
@@ -47,6 +52,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
             else:
                 with suppress(PermissionError):  # Windows keeps what is still open; the error that led here counts
                     leftover.unlink(missing_ok=True)
+
+
+def _short_name(path: Path) -> tuple[str, str]:
+    """The stem and suffix of `path`, a hash for the stem where they would leave no room for more."""
+    if len(os.fsencode(path.name)) <= _MOST_BYTES:
+        return path.stem, path.suffix
+    stem = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return stem, path.suffix if len(path.suffix) < 16 else ""  # else a sentence's end, and no format's name
 
 
 def move(source: Path, target: Path) -> None:
@@ -70,8 +83,9 @@ def move(source: Path, target: Path) -> None:
 
 def remove_partial(path: Path) -> None:
     """Remove what processes that are gone left of `path` when they were killed within replacing()."""
-    for leftover in path.absolute().parent.glob(f".{glob.escape(path.stem)}.partial-*{glob.escape(path.suffix)}"):
-        number = leftover.name.removesuffix(path.suffix).rpartition("-")[2]
+    stem, suffix = _short_name(path)
+    for leftover in path.absolute().parent.glob(f".{glob.escape(stem)}.partial-*{glob.escape(suffix)}"):
+        number = leftover.name.removesuffix(suffix).rpartition("-")[2]
         if number.isdecimal() and leftover.is_file() and not _is_running(int(number)):
             with suppress(PermissionError):  # Windows: some process writes to it
                 leftover.unlink(missing_ok=True)

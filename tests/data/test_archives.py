@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -52,7 +53,8 @@ def write_zip(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def write_tar(path: Path, files: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as archive:
+    compression = {".gz": "gz", ".tgz": "gz", ".bz2": "bz2", ".xz": "xz"}.get(path.suffix, "")
+    with tarfile.open(path, f"w:{compression}") as archive:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -211,6 +213,89 @@ def test_damaged_archives(tmp_path, suffix, content):
     with pytest.raises(InputError, match=r"x\.\S+: damaged, or not what its name says"):
         unpacked(archive)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar.bz2", ".tar.xz"])
+@pytest.mark.parametrize("place", [0.5, 1.0])
+def test_flipped_bytes_in_a_compressed_tar_are_told_before_a_file_is_written(tmp_path, suffix, place):
+    """In the midst of the files, and in the checksum behind them, which tarfile by itself does not read."""
+    archive = write_tar(tmp_path / f"x{suffix}", {f"wave/{number}.avi": os.urandom(50_000) for number in range(4)})
+    content = bytearray(archive.read_bytes())
+    content[min(int(len(content) * place), len(content) - 5)] ^= 1
+    archive.write_bytes(bytes(content))
+    for _ in range(2):  # nor does a second run take it for whole
+        with pytest.raises(
+            InputError, match=r"x\.tar\.\S+: damaged, or not what its name says \(.+\); download it again"
+        ):
+            unpacked(archive)
+    assert not list(tmp_path.rglob("*.avi"))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("suffix", [".rar", ".tar"])
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path, suffix):
+    """All that follows it would be missing without a word."""
+    archive = WRITERS[suffix](tmp_path / f"x{suffix}", {f"wave/{number}.avi": b"1" * 2000 for number in range(4)})
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"wave/2.avi")] ^= 1
+    archive.write_bytes(bytes(content))
+    with pytest.raises(InputError, match=r"x\.\w+: damaged"):
+        unpacked(archive)
+
+
+def test_the_disks_errors_are_not_the_archives(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archives.shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        unpacked(write_tar(tmp_path / "x.tar.gz", {"wave/1.avi": b"1"}))
+
+
+def test_a_zip_of_a_method_that_python_has_not(tmp_path):
+    """Deflate64, as Windows packs files above 2 GB."""
+    archive = write_zip(tmp_path / "x.zip", {"wave/1.avi": b"1" * 99})
+    content = bytearray(archive.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        content[content.index(signature) + offset] = 9
+    archive.write_bytes(bytes(content))
+    with pytest.raises(
+        InputError, match=r"x\.zip: its members are packed in a way that Python cannot read \(.+\); unpack it with"
+    ):
+        unpacked(archive)
+
+
+@pytest.mark.parametrize(
+    ("members", "place"),
+    [
+        ({"run.zip": {"a.avi": b"1"}, "run/b.avi": b"2"}, "run"),
+        ({"x.zip": {"a.avi": b"1"}, "x.rar": {"b.avi": b"2"}}, "x.zip"),
+    ],
+)
+def test_an_inner_archive_whose_place_is_taken_is_not_lost(tmp_path, members, place):
+    """What stands there would be taken for what an earlier run made of it."""
+    content = {}
+    for name, inner in members.items():
+        content[f"in/{name}"] = inner
+        if isinstance(inner, dict):
+            content[f"in/{name}"] = WRITERS[Path(name).suffix](
+                tmp_path / f"inner{Path(name).suffix}", inner
+            ).read_bytes()
+    with pytest.raises(InputError, match=rf"would be unpacked to the place of 'in/{place}'; unpack it by yourself"):
+        unpacked(write_zip(tmp_path / "set.zip", content))
+    assert not (tmp_path / "set").exists()
+
+
+def test_the_place_of_an_inner_archive_is_taken_in_any_letters(tmp_path, monkeypatch):
+    inner = write_zip(tmp_path / "inner.zip", {"a.avi": b"1"}).read_bytes()
+    archive = write_zip(tmp_path / "set.zip", {"Run.zip": inner, "run/b.avi": b"2"})
+    exists = Path.exists
+    with monkeypatch.context() as patch:  # a disk that knows a folder by any letters
+        patch.setattr(Path, "exists", lambda path: exists(path) or exists(path.with_name(path.name.swapcase())))
+        with pytest.raises(InputError, match=r"'Run\.zip' in it would be unpacked to the place of 'run'"):
+            unpacked(archive)
+    if not (tmp_path / "SET.PARTIAL").exists():
+        assert content_of(unpacked(archive)) == {"Run/a.avi": b"1", "run/b.avi": b"2"}
 
 
 def test_a_full_disk_is_told_before(tmp_path, monkeypatch):

@@ -102,6 +102,16 @@ def test_weights_balance_the_classes():
         distribution.class_weights({"a": 3, "b": 0})
 
 
+@pytest.mark.parametrize("flag", ["--save_to", "--examples", "--class_weights"])
+def test_outputs_are_checked_before_videos_are_read(drawn_data, tmp_path, monkeypatch, flag):
+    monkeypatch.setattr(distribution, "label_distribution", lambda *_, **__: pytest.fail("hours of decoding"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.png").mkdir()
+    name = "x.json" if flag == "--save_to" else "x.png"  # the PNG beside it
+    with pytest.raises(InputError, match=r"x\.png: a folder stands there"):
+        calc_label_distribution.main(["--data_dir", str(drawn_data), flag, name])
+
+
 def test_weights_from_one_script_to_the_other(drawn_data, tmp_path):
     weights, flags = tmp_path / "weights.json", ["--data_dir", str(drawn_data), "--save_to", str(tmp_path / "d.json")]
     calc_label_distribution.main([*flags, "--class_weights", str(weights)])

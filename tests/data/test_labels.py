@@ -20,7 +20,7 @@ def test_bad_class_names(tmp_path, text, message):
 
 
 def test_finds_videos_of_all_suffixes_in_order_and_nothing_else(tmp_path):
-    names = ["B.AVI", "a.mp4", "c.webm", "-d.mov", "sub/e.mkv", "f.mpg", "g.m4v"]
+    names = ["B.AVI", "a.mp4", "c.webm", "-d.mov", "sub/e.mkv", "f.mpg", "g.m4v", "h.WMV", "i.flv", "j.ts", "k.3gp"]
     for name in [*names, "notes.txt", "._a.mp4"]:
         path = tmp_path / "wave" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +46,50 @@ def test_bad_folders(tmp_path):
     (tmp_path / "wave").mkdir()
     with pytest.raises(InputError, match="no video in its 1 folders"):
         labels.find_videos(tmp_path)
+
+
+def make_files(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini", "._x.avi")
+
+
+def test_what_is_passed_over_is_known(tmp_path):
+    make_files(tmp_path, "wave/a.avi", "wave/a.txt", "wave/deep/b.rm", "loose.avi", "obj.names", ".cache/x", "sit/y.ts")
+    make_files(tmp_path, *SYSTEM_FILES, *(f"wave/{name}" for name in SYSTEM_FILES), "empty/.ipynb_checkpoints/z.txt")
+    found = [path.relative_to(tmp_path).as_posix() for path in labels.find_others(tmp_path)]
+    assert found == ["loose.avi", "wave/a.txt", "wave/deep/b.rm"]
+
+
+def test_a_class_of_files_that_are_no_videos_is_refused(tmp_path):
+    make_files(tmp_path, "sit/a.avi", "wave/b.rm", "wave/a.rm", *(f"empty/{name}" for name in SYSTEM_FILES))
+    with pytest.raises(InputError, match=r"wave: holds no video, but a\.rm and such; videos end in \.avi, \.mp4"):
+        labels.find_others(tmp_path)
+
+
+@pytest.mark.parametrize("name", [" wave", "wave ", "wa\u2028ve", "wa\x85ve", "wa\x0bve", "\ufeffwave"])
+def test_names_that_obj_names_cannot_hold_are_refused(tmp_path, name):
+    """They would be split, and could then not be trained."""
+    (tmp_path / "in" / name).mkdir(parents=True)
+    if name not in (path.name for path in (tmp_path / "in").iterdir()):
+        pytest.skip("this system changes the name")
+    labels.write_class_names(tmp_path / "obj.names", [name])
+    assert labels.read_class_names(tmp_path / "obj.names") != [name]
+    with pytest.raises(
+        InputError, match=r"class folder .*: a class's name has no spaces at its ends and no line breaks; rename"
+    ):
+        labels.find_others(tmp_path / "in")
+
+
+def test_hidden_files_fill_no_folder(tmp_path):
+    assert not labels.has_entries(tmp_path)
+    make_files(tmp_path, ".gitkeep", *SYSTEM_FILES)
+    assert not labels.has_entries(tmp_path)
+    make_files(tmp_path, "wave/a.avi")
+    assert labels.has_entries(tmp_path)
 
 
 def test_a_stray_obj_names_is_not_ours(drawn_clips, tmp_path):

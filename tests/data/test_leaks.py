@@ -141,6 +141,33 @@ def test_random_split_leak():
     assert across["test_share_any_class"] == pytest.approx(0.9, abs=0.05)
 
 
+@pytest.mark.parametrize("test_fraction", [0.1, 0.99])
+def test_random_split_leak_of_small_classes(test_fraction):
+    """A tenth of few is none: one tests all the same, and one does not."""
+    found = random_split_leak(records({"a": ["x"] * 4, "b": ["y"] * 2, "c": ["x"]}), test_fraction=test_fraction)
+    assert found["test_share_within_class"] == found["test_share_any_class"] == 1
+    apart = random_split_leak(records({"a": ["x", "y", "z"]}), test_fraction=test_fraction)
+    assert apart["test_share_any_class"] == 0
+
+
+@pytest.mark.parametrize(
+    ("sources", "test_fraction"), [({"a": ["x"], "b": ["x"]}, 0.1), ({}, 0.1), ({"a": ["x"] * 20}, 0)]
+)
+def test_random_split_leak_of_which_nothing_can_be_said(sources, test_fraction):
+    assert random_split_leak(records(sources), test_fraction=test_fraction) is None
+
+
+def test_audit_of_a_folder_of_broken_files(tmp_path, capsys):
+    for label in ("sit", "wave"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        (tmp_path / "in" / label / "a.avi").write_text("no video")
+    split_data.main(["--audit", str(tmp_path / "in"), "--save_to", str(tmp_path / "audit.json")])
+    out = capsys.readouterr().out
+    assert "a random split cannot be judged: no class has two videos that decode" in out
+    assert "near identical    0 pairs" in out
+    assert json.loads((tmp_path / "audit.json").read_text())["random_split"] is None
+
+
 @pytest.mark.parametrize(
     "flags",
     [["--audit", "a", "b", "c"], ["--input_dir", "a", "--audit", "b"], [], ["--input_dir", "a", "--save_to", "x"]],

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import LEVEL_STEP, frame_numbers
 from video_module.config import ClipConfig, TrainConfig
 from video_module.data.dataset import EvaluationViews, TrainingClips, Views
-from video_module.data.decoding import count_frames, iter_frames, read_frames, read_info
+from video_module.data.decoding import VIDEO_SUFFIXES, count_frames, iter_frames, read_frames, read_info
 from video_module.data.splits import VideoRecord, probe_video
 
 NUM_FRAMES = 30
@@ -29,12 +29,15 @@ def write(
     times: Iterable[int] | None = None,
     sample_aspect_ratio: Fraction | None = None,
     audio: bool = False,
+    container_format: str | None = None,
 ) -> Path:
     """Frame n has brightness LEVEL_STEP * n; `times` are presentation times in 1/25 s, `size` is (width, height)."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", format=container_format) as container:
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         stream.codec_context.time_base = Fraction(1, 25)
+        if codec not in ("libx264", "ffv1"):
+            stream.bit_rate = 4_000_000  # else grey levels that near are one
         if pix_fmt == "gray":  # reformat() makes 0..255 of it, where H.264 means 16..235 unless told
             stream.codec_context.color_range = 2
         if sample_aspect_ratio:
@@ -83,6 +86,39 @@ def test_variable_frame_rate(tmp_path, suffix):
     """Gaps of one to four ticks: the frames there are, each once, none invented to fill a gap."""
     gaps = [1 + number % 4 for number in range(NUM_FRAMES)]
     check(write(tmp_path / f"vfr{suffix}", times=np.cumsum(gaps).tolist()), fps=None)
+
+
+CONTAINERS = {  # suffix: the format by FFmpeg's name, and a codec that it is met with
+    ".avi": ("avi", "mpeg4"),
+    ".divx": ("avi", "mpeg4"),
+    ".mp4": ("mp4", "libx264"),
+    ".m4v": ("mp4", "libx264"),
+    ".mov": ("mov", "mpeg4"),
+    ".mkv": ("matroska", "libx264"),
+    ".webm": ("webm", "libvpx"),
+    ".ogv": ("ogg", "libvpx"),
+    ".mpg": ("mpeg", "mpeg1video"),
+    ".mpeg": ("mpeg", "mpeg2video"),
+    ".mpe": ("mpeg", "mpeg1video"),
+    ".m2v": ("mpeg2video", "mpeg2video"),
+    ".vob": ("vob", "mpeg2video"),
+    ".ts": ("mpegts", "libx264"),
+    ".mts": ("mpegts", "libx264"),
+    ".m2ts": ("mpegts", "mpeg2video"),
+    ".wmv": ("asf", "wmv2"),
+    ".asf": ("asf", "wmv2"),
+    ".flv": ("flv", "flv"),
+    ".f4v": ("f4v", "libx264"),
+    ".3gp": ("3gp", "mpeg4"),
+    ".3g2": ("3g2", "mpeg4"),
+    ".mxf": ("mxf", "mpeg2video"),
+}
+
+
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+def test_each_container_that_counts_as_a_video(tmp_path, suffix):
+    container_format, codec = CONTAINERS[suffix]
+    check(write(tmp_path / f"x{suffix}", codec=codec, container_format=container_format))
 
 
 def test_one_frame(tmp_path):

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -138,6 +139,21 @@ def test_official_split_keeps_its_test_side_and_carves_val_by_source():
     assert split.leaks == split.shared.sources_within_class
 
 
+def test_notes_say_why_a_side_lacks_classes():
+    """Validation is carved out of the official train side: what it lacks is no matter of the fold."""
+    videos = [
+        VideoRecord(path=f"{label}/{number}.avi", label=label, source=f"{label}{number}", num_frames=9, fps=25)
+        for label, count in (("a", 9), ("b", 1))
+        for number in range(count)
+    ]
+    listed = {(v.label, Path(v.path).name): "test" if v.path == "a/0.avi" else "train" for v in videos}
+    split = splits.split_official(videos, [], listed, protocol="hmdb51", fold=1, val_fraction=0.2, seed=0)
+    assert split.notes == [
+        "val has no video of 1 classes (too few sources): b",
+        "test has no video of 1 classes (none in the fold): b",
+    ]
+
+
 def test_official_split_tells_what_is_missing():
     videos = fake_videos(40, ("a", "b"))
     split = splits.split_official(videos[3:], [], official(videos), protocol="ucf101", fold=2, val_fraction=0.2, seed=0)
@@ -239,6 +255,72 @@ def test_rerun_replaces_an_earlier_split_and_nothing_else(drawn_clips, tmp_path)
     with pytest.raises(InputError, match="must lie apart"):
         split_data.main(["--input_dir", str(out / "train"), "--output_dir", str(out)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mine"]
+
+
+def test_a_split_goes_where_a_link_leads(drawn_clips, tmp_path):
+    (tmp_path / "disk").mkdir()
+    link(tmp_path / "data", tmp_path / "disk")
+    for seed in ("1", "2"):
+        split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data"), "--seed", seed])
+        assert (tmp_path / "data").is_symlink()
+        assert json.loads((tmp_path / "disk" / "split.json").read_text())["seed"] == int(seed)
+    shutil.rmtree(tmp_path / "disk")
+    with pytest.raises(InputError, match=r"data: a link to .*disk, which is not there"):
+        split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data")])
+
+
+def test_what_systems_leave_does_not_make_a_folder_anothers(drawn_clips, tmp_path):
+    """The Finder writes .DS_Store into each folder that it shows."""
+    out = tmp_path / "data"
+    arguments = ["--input_dir", str(drawn_clips), "--output_dir", str(out)]
+    for _ in range(2):
+        out.mkdir(exist_ok=True)
+        (out / ".DS_Store").touch()
+        (out / "Thumbs.db").touch()
+        split_data.main(arguments)
+    (out / ".git").mkdir()  # hidden too, but a user's
+    with pytest.raises(InputError, match=r"holds \.git beside an earlier split"):
+        split_data.main(arguments)
+
+
+def test_an_empty_side_may_hold_what_systems_leave(tmp_path):
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / ".DS_Store").touch()
+    assert splits.load_videos(tmp_path / "val", num_workers=1, allow_none=True) == []
+
+
+@pytest.mark.parametrize("flags", [["--splits_dir", "nowhere"], ["--fold", "2"], ["--fold", "1"]])
+def test_flags_of_the_official_protocols_are_not_ignored(flags, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        split_data.main(["--input_dir", "videos", *flags])
+    assert f"error: {flags[0]} goes with --protocol hmdb51 or ucf101" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fold", [1, 2, 3])
+def test_all_that_will_be_written_is_checked_before_a_video_is_read(drawn_clips, tmp_path, monkeypatch, fold):
+    monkeypatch.setattr(splits, "scan", lambda *_, **__: pytest.fail("hours of probing"))
+    monkeypatch.setattr(splits, "read_official", lambda *_: {})
+    (tmp_path / "data" / f"fold{fold}").mkdir(parents=True)
+    (tmp_path / "data" / f"fold{fold}" / "thesis.txt").touch()
+    with pytest.raises(InputError, match=rf"fold{fold}: not empty, and not written by split_data\.py"):
+        split_data.main(
+            ["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data")]
+            + ["--protocol", "hmdb51", "--splits_dir", str(tmp_path), "--fold", "all"]
+        )
+
+
+def test_files_that_are_passed_over_are_named(drawn_clips, tmp_path, capsys):
+    shutil.copytree(drawn_clips, tmp_path / "in")
+    for number in range(7):
+        (tmp_path / "in" / "wave" / f"note{number}.txt").touch()
+    split_data.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "data")])
+    line = next(line for line in capsys.readouterr().out.splitlines() if "passed over" in line)
+    assert line.startswith("passed over 7 files")
+    assert line.endswith("wave/note3.txt, wave/note4.txt, …")
+    (tmp_path / "in" / "jig").mkdir()
+    (tmp_path / "in" / "jig" / "a.rm").touch()
+    with pytest.raises(InputError, match=r"jig: holds no video, but a\.rm"):
+        split_data.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "data")])
 
 
 def test_output_inside_the_input_is_refused(drawn_clips, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Data sets as they are downloaded: .rar, .zip and .tar files, archives of archives too, unpacked beside themselves."""
 
 import json
+import lzma
 import re
 import shutil
 import tarfile
@@ -9,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO
 
 from tqdm import tqdm
@@ -22,6 +23,8 @@ _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".tx
 ARCHIVE_SUFFIXES = (".rar", ".zip", *_TAR_SUFFIXES)
 _MARKER = ".unpacked.json"  # in a finished folder: which file it came from
 _PARTIAL = ".partial"  # ends the name of what is not finished
+# what the libraries raise; gzip and bz2 an OSError without a number, and damaged names are not UTF-8
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, UnicodeDecodeError)
 # signs that Windows has in no name, ends that it drops, and devices; a colon would even hide a file within another
 _NO_NAME_ON_WINDOWS = re.compile(
     r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com[1-9]|lpt[1-9]) *(\.|$)', flags=re.IGNORECASE
@@ -37,7 +40,18 @@ class Member:
     open: Callable[[], IO[bytes]]
 
 
-def is_archive(path: Path) -> bool:
+class _TarHeader(tarfile.TarInfo):
+    """A header that tells of its damage: tarfile takes one after the first for the end, and what follows is lost."""
+
+    @classmethod
+    def fromtarfile(cls, file: tarfile.TarFile) -> "_TarHeader":
+        try:
+            return super().fromtarfile(file)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(str(error)) from None
+
+
+def is_archive(path: PurePath) -> bool:
     return path.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
@@ -46,7 +60,8 @@ def unpacked(path: Path) -> Path:
 
     What was begun goes on where it stopped, and what is finished is not done again. Archives inside the archive
     (HMDB51 comes as a .rar of 51 .rar) become folders of their names. Raises InputError, naming the file, if it is
-    damaged, encrypted, changed since, too large for the disk, or holds a member that would land outside its folder.
+    damaged, encrypted, changed since, too large for the disk, or holds a member that would land outside its folder, or
+    in the place of another.
     """
     if path.is_dir() or not is_archive(path):
         return path
@@ -85,7 +100,7 @@ def _unpack_inner(inner: Path) -> None:
     """Put a folder in the place of an archive; the archive goes last, so that an interruption costs only time."""
     folder = inner.with_name(_stem(inner.name))
     partial = folder.with_name(folder.name + _PARTIAL)
-    if folder.is_dir():  # an earlier run stopped just before its last step
+    if folder.is_dir():  # an earlier run stopped just before its last step: _check_names() saw that no other made it
         inner.unlink()
         return
     partial.mkdir(exist_ok=True)
@@ -114,9 +129,10 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _check_names(archive: Path, members: list[Member], folder: Path) -> None:
-    """Raise InputError, before any is written, if this system cannot give the members their names."""
-    seen: dict[str, PurePosixPath] = {}
+    """Raise InputError, before any is written, if the members cannot have their names here, each its own."""
     ignores_case = folder.with_name(folder.name.swapcase()).exists()
+    _check_stems(archive, [member.path for member in members], ignores_case=ignores_case)
+    seen: dict[str, PurePosixPath] = {}
     for path in (member.path for member in members):
         if machine.ON_WINDOWS and any(_NO_NAME_ON_WINDOWS.search(part) for part in path.parts):
             raise InputError(f"{archive}: its member {str(path)!r} has a name that Windows cannot give a file")
@@ -126,6 +142,22 @@ def _check_names(archive: Path, members: list[Member], folder: Path) -> None:
                     f"{archive}: {str(other)!r} and {str(name)!r} in it would be one on this disk, which does not tell "
                     "upper from lower case"
                 )
+
+
+def _check_stems(archive: Path, paths: list[PurePosixPath], *, ignores_case: bool) -> None:
+    """Raise InputError if an inner archive would be unpacked to where another member stands, or is unpacked to.
+
+    A folder that is there could then not be told from what an earlier run made of the archive.
+    """
+    fold = str.casefold if ignores_case else str
+    places = {fold(str(place)): place for path in paths for place in (path, *path.parents)}
+    for inner in filter(is_archive, paths):
+        place = fold(str(inner.with_name(_stem(inner.name))))
+        if (other := places.setdefault(place, inner)) != inner:
+            raise InputError(
+                f"{archive}: {str(inner)!r} in it would be unpacked to the place of {str(other)!r}; unpack it by "
+                "yourself, and give the folder"
+            )
 
 
 def _is_there(target: Path, size: int) -> bool:
@@ -161,7 +193,14 @@ def _opened(archive: Path) -> Iterator[list[Member]]:
             f"{archive}: unpacking .rar needs one of the programs unrar, unar, 7z or bsdtar in PATH; on Debian and "
             "Ubuntu: apt-get install unar"
         ) from None
-    except (rarfile.Error, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+    except NotImplementedError as error:
+        raise InputError(
+            f"{archive}: its members are packed in a way that Python cannot read ({error}); unpack it with another "
+            "program, and give the folder"
+        ) from None
+    except (*_DAMAGE, rarfile.Error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not the archive's
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         # bsdtar, and 7z as Debian ships it, stop in the midst of some .rar that unrar and unar read
         hint = ", or install unar" if isinstance(error, rarfile.Error) else ""
@@ -172,7 +211,7 @@ def _opened(archive: Path) -> Iterator[list[Member]]:
 def _rar_members(archive: Path) -> Iterator[list[Member]]:
     import rarfile
 
-    with rarfile.RarFile(archive) as rar:
+    with rarfile.RarFile(archive, errors="strict") as rar:  # else a damaged header is taken for the end
         if rar.needs_password():
             raise InputError(f"{archive}: is encrypted; unpack it with its password, and give the folder")
         members = []
@@ -198,9 +237,13 @@ def _zip_members(archive: Path) -> Iterator[list[Member]]:
 
 @contextmanager
 def _tar_members(archive: Path) -> Iterator[list[Member]]:
-    with tarfile.open(archive) as file:
+    with tarfile.open(archive, tarinfo=_TarHeader) as file:
         members = []
-        for info in file.getmembers():
+        infos = file.getmembers()
+        # Behind a compressed tar's end stands the checksum of all of it: what is wrong is told before any is written
+        while file.fileobj.read(1 << 20):
+            pass
+        for info in infos:
             _refuse_links(archive, info.name, not info.isfile() and not info.isdir())
             if info.isdir() and info.name in (".", "./"):
                 continue

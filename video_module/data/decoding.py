@@ -20,7 +20,12 @@ from video_module.errors import InputError
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_FATAL)  # VideoError tells of files that cannot be opened
 
-VIDEO_SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".m4v")
+# fmt: off
+VIDEO_SUFFIXES = (
+    ".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".m4v", ".mpeg", ".mpe", ".m2v", ".vob", ".ts", ".mts", ".m2ts",
+    ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".divx", ".mxf",
+)
+# fmt: on
 _SUFFIXES_WITH_COUNT = (".avi", ".mp4", ".mov", ".m4v")  # of others OpenCV's count is duration times rate: a guess
 _MEASURED_PIXELS = 2**30  # a minute and a half of 640x480
 DEFAULT_FPS = 25.0  # where a container states no usable rate

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from video_module.data.decoding import is_video
+from video_module.data.decoding import VIDEO_SUFFIXES, is_video
 from video_module.errors import InputError
 from video_module.files import read_text, write_text
 
 OBJ_NAMES = "obj.names"
 SPLITS = ("train", "val", "test")
+_SYSTEM_FILES = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 
 
 def write_class_names(path: Path, class_names: Sequence[str]) -> None:
@@ -19,12 +20,16 @@ def write_class_names(path: Path, class_names: Sequence[str]) -> None:
 
 def read_class_names(path: Path) -> list[str]:
     """Read an obj.names file. Raises InputError if it is missing, empty or names a class twice."""
-    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    names = _lines(read_text(path))
     if not names:
         raise InputError(f"{path}: no class is named in it")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{path}: class {twice[0]!r} is named twice")
     return names
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def find_class_names(data_dir: Path) -> list[str]:
@@ -51,17 +56,31 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
+def is_system_file(path: Path) -> bool:
+    """Whether macOS or Windows leave such a file, by its name, in folders that they show; it is never a user's."""
+    return path.name.lower() in _SYSTEM_FILES or path.name.startswith("._")
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".") or is_system_file(path)
+
+
+def _class_folders(class_dir: Path) -> list[Path]:
+    """The class folders of `class_dir`, sorted. Raises InputError if there is none."""
+    if not class_dir.is_dir():
+        raise InputError(f"{class_dir}: no such folder")
+    folders = [folder for folder in class_dir.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    if not folders:
+        raise InputError(f"{class_dir}: no class folders in it; expected one folder of videos for each class")
+    return sorted(folders, key=lambda folder: folder.name)  # Windows would order paths without regard to case
+
+
 def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
     """All videos below the class folders of `class_dir`: [(label, path)], sorted by label and path within the class.
 
     Raises InputError if there is no folder, no class folder, or no video.
     """
-    if not class_dir.is_dir():
-        raise InputError(f"{class_dir}: no such folder")
-    classes = [folder for folder in class_dir.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    classes.sort(key=lambda folder: folder.name)  # Windows would order paths without regard to case
-    if not classes:
-        raise InputError(f"{class_dir}: no class folders in it; expected one folder of videos for each class")
+    classes = _class_folders(class_dir)
     videos = []
     for folder in classes:
         found = [path for path in folder.rglob("*") if is_video(path) and path.is_file()]
@@ -72,6 +91,31 @@ def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
     if not videos:
         raise InputError(f"{class_dir}: no video in its {len(classes)} folders")
     return videos
+
+
+def find_others(class_dir: Path) -> list[Path]:
+    """The files of a folder of classes that find_videos() passes over, sorted; hidden and systems' ones apart.
+
+    Raises InputError if a class would go missing in silence, since its folder holds such files alone, or could never
+    be trained, since obj.names cannot hold its name.
+    """
+    folders = _class_folders(class_dir)
+    others = [path for path in class_dir.iterdir() if path.is_file() and path.name != OBJ_NAMES]
+    for folder in folders:
+        if _lines(f"{folder.name}\n") != [folder.name] or folder.name.startswith("\ufeff"):
+            raise InputError(
+                f"{class_dir}: class folder {folder.name!r}: a class's name has no spaces at its ends and no line "
+                "breaks; rename the folder"
+            )
+        below = (path for path in folder.rglob("*") if path.is_file() and not is_system_file(path))
+        files = [path for path in below if not any(part[0] == "." for part in path.relative_to(folder).parts)]
+        found = [path for path in files if not is_video(path)]
+        if found and len(found) == len(files):
+            raise InputError(
+                f"{folder}: holds no video, but {min(found).name} and such; videos end in {', '.join(VIDEO_SUFFIXES)}"
+            )
+        others += found
+    return sorted(path for path in others if not _is_hidden(path))
 
 
 def check_class_folders(class_dir: Path) -> None:
@@ -85,8 +129,8 @@ def check_class_folders(class_dir: Path) -> None:
 
 
 def has_entries(folder: Path) -> bool:
-    """Whether a folder is there and not empty."""
-    return folder.is_dir() and any(folder.iterdir())
+    """Whether a folder is there and not empty; hidden files and systems' do not count."""
+    return folder.is_dir() and not all(map(_is_hidden, folder.iterdir()))
 
 
 def is_split_tree(data_dir: Path) -> bool:

@@ -1,5 +1,6 @@
 """What two sides of an experiment share: by source, by file name, and by what the videos show. Nothing is changed."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -120,11 +121,15 @@ def pairs_within(side: Side, bits: np.ndarray) -> list[dict[str, Any]]:
 
 def random_split_leak(
     videos: Sequence[VideoRecord], *, val_fraction: float = 0.2, test_fraction: float = 0.1
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """What a split of each class's videos at random, video by video, would leak: the mean over a hundred such splits.
 
-    Returns the share of test videos whose source is in train or val under the same class, and under any class.
+    Returns the share of test videos whose source is in train or val under the same class, and under any class. Of a
+    class of two or more at least one tests, and not all; None where no class has two, or `test_fraction` is 0.
     """
+    most = max(Counter(video.label for video in videos).values(), default=0)
+    if most < 2 or test_fraction == 0:
+        return None
     labels = np.array([video.label for video in videos])
     _, sources = np.unique([video.source for video in videos], return_inverse=True)
     _, pairs = np.unique([f"{video.label}/{video.source}" for video in videos], return_inverse=True)
@@ -134,7 +139,8 @@ def random_split_leak(
         is_test = np.zeros(len(videos), bool)
         for label in np.unique(labels):
             members = rng.permutation(np.flatnonzero(labels == label))
-            is_test[members[: round(test_fraction * len(members))]] = True
+            num_test = min(max(1, round(test_fraction * len(members))), len(members) - 1)
+            is_test[members[:num_test]] = True
         within.append(np.isin(pairs[is_test], pairs[~is_test]).mean())
         anywhere.append(np.isin(sources[is_test], sources[~is_test]).mean())
     return {

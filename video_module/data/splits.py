@@ -20,8 +20,9 @@ from video_module.config import LINKS
 from video_module.data import hmdb51, ucf101
 from video_module.data.audit import SharedSources, shared_sources
 from video_module.data.decoding import VideoError, count_frames
-from video_module.data.labels import OBJ_NAMES, SPLITS, find_videos, has_entries, write_class_names
+from video_module.data.labels import OBJ_NAMES, SPLITS, find_videos, has_entries, is_system_file, write_class_names
 from video_module.errors import InputError
+from video_module.files import check_output as check_writable
 from video_module.files import lies_in, read_text, replacing, write_json
 
 SPLIT_JSON = "split.json"
@@ -314,7 +315,8 @@ def _finish(
             if split == "train":
                 raise InputError(f"class {lacking[0]!r} has no video left to train on")
             if fractions.get(split, 1):
-                few = "too few sources" if protocol == "grouped" else "none in the fold"
+                # val is carved out by source, whoever made the fold
+                few = "none in the fold" if protocol in _OFFICIAL and split == "test" else "too few sources"
                 notes.append(f"{split} has no video of {len(lacking)} classes ({few}): {', '.join(lacking[:5])}")
     sides = [
         [(video.label, video.source) for video in videos if (video.split == "test") == is_test]
@@ -334,11 +336,13 @@ def _finish(
 
 def check_output(input_dir: Path, output_dir: Path) -> None:
     """Raise InputError unless a split of `input_dir` may be written to `output_dir`: nothing of others is replaced."""
-    if output_dir.exists() and not output_dir.is_dir():
-        raise InputError(f"{output_dir}: is a file, not a folder")
+    if output_dir.is_symlink() and not output_dir.exists():
+        raise InputError(f"{output_dir}: a link to {output_dir.readlink()}, which is not there")
+    check_writable(output_dir, folder=True)
     if lies_in(output_dir, input_dir) or lies_in(input_dir, output_dir):
         raise InputError(f"{output_dir}: {input_dir} and the output must lie apart; choose another --output_dir")
-    entries = {entry.name for entry in output_dir.iterdir()} if output_dir.is_dir() else set()
+    found = output_dir.iterdir() if output_dir.is_dir() else ()
+    entries = {entry.name for entry in found if not is_system_file(entry)}
     if entries and SPLIT_JSON not in entries:
         raise InputError(f"{output_dir}: not empty, and not written by split_data.py; choose another folder")
     if others := sorted(entries - {*SPLITS, OBJ_NAMES, SPLIT_JSON}):
