@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from video_module.data.decoding import DEFAULT_FPS, VideoError, iter_positions, read_info
+from video_module.data.decoding import DEFAULT_FPS, VideoError, is_rate, iter_positions, read_info
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _OPEN_TIMEOUT_MS = 10_000
@@ -109,7 +109,7 @@ def stream_frames(
 
 def _fps(capture: cv2.VideoCapture) -> float:
     claimed = capture.get(cv2.CAP_PROP_FPS)
-    return float(claimed) if 1 <= claimed <= 1000 else DEFAULT_FPS
+    return float(claimed) if is_rate(claimed) else DEFAULT_FPS
 
 
 def _until_it_stops(

@@ -72,7 +72,8 @@ def _open(path: str | Path) -> cv2.VideoCapture:
     return capture
 
 
-def _is_rate(fps: float) -> bool:
+def is_rate(fps: float) -> bool:
+    """Whether frames/s, as a file or a stream claims them, can be true."""
     return 0.1 <= fps <= 1000
 
 
@@ -83,7 +84,7 @@ def _info(capture: cv2.VideoCapture, path: str | Path) -> VideoInfo:
     return VideoInfo(
         width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
         height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-        fps=float(fps) if _is_rate(fps) else DEFAULT_FPS,
+        fps=float(fps) if is_rate(fps) else DEFAULT_FPS,
         header_num_frames=count if Path(path).suffix.lower() in _SUFFIXES_WITH_COUNT else 0,
         estimated_num_frames=count,
     )
@@ -112,7 +113,7 @@ def _measure(capture: cv2.VideoCapture, info: VideoInfo) -> VideoInfo:
     fps = (len(times_s) - 1) / span_s if span_s > 0 else info.fps
     return dataclasses.replace(
         info,
-        fps=fps if _is_rate(fps) else info.fps,
+        fps=fps if is_rate(fps) else info.fps,
         estimated_num_frames=len(times_s) if len(times_s) < most else 0,
     )
 
