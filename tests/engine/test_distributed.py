@@ -7,20 +7,26 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 import test_model
 import train_model
 from tests.engine.test_recovery import FLAGS, assert_same_run
+from tests.engine.test_training import small_config
 from tests.inference.test_predictor import read_scores
 from video_module.engine.checkpoint import load_checkpoint
 from video_module.engine.distributed import Group, join_group, own_device
+from video_module.engine.training import Trainer
 from video_module.errors import InputError
 from video_module.inference.predictor import load_predictor
+from video_module.models.recognizer import build_model
+from video_module.models.registry import get_spec
 
 ROOT = Path(__file__).parents[2]
 ends_by_signal = pytest.mark.skipif(sys.platform == "win32", reason="processes there are not ended by signals")
@@ -157,6 +163,30 @@ def test_batch_norms_of_several_processes_are_validated_as_they_are_kept(drawn_d
     names = sorted(folder.name for folder in val_dir.iterdir())
     losses = [-np.log(values[names.index(Path(video).parent.name)]) for video, values in scores.items()]
     assert logged == pytest.approx(np.mean(losses), rel=2e-5)  # 3e-4 without the mean
+
+
+@pytest.fixture
+def gloo() -> Iterator[None]:
+    """Real collectives, of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_process_without_a_clip_gives_its_gradients_and_keeps_its_batch_norms(gloo):
+    """As the second of two in a short last step. What it passes through in place of a clip is no video."""
+    clip = get_spec("mc3_18").clip_config(clip_len=4, img_size=32)
+    model = build_model("mc3_18", num_classes=4, clip=clip, seed=1)
+    group = Group(rank=1, world_size=2, device="cpu")
+    trainer = Trainer(model, small_config(), device=torch.device("cpu"), steps_per_epoch=1, group=group)
+    trainer.set_mode(0)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    trainer._gradients([], 0, 0, 3.0)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
+    clips = torch.randint(0, 256, (2, *clip.shape), dtype=torch.uint8)
+    trainer._gradients([(clips, torch.tensor([0, 1]), [])], 0, 0, 2.0)  # those that clips move are others
+    assert not any(torch.equal(value, before[name]) for name, value in model.named_buffers() if "running" in name)
 
 
 @pytest.fixture(scope="module")

@@ -186,10 +186,7 @@ class Trainer:
             best = targets if targets.ndim == 1 else targets.argmax(dim=1)
             hits += (logits.detach().argmax(dim=1) == best).sum()
         if not parts and self.group.world_size > 1:  # no clip for this process, but the others wait for its gradients
-            nothing = torch.zeros(1, *self.model.clip.shape, device=self.device)
-            with autocast(self.precision, self.device):
-                loss = self._network(nothing).float().sum() * 0
-            self.scaler.scale(loss).backward()
+            self._pass_nothing(self._network, 1)
         self._shared_gradients = False
         return loss_sum / total, hits
 
@@ -264,20 +261,26 @@ class Trainer:
         return size
 
     def _try_pass(self, size: int) -> None:
-        """A pass over drawn clips that leaves nothing behind, with room kept for the optimiser's state."""
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        """A pass over black clips that leaves nothing behind, with room kept for the optimiser's state."""
         num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
         room = torch.empty(0 if self.optimizer.state else 2 * num_bytes, dtype=torch.uint8, device=self.device)
         try:
-            clips = torch.zeros(size, *self.model.clip.shape, device=self.device)
-            with autocast(self.precision, self.device):
-                loss = self.model(clips).float().sum() * 0
-            self.scaler.scale(loss).backward()
+            self._pass_nothing(self.model, size)
             torch.cuda.synchronize(self.device)
         finally:
             del room
             self.optimizer.zero_grad(set_to_none=True)
-            with torch.no_grad():
+
+    def _pass_nothing(self, network: nn.Module, size: int) -> None:
+        """A forward and backward pass of black clips: gradients of zero, and running statistics as they were."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        try:
+            clips = torch.zeros(size, *self.model.clip.shape, device=self.device)
+            with autocast(self.precision, self.device):
+                loss = network(clips).float().sum() * 0
+            self.scaler.scale(loss).backward()
+        finally:
+            with torch.no_grad():  # only now: batch norm's backward pass refuses statistics changed since the forward
                 for buffer, value in buffers:
                     buffer.copy_(value)
 
