@@ -139,7 +139,7 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
     else:
         print("no validation videos: the last epoch is kept")
 
-    resuming = args.resume and last_path(save_path).is_file()
+    resuming = args.resume and group.first(last_path(save_path).is_file)
     model = build_model(
         args.model_type,
         num_classes=len(class_names),

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +22,15 @@ import train_model
 from tests.engine.test_recovery import FLAGS, assert_same_run
 from tests.engine.test_training import small_config
 from tests.inference.test_predictor import read_scores
+from video_module.config import TrainConfig
+from video_module.data.splits import load_videos
+from video_module.engine import state
 from video_module.engine.checkpoint import load_checkpoint
 from video_module.engine.distributed import Group, join_group, own_device
 from video_module.engine.training import Trainer
 from video_module.errors import InputError
 from video_module.inference.predictor import load_predictor
+from video_module.models import recognizer
 from video_module.models.recognizer import build_model
 from video_module.models.registry import get_spec
 
@@ -203,7 +209,10 @@ sys.path.insert(0, os.getcwd())
 import train_model
 from video_module import cli
 from video_module.engine.training import Trainer
-how, at = sys.argv[1], int(sys.argv[2])
+how, at, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+if how == "apart" and os.environ["RANK"] == "1":  # a machine with a disk of its own
+    path = arguments.index("--save_path") + 1
+    arguments[path] = arguments[path].replace("nano.pth", "other.pth")
 step, steps = Trainer._step, []
 def fails(self, *arguments):
     steps.append(1)
@@ -213,24 +222,77 @@ def fails(self, *arguments):
         os.kill(os.getpid(), getattr(signal, how))
     return step(self, *arguments)
 Trainer._step = fails
-cli.run(lambda: train_model.main(sys.argv[3:]))
+cli.run(lambda: train_model.main(arguments))
 """
 
 
 @ends_by_signal
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_several_processes_go_on_within_an_epoch(how, two_unbroken, drawn_data, tmp_path):
-    """One of two is told to stop, or dies, in the third step of the second epoch; the job ends, and goes on."""
+    """One of two is told to stop, or dies, in the third step of the second epoch; the job ends, and goes on.
+
+    After the death on machines that share no disk: the second process cannot see what the first has saved.
+    """
     (tmp_path / "fails.py").write_text(FAILS)
     path = tmp_path / "run" / "nano.pth"
     flags = ["--data_dir", drawn_data, "--save_path", path, *CHANCE]
     ended = torchrun(how, "15", *flags, "--save_every", "1", script=str(tmp_path / "fails.py"))
     assert ended.returncode != 0
     assert ("Signal 9" in ended.stderr) == (how == "SIGKILL")
-    result = torchrun(*flags, "--resume", script="train_model.py")
+    if how == "SIGKILL":
+        result = torchrun("apart", "-1", *flags, "--resume", script=str(tmp_path / "fails.py"))
+    else:
+        result = torchrun(*flags, "--resume", script="train_model.py")
     assert result.returncode == 0, result.stderr
     assert "resuming after epoch 1 of 3 and step " in result.stdout
     assert_same_run(two_unbroken, path)
+    assert not path.with_name("other_last.pth").exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Second(Group):
+    """The second of two processes; told what the first one made, call by call."""
+
+    rank: int = 1
+    world_size: int = 2
+    device: str = "cpu"
+    told: list[Any]
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        return self.told.pop(0)
+
+
+@pytest.mark.parametrize("first_has_it", [True, False])
+def test_the_disk_of_the_first_process_decides_where_all_go_on(first_has_it, alone, tmp_path):
+    """Another has no file, or one that the first lacks."""
+    last = alone.with_name("nano_last.pth")
+    saved = load_checkpoint(last)
+    config = TrainConfig(**{k: v for k, v in saved.train_config.items() if k not in ("weights", "class_weights")})
+    model = build_model("swin3d_nano", num_classes=len(saved.class_names), seed=5)
+    trainer = Trainer(model, config, device=torch.device("cpu"), steps_per_epoch=3)
+    trainer.group = Second(told=[saved if first_has_it else None])
+    fresh = model.head.weight.detach().clone()
+    progress = state.resume(trainer, saved, tmp_path / "nano_last.pth" if first_has_it else last)
+    assert (progress.num_epochs if progress else None) == (3 if first_has_it else None)
+    assert torch.equal(model.head.weight, fresh) != first_has_it
+
+
+def test_weights_are_left_out_where_the_first_process_goes_on(alone, drawn_data, monkeypatch):
+    """Not where another has a file of an earlier run: its running mean would start from nothing."""
+    flags = ["--data_dir", str(drawn_data), "--save_path", str(alone), *PLAIN, "--weights", "published", "--resume"]
+    args = train_model.parse_args(flags)
+    videos = [load_videos(drawn_data / split, num_workers=1) for split in ("train", "val")]
+    asked = []
+
+    def build(*_, weights: str, **settings):
+        asked.append(weights)
+        raise InputError("asked")
+
+    monkeypatch.setattr(recognizer, "build_model", build)
+    for goes_on in (False, True):
+        with pytest.raises(InputError, match="asked"):
+            train_model.run(args, small_config(), Second(told=[videos, goes_on]), print)
+    assert asked == ["published", "none"]
 
 
 def test_a_crash_in_one_process_ends_all(drawn_data, tmp_path):

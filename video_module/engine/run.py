@@ -143,10 +143,10 @@ def _remedy(data_wait: float, num_workers: int) -> str:
 
 
 def _resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress:
-    if not path.is_file():
+    progress = state.resume(trainer, template, path)
+    if progress is None:
         print(f"no {path} to resume from: starting afresh")
         return Progress()
-    progress = state.resume(trainer, template, path)
     text = f"resuming after epoch {progress.num_epochs} of {trainer.config.num_epochs}"
     if progress.partial.num_steps:
         text += f" and step {progress.partial.num_steps} of {trainer.steps_per_epoch}"

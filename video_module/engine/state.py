@@ -65,9 +65,18 @@ class StateKeeper:
         self._steps, self._time = 0, time.monotonic()
 
 
-def resume(trainer, template: Checkpoint, path: Path) -> Progress:
-    """Bring a trainer to where X_last.pth stands. Raises InputError if that is of another run, naming a difference."""
-    checkpoint = load_checkpoint(path)
+def resume(trainer, template: Checkpoint, path: Path) -> Progress | None:
+    """Bring a trainer to where X_last.pth stands; None where there is none.
+
+    Raises InputError if that is of another run, naming a difference.
+    """
+    # The first process alone writes it, so that on a machine with a disk of its own it is missing, or of an earlier
+    # run: processes that each looked for themselves would go on from different places. Given to all it serves any
+    # cluster, at the price of seconds and of memory for some copies; refusing would ask for a copy on each machine
+    # before each --resume. It travels by gloo, as all objects do here.
+    checkpoint = trainer.group.first(lambda: load_checkpoint(path) if path.is_file() else None)
+    if checkpoint is None:
+        return None
     if checkpoint.training is None:
         raise InputError(f"{path}: holds no training state")
     if difference := find_difference(checkpoint, template):
