@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 from video_module import cli
+from video_module.devices import own_threads
 from video_module.errors import InputError
 from video_module.files import check_output
+from video_module.machine import default_num_workers
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,10 +45,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="where results go (default: beside the checkpoint; X.pth and X.onnx write the same names)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
+    parser.add_argument(
+        "--num_threads",
+        type=cli.positive_int,
+        help="cores for the network (default: all; of several processes, its share)",
+    )
     parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="clips scored at once")
     parser.add_argument(
-        "--num_workers", type=cli.natural, default=cli.default_num_workers(), help="decoding processes; 0: none"
+        "--num_workers", type=cli.natural, default=default_num_workers(), help="decoding processes; 0: none"
     )
     of_results = parser.add_argument_group(
         "of results already there (no model is run; --output_dir: where folds.json or comparison.json goes)"
@@ -99,8 +105,11 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         sampling=args.sampling, num_clips=args.num_clips, num_crops=args.num_crops, clip_step=args.clip_step
     )
     with join_group(args.device) as group:
-        predictor = load_predictor(args.checkpoint, device=group.device, num_threads=args.num_threads)
-        split = load_test_split(args.test_dir, predictor.class_names, num_workers=cli.default_num_workers())
+        num_threads = own_threads(args.num_threads)
+        predictor = load_predictor(args.checkpoint, device=group.device, num_threads=num_threads)
+        split = group.first(
+            lambda: load_test_split(args.test_dir, predictor.class_names, num_workers=default_num_workers())
+        )
         overlap = split.overlap_with(predictor.train_sources, predictor.train_clips)
         print_overlap(args, split, overlap)
         videos, labels = split.videos, split.labels

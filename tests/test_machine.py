@@ -4,9 +4,16 @@ import sys
 from pathlib import Path
 
 import numpy
+import pytest
 
-from video_module import cli, machine
-from video_module.machine import available_cores, describe_machine, peak_process_bytes, ram_bytes
+from video_module import machine
+from video_module.machine import (
+    available_cores,
+    default_num_workers,
+    describe_machine,
+    peak_process_bytes,
+    ram_bytes,
+)
 
 
 def test_machine_and_versions():
@@ -39,10 +46,9 @@ def test_what_the_system_does_not_tell(monkeypatch):
     assert machine._processor() == "unknown"
 
 
-def test_as_many_readers_as_this_process_may_use_cores(monkeypatch):
-    """The machine may have more: torch warns of readers beyond what a process may use."""
-    for num_cores, expected in ((1, 1), (3, 3), (64, 8)):
-        monkeypatch.setattr(machine, "available_cores", lambda num_cores=num_cores: num_cores)
-        assert cli.default_num_workers() == expected
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
-    assert cli.default_num_workers() == 4
+@pytest.mark.parametrize(("cores", "processes", "expected"), [(1, 1, 1), (3, 1, 3), (6, 4, 1), (32, 2, 8), (2, 8, 1)])
+def test_workers_are_as_many_as_the_cores_that_may_be_used(monkeypatch, cores, processes, expected):
+    """Of a container or a scheduler's share, not of the whole machine: torch warns of readers beyond those."""
+    monkeypatch.setattr(machine, "available_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert default_num_workers() == expected

@@ -33,6 +33,21 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def share_of_cores() -> int:
+    """Cores for this process: those that it may use, by the number of torchrun's processes on this machine."""
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def default_num_workers() -> int:
+    """Decoding processes when the user names no number: one per core of this process's share, eight at most."""
+    return min(8, share_of_cores())
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of torchrun's; RANK alone is set by other launchers too."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def ram_bytes() -> int:
     """Memory of the machine; where the system does not tell, 8 GB."""
     if hasattr(os, "sysconf") and {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(os.sysconf_names):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,22 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import run_model
 import test_model
 import train_model
 from tests.engine.test_recovery import FLAGS, assert_same_run
 from tests.engine.test_training import small_config
 from tests.inference.test_predictor import read_scores
+from video_module import machine
 from video_module.config import TrainConfig
 from video_module.data.splits import load_videos
-from video_module.engine import state
+from video_module.devices import own_device, own_threads
+from video_module.engine import distributed, evaluation, state
 from video_module.engine.checkpoint import load_checkpoint
-from video_module.engine.distributed import Group, join_group, own_device
+from video_module.engine.distributed import Group, join_group
 from video_module.engine.training import Trainer
 from video_module.errors import InputError
+from video_module.inference import predictor
 from video_module.inference.predictor import load_predictor
 from video_module.models import recognizer
 from video_module.models.recognizer import build_model
@@ -318,12 +323,55 @@ def test_shares_hold_everything_once(world_size):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_each_process_takes_its_own_gpu():
-    assert [own_device(device, 3) for device in ("auto", "cuda", "cpu")] == ["auto:3", "cuda:3", "cpu"]
-    with pytest.raises(InputError, match="each process takes its own GPU; use auto, cuda or cpu"):
-        own_device("cuda:0", 1)
+def test_each_process_takes_its_own_gpu(monkeypatch):
+    assert own_device("cuda:1") == "cuda:1"  # of a launcher that numbers none
+    assert own_threads(None) is None
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert [own_device(device) for device in ("auto", "cuda", "cpu")] == ["auto:3", "cuda:3", "cpu"]
+    with pytest.raises(
+        InputError, match="--device cuda:1: each of several processes takes its own GPU; use auto, cuda"
+    ):
+        own_device("cuda:1")
     with pytest.raises(InputError, match="not a device"):
-        own_device("gpu", 1)
+        own_device("gpu")
+
+
+@pytest.mark.parametrize("script", [run_model, test_model])
+def test_processes_on_one_machine_share_its_cores_and_its_gpus(script, exported, odd_test_dir, tmp_path, monkeypatch):
+    """So that the networks of each do not wait for one another's; and the first alone looks at every video."""
+    given, looked = [], []
+
+    def load(model, *, device: str, num_threads: int | None):
+        given.append((device, num_threads))
+        return load_predictor(model, num_threads=num_threads)
+
+    split = evaluation.load_test_split(odd_test_dir, load_predictor(exported).class_names, num_workers=0)
+    monkeypatch.setattr(evaluation, "load_test_split", lambda *_, **settings: looked.append(1))
+    monkeypatch.setattr(Second, "gather", lambda self, part: None)
+    monkeypatch.setattr(distributed, "join_group", lambda device: nullcontext(Second(told=[split])))
+    monkeypatch.setattr(predictor, "load_predictor", load)
+    monkeypatch.setattr(machine, "available_cores", lambda: 8)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    flags = ["--checkpoint", exported, "--test_dir", odd_test_dir, "--num_workers", "0", "--output_dir", tmp_path]
+    if script is run_model:
+        flags = ["--model", exported, "--video_path", odd_test_dir, "--save_json", tmp_path / "json"]
+    script.main([*map(str, flags), "--device", "auto"])
+    assert given == [("auto:1" if script is run_model else "cpu", 4)]  # what join_group() gives, its own test shows
+    assert not looked
+    assert own_threads(3) == 3
+
+
+@pytest.mark.parametrize(
+    ("group", "launcher"),
+    [
+        (Group(device="cpu"), "python"),
+        (Group(device="cpu", world_size=8), "torchrun --nproc_per_node 8"),
+        (Group(device="cpu", world_size=32, num_machines=4), "torchrun --nnodes 4 --nproc_per_node 8"),
+    ],
+)
+def test_a_record_says_how_the_processes_were_started(group, launcher):
+    assert group.launcher == launcher
 
 
 def test_the_device_of_a_process_is_one_that_predictors_take(trained, exported):

@@ -250,7 +250,7 @@ class Trainer:
                 self.model.clip,
                 num_classes=self.num_classes,
                 checkpointed=self.config.checkpoint_activations,
-                num_processes=self.group.world_size,
+                num_processes=self.group.num_local,
             )
         most = largest_load(self.config.effective_batch, self.group.world_size)
         size = memory.largest_that_fits(fits, most)
