@@ -98,10 +98,13 @@ def find_difference(saved: Checkpoint, wanted: Checkpoint) -> str | None:
             one, other = one.to_dict(), other.to_dict()
         if one == other:
             continue
-        if isinstance(one, dict):
-            name, one, other = next(
-                (f"{name}.{key}", one.get(key), value) for key, value in other.items() if one.get(key) != value
-            )
+        if isinstance(one, dict):  # of another version, it can hold settings that this one lacks, and lack some
+            key = next((key for key in [*other, *one] if one.get(key) != other.get(key)), None)
+            if key is None:  # None is what is recorded of a setting that is not used
+                continue
+            if key not in other:
+                return f"{name}.{key} {one[key]}, which this version has no setting for"
+            name, one, other = f"{name}.{key}", one.get(key), other[key]
         elif name == "class_names" and set(one) != set(other):
             gone, new = sorted(set(one) - set(other)), sorted(set(other) - set(one))
             return f"{len(one)} classes, this run has {len(other)} (no longer: {gone or 'none'}; new: {new or 'none'})"
