@@ -23,7 +23,8 @@ _EARLIER = {
     "head_dropout": 0.0,
     "patience": 0,
 }
-# what may differ from one part of a run to the next: how fast it goes, not where
+# What may differ from one part of a run to the next: how fast it goes, and when it ends or is given up. The clips of a
+# step and its mean loss stay; with another batch_size dropout draws anew, and batch norm sees other batches
 _FREE = ("batch_size", "checkpoint_activations", "compile", "save_every", "max_failed_share", "patience")
 
 

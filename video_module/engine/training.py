@@ -37,8 +37,10 @@ _CHECK_EVERY = 10  # steps between looks at the loss, each of which makes a GPU 
 class Trainer:
     """A model with all that changes while it learns: weights and their mean, optimiser, schedule, gradient scaler.
 
-    A step takes loads of clips and puts them through the network `micro_batch` at a time, summing up gradients; every
-    random draw in it is a function of seed, epoch, step, process and load. So a run goes on bit for bit after a step.
+    A step takes loads of clips and puts them through the network `micro_batch` at a time, summing up gradients. Every
+    random draw in it is a function of seed, epoch, step, process and load, and dropout's of where in the load its clips
+    stand too. So a run goes on bit for bit after a step. With another `micro_batch` a step has the same clips, mixed
+    alike, and the same mean loss; dropout then draws anew, and batch norm sees other batches.
     """
 
     def __init__(
@@ -92,7 +94,8 @@ class Trainer:
         """One optimiser step on the loads of this process; returns detached (loss, hits), still on the device.
 
         The loss is the mean over the clips of all processes; what is returned is this process's part of it. `step` is
-        the step's number in the epoch. Where memory runs out, fewer clips go through at once, to the same gradients.
+        the step's number in the epoch. Where memory runs out, fewer clips go through at once, to the same mean loss;
+        dropout then draws anew, and batch norm sees other batches.
         """
         [total] = self.group.sum([self._weigh(loads)])
         return self._step(loads, epoch, step, total)
