@@ -73,8 +73,8 @@ def resume(trainer, template: Checkpoint, path: Path) -> Progress | None:
     """
     # The first process alone writes it, so that on a machine with a disk of its own it is missing, or of an earlier
     # run: processes that each looked for themselves would go on from different places. Given to all it serves any
-    # cluster, at the price of seconds and of memory for some copies; refusing would ask for a copy on each machine
-    # before each --resume. It travels by gloo, as all objects do here.
+    # cluster, at the price of seconds and, for a moment, of four times its size in each process; to refuse would ask
+    # for a copy on each machine before each --resume. It travels by gloo, as all objects do here: no GPU holds it.
     checkpoint = trainer.group.first(lambda: load_checkpoint(path) if path.is_file() else None)
     if checkpoint is None:
         return None
