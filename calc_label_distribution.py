@@ -7,6 +7,7 @@ from typing import Any
 from video_module import cli
 from video_module.config import ClipConfig
 from video_module.errors import InputError
+from video_module.machine import default_num_workers
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--num_workers",
         type=cli.positive_int,
-        default=cli.default_num_workers(),
+        default=default_num_workers(),
         help="files decoded at once, where no split.json tells how long they are",
     )
     return parser.parse_args(argv)

@@ -1,12 +1,12 @@
 """Recognise actions in videos, whole folders, cameras and streams: the best classes, and when they happen."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_module import cli
 from video_module.config import TimelineConfig
+from video_module.devices import own_device, own_threads
 from video_module.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +55,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     live.add_argument("--realtime", action="store_true", help="play a file at its own speed, as if it were a camera")
     live.add_argument("--stop_after_s", type=cli.positive_float, help="end after so many seconds (default: Ctrl-C)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
+    parser.add_argument(
+        "--num_threads",
+        type=cli.positive_int,
+        help="cores for the network (default: all; of several processes, its share)",
+    )
     parser.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows scored at once")
     parser.add_argument("--obj_names", type=Path, help="file of the classes that the model must have, to be sure")
     return parser.parse_args(argv)
@@ -92,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     args.model = find_model(args.model)
     device, num_threads = args.device, args.num_threads
     if shard.count > 1:
-        device, num_threads = local_share(device, num_threads)
+        device, num_threads = own_device(device), own_threads(num_threads)
     predictor = load_predictor(args.model, device=device, num_threads=num_threads)
     print(predictor.summary())
     if args.obj_names and read_class_names(args.obj_names) != predictor.class_names:
@@ -115,15 +119,6 @@ def main(argv: list[str] | None = None) -> None:
             cli.show_written([args.save_jsonl])
     else:
         recognise(sources, shard, predictor, args, outputs)
-
-
-def local_share(device: str, num_threads: int | None) -> tuple[str, int | None]:
-    """Of several processes on one machine, each takes the GPU of its LOCAL_RANK, or its part of the cores."""
-    if device != "cpu" and "LOCAL_RANK" in os.environ:
-        device = f"{device}:{os.environ['LOCAL_RANK']}"
-    if num_threads is None and "LOCAL_WORLD_SIZE" in os.environ:
-        num_threads = cli.share_of_cores()
-    return device, num_threads
 
 
 def recognise(

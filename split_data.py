@@ -5,6 +5,7 @@ from pathlib import Path
 
 from video_module import cli
 from video_module.config import LINKS
+from video_module.machine import default_num_workers
 
 PROTOCOLS = ("grouped", "hmdb51", "ucf101")
 FOLDS = ("1", "2", "3", "all")
@@ -56,7 +57,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--link", choices=LINKS, default="hard", help="how files get there; copies where linking fails")
     parser.add_argument("--seed", type=cli.natural, default=777, help="of the assignment of sources")
     parser.add_argument(
-        "--num_workers", type=cli.positive_int, default=cli.default_num_workers(), help="files probed at once"
+        "--num_workers", type=cli.positive_int, default=default_num_workers(), help="files probed at once"
     )
     args = parser.parse_args(argv)
     if (args.input_dir is None) == (args.audit is None):

@@ -1,20 +1,25 @@
 """Measure a model on a test split: one score per video, the mean over its views."""
 
 import argparse
+import re
 import shlex
 import sys
 from pathlib import Path
 
 from video_module import cli
+from video_module.devices import own_threads
 from video_module.errors import InputError
 from video_module.files import check_output
+from video_module.machine import default_num_workers
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     parser.add_argument("--test_dir", type=Path, default=Path("data/test"), help="folder of classes")
     parser.add_argument("--checkpoint", type=Path, default=Path("swin3d_b.pth"), help="X.pth or X.onnx")
-    parser.add_argument("--num_clips", type=cli.positive_int, default=4, help="clips of a video (uniform sampling)")
+    parser.add_argument(
+        "--num_clips", type=cli.positive_int, help="clips of a video, with --sampling uniform (default: 4)"
+    )
     parser.add_argument("--num_crops", type=int, choices=(1, 3), default=3, help="crops of a clip")
     parser.add_argument(
         "--sampling", choices=("uniform", "windows"), default="uniform", help="windows: one every --clip_step frames"
@@ -43,10 +48,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="where results go (default: beside the checkpoint; X.pth and X.onnx write the same names)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
+    parser.add_argument(
+        "--num_threads",
+        type=cli.positive_int,
+        help="cores for the network (default: all; of several processes, its share)",
+    )
     parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="clips scored at once")
     parser.add_argument(
-        "--num_workers", type=cli.natural, default=cli.default_num_workers(), help="decoding processes; 0: none"
+        "--num_workers", type=cli.natural, default=default_num_workers(), help="decoding processes; 0: none"
     )
     of_results = parser.add_argument_group(
         "of results already there (no model is run; --output_dir: where folds.json or comparison.json goes)"
@@ -62,6 +71,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--report and --attention go with a model, not with results already there")
     if args.clip_step and args.sampling != "windows":
         parser.error("--clip_step goes with --sampling windows")
+    if args.num_clips and args.sampling != "uniform":
+        parser.error("--num_clips goes with --sampling uniform")
+    args.num_clips = args.num_clips or 4
     return args
 
 
@@ -99,8 +111,11 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         sampling=args.sampling, num_clips=args.num_clips, num_crops=args.num_crops, clip_step=args.clip_step
     )
     with join_group(args.device) as group:
-        predictor = load_predictor(args.checkpoint, device=group.device, num_threads=args.num_threads)
-        split = load_test_split(args.test_dir, predictor.class_names, num_workers=cli.default_num_workers())
+        num_threads = own_threads(args.num_threads)
+        predictor = load_predictor(args.checkpoint, device=group.device, num_threads=num_threads)
+        split = group.first(
+            lambda: load_test_split(args.test_dir, predictor.class_names, num_workers=default_num_workers())
+        )
         overlap = split.overlap_with(predictor.train_sources, predictor.train_clips)
         print_overlap(args, split, overlap)
         videos, labels = split.videos, split.labels
@@ -201,8 +216,9 @@ def show_attention(args: argparse.Namespace, folder: Path, shown: list, *, devic
     checkpoint = load_checkpoint(args.checkpoint)
     model = build_from_checkpoint(checkpoint).to(choose_device(device))
     folder.mkdir(parents=True, exist_ok=True)
-    for earlier in folder.glob("[0-9][0-9]_*.mp4"):  # what else is there is the user's
-        earlier.unlink()
+    for earlier in folder.glob("*.mp4"):
+        if re.match(r"\d\d+_", earlier.name):  # what else is there is the user's
+            earlier.unlink()
     for rank, (video, target) in enumerate(tqdm(shown, desc="attention", unit="video", leave=False), start=1):
         heat = attention.explain_video(model, args.test_dir / video.path, target=target, batch_size=args.batch_size)
         path = folder / f"{rank:02d}_{Path(video.path).stem}.mp4"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from video_module import cli
 from video_module.config import TrainConfig
 from video_module.errors import InputError
+from video_module.machine import default_num_workers
 from video_module.models.registry import DEFAULT_MODEL, MODELS, get_spec
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_config_arguments(parser.add_argument_group("training"), TrainConfig)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
-        "--num_workers", type=cli.natural, default=cli.default_num_workers(), help="decoding processes; 0: none"
+        "--num_workers", type=cli.natural, default=default_num_workers(), help="decoding processes; 0: none"
     )
     return parser.parse_args(argv)
 
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
     class_weights = distribution.read_class_weights(args.class_weights, class_names) if args.class_weights else None
     train_videos, val_videos = group.first(
         lambda: [
-            splits.load_videos(folder, num_workers=cli.default_num_workers(), allow_none=allow_none)
+            splits.load_videos(folder, num_workers=default_num_workers(), allow_none=allow_none)
             for folder, allow_none in ((train_dir, False), (val_dir, args.val_dir is None))
         ]
     )
@@ -139,7 +140,7 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
     else:
         print("no validation videos: the last epoch is kept")
 
-    resuming = args.resume and last_path(save_path).is_file()
+    resuming = args.resume and group.first(last_path(save_path).is_file)
     model = build_model(
         args.model_type,
         num_classes=len(class_names),

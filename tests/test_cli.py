@@ -120,14 +120,6 @@ print("printed")
         assert b"taken down" in run(body + ending).stdout
 
 
-@pytest.mark.parametrize(("cores", "processes", "expected"), [(1, 1, 1), (3, 1, 3), (6, 4, 1), (32, 2, 8), (2, 8, 1)])
-def test_workers_are_as_many_as_the_cores_that_may_be_used(monkeypatch, cores, processes, expected):
-    """Of a container or a scheduler's share, not of the whole machine."""
-    monkeypatch.setattr(machine, "available_cores", lambda: cores)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    assert cli.default_num_workers() == expected
-
-
 @pytest.mark.parametrize("num_files", [1, 20, 21, 500])
 def test_of_very_many_files_the_first_and_the_last_are_listed(capsys, num_files):
     names = [f"{number}.json" for number in range(num_files)]

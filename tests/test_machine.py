@@ -4,9 +4,16 @@ import sys
 from pathlib import Path
 
 import numpy
+import pytest
 
-from video_module import cli, machine
-from video_module.machine import available_cores, describe_machine, peak_process_bytes, ram_bytes
+from video_module import machine
+from video_module.machine import (
+    available_cores,
+    default_num_workers,
+    describe_machine,
+    peak_process_bytes,
+    ram_bytes,
+)
 
 
 def test_machine_and_versions():
@@ -34,15 +41,42 @@ def test_what_the_system_does_not_tell(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)
     monkeypatch.setattr(Path, "is_file", lambda path: False)
     monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", Path("/nowhere"))
     assert ram_bytes() == 8 * 2**30
     assert peak_process_bytes() is None
     assert machine._processor() == "unknown"
 
 
-def test_as_many_readers_as_this_process_may_use_cores(monkeypatch):
-    """The machine may have more: torch warns of readers beyond what a process may use."""
-    for num_cores, expected in ((1, 1), (3, 3), (64, 8)):
-        monkeypatch.setattr(machine, "available_cores", lambda num_cores=num_cores: num_cores)
-        assert cli.default_num_workers() == expected
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
-    assert cli.default_num_workers() == 4
+@pytest.mark.parametrize(("cores", "processes", "expected"), [(1, 1, 1), (3, 1, 3), (6, 4, 1), (32, 2, 8), (2, 8, 1)])
+def test_workers_are_as_many_as_the_cores_that_may_be_used(monkeypatch, cores, processes, expected):
+    """Of a container or a scheduler's share, not of the whole machine: torch warns of readers beyond those."""
+    monkeypatch.setattr(machine, "available_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert default_num_workers() == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/\n", {"memory.max": "3000000000\n"}, 3_000_000_000),  # docker, version 2
+        ("0::/\n", {"memory.max": "max\n"}, None),
+        ("0::/\n", {}, None),  # the machine's own top has no such file
+        # a scheduler's: the group around it is the narrower one
+        ("0::/slurm/job_1/step_0\n", {"slurm/job_1/memory.max": "2000", "slurm/job_1/step_0/memory.max": "max"}, 2000),
+        # docker, version 1: named as outside, its files on top
+        ("9:cpu,cpuacct:/docker/ab\n4:memory:/docker/ab\n", {"memory/memory.limit_in_bytes": "5000\n"}, 5000),
+        ("4:memory:/job\n", {"memory/job/memory.limit_in_bytes": "6000", "memory/memory.limit_in_bytes": "7000"}, 6000),
+        ("4:memory:/\n0::/\n", {"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),  # none
+        ("9:cpu:/job\n", {"memory/job/memory.limit_in_bytes": "6000"}, None),
+    ],
+)
+def test_memory_is_what_a_container_is_given(own, files, expected, tmp_path, monkeypatch):
+    for name, text in files.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "cgroup").write_text(own)
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "groups")
+    of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
+    assert ram_bytes() == (expected or of_machine)

@@ -49,7 +49,7 @@ def test_report_and_attention(trained, drawn_data, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")  # as other launchers set it: no torchrun, so one process does all
     folder = tmp_path / "nano_attention"
     folder.mkdir()
-    for name in ("notes.txt", "07_of_an_earlier_run.mp4"):
+    for name in ("notes.txt", "07_of_an_earlier_run.mp4", "107_of_it.mp4", "3_of_mine.mp4"):
         (folder / name).write_text("x")
     test_model.main(
         ["--test_dir", str(drawn_data / "test"), "--checkpoint", str(trained), "--output_dir", str(tmp_path)]
@@ -57,7 +57,7 @@ def test_report_and_attention(trained, drawn_data, tmp_path, monkeypatch):
         + ["--report", str(tmp_path / "report.html"), "--attention", "2"]
     )
     names = sorted(path.name for path in folder.iterdir())
-    assert [name[:3] for name in names] == ["01_", "02_", "not"]  # the user's file stays, the earlier video goes
+    assert [name[:3] for name in names] == ["01_", "02_", "3_o", "not"]  # the user's files stay, the earlier videos go
     assert all(count_frames(folder / name)[0] > 20 for name in names[:2])
     report = (tmp_path / "report.html").read_text()
     assert "video top-1" in report

@@ -102,16 +102,6 @@ def fraction(text: str) -> float:
     return value
 
 
-def share_of_cores() -> int:
-    """Cores for this process: those that it may use, by the number of torchrun's processes on this machine."""
-    return max(1, machine.available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
-def default_num_workers() -> int:
-    """Decoding processes when the user names no number: one per core of this process's share, eight at most."""
-    return min(8, share_of_cores())
-
-
 def let_workers_have_the_cores() -> None:
     """Make OpenMP's idle threads sleep instead of spin; to be called before torch is first imported.
 
@@ -120,17 +110,12 @@ def let_workers_have_the_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def started_by_torchrun() -> bool:
-    """Whether this process is one of torchrun's; RANK alone is set by other launchers too."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
 def let_first_process_speak() -> None:
     """Of the processes that torchrun starts, leave prints and bars to the first; to be called before tqdm is imported.
 
     Errors still reach stderr from each.
     """
-    if started_by_torchrun() and int(os.environ["RANK"]) > 0:
+    if machine.started_by_torchrun() and int(os.environ["RANK"]) > 0:
         os.environ["TQDM_DISABLE"] = "1"
         # it stays open as long as the process, and takes any letter
         sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: SIM115
@@ -157,12 +142,12 @@ def run(main: Callable[[], object]) -> None:
         _run(main)
         code = 0
     except SystemExit as end:
-        if not started_by_torchrun():
+        if not machine.started_by_torchrun():
             raise
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         code = 1 if isinstance(end.code, str) else end.code or 0
-    if started_by_torchrun():
+    if machine.started_by_torchrun():
         # Without taking the interpreter down: a thread of gloo's may still be letting go of the last tensor it summed,
         # and one that asks for an interpreter that is going aborts the process
         atexit._run_exitfuncs()

@@ -99,14 +99,16 @@ def auto_or_count(text: str) -> int | str:
 class TrainConfig:
     """How a model is trained. Registry entries replace some defaults; every field is a flag of train_model.py."""
 
-    num_epochs: int = setting(30, "passes over the training videos", default="the model's")
+    num_epochs: int = setting(
+        30, "in each, a training video gives --num_repeats clips, or all its windows", default="the model's"
+    )
     effective_batch: int = setting(
         64, "clips per optimiser step, of all processes together, however few fit at once", default="the model's"
     )
     batch_size: int | str = setting(
         AUTO,
         "clips that go through the network at once in one process; auto: the most that fit. It changes memory and "
-        "speed, not the effective batch",
+        "speed, not a step's clips and their mean loss; dropout draws anew with it, and batch norm sees other batches",
         parse=auto_or_count,
     )
     num_repeats: int = setting(
@@ -138,7 +140,8 @@ class TrainConfig:
     patience: int = setting(0, "epochs without a better one after which training stops; 0: never")
     sampling: str = setting(
         "random",
-        "random: one clip of each video an epoch, at a random place; windows: every one --clip_step apart",
+        "which clips of a video an epoch takes; random: --num_repeats of them, each at a random place; windows: all, "
+        "--clip_step apart",
         choices=SAMPLINGS,
     )
     clip_step: int | None = setting(None, "frames between windows", default="half a clip")

@@ -2,11 +2,15 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 ON_WINDOWS = os.name == "nt"
 """Looked up here by whoever must go another way there, so that a test can ask for that way."""
+
+
+_OWN_CGROUPS, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def describe_machine(packages: Sequence[str] = ("torch", "onnxruntime")) -> dict[str, str | int]:
@@ -33,11 +37,55 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def share_of_cores() -> int:
+    """Cores for this process: those that it may use, by the number of torchrun's processes on this machine."""
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def default_num_workers() -> int:
+    """Decoding processes when the user names no number: one per core of this process's share, eight at most."""
+    return min(8, share_of_cores())
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of torchrun's; RANK alone is set by other launchers too."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def ram_bytes() -> int:
-    """Memory of the machine; where the system does not tell, 8 GB."""
+    """Memory that this process may use: the machine's, or a container's or scheduler's part of it.
+
+    Where the system does not tell, 8 GB.
+    """
+    of_machine = 8 * 2**30
     if hasattr(os, "sysconf") and {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(os.sysconf_names):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 8 * 2**30
+        of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([of_machine, *_memory_limits()])
+
+
+def _memory_limits() -> Iterator[int]:
+    """In bytes, of this process's control groups (Linux), versions 1 and 2, and of the groups around them."""
+    try:
+        lines = _OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if not controllers:
+            top, file = _CGROUPS, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, file = _CGROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        # a container may be told its name outside, where inside its own files lie on top
+        group = top / name.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(top):
+                break
+            with suppress(OSError):
+                limit = (folder / file).read_text(encoding="utf-8").strip()
+                if limit.isdecimal():  # else it is "max"
+                    yield int(limit)
 
 
 def peak_process_bytes() -> int | None:

@@ -104,6 +104,13 @@ def test_a_load_has_no_more_than_fits_into_a_worker_and_no_video_beside_itself()
             assert all(a != b for a, b in zip(videos, videos[1:] + videos[:1], strict=True))
 
 
+def test_the_largest_load_is_that_of_whole_steps():
+    """40 clips in steps of 24: memory is looked for by what comes again and again."""
+    sizes = [[len(load) for load in step] for step in dataset.StepSampler(40, seed=1, effective_batch=24).steps()]
+    assert sizes == [[12, 12], [16]]
+    assert dataset.largest_load(24) == 12
+
+
 def test_repeats_of_a_video_are_drawn_apart(drawn_data, videos):
     clips = training_clips(drawn_data, videos)
     first, second = clips[2, 7, 0][0], clips[2, 7, 1][0]

@@ -7,20 +7,37 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
+import run_model
 import test_model
 import train_model
 from tests.engine.test_recovery import FLAGS, assert_same_run
+from tests.engine.test_training import small_config
 from tests.inference.test_predictor import read_scores
+from video_module import machine
+from video_module.config import TrainConfig
+from video_module.data.splits import load_videos
+from video_module.devices import own_device, own_threads
+from video_module.engine import distributed, evaluation, state
 from video_module.engine.checkpoint import load_checkpoint
-from video_module.engine.distributed import Group, join_group, own_device
+from video_module.engine.distributed import Group, join_group
+from video_module.engine.training import Trainer
 from video_module.errors import InputError
+from video_module.inference import predictor
 from video_module.inference.predictor import load_predictor
+from video_module.models import recognizer
+from video_module.models.recognizer import build_model
+from video_module.models.registry import get_spec
 
 ROOT = Path(__file__).parents[2]
 ends_by_signal = pytest.mark.skipif(sys.platform == "win32", reason="processes there are not ended by signals")
@@ -159,6 +176,30 @@ def test_batch_norms_of_several_processes_are_validated_as_they_are_kept(drawn_d
     assert logged == pytest.approx(np.mean(losses), rel=2e-5)  # 3e-4 without the mean
 
 
+@pytest.fixture
+def gloo() -> Iterator[None]:
+    """Real collectives, of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_process_without_a_clip_gives_its_gradients_and_keeps_its_batch_norms(gloo):
+    """As the second of two in a short last step. What it passes through in place of a clip is no video."""
+    clip = get_spec("mc3_18").clip_config(clip_len=4, img_size=32)
+    model = build_model("mc3_18", num_classes=4, clip=clip, seed=1)
+    group = Group(rank=1, world_size=2, device="cpu")
+    trainer = Trainer(model, small_config(), device=torch.device("cpu"), steps_per_epoch=1, group=group)
+    trainer.set_mode(0)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    trainer._gradients([], 0, 0, 3.0)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
+    clips = torch.randint(0, 256, (2, *clip.shape), dtype=torch.uint8)
+    trainer._gradients([(clips, torch.tensor([0, 1]), [])], 0, 0, 2.0)  # those that clips move are others
+    assert not any(torch.equal(value, before[name]) for name, value in model.named_buffers() if "running" in name)
+
+
 @pytest.fixture(scope="module")
 def two_unbroken(drawn_data, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("two") / "nano.pth"
@@ -173,7 +214,10 @@ sys.path.insert(0, os.getcwd())
 import train_model
 from video_module import cli
 from video_module.engine.training import Trainer
-how, at = sys.argv[1], int(sys.argv[2])
+how, at, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+if how == "apart" and os.environ["RANK"] == "1":  # a machine with a disk of its own
+    path = arguments.index("--save_path") + 1
+    arguments[path] = arguments[path].replace("nano.pth", "other.pth")
 step, steps = Trainer._step, []
 def fails(self, *arguments):
     steps.append(1)
@@ -183,24 +227,77 @@ def fails(self, *arguments):
         os.kill(os.getpid(), getattr(signal, how))
     return step(self, *arguments)
 Trainer._step = fails
-cli.run(lambda: train_model.main(sys.argv[3:]))
+cli.run(lambda: train_model.main(arguments))
 """
 
 
 @ends_by_signal
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_several_processes_go_on_within_an_epoch(how, two_unbroken, drawn_data, tmp_path):
-    """One of two is told to stop, or dies, in the third step of the second epoch; the job ends, and goes on."""
+    """One of two is told to stop, or dies, in the third step of the second epoch; the job ends, and goes on.
+
+    After the death on machines that share no disk: the second process cannot see what the first has saved.
+    """
     (tmp_path / "fails.py").write_text(FAILS)
     path = tmp_path / "run" / "nano.pth"
     flags = ["--data_dir", drawn_data, "--save_path", path, *CHANCE]
     ended = torchrun(how, "15", *flags, "--save_every", "1", script=str(tmp_path / "fails.py"))
     assert ended.returncode != 0
     assert ("Signal 9" in ended.stderr) == (how == "SIGKILL")
-    result = torchrun(*flags, "--resume", script="train_model.py")
+    if how == "SIGKILL":
+        result = torchrun("apart", "-1", *flags, "--resume", script=str(tmp_path / "fails.py"))
+    else:
+        result = torchrun(*flags, "--resume", script="train_model.py")
     assert result.returncode == 0, result.stderr
     assert "resuming after epoch 1 of 3 and step " in result.stdout
     assert_same_run(two_unbroken, path)
+    assert not path.with_name("other_last.pth").exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Second(Group):
+    """The second of two processes; told what the first one made, call by call."""
+
+    rank: int = 1
+    world_size: int = 2
+    device: str = "cpu"
+    told: list[Any]
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        return self.told.pop(0)
+
+
+@pytest.mark.parametrize("first_has_it", [True, False])
+def test_the_disk_of_the_first_process_decides_where_all_go_on(first_has_it, alone, tmp_path):
+    """Another has no file, or one that the first lacks."""
+    last = alone.with_name("nano_last.pth")
+    saved = load_checkpoint(last)
+    config = TrainConfig(**{k: v for k, v in saved.train_config.items() if k not in ("weights", "class_weights")})
+    model = build_model("swin3d_nano", num_classes=len(saved.class_names), seed=5)
+    trainer = Trainer(model, config, device=torch.device("cpu"), steps_per_epoch=3)
+    trainer.group = Second(told=[saved if first_has_it else None])
+    fresh = model.head.weight.detach().clone()
+    progress = state.resume(trainer, saved, tmp_path / "nano_last.pth" if first_has_it else last)
+    assert (progress.num_epochs if progress else None) == (3 if first_has_it else None)
+    assert torch.equal(model.head.weight, fresh) != first_has_it
+
+
+def test_weights_are_left_out_where_the_first_process_goes_on(alone, drawn_data, monkeypatch):
+    """Not where another has a file of an earlier run: its running mean would start from nothing."""
+    flags = ["--data_dir", str(drawn_data), "--save_path", str(alone), *PLAIN, "--weights", "published", "--resume"]
+    args = train_model.parse_args(flags)
+    videos = [load_videos(drawn_data / split, num_workers=1) for split in ("train", "val")]
+    asked = []
+
+    def build(*_, weights: str, **settings):
+        asked.append(weights)
+        raise InputError("asked")
+
+    monkeypatch.setattr(recognizer, "build_model", build)
+    for goes_on in (False, True):
+        with pytest.raises(InputError, match="asked"):
+            train_model.run(args, small_config(), Second(told=[videos, goes_on]), print)
+    assert asked == ["published", "none"]
 
 
 def test_a_crash_in_one_process_ends_all(drawn_data, tmp_path):
@@ -226,12 +323,55 @@ def test_shares_hold_everything_once(world_size):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_each_process_takes_its_own_gpu():
-    assert [own_device(device, 3) for device in ("auto", "cuda", "cpu")] == ["auto:3", "cuda:3", "cpu"]
-    with pytest.raises(InputError, match="each process takes its own GPU; use auto, cuda or cpu"):
-        own_device("cuda:0", 1)
+def test_each_process_takes_its_own_gpu(monkeypatch):
+    assert own_device("cuda:1") == "cuda:1"  # of a launcher that numbers none
+    assert own_threads(None) is None
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert [own_device(device) for device in ("auto", "cuda", "cpu")] == ["auto:3", "cuda:3", "cpu"]
+    with pytest.raises(
+        InputError, match="--device cuda:1: each of several processes takes its own GPU; use auto, cuda"
+    ):
+        own_device("cuda:1")
     with pytest.raises(InputError, match="not a device"):
-        own_device("gpu", 1)
+        own_device("gpu")
+
+
+@pytest.mark.parametrize("script", [run_model, test_model])
+def test_processes_on_one_machine_share_its_cores_and_its_gpus(script, exported, odd_test_dir, tmp_path, monkeypatch):
+    """So that the networks of each do not wait for one another's; and the first alone looks at every video."""
+    given, looked = [], []
+
+    def load(model, *, device: str, num_threads: int | None):
+        given.append((device, num_threads))
+        return load_predictor(model, num_threads=num_threads)
+
+    split = evaluation.load_test_split(odd_test_dir, load_predictor(exported).class_names, num_workers=0)
+    monkeypatch.setattr(evaluation, "load_test_split", lambda *_, **settings: looked.append(1))
+    monkeypatch.setattr(Second, "gather", lambda self, part: None)
+    monkeypatch.setattr(distributed, "join_group", lambda device: nullcontext(Second(told=[split])))
+    monkeypatch.setattr(predictor, "load_predictor", load)
+    monkeypatch.setattr(machine, "available_cores", lambda: 8)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    flags = ["--checkpoint", exported, "--test_dir", odd_test_dir, "--num_workers", "0", "--output_dir", tmp_path]
+    if script is run_model:
+        flags = ["--model", exported, "--video_path", odd_test_dir, "--save_json", tmp_path / "json"]
+    script.main([*map(str, flags), "--device", "auto"])
+    assert given == [("auto:1" if script is run_model else "cpu", 4)]  # what join_group() gives, its own test shows
+    assert not looked
+    assert own_threads(3) == 3
+
+
+@pytest.mark.parametrize(
+    ("group", "launcher"),
+    [
+        (Group(device="cpu"), "python"),
+        (Group(device="cpu", world_size=8), "torchrun --nproc_per_node 8"),
+        (Group(device="cpu", world_size=32, num_machines=4), "torchrun --nnodes 4 --nproc_per_node 8"),
+    ],
+)
+def test_a_record_says_how_the_processes_were_started(group, launcher):
+    assert group.launcher == launcher
 
 
 def test_the_device_of_a_process_is_one_that_predictors_take(trained, exported):

@@ -37,9 +37,10 @@ def test_scores_do_not_depend_on_batches_and_workers(model, drawn_data):
 
 
 def run(test_dir: Path, model: Path, output_dir: Path, *flags: str) -> dict:
+    num_clips = () if "windows" in flags else ("--num_clips", "2")
     test_model.main(
         ["--test_dir", str(test_dir), "--checkpoint", str(model), "--output_dir", str(output_dir), "--device", "cpu"]
-        + ["--num_workers", "0", "--num_clips", "2", "--num_crops", "1", *flags]
+        + ["--num_workers", "0", *num_clips, "--num_crops", "1", *flags]
     )
     return json.loads((output_dir / f"{model.stem}_results.json").read_text())
 
@@ -75,6 +76,25 @@ def test_windows_are_named_as_such(exported, drawn_data, tmp_path, capsys):
     assert rows["clip top-1 (per window, as the original counted)"] == f"{figures['window_top1']:.4f}"
     assert rows["mean class accuracy per window"] == f"{figures['window_mean_class_accuracy']:.4f}"
     assert "window_top1" not in run(drawn_data / "test", exported, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--sampling", "windows", "--num_clips", "4"], "--num_clips goes with --sampling uniform"),
+        (["--clip_step", "3"], "--clip_step goes with --sampling windows"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(flags, reason, capsys):
+    with pytest.raises(SystemExit) as end:
+        test_model.parse_args(flags)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: {reason}\n")
+
+
+def test_four_clips_of_a_video_are_scored_where_none_is_asked_for():
+    assert test_model.parse_args([]).num_clips == 4
+    assert test_model.parse_args(["--num_clips", "1"]).num_clips == 1
 
 
 # ---- leaks

@@ -22,3 +22,34 @@ def test_a_table_that_excel_shows_ends_no_run(tmp_path, monkeypatch, capsys):
         assert json.loads((tmp_path / "x_logs.json").read_text(encoding="utf-8"))["epoch"] == [1, 2][:number]
     assert capsys.readouterr().out == f"{table}: not written after this epoch: another program has it open\n"
     assert len(table.read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_tensorboard_is_told_each_epoch_once(tmp_path, monkeypatch):
+    """Of a run that goes on it is told all, and drops what it was told by the part before; then one by one."""
+    told = []
+
+    class Board:
+        def __init__(self, folder, purge_step=None):
+            told.append(("drop from", purge_step))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def add_scalar(self, name, value, global_step):
+            told.append((name, global_step))
+
+    monkeypatch.setattr(logbook, "_board_class", lambda: Board)
+    book, progress = logbook.Logbook(tmp_path / "x.pth", tensorboard=True), Progress()
+    for epoch in range(1, 5):
+        progress.append({"epoch": epoch, "lr": 0.5, "val_top1": 0.5, "val_loss": 1.0})
+        if epoch >= 2:  # resumed after the second
+            book.write(progress)
+    names = ("lr/run", "loss/val", "top1/val")
+    expected = [
+        [("drop from", None if epoch > 2 else 1), *((name, e) for e in epochs for name in names)]
+        for epoch, epochs in ((2, (1, 2)), (3, (3,)), (4, (4,)))
+    ]
+    assert told == [entry for part in expected for entry in part]

@@ -6,6 +6,7 @@ import torch
 from tests.engine.test_training import CPU, four_clips, small_config
 from video_module.config import AUTO
 from video_module.engine import memory
+from video_module.engine.distributed import Group
 from video_module.engine.training import Trainer
 from video_module.errors import InputError
 from video_module.models import recognizer
@@ -121,6 +122,14 @@ def test_auto_takes_a_load_where_there_is_room_and_less_where_there_is_not(monke
     trainer = trainer_of(batch_size=AUTO)
     trainer.train_step([four_clips()])
     assert trainer.micro_batch == 2
+
+
+def test_processes_on_one_machine_share_its_memory_and_those_of_others_do_not(monkeypatch):
+    needed = memory.activation_bytes("swin3d_nano", get_spec("swin3d_nano").clip, num_classes=4)
+    monkeypatch.setattr(memory, "ram_bytes", lambda: 2 * 2 * (5 * needed.weights + 4.5 * needed.kept))
+    trainer = trainer_of(batch_size=AUTO)
+    trainer.group = Group(device="cpu", world_size=8, num_machines=4)
+    assert trainer._find_micro_batch() == 4
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 import train_model
+from video_module.config import ClipConfig, TrainConfig
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from video_module.engine.state import find_difference
 from video_module.engine.training import Trainer
 from video_module.errors import InputError, Interrupted
 from video_module.files import remove_partial
@@ -261,6 +263,21 @@ def test_what_killed_saves_left_is_removed_and_nothing_else(tmp_path):
 def test_another_run_is_refused(unbroken, drawn_data, flags, reason):
     with pytest.raises(InputError, match=f"was trained with {reason}; drop --resume"):
         run(drawn_data, unbroken, "--resume", *flags)
+
+
+def test_a_run_of_a_later_version_is_refused_where_it_used_what_this_one_lacks():
+    def checkpoint(**settings) -> Checkpoint:
+        config = TrainConfig().to_dict() | {"weights": "none", **settings}
+        return Checkpoint(model="c3d", weights={}, clip=ClipConfig(), class_names=["a", "b"], train_config=config)
+
+    difference = find_difference(checkpoint(lookahead=3), checkpoint())
+    assert difference == "train_config.lookahead 3, which this version has no setting for"
+    assert find_difference(checkpoint(lookahead=3), checkpoint(lr=0.5)) == "train_config.lr 0.001, this run has 0.5"
+    assert find_difference(checkpoint(lookahead=None), checkpoint()) is None
+    assert find_difference(checkpoint(), checkpoint(class_weights=None)) is None  # not there yet, and not used
+    assert find_difference(checkpoint(), checkpoint(class_weights=[1.0])) == (
+        "train_config.class_weights None, this run has [1.0]"
+    )
 
 
 def test_other_videos_and_classes_are_refused(unbroken, drawn_data, tmp_path):

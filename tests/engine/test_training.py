@@ -372,8 +372,10 @@ def test_tensorboard_is_told_of_each_epoch_or_how_to_install_it(drawn_data, tmp_
     written = []
 
     class SummaryWriter:
-        def __init__(self, folder):
+        def __init__(self, folder, purge_step=None):
             assert folder == str(tmp_path / "nano_tensorboard")
+            if purge_step is not None:  # as TensorBoard reads it
+                written[:] = [entry for entry in written if entry[1] < purge_step]
 
         def __enter__(self):
             return self
@@ -387,12 +389,22 @@ def test_tensorboard_is_told_of_each_epoch_or_how_to_install_it(drawn_data, tmp_
     module = types.ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = SummaryWriter
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    run(drawn_data, tmp_path / "nano.pth", "--tensorboard", "--num_epochs", "2")
-    logs = json.loads((tmp_path / "nano_logs.json").read_text())
-    for name, column in (("loss/train", "train_loss"), ("top1/val", "val_top1"), ("data_wait/run", "data_wait")):
-        assert [entry for entry in written if entry[0] == name] == [
-            (name, epoch, value) for epoch, value in enumerate(logs[column], start=1)
-        ]
+
+    def assert_each_epoch_is_shown_once() -> None:
+        logs = json.loads((tmp_path / "nano_logs.json").read_text())
+        for name, column in (("loss/train", "train_loss"), ("top1/val", "val_top1"), ("data_wait/run", "data_wait")):
+            assert [entry for entry in written if entry[0] == name] == [
+                (name, epoch, value) for epoch, value in enumerate(logs[column], start=1)
+            ]
+
+    flags = [drawn_data, tmp_path / "nano.pth", "--num_epochs", "2"]
+    run(*flags, "--tensorboard")
+    assert_each_epoch_is_shown_once()
+    run(*flags, "--tensorboard", "--resume")
+    assert_each_epoch_is_shown_once()
+    run(*flags)  # anew, and not told
+    run(*flags, "--tensorboard", "--resume")
+    assert_each_epoch_is_shown_once()
 
 
 def test_resume_with_nothing_there_starts_afresh_and_says_so(drawn_data, tmp_path, capsys):

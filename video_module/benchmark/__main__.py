@@ -12,6 +12,7 @@ from pathlib import Path
 
 from video_module import cli
 from video_module.config import AUGMENTATIONS, AUTO, auto_or_count
+from video_module.machine import default_num_workers
 from video_module.models.registry import MODELS
 from video_module.tables import align
 
@@ -113,7 +114,7 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--num_warmup", type=cli.positive_int, default=3, help="steps before these")
     train.add_argument("--num_videos", type=cli.natural, default=512, help="files of the epoch read from disk; 0: none")
     train.add_argument("--data_dir", type=Path, help="folder of classes (default: drawn clips that resemble HMDB51's)")
-    train.add_argument("--num_workers", type=cli.natural, default=cli.default_num_workers(), help="decoding processes")
+    train.add_argument("--num_workers", type=cli.natural, default=default_num_workers(), help="decoding processes")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     recipe = _add(
         commands, "recipe", "what this recipe and the original's learn in the same time on one core, in 5 folds"

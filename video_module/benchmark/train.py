@@ -27,7 +27,7 @@ from video_module.models.cost import measure_cost
 from video_module.models.recognizer import build_model
 from video_module.models.registry import ModelSpec, get_spec
 
-_HMDB51_CLIPS = 2857 * 30  # videos of fold 1 without validation, 30 epochs of one clip each
+_HMDB51_VIDEOS = 2857  # of fold 1 without validation
 _NUM_CLASSES = 51
 _LOAD = 16  # clips, as the loader gives them
 _COLUMNS = (
@@ -59,7 +59,7 @@ def measure_model(
         ceiling = matrix_rate("fp32", device)
         row = {"clips/s": baseline, "times the original": 1.0, "at once": 2, "at best, TMAC/s": ceiling / 1e12}
         row |= {"share of it": baseline * work / ceiling, "peak GB": _peak_gb(device)}
-        rows.append(_row(f"{spec.name}: torchvision, fp32, 2 clips, Adam", row))
+        rows.append(_row(spec, "torchvision, fp32, 2 clips, Adam", row))
 
     _reset_peak(device)
     settings = {"effective_batch": args.effective_batch, "batch_size": args.batch_size, "num_repeats": 1}
@@ -76,25 +76,31 @@ def measure_model(
     ceiling = matrix_rate(trainer.precision, device)
     row = {"clips/s": drawn, "times the original": drawn / baseline if baseline else None}
     row |= {"at once": trainer.micro_batch, "at best, TMAC/s": ceiling / 1e12, "share of it": drawn * work / ceiling}
-    rows.append(_row(f"{spec.name}: this trainer, {trainer.precision}", row | {"peak GB": _peak_gb(device)}))
+    rows.append(_row(spec, f"this trainer, {trainer.precision}", row | {"peak GB": _peak_gb(device)}))
     if args.num_videos:
         rate = measure_with_loader(trainer, clip, args)
         row = {"clips/s": rate, "times the original": rate / baseline if baseline else None}
-        rows.append(_row(f"{spec.name}: the same from files", row | {"of clips in memory": rate / drawn}))
+        rows.append(_row(spec, "the same from files", row | {"of clips in memory": rate / drawn}))
     for checkpointed in (False, True) if spec.name.startswith("swin3d") else (False,):
         for precision in ("fp32", "bf16"):
             needed = memory.activation_bytes(
                 spec.name, clip, num_classes=_NUM_CLASSES, checkpointed=checkpointed, precision=precision
             )
-            what = f"{spec.name}: kept for gradients, {precision}" + (", checkpointed" if checkpointed else "")
-            rows.append(_row(what, {"GB a clip": (needed.kept + needed.largest_block) / 1e9}))
+            what = f"kept for gradients, {precision}" + (", checkpointed" if checkpointed else "")
+            rows.append(_row(spec, what, {"GB a clip": (needed.kept + needed.largest_block) / 1e9}))
     return rows
 
 
-def _row(what: str, figures: dict[str, Any]) -> dict[str, Any]:
+def _row(spec: ModelSpec, what: str, figures: dict[str, Any]) -> dict[str, Any]:
     rate = figures.get("clips/s")
-    row = {"what": what, **dict.fromkeys(_COLUMNS)} | figures
-    return row | {"h for HMDB51": _HMDB51_CLIPS / rate / 3600 if rate else None}
+    row = {"what": f"{spec.name}: {what}", **dict.fromkeys(_COLUMNS)} | figures
+    return row | {"h for HMDB51": _hmdb51_clips(spec) / rate / 3600 if rate else None}
+
+
+def _hmdb51_clips(spec: ModelSpec) -> int:
+    """What train_model.py takes for a fold, by the model's recipe."""
+    config = spec.train_config(weights=spec.default_weights, given={})
+    return _HMDB51_VIDEOS * config.num_epochs * config.num_repeats
 
 
 def time_step(step: Callable[[], Any], device: torch.device, *, num_steps: int, num_warmup: int) -> float:

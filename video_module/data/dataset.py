@@ -109,7 +109,10 @@ _MAX_LOAD = 16  # clips; more would only fill memory, since each worker reads on
 
 
 def largest_load(effective_batch: int, world_size: int = 1) -> int:
-    """Clips of the largest load, where a process's share of a step is dealt into loads as even as can be."""
+    """Clips of the largest load of a whole step, where a process's share is dealt into loads as even as can be.
+
+    A short last step can have a larger one: of 24 clips a step come as 12 and 12, the last 16 as they are.
+    """
     share = -(-effective_batch // world_size)
     return -(-share // -(-share // _MAX_LOAD))
 

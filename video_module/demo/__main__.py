@@ -13,6 +13,7 @@ from pathlib import Path
 from video_module import cli
 from video_module.errors import InputError
 from video_module.files import read_text, replacing
+from video_module.machine import default_num_workers
 
 MODEL = "swin3d_nano"
 NUM_SOURCES, CLIPS_PER_SOURCE = 30, 3
@@ -63,7 +64,7 @@ def draw(out: Path, seed: int) -> float:
             num_sources=NUM_SOURCES,
             clips_per_source=CLIPS_PER_SOURCE,
             seed=seed,
-            num_workers=cli.default_num_workers(),
+            num_workers=default_num_workers(),
         )
     draw_recording(out / "recording.avi", RECORDING_ACTIONS, seed=seed, source=NUM_SOURCES)
     duration = time.perf_counter() - begin

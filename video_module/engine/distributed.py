@@ -11,10 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from video_module.cli import started_by_torchrun
-from video_module.devices import parse_device
+from video_module.devices import own_device
 from video_module.engine.device import choose_device
-from video_module.errors import InputError
+from video_module.machine import started_by_torchrun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +22,7 @@ class Group:
 
     rank: int = 0
     world_size: int = 1
+    num_machines: int = 1
     device: str
     """What this process should compute on, as --device takes it."""
 
@@ -33,8 +33,16 @@ class Group:
 
     @property
     def launcher(self) -> str:
-        """How such a group is started, for the record."""
-        return "python" if self.world_size == 1 else f"torchrun --nproc_per_node {self.world_size}"
+        """How such a group is started, for the record; on several machines, the same line on each."""
+        if self.world_size == 1:
+            return "python"
+        machines = f"--nnodes {self.num_machines} " if self.num_machines > 1 else ""
+        return f"torchrun {machines}--nproc_per_node {self.num_local}"
+
+    @property
+    def num_local(self) -> int:
+        """Processes on a machine."""
+        return -(-self.world_size // self.num_machines)
 
     def __str__(self) -> str:
         return "one process" if self.world_size == 1 else f"{self.world_size} processes"
@@ -93,14 +101,15 @@ def join_group(device: str) -> Iterator[Group]:
         return
     store, rank, world_size = next(dist.rendezvous("env://"))
     try:
-        device = own_device(device, int(os.environ["LOCAL_RANK"]))
+        device = own_device(device)
         uses_cuda = device != "cpu" and torch.cuda.is_available()
         if uses_cuda:
             torch.cuda.set_device(choose_device(device))
         # Windows has CUDA without NCCL
         backend = "cpu:gloo,cuda:nccl" if uses_cuda and dist.is_nccl_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-        yield Group(rank=rank, world_size=world_size, device=device)
+        num_machines = int(os.environ["GROUP_WORLD_SIZE"])  # torchrun's groups are those of its agents, one a machine
+        yield Group(rank=rank, world_size=world_size, num_machines=num_machines, device=device)
     except Exception:
         if store.add("num_failed", 1) > 1:  # it made the same mistake, or lost the one that failed
             time.sleep(2)  # torchrun ends all processes after the first exit: the one that failed must have its say
@@ -111,11 +120,3 @@ def join_group(device: str) -> Iterator[Group]:
     # none leaves while another still reads from it; on the CPU, where all have a backend
     dist.all_reduce(torch.zeros(1))
     dist.destroy_process_group()
-
-
-def own_device(device: str, local_rank: int) -> str:
-    """What --device means to one of several processes. Raises InputError if it names one GPU for all."""
-    kind, _ = parse_device(device)
-    if ":" in device:
-        raise InputError(f"--device {device}: under torchrun each process takes its own GPU; use auto, cuda or cpu")
-    return "cpu" if kind == "cpu" else f"{kind}:{local_rank}"

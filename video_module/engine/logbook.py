@@ -19,6 +19,7 @@ class Logbook:
             stem.with_name(stem.name + end) for end in ("_logs.json", "_logs.csv", "_curves.png", "_tensorboard")
         )
         self._open_board = _board_class() if tensorboard else None
+        self._num_on_board = 0  # epochs
 
     @property
     def paths(self) -> list[Path]:
@@ -26,7 +27,7 @@ class Logbook:
         return [self._json, self._csv, self._curves, *([self._board] if self._open_board else [])]
 
     def write(self, progress: Progress) -> None:
-        """Write all anew.
+        """Write all anew; to TensorBoard, which adds to its files, what it has not been told yet.
 
         A file that Windows will not give up, since Excel shows it, is told of and left to the next epoch: no reason to
         end a run.
@@ -45,14 +46,22 @@ class Logbook:
             rows.writerows(zip(*logs.values(), strict=True))
         plot_curves(self._curves, logs, best_epoch=progress.best_epoch)
         if self._open_board:
-            row = progress.row(-1)
-            with self._open_board(str(self._board)) as board:
+            self._write_board(progress)
+
+    def _write_board(self, progress: Progress) -> None:
+        # What an earlier run, or an earlier part of this one, left in the folder may lack epochs and would show twice
+        # those told again: the first time all are told, and TensorBoard drops what it has from the first epoch on
+        settings = {} if self._num_on_board else {"purge_step": 1}
+        with self._open_board(str(self._board), **settings) as board:
+            for index in range(self._num_on_board, progress.num_epochs):
+                row = progress.row(index)
                 for column, value in row.items():
                     if column != "epoch" and value is not None:
                         group, _, name = (
                             column.partition("_") if column[:4] in ("trai", "val_") else ("run", "", column)
                         )
                         board.add_scalar(f"{name}/{group}", value, global_step=row["epoch"])
+        self._num_on_board = progress.num_epochs
 
 
 def _board_class():

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from video_module.cli import default_num_workers
 from video_module.data.dataset import EvaluationLoader, StepSampler, read_steps
 from video_module.engine import state
 from video_module.engine.checkpoint import Checkpoint, save_checkpoint
@@ -18,6 +17,7 @@ from video_module.engine.progress import Progress, epoch_line
 from video_module.engine.state import StateKeeper, last_path
 from video_module.engine.training import Trainer
 from video_module.errors import InputError, Interrupted
+from video_module.machine import default_num_workers
 from video_module.report.metrics import top_k_accuracy
 
 _LARGEST_WAIT = 0.1  # share of an epoch spent waiting for data that is worth a warning
@@ -143,10 +143,10 @@ def _remedy(data_wait: float, num_workers: int) -> str:
 
 
 def _resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress:
-    if not path.is_file():
+    progress = state.resume(trainer, template, path)
+    if progress is None:
         print(f"no {path} to resume from: starting afresh")
         return Progress()
-    progress = state.resume(trainer, template, path)
     text = f"resuming after epoch {progress.num_epochs} of {trainer.config.num_epochs}"
     if progress.partial.num_steps:
         text += f" and step {progress.partial.num_steps} of {trainer.steps_per_epoch}"

@@ -23,7 +23,8 @@ _EARLIER = {
     "head_dropout": 0.0,
     "patience": 0,
 }
-# what may differ from one part of a run to the next: how fast it goes, not where
+# What may differ from one part of a run to the next: how fast it goes, and when it ends or is given up. The clips of a
+# step and its mean loss stay; with another batch_size dropout draws anew, and batch norm sees other batches
 _FREE = ("batch_size", "checkpoint_activations", "compile", "save_every", "max_failed_share", "patience")
 
 
@@ -65,9 +66,18 @@ class StateKeeper:
         self._steps, self._time = 0, time.monotonic()
 
 
-def resume(trainer, template: Checkpoint, path: Path) -> Progress:
-    """Bring a trainer to where X_last.pth stands. Raises InputError if that is of another run, naming a difference."""
-    checkpoint = load_checkpoint(path)
+def resume(trainer, template: Checkpoint, path: Path) -> Progress | None:
+    """Bring a trainer to where X_last.pth stands; None where there is none.
+
+    Raises InputError if that is of another run, naming a difference.
+    """
+    # The first process alone writes it, so that on a machine with a disk of its own it is missing, or of an earlier
+    # run: processes that each looked for themselves would go on from different places. Given to all it serves any
+    # cluster, at the price of seconds and, for a moment, of four times its size in each process; to refuse would ask
+    # for a copy on each machine before each --resume. It travels by gloo, as all objects do here: no GPU holds it.
+    checkpoint = trainer.group.first(lambda: load_checkpoint(path) if path.is_file() else None)
+    if checkpoint is None:
+        return None
     if checkpoint.training is None:
         raise InputError(f"{path}: holds no training state")
     if difference := find_difference(checkpoint, template):
@@ -89,10 +99,13 @@ def find_difference(saved: Checkpoint, wanted: Checkpoint) -> str | None:
             one, other = one.to_dict(), other.to_dict()
         if one == other:
             continue
-        if isinstance(one, dict):
-            name, one, other = next(
-                (f"{name}.{key}", one.get(key), value) for key, value in other.items() if one.get(key) != value
-            )
+        if isinstance(one, dict):  # of another version, it can hold settings that this one lacks, and lack some
+            key = next((key for key in [*other, *one] if one.get(key) != other.get(key)), None)
+            if key is None:  # None is what is recorded of a setting that is not used
+                continue
+            if key not in other:
+                return f"{name}.{key} {one[key]}, which this version has no setting for"
+            name, one, other = f"{name}.{key}", one.get(key), other[key]
         elif name == "class_names" and set(one) != set(other):
             gone, new = sorted(set(one) - set(other)), sorted(set(other) - set(one))
             return f"{len(one)} classes, this run has {len(other)} (no longer: {gone or 'none'}; new: {new or 'none'})"

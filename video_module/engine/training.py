@@ -37,8 +37,10 @@ _CHECK_EVERY = 10  # steps between looks at the loss, each of which makes a GPU 
 class Trainer:
     """A model with all that changes while it learns: weights and their mean, optimiser, schedule, gradient scaler.
 
-    A step takes loads of clips and puts them through the network `micro_batch` at a time, summing up gradients; every
-    random draw in it is a function of seed, epoch, step, process and load. So a run goes on bit for bit after a step.
+    A step takes loads of clips and puts them through the network `micro_batch` at a time, summing up gradients. Every
+    random draw in it is a function of seed, epoch, step, process and load, and dropout's of where in the load its clips
+    stand too. So a run goes on bit for bit after a step. With another `micro_batch` a step has the same clips, mixed
+    alike, and the same mean loss; dropout then draws anew, and batch norm sees other batches.
     """
 
     def __init__(
@@ -92,7 +94,8 @@ class Trainer:
         """One optimiser step on the loads of this process; returns detached (loss, hits), still on the device.
 
         The loss is the mean over the clips of all processes; what is returned is this process's part of it. `step` is
-        the step's number in the epoch. Where memory runs out, fewer clips go through at once, to the same gradients.
+        the step's number in the epoch. Where memory runs out, fewer clips go through at once, to the same mean loss;
+        dropout then draws anew, and batch norm sees other batches.
         """
         [total] = self.group.sum([self._weigh(loads)])
         return self._step(loads, epoch, step, total)
@@ -186,10 +189,7 @@ class Trainer:
             best = targets if targets.ndim == 1 else targets.argmax(dim=1)
             hits += (logits.detach().argmax(dim=1) == best).sum()
         if not parts and self.group.world_size > 1:  # no clip for this process, but the others wait for its gradients
-            nothing = torch.zeros(1, *self.model.clip.shape, device=self.device)
-            with autocast(self.precision, self.device):
-                loss = self._network(nothing).float().sum() * 0
-            self.scaler.scale(loss).backward()
+            self._pass_nothing(self._network, 1)
         self._shared_gradients = False
         return loss_sum / total, hits
 
@@ -253,7 +253,7 @@ class Trainer:
                 self.model.clip,
                 num_classes=self.num_classes,
                 checkpointed=self.config.checkpoint_activations,
-                num_processes=self.group.world_size,
+                num_processes=self.group.num_local,
             )
         most = largest_load(self.config.effective_batch, self.group.world_size)
         size = memory.largest_that_fits(fits, most)
@@ -264,20 +264,26 @@ class Trainer:
         return size
 
     def _try_pass(self, size: int) -> None:
-        """A pass over drawn clips that leaves nothing behind, with room kept for the optimiser's state."""
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        """A pass over black clips that leaves nothing behind, with room kept for the optimiser's state."""
         num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
         room = torch.empty(0 if self.optimizer.state else 2 * num_bytes, dtype=torch.uint8, device=self.device)
         try:
-            clips = torch.zeros(size, *self.model.clip.shape, device=self.device)
-            with autocast(self.precision, self.device):
-                loss = self.model(clips).float().sum() * 0
-            self.scaler.scale(loss).backward()
+            self._pass_nothing(self.model, size)
             torch.cuda.synchronize(self.device)
         finally:
             del room
             self.optimizer.zero_grad(set_to_none=True)
-            with torch.no_grad():
+
+    def _pass_nothing(self, network: nn.Module, size: int) -> None:
+        """A forward and backward pass of black clips: gradients of zero, and running statistics as they were."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        try:
+            clips = torch.zeros(size, *self.model.clip.shape, device=self.device)
+            with autocast(self.precision, self.device):
+                loss = network(clips).float().sum() * 0
+            self.scaler.scale(loss).backward()
+        finally:
+            with torch.no_grad():  # only now: batch norm's backward pass refuses statistics changed since the forward
                 for buffer, value in buffers:
                     buffer.copy_(value)
 
