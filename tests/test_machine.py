@@ -71,12 +71,35 @@ def test_workers_are_as_many_as_the_cores_that_may_be_used(monkeypatch, cores, p
     ],
 )
 def test_memory_is_what_a_container_is_given(own, files, expected, tmp_path, monkeypatch):
-    for name, text in files.items():
-        path = tmp_path / "groups" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (tmp_path / "cgroup").write_text(own)
-    monkeypatch.setattr(machine, "_OWN_CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "groups")
+    make_groups(own, files, tmp_path, monkeypatch)
     of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
     assert ram_bytes() == (expected or of_machine)
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "250000 100000\n"}, 3),  # docker --cpus 2.5
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 64),
+        ("0::/job/step\n", {"job/cpu.max": "400000 100000\n", "job/step/cpu.max": "max 100000\n"}, 4),
+        ("0::/\n", {"cpu.max": "1000 100000\n"}, 1),
+        ("3:cpu,cpuacct:/docker/ab\n", {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ("3:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ("3:memory:/\n", {"cpu.max": "100000 100000"}, 64),
+    ],
+)
+def test_cores_are_those_that_a_container_is_given(own, files, expected, tmp_path, monkeypatch):
+    make_groups(own, files, tmp_path, monkeypatch)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert machine.available_cores() == expected
+
+
+def make_groups(own: str, files: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control groups with these files, and a process whose own are `own`."""
+    for name, text in files.items():
+        path = folder / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (folder / "cgroup").write_text(own)
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", folder / "cgroup")
+    monkeypatch.setattr(machine, "_CGROUPS", folder / "groups")

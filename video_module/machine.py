@@ -1,5 +1,6 @@
 """This machine: what a process may use of it, and how it is described beside a figure. Standard library only."""
 
+import math
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -33,8 +34,9 @@ def describe_machine(packages: Sequence[str] = ("torch", "onnxruntime")) -> dict
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which in a container can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: the machine's, or a container's or scheduler's part of them, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *map(math.ceil, _core_limits())]))
 
 
 def share_of_cores() -> int:
@@ -64,28 +66,40 @@ def ram_bytes() -> int:
 
 
 def _memory_limits() -> Iterator[int]:
-    """In bytes, of this process's control groups (Linux), versions 1 and 2, and of the groups around them."""
+    """In bytes, of this process's control groups."""
+    for folder in _own_groups("memory"):
+        for file in ("memory.max", "memory.limit_in_bytes"):  # versions 2 and 1
+            with suppress(OSError):
+                limit = (folder / file).read_text(encoding="utf-8").strip()
+                if limit.isdecimal():  # else it is "max"
+                    yield int(limit)
+
+
+def _core_limits() -> Iterator[float]:
+    """Cores' worth of time that this process's control groups give it."""
+    for folder in _own_groups("cpu"):
+        for files in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):  # versions 2 and 1
+            with suppress(OSError):
+                text = " ".join((folder / file).read_text(encoding="utf-8") for file in files)
+                quota, period = text.split()
+                if quota.isdecimal():  # else it is "max", or -1
+                    yield int(quota) / int(period)
+
+
+def _own_groups(controller: str) -> Iterator[Path]:
+    """Folders of this process's control groups (Linux), versions 1 and 2, and of the groups around them."""
     try:
         lines = _OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, name = line.split(":", 2)
-        if not controllers:
-            top, file = _CGROUPS, "memory.max"
-        elif "memory" in controllers.split(","):
-            top, file = _CGROUPS / "memory", "memory.limit_in_bytes"
-        else:
+        if controllers and controller not in controllers.split(","):
             continue
+        top = _CGROUPS / controller if controllers else _CGROUPS
         # a container may be told its name outside, where inside its own files lie on top
         group = top / name.lstrip("/")
-        for folder in (group, *group.parents):
-            if not folder.is_relative_to(top):
-                break
-            with suppress(OSError):
-                limit = (folder / file).read_text(encoding="utf-8").strip()
-                if limit.isdecimal():  # else it is "max"
-                    yield int(limit)
+        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))
 
 
 def peak_process_bytes() -> int | None:
