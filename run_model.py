@@ -79,6 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         raise InputError(str(error)) from None
     sources, shard = find_sources(args.video_path), find_shard()
+    if sources.videos and not sources.root and not sources.videos[0].exists():  # before a model is loaded, or fetched
+        raise InputError(f"{sources.videos[0]}: no such file")
     is_live = sources.live is not None or args.realtime
     if is_live and (unfit := next((flag for flag in OUTPUTS if getattr(args, flag)), None)):
         raise InputError(f"--{unfit} goes with files; a live source is logged by --save_jsonl and seen with --show")
@@ -168,7 +170,7 @@ def recognise(
                 best = prediction.top_k(1)[0]
                 tqdm.write(f"{video}  {best['label']} {best['score']:.1%}, {prediction.duration_s:.1f} s")
             else:
-                print_table(prediction, segments, args.top_k)
+                print_table(prediction, segments, k=args.top_k, min_score=args.timeline.min_score)
             if args.save_jsonl:
                 content = to_json(
                     prediction, segments, model=predictor.model, k=args.top_k, config=args.timeline, windows=False
@@ -239,17 +241,21 @@ def progress_of(bar):
     return on_progress
 
 
-def print_table(prediction: "VideoPrediction", segments: "list[Segment]", k: int) -> None:
+def print_table(prediction: "VideoPrediction", segments: "list[Segment]", *, k: int, min_score: float) -> None:
+    from video_module.inference.timeline import order_of
+
     print(f"\n{prediction.path}  {prediction.duration_s:.1f} s, {prediction.num_frames} frames, {prediction.fps:g} fps")
+    for s in segments[:MOST_SEGMENTS]:
+        print(f"  {s.start_s:8.2f} - {s.end_s:.2f} s  {s.label} ({s.score:.0%})")
+    if len(segments) > MOST_SEGMENTS:
+        print(f"  … and {len(segments) - MOST_SEGMENTS} more; --save_json writes all")
+    if not order_of(segments):
+        print(f"  (uncertain: no class reaches --min_score {min_score:g})")
+    print("mean of the whole video")
     best = prediction.top_k(k)
     width = max(len(item["label"]) for item in best)
     for item in best:
         print(f"  {item['label']:{width}}  {item['score']:6.1%}  {'█' * round(item['score'] * 30)}")
-    if len(segments) > 1:
-        for s in segments[:MOST_SEGMENTS]:
-            print(f"  {s.start_s:8.2f} - {s.end_s:.2f} s  {s.label} ({s.score:.0%})")
-    if len(segments) > MOST_SEGMENTS:
-        print(f"  … and {len(segments) - MOST_SEGMENTS} more; --save_json writes all")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import run_model
 from video_module.data.drawing import draw_recording
@@ -111,6 +112,22 @@ def test_all_kinds_of_output_at_once(exported, drawn_data, tmp_path, capsys):
     assert kinds["save_timeline"].read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
     assert all(str(path) in out for path in kinds.values())
+
+
+@pytest.mark.parametrize(("min_score", "is_uncertain"), [("0", False), ("1", True)])
+def test_what_happens_when_stands_before_the_mean(exported, drawn_data, capsys, min_score, is_uncertain):
+    video = next((drawn_data / "test").rglob("*.avi"))
+    run_model.main(["--video_path", str(video), "--model", str(exported), "--min_score", min_score])
+    first, mean = capsys.readouterr().out.split("mean of the whole video\n")
+    assert re.search(r"\n +0\.00 - \d+\.\d\d s  \w+ \(\d+%\)\n", first)
+    assert ("(uncertain: no class reaches --min_score 1)" in first) == is_uncertain
+    assert mean.count("%") == 5
+
+
+def test_a_picture_is_no_video(exported, tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "curves.png")
+    with pytest.raises(InputError, match=r"curves\.png: a picture, not a video"):
+        run_model.main(["--video_path", str(tmp_path / "curves.png"), "--model", str(exported)])
 
 
 def test_a_file_in_place_of_a_camera(exported, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -54,7 +55,16 @@ def test_help_answers_at_once(script):
 def test_unknown_flags_are_usage_errors(script):
     result = shell(f"{script}.py", "--no_such_flag")
     assert result.returncode == 2
-    assert "usage:" in result.stderr
+    assert re.fullmatch(r"error: .*\(--help shows the flags\)\n", result.stderr)
+
+
+def test_a_flag_that_is_nearly_one_is_told_with_that(capsys):
+    import train_model
+
+    with pytest.raises(SystemExit, match="2"):
+        train_model.parse_args(["--epochs", "3", "--batchsize=8", "--seed", "1"])
+    expected = "error: unrecognized arguments: --epochs 3 --batchsize=8; did you mean --num_epochs --batch_size?"
+    assert capsys.readouterr().err.startswith(expected)
 
 
 WITHOUT_TORCH = """
@@ -124,6 +134,12 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("run_model.py --video_path {text.avi} --model {onnx}", "not a video"),
         ("run_model.py --video_path {zero.mp4} --model {onnx}", "0 bytes"),
         ("run_model.py --video_path {none}.mp4 --model {onnx}", "no such file"),
+        (
+            "run_model.py --video_path {none}.mp4 --model swin3d_t",
+            "none.mp4: no such file",
+        ),
+        ("run_model.py --video_path {text.avi} --model {none}.onnx", "convert_model.py makes it"),
+        ("run_model.py --video_path {text.avi} --model swin3d", "none of the models by name: swin3d_t, "),
         ("run_model.py --video_path {empty} --model {onnx}", "no video in this folder"),
         ("run_model.py --video_path {text.avi} --model {none.onnx}", "no such file"),
         ("run_model.py --video_path {text.avi} --model {onnx} --save_json {text.avi}", "would be overwritten"),

@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import dataclasses
+import difflib
 import errno
 import math
 import os
@@ -29,9 +30,20 @@ class HelpFormatter(argparse.HelpFormatter):
         return text
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells of a wrong flag in a line, with the one that was probably meant, and exit code 2."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        known = [flag for action in self._actions for flag in action.option_strings]
+        wrong = [word for word in message.split() if word.startswith("--") and word.partition("=")[0] not in known]
+        meant = [match for word in wrong for match in difflib.get_close_matches(word.partition("=")[0], known, n=1)]
+        hint = f"; did you mean {' '.join(meant)}?" if meant else ""
+        self.exit(2, f"error: {message}{hint} (--help shows the flags)\n")
+
+
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """An ArgumentParser with this project's habits: defaults in --help, no abbreviated flags."""
-    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    """An ArgumentParser with this project's habits: defaults in --help, no abbreviated flags, mistakes in a line."""
+    return Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
 def add_config_arguments(parser: argparse._ActionsContainer, config_class: type) -> None:

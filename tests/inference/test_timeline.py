@@ -9,7 +9,9 @@ from video_module.inference.predictor import VideoPrediction, Window
 from video_module.inference.timeline import (
     UNCERTAIN,
     Labeller,
+    Segment,
     find_segments,
+    order_of,
     smooth_scores,
     to_json,
     write_csv,
@@ -30,6 +32,15 @@ def prediction(*windows: tuple[int, int, float], num_frames: int = 40) -> VideoP
 
 RAW = TimelineConfig(smooth_s=0, min_score=0, hysteresis=0)
 """Each window's best class, as it is."""
+
+
+def test_the_order_of_what_happens_leaves_out_doubt_and_repeats():
+    def segment(label: str) -> Segment:
+        return Segment(start=0, end=1, start_s=0, end_s=1, label=label, score=0.5, scores=np.zeros(2))
+
+    labels = ["sit", UNCERTAIN, "sit", "wave", "sit", UNCERTAIN]
+    assert order_of(list(map(segment, labels))) == ["sit", "wave", "sit"]
+    assert order_of([segment(UNCERTAIN)]) == []
 
 
 def test_segments_cover_the_video_without_gap_or_overlap():

@@ -7,6 +7,7 @@ import pytest
 from video_module.config import ClipConfig
 from video_module.report import html, metrics
 from video_module.report.contact_sheet import Strip
+from video_module.report.results import count_views
 
 EVIL = '<b>&"x"</b>'
 NAMES = [EVIL, "stand", "ёлка"]
@@ -121,7 +122,7 @@ def test_the_figures_and_where_it_fails_are_told(tmp_path):
         "95 % interval 0.567 to 0.767",
         "hmdb51, fold 2, digest d7c326fae8c38265",
         "12 videos from 6 sources, 3 classes",
-        "4 clips x 3 crops: 144 in all",
+        "4 clips x 3 crops: 144 views",
         "Only 6 sources: the true intervals are wider.",
         "8 frames of 64 × 64, 4 apart",
         "guessing: 1.099",
@@ -156,6 +157,16 @@ def test_what_the_model_was_trained_on_is_said(tmp_path, overlap, expected):
     text = written(tmp_path, train_overlap=overlap).text
     assert expected in text
     assert ("flatter" in text) == overlap["is_leak"]
+
+
+@pytest.mark.parametrize(("num_videos", "num_clips", "is_said"), [(10, 120, False), (10, 87, True)])
+def test_short_videos_give_fewer_views_and_that_is_said(num_videos, num_clips, is_said):
+    views = {"sampling": "uniform", "num_clips": 4, "num_crops": 3, "clip_step": None}
+    text = count_views({"views": views, "num_videos": num_videos, "num_clips": num_clips})
+    assert text.startswith(f"{num_clips} views")
+    assert ("(4 clips x 3 crops, but one clip of a video that is no longer)" in text) == is_said
+    windows = {"sampling": "windows", "num_clips": None, "num_crops": 1, "clip_step": 8}
+    assert count_views({"views": windows, "num_videos": 2, "num_clips": 1234}) == "1,234 views"
 
 
 def test_what_is_not_known_is_left_out(tmp_path):

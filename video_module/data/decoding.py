@@ -26,6 +26,7 @@ VIDEO_SUFFIXES = (
     ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".divx", ".mxf",
 )
 # fmt: on
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _SUFFIXES_WITH_COUNT = (".avi", ".mp4", ".mov", ".m4v")  # of others OpenCV's count is duration times rate: a guess
 _MEASURED_PIXELS = 2**30  # a minute and a half of 640x480
 DEFAULT_FPS = 25.0  # where a container states no usable rate
@@ -65,6 +66,8 @@ def _open(path: str | Path) -> cv2.VideoCapture:
         raise VideoError(f"{path}: no permission to read it")
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes)")
+    if path.suffix.lower() in _PICTURE_SUFFIXES:  # FFmpeg takes it for a video of one frame
+        raise VideoError(f"{path}: a picture, not a video")
     # absolute, so that no part of a name is taken for a protocol ("a:b.avi") or an option ("-x.avi")
     capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not capture.isOpened():

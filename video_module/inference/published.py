@@ -21,11 +21,14 @@ def find_model(model: str) -> Path:
     Such weights are downloaded and exported on first use, which needs torch and, unless the weights are in torch's own
     cache, the network. Raises InputError if they cannot be had, naming the file to fetch and where to put it.
     """
-    if model not in MODELS or Path(model).is_file():
+    if Path(model).is_file():
         return Path(model)
+    with_weights = ", ".join(name for name, other in MODELS.items() if other.weights)
+    if model not in MODELS:
+        maker = {".onnx": "; convert_model.py makes it", ".pth": "; train_model.py makes it"}.get(Path(model).suffix)
+        raise InputError(f"--model {model}: no such file{maker or f', and none of the models by name: {with_weights}'}")
     spec = MODELS[model]
     if not spec.weights:
-        with_weights = ", ".join(name for name, other in MODELS.items() if other.weights)
         raise InputError(
             f"--model {model}: no weights of it are published with torchvision; give a file, or one of {with_weights}"
         )

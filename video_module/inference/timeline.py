@@ -2,8 +2,9 @@
 
 import csv
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ class Segment:
     """Mean probability of `label` over the stretch; of the best class where it is UNCERTAIN."""
     scores: np.ndarray
     """Mean probabilities over the stretch, not smoothed: float64 (num_classes,)."""
+
+
+def order_of(segments: Sequence[Segment]) -> list[str]:
+    """The classes of the segments as they follow each other; what is UNCERTAIN is left out, and repeats with it."""
+    certain = [segment.label for segment in segments if segment.label != UNCERTAIN]
+    return [label for label, _ in groupby(certain)]
 
 
 def window_borders(prediction: VideoPrediction) -> np.ndarray:

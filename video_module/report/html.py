@@ -15,7 +15,7 @@ from PIL import Image
 from video_module.files import write_text
 from video_module.report import plots
 from video_module.report.contact_sheet import Strip
-from video_module.report.results import FIGURES, WINDOW_FIGURES, describe_views
+from video_module.report.results import FIGURES, WINDOW_FIGURES, count_views, describe_views
 
 _ABOUT = {
     "video_top1": "videos whose best class is the label",
@@ -188,7 +188,7 @@ def _header(figures: dict[str, Any], class_names: Sequence[str]) -> str:
         "split": split,
         "tested on": f"{figures['num_videos']:,} videos from {figures['num_sources']:,} sources, "
         f"{len(class_names)} classes",
-        "views": f"{describe_views(figures['views'])}: {figures['num_clips']:,} in all",
+        "views": f"{describe_views(figures['views'])}: {count_views(figures)}",
         "a clip": f"{clip['num_frames']} frames of {clip['crop']} × {clip['crop']}, {clip['frame_stride']} apart{rate}",
     }
     listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())

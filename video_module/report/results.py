@@ -44,7 +44,7 @@ def format_figures(figures: dict[str, Any]) -> str:
         f"  {title:{width}}  {figures[key]:.4f}{_format_interval(figures['intervals'].get(key))}"
         for key, title in titles.items()
     ]
-    counts = f"{figures['num_videos']} videos of {figures['num_sources']} sources, {figures['num_clips']} views"
+    counts = f"{figures['num_videos']} videos of {figures['num_sources']} sources, {count_views(figures)}"
     if any(figures["intervals"].values()):
         counts += "; in brackets 95 % intervals, resampled by source"
     lines.append(f"  {counts}")
@@ -75,6 +75,17 @@ def describe_views(views: dict[str, Any]) -> str:
     if views["sampling"] == "windows":
         return f"windows every {views['clip_step']} frames x {crops}"
     return f"{views['num_clips']} clip{'s' if views['num_clips'] > 1 else ''} x {crops}"
+
+
+def count_views(figures: dict[str, Any]) -> str:
+    """How many views were scored, and why they are fewer than videos times views where they are."""
+    views = figures["views"]
+    text = f"{figures['num_clips']:,} views"
+    if views["sampling"] == "windows" or figures["num_clips"] == (
+        figures["num_videos"] * views["num_clips"] * views["num_crops"]
+    ):
+        return text
+    return f"{text} ({describe_views(views)}, but one clip of a video that is no longer)"
 
 
 def write_results(

@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.components.label import LabelConfidence, LabelData
 from gradio.components.plot import PlotData
 
 from video_module.config import TimelineConfig
@@ -27,6 +28,7 @@ from video_module.web.storage import Storage
 from video_module.web.texts import texts_for
 
 NUM_CLASSES_SHOWN = 5
+_NUM_IN_HEADING = 6
 _PROGRESS = gr.Progress()  # a default of this type is how Gradio is asked for a progress bar
 _NARROW_PX = 700
 _INK = "#7d8590"  # readable on white and on black
@@ -61,9 +63,9 @@ class Handlers:
                 self.storage.drop(folder)
                 raise
             self.storage.own(files[0], session=request.session_hash, slot="result")
-            best = {item["label"]: item["score"] for item in prediction.top_k(NUM_CLASSES_SHOWN)}
+            answer = self._answer(prediction, texts)
             picture = self._draw_timeline(prediction, texts, is_narrow=(width_px or 0) < _NARROW_PX)
-            yield best, files[0], picture, files
+            yield answer, files[0], picture, files
 
     def watch(self, video: str | None, model: str, skip: float, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Yields (frame, label) as the video goes on."""
@@ -138,6 +140,18 @@ class Handlers:
         timeline.write_csv(paths[2], prediction)
         timeline.write_vtt(paths[3], segments)
         return [str(path) for path in paths]
+
+    def _answer(self, prediction: VideoPrediction, texts: dict[str, str]) -> LabelData:
+        """What happens, one after the other, over the best classes of the whole video."""
+        order = timeline.order_of(timeline.find_segments(prediction, self.config))
+        more = ["…"] if len(order) > _NUM_IN_HEADING else []
+        return LabelData(
+            label=" → ".join(order[:_NUM_IN_HEADING] + more) or texts["uncertain"],
+            confidences=[
+                LabelConfidence(label=item["label"], confidence=item["score"])
+                for item in prediction.top_k(NUM_CLASSES_SHOWN)
+            ],
+        )
 
     def _draw_timeline(self, prediction: VideoPrediction, texts: dict[str, str], *, is_narrow: bool) -> PlotData:
         def name(label: str) -> str:

@@ -1,5 +1,6 @@
 """The page that run_gradio.py serves: what stands on it, and which button calls what."""
 
+import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from video_module.config import TimelineConfig
 from video_module.data.decoding import VIDEO_SUFFIXES
 from video_module.inference.predictor import Predictor
 from video_module.web.api import add_endpoints
-from video_module.web.components import camera_frames, in_place, live_picture
+from video_module.web.components import best_classes, camera_frames, in_place, live_picture
 from video_module.web.handlers import NUM_CLASSES_SHOWN, Handlers
 from video_module.web.limits import Limits
 from video_module.web.storage import Storage
@@ -35,6 +36,8 @@ CSS = """
 #downloads .empty { min-height: 80px; }
 /* cutting a recording would fetch a program from a foreign host */
 #input-camera .icon-button-wrapper button:not(:last-child) { display: none; }
+#actions h2 { font-size: 1.3em; overflow-wrap: anywhere; }
+#live .icon-button-wrapper { top: auto; bottom: 8px; }  /* above is the score */
 #live img { width: 100%; height: 100%; object-fit: contain; }
 .now { font-size: 1.6em; font-weight: 600; min-height: 1.6em; overflow-wrap: anywhere; }
 .now span { opacity: 0.65; font-weight: 400; }
@@ -66,6 +69,9 @@ def build_page(
         gr.Markdown(translate("intro"))
         names = list(predictors)
         model = gr.Dropdown(names, value=names[0], label=translate("model"), visible=len(names) > 1, elem_id="model")
+        with gr.Accordion(translate("known"), open=False, elem_id="known"):
+            known = gr.HTML(_names_of(predictors[names[0]]))
+        model.change(lambda name: _names_of(predictors[name]), model, known, **_ASIDE)
         with gr.Tabs():
             with gr.Tab(translate("file_tab")):
                 video_tab = _lay_out_video_tab(translate, examples)
@@ -83,6 +89,10 @@ def build_page(
         page.unload(do.forget)
         add_endpoints(predictors, storage=storage, limits=limits, config=config)
     return page, translate
+
+
+def _names_of(predictor: Predictor) -> str:
+    return ", ".join(html.escape(name) for name in predictor.class_names)
 
 
 def page_script(limits: Limits) -> str:
@@ -153,7 +163,7 @@ def _lay_out_video_tab(translate: gr.I18n, examples: Sequence[Path]) -> VideoTab
                     )
             samples = _example_box(examples, translate("examples"), "examples")
             start, stop = _buttons(translate("recognise"), translate("cancel"), ("recognise", "cancel"))
-            actions = gr.Label(label=translate("actions"), num_top_classes=NUM_CLASSES_SHOWN, elem_id="actions")
+            actions = best_classes(label=translate("actions"), num_top_classes=NUM_CLASSES_SHOWN, elem_id="actions")
         with gr.Column(min_width=300):
             annotated = in_place(
                 gr.Video(show_label=False, interactive=False, autoplay=True, loop=True, height=320, elem_id="annotated")
