@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 from itertools import pairwise
 
 import matplotlib.colors
@@ -183,6 +185,15 @@ def test_a_label_without_videos_differs_from_one_never_predicted_in_grey():
 
     assert cell(0, 1).std() < 1
     assert cell(2, 1).std() > 10  # hatched
+
+
+def test_names_in_any_letters_are_drawn_without_a_word(tmp_path):
+    program = (
+        "import numpy as np, sys; from pathlib import Path; from video_module.report import plots; "
+        "plots.plot_confusion(Path(sys.argv[1]), np.eye(2, dtype=int), ['走る', 'sit'], title='x')"
+    )
+    result = subprocess.run([sys.executable, "-c", program, tmp_path / "x.png"], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_a_long_name_keeps_both_ends():

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,9 @@ def test_a_video_is_recognised_and_plays(open_page, server, recording):
     recognise(page, recording)
     wait_until_it_plays(page)
     assert len(re.findall(r"\d+%", page.locator("#actions").inner_text())) == 5
+    order = page.locator("#order").inner_text()
+    page.locator("#known").get_by_role("button").click()
+    page.locator("#known").get_by_text("jump, pull, push, sit, stand, wave").wait_for()
     assert page.locator("#timeline img").evaluate("i => i.naturalWidth") > 500
     downloads = {}
     for link in page.locator("#downloads a").all():
@@ -78,6 +82,8 @@ def test_a_video_is_recognised_and_plays(open_page, server, recording):
     assert set(downloads) == {"recording_annotated.mp4", "recording.json", "recording.csv", "recording.vtt"}
     content = json.loads(downloads["recording.json"])
     assert content["video"] == "recording.avi"
+    labels = [label for label, _ in groupby(s["label"] for s in content["segments"] if s["label"] != "uncertain")]
+    assert order == (" → ".join(labels) or "uncertain")
     assert content["segments"][-1]["end_frame"] == content["num_frames"] == 180
     assert downloads["recording_annotated.mp4"][4:8] == b"ftyp"
     assert downloads["recording.vtt"].startswith(b"WEBVTT")

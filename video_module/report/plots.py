@@ -1,6 +1,7 @@
 """Pictures of results (matplotlib, no window). One style: readable at README width and when printed in grey."""
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from matplotlib.textpath import text_to_path
 
 from video_module.files import replacing
 
+# a class may be named in letters that DejaVu Sans lacks; a box shows that, and needs no lines of code on the screen
+warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
 STYLE = {
     "font.size": 9,
     "hatch.linewidth": 0.8,

@@ -72,13 +72,6 @@ def _decode(payload: ImageData | None) -> np.ndarray | Refused | None:
         return Refused("bad_picture")  # raised where the visitor's language is known
 
 
-def best_classes(**settings: Any) -> gr.Label:
-    """Bars of the best classes under a heading of one's own (LabelData), which need not be the best class."""
-    component = gr.Label(**settings)
-    component.postprocess = lambda answer: answer or {}
-    return component
-
-
 def live_picture(**settings: Any) -> gr.Image:
     """Shows frames, uint8 RGB (H, W, 3), that travel inside the message: no file is written for them."""
     component = gr.Image(interactive=False, **settings)

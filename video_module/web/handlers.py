@@ -13,7 +13,6 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from gradio.components.label import LabelConfidence, LabelData
 from gradio.components.plot import PlotData
 
 from video_module.config import TimelineConfig
@@ -50,8 +49,8 @@ class Handlers:
     def recognise(
         self, video: str | None, model: str, width_px: float | None, request: gr.Request, progress=_PROGRESS
     ) -> Iterator[tuple[Any, ...]]:
-        """Yields (best classes, annotated video, timeline, files) at the end; till then nothing of the video before."""
-        yield (None,) * 4
+        """Yields (order, best classes, annotated video, timeline, files) at the end; till then nothing of another."""
+        yield (None,) * 5
         with speaking(request) as texts, self.storage.using(video or ""):
             bar = _Bar(progress, texts)
             prediction = yield from self._predict(video, model, bar)
@@ -63,9 +62,10 @@ class Handlers:
                 self.storage.drop(folder)
                 raise
             self.storage.own(files[0], session=request.session_hash, slot="result")
-            answer = self._answer(prediction, texts)
+            best = {item["label"]: item["score"] for item in prediction.top_k(NUM_CLASSES_SHOWN)}
+            order = self._order(prediction, texts)
             picture = self._draw_timeline(prediction, texts, is_narrow=(width_px or 0) < _NARROW_PX)
-            yield answer, files[0], picture, files
+            yield order, best, files[0], picture, files
 
     def watch(self, video: str | None, model: str, skip: float, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Yields (frame, label) as the video goes on."""
@@ -141,17 +141,12 @@ class Handlers:
         timeline.write_vtt(paths[3], segments)
         return [str(path) for path in paths]
 
-    def _answer(self, prediction: VideoPrediction, texts: dict[str, str]) -> LabelData:
-        """What happens, one after the other, over the best classes of the whole video."""
+    def _order(self, prediction: VideoPrediction, texts: dict[str, str]) -> str:
+        """What happens, one after the other."""
         order = timeline.order_of(timeline.find_segments(prediction, self.config))
         more = ["…"] if len(order) > _NUM_IN_HEADING else []
-        return LabelData(
-            label=" → ".join(order[:_NUM_IN_HEADING] + more) or texts["uncertain"],
-            confidences=[
-                LabelConfidence(label=item["label"], confidence=item["score"])
-                for item in prediction.top_k(NUM_CLASSES_SHOWN)
-            ],
-        )
+        text = " → ".join(order[:_NUM_IN_HEADING] + more) or texts["uncertain"]
+        return f'<div class="order" role="status">{html.escape(text)}</div>'
 
     def _draw_timeline(self, prediction: VideoPrediction, texts: dict[str, str], *, is_narrow: bool) -> PlotData:
         def name(label: str) -> str:
@@ -209,7 +204,7 @@ class _Bar:
 
 
 def _nothing_new() -> tuple[Any, ...]:
-    return (gr.skip(),) * 4
+    return (gr.skip(),) * 5
 
 
 def _now(label: str | None, score: float, texts: dict[str, str]) -> str:

@@ -13,7 +13,7 @@ from video_module.config import TimelineConfig
 from video_module.data.decoding import VIDEO_SUFFIXES
 from video_module.inference.predictor import Predictor
 from video_module.web.api import add_endpoints
-from video_module.web.components import best_classes, camera_frames, in_place, live_picture
+from video_module.web.components import camera_frames, in_place, live_picture
 from video_module.web.handlers import NUM_CLASSES_SHOWN, Handlers
 from video_module.web.limits import Limits
 from video_module.web.storage import Storage
@@ -36,7 +36,9 @@ CSS = """
 #downloads .empty { min-height: 80px; }
 /* cutting a recording would fetch a program from a foreign host */
 #input-camera .icon-button-wrapper button:not(:last-child) { display: none; }
-#actions h2 { font-size: 1.3em; overflow-wrap: anywhere; }
+.order { font-size: 1.4em; font-weight: 600; overflow-wrap: anywhere; }
+/* the best class of the whole video says little where several follow each other */
+#actions h2 { visibility: hidden; height: 1.2em; margin: 0; padding: 0; }
 #live .icon-button-wrapper { top: auto; bottom: 8px; }  /* above is the score */
 #live img { width: 100%; height: 100%; object-fit: contain; }
 .now { font-size: 1.6em; font-weight: 600; min-height: 1.6em; overflow-wrap: anywhere; }
@@ -163,7 +165,8 @@ def _lay_out_video_tab(translate: gr.I18n, examples: Sequence[Path]) -> VideoTab
                     )
             samples = _example_box(examples, translate("examples"), "examples")
             start, stop = _buttons(translate("recognise"), translate("cancel"), ("recognise", "cancel"))
-            actions = best_classes(label=translate("actions"), num_top_classes=NUM_CLASSES_SHOWN, elem_id="actions")
+            order = gr.HTML(elem_id="order")
+            actions = gr.Label(label=translate("whole_video"), num_top_classes=NUM_CLASSES_SHOWN, elem_id="actions")
         with gr.Column(min_width=300):
             annotated = in_place(
                 gr.Video(show_label=False, interactive=False, autoplay=True, loop=True, height=320, elem_id="annotated")
@@ -172,7 +175,7 @@ def _lay_out_video_tab(translate: gr.I18n, examples: Sequence[Path]) -> VideoTab
             files = in_place(
                 gr.File(label=translate("downloads"), file_count="multiple", interactive=False, elem_id="downloads")
             )
-    results = [actions, annotated, timeline, files]
+    results = [order, actions, annotated, timeline, files]
     return VideoTab(video=video, camera=camera, examples=samples, start=start, stop=stop, results=results)
 
 
@@ -203,7 +206,7 @@ def _connect_video_tab(tab: VideoTab, model: gr.Dropdown, do: Handlers) -> None:
         js="(video, model, width) => [video, model, window.innerWidth]",
         concurrency_id="recognise",
         concurrency_limit=do.limits.num_at_once,
-        show_progress_on=[tab.results[1]],
+        show_progress_on=[tab.results[2]],
         **_PRIVATE,
     )
     tab.stop.click(None, cancels=[run], **_PRIVATE)
