@@ -1,5 +1,6 @@
 """Runs that are killed, stopped, or out of disk, and what they leave behind."""
 
+import copy
 import json
 import os
 import shutil
@@ -14,10 +15,14 @@ import torch
 import train_model
 from video_module.config import ClipConfig, TrainConfig
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from video_module.engine.interruption import StopWish
+from video_module.engine.progress import PartialEpoch
 from video_module.engine.state import find_difference
 from video_module.engine.training import Trainer
 from video_module.errors import InputError, Interrupted
 from video_module.files import remove_partial
+from video_module.models.recognizer import build_model
+from video_module.models.registry import get_spec
 
 ROOT = Path(__file__).parents[2]
 # all that a run may have: mixing, a running mean, dropout, stochastic depth, repeats, a frozen start
@@ -151,7 +156,7 @@ def test_a_run_killed_ten_times_ends_where_the_unbroken_one_does(unbroken, drawn
         assert names == {"nano.pth", "nano_last.pth", "nano_logs.json", "nano_logs.csv", "nano_curves.png"}
 
 
-def test_a_stop_is_saved_and_goes_on(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
+def test_a_stop_within_a_step_gives_it_up_and_goes_on(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
     """By one signal; tests/engine/test_interruption.py is about each."""
     step, steps = Trainer._step, []
 
@@ -163,14 +168,54 @@ def test_a_stop_is_saved_and_goes_on(unbroken, drawn_data, tmp_path, monkeypatch
 
     monkeypatch.setattr(Trainer, "_step", signalled)
     torch.set_num_threads(1)
-    with pytest.raises(Interrupted, match=r"stopped in epoch 2, after step 3 of 12; .*nano_last.pth is saved") as stop:
+    with pytest.raises(Interrupted, match=r"stopped in epoch 2, after step 2 of 12; .*nano_last.pth is saved") as stop:
         run(drawn_data, tmp_path / "nano.pth")
     assert stop.value.exit_code == 128 + signal.SIGINT
-    assert len(steps) == 15  # the step that ran was finished, no other begun
+    assert len(steps) == 15  # of two micro-batches, of which the second was not begun
     monkeypatch.undo()
     run(drawn_data, tmp_path / "nano.pth", "--resume")
-    assert "resuming after epoch 1 of 4 and step 3 of 12" in capsys.readouterr().out
+    assert "resuming after epoch 1 of 4 and step 2 of 12" in capsys.readouterr().out
     assert_same_run(unbroken, tmp_path / "nano.pth")
+
+
+@pytest.mark.parametrize("model", ["swin3d_nano", "mc3_18"])  # without batch norm, and with
+@pytest.mark.parametrize("at", [2, 5])  # micro-batches of three: of the first step, of the second
+def test_a_step_that_is_given_up_leaves_nothing_behind(model, at, tmp_path):
+    clip = get_spec(model).clip_config(clip_len=4, frame_stride=1, target_fps=None, img_size=32)
+    steps = [
+        [(torch.randint(0, 256, (6, *clip.shape), dtype=torch.uint8), torch.arange(6), ["a clip that fails"])]
+        for _ in range(3)
+    ]
+    config = TrainConfig(num_epochs=1, batch_size=2, drop_path=0.0, max_failed_share=0.9, ema_decay=0.9)
+
+    def make() -> Trainer:
+        network = build_model(model, num_classes=6, clip=clip)
+        return Trainer(network, config, device=torch.device("cpu"), steps_per_epoch=3)
+
+    whole, first, second = make(), make(), make()
+    expected = PartialEpoch()
+    whole.train_epoch(steps, 0, expected, num_items=21)
+
+    stop, partial, parts = StopWish(), PartialEpoch(), []
+
+    def loss(logits, targets):
+        parts.append(len(logits))
+        if len(parts) == at:
+            stop.signal = signal.SIGINT
+        return Trainer._loss(first, logits, targets)
+
+    first._loss = loss
+    assert first.train_epoch(steps, 0, partial, num_items=21, stop=stop) is None
+    assert sum(parts) == 2 * at  # the micro-batch that ran was the last
+    assert (partial.num_steps, partial.num_clips, len(partial.failures)) == (at // 3, 6 * (at // 3), at // 3)
+    assert all(parameter.grad is None for parameter in first.model.parameters())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second.train_epoch(steps[partial.num_steps :], 0, partial, num_items=21)
+    got = second.state_dict()
+    for key in ("model", "ema"):
+        assert all(torch.equal(value, got[key][name]) for name, value in whole.state_dict()[key].items())
+    for name in ("losses", "num_hits", "failures"):
+        assert getattr(partial, name) == getattr(expected, name)
 
 
 def test_a_stop_while_it_validates_is_saved_too(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
