@@ -141,6 +141,8 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
         print("no validation videos: the last epoch is kept")
 
     resuming = args.resume and group.first(last_path(save_path).is_file)
+    if not resuming:
+        show_replaced(save_path, last_path(save_path))
     model = build_model(
         args.model_type,
         num_classes=len(class_names),
@@ -180,6 +182,14 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
     )
     print(progress.summary())
     cli.show_written([save_path, last_path(save_path), *logbook.paths])
+
+
+def show_replaced(save_path: Path, last: Path) -> None:
+    """Say what of an earlier run will be replaced; demos and scripts run twice, so it is no mistake."""
+    if last.is_file() or save_path.is_file():
+        found = save_path if save_path.is_file() else last
+        way = "--resume would go on with it" if last.is_file() else "another --save_path keeps it"
+        print(f"note: {found} of an earlier run is replaced when the first epoch ends; {way}")
 
 
 def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int, num_epochs: int = 3) -> None:

@@ -296,6 +296,42 @@ def test_what_killed_saves_left_is_removed_and_nothing_else(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
+def test_an_earlier_run_is_told_of_and_lost_only_when_the_first_epoch_is_done(
+    unbroken, drawn_data, tmp_path, monkeypatch, capsys
+):
+    for file in unbroken.parent.iterdir():
+        shutil.copy(file, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    last, aside = tmp_path / "nano_last.pth", tmp_path / "nano_last_earlier.pth"
+    step, steps = Trainer._step, []
+
+    def signalled(self, *arguments):
+        steps.append(1)
+        if len(steps) % 3 == 0:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *arguments)
+
+    for _ in range(2):  # a second time it is the state of the first that is replaced, and not what is aside
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_step", signalled)
+            with pytest.raises(Interrupted, match=r"; the earlier run's state is now .*nano_last_earlier\.pth"):
+                run(drawn_data, tmp_path / "nano.pth", "--save_every", "1")
+        assert "nano.pth of an earlier run is replaced when the first epoch ends; --resume would go on" in (
+            capsys.readouterr().out
+        )
+        assert load_checkpoint(last).epoch == 0
+        found = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path != last}
+        assert found.pop(aside.name) == before["nano_last.pth"]
+        assert found == {name: content for name, content in before.items() if name != last.name}
+    run(drawn_data, tmp_path / "nano.pth", "--resume")
+    assert "note:" not in capsys.readouterr().out
+    assert not aside.exists()
+    last.unlink()
+    run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "1")
+    assert "is replaced when the first epoch ends; another --save_path keeps it" in capsys.readouterr().out
+    assert not aside.exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [

@@ -1,6 +1,7 @@
 """The newest state of a run in X_last.pth: when it is saved, and whether another run may go on from it."""
 
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from video_module.config import AUTO, TrainConfig
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from video_module.engine.progress import PartialEpoch, Progress
 from video_module.errors import InputError
+from video_module.files import move
 
 # what versions without these settings did
 _EARLIER = {
@@ -33,13 +35,23 @@ def last_path(save_path: Path) -> Path:
     return save_path.with_name(f"{save_path.stem}_last.pth")
 
 
-class StateKeeper:
-    """Saves the state of a run when config.save_every says so."""
+def earlier_path(path: Path) -> Path:
+    """Where the state of an earlier run is kept while the first epoch of another, in its place, is not done."""
+    return path.with_name(f"{path.stem}_earlier.pth")
 
-    def __init__(self, path: Path, trainer, template: Checkpoint, progress: Progress):
+
+class StateKeeper:
+    """Saves the state of a run when config.save_every says so.
+
+    The state of an earlier run under the same name is kept aside until an epoch is done: who notices by then that this
+    run should have been another has lost nothing.
+    """
+
+    def __init__(self, path: Path, trainer, template: Checkpoint, progress: Progress, *, is_resumed: bool):
         self.path, self.trainer, self.template, self.progress = path, trainer, template, progress
         self.every_steps, self.every_s = trainer.config.save_interval
         self._steps, self._time = 0, time.monotonic()
+        self._may_be_anothers = not is_resumed
 
     def count_step(self) -> None:
         self._steps += 1
@@ -62,7 +74,14 @@ class StateKeeper:
             "best_epoch": progress.best_epoch,
             "partial": asdict(progress.partial),
         }
+        aside = earlier_path(self.path)
+        if self._may_be_anothers and self.path.is_file() and not aside.exists():
+            move(self.path, aside)
+        self._may_be_anothers = False
         save_checkpoint(self.path, replace(checkpoint or self.checkpoint(), training=state))
+        if progress.num_epochs:
+            with suppress(PermissionError):  # Windows: while another program reads it; asked again at the next save
+                aside.unlink(missing_ok=True)
         self._steps, self._time = 0, time.monotonic()
 
 
