@@ -17,7 +17,7 @@ from video_module.config import ClipConfig, TrainConfig
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from video_module.engine.interruption import StopWish
 from video_module.engine.progress import PartialEpoch
-from video_module.engine.state import find_difference
+from video_module.engine.state import find_differences
 from video_module.engine.training import Trainer
 from video_module.errors import InputError, Interrupted
 from video_module.files import remove_partial
@@ -335,14 +335,24 @@ def test_an_earlier_run_is_told_of_and_lost_only_when_the_first_epoch_is_done(
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--mixup", "0.2"], "train_config.mixup 0.8, this run has 0.2"),
-        (["--effective_batch", "8"], "train_config.effective_batch 4, this run has 8"),
-        (["--model_type", "swin3d_t"], "model swin3d_nano, this run has swin3d_t"),
-        (["--clip_len", "4"], "clip.num_frames 8, this run has 4"),
+        (["--mixup", "0.2"], r"--mixup 0\.8 \(here 0\.2\); give another --save_path, or drop --resume to replace it"),
+        (["--effective_batch", "8"], r"--effective_batch 4 \(here 8\)"),
+        (
+            ["--model_type", "swin3d_t"],
+            r"--model_type swin3d_nano \(here swin3d_t\), --clip_len 8 \(here 32\).*, and \d more; give",
+        ),
+        (["--clip_len", "4"], r"--clip_len 8 \(here 4\); give"),
+        (["--img_size", "32"], r"--img_size 64 \(here 32\); give"),  # and not how it is resized before the crop
+        (["--lr", "0.5", "--target_fps", "12"], r"no --target_fps \(here 12\.0\), --lr 0\.001 \(here 0\.5\); give"),
+        (
+            ["--num_epochs", "8"],
+            r"--num_epochs 4 \(here 8\); a run cannot be made longer: to train on, start a new run from it with "
+            r"--weights \S+nano\.pth and another --save_path, or drop --resume to replace it",
+        ),
     ],
 )
 def test_another_run_is_refused(unbroken, drawn_data, flags, reason):
-    with pytest.raises(InputError, match=f"was trained with {reason}; drop --resume"):
+    with pytest.raises(InputError, match=f"nano_last.pth was trained with {reason}"):
         run(drawn_data, unbroken, "--resume", *flags)
 
 
@@ -351,14 +361,24 @@ def test_a_run_of_a_later_version_is_refused_where_it_used_what_this_one_lacks()
         config = TrainConfig().to_dict() | {"weights": "none", **settings}
         return Checkpoint(model="c3d", weights={}, clip=ClipConfig(), class_names=["a", "b"], train_config=config)
 
-    difference = find_difference(checkpoint(lookahead=3), checkpoint())
-    assert difference == "train_config.lookahead 3, which this version has no setting for"
-    assert find_difference(checkpoint(lookahead=3), checkpoint(lr=0.5)) == "train_config.lr 0.001, this run has 0.5"
-    assert find_difference(checkpoint(lookahead=None), checkpoint()) is None
-    assert find_difference(checkpoint(), checkpoint(class_weights=None)) is None  # not there yet, and not used
-    assert find_difference(checkpoint(), checkpoint(class_weights=[1.0])) == (
-        "train_config.class_weights None, this run has [1.0]"
-    )
+    lacking = "lookahead 3, which this version has no setting for"
+    assert find_differences(checkpoint(lookahead=3), checkpoint()) == [lacking]
+    assert find_differences(checkpoint(lookahead=3), checkpoint(lr=0.5)) == ["--lr 0.001 (here 0.5)", lacking]
+    assert find_differences(checkpoint(lookahead=None), checkpoint()) == []
+    assert find_differences(checkpoint(), checkpoint(class_weights=None)) == []  # not there yet, and not used
+    assert find_differences(checkpoint(), checkpoint(class_weights=[1.0])) == ["no --class_weights"]
+    assert find_differences(checkpoint(class_weights=[2.0]), checkpoint(class_weights=[1.0])) == [
+        "other --class_weights"
+    ]
+
+
+def test_a_new_run_can_start_from_a_finished_one(unbroken, drawn_data, tmp_path):
+    """As the refusal of a longer one says; from its best epoch, the head too, since the classes are the same."""
+    path = tmp_path / "more.pth"
+    run(drawn_data, path, "--weights", str(unbroken), "--num_epochs", "1", "--lr", "1e-12", "--ema_decay", "0")
+    start, got = load_checkpoint(unbroken), load_checkpoint(path)
+    assert got.train_config["weights"] == str(unbroken)
+    assert all(torch.allclose(value, got.weights[name], atol=1e-6) for name, value in start.weights.items())
 
 
 def test_other_videos_and_classes_are_refused(unbroken, drawn_data, tmp_path):
@@ -367,9 +387,7 @@ def test_other_videos_and_classes_are_refused(unbroken, drawn_data, tmp_path):
         for label in ("jump", "wave", "push"):
             shutil.copytree(split / label, tmp_path / name / label)
     dirs = ["--train_dir", str(tmp_path / "few"), "--val_dir", str(tmp_path / "val")]
-    with pytest.raises(
-        InputError, match=r"6 classes, this run has 3 \(no longer: \['pull', 'sit', 'stand'\]; new: none"
-    ):
+    with pytest.raises(InputError, match=r"6 classes \(here 3; no longer: \['pull', 'sit', 'stand'\]; new: none"):
         run(drawn_data, unbroken, "--resume", *dirs)
     bare = tmp_path / "bare"
     for split in ("train", "val"):
@@ -379,7 +397,7 @@ def test_other_videos_and_classes_are_refused(unbroken, drawn_data, tmp_path):
             shutil.copy(video, target)
     run(bare, tmp_path / "nano.pth", "--num_epochs", "1")
     target.unlink()
-    with pytest.raises(InputError, match="other videos, this run lacks 1 of them and has 0 that are new"):
+    with pytest.raises(InputError, match=r"other videos \(1 of them are not here, 0 here are new\)"):
         run(bare, tmp_path / "nano.pth", "--num_epochs", "1", "--resume")
 
 
@@ -410,6 +428,6 @@ def test_a_run_of_an_earlier_version_goes_on(drawn_data, tmp_path, capsys):
     capsys.readouterr()
     train_model.main([*command, "--lr", "1e-9", "--resume"])
     assert "resuming after epoch 1 of 2" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"train_config.mixup 0.0, this run has 0.8"):
+    with pytest.raises(InputError, match=r"--mixup 0\.0 \(here 0\.8\)"):
         save_checkpoint(last, Checkpoint(**{**old, "epoch": 1}))
         train_model.main([*command, "--lr", "1e-9", "--resume", "--mixup", "0.8"])
