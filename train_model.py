@@ -99,6 +99,8 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
         clip_len=args.clip_len, frame_stride=args.frame_stride, target_fps=args.target_fps, img_size=args.img_size
     )
     train_dir, val_dir = args.train_dir or args.data_dir / "train", args.val_dir or args.data_dir / "val"
+    if args.train_dir is None:
+        labels.check_split_dir(train_dir)
     class_names = labels.find_class_names(train_dir)
     if len(class_names) < 2:
         raise InputError(f"{train_dir}: a classifier needs at least two classes, found {class_names}")
