@@ -10,6 +10,7 @@ from video_module.config import TrainConfig
 from video_module.errors import InputError
 from video_module.machine import default_num_workers
 from video_module.models.registry import DEFAULT_MODEL, MODELS, get_spec
+from video_module.tables import counted
 
 if TYPE_CHECKING:
     from video_module.data.dataset import TrainingClips
@@ -111,7 +112,8 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
             for folder, allow_none in ((train_dir, False), (val_dir, args.val_dir is None))
         ]
     )
-    print(f"{len(train_videos)} training and {len(val_videos)} validation videos of {len(class_names)} classes")
+    validating = counted(len(val_videos), "validation video")
+    print(f"{len(train_videos):,} training and {validating} of {len(class_names)} classes")
     clips = dataset.TrainingClips(train_dir, train_videos, class_names, clip, config)
     if args.preview:
         title = f"{args.model_type}, --augment {config.augment}"

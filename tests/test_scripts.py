@@ -50,6 +50,13 @@ def test_help_answers_at_once(script):
     assert min(durations) < 1.0
 
 
+@pytest.mark.parametrize("name", ["demo", "benchmark"])
+def test_help_of_a_package_says_how_it_is_started(name, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"video_module.{name}.__main__").main(["--help"])
+    assert capsys.readouterr().out.startswith(f"usage: python -m video_module.{name} ")
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_unknown_flags_are_usage_errors(script):
     result = shell(f"{script}.py", "--no_such_flag")
@@ -99,7 +106,7 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("split_data.py --input_dir {none} --output_dir {empty}/x", "no such folder"),
         ("split_data.py --input_dir {empty} --output_dir {one}/x", "no class folders"),
         ("split_data.py --input_dir {flat} --output_dir {empty}/x", "no class folders"),
-        ("split_data.py --input_dir {one} --output_dir {empty}/x", "at least two classes"),
+        ("split_data.py --input_dir {one} --output_dir {empty}/x", "at least two classes with videos that decode"),
         (
             "split_data.py --input_dir {one} --output_dir {empty}/x --protocol hmdb51 --splits_dir {empty}",
             "no file named",

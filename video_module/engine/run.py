@@ -19,6 +19,7 @@ from video_module.engine.training import Trainer
 from video_module.errors import InputError, Interrupted
 from video_module.machine import default_num_workers
 from video_module.report.metrics import top_k_accuracy
+from video_module.tables import counted
 
 _LARGEST_WAIT = 0.1  # share of an epoch spent waiting for data that is worth a warning
 
@@ -119,7 +120,8 @@ def train(
                     warned = True
                 on_epoch(progress)
     if progress.num_epochs < config.num_epochs:
-        print(f"stopped early: {config.patience} epochs brought nothing better than epoch {progress.best_epoch}")
+        patience = counted(config.patience, "epoch")
+        print(f"stopped early: {patience} brought nothing better than epoch {progress.best_epoch}")
     return progress
 
 

@@ -30,6 +30,7 @@ from video_module.engine.waiting import WaitMeter
 from video_module.errors import InputError
 from video_module.machine import peak_process_bytes
 from video_module.models.recognizer import Recognizer
+from video_module.tables import counted
 
 _NUM_FAILURES_SHOWN = 10
 _CHECK_EVERY = 10  # steps between looks at the loss, each of which makes a GPU finish what it was given
@@ -134,8 +135,8 @@ class Trainer:
         except torch.OutOfMemoryError:
             if self._shared_gradients:  # some of them have been summed with the other processes' already
                 raise InputError(
-                    f"out of memory with {self.micro_batch} clips at once; go on with --resume and --batch_size "
-                    f"{max(1, self.micro_batch // 2)}, or with --checkpoint_activations"
+                    f"out of memory with {counted(self.micro_batch, 'clip')} at once; go on with --resume and "
+                    f"--batch_size {max(1, self.micro_batch // 2)}, or with --checkpoint_activations"
                 ) from None
             failure = None
         except (InputError, StepGivenUp):
@@ -162,8 +163,8 @@ class Trainer:
             )
         self.micro_batch = -(-self.micro_batch // 2)
         print(
-            f"out of memory in epoch {epoch + 1}, step {step + 1}: going on with {self.micro_batch} clips at once, "
-            f"still {self.config.effective_batch} per step"
+            f"out of memory in epoch {epoch + 1}, step {step + 1}: going on with {counted(self.micro_batch, 'clip')} "
+            f"at once, still {self.config.effective_batch} per step"
         )
         return None
 
@@ -277,7 +278,10 @@ class Trainer:
         if size == 0 and not self.config.checkpoint_activations:
             print("not even one clip fits with a margin: --checkpoint_activations would save memory")
         size = max(1, size)
-        print(f"--batch_size auto: {size} clips at once in each process, {self.config.effective_batch} per step")
+        print(
+            f"--batch_size auto: {counted(size, 'clip')} at once in each process, {self.config.effective_batch} per "
+            "step"
+        )
         return size
 
     def _try_pass(self, size: int) -> None:
@@ -545,4 +549,4 @@ def _name_failures(failures: list[str]) -> None:
     for failure in failures[:_NUM_FAILURES_SHOWN]:
         print(f"skipped: {failure}")
     if len(failures) > _NUM_FAILURES_SHOWN:
-        print(f"skipped: {len(failures)} clips in all")
+        print(f"skipped: {counted(len(failures), 'clip')} in all")
