@@ -346,6 +346,9 @@ def test_files_that_each_count_as_a_recording_are_told_of(drawn_clips, tmp_path,
     split_data.main(command)
     assert capsys.readouterr().out.count(note) == 1
     split_data.main([*command, "--group_regex", r"^(cam\d)"])
+    names = [path.relative_to(clips).as_posix() for path in sorted(clips.rglob("*.avi"))]
+    (tmp_path / "groups.csv").write_text("path,source\n" + "".join(f"{name},{name}\n" for name in names))
+    split_data.main([*command, "--groups", str(tmp_path / "groups.csv")])  # so it was said
     split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data")])  # names that tell it
     assert note not in capsys.readouterr().out
 
