@@ -341,12 +341,14 @@ def test_an_earlier_run_is_told_of_and_lost_only_when_the_first_epoch_is_done(
             ["--model_type", "swin3d_t"],
             r"--model_type swin3d_nano \(here swin3d_t\), --clip_len 8 \(here 32\).*, and \d more; give",
         ),
+        (["--model_type", "swin3d_t", "--num_epochs", "8"], r"--model_type swin3d_nano .*, and \d more; give"),
         (["--clip_len", "4"], r"--clip_len 8 \(here 4\); give"),
         (["--img_size", "32"], r"--img_size 64 \(here 32\); give"),  # and not how it is resized before the crop
         (["--lr", "0.5", "--target_fps", "12"], r"no --target_fps \(here 12\.0\), --lr 0\.001 \(here 0\.5\); give"),
         (
             ["--num_epochs", "8"],
-            r"--num_epochs 4 \(here 8\); a run cannot be made longer: to train on, start a new run from it with "
+            r"--num_epochs 4 \(here 8\); the length of a run cannot be changed, its rates follow from it: to train on, "
+            r"start a new run from it with "
             r"--weights \S+nano\.pth and another --save_path, or drop --resume to replace it",
         ),
     ],

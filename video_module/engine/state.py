@@ -168,9 +168,13 @@ def _refusal(path: Path, differences: list[str]) -> str:
     more = len(differences) - _NUM_DIFFERENCES
     shown = ", ".join(differences[:_NUM_DIFFERENCES]) + (f", and {more} more" if more > 0 else "")
     text = f"{path} was trained with {shown}"
-    if any(difference.startswith("--num_epochs ") for difference in differences):
+    has_other_length = any(difference.startswith("--num_epochs ") for difference in differences)
+    if has_other_length and not differences[0].startswith("--model_type "):  # whose weights would not fit
         best = path.with_name(path.name.removesuffix("_last.pth") + ".pth")
-        text += f"; a run cannot be made longer: to train on, start a new run from it with --weights {best} and"
+        text += (
+            "; the length of a run cannot be changed, its rates follow from it: to train on, start a new run from it "
+            f"with --weights {best} and"
+        )
     else:
         text += "; give"
     return f"{text} another --save_path, or drop --resume to replace it"
