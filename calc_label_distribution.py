@@ -8,6 +8,7 @@ from video_module import cli
 from video_module.config import ClipConfig
 from video_module.errors import InputError
 from video_module.machine import default_num_workers
+from video_module.tables import counted
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -114,15 +115,28 @@ def report(distribution: dict[str, Any]) -> None:
         print(f"{name:{width}}", *(f"{content['classes'][name]['num_videos']:7}" for content in splits.values()))
     print(f"{'':{width}}", *(f"{content['num_videos']:7}" for content in splits.values()))
     clip = distribution["clip"]
-    print(f"clips of {clip['num_frames']} frames, stride {clip['frame_stride']}, one every {clip['clip_step']} frames")
+    length, step = counted(clip["num_frames"], "frame"), clip["clip_step"]
+    every = "each frame" if step == 1 else f"every {step} frames"
+    print(f"clips of {length}, stride {clip['frame_stride']}, one {every}")
     for split, content in splits.items():
         uneven = content["imbalance"]
-        ratio = "a class is empty" if uneven["ratio"] is None else f"largest class {uneven['ratio']:.2f} x the smallest"
         print(
-            f"{split:5} {content['num_videos']:,} videos, {content['num_clips']:,} clips, "
-            f"{content['duration_s'] / 60:.1f} min; {ratio}, as hard to guess as "
-            f"{uneven['effective_num_classes']:.1f} equal classes"
+            f"{split:5} {counted(content['num_videos'], 'video')}, {counted(content['num_clips'], 'clip')}, "
+            f"{content['duration_s'] / 60:.1f} min; {describe_balance(uneven, len(content['classes']))}"
         )
+
+
+def describe_balance(uneven: dict[str, Any], num_classes: int) -> str:
+    """How evenly the videos are spread over the classes, in words."""
+    if uneven["largest"] == uneven["smallest"]:
+        return "all classes equal"
+    smallest = "a class is empty"
+    if uneven["ratio"] is not None:
+        smallest = f"smallest {uneven['smallest']:,} (a ratio of {uneven['ratio']:.1f})"
+    return (
+        f"largest class {uneven['largest']:,}, {smallest}; guessing is as easy as among "
+        f"{uneven['effective_num_classes']:.1f} equal classes instead of {num_classes}"
+    )
 
 
 if __name__ == "__main__":

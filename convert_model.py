@@ -49,8 +49,11 @@ def main(argv: list[str] | None = None) -> None:
 
         print(json.dumps(describe(args.describe), indent=1, ensure_ascii=False))
         return
+    from video_module.files import check_model_file, check_output, write_json
+
+    if args.checkpoint:
+        check_model_file(args.checkpoint)
     from video_module.engine.checkpoint import load_checkpoint, published_checkpoint
-    from video_module.files import check_output, write_json
     from video_module.inference import export
     from video_module.inference.verification import load_clips
 

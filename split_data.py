@@ -111,6 +111,13 @@ def main(argv: list[str] | None = None) -> None:
     if num_unused:
         print(f"left out {num_unused} videos that the official files do not name or use")
 
+    by_name = args.protocol == "grouped" and groups is None and source_of is splits.name_source
+    if by_name and all(map(splits.stands_alone, videos)):
+        print(
+            "note: no source in the names: each file counts as its own recording; if some are cuts of one, say so with "
+            "--groups or --group_regex"
+        )
+
     for fold, output_dir in zip(folds, output_dirs, strict=True):
         if args.protocol == "grouped":
             split = splits.split_grouped(
@@ -186,8 +193,8 @@ def audit(args: argparse.Namespace, groups: dict[str, str] | None, source_of) ->
             f"{random_split['num_videos']} videos of {random_split['num_sources']} sources; split at random, video by "
             f"video, {random_split['test_share_within_class']:.1%} of the test videos would have their source in train "
             f"or val under the same class, {random_split['test_share_any_class']:.1%} under any "
-            f"(mean of {random_split['num_draws']} draws, fractions {random_split['fractions']}, of each class at "
-            "least one test video)"
+            f"(mean of {random_split['num_draws']} draws of {format_fractions(random_split['fractions'])}, of each "
+            "class at least one test video)"
         )
     elif "random_split" in found:
         print("a random split cannot be judged: no class has two videos that decode, or --test_fraction is 0")
@@ -196,6 +203,10 @@ def audit(args: argparse.Namespace, groups: dict[str, str] | None, source_of) ->
     if args.save_to:
         write_json(args.save_to, found)
         cli.show_written([args.save_to])
+
+
+def format_fractions(fractions: dict[str, float]) -> str:
+    return ", ".join(f"{100 * share:.4g} % {split}" for split, share in fractions.items())
 
 
 def show_near(pairs: list[dict] | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from video_module import cli
 from video_module.devices import own_threads
 from video_module.errors import InputError
-from video_module.files import check_output
+from video_module.files import check_model_file, check_output
 from video_module.machine import default_num_workers
 
 
@@ -94,6 +94,7 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
         raise InputError(f"--attention: {args.checkpoint} gives no gradients; test the .pth checkpoint")
     if args.report and args.report.suffix.lower() != ".html":
         raise InputError(f"--report {args.report}: the report's name ends in .html")
+    check_model_file(args.checkpoint)
     stem = (args.output_dir or args.checkpoint.parent) / args.checkpoint.stem
     check_output(stem.parent, folder=True)
     if args.report:

@@ -10,6 +10,7 @@ from video_module.config import TrainConfig
 from video_module.errors import InputError
 from video_module.machine import default_num_workers
 from video_module.models.registry import DEFAULT_MODEL, MODELS, get_spec
+from video_module.tables import counted
 
 if TYPE_CHECKING:
     from video_module.data.dataset import TrainingClips
@@ -99,6 +100,8 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
         clip_len=args.clip_len, frame_stride=args.frame_stride, target_fps=args.target_fps, img_size=args.img_size
     )
     train_dir, val_dir = args.train_dir or args.data_dir / "train", args.val_dir or args.data_dir / "val"
+    if args.train_dir is None:
+        labels.check_split_dir(train_dir)
     class_names = labels.find_class_names(train_dir)
     if len(class_names) < 2:
         raise InputError(f"{train_dir}: a classifier needs at least two classes, found {class_names}")
@@ -109,7 +112,8 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
             for folder, allow_none in ((train_dir, False), (val_dir, args.val_dir is None))
         ]
     )
-    print(f"{len(train_videos)} training and {len(val_videos)} validation videos of {len(class_names)} classes")
+    validating = counted(len(val_videos), "validation video")
+    print(f"{len(train_videos):,} training and {validating} of {len(class_names)} classes")
     clips = dataset.TrainingClips(train_dir, train_videos, class_names, clip, config)
     if args.preview:
         title = f"{args.model_type}, --augment {config.augment}"
@@ -141,6 +145,8 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
         print("no validation videos: the last epoch is kept")
 
     resuming = args.resume and group.first(last_path(save_path).is_file)
+    if not resuming:
+        show_replaced(save_path, last_path(save_path))
     model = build_model(
         args.model_type,
         num_classes=len(class_names),
@@ -180,6 +186,14 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
     )
     print(progress.summary())
     cli.show_written([save_path, last_path(save_path), *logbook.paths])
+
+
+def show_replaced(save_path: Path, last: Path) -> None:
+    """Say what of an earlier run will be replaced; demos and scripts run twice, so it is no mistake."""
+    if last.is_file() or save_path.is_file():
+        found = save_path if save_path.is_file() else last
+        way = "--resume would go on with it" if last.is_file() else "another --save_path keeps it"
+        print(f"note: {found} of an earlier run is replaced when the first epoch ends; {way}")
 
 
 def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int, num_epochs: int = 3) -> None:

@@ -51,6 +51,13 @@ def test_help_answers_at_once(script):
     assert min(durations) < 1.0
 
 
+@pytest.mark.parametrize("name", ["demo", "benchmark"])
+def test_help_of_a_package_says_how_it_is_started(name, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"video_module.{name}.__main__").main(["--help"])
+    assert capsys.readouterr().out.startswith(f"usage: python -m video_module.{name} ")
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_unknown_flags_are_usage_errors(script):
     result = shell(f"{script}.py", "--no_such_flag")
@@ -109,17 +116,25 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("split_data.py --input_dir {none} --output_dir {empty}/x", "no such folder"),
         ("split_data.py --input_dir {empty} --output_dir {one}/x", "no class folders"),
         ("split_data.py --input_dir {flat} --output_dir {empty}/x", "no class folders"),
-        ("split_data.py --input_dir {one} --output_dir {empty}/x", "at least two classes"),
+        ("split_data.py --input_dir {one} --output_dir {empty}/x", "at least two classes with videos that decode"),
         (
             "split_data.py --input_dir {one} --output_dir {empty}/x --protocol hmdb51 --splits_dir {empty}",
             "no file named",
         ),
         ("split_data.py --input_dir {one} --output_dir {empty}/x --groups {none}", "no such file"),
         ("calc_label_distribution.py --data_dir {empty} --save_to {empty}/x.json", "no class folders"),
-        ("train_model.py --data_dir {none} --model_type swin3d_nano", "no such folder"),
+        ("train_model.py --data_dir {none} --model_type swin3d_nano", "train: no such folder; split_data.py makes it"),
+        ("train_model.py --data_dir {one} --model_type swin3d_nano", "holds classes, but was not split; run"),
+        (
+            "calc_label_distribution.py --data_dir {none} --save_to {empty}/x.json",
+            "no such folder; split_data.py makes",
+        ),
+        ("test_model.py --test_dir {none}/test --checkpoint {onnx}", "test: no such folder; split_data.py makes it"),
+        ("test_model.py --test_dir {one}/test --checkpoint {onnx}", "holds classes, but was not split; run"),
         ("train_model.py --data_dir {none} --lr -1", "lr must be positive"),
         ("test_model.py --test_dir {one} --checkpoint {onnx} --output_dir {empty}", "text.avi: not a video"),
-        ("test_model.py --test_dir {one} --checkpoint {none.onnx}", "no such file"),
+        ("test_model.py --test_dir {one} --checkpoint {none.onnx}", "no such file; convert_model.py makes it"),
+        ("test_model.py --test_dir {one} --checkpoint {none}.pth", "no such file; train_model.py makes it"),
         ("test_model.py --test_dir {one} --checkpoint {cut.pth}", "cut.pth: not a"),
         ("test_model.py --results {none} {none}", "no such file"),
         ("test_model.py --results {text.avi} {text.avi}", "not a results file"),
@@ -128,7 +143,7 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("test_model.py --test_dir {one} --checkpoint {pth} --report {empty}/x.pdf", "name ends in .html"),
         ("test_model.py --test_dir {one} --checkpoint {pth} --output_dir {text.avi}", "a file stands there"),
         ("convert_model.py --checkpoint {pth} --output_dir {text.avi}", "a file stands there"),
-        ("convert_model.py --checkpoint {none}.pth", "no such file"),
+        ("convert_model.py --checkpoint {none}.pth", "no such file; train_model.py makes it"),
         ("convert_model.py --checkpoint {onnx}", "not a plain PyTorch file"),
         ("convert_model.py --describe {cut.onnx}", "not an ONNX file that can be read"),
         ("run_model.py --video_path {text.avi} --model {onnx}", "not a video"),

@@ -118,6 +118,14 @@ def check_output(path: Path, *, folder: bool = False) -> None:
         raise InputError(f"{path}: no permission to write in {parent}")
 
 
+def check_model_file(path: Path) -> None:
+    """Raise InputError, saying which stage was left out, if a model's file is not there."""
+    makers = {".pth": "train_model.py", ".onnx": "convert_model.py"}
+    if not path.exists():
+        maker = makers.get(path.suffix.lower())
+        raise InputError(f"{path}: no such file{f'; {maker} makes it' if maker else ''}")
+
+
 def lies_in(path: Path, folder: Path) -> bool:
     """Whether `path`, which need not be there, is `folder` or lies below it, however the two are spelled.
 

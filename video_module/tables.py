@@ -1,4 +1,4 @@
-"""Text in columns."""
+"""Text in columns, and counts in sentences."""
 
 from collections.abc import Collection, Sequence
 
@@ -14,3 +14,10 @@ def align(rows: Sequence[Sequence[str]], *, left: Collection[int] = (), indent: 
         ).rstrip()
         for row in rows
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where it is not one: "1 class", "2 classes", "1,200 clips"."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"

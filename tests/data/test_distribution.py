@@ -87,6 +87,19 @@ def test_imbalance():
     assert uneven["effective_num_classes"] == pytest.approx(math.exp(-0.9 * math.log(0.9) - 0.1 * math.log(0.1)))
 
 
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ([6, 6], "all classes equal"),
+        ([30, 10], "largest class 30, smallest 10 (a ratio of 3.0); guessing is as easy as among 1.8 equal classes"),
+        ([4, 0], "largest class 4, a class is empty; guessing is as easy as among 1.0 equal classes instead of 2"),
+    ],
+)
+def test_imbalance_in_words(counts, text):
+    words = calc_label_distribution.describe_balance(distribution.imbalance(counts), len(counts))
+    assert words.startswith(text)
+
+
 def test_tags_of_hmdb51_names():
     names = ["Film_wave_u_nm_np1_fr_goo_0.avi", "Film_wave_f_cm_np2_ba_med_1.avi", "Film_wave_f_cm_np10_ba_bad_2.avi"]
     videos = [VideoRecord(path=f"wave/{name}", label="wave", source="s", num_frames=30, fps=30) for name in names]
@@ -123,7 +136,7 @@ def test_weights_from_one_script_to_the_other(drawn_data, tmp_path):
     command = ["--data_dir", str(drawn_data), "--model_type", "swin3d_nano", "--num_epochs", "1", "--num_workers", "0"]
     command += ["--device", "cpu", "--save_path", str(tmp_path / "m.pth")]
     train_model.main([*command, "--class_weights", str(weights)])
-    with pytest.raises(InputError, match=r"train_config\.class_weights"):
+    with pytest.raises(InputError, match=r"with other --class_weights;"):
         train_model.main([*command, "--resume"])
 
 

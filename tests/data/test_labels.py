@@ -1,4 +1,4 @@
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -48,6 +48,29 @@ def test_bad_folders(tmp_path):
         labels.find_videos(tmp_path)
 
 
+def test_a_stage_that_was_left_out_is_named_by_paths_as_they_were_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split_dir in (Path("data/train"), Path("none/data/test")):
+        with pytest.raises(InputError, match=f"^{split_dir.as_posix()}: no such folder; split_data.py makes it$"):
+            labels.check_split_dir(split_dir)
+    with pytest.raises(InputError, match=r"^mine: no such folder$"):
+        labels.check_split_dir(Path("mine"))
+    make_files(tmp_path, "videos/wave/a.avi", "videos/sit/b.avi")
+    advice = (
+        "^videos: holds classes, but was not split; run python split_data.py --input_dir videos --output_dir {} first"
+    )
+    with pytest.raises(InputError, match=advice.format("data")):
+        labels.check_split_dir(Path("videos/train"))
+    (tmp_path / "data").mkdir()
+    with pytest.raises(InputError, match=advice.format("videos_split")):
+        labels.check_split_dir(Path("videos/train"))
+    make_files(tmp_path, "videos/train/wave/a.avi")  # it was split, without a test side
+    with pytest.raises(InputError, match=r"^videos/test: no such folder; split_data.py makes it"):
+        labels.check_split_dir(Path("videos/test"))
+    with pytest.raises(InputError, match=r"^data: no class folders"):
+        labels.find_class_names(Path("data"))
+
+
 def make_files(folder, *names):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -92,10 +115,14 @@ def test_hidden_files_fill_no_folder(tmp_path):
     assert labels.has_entries(tmp_path)
 
 
-def test_a_stray_obj_names_is_not_ours(drawn_clips, tmp_path):
+def test_a_stray_obj_names_is_not_ours(drawn_clips, tmp_path, monkeypatch):
     (tmp_path / "obj.names").write_text("x\ny\n")
     link(tmp_path / "videos", drawn_clips)
     assert labels.find_class_names(tmp_path / "videos")[0] == "jump"
     link(tmp_path / "train", drawn_clips)
     with pytest.raises(InputError, match=r"jump: a class that .*obj\.names does not name"):
         labels.find_class_names(tmp_path / "train")
+    make_files(tmp_path, "val/wave/a.avi")
+    monkeypatch.chdir(tmp_path / "val")
+    with pytest.raises(InputError, match=r"^wave: a class that .*obj\.names does not name"):
+        labels.find_class_names(Path())

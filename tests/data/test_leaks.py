@@ -116,6 +116,11 @@ def test_audit_of_one_folder_names_broken_files(drawn_clips, tmp_path, capsys):
     assert "36 videos of 6 sources; split at random" in out
 
 
+def test_fractions_are_said_in_percent(drawn_clips, capsys):
+    split_data.main(["--audit", str(drawn_clips), "--no-content", "--val_fraction", "0.125"])
+    assert "(mean of 100 draws of 77.5 % train, 12.5 % val, 10 % test, of each class" in capsys.readouterr().out
+
+
 def test_audit_of_an_archive(drawn_clips, tmp_path, capsys):
     shutil.make_archive(str(tmp_path / "clips"), "zip", drawn_clips.parent, drawn_clips.name)
     split_data.main(["--audit", str(tmp_path / "clips.zip"), "--no-content"])

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -149,8 +150,8 @@ def test_notes_say_why_a_side_lacks_classes():
     listed = {(v.label, Path(v.path).name): "test" if v.path == "a/0.avi" else "train" for v in videos}
     split = splits.split_official(videos, [], listed, protocol="hmdb51", fold=1, val_fraction=0.2, seed=0)
     assert split.notes == [
-        "val has no video of 1 classes (too few sources): b",
-        "test has no video of 1 classes (none in the fold): b",
+        "val has no video of 1 class (too few sources): b; that takes more recordings, or a larger --val_fraction",
+        "test has no video of 1 class (none in the fold): b",
     ]
 
 
@@ -197,7 +198,7 @@ def test_groups_file(tmp_path):
 def test_group_regex():
     assert splits.regex_source(r"^(cam\d+)_")("cam07_x.mp4", "a") == "cam07"
     assert splits.regex_source(r"(?P<day>\d+)_(?P<source>\w+)\.")("12_door.mp4", "a") == "door"
-    with pytest.raises(InputError, match="does not match"):
+    with pytest.raises(InputError, match=re.escape(r"--group_regex '^(cam\d+)_' does not match the file name")):
         splits.regex_source(r"^(cam\d+)_")("other.mp4", "a")
     with pytest.raises(InputError, match="group_regex"):
         splits.regex_source("(")
@@ -328,8 +329,28 @@ def test_output_inside_the_input_is_refused(drawn_clips, tmp_path, monkeypatch):
     link(tmp_path / "wave", drawn_clips / "wave")
     link(tmp_path / "sit", drawn_clips / "sit")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="must lie apart"):
+    with pytest.raises(InputError, match=r"data: \. and the output must lie apart"):
         split_data.main(["--input_dir", "."])
+    with pytest.raises(InputError, match=r"^\.: the folder of the videos itself; choose another --output_dir$"):
+        split_data.main(["--input_dir", str(tmp_path), "--output_dir", "."])
+
+
+def test_files_that_each_count_as_a_recording_are_told_of(drawn_clips, tmp_path, capsys):
+    note = "note: no source in the names: each file counts as its own recording; if some are cuts of one, say so with"
+    clips = tmp_path / "clips"
+    for label in ("wave", "sit"):
+        (clips / label).mkdir(parents=True)
+        for number, path in enumerate(sorted((drawn_clips / label).iterdir())):
+            shutil.copy(path, clips / label / f"cam{number}{path.suffix}")
+    command = ["--input_dir", str(clips), "--output_dir", str(tmp_path / "data")]
+    split_data.main(command)
+    assert capsys.readouterr().out.count(note) == 1
+    split_data.main([*command, "--group_regex", r"^(cam\d)"])
+    names = [path.relative_to(clips).as_posix() for path in sorted(clips.rglob("*.avi"))]
+    (tmp_path / "groups.csv").write_text("path,source\n" + "".join(f"{name},{name}\n" for name in names))
+    split_data.main([*command, "--groups", str(tmp_path / "groups.csv")])  # so it was said
+    split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data")])  # names that tell it
+    assert note not in capsys.readouterr().out
 
 
 def test_broken_files_are_listed_and_left_out(make_video, tmp_path):

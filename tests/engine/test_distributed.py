@@ -113,7 +113,8 @@ PLAIN = (
     *("--head_dropout", "0", "--drop_path", "0"),
 )
 
-CHANCE = (*FLAGS, "--num_epochs", "3", "--num_workers", "0")
+# two clips of a step for each of two processes, one at a time: a stop could come between them
+CHANCE = (*FLAGS, "--num_epochs", "3", "--num_workers", "0", "--batch_size", "1")
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +245,8 @@ def test_several_processes_go_on_within_an_epoch(how, two_unbroken, drawn_data, 
     ended = torchrun(how, "15", *flags, "--save_every", "1", script=str(tmp_path / "fails.py"))
     assert ended.returncode != 0
     assert ("Signal 9" in ended.stderr) == (how == "SIGKILL")
+    if how == "SIGTERM":  # the step that ran was finished by both
+        assert "stopped in epoch 2, after step 3 of 12" in ended.stderr
     if how == "SIGKILL":
         result = torchrun("apart", "-1", *flags, "--resume", script=str(tmp_path / "fails.py"))
     else:

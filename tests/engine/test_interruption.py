@@ -19,4 +19,4 @@ def test_each_way_to_stop_is_taken_once_and_given_back(name, monkeypatch, capsys
         assert stop.signal == number
         assert signal.getsignal(number) == earlier  # the second one ends the process
     assert stop.exit_code == 128 + number
-    assert f"{signal.Signals(number).name}: stopping after this step" in capsys.readouterr().err
+    assert f"{signal.Signals(number).name}: stopping as soon as the state can be saved" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Runs that are killed, stopped, or out of disk, and what they leave behind."""
 
+import copy
 import json
 import os
 import shutil
@@ -14,10 +15,14 @@ import torch
 import train_model
 from video_module.config import ClipConfig, TrainConfig
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from video_module.engine.state import find_difference
+from video_module.engine.interruption import StopWish
+from video_module.engine.progress import PartialEpoch
+from video_module.engine.state import find_differences
 from video_module.engine.training import Trainer
 from video_module.errors import InputError, Interrupted
 from video_module.files import remove_partial
+from video_module.models.recognizer import build_model
+from video_module.models.registry import get_spec
 
 ROOT = Path(__file__).parents[2]
 # all that a run may have: mixing, a running mean, dropout, stochastic depth, repeats, a frozen start
@@ -151,7 +156,7 @@ def test_a_run_killed_ten_times_ends_where_the_unbroken_one_does(unbroken, drawn
         assert names == {"nano.pth", "nano_last.pth", "nano_logs.json", "nano_logs.csv", "nano_curves.png"}
 
 
-def test_a_stop_is_saved_and_goes_on(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
+def test_a_stop_within_a_step_gives_it_up_and_goes_on(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
     """By one signal; tests/engine/test_interruption.py is about each."""
     step, steps = Trainer._step, []
 
@@ -163,14 +168,54 @@ def test_a_stop_is_saved_and_goes_on(unbroken, drawn_data, tmp_path, monkeypatch
 
     monkeypatch.setattr(Trainer, "_step", signalled)
     torch.set_num_threads(1)
-    with pytest.raises(Interrupted, match=r"stopped in epoch 2, after step 3 of 12; .*nano_last.pth is saved") as stop:
+    with pytest.raises(Interrupted, match=r"stopped in epoch 2, after step 2 of 12; .*nano_last.pth is saved") as stop:
         run(drawn_data, tmp_path / "nano.pth")
     assert stop.value.exit_code == 128 + signal.SIGINT
-    assert len(steps) == 15  # the step that ran was finished, no other begun
+    assert len(steps) == 15  # of two micro-batches, of which the second was not begun
     monkeypatch.undo()
     run(drawn_data, tmp_path / "nano.pth", "--resume")
-    assert "resuming after epoch 1 of 4 and step 3 of 12" in capsys.readouterr().out
+    assert "resuming after epoch 1 of 4 and step 2 of 12" in capsys.readouterr().out
     assert_same_run(unbroken, tmp_path / "nano.pth")
+
+
+@pytest.mark.parametrize("model", ["swin3d_nano", "mc3_18"])  # without batch norm, and with
+@pytest.mark.parametrize("at", [2, 5])  # micro-batches of three: of the first step, of the second
+def test_a_step_that_is_given_up_leaves_nothing_behind(model, at, tmp_path):
+    clip = get_spec(model).clip_config(clip_len=4, frame_stride=1, target_fps=None, img_size=32)
+    steps = [
+        [(torch.randint(0, 256, (6, *clip.shape), dtype=torch.uint8), torch.arange(6), ["a clip that fails"])]
+        for _ in range(3)
+    ]
+    config = TrainConfig(num_epochs=1, batch_size=2, drop_path=0.0, max_failed_share=0.9, ema_decay=0.9)
+
+    def make() -> Trainer:
+        network = build_model(model, num_classes=6, clip=clip)
+        return Trainer(network, config, device=torch.device("cpu"), steps_per_epoch=3)
+
+    whole, first, second = make(), make(), make()
+    expected = PartialEpoch()
+    whole.train_epoch(steps, 0, expected, num_items=21)
+
+    stop, partial, parts = StopWish(), PartialEpoch(), []
+
+    def loss(logits, targets):
+        parts.append(len(logits))
+        if len(parts) == at:
+            stop.signal = signal.SIGINT
+        return Trainer._loss(first, logits, targets)
+
+    first._loss = loss
+    assert first.train_epoch(steps, 0, partial, num_items=21, stop=stop) is None
+    assert sum(parts) == 2 * at  # the micro-batch that ran was the last
+    assert (partial.num_steps, partial.num_clips, len(partial.failures)) == (at // 3, 6 * (at // 3), at // 3)
+    assert all(parameter.grad is None for parameter in first.model.parameters())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second.train_epoch(steps[partial.num_steps :], 0, partial, num_items=21)
+    got = second.state_dict()
+    for key in ("model", "ema"):
+        assert all(torch.equal(value, got[key][name]) for name, value in whole.state_dict()[key].items())
+    for name in ("losses", "num_hits", "failures"):
+        assert getattr(partial, name) == getattr(expected, name)
 
 
 def test_a_stop_while_it_validates_is_saved_too(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
@@ -251,17 +296,65 @@ def test_what_killed_saves_left_is_removed_and_nothing_else(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
+def test_an_earlier_run_is_told_of_and_lost_only_when_the_first_epoch_is_done(
+    unbroken, drawn_data, tmp_path, monkeypatch, capsys
+):
+    for file in unbroken.parent.iterdir():
+        shutil.copy(file, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    last, aside = tmp_path / "nano_last.pth", tmp_path / "nano_last_earlier.pth"
+    step, steps = Trainer._step, []
+
+    def signalled(self, *arguments):
+        steps.append(1)
+        if len(steps) % 3 == 0:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *arguments)
+
+    for _ in range(2):  # a second time it is the state of the first that is replaced, and not what is aside
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_step", signalled)
+            with pytest.raises(Interrupted, match=r"; the earlier run's state is now .*nano_last_earlier\.pth"):
+                run(drawn_data, tmp_path / "nano.pth", "--save_every", "1")
+        assert "nano.pth of an earlier run is replaced when the first epoch ends; --resume would go on" in (
+            capsys.readouterr().out
+        )
+        assert load_checkpoint(last).epoch == 0
+        found = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path != last}
+        assert found.pop(aside.name) == before["nano_last.pth"]
+        assert found == {name: content for name, content in before.items() if name != last.name}
+    run(drawn_data, tmp_path / "nano.pth", "--resume")
+    assert "note:" not in capsys.readouterr().out
+    assert not aside.exists()
+    last.unlink()
+    run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "1")
+    assert "is replaced when the first epoch ends; another --save_path keeps it" in capsys.readouterr().out
+    assert not aside.exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--mixup", "0.2"], "train_config.mixup 0.8, this run has 0.2"),
-        (["--effective_batch", "8"], "train_config.effective_batch 4, this run has 8"),
-        (["--model_type", "swin3d_t"], "model swin3d_nano, this run has swin3d_t"),
-        (["--clip_len", "4"], "clip.num_frames 8, this run has 4"),
+        (["--mixup", "0.2"], r"--mixup 0\.8 \(here 0\.2\); give another --save_path, or drop --resume to replace it"),
+        (["--effective_batch", "8"], r"--effective_batch 4 \(here 8\)"),
+        (
+            ["--model_type", "swin3d_t"],
+            r"--model_type swin3d_nano \(here swin3d_t\), --clip_len 8 \(here 32\).*, and \d more; give",
+        ),
+        (["--model_type", "swin3d_t", "--num_epochs", "8"], r"--model_type swin3d_nano .*, and \d more; give"),
+        (["--clip_len", "4"], r"--clip_len 8 \(here 4\); give"),
+        (["--img_size", "32"], r"--img_size 64 \(here 32\); give"),  # and not how it is resized before the crop
+        (["--lr", "0.5", "--target_fps", "12"], r"no --target_fps \(here 12\.0\), --lr 0\.001 \(here 0\.5\); give"),
+        (
+            ["--num_epochs", "8"],
+            r"--num_epochs 4 \(here 8\); the length of a run cannot be changed, its rates follow from it: to train on, "
+            r"start a new run from it with "
+            r"--weights \S+nano\.pth and another --save_path, or drop --resume to replace it",
+        ),
     ],
 )
 def test_another_run_is_refused(unbroken, drawn_data, flags, reason):
-    with pytest.raises(InputError, match=f"was trained with {reason}; drop --resume"):
+    with pytest.raises(InputError, match=f"nano_last.pth was trained with {reason}"):
         run(drawn_data, unbroken, "--resume", *flags)
 
 
@@ -270,14 +363,24 @@ def test_a_run_of_a_later_version_is_refused_where_it_used_what_this_one_lacks()
         config = TrainConfig().to_dict() | {"weights": "none", **settings}
         return Checkpoint(model="c3d", weights={}, clip=ClipConfig(), class_names=["a", "b"], train_config=config)
 
-    difference = find_difference(checkpoint(lookahead=3), checkpoint())
-    assert difference == "train_config.lookahead 3, which this version has no setting for"
-    assert find_difference(checkpoint(lookahead=3), checkpoint(lr=0.5)) == "train_config.lr 0.001, this run has 0.5"
-    assert find_difference(checkpoint(lookahead=None), checkpoint()) is None
-    assert find_difference(checkpoint(), checkpoint(class_weights=None)) is None  # not there yet, and not used
-    assert find_difference(checkpoint(), checkpoint(class_weights=[1.0])) == (
-        "train_config.class_weights None, this run has [1.0]"
-    )
+    lacking = "lookahead 3, which this version has no setting for"
+    assert find_differences(checkpoint(lookahead=3), checkpoint()) == [lacking]
+    assert find_differences(checkpoint(lookahead=3), checkpoint(lr=0.5)) == ["--lr 0.001 (here 0.5)", lacking]
+    assert find_differences(checkpoint(lookahead=None), checkpoint()) == []
+    assert find_differences(checkpoint(), checkpoint(class_weights=None)) == []  # not there yet, and not used
+    assert find_differences(checkpoint(), checkpoint(class_weights=[1.0])) == ["no --class_weights"]
+    assert find_differences(checkpoint(class_weights=[2.0]), checkpoint(class_weights=[1.0])) == [
+        "other --class_weights"
+    ]
+
+
+def test_a_new_run_can_start_from_a_finished_one(unbroken, drawn_data, tmp_path):
+    """As the refusal of a longer one says; from its best epoch, the head too, since the classes are the same."""
+    path = tmp_path / "more.pth"
+    run(drawn_data, path, "--weights", str(unbroken), "--num_epochs", "1", "--lr", "1e-12", "--ema_decay", "0")
+    start, got = load_checkpoint(unbroken), load_checkpoint(path)
+    assert got.train_config["weights"] == str(unbroken)
+    assert all(torch.allclose(value, got.weights[name], atol=1e-6) for name, value in start.weights.items())
 
 
 def test_other_videos_and_classes_are_refused(unbroken, drawn_data, tmp_path):
@@ -286,9 +389,7 @@ def test_other_videos_and_classes_are_refused(unbroken, drawn_data, tmp_path):
         for label in ("jump", "wave", "push"):
             shutil.copytree(split / label, tmp_path / name / label)
     dirs = ["--train_dir", str(tmp_path / "few"), "--val_dir", str(tmp_path / "val")]
-    with pytest.raises(
-        InputError, match=r"6 classes, this run has 3 \(no longer: \['pull', 'sit', 'stand'\]; new: none"
-    ):
+    with pytest.raises(InputError, match=r"6 classes \(here 3; no longer: \['pull', 'sit', 'stand'\]; new: none"):
         run(drawn_data, unbroken, "--resume", *dirs)
     bare = tmp_path / "bare"
     for split in ("train", "val"):
@@ -298,7 +399,7 @@ def test_other_videos_and_classes_are_refused(unbroken, drawn_data, tmp_path):
             shutil.copy(video, target)
     run(bare, tmp_path / "nano.pth", "--num_epochs", "1")
     target.unlink()
-    with pytest.raises(InputError, match="other videos, this run lacks 1 of them and has 0 that are new"):
+    with pytest.raises(InputError, match=r"other videos \(1 of them are not here, 0 here are new\)"):
         run(bare, tmp_path / "nano.pth", "--num_epochs", "1", "--resume")
 
 
@@ -329,6 +430,6 @@ def test_a_run_of_an_earlier_version_goes_on(drawn_data, tmp_path, capsys):
     capsys.readouterr()
     train_model.main([*command, "--lr", "1e-9", "--resume"])
     assert "resuming after epoch 1 of 2" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"train_config.mixup 0.0, this run has 0.8"):
+    with pytest.raises(InputError, match=r"--mixup 0\.0 \(here 0\.8\)"):
         save_checkpoint(last, Checkpoint(**{**old, "epoch": 1}))
         train_model.main([*command, "--lr", "1e-9", "--resume", "--mixup", "0.8"])

@@ -415,7 +415,7 @@ def test_resume_with_nothing_there_starts_afresh_and_says_so(drawn_data, tmp_pat
 
 
 def test_resume_of_another_run_is_refused(unbroken, drawn_data):
-    with pytest.raises(InputError, match=r"trained with train_config.lr 0.001, this run has 0.5"):
+    with pytest.raises(InputError, match=r"trained with --lr 0\.001 \(here 0\.5\)"):
         run(drawn_data, unbroken, "--resume", "--lr", "0.5")
 
 

@@ -27,6 +27,8 @@ def label_distribution(
         folders = {split: data_dir / split for split in SPLITS if has_entries(data_dir / split)}
         if not folders:
             raise InputError(f"{data_dir}: its train, val and test are empty")
+    elif not data_dir.is_dir():
+        raise InputError(f"{data_dir}: no such folder; split_data.py makes it, and any folder of classes will do")
     else:
         folders = {"all": data_dir}
     recorded = read_split_json(data_dir) is not None and "all" not in folders

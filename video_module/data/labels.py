@@ -37,9 +37,9 @@ def find_class_names(data_dir: Path) -> list[str]:
 
     Raises InputError if a folder of videos is not among the named classes.
     """
-    data_dir = data_dir.absolute()
     found = sorted({label for label, _ in find_videos(data_dir)})
-    for folder in (data_dir, data_dir.parent) if data_dir.name in SPLITS else (data_dir,):
+    above = data_dir.parent if data_dir.name else data_dir.absolute().parent  # "." has no name
+    for folder in (data_dir, above) if data_dir.absolute().name in SPLITS else (data_dir,):
         if (folder / OBJ_NAMES).is_file():
             names = read_class_names(folder / OBJ_NAMES)
             if unknown := sorted(set(found) - set(names)):
@@ -91,6 +91,33 @@ def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
     if not videos:
         raise InputError(f"{class_dir}: no video in its {len(classes)} folders")
     return videos
+
+
+def check_split_dir(split_dir: Path) -> None:
+    """Raise InputError, saying which stage was left out, if a folder that split_data.py makes is not there."""
+    if split_dir.is_dir():
+        return
+    if split_dir.name not in SPLITS:
+        raise InputError(f"{split_dir}: no such folder")
+    above = split_dir.parent
+    if above.is_dir() and not any((above / name).is_dir() for name in SPLITS):
+        try:
+            find_videos(above)
+        except InputError:
+            pass
+        else:
+            raise InputError(
+                f"{above}: holds classes, but was not split; run python split_data.py --input_dir {above} --output_dir "
+                f"{_free_folder(above)} first"
+            )
+    raise InputError(f"{split_dir}: no such folder; split_data.py makes it")
+
+
+def _free_folder(input_dir: Path) -> Path:
+    """Where a split of `input_dir` can go: data, as is the scripts' default, where nothing is."""
+    data = Path("data")
+    named = input_dir if input_dir.name else input_dir.absolute()
+    return named.with_name(f"{named.name}_split") if data.exists() else data
 
 
 def find_others(class_dir: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from video_module.data.labels import OBJ_NAMES, SPLITS, find_videos, has_entries
 from video_module.errors import InputError
 from video_module.files import check_output as check_writable
 from video_module.files import lies_in, read_text, replacing, write_json
+from video_module.tables import counted
 
 SPLIT_JSON = "split.json"
 _OFFICIAL = {"hmdb51": hmdb51, "ucf101": ucf101}
@@ -130,20 +131,25 @@ def name_source(name: str, label: str) -> str:
     return ucf101.parse_source(name) or f"{label}/{name}"
 
 
+def stands_alone(video: VideoRecord) -> bool:
+    """Whether name_source() found no source in its name."""
+    return video.source == f"{video.label}/{Path(video.path).name}"
+
+
 def regex_source(pattern: str) -> Callable[[str, str], str]:
     """A source reader from a regular expression: its group `source`, else its first group, else the whole match."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise InputError(f"--group_regex {pattern!r}: {error}") from None
+        raise InputError(f"--group_regex '{pattern}': {error}") from None
 
     def source_of(name: str, label: str) -> str:
         match = compiled.search(name)
         if match is None:
-            raise InputError(f"--group_regex {pattern!r} does not match the file name {name!r} of class {label!r}")
+            raise InputError(f"--group_regex '{pattern}' does not match the file name {name!r} of class {label!r}")
         source = match["source"] if "source" in compiled.groupindex else match[1 if compiled.groups else 0]
         if not source:
-            raise InputError(f"--group_regex {pattern!r} gives an empty source for {name!r} of class {label!r}")
+            raise InputError(f"--group_regex '{pattern}' gives an empty source for {name!r} of class {label!r}")
         return source
 
     return source_of
@@ -308,7 +314,7 @@ def _finish(
 ) -> Split:
     labels = sorted({video.label for video in videos})
     if len(labels) < 2:
-        raise InputError(f"a classifier needs at least two classes with sound videos, found {labels}")
+        raise InputError(f"a classifier needs at least two classes with videos that decode, found {labels}")
     for split in SPLITS:
         present = {video.label for video in videos if video.split == split}
         if lacking := [label for label in labels if label not in present]:
@@ -317,7 +323,14 @@ def _finish(
             if fractions.get(split, 1):
                 # val is carved out by source, whoever made the fold
                 few = "none in the fold" if protocol in _OFFICIAL and split == "test" else "too few sources"
-                notes.append(f"{split} has no video of {len(lacking)} classes ({few}): {', '.join(lacking[:5])}")
+                notes.append(
+                    f"{split} has no video of {counted(len(lacking), 'class')} ({few}): {', '.join(lacking[:5])}"
+                    + (
+                        f"; that takes more recordings, or a larger --{split}_fraction"
+                        if few == "too few sources"
+                        else ""
+                    )
+                )
     sides = [
         [(video.label, video.source) for video in videos if (video.split == "test") == is_test]
         for is_test in (False, True)
@@ -339,6 +352,8 @@ def check_output(input_dir: Path, output_dir: Path) -> None:
     if output_dir.is_symlink() and not output_dir.exists():
         raise InputError(f"{output_dir}: a link to {output_dir.readlink()}, which is not there")
     check_writable(output_dir, folder=True)
+    if lies_in(output_dir, input_dir) and lies_in(input_dir, output_dir):
+        raise InputError(f"{output_dir}: the folder of the videos itself; choose another --output_dir")
     if lies_in(output_dir, input_dir) or lies_in(input_dir, output_dir):
         raise InputError(f"{output_dir}: {input_dir} and the output must lie apart; choose another --output_dir")
     found = output_dir.iterdir() if output_dir.is_dir() else ()

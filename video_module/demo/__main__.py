@@ -23,6 +23,7 @@ RECORDING_ACTIONS = ("wave", "sit", "stand", "push", "pull", "jump")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__.splitlines()[0])
+    parser.prog = "python -m video_module.demo"
     parser.add_argument("--output_dir", type=Path, default=Path("demo_output"), help="folder for everything it makes")
     parser.add_argument("--seed", type=cli.natural, default=0, help="of the drawing, the split and the training")
     return parser.parse_args(argv)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from video_module.data.audit import TrainOverlap, train_overlap
 from video_module.data.dataset import EvaluationLoader, label_indices
-from video_module.data.labels import check_class_folders
+from video_module.data.labels import check_class_folders, check_split_dir
 from video_module.data.splits import VideoRecord, is_official, load_videos, split_record
 from video_module.engine.device import autocast
 from video_module.scores import ScoreClips, softmax, video_score
@@ -41,6 +41,7 @@ class EvaluationSplit:
 
 def load_test_split(test_dir: Path, class_names: Sequence[str], *, num_workers: int) -> EvaluationSplit:
     """The videos of a folder of classes. Raises InputError on a missing, failing or foreign one, or an empty class."""
+    check_split_dir(test_dir)
     videos = load_videos(test_dir, num_workers=num_workers)
     check_class_folders(test_dir)
     record = split_record(test_dir, videos) or {}

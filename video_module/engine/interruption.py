@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop at the next step, so that the state can be saved."""
+"""Ctrl-C and SIGTERM as a wish to stop as soon as the state can be saved."""
 
 import signal
 import sys
@@ -33,7 +33,9 @@ class StopWish:
         def take(number: int, _) -> None:
             self.signal = signal.Signals(number)
             restore()
-            print(f"\n{self.signal.name}: stopping after this step; once more to stop at once", file=sys.stderr)
+            # one process gives up the step that runs, several finish it
+            text = "stopping as soon as the state can be saved; once more to stop at once, unsaved"
+            print(f"\n{self.signal.name}: {text}", file=sys.stderr)
 
         for number in earlier:
             signal.signal(number, take)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from video_module.tables import align
+from video_module.tables import align, counted
 
 LOG_COLUMNS = (
     "epoch",
@@ -79,12 +79,12 @@ class Progress:
         seconds, num_failed = sum(self.logs["duration_s"]), sum(self.logs["num_failed"])
         waited = sum(share * s for share, s in zip(self.logs["data_wait"], self.logs["duration_s"], strict=True))
         num_clips = sum(rate * s for rate, s in zip(self.logs["clips_per_s"], self.logs["duration_s"], strict=True))
-        text = f"{self.num_epochs} epochs in {format_duration(seconds)} of training, "
+        text = f"{counted(self.num_epochs, 'epoch')} in {format_duration(seconds)} of training, "
         text += (
             f"{num_clips / max(seconds, 1e-9):.1f} clips/s, {waited / max(seconds, 1e-9):.0%} of it waiting for data"
         )
         if num_failed:
-            text += f", {num_failed} clips left out"
+            text += f", {counted(num_failed, 'clip')} left out"
         return f"{align(rows)}\n{text}"
 
     def _merit(self, index: int) -> tuple[float, float]:

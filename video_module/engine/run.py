@@ -14,11 +14,12 @@ from video_module.engine.checkpoint import Checkpoint, save_checkpoint
 from video_module.engine.evaluation import Scores, score_views, torch_scorer
 from video_module.engine.interruption import StopWish
 from video_module.engine.progress import Progress, epoch_line
-from video_module.engine.state import StateKeeper, last_path
+from video_module.engine.state import StateKeeper, earlier_path, last_path
 from video_module.engine.training import Trainer
 from video_module.errors import InputError, Interrupted
 from video_module.machine import default_num_workers
 from video_module.report.metrics import top_k_accuracy
+from video_module.tables import counted
 
 _LARGEST_WAIT = 0.1  # share of an epoch spent waiting for data that is worth a warning
 
@@ -73,7 +74,7 @@ def train(
         progress = _resume(trainer, template, last_path(save_path))
         if progress.num_epochs and trainer.group.is_first:
             on_epoch(progress)  # the run may have died between its checkpoint and its logs
-    keeper = StateKeeper(last_path(save_path), trainer, template, progress)
+    keeper = StateKeeper(last_path(save_path), trainer, template, progress, is_resumed=resume)
     config, is_first, warned = trainer.config, trainer.group.is_first, False
 
     def save() -> None:
@@ -102,9 +103,10 @@ def train(
             except Interrupted as wish:
                 save()  # once more where training was stopped: cheap, and validation has not saved
                 where = f"epoch {epoch + 1}, after step {progress.partial.num_steps} of {trainer.steps_per_epoch}"
-                raise Interrupted(
-                    f"stopped in {where}; {keeper.path} is saved, --resume goes on from there", exit_code=wish.exit_code
-                ) from None
+                text = f"stopped in {where}; {keeper.path} is saved, --resume goes on from there"
+                if (aside := earlier_path(keeper.path)).is_file():
+                    text += f"; the earlier run's state is now {aside}"
+                raise Interrupted(text, exit_code=wish.exit_code) from None
             _check_validation(row, trainer)
             is_best = progress.append(row)
             if is_first:
@@ -118,7 +120,8 @@ def train(
                     warned = True
                 on_epoch(progress)
     if progress.num_epochs < config.num_epochs:
-        print(f"stopped early: {config.patience} epochs brought nothing better than epoch {progress.best_epoch}")
+        patience = counted(config.patience, "epoch")
+        print(f"stopped early: {patience} brought nothing better than epoch {progress.best_epoch}")
     return progress
 
 

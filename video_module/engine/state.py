@@ -1,6 +1,7 @@
 """The newest state of a run in X_last.pth: when it is saved, and whether another run may go on from it."""
 
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from video_module.config import AUTO, TrainConfig
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from video_module.engine.progress import PartialEpoch, Progress
 from video_module.errors import InputError
+from video_module.files import move
 
 # what versions without these settings did
 _EARLIER = {
@@ -27,19 +29,36 @@ _EARLIER = {
 # step and its mean loss stay; with another batch_size dropout draws anew, and batch norm sees other batches
 _FREE = ("batch_size", "checkpoint_activations", "compile", "save_every", "max_failed_share", "patience")
 
+_CLIP_FLAGS = {
+    "num_frames": "--clip_len",
+    "crop": "--img_size",
+    **{name: f"--{name}" for name in ("frame_stride", "target_fps")},
+}
+_NUM_DIFFERENCES = 8  # that are named
+
 
 def last_path(save_path: Path) -> Path:
     """Where the newest state of a run is kept."""
     return save_path.with_name(f"{save_path.stem}_last.pth")
 
 
-class StateKeeper:
-    """Saves the state of a run when config.save_every says so."""
+def earlier_path(path: Path) -> Path:
+    """Where the state of an earlier run is kept while the first epoch of another, in its place, is not done."""
+    return path.with_name(f"{path.stem}_earlier.pth")
 
-    def __init__(self, path: Path, trainer, template: Checkpoint, progress: Progress):
+
+class StateKeeper:
+    """Saves the state of a run when config.save_every says so.
+
+    The state of an earlier run under the same name is kept aside until an epoch is done: who notices by then that this
+    run should have been another has lost nothing.
+    """
+
+    def __init__(self, path: Path, trainer, template: Checkpoint, progress: Progress, *, is_resumed: bool):
         self.path, self.trainer, self.template, self.progress = path, trainer, template, progress
         self.every_steps, self.every_s = trainer.config.save_interval
         self._steps, self._time = 0, time.monotonic()
+        self._may_be_anothers = not is_resumed
 
     def count_step(self) -> None:
         self._steps += 1
@@ -62,14 +81,21 @@ class StateKeeper:
             "best_epoch": progress.best_epoch,
             "partial": asdict(progress.partial),
         }
+        aside = earlier_path(self.path)
+        if self._may_be_anothers and self.path.is_file() and not aside.exists():
+            move(self.path, aside)
+        self._may_be_anothers = False
         save_checkpoint(self.path, replace(checkpoint or self.checkpoint(), training=state))
+        if progress.num_epochs:
+            with suppress(PermissionError):  # Windows: while another program reads it; asked again at the next save
+                aside.unlink(missing_ok=True)
         self._steps, self._time = 0, time.monotonic()
 
 
 def resume(trainer, template: Checkpoint, path: Path) -> Progress | None:
     """Bring a trainer to where X_last.pth stands; None where there is none.
 
-    Raises InputError if that is of another run, naming a difference.
+    Raises InputError if that is of another run, naming the differences.
     """
     # The first process alone writes it, so that on a machine with a disk of its own it is missing, or of an earlier
     # run: processes that each looked for themselves would go on from different places. Given to all it serves any
@@ -80,8 +106,8 @@ def resume(trainer, template: Checkpoint, path: Path) -> Progress | None:
         return None
     if checkpoint.training is None:
         raise InputError(f"{path}: holds no training state")
-    if difference := find_difference(checkpoint, template):
-        raise InputError(f"{path} was trained with {difference}; drop --resume to start afresh")
+    if differences := find_differences(checkpoint, template):
+        raise InputError(_refusal(path, differences))
     state = checkpoint.training
     # files of earlier versions hold the trained weights alone
     trainer.load_state_dict({"model": checkpoint.weights} | state["trainer"])
@@ -89,32 +115,69 @@ def resume(trainer, template: Checkpoint, path: Path) -> Progress | None:
     return Progress(logs=state["logs"], best_epoch=state["best_epoch"], partial=partial)
 
 
-def find_difference(saved: Checkpoint, wanted: Checkpoint) -> str | None:
-    """The first difference that makes two runs different ones, in words: "name x, this run has y"."""
-    for name in ("model", "class_names", "clip", "split_digest", "train_config"):
-        one, other = getattr(saved, name), getattr(wanted, name)
-        if name == "train_config":
-            one, other = _comparable(one), _comparable(other)
-        elif name == "clip":
-            one, other = one.to_dict(), other.to_dict()
-        if one == other:
-            continue
-        if isinstance(one, dict):  # of another version, it can hold settings that this one lacks, and lack some
-            key = next((key for key in [*other, *one] if one.get(key) != other.get(key)), None)
-            if key is None:  # None is what is recorded of a setting that is not used
-                continue
-            if key not in other:
-                return f"{name}.{key} {one[key]}, which this version has no setting for"
-            name, one, other = f"{name}.{key}", one.get(key), other[key]
-        elif name == "class_names" and set(one) != set(other):
-            gone, new = sorted(set(one) - set(other)), sorted(set(other) - set(one))
-            return f"{len(one)} classes, this run has {len(other)} (no longer: {gone or 'none'}; new: {new or 'none'})"
-        return f"{name} {one}, this run has {other}"
+def find_differences(saved: Checkpoint, wanted: Checkpoint) -> list[str]:
+    """What makes two runs different ones, in words and by the flags that set it: "--lr 0.001 (here 0.5)"."""
+    found = [] if saved.model == wanted.model else [f"--model_type {saved.model} (here {wanted.model})"]
+    if saved.class_names != wanted.class_names:
+        found.append(_other_classes(saved.class_names, wanted.class_names))
+    clips = _differing(saved.clip.to_dict(), wanted.clip.to_dict(), names=_CLIP_FLAGS)
+    clips.pop("resize" if "crop" in clips else "", None)  # it follows from the crop
+    found += clips.values()
+    if saved.split_digest != wanted.split_digest:
+        found.append(f"another split, of digest {saved.split_digest} (here {wanted.split_digest})")
+    found += _differing(_comparable(saved.train_config), _comparable(wanted.train_config)).values()
     if saved.train_clips and set(saved.train_clips) != set(wanted.train_clips):
         gone = len(set(saved.train_clips) - set(wanted.train_clips))
         new = len(set(wanted.train_clips) - set(saved.train_clips))
-        return f"other videos, this run lacks {gone} of them and has {new} that are new"
-    return None
+        found.append(f"other videos ({gone} of them are not here, {new} here are new)")
+    return found
+
+
+def _other_classes(saved: list[str], wanted: list[str]) -> str:
+    if set(saved) == set(wanted):
+        return "its classes in another order"
+    gone, new = sorted(set(saved) - set(wanted)), sorted(set(wanted) - set(saved))
+    return f"{len(saved)} classes (here {len(wanted)}; no longer: {gone or 'none'}; new: {new or 'none'})"
+
+
+def _differing(saved: dict[str, Any], wanted: dict[str, Any], *, names: dict[str, str] | None = None) -> dict[str, str]:
+    """The settings that differ, in words; None is what is recorded of one that is not used.
+
+    Of another version, `saved` can hold settings that this one lacks, and lack some.
+    """
+    found = {}
+    for key in [*wanted, *(key for key in saved if key not in wanted)]:
+        one, other = saved.get(key), wanted.get(key)
+        flag = f"--{key}" if names is None else names.get(key, f"clip.{key}")
+        if one == other:
+            continue
+        if key not in wanted:
+            found[key] = f"{key} {one}, which this version has no setting for"
+        elif key == "class_weights":  # one for each class
+            found[key] = f"{'no' if one is None else 'other'} {flag}"
+        else:
+            found[key] = f"no {flag} (here {other})" if one is None else f"{flag} {one} (here {_or_none(other)})"
+    return found
+
+
+def _or_none(value: Any) -> Any:
+    return "none" if value is None else value
+
+
+def _refusal(path: Path, differences: list[str]) -> str:
+    more = len(differences) - _NUM_DIFFERENCES
+    shown = ", ".join(differences[:_NUM_DIFFERENCES]) + (f", and {more} more" if more > 0 else "")
+    text = f"{path} was trained with {shown}"
+    has_other_length = any(difference.startswith("--num_epochs ") for difference in differences)
+    if has_other_length and not differences[0].startswith("--model_type "):  # whose weights would not fit
+        best = path.with_name(path.name.removesuffix("_last.pth") + ".pth")
+        text += (
+            "; the length of a run cannot be changed, its rates follow from it: to train on, start a new run from it "
+            f"with --weights {best} and"
+        )
+    else:
+        text += "; give"
+    return f"{text} another --save_path, or drop --resume to replace it"
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:

@@ -24,11 +24,13 @@ from video_module.engine.distributed import Group
 from video_module.engine.interruption import StopWish
 from video_module.engine.mixing import Mixer
 from video_module.engine.optim import parameter_groups, rate_factor
+from video_module.engine.pace import LongRunNote, StepGivenUp, StepWatch
 from video_module.engine.progress import PartialEpoch, format_duration
 from video_module.engine.waiting import WaitMeter
 from video_module.errors import InputError
 from video_module.machine import peak_process_bytes
 from video_module.models.recognizer import Recognizer
+from video_module.tables import counted
 
 _NUM_FAILURES_SHOWN = 10
 _CHECK_EVERY = 10  # steps between looks at the loss, each of which makes a GPU finish what it was given
@@ -81,6 +83,7 @@ class Trainer:
         self._compiled = torch.compile(model) if config.compile else None
         self._compiled_works = False
         self._frozen = False
+        self._note = LongRunNote(_remedy(model.name)) if device.type == "cpu" else None
         self._wrap()
 
     @property
@@ -100,12 +103,21 @@ class Trainer:
         [total] = self.group.sum([self._weigh(loads)])
         return self._step(loads, epoch, step, total)
 
-    def _step(self, loads: Sequence[Load], epoch: int, step: int, total: float) -> tuple[Tensor, Tensor]:
+    def _step(
+        self, loads: Sequence[Load], epoch: int, step: int, total: float, watch: StepWatch | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Raises StepGivenUp where `watch` does, and then leaves nothing of the step behind."""
         if self.micro_batch is None:
             self.micro_batch = self._find_micro_batch()
+        buffers = self._copy_buffers() if watch else []
         result = None
-        while result is None:  # what an exception's traceback holds must be gone before the next try
-            result = self._try_gradients(loads, epoch, step, total)
+        try:
+            while result is None:  # what an exception's traceback holds must be gone before the next try
+                result = self._try_gradients(loads, epoch, step, total, watch)
+        except StepGivenUp:
+            self.optimizer.zero_grad(set_to_none=True)
+            _put_back(buffers)
+            raise
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         self.scaler.step(self.optimizer)
@@ -116,18 +128,18 @@ class Trainer:
             self.ema.update_parameters(self.model)
         return result
 
-    def _try_gradients(self, loads, epoch: int, step: int, total: float) -> tuple[Tensor, Tensor] | None:
+    def _try_gradients(self, loads, epoch: int, step: int, total: float, watch) -> tuple[Tensor, Tensor] | None:
         """_gradients(), or None where they have to be computed again: with fewer clips at once, or uncompiled."""
         try:
-            result = self._gradients(loads, epoch, step, total)
+            result = self._gradients(loads, epoch, step, total, watch)
         except torch.OutOfMemoryError:
             if self._shared_gradients:  # some of them have been summed with the other processes' already
                 raise InputError(
-                    f"out of memory with {self.micro_batch} clips at once; go on with --resume and --batch_size "
-                    f"{max(1, self.micro_batch // 2)}, or with --checkpoint_activations"
+                    f"out of memory with {counted(self.micro_batch, 'clip')} at once; go on with --resume and "
+                    f"--batch_size {max(1, self.micro_batch // 2)}, or with --checkpoint_activations"
                 ) from None
             failure = None
-        except InputError:
+        except (InputError, StepGivenUp):
             raise
         except Exception as error:
             if self._compiled is None or self._compiled_works or self._shared_gradients:
@@ -151,12 +163,14 @@ class Trainer:
             )
         self.micro_batch = -(-self.micro_batch // 2)
         print(
-            f"out of memory in epoch {epoch + 1}, step {step + 1}: going on with {self.micro_batch} clips at once, "
-            f"still {self.config.effective_batch} per step"
+            f"out of memory in epoch {epoch + 1}, step {step + 1}: going on with {counted(self.micro_batch, 'clip')} "
+            f"at once, still {self.config.effective_batch} per step"
         )
         return None
 
-    def _gradients(self, loads, epoch: int, step: int, total: float) -> tuple[Tensor, Tensor]:
+    def _gradients(
+        self, loads, epoch: int, step: int, total: float, watch: StepWatch | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Forward and backward passes of a step; the gradients are those of the mean loss over all processes."""
         self.optimizer.zero_grad(set_to_none=True)
         self._shared_gradients = False
@@ -168,6 +182,8 @@ class Trainer:
             for begin in range(0, len(labels), self.micro_batch)
         ]
         mixes = self.mixer is not None and epoch < self.config.num_epochs - self.config.mix_off_epochs
+        if watch:
+            watch.begin(sum(end - begin for *_, begin, end in parts))
         for position, (number, clips, labels, begin, end) in enumerate(parts):
             seeds = [self.config.seed, epoch, step, self.group.rank, number]
             if mixes and len(labels) > 1:  # a clip alone has none to be mixed with
@@ -188,6 +204,8 @@ class Trainer:
             loss_sum += loss.detach()
             best = targets if targets.ndim == 1 else targets.argmax(dim=1)
             hits += (logits.detach().argmax(dim=1) == best).sum()
+            if watch:
+                watch.done(end - begin)
         if not parts and self.group.world_size > 1:  # no clip for this process, but the others wait for its gradients
             self._pass_nothing(self._network, 1)
         self._shared_gradients = False
@@ -260,7 +278,10 @@ class Trainer:
         if size == 0 and not self.config.checkpoint_activations:
             print("not even one clip fits with a margin: --checkpoint_activations would save memory")
         size = max(1, size)
-        print(f"--batch_size auto: {size} clips at once in each process, {self.config.effective_batch} per step")
+        print(
+            f"--batch_size auto: {counted(size, 'clip')} at once in each process, {self.config.effective_batch} per "
+            "step"
+        )
         return size
 
     def _try_pass(self, size: int) -> None:
@@ -276,16 +297,18 @@ class Trainer:
 
     def _pass_nothing(self, network: nn.Module, size: int) -> None:
         """A forward and backward pass of black clips: gradients of zero, and running statistics as they were."""
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        buffers = self._copy_buffers()
         try:
             clips = torch.zeros(size, *self.model.clip.shape, device=self.device)
             with autocast(self.precision, self.device):
                 loss = network(clips).float().sum() * 0
             self.scaler.scale(loss).backward()
         finally:
-            with torch.no_grad():  # only now: batch norm's backward pass refuses statistics changed since the forward
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+            _put_back(buffers)  # only now: batch norm's backward pass refuses statistics changed since the forward
+
+    def _copy_buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """The network's buffers, batch norm's statistics above all, each with what it holds."""
+        return [(buffer, buffer.clone()) for buffer in self.model.buffers()]
 
     # ---- an epoch
 
@@ -303,7 +326,9 @@ class Trainer:
     ) -> dict[str, Any] | None:
         """Go through the steps after `partial`; returns the epoch's row of the log, or None where `stop` ended it.
 
-        `partial` is kept up to date whenever `save()` is called, which is where `wants_save()` or `stop` ask for it.
+        `partial` is kept up to date whenever `save()` is called, which is where `wants_save()` or `stop` ask for it. A
+        single process gives up the step that runs when `stop` asks, so that no one waits for the minutes that one can
+        take; it is done anew when the run goes on. Several end where all are: between two steps.
         Clips that cannot be read are left out of their step, counted, and named when the epoch ends. Raises InputError
         at the first loss that is not finite, naming the step, and where more than config.max_failed_share of the
         epoch's `num_items` clips fail.
@@ -314,14 +339,21 @@ class Trainer:
         meter, earlier_s, begin = WaitMeter(self.device), partial.duration_s, time.perf_counter()
         first, earlier_wait_s = partial.num_steps, partial.waited_s
 
-        def settle() -> None:
+        def settle(now: float | None = None) -> None:
             """Bring `partial` up to date, and look whether all is well."""
             self._settle(pending, partial, epoch)
             partial.waited_s = earlier_wait_s + meter.total()
-            partial.duration_s = earlier_s + time.perf_counter() - begin
+            partial.duration_s = earlier_s + (now or time.perf_counter()) - begin
 
         every = _CHECK_EVERY if self.device.type == "cuda" or self.group.world_size > 1 else 1
         with self._bar(epoch, first) as bar:
+            watch = StepWatch(
+                bar,
+                stop=stop if self.group.world_size == 1 else None,
+                note=self._note,
+                clips_per_epoch=-(-num_items // self.group.world_size),
+                num_epochs_left=self.config.num_epochs - epoch,
+            )
             steps = iter(steps)
             while True:
                 asked = time.perf_counter()
@@ -348,13 +380,21 @@ class Trainer:
                     partial.failures += self.group.join(failures)
                 self._check_failures(partial.failures, num_items=num_items)
                 if total:
-                    pending.append(self._step(loads, epoch, partial.num_steps, total))
+                    begun = time.perf_counter()
+                    try:
+                        pending.append(self._step(loads, epoch, partial.num_steps, total, watch))
+                    except StepGivenUp:
+                        del partial.failures[len(partial.failures) - len(failures) :]
+                        settle(begun)
+                        save()
+                        return None
                     meter.given()
                     partial.num_clips += round(num_clips)
                 partial.num_steps += 1
                 if partial.num_steps % every == 0:
                     settle()
-                    self._show(bar, partial, epoch, num_done=partial.num_steps - first, begin=begin)
+                    watch.figures = self._figures(partial, epoch, num_done=partial.num_steps - first, begin=begin)
+                    bar.set_postfix_str(watch.figures, refresh=False)
                 bar.update()
                 on_step()
             settle()
@@ -436,20 +476,20 @@ class Trainer:
             desc=f"epoch {epoch + 1}/{self.config.num_epochs}",
             unit="step",
             leave=False,
-            bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt} {postfix}",
+            bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt}{postfix}",  # tqdm puts a comma before the last
         )
 
-    def _show(self, bar: tqdm, partial: PartialEpoch, epoch: int, *, num_done: int, begin: float) -> None:
+    def _figures(self, partial: PartialEpoch, epoch: int, *, num_done: int, begin: float) -> str:
+        """What the bar shows of the steps done."""
         memory_gb = self._memory_gb() or math.nan
         wait = partial.waited_s / partial.duration_s
         steps_left = (self.config.num_epochs - epoch) * self.steps_per_epoch - partial.num_steps
         left_s = steps_left * (time.perf_counter() - begin) / num_done
-        bar.set_postfix_str(
+        return (
             f"loss {partial.losses[-1] if partial.losses else math.nan:.3f}  "
             f"rate {self.optimizer.param_groups[0]['lr']:.1e}  "
             f"{partial.num_clips / partial.duration_s:.1f} clips/s  data wait {wait:.0%}  "
-            f"{memory_gb:.1f} GB  {format_duration(left_s)} left",
-            refresh=False,
+            f"{memory_gb:.1f} GB  {format_duration(left_s)} left"
         )
 
     # ---- saved and restored
@@ -492,8 +532,21 @@ def _mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
+@torch.no_grad()
+def _put_back(buffers: list[tuple[Tensor, Tensor]]) -> None:
+    """Undo what became of buffers since they were copied."""
+    for buffer, value in buffers:
+        buffer.copy_(value)
+
+
+def _remedy(model: str) -> str:
+    """What makes a run shorter."""
+    smaller = "" if model == "swin3d_nano" else "--model_type swin3d_nano, "
+    return f"a GPU, or {smaller}a smaller --clip_len or --img_size"
+
+
 def _name_failures(failures: list[str]) -> None:
     for failure in failures[:_NUM_FAILURES_SHOWN]:
         print(f"skipped: {failure}")
     if len(failures) > _NUM_FAILURES_SHOWN:
-        print(f"skipped: {len(failures)} clips in all")
+        print(f"skipped: {counted(len(failures), 'clip')} in all")
