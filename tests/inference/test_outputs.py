@@ -134,3 +134,16 @@ def test_digests_tell_files_apart(tmp_path):
     for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
         (tmp_path / name).write_bytes(content)
     assert file_digest(tmp_path / "a") == file_digest(tmp_path / "b") != file_digest(tmp_path / "c")
+
+
+def test_a_line_is_on_the_disk_when_its_video_is_done(tmp_path, monkeypatch):
+    """A machine that loses its power loses no answer: the whole line is there when the disk is asked to keep it."""
+    kept = []
+    monkeypatch.setattr(os, "fsync", lambda number: kept.append(os.fstat(number).st_size))
+    path, sizes = tmp_path / "r.jsonl", []
+    with ResultLog(path, shard=Shard(), run=RUN) as log:
+        for name in ("a.avi", "b.avi"):
+            log.append(Path(name), {"top_k": []})
+            sizes.append(path.stat().st_size)
+    assert kept == sizes
+    assert path.read_bytes().count(b"\n") == 2

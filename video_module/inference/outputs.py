@@ -100,7 +100,7 @@ class ResultLog:
         self._file.close()
 
     def append(self, video: Path, content: Mapping[str, Any]) -> None:
-        """Add a video's line; it is in the file when this returns."""
+        """Add a video's line; it is on the disk when this returns."""
         line = {"video": str(video), **content, "run": self._run}
         text = json.dumps(line, ensure_ascii=False, allow_nan=False)
         self._file.write(text.encode("utf-8", "backslashreplace") + b"\n")  # names need not be UTF-8
