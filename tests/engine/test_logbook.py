@@ -1,5 +1,7 @@
 import errno
 import json
+import subprocess
+import sys
 
 from video_module.engine import logbook
 from video_module.engine.progress import LOG_COLUMNS, Progress
@@ -22,6 +24,16 @@ def test_a_table_that_excel_shows_ends_no_run(tmp_path, monkeypatch, capsys):
         assert json.loads((tmp_path / "x_logs.json").read_text(encoding="utf-8"))["epoch"] == [1, 2][:number]
     assert capsys.readouterr().out == f"{table}: not written after this epoch: another program has it open\n"
     assert len(table.read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_what_a_killed_run_left_half_written_goes(tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    for name in (".x_logs.partial-{}.json", ".x_logs.partial-{}.csv", ".x_curves.partial-{}.png"):
+        (tmp_path / name.format(int(gone.stdout))).touch()
+    progress = Progress()
+    progress.append(dict.fromkeys(LOG_COLUMNS, 0.5) | {"epoch": 1})
+    logbook.Logbook(tmp_path / "x.pth").write(progress)
+    assert {path.name for path in tmp_path.iterdir()} == {"x_logs.json", "x_logs.csv", "x_curves.png"}
 
 
 def test_tensorboard_is_told_each_epoch_once(tmp_path, monkeypatch):

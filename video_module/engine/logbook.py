@@ -5,7 +5,7 @@ from pathlib import Path
 
 from video_module.engine.progress import Progress
 from video_module.errors import InputError
-from video_module.files import replacing, write_json
+from video_module.files import remove_partial, replacing, write_json
 from video_module.report.plots import plot_curves
 
 
@@ -38,6 +38,8 @@ class Logbook:
             print(f"{error.filename}: not written after this epoch: {error.strerror}")
 
     def _write(self, progress: Progress) -> None:
+        for path in (self._json, self._csv, self._curves):
+            remove_partial(path)  # of runs that were killed while they wrote
         logs = progress.logs
         write_json(self._json, logs)
         with replacing(self._csv) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
