@@ -21,6 +21,7 @@ from video_module.inference import latency
 LEVEL_STEP = 4  # brightness from one frame to the next: far enough apart to survive the codec
 
 
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist the tests run in one process
 def pytest_xdist_auto_num_workers() -> int:
     """How many processes `-n auto` means: one for each core that may be used, and memory for eight is enough."""
     return min(available_cores(), 8)
