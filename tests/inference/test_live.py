@@ -123,7 +123,7 @@ def test_a_slow_network_gives_fewer_answers_not_late_ones():
     assert session.num_frames == 60  # the reader did not wait
     assert network.clips == [(0, 9), (50, 59)]  # then at once the newest, nothing in between
     assert [reading.time_s for reading in readings] == [0.09, 0.59]
-    assert readings[0].latency_s >= readings[1].latency_s > 0
+    assert min(reading.latency_s for reading in readings) > 0
 
 
 def test_answers_come_at_the_step_that_was_asked_for():
@@ -190,22 +190,25 @@ def test_no_thread_is_left_in_the_network():
 
 def test_nothing_is_scored_across_a_gap_and_the_label_begins_anew():
     network = Network()
+    network.go.clear()
 
     def source() -> Iterator[TimedFrame]:
         for number in range(40):
             yield numbered(number, after_gap=number == 30)
-            if number in (9, 39):
-                network.wait()
+            if number == 9:
+                network.wait()  # it has the first clip, and holds it until the gap is there
+            if number == 30:
+                network.go.set()
+            if number > 30:
+                time.sleep(0.01)  # time enough to score what came before the gap, if it were still there
+        network.wait()
 
     config = TimelineConfig(smooth_s=100.0)
     answers = iter([[4.0, 0.0], *[[0.0, 4.0]] * 40])
     predictor = predictor_of(lambda clips: network(clips) * 0 + next(answers))
     with LiveSession(source(), predictor, clip_step=20, config=config) as session:
         readings = collect(session)
-    starts = [first for first, _ in network.clips]
-    assert starts[0] == 0
-    assert starts[-1] == 30
-    assert not [start for start in starts if 20 < start < 30]
+    assert network.clips == [(0, 9), (30, 39)]
     assert readings[0].label == "a"
     assert readings[-1].scores[1] > 0.9  # not smoothed with what was before
 
