@@ -6,6 +6,8 @@ import sys
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -286,14 +288,23 @@ def test_an_inner_archive_whose_place_is_taken_is_not_lost(tmp_path, members, pl
     assert not (tmp_path / "set").exists()
 
 
+@contextmanager
+def a_disk_that_ignores_case(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """It knows a folder by any letters."""
+    exists = Path.exists
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", lambda path: exists(path) or exists(path.with_name(path.name.swapcase())))
+        yield
+
+
 def test_the_place_of_an_inner_archive_is_taken_in_any_letters(tmp_path, monkeypatch):
     inner = write_zip(tmp_path / "inner.zip", {"a.avi": b"1"}).read_bytes()
     archive = write_zip(tmp_path / "set.zip", {"Run.zip": inner, "run/b.avi": b"2"})
-    exists = Path.exists
-    with monkeypatch.context() as patch:  # a disk that knows a folder by any letters
-        patch.setattr(Path, "exists", lambda path: exists(path) or exists(path.with_name(path.name.swapcase())))
-        with pytest.raises(InputError, match=r"'Run\.zip' in it would be unpacked to the place of 'run'"):
-            unpacked(archive)
+    with (
+        a_disk_that_ignores_case(monkeypatch),
+        pytest.raises(InputError, match=r"'Run\.zip' in it would be unpacked to the place of 'run'"),
+    ):
+        unpacked(archive)
     if not (tmp_path / "SET.PARTIAL").exists():
         assert content_of(unpacked(archive)) == {"Run/a.avi": b"1", "run/b.avi": b"2"}
 
@@ -351,11 +362,11 @@ def test_names_that_windows_has_not_are_told_before(tmp_path, monkeypatch, name)
 def test_names_that_differ_in_case_alone_are_two_or_an_error(tmp_path, monkeypatch, member, one, other):
     """Of files and of classes."""
     archive = write_zip(tmp_path / "x.zip", {"wave/a.avi": b"1", "wave/b.avi": b"3", member: b"2"})
-    exists = Path.exists
-    with monkeypatch.context() as patch:  # a disk that knows a folder by any letters
-        patch.setattr(Path, "exists", lambda path: exists(path) or exists(path.with_name(path.name.swapcase())))
-        with pytest.raises(InputError, match=rf"'{one}' and '{other}' in it would be one on this disk"):
-            unpacked(archive)
+    with (
+        a_disk_that_ignores_case(monkeypatch),
+        pytest.raises(InputError, match=rf"'{one}' and '{other}' in it would be one on this disk"),
+    ):
+        unpacked(archive)
     if not (tmp_path / "X.PARTIAL").exists():
         assert len(content_of(unpacked(archive))) == 3
 
