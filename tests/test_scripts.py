@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -39,16 +38,25 @@ def shell(*arguments: str | Path, code: str | None = None) -> subprocess.Complet
     )
 
 
+HELP = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    heavy = {"albumentations", "gradio", "matplotlib", "onnx", "onnxruntime", "torch", "torchvision"}
+    print("imported:", *sorted(heavy & set(sys.modules)))
+    sys.exit(end.code)
+"""
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_answers_at_once(script):
-    durations = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        result = shell(f"{script}.py", "--help")
-        durations.append(time.perf_counter() - begin)
-        assert result.returncode == 0
-        assert "default:" in result.stdout
-    assert min(durations) < 1.0
+def test_help_imports_no_heavy_package(script):
+    """So that it answers at once: these take up to several seconds to import."""
+    result = shell(f"{script}.py", "--help", code=HELP)
+    assert result.returncode == 0
+    assert "default:" in result.stdout
+    assert result.stdout.splitlines()[-1] == "imported:"
 
 
 @pytest.mark.parametrize("name", ["demo", "benchmark"])

@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -24,27 +26,25 @@ def test_clip_indices_from_the_start(num_video_frames, expected):
     assert sampling.clip_indices(0, num_video_frames, CLIP).tolist() == expected
 
 
-@pytest.mark.parametrize("num_video_frames", range(1, 60))
-@pytest.mark.parametrize("fps", [None, 12.5, 30, 59.94])
-def test_clips_stay_inside_and_ascend(num_video_frames, fps):
-    clip = ClipConfig(num_frames=8, frame_stride=3, target_fps=None if fps is None else 25)
-    starts = sampling.window_starts(num_video_frames, clip, 5, fps=fps)
-    for start in starts:
-        indices = sampling.clip_indices(start, num_video_frames, clip, fps=fps)
-        assert len(indices) == 8
-        assert indices[0] == start
-        assert indices[-1] < num_video_frames
-        assert (np.diff(indices) >= 0).all()
+def test_clips_stay_inside_and_ascend():
+    for num_video_frames, fps in product(range(1, 60), (None, 12.5, 30, 59.94)):
+        clip = ClipConfig(num_frames=8, frame_stride=3, target_fps=None if fps is None else 25)
+        for start in sampling.window_starts(num_video_frames, clip, 5, fps=fps):
+            indices = sampling.clip_indices(start, num_video_frames, clip, fps=fps)
+            case = f"{num_video_frames} frames at {fps} frames/s, from frame {start}: {indices}"
+            assert len(indices) == 8, case
+            assert indices[0] == start, case
+            assert indices[-1] < num_video_frames, case
+            assert (np.diff(indices) >= 0).all(), case
 
 
-@pytest.mark.parametrize("num_video_frames", range(1, 90))
-@pytest.mark.parametrize("clip_step", [1, 7, 22])
-def test_windows_cover_every_frame(num_video_frames, clip_step):
-    covered = set()
+def test_windows_cover_every_frame():
     span = sampling.clip_span(CLIP, None)
-    for start in sampling.window_starts(num_video_frames, CLIP, clip_step):
-        covered |= set(range(start, min(start + span, num_video_frames)))
-    assert covered == set(range(num_video_frames))
+    for num_video_frames, clip_step in product(range(1, 90), (1, 7, 22)):
+        covered = set()
+        for start in sampling.window_starts(num_video_frames, CLIP, clip_step):
+            covered |= set(range(start, min(start + span, num_video_frames)))
+        assert covered == set(range(num_video_frames)), f"{num_video_frames} frames, a window every {clip_step}"
 
 
 @pytest.mark.parametrize(

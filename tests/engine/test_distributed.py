@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -306,11 +305,10 @@ def test_weights_are_left_out_where_the_first_process_goes_on(alone, drawn_data,
 def test_a_crash_in_one_process_ends_all(drawn_data, tmp_path):
     (tmp_path / "fails.py").write_text(FAILS)
     flags = ["--data_dir", drawn_data, "--save_path", tmp_path / "nano.pth", *PLAIN]
-    begin = time.monotonic()
+    # the others do not wait for it: they would for half an hour, and torchrun() gives up before
     result = torchrun("raises", "2", *flags, script=str(tmp_path / "fails.py"))
     assert result.returncode != 0
     assert "a device of process 1 is lost" in result.stderr
-    assert time.monotonic() - begin < 60  # the others did not wait for it
 
 
 def test_without_torchrun_one_process_does_it_all():

@@ -1,24 +1,38 @@
 import itertools
-import time
+from types import SimpleNamespace
 
 import pytest
 
 from video_module.inference import latency
 
 
-def test_candidates_take_turns_and_the_slower_one_is_slower():
+@pytest.fixture
+def clock(monkeypatch) -> SimpleNamespace:
+    """A clock that moves on only while something sleeps by it."""
+    clock = SimpleNamespace(now=0.0)
+    clock.perf_counter = lambda: clock.now
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    clock.sleep = sleep
+    monkeypatch.setattr(latency, "time", clock)
+    return clock
+
+
+def test_candidates_take_turns_and_each_gets_its_own_time(clock):
     calls = []
 
     def sleeper(name, seconds):
         def call():
             calls.append(name)
-            time.sleep(seconds)
+            clock.sleep(seconds)
 
         return call
 
     measured = latency.measure_latency({"fast": sleeper("fast", 0.001), "slow": sleeper("slow", 0.004)})
-    assert 1 <= measured["fast"].median_ms < measured["slow"].median_ms
-    assert measured["slow"].p95_ms >= measured["slow"].median_ms >= 4
+    for name, expected in (("fast", 1), ("slow", 4)):
+        assert [measured[name].median_ms, measured[name].p95_ms] == pytest.approx([expected] * 2)
     assert measured["fast"].num_runs == measured["slow"].num_runs == 50
     assert calls[:2] == ["fast", "slow"]  # both warm up first
     changes = sum(a != b for a, b in itertools.pairwise(calls))
@@ -26,8 +40,8 @@ def test_candidates_take_turns_and_the_slower_one_is_slower():
 
 
 @pytest.mark.parametrize("budget_s", [0.01, 0.05])
-def test_slow_calls_are_made_once_a_turn_at_least(budget_s):
-    measured = latency.measure_latency({"slow": lambda: time.sleep(0.02)}, budget_s=budget_s)
+def test_slow_calls_are_made_once_a_turn_at_least(clock, budget_s):
+    measured = latency.measure_latency({"slow": lambda: clock.sleep(0.02)}, budget_s=budget_s)
     assert measured["slow"].num_runs == 5
 
 

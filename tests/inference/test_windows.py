@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -11,18 +13,19 @@ from video_module.inference.windows import iter_windows
 CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)  # spans 10 frames
 
 
-@pytest.mark.parametrize("num_frames", [1, 3, 9, 10, 11, 19, 20, 21, 33])
-@pytest.mark.parametrize("clip_step", [None, 1, 4, 10, 13])
-def test_streaming_cuts_the_windows_of_sampling(make_video, num_frames, clip_step):
+def test_streaming_cuts_the_windows_of_sampling(make_video):
     """The stream does not know the length beforehand, and still ends where sampling does."""
-    windows = list(iter_windows(make_video(num_frames), CLIP, clip_step=clip_step, fps=25))
-    starts = sampling.window_starts(num_frames, CLIP, clip_step or CLIP.default_clip_step)
-    assert [window.start for window in windows] == starts
-    for window in windows:
-        assert window.frames.shape == CLIP.shape
-        assert frame_numbers(window.frames) == sampling.clip_indices(window.start, num_frames, CLIP).tolist()
-        assert window.end == min(window.start + 10, num_frames)
-    assert windows[-1].end == num_frames
+    for num_frames, clip_step in product((1, 3, 9, 10, 11, 19, 20, 21, 33), (None, 1, 4, 10, 13)):
+        case = f"{num_frames} frames, a window every {clip_step}"
+        windows = list(iter_windows(make_video(num_frames), CLIP, clip_step=clip_step, fps=25))
+        starts = sampling.window_starts(num_frames, CLIP, clip_step or CLIP.default_clip_step)
+        assert [window.start for window in windows] == starts, case
+        for window in windows:
+            assert window.frames.shape == CLIP.shape, case
+            expected = sampling.clip_indices(window.start, num_frames, CLIP).tolist()
+            assert frame_numbers(window.frames) == expected, case
+            assert window.end == min(window.start + 10, num_frames), case
+        assert windows[-1].end == num_frames, case
 
 
 def test_target_fps(make_video):
