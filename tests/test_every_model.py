@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torchvision.models.video import resnet
+from torchvision.models.video import mvit, resnet
 
 import test_model
 import train_model
@@ -22,7 +22,7 @@ from video_module.engine.training import Trainer
 from video_module.inference import export
 from video_module.inference.predictor import load_predictor
 from video_module.inference.verification import load_clips
-from video_module.models import registry, swin3d, torchvision_zoo
+from video_module.models import c3d, i3d, registry, swin3d, torchvision_zoo
 from video_module.models.registry import MODELS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -42,6 +42,8 @@ SIZES = {
 SWIN = (4, 64)
 # of the largest logit; nothing is known of the best class, since two steps leave all of them near each other
 TOLERANCES = {"fp16": 0.02, "int8": 0.15}
+QUICK = ("swin3d_nano", "tiny3d")
+OTHERS = [name for name in MODELS if name not in (*QUICK, "swin3d_s")]  # swin3d_s: the test below
 NO_GATES = ExportGates(fp16_agreement=0, int8_agreement=0)
 
 
@@ -61,15 +63,30 @@ def few_videos(drawn_data, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def shallow(monkeypatch):
-    """Transformers of 5 blocks rather than 12 to 24, ResNets of one block a stage: what they have on top is more of
-    the same, and takes most of the time."""
-    build_swin, build_resnet = swin3d._build, resnet._video_resnet
+def small(monkeypatch):
+    """Transformers of 5 blocks rather than 12 to 24, ResNets of one block a stage, and most networks narrower too.
+
+    What they have on top is more of the same, and takes most of the time.
+    """
+    build_swin, build_resnet, block_config = swin3d._build, resnet._video_resnet, mvit.MSBlockConfig
     monkeypatch.setattr(
         swin3d,
         "_build",
-        lambda *, depths, **settings: build_swin(depths=[2, *[1] * (len(depths) - 1)], **settings),
+        lambda *, depths, embed_dim, **settings: build_swin(
+            depths=[2, *[1] * (len(depths) - 1)], embed_dim=embed_dim // 2, **settings
+        ),
     )
+    monkeypatch.setattr(
+        mvit,
+        "MSBlockConfig",
+        lambda *, input_channels, output_channels, **settings: block_config(
+            input_channels=input_channels // 2, output_channels=output_channels // 2, **settings
+        ),
+    )
+    layers = tuple((name, width // 4, pool) for name, width, pool in c3d._CONVOLUTIONS)
+    monkeypatch.setattr(c3d, "_CONVOLUTIONS", layers)
+    monkeypatch.setattr(c3d, "_HIDDEN", 512)
+    monkeypatch.setattr(i3d, "_MIXED", {name: tuple(n // 4 for n in widths) for name, widths in i3d._MIXED.items()})
     monkeypatch.setattr(
         resnet,
         "_video_resnet",
@@ -96,8 +113,8 @@ def added_architecture(monkeypatch):
     monkeypatch.setitem(MODELS, spec.name, spec)
 
 
-@pytest.mark.usefixtures("shallow")
-def test_made_shallow_two_swins_are_one():
+@pytest.mark.usefixtures("small")
+def test_made_small_two_swins_are_one():
     """They differ in depth and recipe alone, so what is true of one network is true of the other."""
     tiny, small = (replace(MODELS[name], name="", builder="", recipe={}) for name in ("swin3d_t", "swin3d_s"))
     assert tiny == small
@@ -106,8 +123,8 @@ def test_made_shallow_two_swins_are_one():
     assert tiny == small
 
 
-@pytest.mark.usefixtures("shallow", "added_architecture")
-@pytest.mark.parametrize("name", [*(name for name in MODELS if name != "swin3d_s"), "tiny3d"])
+@pytest.mark.usefixtures("small", "added_architecture")
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_every_stage(name, few_videos, tmp_path, monkeypatch, capsys):
     num_frames, side = SIZES.get(name, SWIN)
     checkpoint = tmp_path / "model.pth"
@@ -156,7 +173,8 @@ def test_every_stage(name, few_videos, tmp_path, monkeypatch, capsys):
     assert [(report.precision, report.failure) for report in reports] == [(kind, None) for kind in PRECISIONS]
     sizes = [report.size_mb for report in reports]
     parameters_mb = 4e-6 * sum(weight.numel() for weight in trained.weights.values() if weight.is_floating_point())
-    assert sizes[0] < 1.05 * parameters_mb + 0.5
+    # Swin's masks and gathered position biases, which do not shrink with the width; at full size they are 5 %
+    assert sizes[0] < parameters_mb + 2
     assert sizes[1] < 0.6 * sizes[0] + 0.5
     assert sizes[2] < 0.45 * sizes[0] + 0.5
     for report in reports[1:]:

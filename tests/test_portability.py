@@ -231,6 +231,7 @@ def test_the_stages_do_without_what_windows_lacks(drawn_data, exported, tmp_path
 SPAWN = "import multiprocessing\nmultiprocessing.set_start_method('spawn')\n"
 
 
+@pytest.mark.slow
 def test_training_with_spawned_workers_is_that_with_others(drawn_data, tmp_path):
     """As on Windows and macOS; the script runs as the shell runs it, so that its worker imports it once more."""
     (tmp_path / "sitecustomize.py").write_text(SPAWN, encoding="utf-8")

@@ -101,6 +101,7 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_blocks_run_as_they_stand(folder):
     commands = [command for command in block_commands() if is_run(command)]
     commands.sort(key=lambda command: command.startswith("torchrun"))  # shown early, but takes a trained model

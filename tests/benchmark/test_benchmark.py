@@ -24,6 +24,7 @@ def test_predict(trained, exported, tmp_path, capsys):
     assert report["machine"]["processor"] in printed
 
 
+@pytest.mark.slow
 def test_predict_of_random_weights(tmp_path):
     main(
         ["predict", "--model_type", "swin3d_nano", "--no-compile", "--duration_s", "3"]
@@ -48,6 +49,7 @@ def test_predict_refuses_files_of_other_clips(trained, exported, tmp_path):
         main(["predict", "--model", str(exported), str(tmp_path / "other.pth"), "--no-compile"])
 
 
+@pytest.mark.slow
 def test_export_forms_give_the_same_logits(tmp_path):
     main(["export", "--model_type", "swin3d_nano", "--save_json", str(tmp_path / "export.json")])
     rows = {row["form"]: row for row in json.loads((tmp_path / "export.json").read_text())["rows"]}
@@ -100,6 +102,7 @@ def test_video(exported, drawn_data, tmp_path):
     assert 0 < read["s"] < written["s"]
 
 
+@pytest.mark.slow
 def test_train(tmp_path, capsys):
     main(
         ["train", "--model_type", "swin3d_nano", "swin3d_t", "--clip_len", "4", "--img_size", "32"]
@@ -121,6 +124,7 @@ def test_train(tmp_path, capsys):
     assert "swin3d_t: this trainer" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_recipe(drawn_clips, tmp_path, capsys):
     """Two ways in shares of the runs; a way is in the table when all its runs are there, and none is made again."""
     flags = ["recipe", "--data_dir", str(drawn_clips), "--seconds", "0.3", "--seeds", "1", "--num_parts", "2"]

@@ -25,6 +25,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(zoo, "_SPEED_S", 0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_from_nothing_to_the_table_and_the_picture(drawn_data, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"

@@ -145,6 +145,7 @@ def test_an_audio_track(tmp_path):
     check(write(tmp_path / "loud.mp4", audio=True))
 
 
+@pytest.mark.slow
 def test_4k(tmp_path):
     check(write(tmp_path / "4k.mp4", size=(3840, 2160), num_frames=14), num_frames=14, size=(3840, 2160))
 

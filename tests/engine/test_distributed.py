@@ -67,7 +67,7 @@ def odd_test_dir(drawn_data, tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("num_processes", [2, 3])
+@pytest.mark.parametrize("num_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_score_as_one(num_processes, exported, odd_test_dir, tmp_path):
     flags = ["--test_dir", odd_test_dir, "--checkpoint", exported, "--num_workers", "0", "--batch_size", "5"]
     test_model.main([*map(str, flags), "--output_dir", str(tmp_path / "one")])
@@ -84,6 +84,7 @@ def test_several_processes_score_as_one(num_processes, exported, odd_test_dir, t
     assert figures[0]["num_clips"] == figures[1]["num_clips"]
 
 
+@pytest.mark.slow
 def test_one_process_that_fails_ends_the_job_in_one_line(exported, odd_test_dir, drawn_data, tmp_path):
     """Its video breaks after both have begun; the other waits for its scores."""
     folder = tmp_path / "test"
@@ -123,6 +124,7 @@ def alone(drawn_data, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [2, 3])
 def test_several_processes_learn_as_one(num_processes, alone, drawn_data, tmp_path):
     """24 videos in steps of 11, 11 and 2: no step is shared out evenly, and of the last, one of three gets no clip."""
@@ -144,6 +146,7 @@ def test_several_processes_learn_as_one(num_processes, alone, drawn_data, tmp_pa
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in alone.parent.iterdir())
 
 
+@pytest.mark.slow
 def test_one_process_that_fails_in_training_ends_all_with_its_message(drawn_data, tmp_path):
     """A video of the second process's share breaks; the others wait for its gradients."""
     data = tmp_path / "data"
@@ -160,6 +163,7 @@ def test_one_process_that_fails_in_training_ends_all_with_its_message(drawn_data
     assert not (tmp_path / "nano.pth").exists()
 
 
+@pytest.mark.slow
 def test_batch_norms_of_several_processes_are_validated_as_they_are_kept(drawn_data, tmp_path):
     """Each process sees its own clips, but the figure is of the one file that is written."""
     path, val_dir = tmp_path / "mc3.pth", drawn_data / "val"
@@ -231,6 +235,7 @@ cli.run(lambda: train_model.main(arguments))
 """
 
 
+@pytest.mark.slow
 @ends_by_signal
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_several_processes_go_on_within_an_epoch(how, two_unbroken, drawn_data, tmp_path):
@@ -302,6 +307,7 @@ def test_weights_are_left_out_where_the_first_process_goes_on(alone, drawn_data,
     assert asked == ["published", "none"]
 
 
+@pytest.mark.slow
 def test_a_crash_in_one_process_ends_all(drawn_data, tmp_path):
     (tmp_path / "fails.py").write_text(FAILS)
     flags = ["--data_dir", drawn_data, "--save_path", tmp_path / "nano.pth", *PLAIN]

@@ -130,6 +130,7 @@ print(kills, saving, done)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_run_killed_ten_times_ends_where_the_unbroken_one_does(unbroken, drawn_data, tmp_path):
     """SIGKILL at random moments, within steps and within saves, with 0, 1 and 2 workers in turn.
@@ -236,6 +237,7 @@ def test_a_stop_while_it_validates_is_saved_too(unbroken, drawn_data, tmp_path, 
     assert_same_run(unbroken, tmp_path / "nano.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a SIGTERM cannot be taken in there")
 def test_the_scripts_exit_code_is_that_of_the_signal(drawn_data, tmp_path):
     command = [sys.executable, "train_model.py", "--data_dir", str(drawn_data), *FLAGS, "--num_epochs", "500"]

@@ -168,6 +168,7 @@ def test_convolutions_are_exported_with_their_norms_in_them(convolutional):
     assert len(kinds) <= 60
 
 
+@pytest.mark.slow
 def test_swin3d_t_is_lean():
     """The bounds of size and nodes hold for the network that people export, not for a small relative."""
     model = build_model("swin3d_t", num_classes=51).eval()
@@ -179,6 +180,7 @@ def test_swin3d_t_is_lean():
     assert proto.ByteSize() <= 1.05 * parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [18, 23])
 def test_opsets(trained, tmp_path, opset):
     flags = ["--output_dir", str(tmp_path), "--num_verify_clips", "8", "--opset", str(opset)]
@@ -325,6 +327,7 @@ def test_large_clips_are_tried_in_small_batches_and_scored_one_by_one(trained, e
     assert seen == [1, 1, 1, 3]
 
 
+@pytest.mark.slow
 def test_exports_published_weights_with_their_classes(tmp_path, monkeypatch):
     """The way of `--model_type swin3d_t --weights KINETICS400_V1`, through a network small enough for a test."""
     import torch

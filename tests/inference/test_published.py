@@ -25,6 +25,7 @@ def test_paths_are_taken_as_they_are(tmp_path, monkeypatch):
     assert published.find_model("swin3d_t") == Path("swin3d_t")  # a file of that name is there
 
 
+@pytest.mark.slow
 def test_a_name_is_exported_once_and_then_used_again(trained, monkeypatch, capsys):
     asked = []
 

@@ -85,11 +85,13 @@ def test_pixels_are_torchvisions(name):
 
 
 # Swin on two frames: its windows are of the whole clip's height and width, and the padding along time is in it
-LOGITS = [("r2plus1d_18", 16), ("r3d_18", 16), ("mc3_18", 16), ("s3d", 16), ("mvit_v1_b", 16), ("mvit_v2_s", 16)]
-LOGITS += [("swin3d_t", 2), ("swin3d_s", 2), ("swin3d_b", 2)]
+LOGITS = [("r3d_18", 16), ("mc3_18", 16), ("s3d", 16), ("swin3d_t", 2)]
+LARGE = [("r2plus1d_18", 16), ("mvit_v1_b", 16), ("mvit_v2_s", 16), ("swin3d_s", 2), ("swin3d_b", 2)]
 
 
-@pytest.mark.parametrize(("name", "num_frames"), LOGITS)
+@pytest.mark.parametrize(
+    ("name", "num_frames"), [*LOGITS, *(pytest.param(*case, marks=pytest.mark.slow) for case in LARGE)]
+)
 def test_logits_are_torchvisions(name, num_frames):
     torch.manual_seed(0)
     theirs = getattr(zoo, name)(num_classes=7).eval()

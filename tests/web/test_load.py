@@ -9,6 +9,7 @@ from tests.web import load
 from tests.web.conftest import run_server
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_many_clients_good_and_bad(exported, tmp_path):
     requests = load.make_requests(tmp_path, exported, num_requests=120, seed=0)

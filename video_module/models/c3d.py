@@ -22,6 +22,7 @@ _CONVOLUTIONS = (
     ("conv5a", 512, None),
     ("conv5b", 512, (2, 2, 2)),
 )
+_HIDDEN = 4096  # outputs of fc6 and of fc7
 
 
 class C3D(nn.Module):
@@ -35,9 +36,9 @@ class C3D(nn.Module):
             inputs = outputs
             if pool:
                 size = tuple(-(-length // step) for length, step in zip(size, pool, strict=True))
-        self.fc6 = nn.Linear(inputs * size[0] * size[1] * size[2], 4096)
-        self.fc7 = nn.Linear(4096, 4096)
-        self.fc8 = nn.Linear(4096, num_classes)
+        self.fc6 = nn.Linear(inputs * size[0] * size[1] * size[2], _HIDDEN)
+        self.fc7 = nn.Linear(_HIDDEN, _HIDDEN)
+        self.fc8 = nn.Linear(_HIDDEN, num_classes)
         self.dropout = nn.Dropout(0.5)
         for layer in self.modules():
             # without normalisation, torch's own start would let signals die out in eleven layers
