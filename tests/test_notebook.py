@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebook.ipynb"
 NUM_PICTURES = 7  # label distribution, examples, preview, curves, confusion, worst videos, timeline
 MAX_BYTES = 2_000_000
+pytestmark = pytest.mark.slow
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed (requirements-dev.txt)")
 pytest.importorskip("ipykernel", reason="ipykernel is not installed (requirements-dev.txt)")
 
@@ -100,7 +101,6 @@ def run(tmp_path_factory):
     return notebook, folder
 
 
-@pytest.mark.slow
 def test_it_runs_and_complains_of_nothing(run):
     notebook, folder = run
     assert complaints(notebook, folder=folder) == []
@@ -108,7 +108,6 @@ def test_it_runs_and_complains_of_nothing(run):
     assert counts == list(range(1, len(counts) + 1))
 
 
-@pytest.mark.slow
 def test_it_shows_pictures_and_a_video(run):
     check_pictures(run[0])
 
@@ -124,7 +123,6 @@ def check_pictures(notebook) -> None:
     assert b"ftyp" in base64.b64decode(video)[:16]  # an .mp4
 
 
-@pytest.mark.slow
 def test_the_curves_are_drawn_in_place(run):
     """One picture, though each epoch gave one; the last shows them all."""
     notebook, folder = run
@@ -134,7 +132,6 @@ def test_the_curves_are_drawn_in_place(run):
     assert pictures_of(nbformat.v4.new_notebook(cells=[cell])) == [last]
 
 
-@pytest.mark.slow
 def test_the_model_learns(run):
     _, folder = run
     results = json.loads((folder / "notebook_output" / "model_results.json").read_text())
@@ -159,7 +156,6 @@ def test_what_is_committed_shows_pictures_and_nothing_of_a_machine():
     assert notebook.metadata.kernelspec.name == "python3"
 
 
-@pytest.mark.slow
 def test_what_is_committed_shows_what_a_run_shows(run):
     """Cell by cell the same kinds of outputs; texts differ in times and, from machine to machine, in figures."""
 

@@ -5,6 +5,7 @@ import pytest
 
 from video_module.report import metrics, statistics
 
+pytestmark = pytest.mark.slow
 sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is in requirements-dev.txt")
 
 NUM_CLASSES = 7

@@ -7,6 +7,7 @@ import pytest
 from video_module.report import plots
 from video_module.report.notebook import LiveCurves
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("IPython", reason="IPython is not installed (requirements-dev.txt)")
 
 

@@ -1,0 +1,35 @@
+"""`python -m video_module.demo` with few clips and one epoch: every stage, from drawn videos to a prediction."""
+
+import csv
+import json
+
+from video_module.data.decoding import count_frames
+from video_module.demo import __main__ as demo
+
+SHORTER = {"train_model": " --num_epochs 1", "convert_model": " --num_verify_clips 4", "test_model": " --num_clips 1"}
+
+
+def test_every_stage_of_the_demo(tmp_path, monkeypatch, capsys):
+    run_script = demo.run_script
+    monkeypatch.setattr(demo, "NUM_SOURCES", 6)
+    monkeypatch.setattr(demo, "CLIPS_PER_SOURCE", 1)
+    monkeypatch.setattr(demo, "RECORDING_ACTIONS", ("wave", "sit"))
+    monkeypatch.setattr(
+        demo, "run_script", lambda script, command: run_script(script, command + SHORTER.get(script, ""))
+    )
+    out = tmp_path / "demo output"
+    demo.main(["--output_dir", str(out)])
+    printed = capsys.readouterr().out
+
+    results = json.loads((out / "swin3d_nano_results.json").read_text())
+    assert results["num_videos"] == 6  # one of six sources, six actions
+    assert f"video top-1      {results['video_top1']:.3f}  (6 test videos of unseen scenes)" in printed
+    with open(out / "swin3d_nano_predictions.csv", newline="") as file:
+        hits = [row["prediction"] == row["label"] for row in csv.DictReader(file) if row["label"] in ("sit", "stand")]
+    assert f"sit/stand        {sum(hits) / 2:.3f}  (one motion, forwards or backwards" in printed
+
+    prediction = json.loads((out / "swin3d_nano_run.json").read_text())
+    assert prediction["num_frames"] == count_frames(out / "swin3d_nano_annotated.mp4")[0] > 60
+    assert prediction["segments"][-1]["end_s"] == prediction["duration_s"]
+    names = {path.name for path in out.iterdir()}
+    assert {"swin3d_nano.pth", "swin3d_nano.onnx", "swin3d_nano_curves.png", "label_distribution.png"} <= names
