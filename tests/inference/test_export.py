@@ -24,22 +24,24 @@ ENDS = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
 
 
 @pytest.fixture(scope="module")
-def files(trained, drawn_data, tmp_path_factory) -> dict:
-    """Paths by precision, and the report. Two epochs leave a network with near ties: the gates are wide here."""
-    folder = tmp_path_factory.mktemp("export")
-    convert_model.main(
-        ["--checkpoint", str(trained), "--output_dir", str(folder), "--precision", "int8", "fp32", "fp16"]
-        + ["--verify_dir", str(drawn_data / "test"), "--num_verify_clips", "30"]
-        + ["--fp16_agreement", "0.9", "--int8_agreement", "0.7"]
-    )
-    paths = {precision: folder / f"nano{end}.onnx" for precision, end in ENDS.items()}
-    assert sorted(folder.iterdir()) == sorted([*paths.values(), folder / "nano_export.json"])  # one file each
-    return paths | {"report": json.loads((folder / "nano_export.json").read_text())}
+def graph(trained) -> onnx.ModelProto:
+    return export.trace(build_from_checkpoint(load_checkpoint(trained)))
 
 
 @pytest.fixture(scope="module")
-def graph(trained) -> onnx.ModelProto:
-    return export.trace(build_from_checkpoint(load_checkpoint(trained)))
+def files(trained, graph, drawn_data, tmp_path_factory) -> dict:
+    """Paths by precision, and the report. Two epochs leave a network with near ties: the gates are wide here."""
+    folder = tmp_path_factory.mktemp("export")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "trace", lambda model, opset: graph)
+        convert_model.main(
+            ["--checkpoint", str(trained), "--output_dir", str(folder), "--precision", "int8", "fp32", "fp16"]
+            + ["--verify_dir", str(drawn_data / "test"), "--num_verify_clips", "30"]
+            + ["--fp16_agreement", "0.9", "--int8_agreement", "0.7"]
+        )
+    paths = {precision: folder / f"nano{end}.onnx" for precision, end in ENDS.items()}
+    assert sorted(folder.iterdir()) == sorted([*paths.values(), folder / "nano_export.json"])  # one file each
+    return paths | {"report": json.loads((folder / "nano_export.json").read_text())}
 
 
 @pytest.fixture
@@ -136,6 +138,7 @@ def convolutional() -> tuple[Recognizer, onnx.ModelProto]:
     return model, export.trace(model)
 
 
+@pytest.mark.slow
 def test_int8_stores_convolutions_by_channel(convolutional):
     model, fp32 = convolutional
     int8 = export.to_int8(fp32)
@@ -161,6 +164,7 @@ def test_int8_stores_convolutions_by_channel(convolutional):
     assert 0 < np.abs(logits[0] - logits[1]).max() < 0.05 * np.abs(logits[0]).max()
 
 
+@pytest.mark.slow
 def test_convolutions_are_exported_with_their_norms_in_them(convolutional):
     kinds = [node.op_type for node in convolutional[1].graph.node]
     assert "BatchNormalization" not in kinds

@@ -136,7 +136,7 @@ def test_mvit_without_assignments_equals_torchvisions(name, size):
 
 
 def test_logits_are_compared_for_all_of_torchvision():
-    assert {name for name, _ in LOGITS} == set(OF_TORCHVISION)
+    assert {name for name, _ in LOGITS + LARGE} == set(OF_TORCHVISION)
 
 
 def test_mvit_of_torchvisions_size_is_torchvisions_network():

@@ -286,6 +286,7 @@ def test_the_page_itself_has_no_public_endpoints(server, client):
     assert httpx.post(f"{server.api}/run/predict", json={"data": [], "fn_index": 0}).status_code >= 400
 
 
+@pytest.mark.slow
 def test_when_the_queue_is_full_it_says_so_politely(server, client, slow_video):
     """One works, QUEUE_SIZE wait, one is turned away; then all goes on."""
     with ThreadPoolExecutor(QUEUE_SIZE + 1) as pool:
