@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--examples {args.examples}: a picture's name ends in {' or '.join(cli.PICTURE_SUFFIXES)}")
     from video_module.data.distribution import class_weights, label_distribution
     from video_module.files import check_output, write_json
-    from video_module.report.plots import plot_label_distribution
+    from video_module.report.class_counts import draw_class_counts
+    from video_module.report.style import save
 
     written = [args.save_to, args.save_to.with_suffix(".png")]
     for path in (*written, args.examples, args.class_weights):
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"not counted: {item.path}: {item.reason}")
     report(distribution)
     write_json(args.save_to, distribution)
-    plot_label_distribution(written[1], distribution)
+    save(draw_class_counts(distribution), written[1])
     if args.examples:
         show_examples(args.examples, args.data_dir, distribution["class_names"], num_workers=args.num_workers)
         written.append(args.examples)

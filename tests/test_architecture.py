@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "video_module"
-BASE = {"background", "config", "devices", "errors", "files", "lettering", "machine", "scores", "tables"}
+BASE = {"background", "config", "devices", "errors", "files", "fonts", "machine", "scores", "tables"}
 # room: rooms it may import when it is imported
 ARROWS = {
     "data": {"data"},
@@ -27,7 +27,7 @@ PARSES_FLAGS = {"demo", "benchmark"}  # and the root scripts
 # modules that stand between rooms
 FURTHER_ARROWS = {
     PACKAGE / "inference" / "export.py": {"engine"},  # reads checkpoints
-    PACKAGE / "report" / "attention.py": {"data", "inference", "models"},  # asks a network, and writes a video
+    PACKAGE / "inference" / "explain.py": {"engine"},  # the same
 }
 WITHOUT_TORCH = [
     "video_module.config",
@@ -47,11 +47,9 @@ WITHOUT_TORCH = [
     "video_module.web.page",
     "video_module.web.server",
     "video_module.web.gate",
-    *(
-        f"video_module.report.{name}"
-        for name in ("metrics", "statistics", "plots", "results", "folds", "comparison", "contact_sheet", "html")
-    ),
+    *(f"video_module.report.{file.stem}" for file in sorted((PACKAGE / "report").glob("[!_]*.py"))),
 ]
+REPORT_NEEDS = {"PIL", "jinja2", "matplotlib", "numpy"}  # and IPython in a notebook, which has it
 
 
 def imported_rooms(file: Path) -> set[str]:
@@ -76,6 +74,21 @@ def test_arrows(file: Path):
 
 def test_every_room_has_its_arrows():
     assert {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file()} == set(ARROWS)
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "report").glob("*.py")), ids=lambda file: file.stem)
+def test_a_report_needs_numbers_only(file: Path):
+    """No network, no video: all of it is numbers, names and frames that the caller has."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    packages = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
+    assert packages <= REPORT_NEEDS | {"video_module"} | ({"IPython"} if file.stem == "notebook" else set())
+    rooms = {name.split(".")[1] for name in names if name.startswith("video_module.")}
+    assert rooms <= {"config", "errors", "files", "fonts", "report", "scores", "tables"}
 
 
 IMPORT_ALL = """

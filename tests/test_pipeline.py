@@ -10,20 +10,20 @@ from video_module.data.decoding import count_frames
 
 def test_results_of_both_file_kinds_agree(trained, exported, drawn_data, tmp_path):
     results = {}
-    for model in (trained, exported):
+    for model, name in ((trained, "nano"), (exported, "nano_onnx")):
         out = tmp_path / model.suffix.removeprefix(".")
         test_model.main(
             ["--test_dir", str(drawn_data / "test"), "--checkpoint", str(model), "--output_dir", str(out)]
             + ["--num_workers", "0", "--device", "cpu"]
         )
         assert sorted(path.name for path in out.iterdir()) == [
-            "nano_confusion.csv",
-            "nano_confusion.png",
-            "nano_predictions.csv",
-            "nano_results.json",
-            "nano_worst.png",
+            f"{name}_confusion.csv",
+            f"{name}_confusion.png",
+            f"{name}_predictions.csv",
+            f"{name}_results.json",
+            f"{name}_worst.png",
         ]
-        results[model.suffix] = json.loads((out / "nano_results.json").read_text())
+        results[model.suffix] = json.loads((out / f"{name}_results.json").read_text())
     torch_figures, onnx_figures = results[".pth"], results[".onnx"]
     assert torch_figures["video_top1"] == onnx_figures["video_top1"]
     assert abs(torch_figures["log_loss"] - onnx_figures["log_loss"]) < 1e-4

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from video_module.report.plots import draw_curves, to_png
+from video_module.report.curves import draw_curves
+from video_module.report.style import to_png
 
 
 class LiveCurves:
