@@ -25,26 +25,24 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each way of running the model."""
     with tempfile.TemporaryDirectory() as folder:
         paths = args.model or untrained_files(args.model_type, Path(folder))
-        predictors = load_candidates(paths, args)
+        predictors = _load_candidates(paths, args)
         clip = next(iter(predictors.values())).clip
         if others := [name for name, predictor in predictors.items() if predictor.clip != clip]:
             raise InputError(
                 f"{others[0]}: takes other clips than {next(iter(predictors))}; compare files of one model"
             )
-        video = args.video_path or draw_video(Path(folder), args.duration_s)
+        video = args.video_path or _draw_video(Path(folder), args.duration_s)
         return measure(predictors, video, clip=clip, batch_size=args.batch_size)
 
 
-def untrained_files(
-    model_type: str, folder: Path, *, num_classes: int = 51, clip: ClipConfig | None = None
-) -> list[Path]:
+def untrained_files(model_type: str, folder: Path, *, num_classes: int = 51) -> list[Path]:
     """A checkpoint of random weights and its ONNX files, one for each of PRECISIONS: as fast as trained ones."""
     from video_module.engine.checkpoint import Checkpoint, save_checkpoint
     from video_module.inference import export
     from video_module.models.recognizer import build_model
 
     class_names = [f"class {number}" for number in range(num_classes)]
-    model = build_model(model_type, num_classes=num_classes, clip=clip).eval()
+    model = build_model(model_type, num_classes=num_classes).eval()
     checkpoint = Checkpoint(
         model=model_type, weights=model.backbone.state_dict(), clip=model.clip, class_names=class_names
     )
@@ -58,7 +56,7 @@ def untrained_files(
     return paths
 
 
-def load_candidates(paths: Sequence[Path], args: argparse.Namespace) -> dict[str, Predictor]:
+def _load_candidates(paths: Sequence[Path], args: argparse.Namespace) -> dict[str, Predictor]:
     """Predictors by what they are called in the table; a .pth gives eager and compiled."""
     predictors = {}
     for path in paths:
@@ -92,7 +90,7 @@ def _compiled(path: Path, predictor: Predictor) -> Callable[[np.ndarray], np.nda
     return score_clips
 
 
-def draw_video(folder: Path, duration_s: float) -> Path:
+def _draw_video(folder: Path, duration_s: float) -> Path:
     """A drawn video, in whole actions of 1.4 s."""
     each_s = 1.4
     actions = islice(cycle(ACTIONS), max(1, round(duration_s / each_s)))
