@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -89,6 +90,23 @@ def test_a_report_needs_numbers_only(file: Path):
     assert packages <= REPORT_NEEDS | {"video_module"} | ({"IPython"} if file.stem == "notebook" else set())
     rooms = {name.split(".")[1] for name in names if name.startswith("video_module.")}
     assert rooms <= {"config", "errors", "files", "fonts", "report", "scores", "tables"}
+
+
+def test_what_is_imported_is_in_the_requirements():
+    """Directly, and not only because another package happens to need it."""
+    modules = set()
+    for file in [*ROOT.glob("*.py"), *PACKAGE.rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                modules.add(node.module.partition(".")[0])
+            elif isinstance(node, ast.Import):
+                modules |= {alias.name.partition(".")[0] for alias in node.names}
+    modules -= {*sys.stdlib_module_names, "video_module", "IPython", "tensorboard"}  # the last two are optional
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    declared = {re.match(r"[\w-]+", line)[0].lower() for line in lines if re.match(r"\w", line)}
+    packages = packages_distributions()
+    for module in modules:
+        assert {name.lower() for name in packages[module]} & declared, module
 
 
 IMPORT_ALL = """
