@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
                 f"{others[0]}: takes other clips than {next(iter(predictors))}; compare files of one model"
             )
         video = args.video_path or _draw_video(Path(folder), args.duration_s)
-        return measure(predictors, video, clip=clip, batch_size=args.batch_size)
+        return _measure(predictors, video, clip=clip, batch_size=args.batch_size)
 
 
 def untrained_files(model_type: str, folder: Path, *, num_classes: int = 51) -> list[Path]:
@@ -98,7 +98,7 @@ def _draw_video(folder: Path, duration_s: float) -> Path:
     return folder / "drawn.avi"
 
 
-def measure(
+def _measure(
     predictors: dict[str, Predictor], video: Path, *, clip: ClipConfig, batch_size: int
 ) -> list[dict[str, Any]]:
     num_frames, info = count_frames(video)
