@@ -21,7 +21,7 @@ ARROWS = {
     "report": {"report"},
     "inference": {"inference", "data", "models"},
     "web": {"web", "inference", "data", "report"},
-    "demo": {"demo", "data"},
+    "demo": {"demo", "data", "report"},
     "benchmark": {"benchmark", "data", "models", "engine", "inference", "report"},
 }
 PARSES_FLAGS = {"demo", "benchmark"}  # and the root scripts

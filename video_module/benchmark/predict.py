@@ -82,7 +82,8 @@ def _compiled(path: Path, predictor: Predictor) -> Callable[[np.ndarray], np.nda
     score_clips = torch_scorer(torch.compile(build_from_checkpoint(load_checkpoint(path)).to(device)), device=device)
     try:
         score_clips(np.zeros((1, *predictor.clip.shape), np.uint8))
-    except Exception as error:  # compilers fail in many ways, a missing one among them
+    except Exception as error:
+        # Compiling fails in many ways, a missing C++ compiler among them, and torch has no common class for them.
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"torch.compile failed ({type(error).__name__}: {reason}); --no-compile leaves it out"
@@ -105,7 +106,8 @@ def _measure(
     duration_s = num_frames / info.fps
     num_windows = len(window_starts(num_frames, clip, None, fps=info.fps))
     noise = np.random.default_rng(0).integers(0, 256, (batch_size, *clip.shape), np.uint8)
-    for predictor in predictors.values():  # compiled networks are made anew for each batch size
+    # Compiled networks are compiled again for each batch size, and others set up memory: that must not be timed.
+    for predictor in predictors.values():
         for size in {1, batch_size, num_windows % batch_size} - {0}:
             predictor.score_clips(noise[:size])
     one = measure_latency({name: partial(predictor.score_clips, noise[:1]) for name, predictor in predictors.items()})

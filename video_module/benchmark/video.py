@@ -42,7 +42,8 @@ def _measure_recognition(predictor: Predictor, video: Path, *, max_windows: int)
 
     The latter is timed up to `max_windows` of its windows, after which each further frame costs what those did.
     """
-    predictor.predict_clips(np.zeros((1, *predictor.clip.shape), np.uint8))  # the first call sets up
+    # The first call allocates memory and is slower.
+    predictor.predict_clips(np.zeros((1, *predictor.clip.shape), np.uint8))
     begin = time.perf_counter()
     prediction = predictor.predict_video(video)
     ours_s = time.perf_counter() - begin
@@ -106,7 +107,8 @@ def _measure_reading(clip: ClipConfig, video: Path, *, num_repeats: int) -> list
 
 def _measure_writing(predictor: Predictor, video: Path, folder: Path, *, num_repeats: int) -> list[dict[str, Any]]:
     prediction = predictor.predict_video(video)
-    drawn = list(annotated_frames(prediction))  # so that the bare encoder has nothing else to do
+    # Drawn beforehand, so that the bare encoder has nothing else to do.
+    drawn = list(annotated_frames(prediction))
 
     def ours() -> None:
         write_annotated(folder / "ours.mp4", prediction)
