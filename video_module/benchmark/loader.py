@@ -21,7 +21,7 @@ import numpy as np
 from video_module.config import ClipConfig, TrainConfig
 from video_module.data import transforms
 from video_module.data.dataset import EvaluationLoader, EvaluationViews, TrainingClips, Views, training_loader
-from video_module.data.decoding import read_frames, read_info
+from video_module.data.decoding import read_info
 from video_module.data.drawing import ACTIONS, draw_frames, make_scene
 from video_module.data.encoding import write_video
 from video_module.data.splits import VideoRecord, load_videos
@@ -32,7 +32,7 @@ _ORIGINAL_SHARE = 6
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of the training loader and its steps, then of the evaluation loader, each beside its floor."""
+    """Rows of the training loader, then of the evaluation loader, each beside a bare read."""
     # The loaders' workers switch OpenCV's threads off, so what is compared with them runs without threads too.
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -63,10 +63,6 @@ def repeat_to(videos: Sequence[VideoRecord], num_videos: int) -> list[VideoRecor
     return [videos[number * len(videos) // num_videos] for number in range(num_videos)]
 
 
-_Item = tuple[Path, np.ndarray, int]
-"""A training clip as the loader would read it: video, frame indices, seed of the augmentation."""
-
-
 def _measure_training(
     root: Path, videos: Sequence[VideoRecord], clip: ClipConfig, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
@@ -82,55 +78,33 @@ def _measure_training(
         ]
     )
 
-    def plan(epoch: int) -> list[_Item]:
+    def plan(epoch: int) -> list[tuple[Path, np.ndarray]]:
+        """The clips of an epoch as (video, frame indices), for those that read them in other ways."""
         sampler.epoch = epoch
-        return [(root / videos[key[1]].path, *clips.draw(*key)) for load in sampler for key in load]
+        return [(root / videos[key[1]].path, clips.draw(*key)[0]) for load in sampler for key in load]
 
-    def read_all(epoch: int) -> float:
+    def ours(epoch: int) -> float:
         sampler.epoch = epoch
         return sum(len(labels) for _, labels, _ in loader) / args.num_workers
 
+    def bare(epoch: int) -> int:
+        chosen = plan(epoch)
+        for path, indices in chosen:
+            _bare_read(path, indices, size)
+        return len(chosen)
+
     def original(epoch: int) -> int:
         chosen = plan(epoch)[::_ORIGINAL_SHARE]
-        for path, indices, _ in chosen:
+        for path, indices in chosen:
             _read_as_the_original(path, indices, compose)
         return len(chosen)
 
-    ours, bare, theirs = f"training loader, {args.augment}", "bare read and resize", "the original's way"
     ways = {
-        ours: read_all,
-        bare: lambda epoch: sum(_bare_read(path, indices, size) for path, indices, _ in plan(epoch)),
-        theirs: original,
+        f"training loader, {args.augment}": ours,
+        "bare read and resize": bare,
+        "the original's way": original,
     }
-    first, *others = _compare(ways, num_repeats=args.num_repeats, floor=bare, original=theirs)
-    # The first epoch only warms up.
-    measured = [_measure_parts(plan(epoch), clips) for epoch in range(args.num_repeats + 1)][1:]
-    decode, read, cropped, rest = np.median(measured, axis=0) * 1e3
-    parts = {
-        "decoding up to the last frame": decode,
-        "the frames wanted, to RGB": read - decode,
-        "crop and resize": cropped - read,
-        "colours and mirror": rest,
-        "batch, to the other process": first["ms"] - cropped - rest,
-    }
-    return [first, *({**dict.fromkeys(first), "what": f"  {what}", "ms": ms} for what, ms in parts.items()), *others]
-
-
-def _measure_parts(items: Sequence[_Item], clips: TrainingClips) -> np.ndarray:
-    """Seconds of a clip in this process: decoding alone; decoding to RGB; the same with cropping; what comes after."""
-    taken = np.zeros(4)
-    for path, indices, seed in items:
-        marks = [time.perf_counter()]
-        _decode_only(path, indices)
-        marks.append(time.perf_counter())
-        read_frames(path, indices)
-        marks.append(time.perf_counter())
-        frames = read_frames(path, indices, per_frame=clips.augment.cropper(seed))
-        marks.append(time.perf_counter())
-        clips.augment.finish(frames, seed=seed)
-        marks.append(time.perf_counter())
-        taken += np.diff(marks)
-    return taken / len(items)
+    return _compare(ways, num_repeats=args.num_repeats, floor="bare read and resize", original="the original's way")
 
 
 def _measure_evaluation(
@@ -183,25 +157,14 @@ def _compare(
     ]
 
 
-def _open(path: Path) -> cv2.VideoCapture:
-    return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-
-
-def _bare_read(path: Path, indices: np.ndarray, size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR) -> int:
+def _bare_read(path: Path, indices: np.ndarray, size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR) -> None:
     """The least that can be done with OpenCV: one forward pass, wanted frames resized to `size` (width, height)."""
-    capture = _open(path)
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     wanted, frames = set(indices.tolist()), []
     for index in range(indices[-1] + 1):
         capture.grab()
         if index in wanted:
             frames.append(cv2.resize(capture.retrieve()[1], size, interpolation=interpolation))
-    return 1
-
-
-def _decode_only(path: Path, indices: np.ndarray) -> None:
-    capture = _open(path)
-    for _ in range(indices[-1] + 1):
-        capture.grab()
 
 
 def _read_as_the_original(path: Path, indices: np.ndarray, compose: A.ReplayCompose) -> None:

@@ -16,7 +16,7 @@ from video_module.report.style import BLUE, GREY, INK, ORANGE, new_figure, style
 _OFF_SCALE = 30
 
 
-@styled
+@styled()
 def draw_zoo(rows: Sequence[dict[str, Any]]) -> Figure:
     """Seconds of a clip over its multiply-adds, in fp32 and in int8, for the rows of benchmark/zoo.py.
 

@@ -128,6 +128,7 @@ def score_views(
         views, owners = zip(*batch, strict=True)
         for owner, row in zip(owners, score_clips(np.stack(views)), strict=True):
             logits[owner].append(row)
+    assert all(logits), "every video has at least one view"
     return [softmax(np.stack(rows)) for rows in logits]
 
 

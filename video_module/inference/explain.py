@@ -131,6 +131,7 @@ def explain_video(model: Recognizer, path: str | Path, *, target: int, batch_siz
         grids[start:end] += evidence
         scores[start:end] += score
         num_windows[start:end] += 1
+    assert num_windows.all(), "the windows leave no frame out"
     grids /= num_windows[:, None, None].astype(np.float32)
     if (lit := grids[grids > 0]).size:
         grids = np.minimum(grids / np.quantile(lit, _STRONGEST), 1)

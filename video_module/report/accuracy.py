@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from video_module.report.style import BLUE, GREY, INK, ORANGE, abbreviate, new_figure, styled
 
 
-@styled
+@styled()
 def draw_per_class(per_class: dict[str, dict[str, Any]], *, mean: float) -> Figure:
     """Recall of each class as a bar and precision as a mark, best on top, with the class's number of videos."""
     rows = [(name, row) for name, row in reversed(per_class.items()) if row["recall"] is not None]
@@ -39,10 +39,11 @@ def draw_per_class(per_class: dict[str, dict[str, Any]], *, mean: float) -> Figu
     return figure
 
 
-@styled
+@styled()
 def draw_reliability(reliability: dict[str, list], *, ece: float) -> Figure:
     """Accuracy over confidence in bins, the gap to a calibrated model hatched, and how many videos each bin holds."""
     edges, counts = np.array(reliability["edges"]), np.array(reliability["counts"])
+    assert len(edges) == len(counts) + 1
     left, width = edges[:-1], np.diff(edges)
     held = np.flatnonzero(counts)
     accuracy, confidence = (np.array(reliability[key], float)[held] for key in ("accuracy", "confidence"))
@@ -63,7 +64,7 @@ def draw_reliability(reliability: dict[str, list], *, ece: float) -> Figure:
     return figure
 
 
-@styled
+@styled()
 def draw_by_tag(by_tag: dict[str, dict[str, dict[str, Any]]], *, overall: float) -> Figure:
     """Video top-1 by what the data set's file names say of the recording, with the number of videos of each bar."""
     num_rows = sum(len(values) + 1 for values in by_tag.values())

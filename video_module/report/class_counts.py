@@ -12,7 +12,7 @@ from video_module.report.style import BLUE, GREY, INK, ORANGE, abbreviate, new_f
 _SPLIT_COLORS = {"train": BLUE, "val": ORANGE, "test": GREY, "all": BLUE}
 
 
-@styled
+@styled()
 def draw_class_counts(distribution: dict[str, Any]) -> Figure:
     """Videos per class, a panel for each split, the largest class on top; below, what HMDB51's file names say.
 

@@ -38,7 +38,7 @@ def confusion_order(matrix: np.ndarray) -> list[int]:
     return order
 
 
-@styled
+@styled()
 def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> Figure:
     """Row-normalised confusion matrix (rows: labels, columns: predictions), in percent where there is room.
 

@@ -38,14 +38,9 @@ class Strip:
     ) -> "Strip":
         """A strip of `frames` with what a model says, given as the probabilities of all classes."""
         best = int(scores.argmax())
-        label_score = scores[class_names.index(label)]
+        score, label_score = scores[best], scores[class_names.index(label)]
         return cls(
-            path=path,
-            label=label,
-            prediction=class_names[best],
-            score=scores[best],
-            label_score=label_score,
-            frames=frames,
+            path=path, label=label, prediction=class_names[best], score=score, label_score=label_score, frames=frames
         )
 
     @property

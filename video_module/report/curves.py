@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from video_module.report.style import BLUE, INK, ORANGE, new_figure, save, styled
 
 
-@styled
+@styled()
 def draw_curves(logs: dict[str, list], *, best_epoch: int) -> Figure:
     """Loss and accuracy of training and validation over epochs; the epoch that was kept is marked."""
     figure = new_figure(8, 3.2)

@@ -108,6 +108,7 @@ def write_results(
     class_names: Sequence[str],
 ) -> list[Path]:
     """Write <stem>_results.json, _predictions.csv, _confusion.csv and _confusion.png; returns their paths."""
+    assert video_scores.shape == (len(paths), len(class_names))
     results, predictions, table, picture = (
         stem.with_name(stem.name + end)
         for end in ("_results.json", "_predictions.csv", "_confusion.csv", "_confusion.png")

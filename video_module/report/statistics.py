@@ -30,6 +30,7 @@ def resample_by_source(
     cluster bootstrap (Field & Welsh, Bootstrapping clustered data, JRSS B 69, 2007). The same seed draws the same.
     """
     names, owners = np.unique(np.asarray(sources), return_inverse=True)
+    assert all(len(rows) == len(owners) for rows in tallies.values()), "a tally has one row for each video"
     drawn = np.random.default_rng(seed).integers(len(names), size=(num_resamples, len(names)))
     weights = np.stack([np.bincount(row, minlength=len(names)) for row in drawn]).astype(np.float64)
     resampled = {}

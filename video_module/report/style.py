@@ -2,8 +2,10 @@
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -11,10 +13,6 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from video_module.files import replacing
-
-# Classes may have names in scripts that DejaVu Sans does not cover. The picture then shows boxes, and matplotlib
-# would print a warning for every missing letter of every label.
-warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
 
 STYLE = {
     "font.size": 9,
@@ -36,8 +34,19 @@ STYLE = {
 BLUE, ORANGE, GREY = "#1f5fa8", "#e08a1e", "#9aa3ad"
 INK = "#444444"
 
-styled = matplotlib.rc_context(STYLE)
-"""Decorates what draws a figure: matplotlib reads most of these settings when axes and texts are made."""
+
+@contextmanager
+def styled(settings: Mapping[str, Any] = STYLE) -> Iterator[None]:
+    """Apply the style, as a decorator of a function that draws or as a block.
+
+    It goes around everything that draws, because matplotlib reads some settings when axes and texts are made and
+    others when the figure is saved.
+    """
+    with warnings.catch_warnings(), matplotlib.rc_context(settings):
+        # Classes may have names in scripts that DejaVu Sans does not cover. The picture then shows boxes, and
+        # matplotlib would print a warning for every missing letter of every label.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
+        yield
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -45,14 +54,14 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-@styled
+@styled()
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format that the suffix names."""
     with replacing(path) as partial:
         figure.savefig(partial)
 
 
-@styled
+@styled()
 def to_png(figure: Figure, *, transparent: bool = False) -> bytes:
     """A figure as the bytes of a PNG file."""
     buffer = io.BytesIO()

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import matplotlib
 from matplotlib.figure import Figure
 
-from video_module.report.style import INK, STYLE, abbreviate, new_figure
+from video_module.report.style import INK, STYLE, abbreviate, new_figure, styled
 
 _MOST_ROWS = 12
 _BAR_HEIGHT = 0.8  # of a row, for a score of 1
@@ -29,7 +28,7 @@ def draw_timeline(
     """
     row_of, names = _assign_rows(segments)
     parts = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    with matplotlib.rc_context(STYLE | dict.fromkeys(parts, ink)):
+    with styled(STYLE | dict.fromkeys(parts, ink)):
         figure = new_figure(width, 0.95 + 0.32 * len(names))
         axes = figure.subplots()
         # A faint background as high as a bar with a score of 1.
