@@ -22,9 +22,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     parser.add_argument("--test_dir", type=Path, default=Path("data/test"), help="folder of classes")
     parser.add_argument("--checkpoint", type=Path, default=Path("swin3d_b.pth"), help="X.pth or X.onnx")
-    parser.add_argument(
-        "--num_clips", type=cli.positive_int, help="clips of a video, with --sampling uniform (default: 4)"
-    )
+    parser.add_argument("--num_clips", type=cli.positive_int, help="clips of a video, for uniform (default: 4)")
     parser.add_argument("--num_crops", type=int, choices=(1, 3), default=3, help="crops of a clip")
     parser.add_argument(
         "--sampling", choices=("uniform", "windows"), default="uniform", help="windows: one every --clip_step frames"
@@ -32,9 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--clip_step", "--step", type=cli.positive_int, help="frames between windows (default: half a clip)"
     )
-    parser.add_argument(
-        "--allow_leak", action="store_true", help="test on sources that the model was trained on, and record it"
-    )
+    parser.add_argument("--allow_leak", action="store_true", help="test even on training sources, and record it")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--num_threads", type=cli.positive_int, help="cores for the network (default: all, shared among processes)"
@@ -236,16 +232,9 @@ def write_outputs(
         from video_module.inference.explain import explain_videos
 
         written.append(stem.with_name(f"{stem.name}_attention"))
-        videos = [split.videos[index] for index in worst[: args.attention]]
-        explain_videos(
-            args.checkpoint,
-            [args.test_dir / video.path for video in videos],
-            folder=written[-1],
-            targets=[int(best[index]) for index in worst[: args.attention]],
-            labels=[video.label for video in videos],
-            device=device,
-            batch_size=args.batch_size,
-        )
+        shown = [(split.videos[index], int(best[index])) for index in worst[: args.attention]]
+        videos = [(args.test_dir / video.path, target, video.label) for video, target in shown]
+        explain_videos(args.checkpoint, videos, written[-1], device=device, batch_size=args.batch_size)
     return written
 
 

@@ -222,16 +222,9 @@ def write_attention(path: Path, heat: VideoHeat, class_names: list[str], *, labe
 
 
 def explain_videos(
-    checkpoint_path: Path,
-    videos: Sequence[Path],
-    *,
-    folder: Path,
-    targets: Sequence[int],
-    labels: Sequence[str],
-    device: str,
-    batch_size: int,
+    checkpoint_path: Path, videos: Sequence[tuple[Path, int, str]], folder: Path, *, device: str, batch_size: int
 ) -> None:
-    """Write an .mp4 for each video into `folder` that shows the evidence for its target class, numbered in their order.
+    """Write an .mp4 for each (video, class to look for, true label) into `folder`, numbered in their order.
 
     Those of an earlier run are removed from the folder.
     """
@@ -243,6 +236,6 @@ def explain_videos(
         if re.match(r"\d\d+_", earlier.name):
             earlier.unlink()
     bar = tqdm(videos, desc="attention", unit="video", leave=False)
-    for number, (video, target, label) in enumerate(zip(bar, targets, labels, strict=True), start=1):
+    for number, (video, target, label) in enumerate(bar, start=1):
         heat = explain_video(model, video, target=target, batch_size=batch_size)
         write_attention(folder / f"{number:02d}_{video.stem}.mp4", heat, checkpoint.class_names, label=label)
