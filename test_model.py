@@ -105,6 +105,7 @@ def write_summary(args: argparse.Namespace, name: str, content: dict[str, Any]) 
 def evaluate(args: argparse.Namespace, command: str) -> None:
     """Score the videos, each of torchrun's processes its share; the first reports."""
     check_paths(args)
+    # Before anything imports torch, which reads the setting only once.
     cli.let_workers_have_the_cores()
     import numpy as np
 

@@ -131,10 +131,12 @@ def _measure_evaluation(
 def _compare(
     ways: dict[str, Callable[[int], float]], *, num_repeats: int, floor: str, original: str | None = None
 ) -> list[dict[str, Any]]:
-    """Time all ways in turn, `num_repeats` times after a pass to warm up; ratios are medians of those within a turn.
+    """Time all ways in turn, `num_repeats` times after a pass that warms up.
 
     A way takes the epoch and returns how many items one process went through.
     """
+    # Whatever else the machine does comes and goes, and slows all ways of a turn alike: the median of the ratios within
+    # a turn is steadier than the ratio of the medians.
     each: dict[str, list[float]] = {name: [] for name in ways}
     for epoch in range(num_repeats + 1):
         for name, way in ways.items():

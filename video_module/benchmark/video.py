@@ -130,7 +130,7 @@ def _measure_writing(predictor: Predictor, video: Path, folder: Path, *, num_rep
 
 
 def _in_turns(ours: Callable[[], None], bare: Callable[[], None], *, num_repeats: int) -> tuple[float, float, float]:
-    """Median seconds of each, and the median of the ratios ours / bare within a turn, after a turn to warm up."""
+    """Median seconds of each, and the median of the ratios ours / bare within a turn, after a turn that warms up."""
     times: list[Sequence[float]] = []
     for _ in range(num_repeats + 1):
         marks = [time.perf_counter()]

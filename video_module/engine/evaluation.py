@@ -136,6 +136,7 @@ def torch_scorer(model: nn.Module, *, device: torch.device, precision: str = "fp
     """A score_clips function: uint8 ndarray (N, T, H, W, 3) -> logits float32 (N, num_classes)."""
 
     def score_clips(clips: np.ndarray) -> np.ndarray:
+        # At every call, since validation takes turns with training, which switches to the training mode.
         model.eval()
         with torch.inference_mode(), autocast(precision, device):
             return model(torch.from_numpy(clips).to(device)).float().cpu().numpy()

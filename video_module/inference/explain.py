@@ -164,6 +164,7 @@ def draw_heat(frame: np.ndarray, grid: np.ndarray, clip: ClipConfig) -> None:
     )
     seen = frame[rows, columns].copy()
     frame[:] = (frame * _UNSEEN_LIGHT).astype(np.uint8)
+    # Cubic interpolation hides the coarse grid's cells, but overshoots, hence the clipping.
     heat = cv2.resize(grid, seen.shape[1::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
     alpha = np.minimum(1.2 * heat, _HEAT_ALPHA)[..., None]
     frame[rows, columns] = (seen * (1 - alpha) + _heat_colors(heat) * alpha).astype(np.uint8)

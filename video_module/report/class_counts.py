@@ -68,6 +68,7 @@ def _draw_tags(figure: SubFigure, tags: dict[str, dict[str, dict[str, int]]]) ->
             shares = np.array([tags[split][tag][value] for split in splits]) / totals
             axes.barh(rows, shares, 0.8, left=ends, color=shade, label=value, edgecolor="white", linewidth=0.5)
             ink = "white" if sum(shade[:3]) < 1.7 else "black"
+            # Narrower parts have no room for their percentage.
             for row in np.flatnonzero(shares >= 0.13):
                 middle = ends[row] + shares[row] / 2
                 axes.text(middle, row, f"{shares[row]:.0%}", ha="center", va="center", fontsize=6, color=ink)

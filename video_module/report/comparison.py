@@ -26,7 +26,8 @@ def compare(first_path: Path, second_path: Path) -> dict[str, Any]:
             f"{first_path} is of split {digests[0]}, {second_path} of {digests[1]}: only the same split compares"
         )
     rows = _pair_videos(paths, results)
-    # 1: only the second model is right, -1: only the first.
+    # 1: only the second model is right, -1: only the first. Resampling these differences makes use of the pairing:
+    # what is hard for both models cancels out, and the interval is narrower than those of the two figures.
     gains = np.array([(row["second"] == row["label"]) - (row["first"] == row["label"]) for row in rows])
     better = [row for row, gain in zip(rows, gains, strict=True) if gain > 0]
     worse = [row for row, gain in zip(rows, gains, strict=True) if gain < 0]

@@ -69,6 +69,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str
     # A power below 1 brings out the few percent beside the diagonal.
     norm = matplotlib.colors.PowerNorm(0.6, vmin=0, vmax=1)
     image = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", norm=norm)
+    # Rows without a video are masked, so the hatched background shows through them. White would look like zeros.
     axes.set_facecolor("white")
     axes.patch.set(hatch="////", edgecolor=GREY)
     axes.set_xticks(range(num_classes), names, rotation=0 if horizontal else 90, fontsize=size)

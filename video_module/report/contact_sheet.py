@@ -78,6 +78,7 @@ def worst_videos(video_scores: np.ndarray, labels: np.ndarray, *, count: int = 1
     """The `count` worst rows of `video_scores` (N, K): wrong ones first, then by the probability of the label."""
     label_scores = video_scores[np.arange(len(labels)), labels]
     right = video_scores.argmax(axis=1) == labels
+    # lexsort sorts by its last key first.
     return np.lexsort((label_scores, right))[:count].tolist()
 
 

@@ -20,7 +20,8 @@ from video_module.report.results import FIGURES, WINDOW_FIGURES, count_views, de
 from video_module.report.style import to_png
 from video_module.tables import counted
 
-# Names of classes and files come from users, so everything that the template inserts is escaped.
+# Names of classes and files come from users, so everything that the template inserts is escaped. A value that is
+# missing raises an error instead of leaving a gap in the page.
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=True,

@@ -117,6 +117,7 @@ def write_results(
     best = video_scores.argmax(axis=1)
     rows = []
     for path, source, label, prediction, scores in zip(paths, sources, labels, best, video_scores, strict=True):
+        # Six digits are what fp32 holds, and keep a table of 51 classes readable in a spreadsheet.
         score, *rest = (f"{value:.6f}" for value in (scores[prediction], *scores))
         rows.append([path, class_names[label], class_names[prediction], score, source, *rest])
     _write_csv(predictions, [*_PREDICTION_COLUMNS, *class_names], rows)
@@ -143,6 +144,7 @@ def read_results(path: Path) -> dict[str, Any]:
         for key in FIGURES:
             if not math.isfinite(figures[key]):
                 raise ValueError(f"{key} is {figures[key]}")
+        # Reading them is the check: what is missing or of the wrong kind raises one of the errors below.
         figures["model"], describe_views(figures["views"]), figures["split_digest"], figures["per_class_accuracy"]
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
@@ -172,6 +174,7 @@ def read_predictions(results_path: Path, figures: dict[str, Any]) -> list[dict[s
             f"{results_path}: expected a name ending in _results.json, with its _predictions.csv beside it"
         )
     path = results_path.with_name(results_path.name.removesuffix("_results.json") + "_predictions.csv")
+    # Not a DictReader: a class may be called "score", and its column would replace the one that is wanted.
     header, *lines = list(csv.reader(io.StringIO(read_text(path), newline=""))) or [[]]
     width = len(_PREDICTION_COLUMNS)
     if header[:width] != _PREDICTION_COLUMNS or any(len(line) != len(header) for line in lines):

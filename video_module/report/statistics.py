@@ -31,6 +31,7 @@ def resample_by_source(
     """
     names, owners = np.unique(np.asarray(sources), return_inverse=True)
     assert all(len(rows) == len(owners) for rows in tallies.values()), "a tally has one row for each video"
+    # How often each source is drawn is all that matters, so a resample is a row of weights over the sources' sums.
     drawn = np.random.default_rng(seed).integers(len(names), size=(num_resamples, len(names)))
     weights = np.stack([np.bincount(row, minlength=len(names)) for row in drawn]).astype(np.float64)
     resampled = {}
