@@ -8,7 +8,7 @@ from video_module import cli
 from video_module.config import ClipConfig
 from video_module.errors import InputError
 from video_module.machine import default_num_workers
-from video_module.tables import counted
+from video_module.tables import align, counted
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--examples",
         type=Path,
         metavar="PICTURE",
-        help="also show frames of a video of each class (of 12 classes at most)",
+        help="also show frames of one video of each class (of 12 classes at most)",
     )
     parser.add_argument(
         "--class_weights", type=Path, metavar="JSON", help="also write weights of the classes, for train_model.py"
@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--num_workers",
         type=cli.positive_int,
         default=default_num_workers(),
-        help="files decoded at once, where no split.json tells how long they are",
+        help="files decoded at once, if no split.json records how long they are",
     )
     return parser.parse_args(argv)
 
@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--examples {args.examples}: a picture's name ends in {' or '.join(cli.PICTURE_SUFFIXES)}")
     from video_module.data.distribution import class_weights, label_distribution
     from video_module.files import check_output, write_json
-    from video_module.report.plots import plot_label_distribution
+    from video_module.report.class_counts import draw_class_counts
+    from video_module.report.style import save
 
     written = [args.save_to, args.save_to.with_suffix(".png")]
     for path in (*written, args.examples, args.class_weights):
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"not counted: {item.path}: {item.reason}")
     report(distribution)
     write_json(args.save_to, distribution)
-    plot_label_distribution(written[1], distribution)
+    save(draw_class_counts(distribution), written[1])
     if args.examples:
         show_examples(args.examples, args.data_dir, distribution["class_names"], num_workers=args.num_workers)
         written.append(args.examples)
@@ -81,10 +82,8 @@ def main(argv: list[str] | None = None) -> None:
     cli.show_written(written)
 
 
-def show_examples(
-    path: Path, data_dir: Path, class_names: list[str], *, num_workers: int, most_classes: int = 12
-) -> None:
-    """Write frames of the first video of each class, or of `most_classes` spread over the list."""
+def show_examples(path: Path, data_dir: Path, class_names: list[str], *, num_workers: int) -> None:
+    """Write frames of the first video of each class, or of 12 classes spread over the list."""
     import numpy as np
 
     from video_module.data.labels import is_split_tree
@@ -93,15 +92,15 @@ def show_examples(
     from video_module.report.contact_sheet import write_examples
 
     root = data_dir / "train" if is_split_tree(data_dir) else data_dir
+    # In reverse order, so that the first video of a class is the one that stays.
     first = {video.label: video for video in reversed(load_videos(root, num_workers=num_workers))}
     names = [name for name in class_names if name in first]
-    picks = np.unique(np.linspace(0, len(names) - 1, most_classes).round().astype(int))
+    # No more than fits on a screen.
+    picks = np.unique(np.linspace(0, len(names) - 1, 12).round().astype(int))
     rows = {}
     for name in (names[index] for index in picks):
-        video = first[name]
-        rows[name] = read_thumbnails(
-            root / video.path, num_video_frames=video.num_frames, num_thumbnails=6, box=(90, 120)
-        )
+        video, settings = first[name], {"num_thumbnails": 6, "box": (90, 120)}
+        rows[name] = read_thumbnails(root / video.path, num_video_frames=video.num_frames, **settings)
     which = "each class" if len(rows) == len(class_names) else f"{len(rows)} of {len(class_names)} classes"
     write_examples(path, rows, title=f"One video of {which}, from start to end")
 
@@ -109,34 +108,30 @@ def show_examples(
 def report(distribution: dict[str, Any]) -> None:
     """Print a table of videos, and a line on each split."""
     splits = distribution["splits"]
-    width = max(map(len, distribution["class_names"]))
-    print(" " * width, *(f"{split:>7}" for split in splits))
+    rows = [["", *splits]]
     for name in distribution["class_names"]:
-        print(f"{name:{width}}", *(f"{content['classes'][name]['num_videos']:7}" for content in splits.values()))
-    print(f"{'':{width}}", *(f"{content['num_videos']:7}" for content in splits.values()))
-    clip = distribution["clip"]
-    length, step = counted(clip["num_frames"], "frame"), clip["clip_step"]
-    every = "each frame" if step == 1 else f"every {step} frames"
-    print(f"clips of {length}, stride {clip['frame_stride']}, one {every}")
-    for split, content in splits.items():
-        uneven = content["imbalance"]
+        rows.append([name, *(str(split["classes"][name]["num_videos"]) for split in splits.values())])
+    rows.append(["total", *(str(split["num_videos"]) for split in splits.values())])
+    print(align(rows, left=(0,), indent=""))
+    clip, step = distribution["clip"], distribution["clip"]["clip_step"]
+    every = "every frame" if step == 1 else f"every {step} frames"
+    print(f"clips of {counted(clip['num_frames'], 'frame')}, stride {clip['frame_stride']}, one {every}")
+    for name, split in splits.items():
         print(
-            f"{split:5} {counted(content['num_videos'], 'video')}, {counted(content['num_clips'], 'clip')}, "
-            f"{content['duration_s'] / 60:.1f} min; {describe_balance(uneven, len(content['classes']))}"
+            f"{name:5} {counted(split['num_videos'], 'video')}, {counted(split['num_clips'], 'clip')}, "
+            f"{split['duration_s'] / 60:.1f} min; {describe_balance(split['imbalance'], len(split['classes']))}"
         )
 
 
-def describe_balance(uneven: dict[str, Any], num_classes: int) -> str:
+def describe_balance(imbalance: dict[str, Any], num_classes: int) -> str:
     """How evenly the videos are spread over the classes, in words."""
-    if uneven["largest"] == uneven["smallest"]:
+    if imbalance["largest"] == imbalance["smallest"]:
         return "all classes equal"
     smallest = "a class is empty"
-    if uneven["ratio"] is not None:
-        smallest = f"smallest {uneven['smallest']:,} (a ratio of {uneven['ratio']:.1f})"
-    return (
-        f"largest class {uneven['largest']:,}, {smallest}; guessing is as easy as among "
-        f"{uneven['effective_num_classes']:.1f} equal classes instead of {num_classes}"
-    )
+    if imbalance["ratio"] is not None:
+        smallest = f"smallest {imbalance['smallest']:,} (a ratio of {imbalance['ratio']:.1f})"
+    effective = f"effective number of classes: {imbalance['effective_num_classes']:.1f} of {num_classes}"
+    return f"largest class {imbalance['largest']:,}, {smallest}; {effective}"
 
 
 if __name__ == "__main__":

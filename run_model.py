@@ -218,11 +218,12 @@ def write_outputs(
         timeline.write_vtt(path, segments)
     if path := paths.get("save_timeline"):
         from video_module.inference.overlay import segment_colors
-        from video_module.report.plots import plot_timeline, save
+        from video_module.report.style import save
+        from video_module.report.timeline_plot import draw_timeline
 
         spans = [(s.start_s, s.end_s, s.label, s.score) for s in segments]
         colors = segment_colors(prediction.class_names)
-        save(plot_timeline(spans, duration_s=prediction.duration_s, colors=colors), path)
+        save(draw_timeline(spans, duration_s=prediction.duration_s, colors=colors), path)
     if path := paths.get("save_video"):
         from video_module.inference.overlay import write_annotated
 

@@ -4,12 +4,13 @@ import ast
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from itertools import pairwise, product
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "video_module"
-BASE = {"background", "config", "devices", "errors", "files", "lettering", "machine", "scores", "tables"}
+BASE = {"background", "config", "devices", "errors", "files", "fonts", "machine", "scores", "tables"}
 # room: rooms it may import when it is imported
 ARROWS = {
     "data": {"data"},
@@ -18,14 +19,14 @@ ARROWS = {
     "report": {"report"},
     "inference": {"inference", "data", "models"},
     "web": {"web", "inference", "data", "report"},
-    "demo": {"demo", "data"},
+    "demo": {"demo", "data", "report"},
     "benchmark": {"benchmark", "data", "models", "engine", "inference", "report"},
 }
 PARSES_FLAGS = {"demo", "benchmark"}  # and the root scripts
 # modules that stand between rooms
 FURTHER_ARROWS = {
     PACKAGE / "inference" / "export.py": {"engine"},  # reads checkpoints
-    PACKAGE / "report" / "attention.py": {"data", "inference", "models"},  # asks a network, and writes a video
+    PACKAGE / "inference" / "explain.py": {"engine"},  # the same
 }
 WITHOUT_TORCH = [
     "video_module.config",
@@ -45,11 +46,9 @@ WITHOUT_TORCH = [
     "video_module.web.page",
     "video_module.web.server",
     "video_module.web.gate",
-    *(
-        f"video_module.report.{name}"
-        for name in ("metrics", "statistics", "plots", "results", "folds", "comparison", "contact_sheet", "html")
-    ),
+    *(f"video_module.report.{file.stem}" for file in sorted((PACKAGE / "report").glob("[!_]*.py"))),
 ]
+REPORT_NEEDS = {"PIL", "jinja2", "matplotlib", "numpy"}  # and IPython in a notebook, which has it
 
 
 def imported_rooms(file: Path) -> set[str]:
@@ -77,6 +76,38 @@ def test_arrows():
 
 def test_every_room_has_its_arrows():
     assert {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file()} == set(ARROWS)
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "report").glob("*.py")), ids=lambda file: file.stem)
+def test_a_report_needs_numbers_only(file: Path):
+    """No network, no video: all of it is numbers, names and frames that the caller has."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    packages = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
+    assert packages <= REPORT_NEEDS | {"video_module"} | ({"IPython"} if file.stem == "notebook" else set())
+    rooms = {name.split(".")[1] for name in names if name.startswith("video_module.")}
+    assert rooms <= {"config", "errors", "files", "fonts", "report", "scores", "tables"}
+
+
+def test_what_is_imported_is_in_the_requirements():
+    """Directly, and not only because another package happens to need it."""
+    modules = set()
+    for file in [*ROOT.glob("*.py"), *PACKAGE.rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                modules.add(node.module.partition(".")[0])
+            elif isinstance(node, ast.Import):
+                modules |= {alias.name.partition(".")[0] for alias in node.names}
+    modules -= {*sys.stdlib_module_names, "video_module", "IPython"}  # the last is there in every notebook
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    declared = set(re.findall(r"^[\w-]+", text, flags=re.MULTILINE))
+    packages = packages_distributions()
+    for module in modules:
+        assert {name.lower() for name in packages[module]} & declared, module
 
 
 IMPORT_ALL = """

@@ -9,21 +9,16 @@ from video_module.data.decoding import count_frames
 
 
 def test_results_of_both_file_kinds_agree(trained, exported, drawn_data, tmp_path):
-    results = {}
-    for model in (trained, exported):
-        out = tmp_path / model.suffix.removeprefix(".")
+    results, out = {}, tmp_path / "out"
+    for model, name in ((trained, "nano"), (exported, "nano_onnx")):
         test_model.main(
             ["--test_dir", str(drawn_data / "test"), "--checkpoint", str(model), "--output_dir", str(out)]
             + ["--num_workers", "0", "--device", "cpu"]
         )
-        assert sorted(path.name for path in out.iterdir()) == [
-            "nano_confusion.csv",
-            "nano_confusion.png",
-            "nano_predictions.csv",
-            "nano_results.json",
-            "nano_worst.png",
-        ]
-        results[model.suffix] = json.loads((out / "nano_results.json").read_text())
+        results[model.suffix] = json.loads((out / f"{name}_results.json").read_text())
+    ends = ("confusion.csv", "confusion.png", "predictions.csv", "results.json", "worst.png")
+    names = {f"{name}_{end}" for name in ("nano", "nano_onnx") for end in ends}
+    assert {path.name for path in out.iterdir()} == names  # neither model's files replace the other's
     torch_figures, onnx_figures = results[".pth"], results[".onnx"]
     assert torch_figures["video_top1"] == onnx_figures["video_top1"]
     assert abs(torch_figures["log_loss"] - onnx_figures["log_loss"]) < 1e-4
@@ -31,7 +26,7 @@ def test_results_of_both_file_kinds_agree(trained, exported, drawn_data, tmp_pat
     assert torch_figures["num_videos"] == 6
     assert torch_figures["split_digest"] == json.loads((drawn_data / "split.json").read_text())["digest"]
     assert torch_figures["command"].startswith("python test_model.py --test_dir")
-    with open(tmp_path / "pth" / "nano_predictions.csv", newline="") as file:
+    with open(out / "nano_predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     right = sum(row["label"] == row["prediction"] for row in rows)
     assert right / len(rows) == torch_figures["video_top1"]

@@ -49,17 +49,6 @@ def test_predict_refuses_files_of_other_clips(trained, exported, tmp_path):
         main(["predict", "--model", str(exported), str(tmp_path / "other.pth"), "--no-compile"])
 
 
-@pytest.mark.slow
-def test_export_forms_give_the_same_logits(tmp_path):
-    main(["export", "--model_type", "swin3d_nano", "--save_json", str(tmp_path / "export.json")])
-    rows = {row["form"]: row for row in json.loads((tmp_path / "export.json").read_text())["rows"]}
-    assert list(rows) == ["lean", "constant", "torchvision"]
-    assert max(row["largest diff"] for row in rows.values()) < 1e-4
-    assert [rows[form]["ScatterND"] > 0 for form in rows] == [False, False, True]
-    assert rows["lean"]["nodes"] < rows["torchvision"]["nodes"]
-    assert rows["lean"]["MB"] < rows["constant"]["MB"]
-
-
 def test_table():
     assert (
         format_table([{"a": "x", "long": 1.23456}, {"a": "yy", "long": None}])
@@ -83,9 +72,7 @@ def test_loader(tmp_path, capsys):
     assert named["the original's way"]["times the original"] == 1
     assert training["times the original"] == pytest.approx(named["the original's way"]["ms"] / training["ms"])
     assert evaluation["ms"] > 0
-    steps = [row["ms"] for row in rows if row["what"].startswith("  ") and row["per s and worker"] is None]
-    assert len(steps) == 5
-    assert sum(steps) == pytest.approx(training["ms"])
+    assert training["per s and worker"] == pytest.approx(1000 / training["ms"])
     assert "training loader" in capsys.readouterr().out
 
 

@@ -91,8 +91,8 @@ def test_imbalance():
     ("counts", "text"),
     [
         ([6, 6], "all classes equal"),
-        ([30, 10], "largest class 30, smallest 10 (a ratio of 3.0); guessing is as easy as among 1.8 equal classes"),
-        ([4, 0], "largest class 4, a class is empty; guessing is as easy as among 1.0 equal classes instead of 2"),
+        ([30, 10], "largest class 30, smallest 10 (a ratio of 3.0); effective number of classes: 1.8 of 2"),
+        ([4, 0], "largest class 4, a class is empty; effective number of classes: 1.0 of 2"),
     ],
 )
 def test_imbalance_in_words(counts, text):

@@ -74,11 +74,11 @@ def test_several_processes_score_as_one(num_processes, exported, odd_test_dir, t
     result = torchrun(*flags, "--output_dir", tmp_path / "two", num_processes=num_processes)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("5 videos; ") == 1  # the first process alone prints
-    one, two = (tmp_path / name / "nano_predictions.csv" for name in ("one", "two"))
+    one, two = (tmp_path / name / "nano_onnx_predictions.csv" for name in ("one", "two"))
     assert list(read_scores(one)) == list(read_scores(two))
     for video, scores in read_scores(one).items():
         np.testing.assert_allclose(read_scores(two)[video], scores, rtol=0, atol=1.1e-5)
-    figures = [json.loads((tmp_path / name / "nano_results.json").read_text()) for name in ("one", "two")]
+    figures = [json.loads((tmp_path / name / "nano_onnx_results.json").read_text()) for name in ("one", "two")]
     assert figures[1].pop("command").startswith(f"torchrun --nproc_per_node {num_processes} test_model.py --test_dir")
     assert figures[0]["video_top1"] == figures[1]["video_top1"]
     assert figures[0]["num_clips"] == figures[1]["num_clips"]

@@ -13,6 +13,7 @@ from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_che
 from video_module.engine.evaluation import score_videos
 from video_module.errors import InputError
 from video_module.inference.predictor import load_predictor
+from video_module.report.results import results_stem
 
 
 @pytest.fixture(params=["trained", "exported"])
@@ -42,13 +43,15 @@ def run(test_dir: Path, model: Path, output_dir: Path, *flags: str) -> dict:
         ["--test_dir", str(test_dir), "--checkpoint", str(model), "--output_dir", str(output_dir), "--device", "cpu"]
         + ["--num_workers", "0", *num_clips, "--num_crops", "1", *flags]
     )
-    return json.loads((output_dir / f"{model.stem}_results.json").read_text())
+    return json.loads((output_dir / f"{results_stem(model, None).name}_results.json").read_text())
 
 
 def test_a_run_repeats_to_the_bit(model, drawn_data, tmp_path):
     first, second = (run(drawn_data / "test", model, tmp_path / name) for name in ("one", "two"))
     assert first | {"command": ""} == second | {"command": ""}
-    tables = [(tmp_path / name / f"{model.stem}_predictions.csv").read_bytes() for name in ("one", "two")]
+    tables = [
+        (tmp_path / name / f"{results_stem(model, None).name}_predictions.csv").read_bytes() for name in ("one", "two")
+    ]
     assert tables[0] == tables[1]
 
 
@@ -58,7 +61,7 @@ def test_what_results_record(model, drawn_data, tmp_path):
     assert (figures["split_digest"], figures["protocol"], figures["fold"]) == (record["digest"], "grouped", None)
     assert figures["train_overlap"] == {"num_sources": 0, "num_videos": 0, "num_clips": 0, "is_leak": False}
     assert (figures["model"], figures["weights"], figures["num_sources"]) == ("swin3d_nano", "none", 1)
-    with open(tmp_path / f"{model.stem}_predictions.csv", newline="") as file:
+    with open(tmp_path / f"{results_stem(model, None).name}_predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     sources = {video["path"]: video["source"] for video in record["videos"]}
     assert {f"test/{row['video']}": row["source"] for row in rows}.items() <= sources.items()

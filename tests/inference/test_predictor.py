@@ -85,7 +85,7 @@ def test_serving_scores_as_evaluation_does(exported, drawn_data, tmp_path):
         + ["--sampling", "windows", "--num_crops", "1", "--num_workers", "0"]
     )
     predictor = load_predictor(exported)
-    evaluated = read_scores(tmp_path / "nano_predictions.csv")
+    evaluated = read_scores(tmp_path / "nano_onnx_predictions.csv")
     assert len(evaluated) == 6
     for video, scores in evaluated.items():
         served = predictor.predict_video(drawn_data / "test" / video).scores

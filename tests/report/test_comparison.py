@@ -101,7 +101,7 @@ def test_a_model_against_itself(compare, tmp_path):
         "interval": None,
     }
     assert compared["mcnemar"]["p_value"] == 1.0
-    assert "does not make it certain" in printed
+    assert "does not make them certain" in printed
 
 
 def test_other_views_are_told(compare, tmp_path):
@@ -145,7 +145,7 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_predictions_that_do_not_fit_are_refused(compare, tmp_path):
     first, second = write_run(tmp_path / "one", {0}), write_run(tmp_path / "two", {1})
     edit(second, PATHS[3], "run/another.avi")
-    with pytest.raises(InputError, match=r"score other videos: run/another\.avi stands in one of them only"):
+    with pytest.raises(InputError, match=r"score different videos: only one of them has run/another\.avi"):
         compare(first, second)
     edit(second, "run/another.avi", PATHS[3])
     edit(second, f'"{PATHS[3]}",run,run', f'"{PATHS[3]}",wave,wave')

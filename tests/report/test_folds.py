@@ -81,7 +81,7 @@ def test_other_rows_stand_alone_and_say_why(write, capsys, changes, reason):
     test_model.main(["--results", *write(*(result(fold, 0.7) | changes for fold in (1, 2, 3)))])
     printed = capsys.readouterr().out
     assert "0.7000   0.0000" in printed
-    assert "no published row to stand beside" in printed
+    assert "not comparable with published numbers" in printed
     assert reason in printed
     assert "VideoMAE" not in printed
 

@@ -156,7 +156,7 @@ def test_names_are_text_and_never_markup(tmp_path):
 def test_what_the_model_was_trained_on_is_said(tmp_path, overlap, expected):
     text = written(tmp_path, train_overlap=overlap).text
     assert expected in text
-    assert ("flatter" in text) == overlap["is_leak"]
+    assert ("too good" in text) == overlap["is_leak"]
 
 
 @pytest.mark.parametrize(("num_videos", "num_clips", "is_said"), [(10, 120, False), (10, 87, True)])
@@ -187,7 +187,7 @@ def test_what_is_not_known_is_left_out(tmp_path):
     assert "no interval" in page.text
     assert "a folder without split.json" in page.text
     assert "windows every 14 frames x 1 crop:" in page.text
-    assert "No video was taken for another class." in page.text
+    assert "No video was mistaken for another class." in page.text
     assert "Recording" not in page.text
     assert "None" not in page.text
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from video_module.report import plots
+from video_module.report import curves, style
 from video_module.report.notebook import LiveCurves
 
 pytestmark = pytest.mark.slow
@@ -32,5 +32,5 @@ def test_each_epoch_takes_the_place_of_the_one_before(monkeypatch):
         show(progress(num_epochs))
     assert [how for how, _ in shown] == ["new", "in its place", "in its place"]
     last = progress(3)
-    assert shown[-1][1] == plots.to_png(plots.draw_curves(last.logs, best_epoch=3))
+    assert shown[-1][1] == style.to_png(curves.draw_curves(last.logs, best_epoch=3))
     assert len({picture for _, picture in shown}) == 3

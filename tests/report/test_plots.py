@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
-from video_module.report import plots
+from video_module.report import accuracy, class_counts, confusion, curves, style, timeline_plot
 
 HMDB51 = """
 brush_hair cartwheel catch chew clap climb climb_stairs dive draw_sword dribble drink eat fall_floor fencing
@@ -41,7 +41,7 @@ def confused(num_classes: int, pairs: list[tuple[int, int]]) -> np.ndarray:
 
 
 def test_classes_taken_for_each_other_stand_together():
-    order = plots.confusion_order(confused(9, [(0, 5), (5, 0), (5, 8), (2, 7), (7, 2)]))
+    order = confusion.confusion_order(confused(9, [(0, 5), (5, 0), (5, 8), (2, 7), (7, 2)]))
     assert sorted(order) == list(range(9))
     position = {index: place for place, index in enumerate(order)}
     assert {abs(position[0] - position[5]), abs(position[5] - position[8]), abs(position[2] - position[7])} == {1}
@@ -50,21 +50,21 @@ def test_classes_taken_for_each_other_stand_together():
 
 @pytest.mark.parametrize("num_classes", [1, 2, 51])
 def test_without_confusion_the_given_order_stays(num_classes):
-    assert plots.confusion_order(confused(num_classes, [])) == list(range(num_classes))
+    assert confusion.confusion_order(confused(num_classes, [])) == list(range(num_classes))
 
 
 def test_a_chain_of_confusions_is_unrolled():
     rng = np.random.default_rng(0)
     hidden = rng.permutation(12)
-    order = plots.confusion_order(confused(12, list(pairwise(hidden))))
+    order = confusion.confusion_order(confused(12, list(pairwise(hidden))))
     assert order in (hidden.tolist(), hidden[::-1].tolist())
 
 
 def test_order_of_many_confusions_is_a_permutation_and_repeats():
     matrix = np.random.default_rng(0).integers(0, 9, (60, 60))
     matrix[7] = 0  # a class without videos
-    assert sorted(plots.confusion_order(matrix)) == list(range(60))
-    assert plots.confusion_order(matrix) == plots.confusion_order(matrix)
+    assert sorted(confusion.confusion_order(matrix)) == list(range(60))
+    assert confusion.confusion_order(matrix) == confusion.confusion_order(matrix)
 
 
 def drawn_texts(figure) -> list[tuple[str, object]]:
@@ -105,7 +105,7 @@ def timeline(names: list[str], *, width: float):
     labels = [*names, names[0]] * 2
     segments = [(n, n + 1, label, 0.3 + 0.7 * (n % 5) / 4) for n, label in enumerate(labels)]
     colors = dict.fromkeys(names, (90, 180, 240))
-    return plots.plot_timeline(segments, duration_s=len(labels), colors=colors, width=width)
+    return timeline_plot.draw_timeline(segments, duration_s=len(labels), colors=colors, width=width)
 
 
 @pytest.mark.parametrize("names", CLASS_NAMES.values(), ids=CLASS_NAMES)
@@ -113,10 +113,10 @@ def test_texts_are_neither_cut_off_nor_run_into_each_other(names):
     matrix = confused(len(names), [(0, 1), (1, 0), (len(names) // 2, 1)])
     matrix[-1] = 0
     title = "Share of each label's videos, in percent"
-    assert_legible(plots.draw_confusion(matrix, names, title=title))
-    assert_legible(plots.plot_per_class(per_class_rows(names), mean=0.4))
+    assert_legible(confusion.draw_confusion(matrix, names, title=title))
+    assert_legible(accuracy.draw_per_class(per_class_rows(names), mean=0.4))
     for with_tags in (False, True):
-        assert_legible(plots.draw_label_distribution(distribution_of(names, with_tags=with_tags)))
+        assert_legible(class_counts.draw_class_counts(distribution_of(names, with_tags=with_tags)))
     for width in (4.2, 5.2):
         assert_legible(timeline(names, width=width))
 
@@ -148,7 +148,7 @@ def test_curves(num_epochs, has_validation):
     logs |= {
         key: logs[f"train_{key[4:]}"] if has_validation else [None] * num_epochs for key in ("val_loss", "val_top1")
     }
-    figure = plots.draw_curves(logs, best_epoch=1)
+    figure = curves.draw_curves(logs, best_epoch=1)
     assert_legible(figure)
     texts = [text for text, _ in drawn_texts(figure)]
     assert ("validation" in texts) == has_validation
@@ -165,18 +165,18 @@ def test_colours_that_meet_differ_in_grey():
     def lightness(color: str) -> float:
         return float(np.dot(matplotlib.colors.to_rgb(color), (0.299, 0.587, 0.114)))
 
-    for other in (plots.ORANGE, plots.GREY, "white"):
-        assert abs(lightness(plots.BLUE) - lightness(other)) > 0.2
+    for other in (style.ORANGE, style.GREY, "white"):
+        assert abs(lightness(style.BLUE) - lightness(other)) > 0.2
 
 
 def test_a_label_without_videos_differs_from_one_never_predicted_in_grey():
     matrix = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 0]])
-    picture = plots.to_png(plots.draw_confusion(matrix, ["a", "b", "none"], title="t"))
-    figure = plots.draw_confusion(matrix, ["a", "b", "none"], title="t")
+    picture = style.to_png(confusion.draw_confusion(matrix, ["a", "b", "none"], title="t"))
+    figure = confusion.draw_confusion(matrix, ["a", "b", "none"], title="t")
     grey = np.asarray(Image.open(io.BytesIO(picture)).convert("L")).astype(float)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    scale = plots.STYLE["savefig.dpi"] / figure.dpi
+    scale = style.STYLE["savefig.dpi"] / figure.dpi
 
     def cell(row: int, column: int) -> np.ndarray:
         (x0, y0), (x1, y1) = figure.axes[0].transData.transform([(column - 0.3, row + 0.3), (column + 0.3, row - 0.3)])
@@ -189,24 +189,24 @@ def test_a_label_without_videos_differs_from_one_never_predicted_in_grey():
 
 def test_names_in_any_letters_are_drawn_without_a_word(tmp_path):
     program = (
-        "import numpy as np, sys; from pathlib import Path; from video_module.report import plots; "
-        "plots.plot_confusion(Path(sys.argv[1]), np.eye(2, dtype=int), ['走る', 'sit'], title='x')"
+        "import numpy as np, sys; from pathlib import Path; from video_module.report import confusion, style; "
+        "style.save(confusion.draw_confusion(np.eye(2, dtype=int), ['走る', 'sit'], title='x'), Path(sys.argv[1]))"
     )
     result = subprocess.run([sys.executable, "-c", program, tmp_path / "x.png"], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_a_long_name_keeps_both_ends():
-    assert plots.abbreviate("sit", 3) == "sit"
-    assert plots.abbreviate("playing the violin 1", 13) == "playing …in 1"
-    assert len(plots.abbreviate("x" * 99, 24)) == 24
-    shortened = {plots.abbreviate(name, 24) for name in CLASS_NAMES["6 long"]}
+    assert style.abbreviate("sit", 3) == "sit"
+    assert style.abbreviate("playing the violin 1", 13) == "playing …in 1"
+    assert len(style.abbreviate("x" * 99, 24)) == 24
+    shortened = {style.abbreviate(name, 24) for name in CLASS_NAMES["6 long"]}
     assert len(shortened) == 6
 
 
 def test_names_of_classes_lie_flat_where_they_fit():
     def rotations(names: list[str]) -> set[float]:
-        figure = plots.draw_confusion(confused(len(names), []), names, title="t")
+        figure = confusion.draw_confusion(confused(len(names), []), names, title="t")
         return {label.get_rotation() for label in figure.axes[0].get_xticklabels()}
 
     assert rotations(CLASS_NAMES["6"]) == {0}
@@ -225,7 +225,7 @@ def test_the_timeline_has_a_row_for_each_label_so_that_it_needs_no_colours():
 
 def test_labels_that_are_too_many_for_rows_share_the_last():
     segments = [(float(n), n + 1.0 + (name == "walk"), name, 0.5) for n, name in enumerate(HMDB51)]
-    figure = plots.plot_timeline(segments, duration_s=60, colors=dict.fromkeys(HMDB51, (9, 9, 9)))
+    figure = timeline_plot.draw_timeline(segments, duration_s=60, colors=dict.fromkeys(HMDB51, (9, 9, 9)))
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(rows) == 12
     assert rows[-1] == "… (40)"
@@ -235,7 +235,7 @@ def test_labels_that_are_too_many_for_rows_share_the_last():
 
 
 def test_confusion_says_the_share_of_the_label():
-    figure = plots.draw_confusion(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]), ["a", "b", "none"], title="t")
+    figure = confusion.draw_confusion(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]), ["a", "b", "none"], title="t")
     text = shown_text(figure)
     assert "75%" in text
     assert "25%" in text
@@ -244,7 +244,8 @@ def test_confusion_says_the_share_of_the_label():
 
 
 def test_confusion_of_51_classes_is_written_as_a_large_picture(tmp_path):
-    plots.plot_confusion(tmp_path / "c.png", confused(51, [(3, 40)]), [f"class {n}" for n in range(51)], title="t")
+    names = [f"class {n}" for n in range(51)]
+    style.save(confusion.draw_confusion(confused(51, [(3, 40)]), names, title="t"), tmp_path / "c.png")
     assert min(Image.open(tmp_path / "c.png").size) > 1500
 
 
@@ -254,17 +255,17 @@ def test_recall_is_sorted_and_absent_classes_stay_out():
         "absent": {"precision": 0.0, "recall": None, "f1": None, "support": 0},
         "high": {"precision": 0.5, "recall": 1.0, "f1": 0.7, "support": 7},
     }
-    figure = plots.plot_per_class(rows, mean=0.5)
+    figure = accuracy.draw_per_class(rows, mean=0.5)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["low", "high"]  # drawn upwards
     assert "mean recall 0.500" in shown_text(figure)
 
 
 def test_reliability_states_ece_and_counts():
     edges = np.linspace(0, 1, 16).tolist()
-    counts, confidence, accuracy = [0] * 15, [None] * 15, [None] * 15
-    counts[14], confidence[14], accuracy[14] = 37, 0.97, 0.8
-    figure = plots.plot_reliability(
-        {"edges": edges, "counts": counts, "confidence": confidence, "accuracy": accuracy}, ece=0.17
+    counts, confidence, correct = [0] * 15, [None] * 15, [None] * 15
+    counts[14], confidence[14], correct[14] = 37, 0.97, 0.8
+    figure = accuracy.draw_reliability(
+        {"edges": edges, "counts": counts, "confidence": confidence, "accuracy": correct}, ece=0.17
     )
     assert_legible(figure)
     text = shown_text(figure)
@@ -274,67 +275,8 @@ def test_reliability_states_ece_and_counts():
 
 def test_tags_show_their_counts():
     by_tag = {"camera motion": {"moving": {"num_videos": 12, "video_top1": 0.25}}, "quality": {}}
-    figure = plots.plot_by_tag(by_tag, overall=0.5)
+    figure = accuracy.draw_by_tag(by_tag, overall=0.5)
     assert_legible(figure)
     text = shown_text(figure)
     assert "0.25   12 videos" in text
     assert "all videos 0.500" in text
-
-
-def zoo_rows() -> list[dict]:
-    """Networks as near to each other as real ones: M parameters, GMACs, fp32 and int8 ms."""
-    figures = {
-        "swin3d_t": (28.2, 88, 1100, 600),
-        "swin3d_s": (49.8, 166, 2100, 1200),
-        "swin3d_b": (88, 282, 3300, 1800),
-        "swin3d_nano": (0.4, 0.02, 2, 1.5),
-        "r2plus1d_18": (31.5, 40.5, 600, 590),
-        "r3d_18": (33.4, 40.7, 400, 395),
-        "mc3_18": (11.7, 43.3, 420, 410),
-        "s3d": (8.3, 143.9, 1900, 1850),
-        "mvit_v1_b": (36.6, 70.6, 760, 420),
-        "mvit_v2_s": (34.5, 64.2, 700, 380),
-        "c3d": (79.6, 38.5, 350, 340),
-        "i3d": (12.7, 111, 1000, 980),
-    }
-    keys = ("M params", "GMACs", "fp32 ms", "int8 ms")
-    return [
-        {"model": name, **dict(zip(keys, values, strict=True)), "top-1": 0.5, "low": 0.4, "high": 0.6, "clips seen": 9}
-        for name, values in figures.items()
-    ]
-
-
-@pytest.mark.parametrize("accuracies", [True, False])
-def test_names_of_models_cover_neither_each_other_nor_a_point(accuracies):
-    rows = zoo_rows() if accuracies else [{**row, "top-1": None} for row in zoo_rows()]
-    figure = plots.draw_zoo(rows, chance=0.5)
-    assert_legible(figure)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    axes = figure.axes[0]
-    names = {row["model"] for row in rows} - {"swin3d_nano"}
-    boxes = [text.get_window_extent() for text in axes.texts if text.get_text() in names]
-    assert len(boxes) == len(names)
-    for number, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[:number])
-        frame = axes.get_window_extent()
-        assert frame.x0 <= box.x0 < box.x1 <= frame.x1
-    for row in rows:
-        for kind in ("fp32 ms", "int8 ms"):
-            x, y = axes.transData.transform((row["GMACs"], row[kind] / 1e3))
-            assert not any(box.contains(x, y) for box in boxes)
-    text = shown_text(figure)
-    assert "swin3d_nano: 0.02·10⁹, 2 ms; off this scale" in text
-    assert ("guessing" in text) == accuracies
-
-
-def test_zoo_of_what_was_measured(tmp_path):
-    rows = zoo_rows()
-    slow, untimed, untested = rows[2], {**rows[0], "fp32 ms": None, "int8 ms": None}, {**rows[1], "top-1": None}
-    figure = plots.draw_zoo([slow, untimed, untested])
-    names = [label.get_text() for label in figure.axes[1].get_yticklabels()]
-    assert names == ["swin3d_b", "swin3d_t"]  # the quickest on top, those without a time below
-    assert [text.get_text() for text in figure.axes[0].texts if text.get_text() in {"swin3d_b", "swin3d_s"}]
-    assert "no latency was measured" in shown_text(plots.draw_zoo([untimed]))
-    plots.plot_zoo(tmp_path / "one.png", [rows[3]])
-    assert min(Image.open(tmp_path / "one.png").size) > 500

@@ -2,7 +2,7 @@
 
 python -m video_module.benchmark loader --data_dir hmdb51
 python -m video_module.benchmark predict --model X.pth X.onnx X_int8.onnx
-python -m video_module.benchmark zoo --data_dir hmdb51
+python -m video_module.benchmark zoo
 python -m video_module.benchmark train
 """
 
@@ -40,16 +40,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     predict.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=True, help="also torch.compile (minutes to warm up)"
     )
-    export = _add(commands, "export", "this project's ONNX export beside torchvision's own and one of constants")
-    swins = [name for name, spec in MODELS.items() if spec.builder.startswith("video_module.models.swin3d:")]
-    export.add_argument("--model_type", choices=swins, default="swin3d_t", help="random weights are used")
-    export.add_argument(
-        "--forms",
-        nargs="+",
-        choices=("lean", "constant", "torchvision"),
-        default=["lean", "constant", "torchvision"],
-        help="what to export; torchvision's own takes minutes",
-    )
     _add_video(commands)
     _add_zoo(commands)
     _add_training(commands)
@@ -69,35 +59,11 @@ def _add_video(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_zoo(commands: argparse._SubParsersAction) -> None:
-    zoo = _add(commands, "zoo", "all models side by side: cost, accuracy, speed of training and of serving; a picture")
+    zoo = _add(commands, "zoo", "all models side by side: cost, size, speed of training and of serving; a picture")
     zoo.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), metavar="MODEL", help="which")
-    zoo.add_argument(
-        "--checkpoints",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="X.pth",
-        help="trained models; they need no training and are tested on <data_dir>/test",
-    )
-    zoo.add_argument("--data_dir", type=Path, help="what split_data.py wrote (without it: no training, no accuracy)")
-    zoo.add_argument("--train_s", type=cli.positive_float, default=240.0, help="seconds of training for each model")
-    zoo.add_argument("--num_clips", type=cli.positive_int, default=1, help="clips of a test video")
-    zoo.add_argument("--num_crops", type=int, choices=(1, 3), default=1, help="crops of a test clip")
-    parts = ("train", "test", "speed", "latency")
-    zoo.add_argument(
-        "--parts",
-        nargs="*",
-        choices=parts,
-        default=parts,
-        metavar="PART",
-        help=f"what to measure, of {', '.join(parts)}; nothing: only the table of what is there (default: all)",
-    )
-    zoo.add_argument(
-        "--output_dir", type=Path, default=Path("zoo_output"), help="figures and checkpoints; kept ones are not redone"
-    )
-    zoo.add_argument("--device", default="auto", help="of training and testing: auto, cpu or cuda; latencies are CPU's")
+    zoo.add_argument("--output_dir", type=Path, default=Path("zoo_output"), help="folder for the picture, zoo.png")
+    zoo.add_argument("--device", default="auto", help="for training: auto, cpu or cuda; serving is measured on the CPU")
     zoo.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
-    zoo.add_argument("--num_workers", type=cli.natural, default=0, help="decoding processes; 0: none")
 
 
 def _add_training(commands: argparse._SubParsersAction) -> None:
@@ -154,13 +120,14 @@ def main(argv: list[str] | None = None) -> None:
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
     module = importlib.import_module(f"video_module.benchmark.{args.what}")
     rows = module.run(args)
-    print(format_table(rows) if rows else "not all runs are there yet")
-    if args.what == "zoo":
-        cli.show_written(module.draw(args, rows))
+    print(format_table(rows) if rows else "some runs are still missing")
+    written = [module.draw(args, rows)] if args.what == "zoo" else []
     if args.save_json:
         command = ["python", "-m", "video_module.benchmark", *(sys.argv[1:] if argv is None else argv)]
         write_json(args.save_json, {"command": " ".join(command), "machine": machine, "rows": rows})
-        cli.show_written([args.save_json])
+        written.append(args.save_json)
+    if written:
+        cli.show_written(written)
 
 
 def format_table(rows: list[dict]) -> str:

@@ -21,23 +21,25 @@ import numpy as np
 from video_module.config import ClipConfig, TrainConfig
 from video_module.data import transforms
 from video_module.data.dataset import EvaluationLoader, EvaluationViews, TrainingClips, Views, training_loader
-from video_module.data.decoding import read_frames
+from video_module.data.decoding import read_info
 from video_module.data.drawing import ACTIONS, draw_frames, make_scene
 from video_module.data.encoding import write_video
 from video_module.data.splits import VideoRecord, load_videos
 from video_module.models.registry import get_spec
 
-_ORIGINAL_SHARE = 6  # the original's way is timed on every sixth clip: it takes most of a second for each
+# The original's way is timed on every sixth clip only, because it takes most of a second for each.
+_ORIGINAL_SHARE = 6
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of the training loader and its steps, then of the evaluation loader, each beside its floor."""
-    cv2.setNumThreads(0)  # as in the loaders' workers
+    """Rows of the training loader, then of the evaluation loader, each beside a bare read."""
+    # The loaders' workers switch OpenCV's threads off, so what is compared with them runs without threads too.
+    cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
         root = args.data_dir or draw_videos(Path(folder), args.num_videos)
         videos = repeat_to(load_videos(root, num_workers=args.num_workers), args.num_videos)
         clip = get_spec(args.model_type).clip
-        return measure_training(root, videos, clip, args) + measure_evaluation(root, videos, clip, args)
+        return _measure_training(root, videos, clip, args) + _measure_evaluation(root, videos, clip, args)
 
 
 def draw_videos(folder: Path, num_videos: int) -> Path:
@@ -55,78 +57,57 @@ def draw_videos(folder: Path, num_videos: int) -> Path:
 
 
 def repeat_to(videos: Sequence[VideoRecord], num_videos: int) -> list[VideoRecord]:
-    """That many videos, spread over all of them; a short list is gone through again."""
+    """`num_videos` of them, evenly spread; a shorter list is repeated."""
     if len(videos) < num_videos:
         return [videos[number % len(videos)] for number in range(num_videos)]
     return [videos[number * len(videos) // num_videos] for number in range(num_videos)]
 
 
-def measure_training(
+def _measure_training(
     root: Path, videos: Sequence[VideoRecord], clip: ClipConfig, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     config = TrainConfig(augment=args.augment)
     clips = TrainingClips(root, videos, sorted({video.label for video in videos}), clip, config)
     loader, sampler = training_loader(clips, effective_batch=8, num_workers=args.num_workers, pin_memory=False)
+    size = (clip.crop, clip.crop)
     compose = A.ReplayCompose(
         [
-            A.RandomResizedCrop((clip.crop, clip.crop), scale=(0.5, 1.0)),
+            A.RandomResizedCrop(size, scale=(0.5, 1.0)),
             A.HorizontalFlip(p=0.5),
             A.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05, p=0.8),
         ]
     )
-    path_of = [root / video.path for video in videos]
-    size = (clip.crop, clip.crop)
 
-    def plan(epoch: int) -> list[tuple[Path, np.ndarray, int]]:
+    def plan(epoch: int) -> list[tuple[Path, np.ndarray]]:
+        """The clips of an epoch as (video, frame indices), for those that read them in other ways."""
         sampler.epoch = epoch
-        return [(path_of[key[1]], *clips.draw(*key)) for load in sampler for key in load]
+        return [(root / videos[key[1]].path, clips.draw(*key)[0]) for load in sampler for key in load]
 
-    def measure_steps(epoch: int) -> np.ndarray:
-        """Seconds of a clip in this process: decoding alone; with RGB frames; with cropped ones; the rest."""
-        taken = np.zeros(4)
-        for path, indices, seed in plan(epoch):
-            marks = [time.perf_counter()]
-            decode_only(path, indices)
-            marks.append(time.perf_counter())
-            read_frames(path, indices)
-            marks.append(time.perf_counter())
-            frames = read_frames(path, indices, per_frame=clips.augment.cropper(seed))
-            marks.append(time.perf_counter())
-            clips.augment.finish(frames, seed=seed)
-            marks.append(time.perf_counter())
-            taken += np.diff(marks)
-        return taken / len(videos)
+    def ours(epoch: int) -> float:
+        sampler.epoch = epoch
+        return sum(len(labels) for _, labels, _ in loader) / args.num_workers
+
+    def bare(epoch: int) -> int:
+        chosen = plan(epoch)
+        for path, indices in chosen:
+            _bare_read(path, indices, size)
+        return len(chosen)
 
     def original(epoch: int) -> int:
         chosen = plan(epoch)[::_ORIGINAL_SHARE]
-        for path, indices, _ in chosen:
-            read_as_the_original(path, indices, compose)
+        for path, indices in chosen:
+            _read_as_the_original(path, indices, compose)
         return len(chosen)
 
     ways = {
-        f"training loader, {args.augment}": lambda epoch: drain(loader, sampler, epoch) / args.num_workers,
-        "bare read and resize": lambda epoch: sum(bare_read(*item[:2], size) for item in plan(epoch)),
+        f"training loader, {args.augment}": ours,
+        "bare read and resize": bare,
         "the original's way": original,
     }
-    rows = compare(ways, num_repeats=args.num_repeats, floor="bare read and resize", original="the original's way")
-    decode, read, cropped, rest = (
-        np.median([measure_steps(epoch) for epoch in range(args.num_repeats + 1)][1:], axis=0) * 1e3
-    )
-    parts = {
-        "decoding up to the last frame": decode,
-        "the frames wanted, to RGB": read - decode,
-        "crop and resize": cropped - read,
-        "colours and mirror": rest,
-        "batch, to the other process": rows[0]["ms"] - cropped - rest,
-    }
-    return [
-        rows[0],
-        *({**dict.fromkeys(rows[0]), "what": f"  {what}", "ms": ms} for what, ms in parts.items()),
-        *rows[1:],
-    ]
+    return _compare(ways, num_repeats=args.num_repeats, floor="bare read and resize", original="the original's way")
 
 
-def measure_evaluation(
+def _measure_evaluation(
     root: Path, videos: Sequence[VideoRecord], clip: ClipConfig, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     dataset = EvaluationViews(root, videos, clip, Views())
@@ -134,8 +115,9 @@ def measure_evaluation(
 
     def bare(_: int, interpolation: int = cv2.INTER_LINEAR_EXACT) -> int:
         for index, video in enumerate(videos):
-            height, width = transforms.resized_size(*frame_size(root / video.path), clip.resize)
-            bare_read(root / video.path, np.unique(dataset.clip_indices(index)), (width, height), interpolation)
+            info = read_info(root / video.path)
+            height, width = transforms.resized_size(info.height, info.width, clip.resize)
+            _bare_read(root / video.path, np.unique(dataset.clip_indices(index)), (width, height), interpolation)
         return len(videos)
 
     ways = {
@@ -143,16 +125,18 @@ def measure_evaluation(
         "bare read and resize of a video": bare,
         "  the same by INTER_LINEAR, not _EXACT": partial(bare, interpolation=cv2.INTER_LINEAR),
     }
-    return compare(ways, num_repeats=args.num_repeats, floor="bare read and resize of a video")
+    return _compare(ways, num_repeats=args.num_repeats, floor="bare read and resize of a video")
 
 
-def compare(
+def _compare(
     ways: dict[str, Callable[[int], float]], *, num_repeats: int, floor: str, original: str | None = None
 ) -> list[dict[str, Any]]:
-    """Time all ways in turn, `num_repeats` times after a pass to warm up; ratios are medians of those within a turn.
+    """Time all ways in turn, `num_repeats` times after a pass that warms up.
 
     A way takes the epoch and returns how many items one process went through.
     """
+    # Whatever else the machine does comes and goes, and slows all ways of a turn alike: the median of the ratios within
+    # a turn is steadier than the ratio of the medians.
     each: dict[str, list[float]] = {name: [] for name in ways}
     for epoch in range(num_repeats + 1):
         for name, way in ways.items():
@@ -175,18 +159,7 @@ def compare(
     ]
 
 
-def drain(loader, sampler, epoch: int) -> int:
-    sampler.epoch = epoch
-    return sum(len(labels) for _, labels, _ in loader)
-
-
-def frame_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a video's frames, by its header."""
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    return int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-
-
-def bare_read(path: Path, indices: np.ndarray, size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR) -> int:
+def _bare_read(path: Path, indices: np.ndarray, size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR) -> None:
     """The least that can be done with OpenCV: one forward pass, wanted frames resized to `size` (width, height)."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     wanted, frames = set(indices.tolist()), []
@@ -194,16 +167,9 @@ def bare_read(path: Path, indices: np.ndarray, size: tuple[int, int], interpolat
         capture.grab()
         if index in wanted:
             frames.append(cv2.resize(capture.retrieve()[1], size, interpolation=interpolation))
-    return 1
 
 
-def decode_only(path: Path, indices: np.ndarray) -> None:
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    for _ in range(indices[-1] + 1):
-        capture.grab()
-
-
-def read_as_the_original(path: Path, indices: np.ndarray, compose: A.ReplayCompose) -> None:
+def _read_as_the_original(path: Path, indices: np.ndarray, compose: A.ReplayCompose) -> None:
     """A seek for every frame, and albumentations frame by frame: the first frame draws, the others replay."""
     capture = cv2.VideoCapture(str(path))
     replay, frames = None, []

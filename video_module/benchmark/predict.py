@@ -25,26 +25,24 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each way of running the model."""
     with tempfile.TemporaryDirectory() as folder:
         paths = args.model or untrained_files(args.model_type, Path(folder))
-        predictors = load_candidates(paths, args)
+        predictors = _load_candidates(paths, args)
         clip = next(iter(predictors.values())).clip
         if others := [name for name, predictor in predictors.items() if predictor.clip != clip]:
             raise InputError(
                 f"{others[0]}: takes other clips than {next(iter(predictors))}; compare files of one model"
             )
-        video = args.video_path or draw_video(Path(folder), args.duration_s)
-        return measure(predictors, video, clip=clip, batch_size=args.batch_size)
+        video = args.video_path or _draw_video(Path(folder), args.duration_s)
+        return _measure(predictors, video, clip=clip, batch_size=args.batch_size)
 
 
-def untrained_files(
-    model_type: str, folder: Path, *, num_classes: int = 51, clip: ClipConfig | None = None
-) -> list[Path]:
+def untrained_files(model_type: str, folder: Path, *, num_classes: int = 51) -> list[Path]:
     """A checkpoint of random weights and its ONNX files, one for each of PRECISIONS: as fast as trained ones."""
     from video_module.engine.checkpoint import Checkpoint, save_checkpoint
     from video_module.inference import export
     from video_module.models.recognizer import build_model
 
     class_names = [f"class {number}" for number in range(num_classes)]
-    model = build_model(model_type, num_classes=num_classes, clip=clip).eval()
+    model = build_model(model_type, num_classes=num_classes).eval()
     checkpoint = Checkpoint(
         model=model_type, weights=model.backbone.state_dict(), clip=model.clip, class_names=class_names
     )
@@ -58,7 +56,7 @@ def untrained_files(
     return paths
 
 
-def load_candidates(paths: Sequence[Path], args: argparse.Namespace) -> dict[str, Predictor]:
+def _load_candidates(paths: Sequence[Path], args: argparse.Namespace) -> dict[str, Predictor]:
     """Predictors by what they are called in the table; a .pth gives eager and compiled."""
     predictors = {}
     for path in paths:
@@ -84,7 +82,8 @@ def _compiled(path: Path, predictor: Predictor) -> Callable[[np.ndarray], np.nda
     score_clips = torch_scorer(torch.compile(build_from_checkpoint(load_checkpoint(path)).to(device)), device=device)
     try:
         score_clips(np.zeros((1, *predictor.clip.shape), np.uint8))
-    except Exception as error:  # compilers fail in many ways, a missing one among them
+    except Exception as error:
+        # Compiling fails in many ways, a missing C++ compiler among them, and torch has no common class for them.
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"torch.compile failed ({type(error).__name__}: {reason}); --no-compile leaves it out"
@@ -92,7 +91,7 @@ def _compiled(path: Path, predictor: Predictor) -> Callable[[np.ndarray], np.nda
     return score_clips
 
 
-def draw_video(folder: Path, duration_s: float) -> Path:
+def _draw_video(folder: Path, duration_s: float) -> Path:
     """A drawn video, in whole actions of 1.4 s."""
     each_s = 1.4
     actions = islice(cycle(ACTIONS), max(1, round(duration_s / each_s)))
@@ -100,14 +99,15 @@ def draw_video(folder: Path, duration_s: float) -> Path:
     return folder / "drawn.avi"
 
 
-def measure(
+def _measure(
     predictors: dict[str, Predictor], video: Path, *, clip: ClipConfig, batch_size: int
 ) -> list[dict[str, Any]]:
     num_frames, info = count_frames(video)
     duration_s = num_frames / info.fps
     num_windows = len(window_starts(num_frames, clip, None, fps=info.fps))
     noise = np.random.default_rng(0).integers(0, 256, (batch_size, *clip.shape), np.uint8)
-    for predictor in predictors.values():  # compiled networks are made anew for each batch size
+    # Compiled networks are compiled again for each batch size, and others set up memory: that must not be timed.
+    for predictor in predictors.values():
         for size in {1, batch_size, num_windows % batch_size} - {0}:
             predictor.score_clips(noise[:size])
     one = measure_latency({name: partial(predictor.score_clips, noise[:1]) for name, predictor in predictors.items()})

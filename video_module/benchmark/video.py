@@ -31,22 +31,23 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     predictor = load_predictor(args.model, device=args.device, num_threads=args.num_threads)
     with tempfile.TemporaryDirectory() as folder:
         return [
-            *measure_recognition(predictor, args.video_path, max_windows=args.max_windows),
-            *measure_reading(predictor.clip, args.video_path, num_repeats=args.num_repeats),
-            *measure_writing(predictor, args.video_path, Path(folder), num_repeats=args.num_repeats),
+            *_measure_recognition(predictor, args.video_path, max_windows=args.max_windows),
+            *_measure_reading(predictor.clip, args.video_path, num_repeats=args.num_repeats),
+            *_measure_writing(predictor, args.video_path, Path(folder), num_repeats=args.num_repeats),
         ]
 
 
-def measure_recognition(predictor: Predictor, video: Path, *, max_windows: int) -> list[dict[str, Any]]:
+def _measure_recognition(predictor: Predictor, video: Path, *, max_windows: int) -> list[dict[str, Any]]:
     """The whole video by windows half a clip apart, then the original's way.
 
     The latter is timed up to `max_windows` of its windows, after which each further frame costs what those did.
     """
-    predictor.predict_clips(np.zeros((1, *predictor.clip.shape), np.uint8))  # the first call sets up
+    # The first call allocates memory and is slower.
+    predictor.predict_clips(np.zeros((1, *predictor.clip.shape), np.uint8))
     begin = time.perf_counter()
     prediction = predictor.predict_video(video)
     ours_s = time.perf_counter() - begin
-    num_timed, timed_s, fill_s = as_the_original(predictor, video, max_windows=max_windows)
+    num_timed, timed_s, fill_s = _as_the_original(predictor, video, max_windows=max_windows)
     if num_timed == 0:
         raise InputError(f"{video}: shorter than a clip of {predictor.model}; choose a longer video")
     num_windows = max(1, prediction.num_frames - sampling.clip_span(predictor.clip, prediction.fps) + 1)
@@ -58,7 +59,7 @@ def measure_recognition(predictor: Predictor, video: Path, *, max_windows: int) 
     ]
 
 
-def as_the_original(predictor: Predictor, video: Path, *, max_windows: int) -> tuple[int, float, float]:
+def _as_the_original(predictor: Predictor, video: Path, *, max_windows: int) -> tuple[int, float, float]:
     """(windows scored, seconds that they took, seconds until the buffer was full)."""
     fps = read_info(video).fps
     span = sampling.clip_span(predictor.clip, fps)
@@ -82,7 +83,7 @@ def as_the_original(predictor: Predictor, video: Path, *, max_windows: int) -> t
     return num_windows, time.perf_counter() - begin - fill_s, fill_s
 
 
-def measure_reading(clip: ClipConfig, video: Path, *, num_repeats: int) -> list[dict[str, Any]]:
+def _measure_reading(clip: ClipConfig, video: Path, *, num_repeats: int) -> list[dict[str, Any]]:
     info = read_info(video)
     height, width = transforms.resized_size(info.height, info.width, clip.resize)
 
@@ -104,9 +105,10 @@ def measure_reading(clip: ClipConfig, video: Path, *, num_repeats: int) -> list[
     ]
 
 
-def measure_writing(predictor: Predictor, video: Path, folder: Path, *, num_repeats: int) -> list[dict[str, Any]]:
+def _measure_writing(predictor: Predictor, video: Path, folder: Path, *, num_repeats: int) -> list[dict[str, Any]]:
     prediction = predictor.predict_video(video)
-    drawn = list(annotated_frames(prediction))  # so that the bare encoder has nothing else to do
+    # Drawn beforehand, so that the bare encoder has nothing else to do.
+    drawn = list(annotated_frames(prediction))
 
     def ours() -> None:
         write_annotated(folder / "ours.mp4", prediction)
@@ -128,7 +130,7 @@ def measure_writing(predictor: Predictor, video: Path, folder: Path, *, num_repe
 
 
 def _in_turns(ours: Callable[[], None], bare: Callable[[], None], *, num_repeats: int) -> tuple[float, float, float]:
-    """Median seconds of each, and the median of the ratios ours / bare within a turn, after a turn to warm up."""
+    """Median seconds of each, and the median of the ratios ours / bare within a turn, after a turn that warms up."""
     times: list[Sequence[float]] = []
     for _ in range(num_repeats + 1):
         marks = [time.perf_counter()]

@@ -2,25 +2,30 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
+from video_module.config import ClipConfig
 from video_module.data.audit import TrainOverlap, train_overlap
-from video_module.data.dataset import EvaluationLoader, label_indices
+from video_module.data.dataset import EvaluationLoader, EvaluationViews, Views, label_indices
 from video_module.data.labels import check_class_folders, check_split_dir
 from video_module.data.splits import VideoRecord, is_official, load_videos, split_record
 from video_module.engine.device import autocast
+from video_module.engine.distributed import Group
 from video_module.scores import ScoreClips, softmax, video_score
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSplit:
-    """The videos to test on, and what split.json says of them."""
+    """The videos to test on, and what split.json says about them."""
 
+    test_dir: Path
     videos: list[VideoRecord]
     labels: np.ndarray
     """Class indices, int64 (num_videos,)."""
@@ -28,8 +33,13 @@ class EvaluationSplit:
     protocol: str | None
     fold: int | None
 
+    @property
+    def sources(self) -> list[str]:
+        """The source of each video."""
+        return [video.source for video in self.videos]
+
     def overlap_with(self, train_sources: Collection[str], train_clips: Collection[str]) -> TrainOverlap | None:
-        """What they share with a model's training, given as the hashes in its file; None where it holds none."""
+        """What they share with the training of a model whose file records these hashes; None if it records none."""
         return train_overlap(
             [(video.path, video.source) for video in self.videos],
             train_sources=train_sources,
@@ -38,14 +48,27 @@ class EvaluationSplit:
             official=is_official(self.protocol),
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """What X_results.json records of the split."""
+        return {
+            "split_digest": self.digest,
+            "split": self.test_dir.absolute().name if self.digest else None,
+            "protocol": self.protocol,
+            "fold": self.fold,
+        }
+
 
 def load_test_split(test_dir: Path, class_names: Sequence[str], *, num_workers: int) -> EvaluationSplit:
-    """The videos of a folder of classes. Raises InputError on a missing, failing or foreign one, or an empty class."""
+    """The videos of a folder of classes.
+
+    Raises InputError if the folder is missing, failed to split or has a class that is empty or not in `class_names`.
+    """
     check_split_dir(test_dir)
     videos = load_videos(test_dir, num_workers=num_workers)
     check_class_folders(test_dir)
     record = split_record(test_dir, videos) or {}
     return EvaluationSplit(
+        test_dir=test_dir,
         videos=videos,
         labels=np.array(label_indices(videos, class_names)),
         digest=record.get("digest"),
@@ -68,6 +91,26 @@ class Scores:
         return cls(view_scores, np.stack([video_score(scores) for scores in view_scores]))
 
 
+def score_split(
+    split: EvaluationSplit,
+    score_clips: ScoreClips,
+    *,
+    clip: ClipConfig,
+    views: Views,
+    group: Group,
+    batch_size: int,
+    num_workers: int,
+) -> Scores | None:
+    """Score all videos of a split, each process its share of them; None in all processes but the first."""
+    own_views = EvaluationViews(split.test_dir, group.share(split.videos), clip, views)
+    loader = EvaluationLoader(own_views, num_workers=num_workers)
+    view_scores = group.gather(score_views(score_clips, loader, batch_size=batch_size))
+    if view_scores is None:
+        return None
+    assert len(view_scores) == len(split.videos)
+    return Scores.from_views(view_scores)
+
+
 def score_videos(score_clips: ScoreClips, loader: EvaluationLoader, *, batch_size: int) -> Scores:
     """Score all views of all videos, `batch_size` clips at a time, whichever videos they belong to."""
     return Scores.from_views(score_views(score_clips, loader, batch_size=batch_size))
@@ -76,25 +119,16 @@ def score_videos(score_clips: ScoreClips, loader: EvaluationLoader, *, batch_siz
 def score_views(
     score_clips: ScoreClips, loader: EvaluationLoader, *, batch_size: int, desc: str = "testing"
 ) -> list[np.ndarray]:
-    """The view_scores of Scores; an empty list of no videos. They depend on `batch_size` by rounding alone."""
+    """The view_scores of Scores; an empty list of no videos. `batch_size` changes them by rounding errors only."""
     logits: list[list[np.ndarray]] = [[] for _ in range(len(loader))]
-    waiting: list[np.ndarray] = []  # views, and beside them the videos they are of
-    owners: list[int] = []
-
-    def score_waiting() -> None:
-        for owner, row in zip(owners, score_clips(np.stack(waiting)), strict=True):
+    videos = tqdm(loader, desc=desc, unit="video", leave=False)
+    stream = ((view, index) for views, index in videos for view in views)
+    # Batches run across videos: a video of three views would otherwise leave most of a batch of eight empty.
+    while batch := list(islice(stream, batch_size)):
+        views, owners = zip(*batch, strict=True)
+        for owner, row in zip(owners, score_clips(np.stack(views)), strict=True):
             logits[owner].append(row)
-        waiting.clear()
-        owners.clear()
-
-    for views, index in tqdm(loader, desc=desc, unit="video", leave=False):
-        for view in views:
-            waiting.append(view)
-            owners.append(index)
-            if len(waiting) == batch_size:
-                score_waiting()
-    if waiting:
-        score_waiting()
+    assert all(logits), "every video has at least one view"
     return [softmax(np.stack(rows)) for rows in logits]
 
 
@@ -102,6 +136,7 @@ def torch_scorer(model: nn.Module, *, device: torch.device, precision: str = "fp
     """A score_clips function: uint8 ndarray (N, T, H, W, 3) -> logits float32 (N, num_classes)."""
 
     def score_clips(clips: np.ndarray) -> np.ndarray:
+        # At every call, since validation takes turns with training, which switches to the training mode.
         model.eval()
         with torch.inference_mode(), autocast(precision, device):
             return model(torch.from_numpy(clips).to(device)).float().cpu().numpy()

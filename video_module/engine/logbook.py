@@ -6,7 +6,7 @@ from pathlib import Path
 from video_module.engine.progress import Progress
 from video_module.errors import InputError
 from video_module.files import remove_partial, replacing, write_json
-from video_module.report.plots import plot_curves
+from video_module.report.curves import plot_curves
 
 
 class Logbook:

@@ -18,9 +18,9 @@ from video_module.background import in_background
 from video_module.data.decoding import iter_frames
 from video_module.data.encoding import open_video
 from video_module.errors import InputError
+from video_module.fonts import FONTS, load_font, shorten
 from video_module.inference.predictor import VideoPrediction
 from video_module.inference.timeline import UNCERTAIN, Segment, find_segments
-from video_module.lettering import FONTS, load_font, shorten
 
 _PANEL_ALPHA = 0.62
 _BAR_BACK = (90, 90, 90)

@@ -1,5 +1,6 @@
-"""Two models on the same test videos: how far apart they are, how surely, and on which videos."""
+"""Two models on the same test videos: how far apart they are, how certain that is, and on which videos they differ."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,8 @@ import numpy as np
 
 from video_module.errors import InputError
 from video_module.report import statistics
-from video_module.report.results import FIGURES, Predictions, describe_views, read_predictions, read_results
+from video_module.report.results import FIGURES, describe_views, find_leaks, read_predictions, read_results
 
-_COMPARED = ("video_top1", "mean_class_accuracy")  # as difference_figures() gives them
 _NUM_SHOWN = 10
 
 
@@ -20,53 +20,41 @@ def compare(first_path: Path, second_path: Path) -> dict[str, Any]:
     """
     paths = (first_path, second_path)
     results = [read_results(path) for path in paths]
-    for path, result in zip(paths, results, strict=True):
-        if result["split_digest"] is None:
-            raise InputError(f"{path}: tested on a folder that no split.json describes, so its split is unknown")
     digests = [result["split_digest"] for result in results]
     if digests[0] != digests[1]:
         raise InputError(
             f"{first_path} is of split {digests[0]}, {second_path} of {digests[1]}: only the same split compares"
         )
-    leaks = [
-        str(path)
-        for path, result in zip(paths, results, strict=True)
-        if result["train_overlap"] and result["train_overlap"]["is_leak"]
-    ]
-    first, second = (read_predictions(path, result) for path, result in zip(paths, results, strict=True))
-    second = _in_order_of(first, second, paths)
-    differences = tally_differences(first, second)
-    observed = difference_figures(statistics.add_up(differences))
-    intervals = statistics.intervals(differences, first.sources, difference_figures)
-    num_sources = len(set(first.sources))
-    rows = [
-        {"video": video, "label": label, "first": one, "second": other, "source": source}
-        for video, label, one, other, source in zip(
-            first.videos, first.labels, first.predictions, second.predictions, first.sources, strict=True
-        )
-    ]
-    better = [row for row, gain in zip(rows, second.correct & ~first.correct, strict=True) if gain]
-    worse = [row for row, loss in zip(rows, first.correct & ~second.correct, strict=True) if loss]
+    rows = _pair_videos(paths, results)
+    # 1: only the second model is right, -1: only the first. Resampling these differences makes use of the pairing:
+    # what is hard for both models cancels out, and the interval is narrower than those of the two figures.
+    gains = np.array([(row["second"] == row["label"]) - (row["first"] == row["label"]) for row in rows])
+    better = [row for row, gain in zip(rows, gains, strict=True) if gain > 0]
+    worse = [row for row, gain in zip(rows, gains, strict=True) if gain < 0]
+    tallies = _tally_differences(gains, [row["label"] for row in rows])
+    sources = [row["source"] for row in rows]
+    intervals = statistics.intervals(tallies, sources, _difference_figures)
+    figures = {
+        key: {
+            "first": results[0][key],
+            "second": results[1][key],
+            "difference": float(value),
+            "interval": intervals[key],
+        }
+        for key, value in _difference_figures(statistics.add_up(tallies)).items()
+    }
     return {
         **{
             name: {"results": str(path), "model": result["model"], "views": result["views"]}
             for name, path, result in zip(("first", "second"), paths, results, strict=True)
         },
         "split_digest": digests[0],
-        "leaks": leaks,
+        "leaks": find_leaks(paths, results),
         "num_videos": len(rows),
-        "num_sources": num_sources,
+        "num_sources": len(set(sources)),
         "num_resamples": statistics.NUM_RESAMPLES,
-        "figures": {
-            key: {
-                "first": results[0][key],
-                "second": results[1][key],
-                "difference": float(value),
-                "interval": intervals[key],
-            }
-            for key, value in observed.items()
-        },
-        "interval_note": statistics.interval_note(intervals, num_sources),
+        "figures": figures,
+        "interval_note": statistics.interval_note(intervals, len(set(sources))),
         "mcnemar": {
             "num_first_only": len(worse),
             "num_second_only": len(better),
@@ -77,29 +65,31 @@ def compare(first_path: Path, second_path: Path) -> dict[str, Any]:
     }
 
 
-def _in_order_of(first: Predictions, second: Predictions, paths: tuple[Path, Path]) -> Predictions:
-    """`second` with its videos in the order of `first`."""
-    rows = {row[0]: row for row in zip(second.videos, second.labels, second.predictions, second.sources, strict=True)}
-    if set(rows) != set(first.videos):
-        other = sorted(set(rows) ^ set(first.videos))
-        raise InputError(f"{paths[0]} and {paths[1]} score other videos: {other[0]} stands in one of them only")
-    ordered = [rows[video] for video in first.videos]
-    videos, labels, predictions, sources = map(list, zip(*ordered, strict=True))
-    for video, *pair in zip(videos, first.labels, labels, strict=True):
-        if pair[0] != pair[1]:
-            raise InputError(f"{video}: {paths[0]} labels it {pair[0]}, {paths[1]} {pair[1]}")
-    return Predictions(videos=videos, labels=labels, predictions=predictions, sources=sources)
+def _pair_videos(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """A row for each video with what both models predict, in the order of the first."""
+    first, second = (read_predictions(path, result) for path, result in zip(paths, results, strict=True))
+    others = {row["video"]: row for row in second}
+    if different := sorted(others.keys() ^ {row["video"] for row in first}):
+        raise InputError(f"{paths[0]} and {paths[1]} score different videos: only one of them has {different[0]}")
+    rows = []
+    for row in first:
+        video, label, other = row["video"], row["label"], others[row["video"]]
+        if label != other["label"]:
+            raise InputError(f"{video}: {paths[0]} labels it {label}, {paths[1]} {other['label']}")
+        predictions = {"first": row["prediction"], "second": other["prediction"]}
+        rows.append({"video": video, "label": label, **predictions, "source": row["source"]})
+    return rows
 
 
-def tally_differences(first: Predictions, second: Predictions) -> dict[str, np.ndarray]:
-    """What each video adds to the differences, as report.metrics.tally() of one model."""
-    _, classes = np.unique(first.labels, return_inverse=True)
+def _tally_differences(gains: np.ndarray, labels: Sequence[str]) -> dict[str, np.ndarray]:
+    """What each video adds to the differences, as report.metrics.tally() does for one model."""
+    _, classes = np.unique(labels, return_inverse=True)
     label_rows = np.eye(classes.max() + 1)[classes]
-    gain = (second.correct.astype(float) - first.correct)[:, None]  # 1: only the second is right, -1: only the first
+    gain = gains[:, None].astype(np.float64)
     return {"videos": np.ones((len(classes), 1)), "gain": gain, "support": label_rows, "gains": label_rows * gain}
 
 
-def difference_figures(sums: statistics.Sums) -> dict[str, np.ndarray]:
+def _difference_figures(sums: statistics.Sums) -> dict[str, np.ndarray]:
     """Differences of top-1 and of mean class accuracy that follow from summed tallies, (...,) each."""
     present = sums["support"] > 0
     recall = np.divide(sums["gains"], sums["support"], out=np.zeros(present.shape), where=present)
@@ -114,13 +104,10 @@ def format_comparison(comparison: dict[str, Any]) -> str:
     first, second = comparison["first"], comparison["second"]
     lines = [f"first   {first['model']}: {first['results']}", f"second  {second['model']}: {second['results']}"]
     if first["views"] != second["views"]:
-        lines.append(
-            f"the views differ ({describe_views(first['views'])}; {describe_views(second['views'])}): the difference "
-            "is of models and views together"
-        )
+        views = f"{describe_views(first['views'])}; {describe_views(second['views'])}"
+        lines.append(f"the views differ ({views}): the difference is that of models and views together")
     lines.append(f"  {'':20}{'first':>9}{'second':>9}{'difference':>12}")
-    for key in _COMPARED:
-        figure = comparison["figures"][key]
+    for key, figure in comparison["figures"].items():
         interval = figure["interval"]
         cell = f"  [{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else ""
         lines.append(
@@ -136,11 +123,12 @@ def format_comparison(comparison: dict[str, Any]) -> str:
     test = comparison["mcnemar"]
     lines.append(
         f"  McNemar's exact test: only the first is right on {test['num_first_only']} videos, only the second on "
-        f"{test['num_second_only']}; p = {test['p_value']:.3g} (it takes clips of one film for independent)"
+        f"{test['num_second_only']}; p = {test['p_value']:.3g} (treats clips of one film as independent)"
     )
-    for title, rows in (("better", comparison["better"]), ("worse", comparison["worse"])):
+    for key in ("better", "worse"):
+        rows = comparison[key]
         if rows:
-            lines.append(f"  {title} in the second ({len(rows)})")
+            lines.append(f"  {key} in the second ({len(rows)})")
             lines += [f"    {row['video']}: {row['first']} -> {row['second']}" for row in rows[:_NUM_SHOWN]]
         if len(rows) > _NUM_SHOWN:
             lines.append(f"    … and {len(rows) - _NUM_SHOWN} more")

@@ -1,6 +1,6 @@
 """Strips of frames below each other: the videos that a model gets most wrong, and what augmentation makes of clips."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from video_module.files import replacing
-from video_module.lettering import load_font, shorten
-from video_module.report.plots import BLUE, ORANGE
+from video_module.fonts import load_font, shorten
+from video_module.report.style import BLUE, ORANGE
 
 _MARGIN, _GAP = 20, 4
 _CAPTION_HEIGHT = 44
@@ -32,68 +32,24 @@ class Strip:
     frames: np.ndarray
     """uint8 RGB (num_thumbnails, h, w, 3)."""
 
+    @classmethod
+    def from_scores(
+        cls, path: str, label: str, scores: np.ndarray, class_names: Sequence[str], *, frames: np.ndarray
+    ) -> "Strip":
+        """A strip of `frames` with what a model says, given as the probabilities of all classes."""
+        best = int(scores.argmax())
+        score, label_score = scores[best], scores[class_names.index(label)]
+        return cls(
+            path=path, label=label, prediction=class_names[best], score=score, label_score=label_score, frames=frames
+        )
+
     @property
     def is_right(self) -> bool:
         return self.label == self.prediction
 
     def picture(self) -> np.ndarray:
-        """The frames side by side, uint8 RGB (h, W, 3), light gaps between them."""
-        return _with_gaps(self.frames, axis=1)
-
-
-def _with_gaps(pictures: Sequence[np.ndarray], *, axis: int) -> np.ndarray:
-    """Join pictures (h, w, 3) along `axis`, light gaps between them."""
-    shape = list(pictures[0].shape)
-    shape[axis] = _GAP
-    gap = np.full(shape, 228, np.uint8)
-    parts = [part for picture in pictures for part in (gap, picture)]
-    return np.concatenate(parts[1:], axis=axis)
-
-
-def worst_videos(video_scores: np.ndarray, labels: np.ndarray, *, count: int = 12) -> list[int]:
-    """The `count` worst rows of `video_scores` (N, K): wrong ones first, then by the probability of the label."""
-    label_scores = video_scores[np.arange(len(labels)), labels]
-    right = video_scores.argmax(axis=1) == labels
-    return np.lexsort((label_scores, right))[:count].tolist()
-
-
-def _write(
-    drawing: ImageDraw.ImageDraw,
-    place: tuple[float, float],
-    text: str,
-    *,
-    width: float,
-    size: int,
-    fill: str,
-    bold=False,
-) -> float:
-    """One line, shortened by an ellipsis to `width` pixels; returns where it ends."""
-    font = load_font(size, bold=bold)
-    text = shorten(text, font, width)
-    drawing.text(place, text, fill=fill, font=font)
-    return place[0] + font.getlength(text)
-
-
-def write_contact_sheet(path: Path, strips: Sequence[Strip], *, title: str) -> None:
-    """Write the strips below each other as a PNG: label, prediction and scores above the frames of each."""
-
-    def caption(strip: Strip) -> _Caption:
-        def write(drawing: ImageDraw.ImageDraw, top: int, room: int) -> None:
-            def write_on(left: float, text: str, *, width: float, bold: bool = False) -> float:
-                return _write(drawing, (left, top), text, width=width, size=14, fill=_INK, bold=bold)
-
-            verdict = "right" if strip.is_right else "wrong"  # in words: the bar's colour is lost in grey
-            end = write_on(_MARGIN, f"{verdict}: label ", width=room)
-            end = write_on(end, strip.label, width=room / 2 - 130, bold=True)
-            end = write_on(end, f" {strip.label_score:.0%}, predicted ", width=room)
-            end = write_on(end, strip.prediction, width=room + _MARGIN - end - 50, bold=True)
-            write_on(end, f" {strip.score:.0%}", width=60)
-            _write(drawing, (_MARGIN, top + 21), strip.path, width=room, size=12, fill=_FAINT)
-
-        return write
-
-    rows = [(strip.picture(), BLUE if strip.is_right else ORANGE, caption(strip)) for strip in strips]
-    _write_sheet(path, rows, title=title)
+        """The frames side by side with light gaps between them, uint8 RGB (h, W, 3)."""
+        return _join(self.frames, axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,67 +70,109 @@ class Preview:
             chosen = clip[np.linspace(0, len(clip) - 1, min(num_thumbnails, len(clip))).round().astype(int)]
             size = (round(height * clip.shape[2] / clip.shape[1]), height)
             frames = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in chosen]
-            rows.append(_named(name, _with_gaps(frames, axis=1)))
-        return _with_gaps(rows, axis=0)
+            rows.append(_put_name_before(name, _join(frames, axis=1)))
+        return _join(rows, axis=0)
+
+
+def worst_videos(video_scores: np.ndarray, labels: np.ndarray, *, count: int = 12) -> list[int]:
+    """The `count` worst rows of `video_scores` (N, K): wrong ones first, then by the probability of the label."""
+    label_scores = video_scores[np.arange(len(labels)), labels]
+    right = video_scores.argmax(axis=1) == labels
+    # lexsort sorts by its last key first.
+    return np.lexsort((label_scores, right))[:count].tolist()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    """A picture on a sheet, with an optional caption above it and a bar in `color` beside it."""
+
+    picture: np.ndarray
+    headline: Sequence[tuple[str, bool]] = ()
+    """Parts of a line: (text, whether it is a name, which is set in bold)."""
+    path: str = ""
+    color: str = BLUE
+
+    @property
+    def caption_height(self) -> int:
+        return _CAPTION_HEIGHT if self.headline else 0
+
+
+def write_contact_sheet(path: Path, strips: Sequence[Strip], *, title: str) -> None:
+    """Write the strips below each other as a PNG: label, prediction and scores above the frames of each."""
+    blocks = []
+    for strip in strips:
+        # The verdict is written out too, because the colour of the bar is lost when the sheet is printed in grey.
+        headline = [
+            (f"{'right' if strip.is_right else 'wrong'}: label ", False),
+            (strip.label, True),
+            (f" {strip.label_score:.0%}, predicted ", False),
+            (strip.prediction, True),
+            (f" {strip.score:.0%}", False),
+        ]
+        color = BLUE if strip.is_right else ORANGE
+        blocks.append(_Block(picture=strip.picture(), headline=headline, path=strip.path, color=color))
+    _write_sheet(path, blocks, title=title)
 
 
 def write_preview(path: Path, previews: Sequence[Preview], *, title: str) -> None:
     """Write clips as training sees them below each other as PNG or JPEG, a video to a block."""
-
-    def caption(preview: Preview) -> _Caption:
-        def write(drawing: ImageDraw.ImageDraw, top: int, room: int) -> None:
-            _write(drawing, (_MARGIN, top), preview.label, width=room, size=14, fill=_INK, bold=True)
-            _write(drawing, (_MARGIN, top + 21), preview.path, width=room, size=12, fill=_FAINT)
-
-        return write
-
-    _write_sheet(path, [(preview.picture(), BLUE, caption(preview)) for preview in previews], title=title)
+    blocks = [_Block(picture=video.picture(), headline=[(video.label, True)], path=video.path) for video in previews]
+    _write_sheet(path, blocks, title=title)
 
 
 def write_examples(path: Path, rows: Mapping[str, np.ndarray], *, title: str) -> None:
     """Write the frames of each video, uint8 RGB (num_thumbnails, h, w, 3), behind its name, below each other."""
-    pictures = [_named(name, _with_gaps(frames, axis=1)) for name, frames in rows.items()]
+    pictures = [_put_name_before(name, _join(frames, axis=1)) for name, frames in rows.items()]
     width = max(picture.shape[1] for picture in pictures)
-    padded = [
-        np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255) for picture in pictures
-    ]
-
-    def no_caption(drawing: ImageDraw.ImageDraw, top: int, room: int) -> None: ...
-
-    _write_sheet(path, [(_with_gaps(padded, axis=0), None, no_caption)], title=title, caption_height=0)
+    padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in pictures]
+    _write_sheet(path, [_Block(picture=_join(padded, axis=0))], title=title)
 
 
-def _named(name: str, row: np.ndarray) -> np.ndarray:
+def _join(pictures: Sequence[np.ndarray], *, axis: int) -> np.ndarray:
+    """Join pictures (h, w, 3) along `axis` with light gaps between them."""
+    shape = list(pictures[0].shape)
+    shape[axis] = _GAP
+    gap = np.full(shape, 228, np.uint8)
+    parts = [part for picture in pictures for part in (gap, picture)]
+    return np.concatenate(parts[1:], axis=axis)
+
+
+def _put_name_before(name: str, row: np.ndarray) -> np.ndarray:
     """A row of frames, uint8 RGB (h, w, 3), with its name to the left."""
     head = Image.new("RGB", (_NAMES_WIDTH, len(row)), _PAPER)
-    _write(ImageDraw.Draw(head), (0, len(row) / 2 - 8), name, width=_NAMES_WIDTH - 8, size=12, fill=_INK)
+    _write(ImageDraw.Draw(head), (0, len(row) / 2 - 8), name, width=_NAMES_WIDTH - 8, size=12)
     return np.concatenate([np.asarray(head), row], axis=1)
 
 
-_Caption = Callable[[ImageDraw.ImageDraw, int, int], None]
-"""Draws the lines above a picture, given where they begin and how wide they may be."""
+def _write(drawing: ImageDraw.ImageDraw, place: tuple[float, float], text: str, *, width, size, bold=False, fill=_INK):
+    """Write one line, shortened to `width` pixels; returns where it ends."""
+    font = load_font(size, bold=bold)
+    text = shorten(text, font, width)
+    drawing.text(place, text, fill=fill, font=font)
+    return place[0] + font.getlength(text)
 
 
-def _write_sheet(
-    path: Path,
-    rows: Sequence[tuple[np.ndarray, str | None, _Caption]],
-    *,
-    title: str,
-    caption_height: int = _CAPTION_HEIGHT,
-) -> None:
-    """Write (picture, colour of the bar beside it, caption) below each other, as PNG or JPEG by the suffix."""
-    width = 2 * _MARGIN + max([_MIN_WIDTH, *(picture.shape[1] for picture, _, _ in rows)])
-    height = 3 * _MARGIN + sum(picture.shape[0] + caption_height + _MARGIN for picture, _, _ in rows)
-    sheet = Image.new("RGB", (width, height + _MARGIN), _PAPER)
+def _write_sheet(path: Path, blocks: Sequence[_Block], *, title: str) -> None:
+    """Write the blocks below each other under a title, as PNG or JPEG by the suffix."""
+    room = max([_MIN_WIDTH, *(block.picture.shape[1] for block in blocks)])
+    height = sum(block.caption_height + len(block.picture) + _MARGIN for block in blocks)
+    sheet = Image.new("RGB", (room + 2 * _MARGIN, height + 4 * _MARGIN), _PAPER)
     drawing = ImageDraw.Draw(sheet)
-    _write(drawing, (_MARGIN, _MARGIN), title, width=width - 2 * _MARGIN, size=16, fill=_INK, bold=True)
+    _write(drawing, (_MARGIN, _MARGIN), title, width=room, size=16, bold=True)
     top = 3 * _MARGIN
-    for picture, color, caption in rows:
-        below = top + caption_height
-        if color:
-            drawing.rectangle((_MARGIN - 12, top + 2, _MARGIN - 8, below + picture.shape[0]), fill=color)
-        caption(drawing, top, width - 2 * _MARGIN)
-        sheet.paste(Image.fromarray(picture), (_MARGIN, below))
-        top = below + picture.shape[0] + _MARGIN
+    for block in blocks:
+        below = top + block.caption_height
+        bottom = below + len(block.picture)
+        if block.headline:
+            drawing.rectangle((_MARGIN - 12, top + 2, _MARGIN - 8, bottom), fill=block.color)
+            # Two names share the line with the words between them, which take less than 260 pixels.
+            name_width = room if len(block.headline) == 1 else room / 2 - 130
+            left = _MARGIN
+            for text, is_name in block.headline:
+                width = name_width if is_name else room
+                left = _write(drawing, (left, top), text, width=width, size=14, bold=is_name)
+            _write(drawing, (_MARGIN, top + 21), block.path, width=room, size=12, fill=_FAINT)
+        sheet.paste(Image.fromarray(block.picture), (_MARGIN, below))
+        top = bottom + _MARGIN
     with replacing(path) as partial:
-        sheet.save(partial, quality=85)  # .jpg's; a .png has none
+        sheet.save(partial, quality=85)  # of a JPEG; PNG ignores it

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from video_module.errors import InputError
-from video_module.report.results import FIGURES, describe_views, read_results
-from video_module.report.statistics import mean_and_sd
+from video_module.report.results import FIGURES, describe_views, find_leaks, read_results
 
 _MEAN, _FIRST = "mean of the 3 official splits", "official split 1 alone"
-PUBLISHED = (
+# Method, HMDB51 top-1 in percent, protocol. No Video Swin number on the official splits has been published.
+_PUBLISHED = (
     ("C3D, Sports-1M", "51.6", _MEAN),
     ("R(2+1)D RGB, K400", "74.5", _MEAN),
     ("I3D RGB", "74.8", _MEAN),
@@ -21,22 +23,20 @@ PUBLISHED = (
     ("R3D-50 from scratch", "22.4", _FIRST),
     ("R(2+1)D-50 from scratch", "21.7", _FIRST),
 )
-"""Method, HMDB51 top-1 in percent, protocol. No Video Swin number on the official splits is published."""
-_NUM_OFFICIAL_TEST_VIDEOS = 1530  # in each fold of HMDB51
+# In each official fold of HMDB51. Results on fewer of them must not be compared with published ones.
+_NUM_OFFICIAL_TEST_VIDEOS = 1530
 
 
 def combine(paths: Sequence[Path]) -> dict[str, Any]:
     """Mean and sample standard deviation of every figure over the folds of one protocol.
 
-    Raises InputError if the results are not of one model, started from one set of weights, tested with the same views
-    on different folds.
+    Raises InputError unless the results are of one model that started from the same weights and was tested with the
+    same views on different folds.
     """
     if len(paths) < 2:
         raise InputError(f"--results needs the results of at least two folds, got {len(paths)}")
     results = [read_results(path) for path in paths]
-    for path, result in zip(paths, results, strict=True):
-        if result["split_digest"] is None:
-            raise InputError(f"{path}: tested on a folder that no split.json describes, so its fold is unknown")
+    for result in results:
         result["classes"] = list(result["per_class_accuracy"])
     for key in ("protocol", "split", "model", "weights", "precision", "clip", "classes", "views"):
         for path, result in zip(paths[1:], results[1:], strict=True):
@@ -53,9 +53,8 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
     figures = {}
     for key in FIGURES:
         values = [result[key] for result in results]
-        mean, sd = mean_and_sd(values)
-        figures[key] = {"mean": mean, "sd": sd, "values": values}
-    overlaps = zip(paths, (result["train_overlap"] for result in results), strict=True)
+        # The folds are a sample of all splits that could have been drawn, hence n - 1.
+        figures[key] = {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), "values": values}
     return {
         "results": [str(path) for path in paths],
         **{key: results[0][key] for key in ("protocol", "model", "weights", "precision", "views")},
@@ -63,12 +62,12 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
         "split_digests": [result["split_digest"] for result in results],
         "num_videos": [result["num_videos"] for result in results],
         "figures": figures,
-        "leaks": [str(path) for path, overlap in overlaps if overlap and overlap["is_leak"]],
+        "leaks": find_leaks(paths, results),
     }
 
 
 def _difference(value: Any, other: Any) -> tuple[Any, Any]:
-    """Two unequal settings, of dictionaries and lists only what differs."""
+    """Two unequal settings, reduced to what differs where they are dictionaries or lists."""
     if isinstance(value, dict) and isinstance(other, dict):
         keys = [key for key in value | other if value.get(key) != other.get(key)]
         return {key: value.get(key) for key in keys}, {key: other.get(key) for key in keys}
@@ -78,12 +77,13 @@ def _difference(value: Any, other: Any) -> tuple[Any, Any]:
     return value, other
 
 
-def why_unpublished(combined: dict[str, Any]) -> str | None:
-    """Why a row may not stand beside the published ones; None if it may."""
+def _why_unpublished(combined: dict[str, Any]) -> str | None:
+    """Why these folds must not be compared with the published numbers; None if they may."""
     if combined["protocol"] != "hmdb51":
         return f"the published numbers are of HMDB51's official folds, these of protocol {combined['protocol']}"
     if sorted(combined["folds"]) != [1, 2, 3]:
-        return f"the published numbers are means of folds 1, 2 and 3, these of {_join(sorted(combined['folds']))}"
+        folds = " and ".join(map(str, sorted(combined["folds"])))
+        return f"the published numbers are means of folds 1, 2 and 3, these of {folds}"
     for fold, num_videos in zip(combined["folds"], combined["num_videos"], strict=True):
         if num_videos != _NUM_OFFICIAL_TEST_VIDEOS:
             return f"fold {fold} was tested on {num_videos:,} of its {_NUM_OFFICIAL_TEST_VIDEOS:,} videos"
@@ -92,12 +92,8 @@ def why_unpublished(combined: dict[str, Any]) -> str | None:
     return None
 
 
-def _join(items: Sequence[Any]) -> str:
-    return " and ".join(filter(None, (", ".join(map(str, items[:-1])), str(items[-1]))))
-
-
 def format_folds(combined: dict[str, Any]) -> str:
-    """The folds as a table; for HMDB51's three, the published rows and this one among them."""
+    """The folds as a table; for the three of HMDB51, followed by the published numbers and this mean."""
     names = [
         f"fold {fold}" if fold is not None else f"split {digest[:6]}"
         for fold, digest in zip(combined["folds"], combined["split_digests"], strict=True)
@@ -114,11 +110,11 @@ def format_folds(combined: dict[str, Any]) -> str:
         lines.append(f"  {title:24}{figure['mean']:9.4f}{figure['sd']:9.4f}{cells}")
     lines.append(f"  {'videos':24}{'':18}" + "".join(f"{count:14,}" for count in combined["num_videos"]))
     lines += [f"{path}: tested with --allow_leak on what its model was trained on" for path in combined["leaks"]]
-    if reason := why_unpublished(combined):
-        return "\n".join([*lines, f"no published row to stand beside: {reason}"])
+    if reason := _why_unpublished(combined):
+        return "\n".join([*lines, f"not comparable with published numbers: {reason}"])
     top1 = combined["figures"]["video_top1"]
     own = (f"{combined['model']}{weights} (here)", f"{top1['mean']:.1%} ± {top1['sd']:.1%}".replace("%", ""))
-    rows = [*PUBLISHED, (*own, f"{_MEAN}, {views}")]
+    rows = [*_PUBLISHED, (*own, f"{_MEAN}, {views}")]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines.append("HMDB51 top-1, percent")
     lines += [f"  {method:{widths[0]}}  {figure:>{widths[1]}}  {protocol}" for method, figure, protocol in rows]

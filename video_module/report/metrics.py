@@ -7,9 +7,8 @@ import numpy as np
 
 from video_module.report import statistics
 
-NUM_CALIBRATION_BINS = 15
-NUM_CONFUSED = 20
-"""Pairs of classes that X_results.json lists as the most confused."""
+_NUM_CALIBRATION_BINS = 15
+_NUM_CONFUSED = 20
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
@@ -30,16 +29,16 @@ def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: i
 
 
 def _calibration_bins(confidence: np.ndarray) -> np.ndarray:
-    return np.minimum((confidence * NUM_CALIBRATION_BINS).astype(int), NUM_CALIBRATION_BINS - 1)
+    return np.minimum((confidence * _NUM_CALIBRATION_BINS).astype(int), _NUM_CALIBRATION_BINS - 1)
 
 
-def reliability(scores: np.ndarray, labels: np.ndarray) -> dict[str, list]:
+def _reliability(scores: np.ndarray, labels: np.ndarray) -> dict[str, list]:
     """Mean confidence and accuracy in 15 even bins of confidence; None in empty bins."""
     confidence, correct = scores.max(axis=1), scores.argmax(axis=1) == labels
     bins = _calibration_bins(confidence)
-    members = [bins == number for number in range(NUM_CALIBRATION_BINS)]
+    members = [bins == number for number in range(_NUM_CALIBRATION_BINS)]
     return {
-        "edges": (np.arange(NUM_CALIBRATION_BINS + 1) / NUM_CALIBRATION_BINS).tolist(),
+        "edges": (np.arange(_NUM_CALIBRATION_BINS + 1) / _NUM_CALIBRATION_BINS).tolist(),
         "counts": [int(member.sum()) for member in members],
         "confidence": [float(confidence[member].mean()) if member.any() else None for member in members],
         "accuracy": [float(correct[member].mean()) if member.any() else None for member in members],
@@ -47,19 +46,24 @@ def reliability(scores: np.ndarray, labels: np.ndarray) -> dict[str, list]:
 
 
 def tally(view_scores: Sequence[np.ndarray], video_scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """What each video adds to the figures, float64 (num_videos, width) each: figures_of() needs but their sums."""
+    """What each video adds to the figures, float64 (num_videos, width) each. figures_of() takes their sums.
+
+    Because every figure follows from sums over videos, a bootstrap resample is one weighted sum and costs next to
+    nothing.
+    """
     num_classes = video_scores.shape[1]
     best, confidence = video_scores.argmax(axis=1), video_scores.max(axis=1)
     correct = best == labels
     view_hits = [(scores.argmax(axis=1) == label).sum() for scores, label in zip(view_scores, labels, strict=True)]
     picked = video_scores[np.arange(len(labels)), labels]
-    label_rows, bin_rows = np.eye(num_classes)[labels], np.eye(NUM_CALIBRATION_BINS)[_calibration_bins(confidence)]
+    label_rows, bin_rows = np.eye(num_classes)[labels], np.eye(_NUM_CALIBRATION_BINS)[_calibration_bins(confidence)]
     columns = {
         "videos": np.ones(len(labels)),
         "top1": correct,
         "top5": _is_in_top_k(video_scores, labels, 5),
         "views": [len(scores) for scores in view_scores],
         "view_hits": view_hits,
+        # A probability of 0 would make the loss infinite, and X_results.json holds finite numbers only.
         "log_loss": -np.log(np.maximum(picked, 1e-15)),
     }
     return {name: np.asarray(column, np.float64)[:, None] for name, column in columns.items()} | {
@@ -73,16 +77,15 @@ def tally(view_scores: Sequence[np.ndarray], video_scores: np.ndarray, labels: n
 def figures_of(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The figures that follow from summed tallies, (...,) each.
 
-    Classes without a video stay out of the means over classes. ECE: the mean gap between confidence and accuracy over
-    15 bins of confidence (Guo et al., ICML 2017).
+    Classes without a video do not count in the means over classes. ECE is the mean gap between confidence and accuracy
+    over 15 bins of confidence (Guo et al., ICML 2017).
     """
     videos, views = sums["videos"][..., 0], sums["views"][..., 0]
     present = sums["support"] > 0
     num_present = present.sum(axis=-1)
     recall = np.divide(sums["hits"], sums["support"], out=np.zeros(present.shape), where=present)
-    f1 = np.divide(
-        2 * sums["hits"], sums["support"] + sums["predicted"], out=np.zeros(present.shape), where=present
-    )  # fmt: skip
+    denominator = sums["support"] + sums["predicted"]
+    f1 = np.divide(2 * sums["hits"], denominator, out=np.zeros(present.shape), where=present)
     return {
         "video_top1": sums["top1"][..., 0] / videos,
         "video_top5": sums["top5"][..., 0] / videos,
@@ -95,9 +98,9 @@ def figures_of(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def per_class(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Precision, recall, F1 and support by class, from a confusion matrix; None where there is nothing to divide by.
+    """Precision, recall, F1 and support of each class, from a confusion matrix; None where the divisor would be 0.
 
-    F1 is None without support too: such a class counts in no mean.
+    Without support F1 is None too, because such a class counts in no mean.
     """
     support, predicted, hits = matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist(), np.diag(matrix).tolist()
     return {
@@ -111,8 +114,8 @@ def per_class(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[
     }
 
 
-def most_confused(matrix: np.ndarray, class_names: Sequence[str], limit: int = NUM_CONFUSED) -> list[dict[str, Any]]:
-    """Pairs of label and wrong prediction: most videos first, then the larger share of the label's videos."""
+def most_confused(matrix: np.ndarray, class_names: Sequence[str], limit: int = _NUM_CONFUSED) -> list[dict[str, Any]]:
+    """Pairs of label and wrong prediction: the most videos first, then the largest share of the label's videos."""
     support = matrix.sum(axis=1)
     pairs = [
         {
@@ -130,10 +133,10 @@ def most_confused(matrix: np.ndarray, class_names: Sequence[str], limit: int = N
 def tag_figures(
     tags: Sequence[Mapping[str, str] | None], correct: np.ndarray, values: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """Top-1 by what names tell: {"num_tagged_videos", "by_tag": {tag: {value: {"num_videos", "video_top1"}}}}.
+    """Top-1 by what file names say: {"num_tagged_videos", "by_tag": {tag: {value: {"num_videos", "video_top1"}}}}.
 
-    `tags` holds each video's, None for a video without; `values` every tag's, in the order to show them. "by_tag" is
-    None where less than half of the videos have tags.
+    `tags` holds the tags of each video, or None; `values` the values of every tag, in the order to show them. "by_tag"
+    is None if less than half of the videos have tags.
     """
     num_tagged, by_tag = sum(video is not None for video in tags), {}
     for tag, names in values.items():
@@ -157,8 +160,10 @@ def summarise(
     """All figures of X_results.json that follow from scores.
 
     `view_scores` holds (num_views, K) probabilities for each video, `video_scores` (N, K) their means, `sources` the
-    film of each. Classes without a video have accuracy None and stay out of the means over classes.
+    film of each. Classes without a video have accuracy None and do not count in the means over classes.
     """
+    assert video_scores.shape == (len(labels), len(class_names)) and len(view_scores) == len(sources) == len(labels)
+
     tallies = tally(view_scores, video_scores, labels)
     matrix = confusion_matrix(video_scores.argmax(axis=1), labels, len(class_names))
     classes = per_class(matrix, class_names)
@@ -170,7 +175,7 @@ def summarise(
         "per_class_accuracy": {name: row["recall"] for name, row in classes.items()},
         "per_class": classes,
         "most_confused": most_confused(matrix, class_names),
-        "reliability": reliability(video_scores, labels),
+        "reliability": _reliability(video_scores, labels),
         "num_videos": len(labels),
         "num_clips": sum(len(scores) for scores in view_scores),
         "num_sources": num_sources,
@@ -179,7 +184,7 @@ def summarise(
 
 
 def window_figures(view_scores: Sequence[np.ndarray], labels: np.ndarray) -> dict[str, float]:
-    """Accuracy of windows counted one by one, as the original project did: over all, and as a mean over classes."""
+    """Accuracy over single windows, as the original project counted: over all, and as a mean over classes."""
     hits = np.concatenate([scores.argmax(axis=1) == label for scores, label in zip(view_scores, labels, strict=True)])
     owners = np.repeat(labels, [len(scores) for scores in view_scores])
     by_class = [hits[owners == label].mean() for label in np.unique(labels)]

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from video_module.report.plots import draw_curves, to_png
+from video_module.report.curves import draw_curves
+from video_module.report.style import to_png
 
 
 class LiveCurves:
-    """Curves that are drawn anew in their place after each epoch: `train_model.main(…, on_epoch=LiveCurves())`."""
+    """Curves that are redrawn in place after each epoch: `train_model.main(…, on_epoch=LiveCurves())`."""
 
     def __init__(self, *, width: int = 800):
-        """`width` in pixels of the page."""
+        """`width` is in pixels of the page."""
         self._width = width
         self._place: Any = None
 

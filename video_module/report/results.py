@@ -1,11 +1,10 @@
 """The files that test_model.py leaves: figures, predictions, confusion. Written and read here."""
 
 import csv
+import io
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from io import StringIO
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,10 @@ import numpy as np
 
 from video_module.errors import InputError
 from video_module.files import read_text, replacing, write_json
+from video_module.report.confusion import draw_confusion
 from video_module.report.metrics import confusion_matrix
-from video_module.report.plots import plot_confusion
+from video_module.report.style import save
+from video_module.tables import counted
 
 FIGURES = {
     "video_top1": "video top-1",
@@ -25,12 +26,23 @@ FIGURES = {
     "log_loss": "log-loss",
     "ece": "calibration error (ECE)",
 }
-"""What X_results.json always holds, and how it is called."""
+"""The figures that X_results.json always holds, with their names in tables."""
 WINDOW_FIGURES = {"window_mean_class_accuracy": "mean class accuracy per window"}
-"""What it holds besides where windows were scored, as the original project did."""
+"""What it also holds if windows were scored, as the original project did."""
 
-_PREDICTION_COLUMNS = ["video", "label", "prediction", "score", "source"]  # then one for each class
+# Of X_predictions.csv; one column for each class follows.
+_PREDICTION_COLUMNS = ["video", "label", "prediction", "score", "source"]
 _NUM_SHOWN = 5
+
+
+def results_stem(checkpoint: Path, output_dir: Path | None) -> Path:
+    """What the files of a test begin with: the model's name, beside it unless `output_dir` is given.
+
+    X.pth and X.onnx are usually tested one after the other, so the second one's files are named X_onnx_results.json
+    and so on, and do not replace the first one's.
+    """
+    name = checkpoint.stem + ("_onnx" if checkpoint.suffix.lower() == ".onnx" else "")
+    return (output_dir or checkpoint.parent) / name
 
 
 def format_figures(figures: dict[str, Any]) -> str:
@@ -40,10 +52,11 @@ def format_figures(figures: dict[str, Any]) -> str:
         titles["clip_top1"] = "clip top-1 (per window, as the original counted)"
         titles |= WINDOW_FIGURES
     width = max(map(len, titles.values()))
-    lines = [
-        f"  {title:{width}}  {figures[key]:.4f}{_format_interval(figures['intervals'].get(key))}"
-        for key, title in titles.items()
-    ]
+    lines = []
+    for key, title in titles.items():
+        interval = figures["intervals"].get(key)
+        cell = f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
+        lines.append(f"  {title:{width}}  {figures[key]:.4f}{cell}")
     counts = f"{figures['num_videos']} videos of {figures['num_sources']} sources, {count_views(figures)}"
     if any(figures["intervals"].values()):
         counts += "; in brackets 95 % intervals, resampled by source"
@@ -65,25 +78,21 @@ def format_figures(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _format_interval(interval: Sequence[float] | None) -> str:
-    return f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
-
-
 def describe_views(views: dict[str, Any]) -> str:
     """What a results file records of its views, in words."""
-    crops = f"{views['num_crops']} crop{'s' if views['num_crops'] > 1 else ''}"
+    crops = counted(views["num_crops"], "crop")
     if views["sampling"] == "windows":
         return f"windows every {views['clip_step']} frames x {crops}"
-    return f"{views['num_clips']} clip{'s' if views['num_clips'] > 1 else ''} x {crops}"
+    return f"{counted(views['num_clips'], 'clip')} x {crops}"
 
 
 def count_views(figures: dict[str, Any]) -> str:
-    """How many views were scored, and why they are fewer than videos times views where they are."""
+    """How many views were scored, and, if they are fewer than expected, why."""
     views = figures["views"]
     text = f"{figures['num_clips']:,} views"
-    if views["sampling"] == "windows" or figures["num_clips"] == (
-        figures["num_videos"] * views["num_clips"] * views["num_crops"]
-    ):
+    if views["sampling"] == "windows":
+        return text
+    if figures["num_clips"] == figures["num_videos"] * views["num_clips"] * views["num_crops"]:
         return text
     return f"{text} ({describe_views(views)}, but one clip of a video that is no longer)"
 
@@ -99,78 +108,81 @@ def write_results(
     class_names: Sequence[str],
 ) -> list[Path]:
     """Write <stem>_results.json, _predictions.csv, _confusion.csv and _confusion.png; returns their paths."""
+    assert video_scores.shape == (len(paths), len(class_names))
     results, predictions, table, picture = (
         stem.with_name(stem.name + end)
         for end in ("_results.json", "_predictions.csv", "_confusion.csv", "_confusion.png")
     )
     write_json(results, figures)
     best = video_scores.argmax(axis=1)
-    with replacing(predictions) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*_PREDICTION_COLUMNS, *class_names])
-        for path, source, label, prediction, scores in zip(paths, sources, labels, best, video_scores, strict=True):
-            score, *rest = (f"{value:.6f}" for value in (scores[prediction], *scores))
-            writer.writerow([path, class_names[label], class_names[prediction], score, source, *rest])
+    rows = []
+    for path, source, label, prediction, scores in zip(paths, sources, labels, best, video_scores, strict=True):
+        # Six digits are what fp32 holds, and keep a table of 51 classes readable in a spreadsheet.
+        score, *rest = (f"{value:.6f}" for value in (scores[prediction], *scores))
+        rows.append([path, class_names[label], class_names[prediction], score, source, *rest])
+    _write_csv(predictions, [*_PREDICTION_COLUMNS, *class_names], rows)
     matrix = confusion_matrix(best, labels, len(class_names))
-    with replacing(table) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["label \\ prediction", *class_names])
-        writer.writerows([name, *row] for name, row in zip(class_names, matrix.tolist(), strict=True))
-    plot_confusion(picture, matrix, class_names, title=f"{figures['model']}: video top-1 {figures['video_top1']:.3f}")
+    rows = [[name, *row] for name, row in zip(class_names, matrix.tolist(), strict=True)]
+    _write_csv(table, ["label \\ prediction", *class_names], rows)
+    title = f"{figures['model']}: video top-1 {figures['video_top1']:.3f}"
+    save(draw_confusion(matrix, class_names, title=title), picture)
     return [results, predictions, table, picture]
 
 
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
 def read_results(path: Path) -> dict[str, Any]:
-    """Read an X_results.json. Raises InputError if it is missing, damaged or of a version that recorded less."""
+    """Read an X_results.json, for comparing it with others.
+
+    Raises InputError if it is missing, damaged, of a version that recorded less, or of an unknown split.
+    """
     try:
         figures = json.loads(read_text(path))
         for key in FIGURES:
             if not math.isfinite(figures[key]):
                 raise ValueError(f"{key} is {figures[key]}")
+        # Reading them is the check: what is missing or of the wrong kind raises one of the errors below.
         figures["model"], describe_views(figures["views"]), figures["split_digest"], figures["per_class_accuracy"]
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not a results file of test_model.py ({error!r})") from None
     needed = ("protocol", "fold", "split", "weights", "precision", "clip", "num_sources", "train_overlap")
-    if lacking := [key for key in needed if key not in figures]:
-        raise InputError(f"{path}: records no {lacking[0]}, as older versions did; run test_model.py again")
+    if missing := [key for key in needed if key not in figures]:
+        raise InputError(f"{path}: records no {missing[0]}, as older versions did; run test_model.py again")
+    if figures["split_digest"] is None:
+        raise InputError(f"{path}: tested on a folder that no split.json describes, so its split is unknown")
     return figures
 
 
-@dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """What X_predictions.csv says of each video, in its order."""
-
-    videos: list[str]
-    labels: list[str]
-    predictions: list[str]
-    sources: list[str]
-
-    @property
-    def correct(self) -> np.ndarray:
-        """bool (num_videos,)."""
-        return np.array([label == best for label, best in zip(self.labels, self.predictions, strict=True)])
+def find_leaks(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> list[str]:
+    """Those of the results whose model was tested, by --allow_leak, on what it was trained on."""
+    overlaps = zip(paths, (result["train_overlap"] for result in results), strict=True)
+    return [str(path) for path, overlap in overlaps if overlap and overlap["is_leak"]]
 
 
-def read_predictions(results_path: Path, figures: dict[str, Any]) -> Predictions:
-    """Read the X_predictions.csv beside an X_results.json that holds `figures`.
+def read_predictions(results_path: Path, figures: dict[str, Any]) -> list[dict[str, str]]:
+    """Read the X_predictions.csv beside an X_results.json that holds `figures`: a row for each video.
 
-    Raises InputError if it is not there, not such a table, or of another run than the figures.
+    Raises InputError if it is missing, not a table with these columns, or of another run than the figures.
     """
     if not results_path.name.endswith("_results.json"):
         raise InputError(
             f"{results_path}: expected a name ending in _results.json, with its _predictions.csv beside it"
         )
     path = results_path.with_name(results_path.name.removesuffix("_results.json") + "_predictions.csv")
-    header, *rows = list(csv.reader(StringIO(read_text(path), newline=""))) or [[]]
+    # Not a DictReader: a class may be called "score", and its column would replace the one that is wanted.
+    header, *lines = list(csv.reader(io.StringIO(read_text(path), newline=""))) or [[]]
     width = len(_PREDICTION_COLUMNS)
-    if header[:width] != _PREDICTION_COLUMNS or any(len(row) != len(header) for row in rows):
+    if header[:width] != _PREDICTION_COLUMNS or any(len(line) != len(header) for line in lines):
         raise InputError(
             f"{path}: not a table with the columns {', '.join(_PREDICTION_COLUMNS)}; run test_model.py again"
         )
-    videos, labels, best, _, sources = map(list, zip(*(row[:width] for row in rows), strict=True)) if rows else [[]] * 5
-    predictions = Predictions(videos=videos, labels=labels, predictions=best, sources=sources)
-    if len(rows) != figures["num_videos"] or not np.isclose(predictions.correct.mean(), figures["video_top1"]):
+    rows = [dict(zip(_PREDICTION_COLUMNS, line[:width], strict=True)) for line in lines]
+    num_right = sum(row["label"] == row["prediction"] for row in rows)
+    if len(rows) != figures["num_videos"] or not math.isclose(num_right, figures["video_top1"] * len(rows)):
         raise InputError(f"{path}: of another run than {results_path}; run test_model.py again")
-    return predictions
+    return rows

@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals that respect the sources of clips, paired differences, folds."""
+"""How certain a figure is: intervals that respect the sources of clips, and a test of paired differences."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 Sums = Mapping[str, np.ndarray]
-"""Tallies summed over videos, (..., width) each; made of tallies with one row a video, (num_videos, width)."""
+"""Tallies summed over videos, (..., width) each. A tally has one row for each video: (num_videos, width)."""
 
-MIN_SOURCES = 5
-"""With fewer sources no interval is given: it would hang on which of a handful were filmed."""
-FEW_SOURCES = 20
-"""With fewer, intervals of this kind are known to come out too narrow (Cameron, Gelbach & Miller, 2008)."""
 NUM_RESAMPLES = 2000
+
+# With fewer sources no interval is given: it would depend on which few happened to be filmed.
+_MIN_SOURCES = 5
+# With fewer sources, intervals of this kind are known to come out too narrow (Cameron, Gelbach & Miller, 2008).
+_FEW_SOURCES = 20
 
 
 def add_up(tallies: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -29,6 +30,8 @@ def resample_by_source(
     cluster bootstrap (Field & Welsh, Bootstrapping clustered data, JRSS B 69, 2007). The same seed draws the same.
     """
     names, owners = np.unique(np.asarray(sources), return_inverse=True)
+    assert all(len(rows) == len(owners) for rows in tallies.values()), "a tally has one row for each video"
+    # How often each source is drawn is all that matters, so a resample is a row of weights over the sources' sums.
     drawn = np.random.default_rng(seed).integers(len(names), size=(num_resamples, len(names)))
     weights = np.stack([np.bincount(row, minlength=len(names)) for row in drawn]).astype(np.float64)
     resampled = {}
@@ -47,12 +50,12 @@ def intervals(
 ) -> dict[str, list[float] | None]:
     """95 % percentile interval [low, high] of each figure, resampled by source.
 
-    None where there are fewer than MIN_SOURCES sources, and where every resample gives the same value: a bootstrap of
-    results without an error would have no width, and say nothing of the errors to come. The resamples' calibration
-    error is larger than the sample's on average, as it is a sum of gaps without sign: its interval leans upwards.
+    None if there are too few sources, or if every resample gives the same value: without a single error in the sample,
+    the interval would have no width and say nothing about errors to come. The calibration error sums gaps without their
+    sign, so it is larger in the resamples than in the sample on average, and its interval leans upwards.
     """
     figures = figures_of(resample_by_source(tallies, sources, **resampling))
-    enough = len(set(sources)) >= MIN_SOURCES
+    enough = len(set(sources)) >= _MIN_SOURCES
     return {
         name: np.percentile(values, [2.5, 97.5]).tolist() if enough and np.ptp(values) > 0 else None
         for name, values in figures.items()
@@ -60,27 +63,22 @@ def intervals(
 
 
 def interval_note(intervals: Mapping[str, list[float] | None], num_sources: int) -> str | None:
-    """What a reader of the intervals should know, None where nothing is amiss."""
-    if num_sources < MIN_SOURCES:
-        return f"no intervals: too few sources to resample ({num_sources}; at least {MIN_SOURCES} are needed)"
+    """What a reader of the intervals should know; None if there is nothing."""
+    if num_sources < _MIN_SOURCES:
+        return f"no intervals: too few sources to resample ({num_sources}; at least {_MIN_SOURCES} are needed)"
     notes = []
-    if num_sources < FEW_SOURCES:
+    if num_sources < _FEW_SOURCES:
         notes.append(f"only {num_sources} sources: the true intervals are wider")
     if None in intervals.values():
-        notes.append("where none stands, every resample gives the same, which does not make it certain")
+        notes.append("figures without an interval are the same in every resample, which does not make them certain")
     return "; ".join(notes) or None
 
 
 def mcnemar(num_first_only: int, num_second_only: int) -> float:
     """McNemar's exact test: two-sided binomial p-value of the videos that only one of two models gets right.
 
-    (McNemar, 1947; in its exact form.) It takes videos for independent, which clips of one film are not.
+    (McNemar, 1947, in its exact form.) It treats videos as independent, which clips of one film are not.
     """
     total, fewer = num_first_only + num_second_only, min(num_first_only, num_second_only)
     tail = sum(math.comb(total, count) for count in range(fewer + 1))
     return min(1.0, 2 * tail / 2**total)
-
-
-def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (ddof 1)."""
-    return float(np.mean(values)), float(np.std(values, ddof=1))

@@ -20,7 +20,8 @@ from video_module.files import write_json
 from video_module.inference import timeline
 from video_module.inference.overlay import iter_write_annotated, segment_colors
 from video_module.inference.predictor import Predictor, VideoPrediction, Window
-from video_module.report.plots import plot_timeline, to_png
+from video_module.report.style import to_png
+from video_module.report.timeline_plot import draw_timeline
 from video_module.web.limits import Limits, Refused, check_header, score_within
 from video_module.web.live import CameraWatch, watch_file
 from video_module.web.storage import Storage
@@ -64,7 +65,7 @@ class Handlers:
             self.storage.own(files[0], session=request.session_hash, slot="result")
             best = {item["label"]: item["score"] for item in prediction.top_k(NUM_CLASSES_SHOWN)}
             order = self._order(prediction, texts)
-            picture = self._draw_timeline(prediction, texts, is_narrow=(width_px or 0) < _NARROW_PX)
+            picture = self._plot_timeline(prediction, texts, is_narrow=(width_px or 0) < _NARROW_PX)
             yield order, best, files[0], picture, files
 
     def watch(self, video: str | None, model: str, skip: float, request: gr.Request) -> Iterator[tuple[Any, ...]]:
@@ -148,11 +149,11 @@ class Handlers:
         text = " → ".join(order[:_NUM_IN_HEADING] + more) or texts["uncertain"]
         return f'<div class="order" role="status">{html.escape(text)}</div>'
 
-    def _draw_timeline(self, prediction: VideoPrediction, texts: dict[str, str], *, is_narrow: bool) -> PlotData:
+    def _plot_timeline(self, prediction: VideoPrediction, texts: dict[str, str], *, is_narrow: bool) -> PlotData:
         def name(label: str) -> str:
             return texts["uncertain"] if label == timeline.UNCERTAIN else label
 
-        figure = plot_timeline(
+        figure = draw_timeline(
             [(s.start_s, s.end_s, name(s.label), s.score) for s in timeline.find_segments(prediction, self.config)],
             duration_s=prediction.duration_s,
             colors={name(label): color for label, color in segment_colors(prediction.class_names).items()},

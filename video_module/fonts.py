@@ -1,4 +1,4 @@
-"""Letters for pictures: DejaVu, which comes with matplotlib and holds Latin, Greek and Cyrillic."""
+"""Fonts for pictures: DejaVu, which comes with matplotlib and covers Latin, Greek and Cyrillic."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ def load_font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text, or as much of its beginning as fits `width` pixels with an ellipsis; at least one letter."""
+    """Cut the end of a text that is wider than `width` pixels and add an ellipsis; one letter at least remains."""
     while font.getlength(text) > width and len(text) > 1:
         text = text.removesuffix("…")[:-1] + "…"
     return text

@@ -1,15 +1,17 @@
-"""Where a model looks: its evidence for a class over space and time, and the video that shows it.
+"""Where a model looks: its evidence for a class over space and time, and a video that shows it.
 
 The map is Grad-CAM (Selvaraju et al., ICCV 2017) with each place weighted by its own gradient instead of the mean over
-all places (HiResCAM, Draelos & Carin, 2020). The two are the same where a network ends in a global mean and a linear
-layer, as R(2+1)D, MC3, R3D and I3D do. Swin has a LayerNorm in between, C3D a flattening and MViT a class token that
-gathers what it needs by attention: there the mean gradient points at places that the class does not depend on, as
-tests/report/test_attention.py shows. The package grad-cam offers this too, but brings scikit-learn and more along for
-what is twenty lines here.
+all places (HiResCAM, Draelos & Carin, 2020). The two agree for networks that end in a global mean and a linear layer,
+as R(2+1)D, MC3, R3D and I3D do. Swin has a LayerNorm in between, C3D flattens its features, and MViT's class token
+gathers what it needs by attention. There, the mean gradient highlights places that the class does not depend on, as
+tests/inference/test_explain.py shows. The package grad-cam implements this as well, but depends on scikit-learn and
+others to replace twenty lines.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -17,11 +19,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from video_module.config import ClipConfig
 from video_module.data import sampling, transforms
 from video_module.data.decoding import iter_frames, read_info
 from video_module.data.encoding import open_video
+from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint
+from video_module.engine.device import choose_device
 from video_module.errors import InputError
 from video_module.inference.overlay import class_colors, draw_label, label_height, put_text
 from video_module.inference.windows import WindowClip, iter_windows
@@ -29,9 +34,13 @@ from video_module.models.recognizer import Recognizer
 from video_module.models.registry import get_spec
 
 _HEAT_ALPHA = 0.8
-_UNSEEN_LIGHT = 0.45  # of what lies outside the model's crop
-_MIN_SHORT_SIDE = 360  # smaller frames are enlarged: the heat and the label need the pixels
-_STRONGEST = 0.995  # quantile of the evidence shown at full heat: one token alone would leave the rest in the dark
+# Brightness of what lies outside the model's crop.
+_UNSEEN_LIGHT = 0.45
+# Smaller frames are enlarged, because heat and label need pixels to be readable.
+_MIN_SHORT_SIDE = 360
+# Evidence from this quantile on is drawn at full heat. If the maximum set the scale, a single strong token would leave
+# the rest of the video dark.
+_STRONGEST = 0.995
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -45,16 +54,16 @@ class VideoHeat:
     target: int
     """The class, as an index."""
     grids: np.ndarray
-    """float32 (num_frames, h, w) in 0..1, coarse, over the centre crop; 1 among the strongest of the video."""
+    """float32 (num_frames, h, w) in 0..1: a coarse grid over the centre crop; 1 is the strongest of the video."""
     scores: np.ndarray
-    """Probability of the class at each frame, float64 (num_frames,): the mean over the windows that hold it."""
+    """Probability of the class at each frame, float64 (num_frames,): the mean over the windows that contain it."""
 
 
 def grad_cam(model: Recognizer, clip: np.ndarray, *, target: int | None = None) -> np.ndarray:
     """Evidence for class `target` (None: the predicted one) in a clip, uint8 RGB (T, H, W, 3).
 
-    Returns float32 (T, H, W) in 0..1; 1 is the strongest of the clip, and all is 0 where nothing speaks for the class.
-    Raises InputError if the registry names no layer of this architecture to look at.
+    Returns float32 (T, H, W) in 0..1. The strongest evidence of the clip is 1; without any evidence everything is 0.
+    Raises InputError if the registry names no layer to look at for this architecture.
     """
     grids, _ = _class_evidence(model, clip[None], target=target)
     heat = F.interpolate(grids[None], size=clip.shape[:3], mode="trilinear")[0, 0].cpu().numpy()
@@ -62,7 +71,7 @@ def grad_cam(model: Recognizer, clip: np.ndarray, *, target: int | None = None) 
 
 
 def _class_evidence(model: Recognizer, clips: np.ndarray, *, target: int | None) -> tuple[Tensor, Tensor]:
-    """Evidence, float32 (N, T', H', W') and not negative, and probabilities (N, num_classes) of clips."""
+    """The non-negative evidence, float32 (N, T', H', W'), and the probabilities, (N, num_classes), of clips."""
     spec = get_spec(model.name)
     if not spec.features:
         raise InputError(f"{model.name}: its registry entry names no layer that shows where it looks")
@@ -70,8 +79,10 @@ def _class_evidence(model: Recognizer, clips: np.ndarray, *, target: int | None)
     grids: list[tuple[int, int, int]] = []
 
     def keep(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> Tensor | tuple:
-        torch.set_grad_enabled(True)  # from here on, until no_grad() below ends: earlier layers keep nothing
-        if isinstance(output, tuple):  # MViT's tokens, and the grid that they stand in
+        # Gradients are recorded from this layer on, until the no_grad() block below ends. The layers before it, which
+        # are most of the network, keep no activations.
+        torch.set_grad_enabled(True)
+        if isinstance(output, tuple):  # MViT returns its tokens and the grid (T', H', W') in which they are arranged
             output, grid = output
             grids.append(grid)
         features.append(output.detach().requires_grad_())
@@ -84,7 +95,7 @@ def _class_evidence(model: Recognizer, clips: np.ndarray, *, target: int | None)
         with torch.no_grad():
             logits = model(torch.from_numpy(clips).to(model.mean.device))
             wanted = logits.argmax(dim=1) if target is None else torch.full((len(clips),), target, device=logits.device)
-            # clips of a batch do not meet, so each gets its own gradient
+            # The clips of a batch do not influence each other, so the sum gives each clip its own gradient.
             gradient = torch.autograd.grad(logits.gather(1, wanted[:, None]).sum(), features[0])[0]
     finally:
         hook.remove()
@@ -93,38 +104,25 @@ def _class_evidence(model: Recognizer, clips: np.ndarray, *, target: int | None)
     channels = -1 if spec.channels_last or grids else 1
     evidence = (features[0].detach() * gradient).sum(dim=channels).float().relu()
     if grids:
-        evidence = evidence[:, 1:].unflatten(1, grids[0])  # the class token stands nowhere
+        # The first token is the class token, which has no place in the grid.
+        evidence = evidence[:, 1:].unflatten(1, grids[0])
+    assert evidence.ndim == 4, f"expected evidence (N, T', H', W'), got {tuple(evidence.shape)}"
     return evidence, logits.detach().float().softmax(dim=1)
 
 
-def explain_video(
-    model: Recognizer,
-    path: str | Path,
-    *,
-    target: int,
-    batch_size: int = 4,
-) -> VideoHeat:
+def explain_video(model: Recognizer, path: str | Path, *, target: int, batch_size: int = 4) -> VideoHeat:
     """Find the evidence for class `target` in the windows that serving scores, and average it where they overlap.
 
-    Nothing but coarse grids is kept of a window: less than 100 MB for an hour. Raises VideoError if no frame decodes.
+    Only the coarse grids of a window are kept: less than 100 MB for an hour. Raises VideoError if no frame decodes.
     """
     info = read_info(path)
     windows: list[tuple[int, int, np.ndarray, float]] = []
-    waiting: list[WindowClip] = []
-
-    def explain_waiting() -> None:
-        evidence, scores = _class_evidence(model, np.stack([window.frames for window in waiting]), target=target)
+    stream = iter_windows(path, model.clip, clip_step=None, fps=info.fps)
+    while batch := list(islice(stream, batch_size)):
+        evidence, scores = _class_evidence(model, np.stack([window.frames for window in batch]), target=target)
         evidence = F.interpolate(evidence[:, None], size=(model.clip.num_frames, *evidence.shape[2:]), mode="trilinear")
-        for window, grids, score in zip(waiting, evidence[:, 0].cpu().numpy(), scores[:, target], strict=True):
+        for window, grids, score in zip(batch, evidence[:, 0].cpu().numpy(), scores[:, target], strict=True):
             windows.append((window.start, window.end, _at_frames(grids, window, model.clip, info.fps), float(score)))
-        waiting.clear()
-
-    for window in iter_windows(path, model.clip, clip_step=None, fps=info.fps):
-        waiting.append(window)
-        if len(waiting) == batch_size:
-            explain_waiting()
-    if waiting:
-        explain_waiting()
 
     num_frames = windows[-1][1]
     grids, scores = np.zeros((num_frames, *windows[0][2].shape[1:]), np.float32), np.zeros(num_frames)
@@ -133,6 +131,7 @@ def explain_video(
         grids[start:end] += evidence
         scores[start:end] += score
         num_windows[start:end] += 1
+    assert num_windows.all(), "the windows leave no frame out"
     grids /= num_windows[:, None, None].astype(np.float32)
     if (lit := grids[grids > 0]).size:
         grids = np.minimum(grids / np.quantile(lit, _STRONGEST), 1)
@@ -142,9 +141,10 @@ def explain_video(
 
 
 def _at_frames(grids: np.ndarray, window: WindowClip, clip: ClipConfig, fps: float) -> np.ndarray:
-    """Bring a clip's grids (T, h, w) to the frames window.start to window.end - 1 of its video."""
+    """Interpolate a clip's grids (T, h, w) to the frames window.start to window.end - 1 of its video."""
     indices = sampling.clip_indices(window.start, window.end, clip, fps=fps)
-    frames, owners = np.unique(indices, return_inverse=True)  # a short video's last frame stands in the clip repeatedly
+    # The clip of a short video repeats its last frame: frames that occur several times get the mean of their grids.
+    frames, owners = np.unique(indices, return_inverse=True)
     grids = np.stack([grids[owners == number].mean(axis=0) for number in range(len(frames))])
     positions = np.interp(np.arange(window.start, window.end), frames, np.arange(len(frames)))
     before = positions.astype(int)
@@ -154,7 +154,7 @@ def _at_frames(grids: np.ndarray, window: WindowClip, clip: ClipConfig, fps: flo
 
 
 def draw_heat(frame: np.ndarray, grid: np.ndarray, clip: ClipConfig) -> None:
-    """Blend a frame's evidence, (h, w) in 0..1 over the centre crop, into it; what the model does not see is dimmed."""
+    """Blend evidence, (h, w) in 0..1 over the centre crop, into a frame; what the model does not see is dimmed."""
     height, width = frame.shape[:2]
     resized = transforms.resized_size(height, width, clip.resize)
     [(top, left)] = transforms.crop_offsets(*resized, clip.crop, 1)
@@ -164,15 +164,16 @@ def draw_heat(frame: np.ndarray, grid: np.ndarray, clip: ClipConfig) -> None:
     )
     seen = frame[rows, columns].copy()
     frame[:] = (frame * _UNSEEN_LIGHT).astype(np.uint8)
+    # Cubic interpolation hides the coarse grid's cells, but overshoots, hence the clipping.
     heat = cv2.resize(grid, seen.shape[1::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
     alpha = np.minimum(1.2 * heat, _HEAT_ALPHA)[..., None]
     frame[rows, columns] = (seen * (1 - alpha) + _heat_colors(heat) * alpha).astype(np.uint8)
 
 
 def _draw_moments(width: int, height: int, moments: np.ndarray, *, position: int) -> np.ndarray:
-    """A strip, uint8 RGB (height, width, 3), that shows when the evidence stands, 0..1 for each frame of the video.
+    """A strip, uint8 RGB (height, width, 3), of the evidence over time (`moments`: 0..1 for each frame of the video).
 
-    A white mark stands at `position`.
+    A white mark shows the `position` of the current frame.
     """
     strip = np.zeros((height, width, 3), np.uint8)
     row = cv2.resize(moments[None].astype(np.float32), (width, 1), interpolation=cv2.INTER_LINEAR)
@@ -190,8 +191,8 @@ def _heat_colors(heat: np.ndarray) -> np.ndarray:
 def attention_frames(heat: VideoHeat, class_names: list[str], *, label: str | None = None) -> Iterator[np.ndarray]:
     """Yield the video's frames, uint8 RGB, with the evidence for the class blended in.
 
-    Above the frame, where they hide nothing, stand the class and its score; below it, when the evidence stands, and
-    `label`, the video's true class, where it is another.
+    The class and its score are written above the frame, where they hide nothing. Below it are the evidence over time
+    and `label`, the video's true class, if it differs.
     """
     name = class_names[heat.target]
     color = class_colors(class_names)[name]
@@ -219,3 +220,23 @@ def write_attention(path: Path, heat: VideoHeat, class_names: list[str], *, labe
     with open_video(path, fps=heat.fps) as writer:
         for frame in attention_frames(heat, class_names, label=label):
             writer.write(frame)
+
+
+def explain_videos(
+    checkpoint_path: Path, videos: Sequence[tuple[Path, int, str]], folder: Path, *, device: str, batch_size: int
+) -> None:
+    """Write an .mp4 for each (video, class to look for, true label) into `folder`, numbered in their order.
+
+    Those of an earlier run are removed from the folder.
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+    model = build_from_checkpoint(checkpoint).to(choose_device(device))
+    folder.mkdir(parents=True, exist_ok=True)
+    # Only names like 01_jump.mp4 come from here. Everything else in the folder belongs to the user.
+    for earlier in folder.glob("*.mp4"):
+        if re.match(r"\d\d+_", earlier.name):
+            earlier.unlink()
+    bar = tqdm(videos, desc="attention", unit="video", leave=False)
+    for number, (video, target, label) in enumerate(bar, start=1):
+        heat = explain_video(model, video, target=target, batch_size=batch_size)
+        write_attention(folder / f"{number:02d}_{video.stem}.mp4", heat, checkpoint.class_names, label=label)

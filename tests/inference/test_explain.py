@@ -13,9 +13,9 @@ from video_module.data.encoding import write_video
 from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint
 from video_module.engine.training import Trainer
 from video_module.errors import InputError
+from video_module.inference import explain
 from video_module.models import registry
 from video_module.models.recognizer import Recognizer
-from video_module.report import attention
 
 CLIP = ClipConfig(num_frames=8, frame_stride=1, resize=32, crop=32, mean=(0, 0, 0), std=(1, 1, 1))
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -64,7 +64,7 @@ def test_heat_stands_where_and_when_the_evidence_does(monkeypatch, channels_last
     net = ColourNet(channels_last=channels_last)
     model = recognizer(monkeypatch, net, features="features", channels_last=channels_last)
     for target, (frames, place) in enumerate([(slice(0, 4), slice(4, 12)), (slice(4, 8), slice(20, 28))]):
-        heat = attention.grad_cam(model, red_then_blue(), target=target)
+        heat = explain.grad_cam(model, red_then_blue(), target=target)
         assert heat.shape == (8, 32, 32)
         assert heat.dtype == np.float32
         assert (heat.min(), heat.max()) == (0, 1)
@@ -77,12 +77,12 @@ def test_the_predicted_class_is_the_default(monkeypatch):
     model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
     clip = red_then_blue()
     clip[4:] //= 2  # more red than blue
-    np.testing.assert_array_equal(attention.grad_cam(model, clip), attention.grad_cam(model, clip, target=0))
+    np.testing.assert_array_equal(explain.grad_cam(model, clip), explain.grad_cam(model, clip, target=0))
 
 
 def test_nothing_that_speaks_for_a_class_is_no_heat(monkeypatch):
     model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
-    assert not attention.grad_cam(model, np.zeros((8, 32, 32, 3), np.uint8)).any()
+    assert not explain.grad_cam(model, np.zeros((8, 32, 32, 3), np.uint8)).any()
 
 
 class OnePlaceNet(nn.Module):
@@ -103,7 +103,7 @@ class OnePlaceNet(nn.Module):
 def test_places_that_a_class_does_not_depend_on_stay_dark(monkeypatch):
     """Here the mean gradient of the first Grad-CAM lights up the whole clip."""
     model = recognizer(monkeypatch, OnePlaceNet(), features="features", channels_last=False)
-    heat = attention.grad_cam(model, np.full((8, 32, 32, 3), 200, np.uint8), target=0)
+    heat = explain.grad_cam(model, np.full((8, 32, 32, 3), 200, np.uint8), target=0)
     assert heat[2:4, 16:24, 24:].min() > 0.2
     assert not heat[5:].any()
     assert not heat[:, :12].any()
@@ -124,7 +124,7 @@ def test_is_grad_cam_where_a_network_ends_in_a_mean(monkeypatch, builder):
     weights = gradient.mean(dim=(2, 3, 4), keepdim=True)  # as published
     expected = (weights * seen["features"]).sum(dim=1, keepdim=True).relu()
     expected = nn.functional.interpolate(expected, size=clip.shape[:3], mode="trilinear")[0, 0].detach().numpy()
-    heat = attention.grad_cam(model, frames, target=1)
+    heat = explain.grad_cam(model, frames, target=1)
     np.testing.assert_allclose(heat, expected / expected.max(), atol=1e-4)
 
 
@@ -168,15 +168,15 @@ class Tokens(nn.Module):
 
 def test_tokens_stand_where_their_grid_says(monkeypatch):
     cells = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
-    expected = attention.grad_cam(cells, red_then_blue(), target=1)
+    expected = explain.grad_cam(cells, red_then_blue(), target=1)
     tokens = recognizer(monkeypatch, TokenNet(), features="features", channels_last=False)
-    np.testing.assert_allclose(attention.grad_cam(tokens, red_then_blue(), target=1), expected, atol=1e-6)
+    np.testing.assert_allclose(explain.grad_cam(tokens, red_then_blue(), target=1), expected, atol=1e-6)
 
 
 def test_an_architecture_without_a_layer_is_a_clear_error(monkeypatch):
     model = recognizer(monkeypatch, ColourNet(channels_last=False), features="", channels_last=False)
     with pytest.raises(InputError, match="made: its registry entry names no layer"):
-        attention.grad_cam(model, red_then_blue())
+        explain.grad_cam(model, red_then_blue())
 
 
 @pytest.fixture(scope="module")
@@ -197,13 +197,13 @@ def middle_clip(path, clip: ClipConfig) -> np.ndarray:
 
 def test_a_trained_model_looks_somewhere(model, drawn_video):
     clip = middle_clip(drawn_video, model.clip)
-    heat = attention.grad_cam(model, clip)
+    heat = explain.grad_cam(model, clip)
     assert heat.shape == clip.shape[:3]
     assert np.isfinite(heat).all()
     assert heat.min() >= 0
     assert heat.max() == 1
     assert heat.std() > 0.05
-    np.testing.assert_array_equal(attention.grad_cam(model, clip), heat)
+    np.testing.assert_array_equal(explain.grad_cam(model, clip), heat)
 
 
 def test_the_model_is_left_as_it_was(model, drawn_video):
@@ -212,7 +212,7 @@ def test_the_model_is_left_as_it_was(model, drawn_video):
     model.backbone.norm.eval()  # a flag of its own
     before = {name: module.training for name, module in model.named_modules()}
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    attention.grad_cam(model, clip)
+    explain.grad_cam(model, clip)
     assert {name: module.training for name, module in model.named_modules()} == before
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
@@ -241,7 +241,7 @@ def test_hiding_the_hot_places_costs_the_class_most(model, drawn_data):
         with torch.inference_mode():
             logits = model(torch.from_numpy(clip)[None])[0]
         target = int(logits.argmax())
-        heat = attention.grad_cam(model, clip, target=target)
+        heat = explain.grad_cam(model, clip, target=target)
         for which, chosen in (("hottest", heat >= np.quantile(heat, 0.8)), ("coldest", heat <= np.quantile(heat, 0.2))):
             hidden = np.where(chosen[..., None], clip.mean(axis=(0, 1, 2)).astype(np.uint8), clip)
             with torch.inference_mode():
@@ -259,20 +259,20 @@ def coloured_video(path, num_frames: int, *, red: range) -> None:
 def test_a_video_is_hot_at_the_frames_that_show_the_class(monkeypatch, tmp_path):
     model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
     coloured_video(tmp_path / "v.avi", 45, red=range(20, 30))
-    heat = attention.explain_video(model, tmp_path / "v.avi", target=0, batch_size=3)
+    heat = explain.explain_video(model, tmp_path / "v.avi", target=0, batch_size=3)
     assert heat.grids.shape == (45, 8, 8)
     moments = heat.grids[:, 1:3, 1:3].mean(axis=(1, 2))
     assert moments[21:29].min() > 0.5
     assert max(moments[:16].max(), moments[34:].max()) < 0.05
     assert heat.scores[25] > heat.scores[5] == pytest.approx(0.5, abs=0.05)
-    again = attention.explain_video(model, tmp_path / "v.avi", target=0, batch_size=1)
+    again = explain.explain_video(model, tmp_path / "v.avi", target=0, batch_size=1)
     np.testing.assert_allclose(again.grids, heat.grids, atol=1e-5)
 
 
 def test_a_moment_in_a_long_video_stands_out(monkeypatch, tmp_path):
     model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
     coloured_video(tmp_path / "v.avi", 300, red=range(200, 204))
-    grids = attention.explain_video(model, tmp_path / "v.avi", target=0).grids
+    grids = explain.explain_video(model, tmp_path / "v.avi", target=0).grids
     assert grids[201:203, 1:3, 1:3].min() > 0.5
     assert max(grids[:190].max(), grids[214:].max()) < 0.05
 
@@ -281,7 +281,7 @@ def test_a_moment_in_a_long_video_stands_out(monkeypatch, tmp_path):
 def test_videos_of_any_length(monkeypatch, tmp_path, num_frames):
     model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
     coloured_video(tmp_path / "v.avi", num_frames, red=range(num_frames))
-    heat = attention.explain_video(model, tmp_path / "v.avi", target=0)
+    heat = explain.explain_video(model, tmp_path / "v.avi", target=0)
     assert heat.grids.shape == (num_frames, 8, 8)
     assert heat.scores.shape == (num_frames,)
     assert heat.grids[:, 1:3, 1:3].min() > 0.5
@@ -293,7 +293,7 @@ def test_heat_is_drawn_on_the_crop_that_the_model_sees(height, width):
     frame = np.full((height, width, 3), 100, np.uint8)
     grid = np.zeros((4, 4), np.float32)
     grid[0, 3] = 1  # the upper right cell of the centre square
-    attention.draw_heat(frame, grid, CLIP)
+    explain.draw_heat(frame, grid, CLIP)
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     hot = np.argwhere(frame[..., 0] > 150)
@@ -311,24 +311,24 @@ def test_heat_is_drawn_on_the_crop_that_the_model_sees(height, width):
 def test_the_overlay_video_keeps_rate_and_count(model, tmp_path, size):
     rng = np.random.default_rng(0)
     write_video(tmp_path / "in.avi", rng.integers(0, 256, (13, *size, 3), dtype=np.uint8), fps=12.5)
-    heat = attention.explain_video(model, tmp_path / "in.avi", target=1)
+    heat = explain.explain_video(model, tmp_path / "in.avi", target=1)
     names = ["a", "ёлка и очень-очень длинное название действия"] + list("cdef")
-    attention.write_attention(tmp_path / "out.mp4", heat, names, label="c")
+    explain.write_attention(tmp_path / "out.mp4", heat, names, label="c")
     num_frames, info = decoding.count_frames(tmp_path / "out.mp4")
     assert num_frames == 13
     assert info.fps == pytest.approx(12.5, abs=0.01)
     assert info.width >= size[1]
-    first = next(attention.attention_frames(heat, names))
-    named = next(attention.attention_frames(heat, names, label="c"))
+    first = next(explain.attention_frames(heat, names))
+    named = next(explain.attention_frames(heat, names, label="c"))
     assert len(named) > len(first)  # a wrong prediction names the label, on a line of its own
-    np.testing.assert_array_equal(next(attention.attention_frames(heat, names, label=names[1])), first)
+    np.testing.assert_array_equal(next(explain.attention_frames(heat, names, label=names[1])), first)
 
 
 def test_scores_are_those_of_serving(model, trained, drawn_video):
     from video_module.inference.predictor import load_predictor
 
     prediction = load_predictor(trained, device="cpu").predict_video(drawn_video)
-    heat = attention.explain_video(model, drawn_video, target=2)
+    heat = explain.explain_video(model, drawn_video, target=2)
     first, last = prediction.windows[0], prediction.windows[-1]
     assert heat.scores[0] == pytest.approx(first.scores[2], abs=1e-5)
     assert heat.scores[-1] == pytest.approx(last.scores[2], abs=1e-5)

@@ -1,0 +1,101 @@
+"""Picture of a confusion matrix, its classes ordered so that those mistaken for each other stand together."""
+
+from collections.abc import Sequence
+
+import matplotlib.colors
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from video_module.report.style import GREY, abbreviate, new_figure, styled, text_width
+
+
+def confusion_order(matrix: np.ndarray) -> list[int]:
+    """Order the classes so that those mistaken for each other stand together.
+
+    The two groups of classes most often mistaken for each other, on average over their members, are joined until no
+    confusion is left between groups (average linkage). Each join turns the groups so that their most similar ends
+    meet. Classes never confused keep their given order, and a group stands where its first class would.
+    """
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    similarity = share + share.T
+    np.fill_diagonal(similarity, 0)
+    groups = [[index] for index in range(len(matrix))]
+    means = similarity.copy()  # between groups
+    while len(groups) > 1 and means.max() > 0:
+        one, other = sorted(np.unravel_index(means.argmax(), means.shape))
+        first, second = groups[one], groups.pop(other)
+        sizes = len(first), len(second)
+        joins = [(first, second), (first, second[::-1]), (first[::-1], second), (second, first)]
+        left, right = max(joins, key=lambda join: similarity[join[0][-1], join[1][0]])
+        groups[one] = left + right
+        means[one] = means[:, one] = np.average(means[[one, other]], axis=0, weights=sizes)
+        means[one, one] = 0
+        means = np.delete(np.delete(means, other, axis=0), other, axis=1)
+    groups = [group if group[0] <= group[-1] else group[::-1] for group in groups]
+    order = [int(index) for group in sorted(groups, key=min) for index in group]
+    assert sorted(order) == list(range(len(matrix)))
+    return order
+
+
+@styled()
+def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> Figure:
+    """Row-normalised confusion matrix (rows: labels, columns: predictions), in percent where there is room.
+
+    Classes mistaken for each other stand together; rows of classes without a video are hatched. The picture is as
+    large as its names and cells need: about 9 inches for the 51 classes of HMDB51.
+    """
+    num_classes = len(class_names)
+    order = confusion_order(matrix)
+    matrix = matrix[np.ix_(order, order)]
+    names = [abbreviate(class_names[index], 24) for index in order]
+    many = num_classes > 100
+    if num_classes <= 51:
+        side = float(np.clip(0.55 * num_classes, 2.6, 7.0))
+    else:
+        side = max(7.0, 0.06 * num_classes) if many else 7 / 51 * num_classes
+    cell = 72 * side / num_classes  # points
+    size = 3.5 if many else min(9.0, 0.68 * cell)
+    room = text_width(names, size)
+    horizontal = 72 * room < 0.9 * cell
+    figure = new_figure(side + room + 1.4, side + (0.2 if horizontal else room) + 0.75)
+    # The compressed layout keeps the cells square without wide margins.
+    figure.set_layout_engine("compressed")
+    # A title of the figure, not of the axes: it may be wider than a small matrix.
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    axes = figure.subplots()
+    support = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, support, out=np.full(matrix.shape, np.nan), where=support > 0)
+    # A power below 1 brings out the few percent beside the diagonal.
+    norm = matplotlib.colors.PowerNorm(0.6, vmin=0, vmax=1)
+    image = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", norm=norm)
+    # Rows without a video are masked, so the hatched background shows through them. White would look like zeros.
+    axes.set_facecolor("white")
+    axes.patch.set(hatch="////", edgecolor=GREY)
+    axes.set_xticks(range(num_classes), names, rotation=0 if horizontal else 90, fontsize=size)
+    axes.set_yticks(range(num_classes), names, fontsize=size)
+    axes.tick_params(length=0)
+    axes.set(xlabel="prediction", ylabel="label")
+    axes.spines[:].set_visible(False)
+    if not many:
+        edges = np.arange(num_classes + 1) - 0.5
+        axes.hlines(edges, -0.5, num_classes - 0.5, color="#dfe3e8", linewidth=0.4)
+        axes.vlines(edges, -0.5, num_classes - 0.5, color="#dfe3e8", linewidth=0.4)
+        _write_shares(axes, shares, cell=cell)
+    bar = figure.colorbar(
+        image, ax=axes, label="share of the label's videos", shrink=0.8, aspect=35, fraction=0.05, pad=0.02
+    )
+    bar.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=["0", "5%", "20%", "50%", "100%"])
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _write_shares(axes: Axes, shares: np.ndarray, *, cell: float) -> None:
+    """Write the percentages into cells that are `cell` points wide: all of few classes, from 5 % up of many."""
+    few = len(shares) <= 20
+    size = min(9.0, 0.47 * cell / (1 + few))
+    for row, column in np.argwhere(shares > 0 if few else shares >= 0.05):
+        share = shares[row, column]
+        text = f"{share:.0%}" if few else f"{100 * share:.0f}"
+        color = "white" if share > 0.45 else "black"
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
