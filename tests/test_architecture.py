@@ -34,9 +34,9 @@ WITHOUT_TORCH = [
     "video_module.models.registry",
     *(
         f"video_module.data.{name}"
-        for name in ("sampling", "decoding", "transforms", "drawing", "encoding", "splits", "audit", "thumbnails")
+        for name in ("sampling", "decoding", "transforms", "drawing", "encoding", "splits", "records", "thumbnails")
     ),
-    *(f"video_module.data.{name}" for name in ("archives", "distribution", "fingerprint", "leaks")),
+    *(f"video_module.data.{name}" for name in ("archives", "distribution", "layout", "leaks")),
     *(
         f"video_module.inference.{name}"
         for name in ("predictor", "windows", "timeline", "overlay", "latency", "verification")

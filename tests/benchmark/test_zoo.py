@@ -11,8 +11,8 @@ import test_model
 from video_module.benchmark import zoo
 from video_module.benchmark.__main__ import main, parse_args
 from video_module.config import PRECISIONS
-from video_module.data import audit
-from video_module.data.splits import load_videos
+from video_module.data import leaks
+from video_module.data.records import load_videos
 from video_module.engine.checkpoint import load_checkpoint
 from video_module.errors import InputError
 from video_module.models.cost import measure_cost
@@ -50,7 +50,7 @@ def test_from_nothing_to_the_table_and_the_picture(drawn_data, tmp_path, monkeyp
     # an ordinary checkpoint, which knows what it was trained on, and whose accuracy is test_model.py's
     checkpoint = load_checkpoint(out / "swin3d_nano" / "swin3d_nano.pth")
     train_videos = load_videos(drawn_data / "train", num_workers=1)
-    assert checkpoint.train_sources == sorted({audit.hash_source(video.source) for video in train_videos})
+    assert checkpoint.train_sources == sorted({leaks.hash_source(video.source) for video in train_videos})
     assert checkpoint.class_names == (drawn_data / "obj.names").read_text().split()
     untrained = build_model("swin3d_nano", num_classes=len(checkpoint.class_names), seed=777).backbone.state_dict()
     assert not torch.equal(untrained["head.weight"], checkpoint.weights["head.weight"])

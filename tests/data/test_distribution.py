@@ -10,7 +10,7 @@ from tests.conftest import link
 from video_module.config import ClipConfig
 from video_module.data import distribution, sampling
 from video_module.data.distribution import label_distribution
-from video_module.data.splits import VideoRecord, load_videos
+from video_module.data.records import VideoRecord, load_videos
 from video_module.errors import InputError
 
 CLIP = ClipConfig(num_frames=8, frame_stride=2)

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from video_module.benchmark.predict import untrained_files
 from video_module.config import PRECISIONS, ClipConfig, TrainConfig
-from video_module.data import audit, dataset, labels, splits
+from video_module.data import dataset, labels, leaks, records
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from video_module.engine.device import choose_device
 from video_module.engine.training import Trainer
@@ -134,10 +134,10 @@ def read_parts(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def train_conditions(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any]:
-    videos = splits.load_videos(args.data_dir / "train", num_workers=1)
+    videos = records.load_videos(args.data_dir / "train", num_workers=1)
     return {
         "train_s": args.train_s,
-        "videos": splits.split_digest(args.data_dir / "train", videos),
+        "videos": records.split_digest(args.data_dir / "train", videos),
         "device": str(choose_device(args.device)),
         **_on(args),
         "least_steps": _LEAST_STEPS,
@@ -149,9 +149,9 @@ def test_conditions(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any
     path = checkpoint_path(entrant, args)
     if not path.is_file():
         raise InputError(f"{path}: {entrant.name} is not trained yet; add train to --parts")
-    videos = splits.load_videos(args.data_dir / "test", num_workers=1)
+    videos = records.load_videos(args.data_dir / "test", num_workers=1)
     return {
-        "videos": splits.split_digest(args.data_dir / "test", videos),
+        "videos": records.split_digest(args.data_dir / "test", videos),
         "num_clips": args.num_clips,
         "num_crops": args.num_crops,
         "own": {"weights": weights_digest(load_checkpoint(path))},
@@ -178,7 +178,7 @@ def train(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any]:
     """Train from nothing for --train_s seconds, reading and augmenting included, and keep the checkpoint."""
     train_dir = args.data_dir / "train"
     class_names = labels.find_class_names(train_dir)
-    videos = splits.load_videos(train_dir, num_workers=1)
+    videos = records.load_videos(train_dir, num_workers=1)
     clips = dataset.TrainingClips(train_dir, videos, class_names, entrant.clip, config_for(entrant))
     device = choose_device(args.device)
 
@@ -211,9 +211,9 @@ def train(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any]:
         weights={key: value.detach().cpu() for key, value in model.backbone.state_dict().items()},
         clip=entrant.clip,
         class_names=class_names,
-        split_digest=splits.split_digest(train_dir, videos),
-        train_sources=sorted({audit.hash_source(video.source) for video in videos}),
-        train_clips=sorted({audit.hash_clip(video.path) for video in videos}),
+        split_digest=records.split_digest(train_dir, videos),
+        train_sources=sorted({leaks.hash_source(video.source) for video in videos}),
+        train_clips=sorted({leaks.hash_clip(video.path) for video in videos}),
         train_config=config.to_dict() | {"weights": NO_WEIGHTS, "class_weights": None},
         epoch=num_clips // len(clips),
     )

@@ -10,7 +10,7 @@ from typing import Any
 from video_module.config import ClipConfig
 from video_module.data import hmdb51, sampling
 from video_module.data.labels import SPLITS, find_class_names, has_entries, is_split_tree
-from video_module.data.splits import Rejected, VideoRecord, load_videos, read_split_json, scan
+from video_module.data.records import Rejected, VideoRecord, load_videos, read_split_json, scan
 from video_module.errors import InputError
 from video_module.files import read_text
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from video_module.data.audit import TrainOverlap, train_overlap
 from video_module.data.dataset import EvaluationLoader, label_indices
 from video_module.data.labels import check_class_folders, check_split_dir
-from video_module.data.splits import VideoRecord, is_official, load_videos, split_record
+from video_module.data.leaks import TrainOverlap, train_overlap
+from video_module.data.records import VideoRecord, load_videos, split_record
 from video_module.engine.device import autocast
 from video_module.scores import ScoreClips, softmax, video_score
 
@@ -30,13 +30,7 @@ class EvaluationSplit:
 
     def overlap_with(self, train_sources: Collection[str], train_clips: Collection[str]) -> TrainOverlap | None:
         """What they share with a model's training, given as the hashes in its file; None where it holds none."""
-        return train_overlap(
-            [(video.path, video.source) for video in self.videos],
-            train_sources=train_sources,
-            train_clips=train_clips,
-            protocol=self.protocol,
-            official=is_official(self.protocol),
-        )
+        return train_overlap(self.videos, train_sources=train_sources, train_clips=train_clips, protocol=self.protocol)
 
 
 def load_test_split(test_dir: Path, class_names: Sequence[str], *, num_workers: int) -> EvaluationSplit:
