@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "video_module"
-BASE = {"background", "config", "devices", "errors", "files", "lettering", "machine", "scores", "tables"}
+BASE = {"__version__", "background", "config", "devices", "errors", "files", "lettering", "machine", "scores", "tables"}
 # room: rooms it may import when it is imported
 ARROWS = {
     "data": {"data"},

@@ -15,6 +15,12 @@ from typing import Any
 from video_module import machine
 from video_module.errors import InputError
 
+# Model files say by this how to read them, .pth and .onnx alike. Version 2 hashes each training video by its class and
+# name, where version 1 took the name alone (see data/leaks.py), and adds the version of the program that wrote it. Keys
+# that a reader does not know are passed over, so that a later version of the program can add some to version 2.
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+
 _MOST_BYTES = 230  # of a name: systems allow 255, and what is unfinished has a longer one
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # between attempts to move a file that another program has open on Windows
 
