@@ -228,10 +228,16 @@ def draw_dataset(
                 write_video(paths[-1], draw_frames(action, scene, num_frames=num_frames, rng=rng), fps=FPS)
         return paths
 
-    cv2.setNumThreads(1)  # frames are small: the threads here are those of the pool
-    with ThreadPoolExecutor(max_workers=num_workers) as pool:  # OpenCV and the encoder release the interpreter lock
-        drawn = tqdm(pool.map(draw_source, range(num_sources)), total=num_sources, desc="drawing", unit="source")
-        return [path for paths in drawn for path in paths]
+    # OpenCV and the encoder release the interpreter lock, so the pool's threads draw side by side. Threads of OpenCV's
+    # own would get in their way: the frames are small. The number is the whole process's, hence put back at the end.
+    num_cv2_threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with ThreadPoolExecutor(max_workers=num_workers) as pool:
+            drawn = tqdm(pool.map(draw_source, range(num_sources)), total=num_sources, desc="drawing", unit="source")
+            return [path for paths in drawn for path in paths]
+    finally:
+        cv2.setNumThreads(num_cv2_threads)
 
 
 def draw_recording(
