@@ -14,16 +14,7 @@ from tqdm import tqdm
 
 from video_module.data.decoding import read_frames
 from video_module.data.labels import SPLITS, has_entries, is_split_tree
-from video_module.data.records import (
-    OFFICIAL,
-    SPLIT_JSON,
-    Rejected,
-    SourceOf,
-    VideoRecord,
-    load_videos,
-    read_split_json,
-    scan,
-)
+from video_module.data.records import OFFICIAL, SPLIT_JSON, Rejected, SourceOf, VideoRecord, load_or_scan
 from video_module.errors import InputError
 
 # ---- two splits, by source
@@ -266,11 +257,8 @@ def _read_sides(
         raise InputError(f"{paths[0]}: named twice; --audit compares two folders, or the splits of one")
     sides, rejected = [], []
     for name, folder in folders.items():
-        if folder.name in SPLITS and read_split_json(folder.parent) is not None:
-            videos = load_videos(folder, num_workers=num_workers)
-        else:
-            videos, broken, _ = scan(folder, source_of=source_of, decode=decode, num_workers=num_workers)
-            rejected += broken
+        videos, broken = load_or_scan(folder, source_of=source_of, decode=decode, num_workers=num_workers)
+        rejected += broken
         sides.append(Side(name=name, root=folder, videos=videos))
     return sides, rejected
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from video_module.data import hmdb51, ucf101
 from video_module.data.decoding import VideoError, count_frames
-from video_module.data.labels import find_videos, has_entries
+from video_module.data.labels import SPLITS, find_videos, has_entries
 from video_module.errors import InputError
 from video_module.files import read_text
 
@@ -207,6 +207,16 @@ def _recorded(split_dir: Path) -> dict[str, VideoRecord]:
             known = {key: entry[key] for key in ("label", "source", "num_frames", "fps")}
             videos[name] = VideoRecord(path=name, **known)
     return videos
+
+
+def load_or_scan(
+    folder: Path, *, source_of: SourceOf = name_source, decode: bool = True, num_workers: int
+) -> tuple[list[VideoRecord], list[Rejected]]:
+    """The videos of a split folder by load_videos(), those of any other folder of classes by scan()."""
+    if folder.name in SPLITS and read_split_json(folder.parent) is not None:
+        return load_videos(folder, num_workers=num_workers), []
+    videos, rejected, _ = scan(folder, source_of=source_of, decode=decode, num_workers=num_workers)
+    return videos, rejected
 
 
 def split_record(split_dir: Path, videos: Sequence[VideoRecord]) -> dict[str, Any] | None:
