@@ -22,11 +22,11 @@ ACTIONS = ("jump", "pull", "push", "sit", "stand", "wave")
 REVERSED_PAIRS = (("sit", "stand"), ("pull", "push"))
 NAME_PREFIX = "Drawn_Film_"
 HEIGHT, WIDTH = 180, 240
-FPS = 30.0
+_FPS = 30.0
 _MARGIN = 16  # background beyond the frame on every side, in pixels: room for the shake
 _SUBPIXEL = 4  # fractional bits of OpenCV's drawing coordinates
 
-Point = tuple[float, float]
+_Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -88,30 +88,30 @@ def make_scene(seed: int, number: int) -> Scene:
 class _Pen:
     """Draws in the figure's own units: x to where it faces, y up from the floor, 1 its height."""
 
-    def __init__(self, image: np.ndarray, scene: Scene, origin: Point, facing: int):
+    def __init__(self, image: np.ndarray, scene: Scene, origin: _Point, facing: int):
         self.image, self.scene, self.origin, self.facing = image, scene, origin, facing
 
-    def pixel(self, point: Point) -> tuple[int, int]:
+    def pixel(self, point: _Point) -> tuple[int, int]:
         x = self.origin[0] + point[0] * self.facing * self.scene.figure_height
         y = self.origin[1] - point[1] * self.scene.figure_height
         return round(x * 2**_SUBPIXEL), round(y * 2**_SUBPIXEL)
 
-    def line(self, points: Sequence[Point], color: tuple[int, int, int], thickness: float = 0.055) -> None:
+    def line(self, points: Sequence[_Point], color: tuple[int, int, int], thickness: float = 0.055) -> None:
         width = max(2, round(thickness * self.scene.figure_height))
         for start, end in pairwise(points):
             cv2.line(self.image, self.pixel(start), self.pixel(end), color, width, cv2.LINE_AA, _SUBPIXEL)
 
-    def disk(self, center: Point, radius: float, color: tuple[int, int, int]) -> None:
+    def disk(self, center: _Point, radius: float, color: tuple[int, int, int]) -> None:
         size = round(radius * self.scene.figure_height * 2**_SUBPIXEL)
         cv2.circle(self.image, self.pixel(center), size, color, -1, cv2.LINE_AA, _SUBPIXEL)
 
-    def box(self, low: Point, high: Point, color: tuple[int, int, int]) -> None:
+    def box(self, low: _Point, high: _Point, color: tuple[int, int, int]) -> None:
         corners = [low, (high[0], low[1]), high, (low[0], high[1])]
         points = np.array([self.pixel(corner) for corner in corners], np.int32)
         cv2.fillConvexPoly(self.image, points, color, cv2.LINE_AA, _SUBPIXEL)
         self.line([*corners, low], tuple(value // 2 for value in color), 0.02)
 
-    def person(self, hip: Point, neck: Point, hands: Sequence[Point], feet: Sequence[Point], bend: float) -> None:
+    def person(self, hip: _Point, neck: _Point, hands: Sequence[_Point], feet: Sequence[_Point], bend: float) -> None:
         """A figure from its joints; knees bend forwards by `bend`, elbows hang a little."""
         color = self.scene.figure_color
         for foot in feet:
@@ -225,7 +225,7 @@ def draw_dataset(
                 name = f"{scene.name}_{action}_f_{motion}_np1_{view}_{scene.quality}_{clip}.avi"
                 num_frames = round(rng.uniform(32, 40) / scene.speed)
                 paths.append(output_dir / action / name)
-                write_video(paths[-1], draw_frames(action, scene, num_frames=num_frames, rng=rng), fps=FPS)
+                write_video(paths[-1], draw_frames(action, scene, num_frames=num_frames, rng=rng), fps=_FPS)
         return paths
 
     # OpenCV and the encoder release the interpreter lock, so the pool's threads draw side by side. Threads of OpenCV's
@@ -245,7 +245,7 @@ def draw_recording(
 ) -> None:
     """Draw one video in which `actions` follow each other in one scene, such as a camera would record."""
     scene = make_scene(seed, source)
-    num_frames = round(seconds_each * FPS)
+    num_frames = round(seconds_each * _FPS)
 
     def frames() -> Iterator[np.ndarray]:
         for number, action in enumerate(actions):
@@ -253,4 +253,4 @@ def draw_recording(
                 action, scene, num_frames=num_frames, rng=np.random.default_rng([seed, source, number])
             )
 
-    write_video(path, frames(), fps=FPS)
+    write_video(path, frames(), fps=_FPS)

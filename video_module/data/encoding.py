@@ -22,7 +22,7 @@ _CODECS = {
 _BT601, _LIMITED_RANGE = 6, 1  # FFmpeg's AVCOL_SPC_SMPTE170M and AVCOL_RANGE_MPEG: what cvtColor makes
 
 
-class VideoWriter:
+class _VideoWriter:
     """Encodes uint8 RGB frames (H, W, 3) of one size. Made by open_video()."""
 
     def __init__(self, path: Path, fps: float, suffix: str, keyframe_interval: int | None):
@@ -65,7 +65,7 @@ class VideoWriter:
 
 
 @contextmanager
-def open_video(path: str | Path, *, fps: float, keyframe_interval: int | None = None) -> Iterator[VideoWriter]:
+def open_video(path: str | Path, *, fps: float, keyframe_interval: int | None = None) -> Iterator[_VideoWriter]:
     """Write a video file; it stands under `path` only once it is whole.
 
     `keyframe_interval`, the most frames from one keyframe to the next, is the codec's own where it is None. Sizes that
@@ -76,7 +76,7 @@ def open_video(path: str | Path, *, fps: float, keyframe_interval: int | None = 
     if suffix not in _CODECS:
         raise InputError(f"{path}: videos are written as {', '.join(_CODECS)}")
     with replacing(path) as partial:
-        writer = VideoWriter(partial, fps, suffix, keyframe_interval)
+        writer = _VideoWriter(partial, fps, suffix, keyframe_interval)
         try:
             yield writer
         finally:

@@ -19,7 +19,7 @@ _MEANINGS = {
 _MOST_PEOPLE = 4
 
 
-class Hmdb51Name(NamedTuple):
+class _Name(NamedTuple):
     """A name `<source>_<action>_<body>_<motion>_np<k>_<view>_<quality>_<n>`, taken apart; _MEANINGS tells its codes."""
 
     source: str
@@ -49,7 +49,7 @@ def tag_values() -> dict[str, list[str]]:
     return {tag: list(meanings.values()) for tag, meanings in _MEANINGS.items()} | {"number of people": people}
 
 
-def parse_name(name: str, label: str) -> Hmdb51Name | None:
+def parse_name(name: str, label: str) -> _Name | None:
     """Take the name of a clip of class `label` apart; None where it is not of HMDB51's grammar."""
     stem = Path(name).stem
     tags = _TAGS.search(stem)
@@ -59,7 +59,7 @@ def parse_name(name: str, label: str) -> Hmdb51Name | None:
     # People rename the folder "brush_hair" to "Brush Hair"
     action = re.escape(label.replace(" ", "_"))
     source = re.sub(rf"_{action}$", "", stem[: tags.start()], flags=re.IGNORECASE)
-    return Hmdb51Name(source, body, motion, int(num_people), view, quality, int(number))
+    return _Name(source, body, motion, int(num_people), view, quality, int(number))
 
 
 def read_official_split(splits_dir: Path, fold: int) -> dict[tuple[str, str], str]:

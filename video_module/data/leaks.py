@@ -177,7 +177,7 @@ def fingerprint(path: Path, num_frames: int) -> np.ndarray:
     return np.concatenate([wave > np.median(wave) for wave in waves])
 
 
-class NearPair(NamedTuple):
+class _NearPair(NamedTuple):
     """Two videos by their places in what was compared, and the share of bits in which they differ."""
 
     first: int
@@ -185,7 +185,7 @@ class NearPair(NamedTuple):
     distance: float
 
 
-def near_pairs(first: np.ndarray, second: np.ndarray | None = None) -> list[NearPair]:
+def near_pairs(first: np.ndarray, second: np.ndarray | None = None) -> list[_NearPair]:
     """All pairs of fingerprints at most MAX_DISTANCE apart, nearest first; within `first` where `second` is None."""
     within = second is None
     signs = [2 * bits.astype(np.float32) - 1 for bits in (first, first if within else second)]
@@ -195,7 +195,7 @@ def near_pairs(first: np.ndarray, second: np.ndarray | None = None) -> list[Near
         distances = (1 - signs[0][top : top + block] @ signs[1].T / first.shape[1]) / 2
         for row, column in zip(*np.nonzero(distances <= MAX_DISTANCE + 1e-6), strict=True):
             if not within or top + row < column:
-                pairs.append(NearPair(int(top + row), int(column), round(float(distances[row, column]), 4)))
+                pairs.append(_NearPair(int(top + row), int(column), round(float(distances[row, column]), 4)))
     return sorted(pairs, key=lambda pair: (pair.distance, pair.first, pair.second))
 
 

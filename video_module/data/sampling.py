@@ -17,7 +17,7 @@ from video_module.errors import InputError
 _EPSILON = 1e-6  # keeps 3 * (1/3) at 1; steps are far coarser than it
 
 
-def file_frames(clip: ClipConfig, fps: float | None) -> float:
+def _file_frames(clip: ClipConfig, fps: float | None) -> float:
     """Frames of a file of `fps` for one frame at the rate that the clip counts in: 1 without target_fps."""
     if clip.target_fps is None:
         return 1.0
@@ -28,14 +28,14 @@ def file_frames(clip: ClipConfig, fps: float | None) -> float:
     return fps / clip.target_fps
 
 
-def frame_step(clip: ClipConfig, fps: float | None) -> float:
+def _frame_step(clip: ClipConfig, fps: float | None) -> float:
     """Frames of a file of `fps` from one frame of the clip to the next."""
-    return clip.frame_stride * file_frames(clip, fps)
+    return clip.frame_stride * _file_frames(clip, fps)
 
 
 def clip_span(clip: ClipConfig, fps: float | None) -> int:
     """Frames of a file of `fps` from a clip's first frame to its last, both counted."""
-    return int(_offsets(clip.num_frames, frame_step(clip, fps))[-1]) + 1
+    return int(_offsets(clip.num_frames, _frame_step(clip, fps))[-1]) + 1
 
 
 def _offsets(num_frames: int, step: float) -> np.ndarray:
@@ -48,7 +48,7 @@ def clip_indices(start: int, num_video_frames: int, clip: ClipConfig, *, fps: fl
         raise ValueError(f"start must be in 0..{num_video_frames - 1}, got {start}")
     available = num_video_frames - start
     if clip_span(clip, fps) <= available:
-        return start + _offsets(clip.num_frames, frame_step(clip, fps))
+        return start + _offsets(clip.num_frames, _frame_step(clip, fps))
     positions = np.arange(clip.num_frames, dtype=np.int64)
     if clip.num_frames <= available:  # shrink the step until the clip just fits
         return start + positions * (available - 1) // max(clip.num_frames - 1, 1)
@@ -91,7 +91,7 @@ def endless_window_starts(clip: ClipConfig, clip_step: int | None, *, fps: float
         clip_step = clip.default_clip_step
     if clip_step < 1:
         raise ValueError(f"clip_step must be at least 1, got {clip_step}")
-    step, previous = clip_step * file_frames(clip, fps), -1
+    step, previous = clip_step * _file_frames(clip, fps), -1
     for number in count():
         start = math.floor(number * step + _EPSILON)
         if start != previous:  # in a file of far fewer frames/s than target_fps, steps can be shorter than a frame
