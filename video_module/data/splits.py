@@ -27,12 +27,16 @@ class Split:
     rejected: list[Rejected]
     notes: list[str]
     """What a user should know of it, in sentences."""
-    shared: SharedSources
-    """Between train with val, and test."""
 
     @property
     def class_names(self) -> list[str]:
         return sorted({video.label for video in self.videos})
+
+    @property
+    def shared(self) -> SharedSources:
+        """Between train with val, and test."""
+        rest = [video for video in self.videos if video.split != "test"]
+        return shared_sources(rest, self.videos_in("test"))
 
     @property
     def leaks(self) -> int:
@@ -117,7 +121,9 @@ def split_grouped(
     fractions = {split: round(share, 6) for split, share in fractions.items()}
     assignment = assign_sources(videos, fractions, seed=seed)
     placed = [replace(video, split=assignment[video.source]) for video in videos]
-    return _finish("grouped", None, seed, fractions, placed, rejected, [])
+    split = _finish("grouped", None, seed, fractions, placed, rejected, [])
+    assert split.leaks == 0, f"a split by source shares sources: {split.shared}"
+    return split
 
 
 def read_official(protocol: str, splits_dir: Path, fold: int) -> dict[tuple[str, str], str]:
@@ -125,6 +131,10 @@ def read_official(protocol: str, splits_dir: Path, fold: int) -> dict[tuple[str,
     if not splits_dir.is_dir():
         raise InputError(f"{splits_dir}: no such folder; --splits_dir is the folder of the official split files")
     return OFFICIAL[protocol].read_official_split(splits_dir, fold)
+
+
+def _official_name(video: VideoRecord) -> tuple[str, str]:
+    return video.label, Path(video.path).name
 
 
 def split_official(
@@ -142,32 +152,29 @@ def split_official(
     So the test videos never choose a checkpoint. `val_fraction` is of the official train side. Videos that the fold
     does not use are left out.
     """
-    placed = []
-    for video in videos:
-        side = official.get((video.label, Path(video.path).name))
-        if side is not None:
-            placed.append(replace(video, split=side))
-    if not placed:
+    used = [video for video in videos if _official_name(video) in official]
+    if not used:
         raise InputError(f"none of the {len(videos)} videos is named in fold {fold} of {protocol}")
     fractions = {"train": round(1 - val_fraction, 6), "val": val_fraction}
-    train_side = [video for video in placed if video.split == "train"]
-    assignment = assign_sources(train_side, fractions, seed=seed)
-    placed = [video if video.split == "test" else replace(video, split=assignment[video.source]) for video in placed]
+    assignment = assign_sources([v for v in used if official[_official_name(v)] == "train"], fractions, seed=seed)
+    # A source can be on both sides: official folds keep it apart within a class only
+    placed = [
+        replace(video, split="test" if official[_official_name(video)] == "test" else assignment[video.source])
+        for video in used
+    ]
     notes = _missing_videos(videos, official, f"{protocol} fold {fold}")
     return _finish(protocol, fold, seed, fractions, placed, rejected, notes)
 
 
 def _missing_videos(videos: Sequence[VideoRecord], official: dict[tuple[str, str], str], fold: str) -> list[str]:
     """A note for each side of an official fold of which some videos are not there."""
-    present = {(video.label, Path(video.path).name) for video in videos}
     notes = []
     for side in ("train", "test"):
-        listed = [video for video, of_side in official.items() if of_side == side]
-        if missing := sorted(set(listed) - present):
-            label, name = missing[0]
+        listed = {name for name, of_side in official.items() if of_side == side}
+        if missing := sorted(listed - set(map(_official_name, videos))):
             notes.append(
                 f"{len(missing)} of the {len(listed)} {side} videos of {fold} are missing or rejected, "
-                f"{label}/{name} among them"
+                f"{'/'.join(missing[0])} among them"
             )
     return notes
 
@@ -207,7 +214,4 @@ def _finish(
         videos=videos,
         rejected=list(rejected),
         notes=notes,
-        shared=shared_sources(
-            [video for video in videos if video.split != "test"], [video for video in videos if video.split == "test"]
-        ),
     )
