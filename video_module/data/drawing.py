@@ -23,8 +23,10 @@ REVERSED_PAIRS = (("sit", "stand"), ("pull", "push"))
 NAME_PREFIX = "Drawn_Film_"
 HEIGHT, WIDTH = 180, 240
 _FPS = 30.0
-_MARGIN = 16  # background beyond the frame on every side, in pixels: room for the shake
-_SUBPIXEL = 4  # fractional bits of OpenCV's drawing coordinates
+# Background beyond the frame on every side, in pixels: room for the shake.
+_MARGIN = 16
+# Fractional bits of OpenCV's drawing coordinates. At whole pixels, slow motions would jump.
+_SUBPIXEL = 4
 
 _Point = tuple[float, float]
 
@@ -62,15 +64,17 @@ def make_scene(seed: int, number: int) -> Scene:
     background[:] = wall * shade
     floor_row = int(floor) + _MARGIN
     background[floor_row:] = ground * shade
-    for _ in range(rng.integers(3, 9)):  # pictures, windows and doors, in colours near the wall's
+    # Pictures, windows and doors, in colours near the wall's
+    for _ in range(rng.integers(3, 9)):
         left, top = rng.uniform(-20, width), rng.uniform(-15, floor_row - 20)
         size = rng.uniform(15, 70, 2)
         color = np.clip(wall + rng.uniform(-35, 35, 3), 0, 255).tolist()
         corner = (int(left), int(top)), (int(left + size[0]), int(min(top + size[1], floor_row)))
         cv2.rectangle(background, *corner, color, -1 if rng.random() < 0.7 else 3)
     noise_level = float(rng.choice([0.0, 4.0, 8.0]))
+    # Dark on a bright wall, in some hue
     figure = rng.uniform(0, 40, 3)
-    figure[rng.integers(3)] = rng.uniform(0, 110)  # dark on a bright wall, in some hue
+    figure[rng.integers(3)] = rng.uniform(0, 110)
     return Scene(
         name=f"{NAME_PREFIX}{number:03d}",
         background=cv2.GaussianBlur(background, (0, 0), rng.uniform(0.5, 2.5)).clip(0, 255).astype(np.uint8),
@@ -188,13 +192,17 @@ def draw_frames(action: str, scene: Scene, *, num_frames: int, rng: np.random.Ge
     duration = min(0.95, rng.uniform(0.75, 0.9) * 32 / (num_frames * scene.speed))
     begin = rng.uniform(0, 1 - duration)
     wobble = rng.uniform(0, 2 * np.pi) if action in ("wave", "jump") else 0.0
-    # a smooth path: noise through a wide window, brought back to the wanted spread
-    path = cv2.GaussianBlur(rng.normal(size=(num_frames, 2)), (1, 0), sigmaX=1, sigmaY=4) if scene.shake else 0
-    path = np.clip(scene.shake * 3 * path, -_MARGIN, _MARGIN) if scene.shake else np.zeros((num_frames, 2))
+    path = np.zeros((num_frames, 2))
+    if scene.shake:
+        # The camera's path is noise through a wide window. That leaves a quarter of its spread: times three, it comes
+        # near the wanted one again.
+        path = cv2.GaussianBlur(rng.normal(size=path.shape), (1, 0), sigmaX=1, sigmaY=4)
+        path = np.clip(3 * scene.shake * path, -_MARGIN, _MARGIN)
     for number in range(num_frames):
         time = number / max(1, num_frames - 1)
         phase = (time - begin) / duration
         if draw in (_draw_sit, _draw_push):
+            # Starts and ends gently: the cubic with no slope at 0 and 1
             phase = float(np.clip(phase, 0, 1))
             phase = phase * phase * (3 - 2 * phase)
             phase = phase if forward else 1 - phase

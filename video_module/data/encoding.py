@@ -13,13 +13,17 @@ import numpy as np
 from video_module.errors import InputError
 from video_module.files import replacing
 
-# suffix: codec, its options, bits per pixel where the codec needs a rate, the container's options
+# By suffix: the codec, its options, bits per pixel where the codec needs a rate, and the container's options.
+# - veryfast encodes 450 frames/s of 320x240 on two cores: drawing them takes longer.
+# - faststart puts the index first, so that a browser plays a file before it has all of it.
+# - A loop of 0 is without end.
 _CODECS = {
     ".mp4": ("libx264", {"preset": "veryfast", "crf": "23"}, None, {"movflags": "+faststart"}),
     ".avi": ("mpeg4", {}, 0.3, {}),
-    ".webp": ("libwebp_anim", {"quality": "60"}, None, {"loop": "0"}),  # for ever
+    ".webp": ("libwebp_anim", {"quality": "60"}, None, {"loop": "0"}),
 }
-_BT601, _LIMITED_RANGE = 6, 1  # FFmpeg's AVCOL_SPC_SMPTE170M and AVCOL_RANGE_MPEG: what cvtColor makes
+# FFmpeg's AVCOL_SPC_SMPTE170M and AVCOL_RANGE_MPEG: what cvtColor makes. Players that are not told guess by the size.
+_BT601, _LIMITED_RANGE = 6, 1
 
 
 class _VideoWriter:
@@ -43,7 +47,8 @@ class _VideoWriter:
             raise ValueError(f"frame size changed from {self._size} to {frame.shape[:2]}")
         if any(after for _, after in self._pad):
             frame = np.pad(frame, self._pad, mode="edge")
-        planes = cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)  # a third of the time of PyAV's own conversion
+        # A third of the time of PyAV's own conversion
+        planes = cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
         encoded = av.VideoFrame.from_ndarray(planes, format="yuv420p")
         encoded.pts = self._num_frames
         self._num_frames += 1
@@ -52,7 +57,7 @@ class _VideoWriter:
     def _start(self, height: int, width: int) -> None:
         self._size = height, width
         self._num_frames = 0
-        # 4:2:0 holds colour for 2x2 pixels: odd sizes are filled up by repeating the last row or column
+        # 4:2:0 holds colour for 2x2 pixels: an odd size is filled up by repeating the last row or column
         self._pad = [(0, height % 2), (0, width % 2), (0, 0)]
         self._stream.height, self._stream.width = height + height % 2, width + width % 2
         if self._bits_per_pixel:

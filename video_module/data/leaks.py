@@ -147,17 +147,18 @@ def train_overlap(
 
 # ---- by content: copies under other names
 
-_PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the length
-_SIDE, _SCALES = 64, 16  # a frame is shrunk to SIDE x SIDE, and its SCALES x SCALES coarsest cosine waves are kept
+# Of a video's length, the ends left out: black frames there are alike in many videos.
+_PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)
+# A frame is shrunk to _SIDE x _SIDE, and its _SCALES x _SCALES coarsest cosine waves are kept.
+_SIDE, _SCALES = 64, 16
 NUM_BITS = len(_PLACES) * (_SCALES**2 - 1)
-
+# Share of differing bits up to which two videos pass for copies. Of 30 surveillance clips, all copies came within it
+# that were encoded at a far lower rate (largest 0.04) or at half the size (0.07), 27 that lost their first 5 %, and 21
+# that lost 10 %. Of 44,850 pairs of different clips 17 come as near: a still camera that films one scene twice, which
+# is worth knowing as well.
 MAX_DISTANCE = 0.10
-"""Share of differing bits up to which two videos pass for copies.
-
-Of 30 surveillance clips, all copies came within it that were encoded at a far lower rate (largest 0.04) or at half the
-size (0.07), 27 that lost their first 5 %, and 21 that lost 10 %. Of 44,850 pairs of different clips 17 come as near: a
-still camera that films one scene twice, which is worth knowing as well.
-"""
+# Rows compared at once: 28 MB of distances against HMDB51's 6,766 clips.
+_BLOCK = 1024
 
 
 def fingerprint(path: Path, num_frames: int) -> np.ndarray:
@@ -188,11 +189,14 @@ class _NearPair(NamedTuple):
 def near_pairs(first: np.ndarray, second: np.ndarray | None = None) -> list[_NearPair]:
     """All pairs of fingerprints at most MAX_DISTANCE apart, nearest first; within `first` where `second` is None."""
     within = second is None
-    signs = [2 * bits.astype(np.float32) - 1 for bits in (first, first if within else second)]
+    second = first if within else second
+    assert first.shape[1] == second.shape[1], f"hashes of {first.shape[1]} and {second.shape[1]} bits"
+    # With bits as 1 and -1, the product of two rows is the number of equal bits less that of differing ones: all
+    # distances of a block are one matrix product.
+    signs = [2 * bits.astype(np.float32) - 1 for bits in (first, second)]
     pairs = []
-    block = 1024  # rows at once: 28 MB of distances against HMDB51's 6,766 clips
-    for top in range(0, len(first), block):
-        distances = (1 - signs[0][top : top + block] @ signs[1].T / first.shape[1]) / 2
+    for top in range(0, len(first), _BLOCK):
+        distances = (1 - signs[0][top : top + _BLOCK] @ signs[1].T / first.shape[1]) / 2
         for row, column in zip(*np.nonzero(distances <= MAX_DISTANCE + 1e-6), strict=True):
             if not within or top + row < column:
                 pairs.append(_NearPair(int(top + row), int(column), round(float(distances[row, column]), 4)))
@@ -311,7 +315,8 @@ def _near_identical(first: Side, second: Side | None = None) -> list[dict[str, A
     return found
 
 
-_NUM_DRAWS = 100  # of random splits
+# Random splits whose mean is told.
+_NUM_DRAWS = 100
 
 
 def random_split_leak(

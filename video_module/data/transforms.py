@@ -31,6 +31,8 @@ def crop_offsets(height: int, width: int, crop: int, num_crops: int) -> list[tup
     """(top, left) of the centre crop, or of three crops spread along the longer side."""
     if num_crops not in (1, 3):
         raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")
+    assert min(height, width) >= crop, f"a crop of {crop} does not fit into {height}x{width}"
+    # round() takes halves to the even number, as torchvision's CenterCrop does
     top, left = round((height - crop) / 2), round((width - crop) / 2)
     if num_crops == 1:
         return [(top, left)]
