@@ -1,6 +1,7 @@
 """Split a folder of classes into train, val and test by source, so that no film stands on two sides."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,57 +11,40 @@ from video_module.machine import default_num_workers
 
 PROTOCOLS = ("grouped", "hmdb51", "ucf101")
 FOLDS = ("1", "2", "3", "all")
+# Near-identical pairs that are printed; --save_to writes all.
 NUM_PAIRS = 10
-"""Of near-identical videos, as many are printed."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
-    parser.add_argument(
-        "--input_dir",
-        type=Path,
-        help="folder with one folder of videos per class, or a .rar, .zip or .tar of one (unpacked beside itself)",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--input_dir", type=Path, help="folder with a folder of videos for each class, or a .rar, .zip or .tar of one")
+    add("--output_dir", type=Path, default=Path("data"), help="where train/, val/ and test/ go")
+    add("--protocol", choices=PROTOCOLS, default="grouped", help="grouped: by source; others: the official split files")
+    add("--splits_dir", type=Path, help="folder of the official split files, or an archive of them")
+    add("--fold", choices=FOLDS, help="of an official protocol; all: <output_dir>/fold1..3 (default: 1)")
+    add("--val_fraction", type=cli.fraction, default=0.2, help="of all videos; official: of the official train side")
+    add("--test_fraction", type=cli.fraction, default=0.1, help="of all videos (grouped only)")
+    add("--groups", type=Path, help="CSV with columns path (<class>/<file>) and source or source_video")
+    add("--group_regex", help="regular expression whose first group in a file name is the source")
+    add("--link", choices=LINKS, default="hard", help="how files get there; copies where linking fails")
+    add("--seed", type=cli.natural, default=777, help="of the assignment of sources")
+    add("--num_workers", type=cli.positive_int, default=default_num_workers(), help="files decoded at once")
+    audit = parser.add_argument_group("instead of splitting, look for leaks").add_argument
+    audit(
         "--audit",
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="instead of splitting, report what is on two sides: of what this script wrote, of two folders of classes, "
-        "or of a random split of one",
+        help="report what is on two sides: of a split, of two folders of classes, or of a random split of one folder",
     )
-    parser.add_argument(
+    audit(
         "--content",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="--audit: also compare what the videos show, which finds copies under other names",
+        help="also compare what the videos show, which finds copies under other names",
     )
-    parser.add_argument("--save_to", type=Path, help="--audit: also write the report here, as JSON")
-    parser.add_argument("--output_dir", type=Path, default=Path("data"), help="where train/, val/ and test/ go")
-    parser.add_argument(
-        "--protocol",
-        choices=PROTOCOLS,
-        default="grouped",
-        help="grouped: by source; the others: the official split files",
-    )
-    parser.add_argument("--splits_dir", type=Path, help="folder of the official split files, or an archive of them")
-    parser.add_argument(
-        "--fold", choices=FOLDS, help="of an official protocol; all: <output_dir>/fold1..3 (default: 1)"
-    )
-    parser.add_argument(
-        "--val_fraction",
-        type=cli.fraction,
-        default=0.2,
-        help="of all videos; official protocols: of the official train",
-    )
-    parser.add_argument("--test_fraction", type=cli.fraction, default=0.1, help="of all videos (grouped only)")
-    parser.add_argument("--groups", type=Path, help="CSV with columns path (<class>/<file>) and source or source_video")
-    parser.add_argument("--group_regex", help="regular expression whose first group in a file name is the source")
-    parser.add_argument("--link", choices=LINKS, default="hard", help="how files get there; copies where linking fails")
-    parser.add_argument("--seed", type=cli.natural, default=777, help="of the assignment of sources")
-    parser.add_argument(
-        "--num_workers", type=cli.positive_int, default=default_num_workers(), help="files probed at once"
-    )
+    audit("--save_to", type=Path, help="also write the report here, as JSON")
     args = parser.parse_args(argv)
     check_args(parser, args)
     args.fold = args.fold or "1"
@@ -93,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         split(args)
 
 
-def read_source_of(args: argparse.Namespace):
+def read_source_of(args: argparse.Namespace) -> Callable[[str, str], str]:
     """The function that tells a video's source: from --groups, from --group_regex, or from names that are known."""
     from video_module.data import records
 

@@ -82,6 +82,7 @@ def imbalance(counts: Sequence[int]) -> dict[str, float | int | None]:
     equal classes that would be as hard to guess: the exponential of the entropy.
     """
     assert counts, "a data set has at least one class"
+    # The entropy of n equal classes is log n
     total = sum(counts)
     entropy = -sum(count / total * math.log(count / total) for count in counts if count)
     return {

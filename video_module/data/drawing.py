@@ -8,7 +8,7 @@ apart.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import cv2
@@ -254,11 +254,8 @@ def draw_recording(
     """Draw one video in which `actions` follow each other in one scene, such as a camera would record."""
     scene = make_scene(seed, source)
     num_frames = round(seconds_each * _FPS)
-
-    def frames() -> Iterator[np.ndarray]:
-        for number, action in enumerate(actions):
-            yield from draw_frames(
-                action, scene, num_frames=num_frames, rng=np.random.default_rng([seed, source, number])
-            )
-
-    write_video(path, frames(), fps=_FPS)
+    parts = (
+        draw_frames(action, scene, num_frames=num_frames, rng=np.random.default_rng([seed, source, number]))
+        for number, action in enumerate(actions)
+    )
+    write_video(path, chain.from_iterable(parts), fps=_FPS)

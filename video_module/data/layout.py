@@ -42,6 +42,7 @@ def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -
         for video in split.videos:
             target = partial / video.split / video.path
             target.parent.mkdir(parents=True, exist_ok=True)
+            # Through links of the input: a link to a link would break when the one in between goes
             num_linked += _place((input_dir / video.path).resolve(), target, link)
         for name in SPLITS:
             (partial / name).mkdir(exist_ok=True)
@@ -60,7 +61,7 @@ def _place(file: Path, target: Path, link: str) -> bool:
             target.symlink_to(file)
             return True
     except OSError:
-        # Another file system, one without links, or Windows without the right to make them
+        # Another file system, one without links, or Windows without the right to make them: copied below
         pass
     shutil.copy2(file, target)
     return False

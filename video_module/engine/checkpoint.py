@@ -48,12 +48,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "program_version": __version__,
     }
     try:
-        remove_partial(path)  # of runs that were killed while they saved
+        # What runs left that were killed while they saved would fill the disk, a checkpoint each time
+        remove_partial(path)
         with replacing(path) as partial, open(partial, "wb") as file:
             torch.save(content, file)
+            # The file is renamed once it is written. Without fsync the new name could reach the disk before the
+            # content, and a power cut would leave an empty checkpoint in the place of a whole one.
             file.flush()
-            os.fsync(file.fileno())  # else the name could reach the disk before what it stands for
-    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of some write errors
+            os.fsync(file.fileno())
+    # torch makes a RuntimeError of some errors of writing, with the disk's own error behind it
+    except (OSError, RuntimeError) as error:
         reason = next((e.strerror for e in (error, error.__context__) if isinstance(e, OSError)), None) or error
         left = "the one before is whole" if path.is_file() else "there is none"
         raise InputError(
