@@ -41,6 +41,7 @@ class _VideoWriter:
         self._size: tuple[int, int] | None = None
 
     def write(self, frame: np.ndarray) -> None:
+        assert frame.dtype == np.uint8 and frame.shape[2:] == (3,), f"not RGB in bytes: {frame.dtype} {frame.shape}"
         if self._size is None:
             self._start(*frame.shape[:2])
         elif frame.shape[:2] != self._size:

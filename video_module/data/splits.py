@@ -103,6 +103,7 @@ def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *
             best = "train"
         have[best].update(clips[source])
         assignment[source] = best
+    assert all(have["train"][label] for label in totals), f"a class has no training video: {have['train']}"
     return assignment
 
 
