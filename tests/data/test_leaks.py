@@ -290,7 +290,10 @@ def test_names_alone_of_format_version_1(test, protocol, expected):
     assert (overlap.num_sources, overlap.num_videos, overlap.num_clips, overlap.is_leak) == expected
     assert overlap.by_name_alone
     if not overlap.num_sources:
-        assert "the model file records no classes of them" in str(overlap)
+        assert (
+            "have the names of videos in the model's train and val splits; whether they are the same cannot be told"
+            in str(overlap)
+        )
 
 
 def test_what_is_not_recorded_is_unknown():

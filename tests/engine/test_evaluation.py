@@ -150,7 +150,9 @@ def test_a_plain_folder_of_numbered_files_is_tested(trained, drawn_data, tmp_pat
     shutil.copy(next((drawn_data / "test" / "wave").rglob("*.avi")), tmp_path / "test" / "wave" / "0001.avi")
     overlap = run(tmp_path / "test", model, tmp_path)["train_overlap"]
     assert (overlap["num_sources"], overlap["is_leak"]) == (0, False)
-    told = "1 test videos have file names of the model's train and val splits; the model file records no classes"
+    told = (
+        "1 test videos have the names of videos in the model's train and val splits; whether they are the same cannot"
+    )
     assert (told in capsys.readouterr().out) == (version == 1)
 
 

@@ -72,7 +72,9 @@ def hash_clip(path: str) -> str:
 
     The class is part of it because many data sets number the files of each class from 1.
     """
-    return _hash(f"{PurePosixPath(path).parts[0]}/{PurePosixPath(path).stem}", _CLIP_DIGITS)
+    label, *below = PurePosixPath(path).parts
+    assert below, f"{path}: not <class>/<file>"
+    return _hash(f"{label}/{PurePosixPath(path).stem}", _CLIP_DIGITS)
 
 
 def _hash(text: str, num_digits: int) -> str:
@@ -101,7 +103,8 @@ class TrainOverlap:
         splits = "the model's train and val splits"
         if self.num_clips and not self.num_sources and self.by_name_alone:
             return (
-                f"{self.num_clips} test videos have file names of {splits}; the model file records no classes of them"
+                f"{self.num_clips} test videos have the names of videos in {splits}; whether they are the same cannot "
+                "be told, since this older model file does not record their classes"
             )
         if self.num_clips and not self.num_sources:
             return f"{self.num_clips} test videos are in {splits}, by their classes and file names"
