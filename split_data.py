@@ -112,7 +112,7 @@ def split(args: argparse.Namespace) -> None:
     for item in rejected:
         print(f"rejected {item.path}: {item.reason}")
     if num_unused:
-        print(f"left out {num_unused} videos that the official files do not name or use")
+        print(f"skipped {num_unused} videos that the official files do not use")
     if not official and source_of is records.name_source and all(map(records.has_own_source, videos)):
         print(
             "note: no source in the names: each file counts as its own recording; if some are cuts of one, say so with "
@@ -139,7 +139,7 @@ def show_others(paths: list[Path], input_dir: Path, *, most: int = 5) -> None:
     if paths:
         names = ", ".join(path.relative_to(input_dir).as_posix() for path in paths[:most])
         more = ", …" if len(paths) > most else ""
-        print(f"passed over {len(paths)} files that are no videos by their names, or in no class folder: {names}{more}")
+        print(f"skipped {len(paths)} files: not videos, or outside the class folders ({names}{more})")
 
 
 def report(split, num_copied: int) -> None:

@@ -118,9 +118,9 @@ def _is_running(pid: int) -> bool:
 def check_output(path: Path, *, folder: bool = False) -> None:
     """Raise InputError, before hours of work, if a file (or folder) cannot be written under this name."""
     if path.is_dir() and not folder:
-        raise InputError(f"{path}: a folder stands there; give the name of a file")
+        raise InputError(f"{path}: is a directory; expected a file")
     if path.is_file() and folder:
-        raise InputError(f"{path}: a file stands there; give the name of a folder")
+        raise InputError(f"{path}: is a file; expected a directory")
     parent = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), None)
     if parent is None:  # Windows
         raise InputError(f"{path}: there is no drive {path.absolute().anchor}")

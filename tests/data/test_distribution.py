@@ -121,7 +121,7 @@ def test_outputs_are_checked_before_videos_are_read(drawn_data, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.png").mkdir()
     name = "x.json" if flag == "--save_to" else "x.png"  # the PNG beside it
-    with pytest.raises(InputError, match=r"x\.png: a folder stands there"):
+    with pytest.raises(InputError, match=r"x\.png: is a directory"):
         calc_label_distribution.main(["--data_dir", str(drawn_data), flag, name])
 
 

@@ -196,7 +196,7 @@ def test_groups_file(tmp_path):
     with pytest.raises(InputError, match=r"old\.csv: not UTF-8 text"):
         records.groups_source(tmp_path / "old.csv")
     (tmp_path / "twice.csv").write_text("path,source\na/1.avi,X\na/1.avi,Y\n")
-    with pytest.raises(InputError, match=r"twice\.csv:3: a/1\.avi has another source above"):
+    with pytest.raises(InputError, match=r"twice\.csv:3: a/1\.avi had another source in an earlier row"):
         records.groups_source(tmp_path / "twice.csv")
 
 
@@ -258,7 +258,7 @@ def test_rerun_replaces_an_earlier_split_and_nothing_else(drawn_clips, tmp_path)
     (out / "model.pth").write_text("trained on it")
     with pytest.raises(InputError, match=r"holds model\.pth beside an earlier split"):
         split_data.main(arguments)
-    with pytest.raises(InputError, match="must lie apart"):
+    with pytest.raises(InputError, match="overlaps"):
         split_data.main(["--input_dir", str(out / "train"), "--output_dir", str(out)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mine"]
 
@@ -271,7 +271,7 @@ def test_a_split_goes_where_a_link_leads(drawn_clips, tmp_path):
         assert (tmp_path / "data").is_symlink()
         assert json.loads((tmp_path / "disk" / "split.json").read_text())["seed"] == int(seed)
     shutil.rmtree(tmp_path / "disk")
-    with pytest.raises(InputError, match=r"data: a link to .*disk, which is not there"):
+    with pytest.raises(InputError, match=r"data: a broken link to .*disk"):
         split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data")])
 
 
@@ -320,12 +320,12 @@ def test_files_that_are_passed_over_are_named(drawn_clips, tmp_path, capsys):
     for number in range(7):
         (tmp_path / "in" / "wave" / f"note{number}.txt").touch()
     split_data.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "data")])
-    line = next(line for line in capsys.readouterr().out.splitlines() if "passed over" in line)
-    assert line.startswith("passed over 7 files")
-    assert line.endswith("wave/note3.txt, wave/note4.txt, …")
+    line = next(line for line in capsys.readouterr().out.splitlines() if "not videos" in line)
+    assert line.startswith("skipped 7 files")
+    assert line.endswith("wave/note3.txt, wave/note4.txt, …)")
     (tmp_path / "in" / "jig").mkdir()
     (tmp_path / "in" / "jig" / "a.rm").touch()
-    with pytest.raises(InputError, match=r"jig: holds no video, but a\.rm"):
+    with pytest.raises(InputError, match=r"jig: holds no video, only files such as a\.rm"):
         split_data.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "data")])
 
 
@@ -334,9 +334,9 @@ def test_output_inside_the_input_is_refused(drawn_clips, tmp_path, monkeypatch):
     link(tmp_path / "wave", drawn_clips / "wave")
     link(tmp_path / "sit", drawn_clips / "sit")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"data: \. and the output must lie apart"):
+    with pytest.raises(InputError, match=r"data: overlaps \.; choose"):
         split_data.main(["--input_dir", "."])
-    with pytest.raises(InputError, match=r"^\.: the folder of the videos itself; choose another --output_dir$"):
+    with pytest.raises(InputError, match=r"^\.: this is the folder of the videos itself; choose another --output_dir$"):
         split_data.main(["--input_dir", str(tmp_path), "--output_dir", "."])
 
 

@@ -77,7 +77,7 @@ def unpacked(path: Path) -> Path:
     if folder.exists():
         if not (folder / _MARKER).is_file():
             raise InputError(
-                f"{folder}: stands where {path.name} would be unpacked; give that folder itself, or move it"
+                f"{folder}: already exists where {path.name} would be unpacked; pass that folder instead, or move it"
             )
         if json.loads(read_text(folder / _MARKER)) != stamp:
             raise InputError(f"{folder}: was unpacked from an earlier {path.name}; remove it to unpack the new one")
@@ -174,14 +174,13 @@ def _check_places(archive: Path, paths: list[PurePosixPath], folder: Path) -> No
             raise InputError(f"{archive}: its member {str(name)!r} has a name that Windows cannot give a file")
         if (other := places.setdefault(fold(str(name)), name)) != name:
             raise InputError(
-                f"{archive}: {str(other)!r} and {str(name)!r} in it would be one on this disk, which does not tell "
-                "upper from lower case"
+                f"{archive}: {str(other)!r} and {str(name)!r} in it would be the same on this disk, which ignores case"
             )
     for inner in filter(is_archive, paths):
         if (other := places.setdefault(fold(str(inner.with_name(_stem(inner.name)))), inner)) != inner:
             raise InputError(
-                f"{archive}: {str(inner)!r} in it would be unpacked to the place of {str(other)!r}; unpack it by "
-                "yourself, and give the folder"
+                f"{archive}: {str(inner)!r} in it would be unpacked to the place of {str(other)!r}; unpack it "
+                "yourself, and pass the folder"
             )
 
 
@@ -209,8 +208,8 @@ def _opened(archive: Path) -> Iterator[list[_Member]]:
         ) from None
     except NotImplementedError as error:
         raise InputError(
-            f"{archive}: its members are packed in a way that Python cannot read ({error}); unpack it with another "
-            "program, and give the folder"
+            f"{archive}: its members are compressed in a way that Python cannot read ({error}); unpack it with "
+            "another program, and pass the folder"
         ) from None
     except (*_DAMAGE, rarfile.Error) as error:
         # An OSError with a number is the disk's, not the archive's
@@ -223,7 +222,7 @@ def _opened(archive: Path) -> Iterator[list[_Member]]:
 
 
 def _encrypted(archive: Path) -> InputError:
-    return InputError(f"{archive}: is encrypted; unpack it with its password, and give the folder")
+    return InputError(f"{archive}: encrypted; unpack it with its password, and pass the folder")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def read_class_names(path: Path) -> list[str]:
     """Read an obj.names file. Raises InputError if it is missing, empty or names a class twice."""
     names = _lines(read_text(path))
     if not names:
-        raise InputError(f"{path}: no class is named in it")
+        raise InputError(f"{path}: names no class")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{path}: class {twice[0]!r} is named twice")
     return names
@@ -44,7 +44,7 @@ def find_class_names(data_dir: Path) -> list[str]:
         if (folder / OBJ_NAMES).is_file():
             names = read_class_names(folder / OBJ_NAMES)
             if unknown := sorted(set(found) - set(names)):
-                raise InputError(f"{data_dir / unknown[0]}: a class that {folder / OBJ_NAMES} does not name")
+                raise InputError(f"{data_dir / unknown[0]}: not a class in {folder / OBJ_NAMES}")
             return names
     return found
 
@@ -131,7 +131,8 @@ def find_others(class_dir: Path) -> list[Path]:
         found = [path for path in files if not is_video(path)]
         if found and len(found) == len(files):
             raise InputError(
-                f"{folder}: holds no video, but {min(found).name} and such; videos end in {', '.join(VIDEO_SUFFIXES)}"
+                f"{folder}: holds no video, only files such as {min(found).name}; names of videos end in "
+                f"{', '.join(VIDEO_SUFFIXES)}"
             )
         others += found
     return sorted(path for path in others if not _is_hidden(path))

@@ -15,12 +15,12 @@ from video_module.files import check_output, lies_in, replacing, write_json
 def check_split_output(input_dir: Path, output_dir: Path) -> None:
     """Raise InputError unless a split of `input_dir` may be written to `output_dir`: nothing of others is replaced."""
     if output_dir.is_symlink() and not output_dir.exists():
-        raise InputError(f"{output_dir}: a link to {output_dir.readlink()}, which is not there")
+        raise InputError(f"{output_dir}: a broken link to {output_dir.readlink()}")
     check_output(output_dir, folder=True)
     if lies_in(output_dir, input_dir) and lies_in(input_dir, output_dir):
-        raise InputError(f"{output_dir}: the folder of the videos itself; choose another --output_dir")
+        raise InputError(f"{output_dir}: this is the folder of the videos itself; choose another --output_dir")
     if lies_in(output_dir, input_dir) or lies_in(input_dir, output_dir):
-        raise InputError(f"{output_dir}: {input_dir} and the output must lie apart; choose another --output_dir")
+        raise InputError(f"{output_dir}: overlaps {input_dir}; choose another --output_dir")
     found = output_dir.iterdir() if output_dir.is_dir() else ()
     entries = {entry.name for entry in found if not is_system_file(entry)}
     if entries and SPLIT_JSON not in entries:

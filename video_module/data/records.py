@@ -93,7 +93,7 @@ def groups_source(file: Path) -> SourceOf:
             raise InputError(f"{file}:{reader.line_num}: path or {column} is empty")
         path = row["path"].replace("\\", "/").removeprefix("./")
         if sources.setdefault(path, row[column]) != row[column]:
-            raise InputError(f"{file}:{reader.line_num}: {path} has another source above")
+            raise InputError(f"{file}:{reader.line_num}: {path} had another source in an earlier row")
 
     def source_of(path: str, label: str) -> str:
         if path not in sources:
