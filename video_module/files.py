@@ -122,7 +122,8 @@ def check_output(path: Path, *, folder: bool = False) -> None:
     if path.is_file() and folder:
         raise InputError(f"{path}: is a file; expected a directory")
     parent = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), None)
-    if parent is None:  # Windows
+    # On Windows alone, a path on a drive that is not there has no parent that is
+    if parent is None:
         raise InputError(f"{path}: there is no drive {path.absolute().anchor}")
     if parent != path and not parent.is_dir():
         raise InputError(f"{path}: {parent} is a file, not a folder")

@@ -15,7 +15,7 @@ _MEANINGS = {
     "quality": {"goo": "good", "med": "medium", "bad": "bad"},
     "visible body part": {"f": "full body", "u": "upper body", "l": "lower body", "h": "head"},
 }
-# Few clips show more people, so they are counted as one.
+# Few clips show more people than this: their numbers are counted together.
 _MOST_PEOPLE = 4
 
 
