@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.audit:
         audit(args)
     else:
-        split(args)
+        make_splits(args)
 
 
 def read_source_of(args: argparse.Namespace) -> Callable[[str, str], str]:
@@ -86,7 +86,7 @@ def read_source_of(args: argparse.Namespace) -> Callable[[str, str], str]:
     return records.regex_source(args.group_regex) if args.group_regex else records.name_source
 
 
-def split(args: argparse.Namespace) -> None:
+def make_splits(args: argparse.Namespace) -> None:
     from video_module.data import archives, labels, layout, records, splits
 
     source_of = read_source_of(args)

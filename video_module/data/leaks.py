@@ -210,7 +210,7 @@ def near_pairs(first: np.ndarray, second: np.ndarray | None = None) -> list[_Nea
 
 
 @dataclass(kw_only=True)
-class Side:
+class _Side:
     """A folder of classes that is compared."""
 
     name: str
@@ -250,7 +250,7 @@ def audit(
 
 def _read_sides(
     paths: Sequence[Path], *, source_of: SourceOf, decode: bool, num_workers: int
-) -> tuple[list[Side], list[Rejected]]:
+) -> tuple[list[_Side], list[Rejected]]:
     """The sides to compare, and files that do not decode, which are on none.
 
     One path is what split_data.py wrote (or its split.json), of which the sides are the splits, or a folder of classes;
@@ -266,11 +266,11 @@ def _read_sides(
     for name, folder in folders.items():
         videos, broken = load_or_scan(folder, source_of=source_of, decode=decode, num_workers=num_workers)
         rejected += broken
-        sides.append(Side(name=name, root=folder, videos=videos))
+        sides.append(_Side(name=name, root=folder, videos=videos))
     return sides, rejected
 
 
-def _read_fingerprints(side: Side, *, num_workers: int) -> np.ndarray:
+def _read_fingerprints(side: _Side, *, num_workers: int) -> np.ndarray:
     def read(video: VideoRecord) -> np.ndarray:
         return fingerprint(side.root / video.path, video.num_frames)
 
@@ -279,7 +279,7 @@ def _read_fingerprints(side: Side, *, num_workers: int) -> np.ndarray:
     return np.array(bits, dtype=bool).reshape(len(side.videos), NUM_BITS)
 
 
-def _compare(first: Side, second: Side) -> dict[str, Any]:
+def _compare(first: _Side, second: _Side) -> dict[str, Any]:
     """What `second` shares with `first`, as counts of sources and of its own videos, and in pairs of copies."""
     labels: dict[str, set[str]] = defaultdict(set)
     for video in first.videos:
@@ -299,7 +299,7 @@ def _compare(first: Side, second: Side) -> dict[str, Any]:
     }
 
 
-def _near_identical(first: Side, second: Side | None = None) -> list[dict[str, Any]] | None:
+def _near_identical(first: _Side, second: _Side | None = None) -> list[dict[str, Any]] | None:
     """The near pairs of two sides, or within one, by their paths; None where content is not compared."""
     if first.fingerprints is None:
         return None

@@ -122,7 +122,7 @@ def split_grouped(
     fractions = {split: round(share, 6) for split, share in fractions.items()}
     assignment = assign_sources(videos, fractions, seed=seed)
     placed = [replace(video, split=assignment[video.source]) for video in videos]
-    split = _finish("grouped", None, seed, fractions, placed, rejected, [])
+    split = _make_split("grouped", None, seed, fractions, placed, rejected, [])
     assert split.leaks == 0, f"a split by source shares sources: {split.shared}"
     return split
 
@@ -164,7 +164,7 @@ def split_official(
         for video in used
     ]
     notes = _missing_videos(videos, official, f"{protocol} fold {fold}")
-    return _finish(protocol, fold, seed, fractions, placed, rejected, notes)
+    return _make_split(protocol, fold, seed, fractions, placed, rejected, notes)
 
 
 def _missing_videos(videos: Sequence[VideoRecord], official: dict[tuple[str, str], str], fold: str) -> list[str]:
@@ -180,7 +180,7 @@ def _missing_videos(videos: Sequence[VideoRecord], official: dict[tuple[str, str
     return notes
 
 
-def _finish(
+def _make_split(
     protocol: str,
     fold: int | None,
     seed: int,
