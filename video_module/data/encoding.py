@@ -1,5 +1,7 @@
-"""The only writer of video files (PyAV): H.264 .mp4 that browsers play, .webp for pages and slides that show pictures
-only, MPEG-4 .avi for drawn clips."""
+"""The only writer of video files, on PyAV.
+
+H.264 .mp4 is for browsers, .webp for pages and slides that show pictures only, MPEG-4 .avi for drawn clips.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
