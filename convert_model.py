@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"  only {len(clips.clips)} different clips were found, {num_clips} were wanted")
     if reports[0].agreement.num_predicted_classes < min(2, len(checkpoint.class_names)):
         print("  torch gives all clips the same class: agreement on it says little")
-    for path in export.outdated_files(stem, reports, checkpoint):
+    for path in export.strangers(stem, reports, checkpoint):
         print(f"  {path} is of other weights: export it again, or delete it")
     report_path = stem.with_name(f"{name}_export.json")
     write_json(

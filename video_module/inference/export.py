@@ -32,11 +32,12 @@ from video_module.inference.verification import Agreement, Reference, Verificati
 from video_module.machine import available_cores, describe_machine
 from video_module.tables import align
 
-_LATENCY_BATCH_SIZES = (1, 4)
-# Parameters up to which a network is quick enough to be tried on 200 clips rather than 32.
-_SMALL_NETWORK = 5_000_000
-# Weights below which a convolution is not worth storing in 8 bits: MViT's poolings have 2,592.
+LATENCY_BATCH_SIZES = (1, 4)
+SMALL_NETWORK = 5_000_000
+"""Parameters up to which a network is quick enough to be tried on 200 clips rather than 32."""
+
 _SMALL_CONVOLUTION = 2**12
+"""Weights below which a convolution is not worth storing in 8 bits: MViT's poolings have 2,592."""
 
 # What fp16 would round or overflow first: sums over many values, exponentials, and the first steps from 0..255. The
 # shift mask (Where) is added to scores that feed a softmax; onnxruntime folds it at load only in fp32.
@@ -63,7 +64,7 @@ class ExportReport:
 
 def default_num_clips(checkpoint: Checkpoint) -> int:
     """Clips that a file of this model is tried on when the user names no number."""
-    return 200 if sum(weight.numel() for weight in checkpoint.weights.values()) <= _SMALL_NETWORK else 32
+    return 200 if sum(weight.numel() for weight in checkpoint.weights.values()) <= SMALL_NETWORK else 32
 
 
 def export_files(
@@ -86,7 +87,7 @@ def export_files(
     trace_s = time.perf_counter() - begin
     reports = []
     for precision in sorted(set(precisions), key=PRECISIONS.index):
-        path = _onnx_path(stem, precision)
+        path = path_of(stem, precision)
         metadata = metadata_of(checkpoint, precision=precision, opset=opset)
         reports.append(
             _export_file(fp32, path, precision, metadata=metadata, trace_s=trace_s, reference=reference, gates=gates)
@@ -94,7 +95,7 @@ def export_files(
     return reports
 
 
-def _onnx_path(stem: Path, precision: str) -> Path:
+def path_of(stem: Path, precision: str) -> Path:
     """X.onnx, X_fp16.onnx, X_int8.onnx."""
     return stem.with_name(stem.name + ("" if precision == "fp32" else f"_{precision}") + ".onnx")
 
@@ -135,10 +136,8 @@ def _export_file(
             if report.failure:
                 raise _NotProven
     except _NotProven:
-        # An earlier file of this name would be taken for the one that failed
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        # No space left, above all
+        path.unlink(missing_ok=True)  # one of before: it would be taken for this one
+    except OSError as error:  # no space left, above all
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
     return report
 
@@ -156,10 +155,8 @@ def save_onnx(proto: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> N
 
 def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
     """The fp32 graph of a Recognizer: `clips` uint8 (N, T, H, W, 3), N free -> `logits` float32 (N, num_classes)."""
-    # Two clips: the exporter would take a batch of one for a constant, and the file could not score another number
-    example = torch.zeros((2, *model.clip.shape), dtype=torch.uint8)
-    # The exporter prints each of its stages, and warns of what is settled
-    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+    example = torch.zeros((2, *model.clip.shape), dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):  # the exporter reports each of its stages
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
@@ -171,7 +168,7 @@ def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelPr
             dynamic_shapes={"clips": {0: torch.export.Dim("N", min=1)}},
             verbose=False,
         )
-    # All blocks share one table of relative positions, which is stored once. The limit is in values.
+    # all blocks share one table of relative positions; the limit is in values
     passes.DeduplicateInitializersPass(size_limit=2**31)(program.model)
     return program.model_proto
 
@@ -188,8 +185,8 @@ def to_fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
         op_block_list=list(_KEPT_IN_FP32),
         node_block_list=[node.name for node in nodes[:first_layer]],
     )
-    # The converter appends its casts at the end, where ONNX wants nodes in the order of their use, and leaves types of
-    # before beside values that it kept in fp32.
+    # the converter appends its casts at the end, where ONNX wants nodes in the order of their use, and leaves types of
+    # before beside values that it kept in fp32
     del proto.graph.value_info[:]
     model = onnx_ir.from_proto(proto)
     passes.TopologicalSortPass()(model)
@@ -212,15 +209,13 @@ def to_int8(fp32: onnx.ModelProto) -> onnx.ModelProto:
         quantised = Path(folder) / "int8.onnx"
         proto = copy.deepcopy(fp32)
         num_axes = {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
-        # Shapes are inferred anew: older versions of onnxruntime trip over those of transposed weights
-        del proto.graph.value_info[:]
-        # Says that the graph was prepared for it; else quantize_dynamic() logs the advice to do so
-        onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
+        del proto.graph.value_info[:]  # shapes are inferred anew; older versions trip over those of transposed weights
+        onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})  # else it logs advice
         quantize_dynamic(
             proto,
             quantised,
             op_types_to_quantize=["MatMul", "Gemm"],
-            # Matrices that differ from row to row (MViT's positions) are small, and have no kernel in 8 bits
+            # matrices that differ from row to row (MViT's positions) are small, and have no kernel in 8 bits
             nodes_to_exclude=[
                 node.name
                 for node in proto.graph.node
@@ -245,7 +240,6 @@ def _store_convolutions_in_8_bits(proto: onnx.ModelProto) -> None:
         weight = onnx.numpy_helper.to_array(constants[name])
         if weight.size < _SMALL_CONVOLUTION:
             continue
-        assert weight.ndim >= 3, f"{name}: a convolution's weights are (out, in, …), got {weight.shape}"
         scale = np.abs(weight).max(axis=tuple(range(1, weight.ndim)))
         scale = np.maximum(scale, np.finfo(np.float32).tiny) / 127
         levels = np.round(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
@@ -296,7 +290,7 @@ def with_latency(
         for precision, report in kept.items()
     }
     by_size = {}
-    for size in _LATENCY_BATCH_SIZES:
+    for size in LATENCY_BATCH_SIZES:
         batch = clips[np.arange(size) % len(clips)]
         by_size[size] = measure_latency(
             {precision: partial(score_clips, batch) for precision, score_clips in scorers.items()}
@@ -309,25 +303,24 @@ def with_latency(
     ]
 
 
-def outdated_files(stem: Path, reports: Sequence[ExportReport], checkpoint: Checkpoint) -> list[Path]:
+def strangers(stem: Path, reports: Sequence[ExportReport], checkpoint: Checkpoint) -> list[Path]:
     """Files under the names of <stem>'s precisions that were not made now and hold other weights."""
     made = {Path(report.path) for report in reports}
-    others = [path for precision in PRECISIONS if (path := _onnx_path(stem, precision)) not in made and path.is_file()]
-    return [path for path in others if not _has_weights(path, weights_digest(checkpoint))]
+    others = [path for precision in PRECISIONS if (path := path_of(stem, precision)) not in made and path.is_file()]
+    return [path for path in others if not _is_of(weights_digest(checkpoint), path)]
 
 
-def _has_weights(path: Path, digest: str) -> bool:
+def _is_of(digest: str, path: Path) -> bool:
     try:
         return describe(path).get("weights_digest") == digest
-    except InputError:
-        # Not even a file of this project
+    except InputError:  # not even of this project
         return False
 
 
 def format_reports(reports: Sequence[ExportReport]) -> str:
     """The proof as a table."""
     header = ["", "nodes", "MB", "made in s", "largest diff", "agreement", "accuracy"]
-    header += [f"ms, batch {size} (p95)" for size in _LATENCY_BATCH_SIZES]
+    header += [f"ms, batch {size} (p95)" for size in LATENCY_BATCH_SIZES]
     rows = [header]
     for report in reports:
         agreement, latency = report.agreement, report.latency or {}
@@ -342,7 +335,7 @@ def format_reports(reports: Sequence[ExportReport]) -> str:
                 "-"
                 if agreement.accuracy is None
                 else f"{agreement.accuracy:.3f} ({agreement.accuracy - agreement.torch_accuracy:+.3f})",
-                *(str(latency.get(size, "-")) for size in _LATENCY_BATCH_SIZES),
+                *(str(latency.get(size, "-")) for size in LATENCY_BATCH_SIZES),
             ]
         )
     return align(rows)
