@@ -87,7 +87,7 @@ def show_examples(path: Path, data_dir: Path, class_names: list[str], *, num_wor
     import numpy as np
 
     from video_module.data.labels import is_split_tree
-    from video_module.data.splits import load_videos
+    from video_module.data.records import load_videos
     from video_module.data.thumbnails import read_thumbnails
     from video_module.report.contact_sheet import write_examples
 

@@ -86,7 +86,7 @@ def weights_of(args: argparse.Namespace) -> str:
 
 def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch: "Callable[[Progress], None]") -> None:
     """Train, as one of the group's processes."""
-    from video_module.data import audit, dataset, distribution, labels, splits
+    from video_module.data import dataset, distribution, labels, leaks, records
     from video_module.engine.checkpoint import Checkpoint
     from video_module.engine.device import choose_device
     from video_module.engine.logbook import Logbook
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
     class_weights = distribution.read_class_weights(args.class_weights, class_names) if args.class_weights else None
     train_videos, val_videos = group.first(
         lambda: [
-            splits.load_videos(folder, num_workers=default_num_workers(), allow_none=allow_none)
+            records.load_videos(folder, num_workers=default_num_workers(), allow_none=allow_none)
             for folder, allow_none in ((train_dir, False), (val_dir, args.val_dir is None))
         ]
     )
@@ -163,9 +163,9 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
         weights={},
         clip=clip,
         class_names=class_names,
-        split_digest=splits.split_digest(train_dir, train_videos),
-        train_sources=sorted({audit.hash_source(video.source) for video in train_videos + val_videos}),
-        train_clips=sorted({audit.hash_clip(video.path) for video in train_videos + val_videos}),
+        split_digest=records.split_digest(train_dir, train_videos),
+        train_sources=sorted({leaks.hash_source(video.source) for video in train_videos + val_videos}),
+        train_clips=sorted({leaks.hash_clip(video.path) for video in train_videos + val_videos}),
         train_config=config.to_dict() | {"weights": weights_of(args), "class_weights": class_weights},
     )
     num_parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6

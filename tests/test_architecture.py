@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "video_module"
-BASE = {"background", "config", "devices", "errors", "files", "fonts", "machine", "scores", "tables"}
+BASE = {"__version__", "background", "config", "devices", "errors", "files", "fonts", "machine", "scores", "tables"}
 # room: rooms it may import when it is imported
 ARROWS = {
     "data": {"data"},
@@ -32,9 +32,9 @@ WITHOUT_TORCH = [
     "video_module.models.registry",
     *(
         f"video_module.data.{name}"
-        for name in ("sampling", "decoding", "transforms", "drawing", "encoding", "splits", "audit", "thumbnails")
+        for name in ("sampling", "decoding", "transforms", "drawing", "encoding", "splits", "records", "thumbnails")
     ),
-    *(f"video_module.data.{name}" for name in ("archives", "distribution", "fingerprint", "leaks")),
+    *(f"video_module.data.{name}" for name in ("archives", "distribution", "layout", "leaks")),
     *(
         f"video_module.inference.{name}"
         for name in ("predictor", "windows", "timeline", "overlay", "latency", "verification")

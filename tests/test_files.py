@@ -108,8 +108,8 @@ def test_outputs_are_checked_before_the_work(tmp_path):
     files.check_output(tmp_path / "new" / "deep" / "report.html")
     files.check_output(tmp_path, folder=True)
     for path, folder, message in (
-        (tmp_path, False, "a folder stands there"),
-        (tmp_path / "file", True, "a file stands there"),
+        (tmp_path, False, "is a directory; expected a file"),
+        (tmp_path / "file", True, "is a file; expected a directory"),
         (tmp_path / "file" / "x.html", False, "is a file, not a folder"),
     ):
         with pytest.raises(InputError, match=message):

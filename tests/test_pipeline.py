@@ -4,8 +4,9 @@ import csv
 import json
 
 import test_model
-from video_module.data.audit import shared_sources
 from video_module.data.decoding import count_frames
+from video_module.data.leaks import shared_sources
+from video_module.data.records import VideoRecord
 
 
 def test_results_of_both_file_kinds_agree(trained, exported, drawn_data, tmp_path):
@@ -34,7 +35,7 @@ def test_results_of_both_file_kinds_agree(trained, exported, drawn_data, tmp_pat
 
 def test_test_videos_share_no_source_with_training(drawn_data):
     videos = json.loads((drawn_data / "split.json").read_text())["videos"]
-    sides = [[(v["label"], v["source"]) for v in videos if (v["split"] == "test") == test] for test in (False, True)]
+    sides = [[VideoRecord(**v) for v in videos if (v["split"] == "test") == test] for test in (False, True)]
     shared = shared_sources(*sides)
     assert (shared.sources_within_class, shared.sources_across_classes) == (0, 0)
     assert all(sides)

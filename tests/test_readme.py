@@ -20,6 +20,7 @@ from video_module.data.encoding import write_video
 from video_module.data.sampling import clip_indices, uniform_starts
 from video_module.data.transforms import center_view
 from video_module.inference.predictor import load_predictor
+from video_module.inference.windows import iter_windows
 from video_module.models.cost import measure_cost
 from video_module.models.registry import DEFAULT_MODEL, MODELS
 
@@ -90,6 +91,29 @@ def test_they_take_the_frames_that_serving_takes(program, exported, tmp_path, mo
     expected = expected[np.unique(indices, return_inverse=True)[1]]
     difference = np.abs(np.stack(names["frames"]).astype(int) - expected)
     assert difference.max() <= 3 and difference.mean() < 0.5  # INTER_LINEAR is less exact
+
+
+@pytest.mark.parametrize(("num_frames", "target_fps"), [(40, None), (40, 30.0), (5, None), (3, 400.0)])
+def test_they_serve_a_video_shorter_than_the_clip(program, exported, tmp_path, monkeypatch, num_frames, target_fps):
+    """40 frames for a clip that spans 57 or 47, say: as the predictor, which makes one window of all of it."""
+    model = onnx.load(exported)
+    [entry] = [entry for entry in model.metadata_props if entry.key == "video_module"]
+    meta = json.loads(entry.value)
+    meta["clip"] |= {"frame_stride": 8, "target_fps": target_fps}
+    entry.value = json.dumps(meta)
+    onnx.save(model, tmp_path / "model.onnx")
+    rng = np.random.default_rng(0)
+    blocks = (rng.integers(0, 255, (6, 8, 3)).astype(np.uint8) for _ in range(num_frames))
+    write_video(tmp_path / "clip.mp4", (cv2.resize(block, (120, 90)) for block in blocks), fps=25)
+    predictor = load_predictor(tmp_path / "model.onnx")
+    [window] = iter_windows(tmp_path / "clip.mp4", predictor.clip, clip_step=None, fps=25)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    difference = np.abs(np.stack(names["frames"]).astype(int) - window.frames)
+    assert difference.max() <= 3 and difference.mean() < 0.5  # a wrong frame differs by 50 and more
+    scores = predictor.predict_clips(np.stack(names["frames"])[None])[0]
+    np.testing.assert_allclose(scores, predictor.predict_video(tmp_path / "clip.mp4").scores, atol=0.02)
 
 
 def test_they_take_videos_of_one_frame(program, exported, tmp_path):

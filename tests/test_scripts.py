@@ -149,8 +149,11 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("test_model.py --compare {none} {text.avi}", "no such file"),
         ("test_model.py --test_dir {one} --checkpoint {onnx} --attention", "gives no gradients"),
         ("test_model.py --test_dir {one} --checkpoint {pth} --report {empty}/x.pdf", "name ends in .html"),
-        ("test_model.py --test_dir {one} --checkpoint {pth} --output_dir {text.avi}", "a file stands there"),
-        ("convert_model.py --checkpoint {pth} --output_dir {text.avi}", "a file stands there"),
+        (
+            "test_model.py --test_dir {one} --checkpoint {pth} --output_dir {text.avi}",
+            "is a file; expected a directory",
+        ),
+        ("convert_model.py --checkpoint {pth} --output_dir {text.avi}", "is a file; expected a directory"),
         ("convert_model.py --checkpoint {none}.pth", "no such file; train_model.py makes it"),
         ("convert_model.py --checkpoint {onnx}", "not a plain PyTorch file"),
         ("convert_model.py --describe {cut.onnx}", "not an ONNX file that can be read"),

@@ -2,9 +2,9 @@
 
 import signal
 
+# What ends a run in good order: Ctrl-C, SIGTERM, and on Windows Ctrl-Break. There it is the only one that can be sent
+# to another program, since a SIGTERM ends a program at once.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
-"""What ends a run in good order: Ctrl-C, SIGTERM, and on Windows Ctrl-Break, which alone can be sent to a program there
-(a SIGTERM ends it at once)."""
 
 
 class InputError(ValueError):

@@ -15,8 +15,17 @@ from typing import Any
 from video_module import machine
 from video_module.errors import InputError
 
-_MOST_BYTES = 230  # of a name: systems allow 255, and what is unfinished has a longer one
-_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # between attempts to move a file that another program has open on Windows
+# Model files say by this how to read them, .pth and .onnx alike. Version 2 hashes each training video by its class and
+# name, where version 1 took the name alone (see data/leaks.py), and adds the version of the program that wrote it. Keys
+# that a reader does not know are passed over, so that a later version of the program can add some to version 2.
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+
+# File systems allow 255 bytes for a name. What is unfinished has a longer name than what it becomes.
+_MOST_BYTES = 230
+# Between attempts to move a file that another program has open on Windows. Virus scanners and indexers let go within
+# this second and a half.
+_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 @contextmanager
@@ -50,7 +59,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
-                with suppress(PermissionError):  # Windows keeps what is still open; the error that led here counts
+                # Windows keeps a file that is still open. Then the error that led here is the one to show.
+                with suppress(PermissionError):
                     leftover.unlink(missing_ok=True)
 
 
@@ -59,10 +69,11 @@ def _short_name(path: Path) -> tuple[str, str]:
     if len(os.fsencode(path.name)) <= _MOST_BYTES:
         return path.stem, path.suffix
     stem = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    return stem, path.suffix if len(path.suffix) < 16 else ""  # else a sentence's end, and no format's name
+    # A longer "suffix" is no format's name but what follows a full stop within the name
+    return stem, path.suffix if len(path.suffix) < 16 else ""
 
 
-def move(source: Path, target: Path) -> None:
+def move(path: Path, target: Path) -> None:
     """Rename a file, in the place of one that is there, or a folder.
 
     Windows refuses while another program has a file open, as scanners do for a moment, and as Excel does until it is
@@ -70,7 +81,7 @@ def move(source: Path, target: Path) -> None:
     """
     for pause_s in (*_PAUSES_S, None):
         try:
-            source.replace(target)
+            path.replace(target)
             return
         except PermissionError:
             if not machine.ON_WINDOWS:
@@ -87,30 +98,32 @@ def remove_partial(path: Path) -> None:
     for leftover in path.absolute().parent.glob(f".{glob.escape(stem)}.partial-*{glob.escape(suffix)}"):
         number = leftover.name.removesuffix(suffix).rpartition("-")[2]
         if number.isdecimal() and leftover.is_file() and not _is_running(int(number)):
-            with suppress(PermissionError):  # Windows: some process writes to it
+            # On Windows some process may still write to it
+            with suppress(PermissionError):
                 leftover.unlink(missing_ok=True)
 
 
 def _is_running(pid: int) -> bool:
-    if machine.ON_WINDOWS:  # os.kill() would send a Ctrl-C there; files that are written to cannot be removed anyway
+    # On Windows os.kill() would send a Ctrl-C; files that are written to cannot be removed there anyway
+    if machine.ON_WINDOWS:
         return pid == os.getpid()
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        # A process that is there but another user's gives a PermissionError
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
 def check_output(path: Path, *, folder: bool = False) -> None:
     """Raise InputError, before hours of work, if a file (or folder) cannot be written under this name."""
     if path.is_dir() and not folder:
-        raise InputError(f"{path}: a folder stands there; give the name of a file")
+        raise InputError(f"{path}: is a directory; expected a file")
     if path.is_file() and folder:
-        raise InputError(f"{path}: a file stands there; give the name of a folder")
+        raise InputError(f"{path}: is a file; expected a directory")
     parent = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), None)
-    if parent is None:  # Windows
+    # On Windows alone, a path on a drive that is not there has no parent that is
+    if parent is None:
         raise InputError(f"{path}: there is no drive {path.absolute().anchor}")
     if parent != path and not parent.is_dir():
         raise InputError(f"{path}: {parent} is a file, not a folder")
@@ -120,10 +133,9 @@ def check_output(path: Path, *, folder: bool = False) -> None:
 
 def check_model_file(path: Path) -> None:
     """Raise InputError, saying which stage was left out, if a model's file is not there."""
-    makers = {".pth": "train_model.py", ".onnx": "convert_model.py"}
+    makers = {".pth": "; train_model.py makes it", ".onnx": "; convert_model.py makes it"}
     if not path.exists():
-        maker = makers.get(path.suffix.lower())
-        raise InputError(f"{path}: no such file{f'; {maker} makes it' if maker else ''}")
+        raise InputError(f"{path}: no such file{makers.get(path.suffix.lower(), '')}")
 
 
 def lies_in(path: Path, folder: Path) -> bool:
@@ -140,7 +152,8 @@ def file_key(path: Path) -> Hashable:
     """The same for all names of one file, whichever case and links they go by; a name's own where there is no file."""
     with suppress(OSError):
         stat = path.stat()
-        if stat.st_ino:  # some network drives of Windows number no files
+        # Some network drives of Windows number no files
+        if stat.st_ino:
             return stat.st_dev, stat.st_ino
     return path.resolve()
 

@@ -166,7 +166,7 @@ def test_what_was_begun_from_an_earlier_archive_is_not_kept(tmp_path, monkeypatc
 
 def test_a_folder_of_the_user_is_not_touched(nested):
     (nested.parent / "hmdb51_org").mkdir()
-    with pytest.raises(InputError, match=r"stands where hmdb51_org.rar would be unpacked"):
+    with pytest.raises(InputError, match=r"already exists where hmdb51_org.rar would be unpacked"):
         unpacked(nested)
 
 
@@ -262,7 +262,7 @@ def test_a_zip_of_a_method_that_python_has_not(tmp_path):
         content[content.index(signature) + offset] = 9
     archive.write_bytes(bytes(content))
     with pytest.raises(
-        InputError, match=r"x\.zip: its members are packed in a way that Python cannot read \(.+\); unpack it with"
+        InputError, match=r"x\.zip: its members are compressed in a way that Python cannot read \(.+\); unpack it with"
     ):
         unpacked(archive)
 
@@ -283,7 +283,7 @@ def test_an_inner_archive_whose_place_is_taken_is_not_lost(tmp_path, members, pl
             content[f"in/{name}"] = WRITERS[Path(name).suffix](
                 tmp_path / f"inner{Path(name).suffix}", inner
             ).read_bytes()
-    with pytest.raises(InputError, match=rf"would be unpacked to the place of 'in/{place}'; unpack it by yourself"):
+    with pytest.raises(InputError, match=rf"would be unpacked to the place of 'in/{place}'; unpack it yourself"):
         unpacked(write_zip(tmp_path / "set.zip", content))
     assert not (tmp_path / "set").exists()
 
@@ -364,7 +364,7 @@ def test_names_that_differ_in_case_alone_are_two_or_an_error(tmp_path, monkeypat
     archive = write_zip(tmp_path / "x.zip", {"wave/a.avi": b"1", "wave/b.avi": b"3", member: b"2"})
     with (
         a_disk_that_ignores_case(monkeypatch),
-        pytest.raises(InputError, match=rf"'{one}' and '{other}' in it would be one on this disk"),
+        pytest.raises(InputError, match=rf"'{one}' and '{other}' in it would be the same on this disk"),
     ):
         unpacked(archive)
     if not (tmp_path / "X.PARTIAL").exists():

@@ -13,7 +13,7 @@ import torch
 
 from tests.conftest import frame_numbers
 from video_module.config import ClipConfig, TrainConfig
-from video_module.data import dataset, sampling, splits, transforms
+from video_module.data import dataset, records, sampling, transforms
 from video_module.data.decoding import VideoError, read_frames
 from video_module.data.encoding import write_video
 from video_module.data.labels import find_class_names
@@ -25,7 +25,7 @@ CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)
 
 @pytest.fixture(scope="module")
 def videos(drawn_data):
-    return splits.load_videos(drawn_data / "train", num_workers=1)
+    return records.load_videos(drawn_data / "train", num_workers=1)
 
 
 def views_of(views, index=0):
@@ -132,7 +132,7 @@ def test_without_augmentation_training_sees_what_evaluation_sees(drawn_data, vid
 
 def test_evaluation_views_are_the_planned_ones(make_video):
     path = make_video(40)
-    video = splits.VideoRecord(path=path.name, label="a", source="s", num_frames=40, fps=25)
+    video = records.VideoRecord(path=path.name, label="a", source="s", num_frames=40, fps=25)
     views = dataset.Views(num_clips=3, num_crops=3)
     cut = views_of(dataset.EvaluationViews(path.parent, [video], CLIP, views))
     assert (cut.dtype, cut.shape) == (np.uint8, (9, *CLIP.shape))
@@ -148,7 +148,7 @@ def test_evaluation_views_are_the_planned_ones(make_video):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_video_that_breaks_later_is_one_line_from_any_worker(make_video, num_workers):
     path = make_video(20)
-    video = splits.VideoRecord(path=path.name, label="a", source="s", num_frames=99, fps=25)
+    video = records.VideoRecord(path=path.name, label="a", source="s", num_frames=99, fps=25)
     views = dataset.EvaluationViews(path.parent, [video], CLIP, dataset.Views())
     with pytest.raises(VideoError) as error:
         list(dataset.EvaluationLoader(views, num_workers=num_workers))
@@ -226,7 +226,7 @@ def test_workers_start_after_opencv_has_used_its_threads(drawn_data, videos, met
 def test_memory_of_a_worker_does_not_grow(make_video):
     """1,600 items through one worker: what it holds after the first half is what it holds at the end."""
     path = make_video(12)
-    videos = [splits.VideoRecord(path=path.name, label="a", source="s", num_frames=12, fps=25)] * 400
+    videos = [records.VideoRecord(path=path.name, label="a", source="s", num_frames=12, fps=25)] * 400
     clips = dataset.TrainingClips(path.parent, videos, ["a"], CLIP, TrainConfig(augment="light"))
     loader, sampler = dataset.training_loader(clips, effective_batch=16, num_workers=1, pin_memory=False)
     held = []
@@ -283,7 +283,7 @@ def test_target_fps_makes_files_of_all_rates_look_alike(tmp_path, fps):
     times = np.arange(2 * fps) / fps
     write_video(path, (np.full((48, 64, 3), round(100 * time) + 20, np.uint8) for time in times), fps=fps)
     clip = ClipConfig(num_frames=4, frame_stride=3, target_fps=15, resize=48, crop=40)  # 0.2 s from frame to frame
-    video = splits.VideoRecord(path=path.name, label="a", source="s", num_frames=2 * fps, fps=fps)
+    video = records.VideoRecord(path=path.name, label="a", source="s", num_frames=2 * fps, fps=fps)
     config = TrainConfig(sampling="windows", clip_step=6, augment="none")
     training = dataset.TrainingClips(tmp_path, [video], ["a", "b"], clip, config)
     serving = list(iter_windows(path, clip, clip_step=6, fps=fps))

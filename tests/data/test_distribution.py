@@ -10,7 +10,7 @@ from tests.conftest import link
 from video_module.config import ClipConfig
 from video_module.data import distribution, sampling
 from video_module.data.distribution import label_distribution
-from video_module.data.splits import VideoRecord, load_videos
+from video_module.data.records import VideoRecord, load_videos
 from video_module.errors import InputError
 
 CLIP = ClipConfig(num_frames=8, frame_stride=2)
@@ -121,7 +121,7 @@ def test_outputs_are_checked_before_videos_are_read(drawn_data, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.png").mkdir()
     name = "x.json" if flag == "--save_to" else "x.png"  # the PNG beside it
-    with pytest.raises(InputError, match=r"x\.png: a folder stands there"):
+    with pytest.raises(InputError, match=r"x\.png: is a directory"):
         calc_label_distribution.main(["--data_dir", str(drawn_data), flag, name])
 
 

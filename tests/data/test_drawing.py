@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -42,6 +43,16 @@ def test_dataset_has_hmdb51_names(drawn_clips):
     assert {parse_name(clip.name, clip.parent.name).source for clip in clips} == {
         f"Drawn_Film_{n:03d}" for n in range(6)
     }
+
+
+def test_drawing_leaves_the_threads_of_opencv_as_they_were(tmp_path):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        drawing.draw_dataset(tmp_path, num_sources=1, clips_per_source=1)
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_unknown_action():

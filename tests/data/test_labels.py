@@ -12,7 +12,7 @@ def test_class_names_round_trip(tmp_path):
     assert labels.read_class_names(tmp_path / "obj.names") == ["brush_hair", "climb stairs", "ёж"]
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "no class"), ("a\nb\na\n", "'a' is named twice")])
+@pytest.mark.parametrize(("text", "message"), [("", "names no class"), ("a\nb\na\n", "'a' is named twice")])
 def test_bad_class_names(tmp_path, text, message):
     (tmp_path / "obj.names").write_text(text)
     with pytest.raises(InputError, match=message):
@@ -89,7 +89,9 @@ def test_what_is_passed_over_is_known(tmp_path):
 
 def test_a_class_of_files_that_are_no_videos_is_refused(tmp_path):
     make_files(tmp_path, "sit/a.avi", "wave/b.rm", "wave/a.rm", *(f"empty/{name}" for name in SYSTEM_FILES))
-    with pytest.raises(InputError, match=r"wave: holds no video, but a\.rm and such; videos end in \.avi, \.mp4"):
+    with pytest.raises(
+        InputError, match=r"wave: holds no video, only files such as a\.rm; names of videos end in \.avi, \.mp4"
+    ):
         labels.find_others(tmp_path)
 
 
@@ -120,9 +122,9 @@ def test_a_stray_obj_names_is_not_ours(drawn_clips, tmp_path, monkeypatch):
     link(tmp_path / "videos", drawn_clips)
     assert labels.find_class_names(tmp_path / "videos")[0] == "jump"
     link(tmp_path / "train", drawn_clips)
-    with pytest.raises(InputError, match=r"jump: a class that .*obj\.names does not name"):
+    with pytest.raises(InputError, match=r"jump: not a class in .*obj\.names"):
         labels.find_class_names(tmp_path / "train")
     make_files(tmp_path, "val/wave/a.avi")
     monkeypatch.chdir(tmp_path / "val")
-    with pytest.raises(InputError, match=r"^wave: a class that .*obj\.names does not name"):
+    with pytest.raises(InputError, match=r"^wave: not a class in .*obj\.names"):
         labels.find_class_names(Path())

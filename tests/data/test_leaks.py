@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -7,12 +8,20 @@ import numpy as np
 import pytest
 
 import split_data
+from video_module.data import leaks
 from video_module.data.decoding import count_frames, iter_frames
 from video_module.data.drawing import draw_frames, make_scene
 from video_module.data.encoding import write_video
-from video_module.data.fingerprint import MAX_DISTANCE, NUM_BITS, fingerprint, near_pairs
-from video_module.data.leaks import random_split_leak
-from video_module.data.splits import VideoRecord
+from video_module.data.leaks import (
+    MAX_DISTANCE,
+    NUM_BITS,
+    SharedSources,
+    fingerprint,
+    near_pairs,
+    random_split_leak,
+    shared_sources,
+)
+from video_module.data.records import VideoRecord
 from video_module.errors import InputError
 
 
@@ -211,3 +220,91 @@ def test_three_folds_share_their_files(drawn_clips, tmp_path):
     assert len(files) == 3 * 12
     assert len({path.stat().st_ino for path in files}) == 12
     assert all(path.stat().st_nlink >= 4 for path in files)
+
+
+# ---- sources of two sides, and what a model was trained on
+
+
+def test_counts_within_and_across_classes():
+    train = records({"wave": ["Film", "Film"], "run": ["Other"], "sit": ["Alone"]})
+    test = records({"wave": ["Film", "Film"], "run": ["Film"], "sit": ["Other", "New"]})
+    assert shared_sources(train, test) == SharedSources(
+        sources_within_class=1, test_clips_within_class=2, sources_across_classes=2, test_clips_across_classes=2
+    )
+
+
+def test_nothing_shared():
+    shared = shared_sources(records({"a": ["x"]}), records({"a": ["y"], "b": ["z"]}))
+    assert set(vars(shared).values()) == {0}
+
+
+def test_a_source_is_counted_once_however_many_classes_share_it():
+    clips = records({"wave": ["Film"], "run": ["Film"]})
+    assert shared_sources(clips, clips) == SharedSources(
+        sources_within_class=1, test_clips_within_class=2, sources_across_classes=0, test_clips_across_classes=0
+    )
+
+
+TRAINED_SOURCES = {leaks.hash_source("Film"), leaks.hash_source("walk/0001.mp4")}
+TRAINED_CLIPS = ["walk/0001.mp4", "wave/Film_wave_0.avi"]
+
+
+def video(path: str, source: str) -> VideoRecord:
+    return VideoRecord(path=path, label=path.partition("/")[0], source=source, num_frames=9, fps=25)
+
+
+def test_files_of_one_number_in_two_classes_are_two_videos():
+    assert leaks.hash_clip("walk/0001.mp4") != leaks.hash_clip("run/0001.mp4")
+    assert leaks.hash_clip("walk/0001.mp4") == leaks.hash_clip("walk/0001.avi")  # of another encoding, say
+
+
+@pytest.mark.parametrize(
+    ("test", "protocol", "expected"),
+    [
+        (video("run/Film_run_3.avi", "Film"), "grouped", (1, 1, 0, True)),
+        (video("run/Film_run_3.avi", "Film"), "hmdb51", (1, 1, 0, False)),  # across classes, as official folds do
+        (video("wave/Film_wave_0.mp4", "Film"), "hmdb51", (1, 1, 1, True)),
+        (video("walk/0001.mp4", "Other"), "grouped", (0, 0, 1, False)),  # of a recording that split.json tells apart
+        (video("walk/0001.mp4", "Other"), None, (0, 0, 1, True)),  # without split.json names are all there is
+        (video("run/0001.mp4", "run/0001.mp4"), None, (0, 0, 0, False)),
+    ],
+)
+def test_what_counts_as_a_leak(test, protocol, expected):
+    clips = {leaks.hash_clip(path) for path in TRAINED_CLIPS}
+    overlap = leaks.train_overlap([test], train_sources=TRAINED_SOURCES, train_clips=clips, protocol=protocol)
+    assert (overlap.num_sources, overlap.num_videos, overlap.num_clips, overlap.is_leak) == expected
+    assert not overlap.by_name_alone
+
+
+@pytest.mark.parametrize(
+    ("test", "protocol", "expected"),
+    [
+        (video("Wave it/Film_wave_0.mp4", "Film"), "hmdb51", (1, 1, 1, True)),  # official names are of one video each
+        (video("walk/0001.mp4", "walk/0001.mp4"), None, (1, 1, 1, True)),  # its source says so
+        (video("run/0001.mp4", "run/0001.mp4"), None, (0, 0, 1, False)),  # told, not refused
+    ],
+)
+def test_names_alone_of_format_version_1(test, protocol, expected):
+    clips = [hashlib.sha256(Path(path).stem.encode()).hexdigest()[:12] for path in TRAINED_CLIPS]
+    overlap = leaks.train_overlap([test], train_sources=TRAINED_SOURCES, train_clips=clips, protocol=protocol)
+    assert (overlap.num_sources, overlap.num_videos, overlap.num_clips, overlap.is_leak) == expected
+    assert overlap.by_name_alone
+    if not overlap.num_sources:
+        assert (
+            "have the names of videos in the model's train and val splits; whether they are the same cannot be told"
+            in str(overlap)
+        )
+
+
+def test_what_is_not_recorded_is_unknown():
+    videos = [video("a/1.avi", "s")]
+    assert leaks.train_overlap(videos, train_sources=(), train_clips=(), protocol=None) is None
+    older = leaks.train_overlap(videos, train_sources={"x"}, train_clips=(), protocol=None)
+    assert older.num_clips is None
+    assert "themselves" not in str(older)
+
+
+def test_clips_of_hmdb51_stay_small():
+    clips = sorted({leaks.hash_clip(f"class {number % 51}/clip {number}.avi") for number in range(3570)})
+    assert len(clips) == 3570
+    assert len(str(clips)) < 60_000

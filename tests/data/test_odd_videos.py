@@ -13,7 +13,7 @@ from tests.conftest import LEVEL_STEP, frame_numbers
 from video_module.config import ClipConfig, TrainConfig
 from video_module.data.dataset import EvaluationViews, TrainingClips, Views
 from video_module.data.decoding import VIDEO_SUFFIXES, count_frames, iter_frames, read_frames, read_info
-from video_module.data.splits import VideoRecord, probe_video
+from video_module.data.records import VideoRecord, probe_video
 
 NUM_FRAMES = 30
 CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)

@@ -25,7 +25,7 @@ from tests.engine.test_training import small_config
 from tests.inference.test_predictor import read_scores
 from video_module import machine
 from video_module.config import TrainConfig
-from video_module.data.splits import load_videos
+from video_module.data.records import load_videos
 from video_module.devices import own_device, own_threads
 from video_module.engine import distributed, evaluation, state
 from video_module.engine.checkpoint import load_checkpoint

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import test_model
-from video_module.data import audit, dataset, splits
+from video_module.data import dataset, leaks, records
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from video_module.engine.evaluation import score_videos
 from video_module.errors import InputError
@@ -24,7 +25,7 @@ def model(request) -> Path:
 
 def test_scores_do_not_depend_on_batches_and_workers(model, drawn_data):
     predictor = load_predictor(model, device="cpu")
-    videos = splits.load_videos(drawn_data / "test", num_workers=1)
+    videos = records.load_videos(drawn_data / "test", num_workers=1)
     views = dataset.EvaluationViews(drawn_data / "test", videos, predictor.clip, dataset.Views(num_clips=2))
 
     def scores(*, batch_size: int, num_workers: int) -> np.ndarray:
@@ -59,7 +60,13 @@ def test_what_results_record(model, drawn_data, tmp_path):
     figures = run(drawn_data / "test", model, tmp_path)
     record = json.loads((drawn_data / "split.json").read_text())
     assert (figures["split_digest"], figures["protocol"], figures["fold"]) == (record["digest"], "grouped", None)
-    assert figures["train_overlap"] == {"num_sources": 0, "num_videos": 0, "num_clips": 0, "is_leak": False}
+    assert figures["train_overlap"] == {
+        "num_sources": 0,
+        "num_videos": 0,
+        "num_clips": 0,
+        "by_name_alone": False,
+        "is_leak": False,
+    }
     assert (figures["model"], figures["weights"], figures["num_sources"]) == ("swin3d_nano", "none", 1)
     with open(tmp_path / f"{results_stem(model, None).name}_predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -109,17 +116,23 @@ def test_testing_on_training_videos_is_refused(model, drawn_data, tmp_path, caps
         run(drawn_data / "train", model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     figures = run(drawn_data / "train", model, tmp_path / "out", "--allow_leak")
-    assert figures["train_overlap"] == {"num_sources": 4, "num_videos": 24, "num_clips": 24, "is_leak": True}
+    assert figures["train_overlap"] == {
+        "num_sources": 4,
+        "num_videos": 24,
+        "num_clips": 24,
+        "by_name_alone": False,
+        "is_leak": True,
+    }
     assert "leak, as allowed: 24 test videos" in capsys.readouterr().out
 
 
 def test_a_copy_elsewhere_is_the_same_video(exported, drawn_data, tmp_path, monkeypatch):
-    """Under another class, in a folder without split.json, by a relative path."""
-    (tmp_path / "copy" / "wave").mkdir(parents=True)
+    """In a folder without split.json, by a relative path."""
+    (tmp_path / "copy" / "sit").mkdir(parents=True)
     video = next((drawn_data / "train" / "sit").rglob("*.avi"))
-    shutil.copy(video, tmp_path / "copy" / "wave")
+    shutil.copy(video, tmp_path / "copy" / "sit")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"copy: 1 test videos are in the model's train and val splits"):
+    with pytest.raises(InputError, match=r"copy: 1 test videos come from 1 sources .*, 1 are in them themselves"):
         run(Path("copy"), exported, tmp_path)
 
 
@@ -128,6 +141,22 @@ def with_record(trained: Path, path: Path, **record: list[str]) -> Path:
     checkpoint = load_checkpoint(trained)
     save_checkpoint(path, Checkpoint(**{**vars(checkpoint), **record}))
     return path
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_plain_folder_of_numbered_files_is_tested(trained, drawn_data, tmp_path, capsys, version):
+    """The model was trained on sit/0001.avi; wave/0001.avi is another video."""
+    hashed = leaks.hash_clip("sit/0001.avi") if version == 2 else hashlib.sha256(b"0001").hexdigest()[:12]
+    sources = [leaks.hash_source("sit/0001.avi")]
+    model = with_record(trained, tmp_path / "plain.pth", train_sources=sources, train_clips=[hashed])
+    (tmp_path / "test" / "wave").mkdir(parents=True)
+    shutil.copy(next((drawn_data / "test" / "wave").rglob("*.avi")), tmp_path / "test" / "wave" / "0001.avi")
+    overlap = run(tmp_path / "test", model, tmp_path)["train_overlap"]
+    assert (overlap["num_sources"], overlap["is_leak"]) == (0, False)
+    told = (
+        "1 test videos have the names of videos in the model's train and val splits; whether they are the same cannot"
+    )
+    assert (told in capsys.readouterr().out) == (version == 1)
 
 
 @pytest.fixture
@@ -140,15 +169,21 @@ def official_data(drawn_data, tmp_path) -> Path:
 
 
 def test_official_folds_may_share_films_but_no_clip(trained, official_data, tmp_path, capsys):
-    videos = splits.load_videos(official_data / "test", num_workers=1)
-    sources = sorted({audit.hash_source(video.source) for video in videos})
-    model = with_record(trained, tmp_path / "films.pth", train_sources=sources, train_clips=["0" * 12])
+    videos = records.load_videos(official_data / "test", num_workers=1)
+    sources = sorted({leaks.hash_source(video.source) for video in videos})
+    model = with_record(trained, tmp_path / "films.pth", train_sources=sources, train_clips=["0" * 11])
     figures = run(official_data / "test", model, tmp_path)
     assert (figures["protocol"], figures["fold"]) == ("hmdb51", 2)
-    assert figures["train_overlap"] == {"num_sources": 1, "num_videos": 6, "num_clips": 0, "is_leak": False}
+    assert figures["train_overlap"] == {
+        "num_sources": 1,
+        "num_videos": 6,
+        "num_clips": 0,
+        "by_name_alone": False,
+        "is_leak": False,
+    }
     assert "6 test videos come from 1 sources in the model's train and val splits, 0 are in" in capsys.readouterr().out
     model = with_record(
-        trained, tmp_path / "clip.pth", train_sources=sources, train_clips=[audit.hash_clip(videos[3].path)]
+        trained, tmp_path / "clip.pth", train_sources=sources, train_clips=[leaks.hash_clip(videos[3].path)]
     )
     with pytest.raises(InputError, match="1 are in them themselves"):
         run(official_data / "test", model, tmp_path)

@@ -76,7 +76,7 @@ data, folder, flags, num_kills, seed = sys.argv[1], Path(sys.argv[2]), sys.argv[
 sys.path.insert(0, os.getcwd())
 import torch
 import train_model
-from video_module.data import audit, dataset, distribution, labels, splits
+from video_module.data import dataset, distribution, labels, leaks, records
 from video_module.engine import checkpoint, logbook, run, training
 torch.set_num_threads(1)
 rng = random.Random(seed)

@@ -10,7 +10,7 @@ import pytest
 import convert_model
 import test_model
 from video_module.config import ClipConfig
-from video_module.data import splits
+from video_module.data import records
 from video_module.data.encoding import write_video
 from video_module.errors import InputError
 from video_module.inference.predictor import METADATA_KEY, Predictor, describe, load_predictor
@@ -73,7 +73,7 @@ def test_videos_give_the_same_scores_at_any_batch_size(exported, drawn_data, bat
     )
     reference = predictor.predict_video(video, clip_step=3)
     np.testing.assert_allclose(prediction.scores, reference.scores, rtol=0, atol=1e-6)
-    assert prediction.num_frames == splits.probe_video(video)[0]
+    assert prediction.num_frames == records.probe_video(video)[0]
     assert seen[-1] == (prediction.num_frames, prediction.num_frames)
     assert abs(prediction.scores.sum() - 1) < 1e-9
 

@@ -35,7 +35,7 @@ def test_a_name_is_exported_once_and_then_used_again(trained, monkeypatch, capsy
 
     monkeypatch.setattr(checkpoint, "published_checkpoint", published_checkpoint)
     path = published.find_model("swin3d_t")
-    assert path == published.cache_dir() / "swin3d_t_KINETICS400_V1_v1.onnx"
+    assert path == published.cache_dir() / "swin3d_t_KINETICS400_V1_v2.onnx"
     assert load_predictor(path).model == "swin3d_nano"  # what stands in for it
     assert "MB) to" in capsys.readouterr().out
     assert published.find_model("swin3d_t") == path

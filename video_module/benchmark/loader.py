@@ -24,7 +24,7 @@ from video_module.data.dataset import EvaluationLoader, EvaluationViews, Trainin
 from video_module.data.decoding import read_info
 from video_module.data.drawing import ACTIONS, draw_frames, make_scene
 from video_module.data.encoding import write_video
-from video_module.data.splits import VideoRecord, load_videos
+from video_module.data.records import VideoRecord, load_videos
 from video_module.models.registry import get_spec
 
 # The original's way is timed on every sixth clip only, because it takes most of a second for each.

@@ -29,7 +29,8 @@ from video_module.data.dataset import (
     read_steps,
     training_loader,
 )
-from video_module.data.splits import VideoRecord, assign_sources, read_groups, scan
+from video_module.data.records import VideoRecord, groups_source, name_source, scan
+from video_module.data.splits import assign_sources
 from video_module.engine.evaluation import score_videos, torch_scorer
 from video_module.engine.training import Trainer
 from video_module.errors import InputError
@@ -105,8 +106,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             os.sched_setaffinity(0, {args.core})
         else:
             raise InputError("--core: this system does not let a process choose its cores; leave it out")
-    groups = read_groups(args.groups) if args.groups else None
-    videos, _, _ = scan(args.data_dir, groups=groups, num_workers=1)
+    source_of = groups_source(args.groups) if args.groups else name_source
+    videos, _, _ = scan(args.data_dir, source_of=source_of, num_workers=1)
     names = ["train", *map(str, range(1, _NUM_FOLDS))]  # assign_sources() knows one split by name
     fold_of = assign_sources(videos, dict.fromkeys(names, 1 / _NUM_FOLDS), seed=0)
     runs = [(arm, seed, fold) for seed in args.seeds for fold in range(_NUM_FOLDS) for arm in args.arms]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from video_module.benchmark.loader import draw_videos, repeat_to
 from video_module.config import ClipConfig
 from video_module.data.dataset import TrainingClips, read_steps, training_loader
-from video_module.data.splits import load_videos
+from video_module.data.records import load_videos
 from video_module.engine import memory
 from video_module.engine.device import choose_device
 from video_module.engine.training import Trainer

@@ -1,5 +1,6 @@
 """Data sets as they are downloaded: .rar, .zip and .tar files, archives of archives too, unpacked beside themselves."""
 
+import functools
 import json
 import lzma
 import re
@@ -9,9 +10,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO
+from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
@@ -20,23 +20,28 @@ from video_module.errors import InputError
 from video_module.files import move, read_text, replacing, write_json
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-ARCHIVE_SUFFIXES = (".rar", ".zip", *_TAR_SUFFIXES)
-_MARKER = ".unpacked.json"  # in a finished folder: which file it came from
-_PARTIAL = ".partial"  # ends the name of what is not finished
-# what the libraries raise; gzip and bz2 an OSError without a number, and damaged names are not UTF-8
+_SUFFIXES = (".rar", ".zip", *_TAR_SUFFIXES)
+# A finished folder holds this file, which tells what it was unpacked from; an unfinished one has another name.
+_MARKER = ".unpacked.json"
+_PARTIAL = ".partial"
+# What the libraries raise on damage: gzip and bz2 an OSError, which has no number then, and all of them a
+# UnicodeDecodeError where a damaged name is not UTF-8.
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, UnicodeDecodeError)
-# signs that Windows has in no name, ends that it drops, and devices; a colon would even hide a file within another
+# Windows has no names with these characters, drops dots and spaces at an end, and takes some names for devices. A colon
+# would even hide a file within another one.
 _NO_NAME_ON_WINDOWS = re.compile(
     r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com[1-9]|lpt[1-9]) *(\.|$)', flags=re.IGNORECASE
 )
 
 
-@dataclass(frozen=True)
-class Member:
-    """A file in an archive. `path` is relative and stays inside the folder that it is unpacked to."""
+class _Member(NamedTuple):
+    """What an archive holds under a name."""
 
-    path: PurePosixPath
+    name: str
     size: int
+    is_file: bool
+    is_folder: bool
+    """What is neither is a link or a device."""
     open: Callable[[], IO[bytes]]
 
 
@@ -52,7 +57,7 @@ class _TarHeader(tarfile.TarInfo):
 
 
 def is_archive(path: PurePath) -> bool:
-    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
+    return path.name.lower().endswith(_SUFFIXES)
 
 
 def unpacked(path: Path) -> Path:
@@ -72,7 +77,7 @@ def unpacked(path: Path) -> Path:
     if folder.exists():
         if not (folder / _MARKER).is_file():
             raise InputError(
-                f"{folder}: stands where {path.name} would be unpacked; give that folder itself, or move it"
+                f"{folder}: already exists where {path.name} would be unpacked; pass that folder instead, or move it"
             )
         if json.loads(read_text(folder / _MARKER)) != stamp:
             raise InputError(f"{folder}: was unpacked from an earlier {path.name}; remove it to unpack the new one")
@@ -80,8 +85,9 @@ def unpacked(path: Path) -> Path:
         return folder
     partial = folder.with_name(folder.name + _PARTIAL)
     origin = partial / _MARKER
+    # What was begun from an earlier version of the archive is of no use
     if origin.is_file() and json.loads(read_text(origin)) != stamp:
-        shutil.rmtree(partial)  # begun from an earlier version of the archive
+        shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
     write_json(origin, stamp)
     _unpack(path, partial)
@@ -92,7 +98,7 @@ def unpacked(path: Path) -> Path:
 
 
 def _stem(name: str) -> str:
-    suffix = max((suffix for suffix in ARCHIVE_SUFFIXES if name.lower().endswith(suffix)), key=len)
+    suffix = max((suffix for suffix in _SUFFIXES if name.lower().endswith(suffix)), key=len)
     return name[: -len(suffix)]
 
 
@@ -100,13 +106,15 @@ def _unpack_inner(inner: Path) -> None:
     """Put a folder in the place of an archive; the archive goes last, so that an interruption costs only time."""
     folder = inner.with_name(_stem(inner.name))
     partial = folder.with_name(folder.name + _PARTIAL)
-    if folder.is_dir():  # an earlier run stopped just before its last step: _check_names() saw that no other made it
+    # An earlier run stopped just before its last step: _check_places() saw that nothing else made this folder
+    if folder.is_dir():
         inner.unlink()
         return
     partial.mkdir(exist_ok=True)
     _unpack(inner, partial)
     content = list(partial.iterdir())
-    if [path.name for path in content] == [folder.name]:  # x.rar holds the folder x: not x/x
+    # x.rar that holds the folder x becomes x, not x/x
+    if [path.name for path in content] == [folder.name]:
         move(content[0], folder)
         partial.rmdir()
     else:
@@ -117,76 +125,81 @@ def _unpack_inner(inner: Path) -> None:
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpack an archive's files into a folder; those that are there whole, or as a folder of their name, are kept."""
     with _opened(archive) as members:
-        _check_names(archive, members, folder)
-        wanted = [member for member in members if not _is_there(folder / member.path, member.size)]
-        needed, free = sum(member.size for member in wanted), shutil.disk_usage(folder).free
+        files = _wanted_files(archive, members)
+        _check_places(archive, list(files), folder)
+        missing = {path: member for path, member in files.items() if not _is_there(folder / path, member.size)}
+        needed, free = sum(member.size for member in missing.values()), shutil.disk_usage(folder).free
         if needed > free:
             raise InputError(f"{archive}: takes {needed / 1e9:.1f} GB unpacked, the disk has {free / 1e9:.1f} GB left")
-        for member in tqdm(wanted, desc=archive.name, unit="file", leave=False, delay=0.5):
-            target = folder / member.path
-            with replacing(target) as partial, member.open() as source, open(partial, "wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
+        for path, member in tqdm(missing.items(), desc=archive.name, unit="file", leave=False, delay=0.5):
+            assert ".." not in path.parts and not path.is_absolute(), f"{path} would leave {folder}"
+            with replacing(folder / path) as partial, member.open() as content, open(partial, "wb") as file:
+                shutil.copyfileobj(content, file, 1 << 20)
 
 
-def _check_names(archive: Path, members: list[Member], folder: Path) -> None:
-    """Raise InputError, before any is written, if the members cannot have their names here, each its own."""
-    ignores_case = folder.with_name(folder.name.swapcase()).exists()
-    _check_stems(archive, [member.path for member in members], ignores_case=ignores_case)
-    seen: dict[str, PurePosixPath] = {}
-    for path in (member.path for member in members):
-        if machine.ON_WINDOWS and any(_NO_NAME_ON_WINDOWS.search(part) for part in path.parts):
-            raise InputError(f"{archive}: its member {str(path)!r} has a name that Windows cannot give a file")
-        for name in (path, *path.parents) if ignores_case else ():  # of folders too: two classes would become one
-            if (other := seen.setdefault(str(name).casefold(), name)) != name:
-                raise InputError(
-                    f"{archive}: {str(other)!r} and {str(name)!r} in it would be one on this disk, which does not tell "
-                    "upper from lower case"
-                )
+def _wanted_files(archive: Path, members: list[_Member]) -> dict[PurePosixPath, _Member]:
+    """The files to unpack, by their paths within the folder. Raises InputError if a member would lead elsewhere.
 
-
-def _check_stems(archive: Path, paths: list[PurePosixPath], *, ignores_case: bool) -> None:
-    """Raise InputError if an inner archive would be unpacked to where another member stands, or is unpacked to.
-
-    A folder that is there could then not be told from what an earlier run made of the archive.
+    What macOS leaves beside the files, and what is hidden, is passed over.
     """
-    fold = str.casefold if ignores_case else str
-    places = {fold(str(place)): place for path in paths for place in (path, *path.parents)}
-    for inner in filter(is_archive, paths):
-        place = fold(str(inner.with_name(_stem(inner.name))))
-        if (other := places.setdefault(place, inner)) != inner:
+    files = {}
+    for member in members:
+        if not member.is_file and not member.is_folder:
+            raise InputError(f"{archive}: its member {member.name!r} is a link or a device; none of it is unpacked")
+        parts = PurePosixPath(member.name.replace("\\", "/")).parts
+        if member.is_folder and not parts:
+            continue  # the "./" of a tar
+        if not parts or parts[0] == "/" or ".." in parts or re.match(r"[A-Za-z]:", parts[0]) or "\0" in member.name:
             raise InputError(
-                f"{archive}: {str(inner)!r} in it would be unpacked to the place of {str(other)!r}; unpack it by "
-                "yourself, and give the folder"
+                f"{archive}: its member {member.name!r} would be written outside of its folder; none of it is unpacked"
+            )
+        if member.is_file and "__MACOSX" not in parts and not parts[-1].startswith("."):
+            files[PurePosixPath(*parts)] = member
+    return files
+
+
+def _check_places(archive: Path, paths: list[PurePosixPath], folder: Path) -> None:
+    """Raise InputError, before any file is written, if the files cannot have their names here, each its own.
+
+    Nor may an inner archive be unpacked to where another member is, or is unpacked to: a folder that is there could
+    then not be told from what an earlier run made of the archive.
+    """
+    ignores_case = folder.with_name(folder.name.swapcase()).exists()
+    fold = str.casefold if ignores_case else str
+    # Folders too: two classes would become one
+    names = [name for path in paths for name in (path, *path.parents)]
+    places: dict[str, PurePosixPath] = {}
+    for name in names:
+        if machine.ON_WINDOWS and any(_NO_NAME_ON_WINDOWS.search(part) for part in name.parts):
+            raise InputError(f"{archive}: its member {str(name)!r} has a name that Windows cannot give a file")
+        if (other := places.setdefault(fold(str(name)), name)) != name:
+            raise InputError(
+                f"{archive}: {str(other)!r} and {str(name)!r} in it would be the same on this disk, which ignores case"
+            )
+    for inner in filter(is_archive, paths):
+        if (other := places.setdefault(fold(str(inner.with_name(_stem(inner.name)))), inner)) != inner:
+            raise InputError(
+                f"{archive}: {str(inner)!r} in it would be unpacked to the place of {str(other)!r}; unpack it "
+                "yourself, and pass the folder"
             )
 
 
 def _is_there(target: Path, size: int) -> bool:
-    if target.is_file():  # replacing() writes whole files
+    # Files appear whole, since replacing() writes them, so their size tells that they are of this archive
+    if target.is_file():
         return target.stat().st_size == size
     return is_archive(target) and target.with_name(_stem(target.name)).is_dir()
 
 
-def _safe(archive: Path, name: str) -> PurePosixPath | None:
-    """A member's path, None for what systems leave beside the files. Raises InputError if it would lead elsewhere."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if not parts or parts[0] == "/" or ".." in parts or re.match(r"[A-Za-z]:", parts[0]) or "\0" in name:
-        raise InputError(
-            f"{archive}: its member {name!r} would be written outside of its folder; none of it is unpacked"
-        )
-    if "__MACOSX" in parts or parts[-1].startswith("."):
-        return None
-    return PurePosixPath(*parts)
-
-
 @contextmanager
-def _opened(archive: Path) -> Iterator[list[Member]]:
-    """The files of an archive, all looked at before the first is unpacked. The libraries' errors become InputErrors."""
+def _opened(archive: Path) -> Iterator[list[_Member]]:
+    """The members of an archive, all looked at before the first is unpacked. Libraries' errors become InputErrors."""
     import rarfile
 
-    lowest = archive.name.lower()
-    readers = _rar_members if lowest.endswith(".rar") else _zip_members if lowest.endswith(".zip") else _tar_members
+    name = archive.name.lower()
+    read = _rar_members if name.endswith(".rar") else _zip_members if name.endswith(".zip") else _tar_members
     try:
-        with readers(archive) as members:
+        with read(archive) as members:
             yield members
     except rarfile.RarCannotExec:
         raise InputError(
@@ -195,66 +208,63 @@ def _opened(archive: Path) -> Iterator[list[Member]]:
         ) from None
     except NotImplementedError as error:
         raise InputError(
-            f"{archive}: its members are packed in a way that Python cannot read ({error}); unpack it with another "
-            "program, and give the folder"
+            f"{archive}: its members are compressed in a way that Python cannot read ({error}); unpack it with "
+            "another program, and pass the folder"
         ) from None
     except (*_DAMAGE, rarfile.Error) as error:
+        # An OSError with a number is the disk's, not the archive's
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's, not the archive's
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         # bsdtar, and 7z as Debian ships it, stop in the midst of some .rar that unrar and unar read
         hint = ", or install unar" if isinstance(error, rarfile.Error) else ""
         raise InputError(f"{archive}: damaged, or not what its name says ({reason}); download it again{hint}") from None
 
 
+def _encrypted(archive: Path) -> InputError:
+    return InputError(f"{archive}: encrypted; unpack it with its password, and pass the folder")
+
+
 @contextmanager
-def _rar_members(archive: Path) -> Iterator[list[Member]]:
+def _rar_members(archive: Path) -> Iterator[list[_Member]]:
     import rarfile
 
-    with rarfile.RarFile(archive, errors="strict") as rar:  # else a damaged header is taken for the end
+    # strict: else a damaged header is taken for the archive's end
+    with rarfile.RarFile(archive, errors="strict") as rar:
         if rar.needs_password():
-            raise InputError(f"{archive}: is encrypted; unpack it with its password, and give the folder")
-        members = []
-        for info in rar.infolist():
-            _refuse_links(archive, info.filename, info.is_symlink() or (not info.is_file() and not info.is_dir()))
-            if (path := _safe(archive, info.filename)) and info.is_file():
-                members.append(Member(path, info.file_size, lambda info=info: rar.open(info)))
-        yield members
+            raise _encrypted(archive)
+        yield [
+            _Member(
+                i.filename, i.file_size, i.is_file() and not i.is_symlink(), i.is_dir(), functools.partial(rar.open, i)
+            )
+            for i in rar.infolist()
+        ]
 
 
 @contextmanager
-def _zip_members(archive: Path) -> Iterator[list[Member]]:
+def _zip_members(archive: Path) -> Iterator[list[_Member]]:
     with zipfile.ZipFile(archive) as file:
+        if any(info.flag_bits & 1 for info in file.infolist()):
+            raise _encrypted(archive)
         members = []
         for info in file.infolist():
-            if info.flag_bits & 1:
-                raise InputError(f"{archive}: is encrypted; unpack it with its password, and give the folder")
-            _refuse_links(archive, info.filename, info.external_attr >> 28 == 0o12)  # S_IFLNK
-            if (path := _safe(archive, info.filename)) and not info.is_dir():
-                members.append(Member(path, info.file_size, lambda info=info: file.open(info)))
+            # The upper four bits hold the kind of file as Unix knows it, 0o12 being a link (S_IFLNK)
+            is_file = not info.is_dir() and info.external_attr >> 28 != 0o12
+            members.append(
+                _Member(info.filename, info.file_size, is_file, info.is_dir(), functools.partial(file.open, info))
+            )
         yield members
 
 
 @contextmanager
-def _tar_members(archive: Path) -> Iterator[list[Member]]:
+def _tar_members(archive: Path) -> Iterator[list[_Member]]:
     with tarfile.open(archive, tarinfo=_TarHeader) as file:
-        members = []
         infos = file.getmembers()
-        # Behind a compressed tar's end stands the checksum of all of it: what is wrong is told before any is written
+        # Behind a compressed tar's end is the checksum of all of it. It is read first: damage is told before any file
+        # is written.
         while file.fileobj.read(1 << 20):
             pass
-        for info in infos:
-            _refuse_links(archive, info.name, not info.isfile() and not info.isdir())
-            if info.isdir() and info.name in (".", "./"):
-                continue
-            if (path := _safe(archive, info.name)) and info.isfile():
-                members.append(Member(path, info.size, lambda info=info: file.extractfile(info)))
-        yield members
-
-
-def _refuse_links(archive: Path, name: str, is_special: bool) -> None:
-    if is_special:
-        raise InputError(f"{archive}: its member {name!r} is a link or a device; none of it is unpacked")
+        yield [_Member(i.name, i.size, i.isfile(), i.isdir(), functools.partial(file.extractfile, i)) for i in infos]
 
 
 def class_folder(path: Path) -> Path:

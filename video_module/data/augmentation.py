@@ -14,6 +14,7 @@ import numpy as np
 from video_module.config import AUGMENTATIONS, ClipConfig
 from video_module.data.transforms import center_view
 
+# Of the clips, as many are mirrored.
 _FLIP_SHARE = 0.5
 
 
@@ -51,7 +52,8 @@ class Augmentation:
         box: list[int] = []
 
         def crop(frame: np.ndarray) -> np.ndarray:
-            if not box:  # drawn once for the clip, when the size of its frames is known
+            # Drawn once for the clip, when the first frame tells the size of all
+            if not box:
                 box.extend(self._crop.get_params_dependent_on_data({"shape": frame.shape}, {})["crop_coords"])
             left, top, right, bottom = box
             return cv2.resize(frame[top:bottom, left:right], (self._clip.crop, self._clip.crop))
@@ -60,22 +62,25 @@ class Augmentation:
 
     def finish(self, clip: np.ndarray, *, seed: int, may_flip: bool = True) -> np.ndarray:
         """Colours, mirror and the rest, of a cropped clip. Without `may_flip` all but the mirror stays."""
+        assert clip.shape[1:] == (self._clip.crop, self._clip.crop, 3), f"not cropped: {clip.shape}"
         if self._rest is None:
             return clip
         self._rest.set_random_seed(_seed_of("rest", seed))
         clip = self._rest(images=clip)["images"]
         if may_flip and np.random.default_rng(_seed_of("flip", seed)).random() < _FLIP_SHARE:
-            # albumentations mirrors a clip by a strided copy that takes 18 times as long, and cannot know the class
+            # Not by albumentations: it mirrors a clip by a strided copy, which takes 18 times as long, and does not
+            # know the class, whose clips may have to stay as they are (--no_flip).
             clip = np.stack([cv2.flip(frame, 1) for frame in clip])
         return clip
 
 
 def _seed_of(step: str, seed: int) -> int:
-    """A seed of its own for each step: from one and the same, small crops would always be the dark ones, say."""
+    # Of its own for each step: from one and the same seed, small crops would always be the dark ones, say
     return zlib.crc32(f"{step} {seed}".encode())
 
 
-# what an eye sees of red, green and blue, and two axes of colour beside it: RGB to YIQ (NTSC)
+# RGB to YIQ (NTSC): the brightness that an eye sees of red, green and blue, and two axes of colour beside it. Turning
+# those two changes the hue, scaling them the saturation.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
@@ -106,7 +111,8 @@ class ClipColorJitter(A.ImageOnlyTransform):
         return {"matrix": np.column_stack([matrix, np.full(3, offset)]).astype(np.float32)}  # (3, 4)
 
     def apply(self, img: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
-        return cv2.transform(img, matrix)  # rounds, and keeps within 0..255
+        # Rounds, and keeps values within 0..255
+        return cv2.transform(img, matrix)
 
     def apply_to_images(self, images: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
         clip = np.empty_like(images)
@@ -120,8 +126,8 @@ def _light() -> list[A.BasicTransform]:
 
 
 def _strong(clip: ClipConfig) -> list[A.BasicTransform | A.BaseCompose]:
-    # near zero once normalised; one number, since a colour is spread wrongly over a clip's frames by albumentations'
-    # Affine, and a random one drawn anew for each frame by its Erasing
+    # Near zero once normalised. One number rather than a colour: albumentations' Affine spreads a colour wrongly over a
+    # clip's frames, and its Erasing draws a random one anew for each frame.
     grey = 255 * sum(clip.mean) / 3
     return [
         A.SomeOf(_rand_augment(grey), n=2, replace=True, p=1.0),

@@ -1,4 +1,4 @@
-"""Sources that keep their own time: cameras, network streams, and files played at their own speed."""
+"""Inputs that keep their own time: cameras, network streams, and files played at their own speed."""
 
 import re
 import time
@@ -11,12 +11,12 @@ import numpy as np
 
 from video_module.data.decoding import DEFAULT_FPS, VideoError, is_rate, iter_positions, read_info
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_OPEN_TIMEOUT_MS = 10_000
-_READ_TIMEOUT_MS = 10_000
+# A camera goes by its number; longer numbers are names of files.
+_CAMERA = re.compile(r"\d{1,3}")
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://.*", re.IGNORECASE)
+# OpenCV's own timeouts are 30 s: too long for a page that waits for a picture.
+_TIMEOUT_MS = 10_000
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
-MAX_RETRIES = 10
-"""Times that a stream is asked for again, in a row, before it is given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,37 +26,31 @@ class TimedFrame:
     frame: np.ndarray
     """uint8 RGB (H, W, 3)."""
     time_s: float
-    """Seconds since the source was opened; of a file, its own time."""
+    """Seconds since the input was opened; of a file, its own time."""
     arrival_s: float
     """time.monotonic() when it came."""
     fps: float
-    """What the source claims, DEFAULT_FPS where it claims nothing."""
+    """What the input claims, DEFAULT_FPS where it claims nothing."""
     num_dropped: int = 0
     """Frames of a file that were left out just before, since they would have been late."""
     after_gap: bool = False
-    """Whether the source was interrupted just before."""
+    """Whether a stream was interrupted just before."""
 
 
-def is_live(source: str) -> bool:
-    """Whether this names a camera (its number) or a stream (its URL) rather than a file."""
-    return is_camera(source) or _URL.match(source) is not None
+def is_live(name: str) -> bool:
+    """Whether this names a camera (by its number) or a stream (by its URL) rather than a file."""
+    return bool(_CAMERA.fullmatch(name) or _URL.fullmatch(name))
 
 
-def is_camera(source: str) -> bool:
-    """Whether this is a camera's number; longer ones are names of files."""
-    return source.isdecimal() and len(source) <= 3
-
-
-def live_frames(source: str, *, say: Callable[[str], None] = print) -> Iterator[TimedFrame]:
+def live_frames(name: str, *, say: Callable[[str], None] = print) -> Iterator[TimedFrame]:
     """The frames of a camera or stream, as they come. Raises VideoError if it cannot be opened, or is lost for good.
 
     `say` is told, a line at a time, when a stream is lost and asked for again.
     """
-    return camera_frames(int(source)) if is_camera(source) else stream_frames(source, say=say)
+    return _camera_frames(int(name)) if _CAMERA.fullmatch(name) else stream_frames(name, say=say)
 
 
-def camera_frames(number: int) -> Iterator[TimedFrame]:
-    """The frames of a camera. Raises VideoError if there is none of that number, or when it is pulled out."""
+def _camera_frames(number: int) -> Iterator[TimedFrame]:
     capture = cv2.VideoCapture(number)
     try:
         if not capture.isOpened():
@@ -71,34 +65,34 @@ def stream_frames(
     url: str,
     *,
     say: Callable[[str], None] = print,
-    max_retries: int = MAX_RETRIES,
+    max_retries: int = 10,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[TimedFrame]:
     """The frames of a stream, which is asked for again, with growing pauses, when it stops.
 
     A stream of stated length (a file on a web server) comes at its own speed, and ends. Raises VideoError if a stream
-    never comes, or stays away for `max_retries` attempts.
+    never comes, or stays away for `max_retries` attempts in a row.
     """
     begin, num_retries, has_come = clock(), 0, False
     while True:
-        timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
+        timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
         capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, timeouts)
         try:
-            if capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
-                for timed in pace(_grabs(capture), fps=_fps(capture), clock=clock, sleep=sleep):
-                    has_come = True
-                    yield timed
-                if not has_come:
-                    raise VideoError(f"{url}: no frame decodes")
-                return
-            for timed in _until_it_stops(capture, begin=begin, after_gap=has_come, clock=clock):
+            is_file = capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+            if is_file:
+                frames = pace(_grabs(capture), fps=_fps(capture), clock=clock, sleep=sleep)
+            else:
+                frames = _until_it_stops(capture, begin=begin, after_gap=has_come, clock=clock)
+            for timed in frames:
                 num_retries, has_come = 0, True
                 yield timed
         finally:
             capture.release()
         if not has_come:
-            raise VideoError(f"{url}: no stream can be opened there")
+            raise VideoError(f"{url}: {'no frame decodes' if is_file else 'no stream can be opened there'}")
+        if is_file:
+            return
         if num_retries == max_retries:
             raise VideoError(f"{url}: the stream stopped and did not come back in {max_retries} attempts")
         wait_s = min(_FIRST_WAIT_S * 2**num_retries, _LONGEST_WAIT_S)
@@ -160,12 +154,11 @@ def pace(
         now = clock()
         begin = now if begin is None else begin
         wait_s = begin + position / fps - now
-        if wait_s < -1 / fps:
-            num_dropped += 1
-            continue
         if wait_s > 0:
             sleep(wait_s)
-        if (frame := retrieve()) is None:
+        # Converting a frame takes longer than grabbing it: one that is late is not worth it
+        frame = retrieve() if wait_s >= -1 / fps else None
+        if frame is None:
             num_dropped += 1
             continue
         yield TimedFrame(frame=frame, time_s=position / fps, arrival_s=clock(), fps=fps, num_dropped=num_dropped)

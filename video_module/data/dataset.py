@@ -20,7 +20,7 @@ from video_module.config import ALL_CLASSES, ClipConfig, TrainConfig
 from video_module.data import sampling, transforms
 from video_module.data.augmentation import Augmentation
 from video_module.data.decoding import VideoError, read_frames
-from video_module.data.splits import VideoRecord
+from video_module.data.records import VideoRecord
 from video_module.errors import STOP_SIGNALS, InputError
 
 

@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # damage is reported by VideoError, once, with the path
+# FFmpeg would print every damaged packet; VideoError tells of damage once, with the path. OpenCV reads this variable
+# when it opens its first file, and there is no other way to say it.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
 import numpy as np
 
 from video_module.errors import InputError
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_FATAL)  # VideoError tells of files that cannot be opened
+# OpenCV would print a warning for each file that it cannot open; VideoError tells of those too.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_FATAL)
 
 # fmt: off
 VIDEO_SUFFIXES = (
@@ -27,9 +30,12 @@ VIDEO_SUFFIXES = (
 )
 # fmt: on
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-_SUFFIXES_WITH_COUNT = (".avi", ".mp4", ".mov", ".m4v")  # of others OpenCV's count is duration times rate: a guess
-_MEASURED_PIXELS = 2**30  # a minute and a half of 640x480
-DEFAULT_FPS = 25.0  # where a container states no usable rate
+# Containers that store the number of frames. Of others OpenCV's count is duration times rate, which is a guess.
+_SUFFIXES_WITH_COUNT = (".avi", ".mp4", ".mov", ".m4v")
+# So much is decoded to measure a rate that no header states: a minute and a half of 640x480.
+_MEASURED_PIXELS = 2**30
+# Where a container states no usable rate.
+DEFAULT_FPS = 25.0
 
 
 class VideoError(InputError):
@@ -58,7 +64,8 @@ def _open(path: str | Path) -> cv2.VideoCapture:
     path = Path(path)
     try:
         str(path).encode()
-    except UnicodeEncodeError:  # OpenCV would crash on it
+    except UnicodeEncodeError:
+        # OpenCV would crash on it
         raise VideoError(f"{str(path)!a}: the name is not valid UTF-8; rename the file") from None
     if not path.is_file():
         raise VideoError(f"{path}: no such file")
@@ -66,9 +73,10 @@ def _open(path: str | Path) -> cv2.VideoCapture:
         raise VideoError(f"{path}: no permission to read it")
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes)")
-    if path.suffix.lower() in _PICTURE_SUFFIXES:  # FFmpeg takes it for a video of one frame
+    # FFmpeg takes a picture for a video of one frame
+    if path.suffix.lower() in _PICTURE_SUFFIXES:
         raise VideoError(f"{path}: a picture, not a video")
-    # absolute, so that no part of a name is taken for a protocol ("a:b.avi") or an option ("-x.avi")
+    # Absolute, so that no part of a name is taken for a protocol ("a:b.avi") or an option ("-x.avi")
     capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not capture.isOpened():
         raise VideoError(f"{path}: not a video that can be read")
@@ -82,7 +90,8 @@ def is_rate(fps: float) -> bool:
 
 def _info(capture: cv2.VideoCapture, path: str | Path) -> VideoInfo:
     fps = capture.get(cv2.CAP_PROP_FPS)
-    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # negative or absurd where the header says nothing
+    # The count is negative or absurd where the header says nothing
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     count = int(count) if 0 < count < 1e9 else 0
     return VideoInfo(
         width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
@@ -205,7 +214,8 @@ def read_frames(
                 frame = per_frame(frame)
             if frames is None:
                 frames = np.empty((len(indices), *frame.shape), np.uint8)
-            frames[number] = frame  # while it is still in the cache
+            # Copied at once rather than stacked at the end: the frame is still in the processor's cache
+            frames[number] = frame
     finally:
         capture.release()
     return frames

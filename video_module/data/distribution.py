@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from video_module.config import ClipConfig
 from video_module.data import hmdb51, sampling
 from video_module.data.labels import SPLITS, find_class_names, has_entries, is_split_tree
-from video_module.data.splits import Rejected, VideoRecord, load_videos, read_split_json, scan
+from video_module.data.records import Rejected, VideoRecord, load_or_scan
 from video_module.errors import InputError
 from video_module.files import read_text
 
@@ -31,15 +30,8 @@ def label_distribution(
         raise InputError(f"{data_dir}: no such folder; split_data.py makes it, and any folder of classes will do")
     else:
         folders = {"all": data_dir}
-    recorded = read_split_json(data_dir) is not None and "all" not in folders
-    videos: dict[str, list[VideoRecord]] = {}
-    rejected: list[Rejected] = []
-    for split, folder in folders.items():
-        if recorded:
-            videos[split] = load_videos(folder, num_workers=num_workers)
-        else:
-            videos[split], broken, _ = scan(folder, num_workers=num_workers)
-            rejected += broken
+    read = {split: load_or_scan(folder, num_workers=num_workers) for split, folder in folders.items()}
+    rejected = [item for _, broken in read.values() for item in broken]
     class_names = list(dict.fromkeys(name for folder in folders.values() for name in find_class_names(folder)))
     settings = {
         "num_frames": clip.num_frames,
@@ -47,7 +39,9 @@ def label_distribution(
         "target_fps": clip.target_fps,
         "clip_step": clip_step or clip.default_clip_step,
     }
-    splits = {split: count_videos(part, class_names, clip=clip, clip_step=clip_step) for split, part in videos.items()}
+    splits = {
+        split: count_videos(videos, class_names, clip=clip, clip_step=clip_step) for split, (videos, _) in read.items()
+    }
     return {"class_names": class_names, "clip": settings, "splits": splits}, rejected
 
 
@@ -60,25 +54,24 @@ def count_videos(
     HMDB51's tags, None where a name is not of its grammar.
     """
     classes = {name: {"num_videos": 0, "num_clips": 0, "duration_s": 0.0, "share": 0.0} for name in class_names}
-    tags: dict[str, Counter[str]] | None = {tag: Counter() for tag in hmdb51.tag_values()}
     for video in videos:
         row = classes[video.label]
         row["num_videos"] += 1
         row["num_clips"] += len(sampling.window_starts(video.num_frames, clip, clip_step, fps=video.fps))
         row["duration_s"] += video.num_frames / video.fps
-        described = hmdb51.describe_tags(Path(video.path).name, video.label)
-        if tags is None or described is None:
-            tags = None
-            continue
-        for tag, value in described.items():
-            tags[tag][value] += 1
-    for row in classes.values():
-        row["share"] = row["num_videos"] / max(1, len(videos))
+        row["share"] = row["num_videos"] / len(videos)
+    described = [hmdb51.describe_tags(video.path, video.label) for video in videos]
+    tags = None
+    if None not in described:
+        tags = {
+            tag: {value: sum(found[tag] == value for found in described) for value in values}
+            for tag, values in hmdb51.tag_values().items()
+        }
     return {
         **{key: sum(row[key] for row in classes.values()) for key in ("num_videos", "num_clips", "duration_s")},
         "classes": classes,
         "imbalance": imbalance([row["num_videos"] for row in classes.values()]),
-        "tags": tags and {tag: {value: tags[tag][value] for value in hmdb51.tag_values()[tag]} for tag in tags},
+        "tags": tags,
     }
 
 
@@ -88,6 +81,8 @@ def imbalance(counts: Sequence[int]) -> dict[str, float | int | None]:
     "ratio" is the largest count by the smallest, None where a class is empty; "effective_num_classes" the number of
     equal classes that would be as hard to guess: the exponential of the entropy.
     """
+    assert counts, "a data set has at least one class"
+    # The entropy of n equal classes is log n
     total = sum(counts)
     entropy = -sum(count / total * math.log(count / total) for count in counts if count)
     return {

@@ -8,7 +8,7 @@ apart.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import cv2
@@ -22,11 +22,13 @@ ACTIONS = ("jump", "pull", "push", "sit", "stand", "wave")
 REVERSED_PAIRS = (("sit", "stand"), ("pull", "push"))
 NAME_PREFIX = "Drawn_Film_"
 HEIGHT, WIDTH = 180, 240
-FPS = 30.0
-_MARGIN = 16  # background beyond the frame on every side, in pixels: room for the shake
-_SUBPIXEL = 4  # fractional bits of OpenCV's drawing coordinates
+_FPS = 30.0
+# Background beyond the frame on every side, in pixels: room for the shake.
+_MARGIN = 16
+# Fractional bits of OpenCV's drawing coordinates. At whole pixels, slow motions would jump.
+_SUBPIXEL = 4
 
-Point = tuple[float, float]
+_Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,17 @@ def make_scene(seed: int, number: int) -> Scene:
     background[:] = wall * shade
     floor_row = int(floor) + _MARGIN
     background[floor_row:] = ground * shade
-    for _ in range(rng.integers(3, 9)):  # pictures, windows and doors, in colours near the wall's
+    # Pictures, windows and doors, in colours near the wall's
+    for _ in range(rng.integers(3, 9)):
         left, top = rng.uniform(-20, width), rng.uniform(-15, floor_row - 20)
         size = rng.uniform(15, 70, 2)
         color = np.clip(wall + rng.uniform(-35, 35, 3), 0, 255).tolist()
         corner = (int(left), int(top)), (int(left + size[0]), int(min(top + size[1], floor_row)))
         cv2.rectangle(background, *corner, color, -1 if rng.random() < 0.7 else 3)
     noise_level = float(rng.choice([0.0, 4.0, 8.0]))
+    # Dark on a bright wall, in some hue
     figure = rng.uniform(0, 40, 3)
-    figure[rng.integers(3)] = rng.uniform(0, 110)  # dark on a bright wall, in some hue
+    figure[rng.integers(3)] = rng.uniform(0, 110)
     return Scene(
         name=f"{NAME_PREFIX}{number:03d}",
         background=cv2.GaussianBlur(background, (0, 0), rng.uniform(0.5, 2.5)).clip(0, 255).astype(np.uint8),
@@ -88,30 +92,30 @@ def make_scene(seed: int, number: int) -> Scene:
 class _Pen:
     """Draws in the figure's own units: x to where it faces, y up from the floor, 1 its height."""
 
-    def __init__(self, image: np.ndarray, scene: Scene, origin: Point, facing: int):
+    def __init__(self, image: np.ndarray, scene: Scene, origin: _Point, facing: int):
         self.image, self.scene, self.origin, self.facing = image, scene, origin, facing
 
-    def pixel(self, point: Point) -> tuple[int, int]:
+    def pixel(self, point: _Point) -> tuple[int, int]:
         x = self.origin[0] + point[0] * self.facing * self.scene.figure_height
         y = self.origin[1] - point[1] * self.scene.figure_height
         return round(x * 2**_SUBPIXEL), round(y * 2**_SUBPIXEL)
 
-    def line(self, points: Sequence[Point], color: tuple[int, int, int], thickness: float = 0.055) -> None:
+    def line(self, points: Sequence[_Point], color: tuple[int, int, int], thickness: float = 0.055) -> None:
         width = max(2, round(thickness * self.scene.figure_height))
         for start, end in pairwise(points):
             cv2.line(self.image, self.pixel(start), self.pixel(end), color, width, cv2.LINE_AA, _SUBPIXEL)
 
-    def disk(self, center: Point, radius: float, color: tuple[int, int, int]) -> None:
+    def disk(self, center: _Point, radius: float, color: tuple[int, int, int]) -> None:
         size = round(radius * self.scene.figure_height * 2**_SUBPIXEL)
         cv2.circle(self.image, self.pixel(center), size, color, -1, cv2.LINE_AA, _SUBPIXEL)
 
-    def box(self, low: Point, high: Point, color: tuple[int, int, int]) -> None:
+    def box(self, low: _Point, high: _Point, color: tuple[int, int, int]) -> None:
         corners = [low, (high[0], low[1]), high, (low[0], high[1])]
         points = np.array([self.pixel(corner) for corner in corners], np.int32)
         cv2.fillConvexPoly(self.image, points, color, cv2.LINE_AA, _SUBPIXEL)
         self.line([*corners, low], tuple(value // 2 for value in color), 0.02)
 
-    def person(self, hip: Point, neck: Point, hands: Sequence[Point], feet: Sequence[Point], bend: float) -> None:
+    def person(self, hip: _Point, neck: _Point, hands: Sequence[_Point], feet: Sequence[_Point], bend: float) -> None:
         """A figure from its joints; knees bend forwards by `bend`, elbows hang a little."""
         color = self.scene.figure_color
         for foot in feet:
@@ -188,13 +192,17 @@ def draw_frames(action: str, scene: Scene, *, num_frames: int, rng: np.random.Ge
     duration = min(0.95, rng.uniform(0.75, 0.9) * 32 / (num_frames * scene.speed))
     begin = rng.uniform(0, 1 - duration)
     wobble = rng.uniform(0, 2 * np.pi) if action in ("wave", "jump") else 0.0
-    # a smooth path: noise through a wide window, brought back to the wanted spread
-    path = cv2.GaussianBlur(rng.normal(size=(num_frames, 2)), (1, 0), sigmaX=1, sigmaY=4) if scene.shake else 0
-    path = np.clip(scene.shake * 3 * path, -_MARGIN, _MARGIN) if scene.shake else np.zeros((num_frames, 2))
+    path = np.zeros((num_frames, 2))
+    if scene.shake:
+        # The camera's path is noise through a wide window. That leaves a quarter of its spread: times three, it comes
+        # near the wanted one again.
+        path = cv2.GaussianBlur(rng.normal(size=path.shape), (1, 0), sigmaX=1, sigmaY=4)
+        path = np.clip(3 * scene.shake * path, -_MARGIN, _MARGIN)
     for number in range(num_frames):
         time = number / max(1, num_frames - 1)
         phase = (time - begin) / duration
         if draw in (_draw_sit, _draw_push):
+            # Starts and ends gently: the cubic with no slope at 0 and 1
             phase = float(np.clip(phase, 0, 1))
             phase = phase * phase * (3 - 2 * phase)
             phase = phase if forward else 1 - phase
@@ -225,13 +233,19 @@ def draw_dataset(
                 name = f"{scene.name}_{action}_f_{motion}_np1_{view}_{scene.quality}_{clip}.avi"
                 num_frames = round(rng.uniform(32, 40) / scene.speed)
                 paths.append(output_dir / action / name)
-                write_video(paths[-1], draw_frames(action, scene, num_frames=num_frames, rng=rng), fps=FPS)
+                write_video(paths[-1], draw_frames(action, scene, num_frames=num_frames, rng=rng), fps=_FPS)
         return paths
 
-    cv2.setNumThreads(1)  # frames are small: the threads here are those of the pool
-    with ThreadPoolExecutor(max_workers=num_workers) as pool:  # OpenCV and the encoder release the interpreter lock
-        drawn = tqdm(pool.map(draw_source, range(num_sources)), total=num_sources, desc="drawing", unit="source")
-        return [path for paths in drawn for path in paths]
+    # OpenCV and the encoder release the interpreter lock, so the pool's threads draw side by side. Threads of OpenCV's
+    # own would get in their way: the frames are small. The number is the whole process's, hence put back at the end.
+    num_cv2_threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with ThreadPoolExecutor(max_workers=num_workers) as pool:
+            drawn = tqdm(pool.map(draw_source, range(num_sources)), total=num_sources, desc="drawing", unit="source")
+            return [path for paths in drawn for path in paths]
+    finally:
+        cv2.setNumThreads(num_cv2_threads)
 
 
 def draw_recording(
@@ -239,12 +253,9 @@ def draw_recording(
 ) -> None:
     """Draw one video in which `actions` follow each other in one scene, such as a camera would record."""
     scene = make_scene(seed, source)
-    num_frames = round(seconds_each * FPS)
-
-    def frames() -> Iterator[np.ndarray]:
-        for number, action in enumerate(actions):
-            yield from draw_frames(
-                action, scene, num_frames=num_frames, rng=np.random.default_rng([seed, source, number])
-            )
-
-    write_video(path, frames(), fps=FPS)
+    num_frames = round(seconds_each * _FPS)
+    parts = (
+        draw_frames(action, scene, num_frames=num_frames, rng=np.random.default_rng([seed, source, number]))
+        for number, action in enumerate(actions)
+    )
+    write_video(path, chain.from_iterable(parts), fps=_FPS)

@@ -1,43 +1,35 @@
 """What is particular to HMDB51 (Kuehne et al., ICCV 2011): its file names and its official split files."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from video_module.errors import InputError
 from video_module.files import read_text
 
-# the number of people has two digits in seven of the 6,766 names: np10
-_TAGS = re.compile(
-    r"_(?P<body>[hulf])_(?P<motion>cm|nm)_np(?P<num_people>\d+)_(?P<view>fr|ba|le|ri)_(?P<quality>bad|med|goo)_(?P<number>\d+)$"
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hmdb51Name:
-    """A name `<source>_<action>_<body>_<motion>_np<k>_<view>_<quality>_<n>`, taken apart."""
-
-    source: str
-    """The film or upload that the clip was cut from; the same in all classes."""
-    body: str
-    """Visible body part: h(ead), u(pper), l(ower), f(ull)."""
-    motion: str
-    """cm: the camera moves, nm: it does not."""
-    num_people: int
-    view: str
-    """fr(ont), ba(ck), le(ft), ri(ght)."""
-    quality: str
-    """bad, med(ium), goo(d)."""
-    number: int
-
-
+# The number of people has two digits in seven of the 6,766 names: np10.
+_TAGS = re.compile(r"_([hulf])_(cm|nm)_np(\d+)_(fr|ba|le|ri)_(bad|med|goo)_(\d+)$")
 _MEANINGS = {
     "camera motion": {"nm": "still", "cm": "moving"},
     "viewpoint": {"fr": "front", "ba": "back", "le": "left", "ri": "right"},
     "quality": {"goo": "good", "med": "medium", "bad": "bad"},
     "visible body part": {"f": "full body", "u": "upper body", "l": "lower body", "h": "head"},
 }
-_MOST_PEOPLE = 4  # counted one by one below; few clips show more
+# Few clips show more people than this: their numbers are counted together.
+_MOST_PEOPLE = 4
+
+
+class _Name(NamedTuple):
+    """A name `<source>_<action>_<body>_<motion>_np<k>_<view>_<quality>_<n>`, taken apart; _MEANINGS tells its codes."""
+
+    source: str
+    """The film or upload that the clip was cut from; the same in all classes."""
+    body: str
+    motion: str
+    num_people: int
+    view: str
+    quality: str
+    number: int
 
 
 def describe_tags(name: str, label: str) -> dict[str, str] | None:
@@ -57,22 +49,17 @@ def tag_values() -> dict[str, list[str]]:
     return {tag: list(meanings.values()) for tag, meanings in _MEANINGS.items()} | {"number of people": people}
 
 
-def parse_name(name: str, label: str) -> Hmdb51Name | None:
+def parse_name(name: str, label: str) -> _Name | None:
     """Take the name of a clip of class `label` apart; None where it is not of HMDB51's grammar."""
-    stem, label = Path(name).stem, label.replace(" ", "_")  # people rename "brush_hair" to "Brush Hair"
+    stem = Path(name).stem
     tags = _TAGS.search(stem)
     if tags is None or tags.start() == 0:
         return None
-    fields = tags.groupdict()
-    return Hmdb51Name(
-        source=re.sub(rf"_{re.escape(label)}$", "", stem[: tags.start()], flags=re.IGNORECASE),
-        body=fields["body"],
-        motion=fields["motion"],
-        num_people=int(fields["num_people"]),
-        view=fields["view"],
-        quality=fields["quality"],
-        number=int(fields["number"]),
-    )
+    body, motion, num_people, view, quality, number = tags.groups()
+    # People rename the folder "brush_hair" to "Brush Hair"
+    action = re.escape(label.replace(" ", "_"))
+    source = re.sub(rf"_{action}$", "", stem[: tags.start()], flags=re.IGNORECASE)
+    return _Name(source, body, motion, int(num_people), view, quality, int(number))
 
 
 def read_official_split(splits_dir: Path, fold: int) -> dict[tuple[str, str], str]:

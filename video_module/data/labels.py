@@ -22,7 +22,7 @@ def read_class_names(path: Path) -> list[str]:
     """Read an obj.names file. Raises InputError if it is missing, empty or names a class twice."""
     names = _lines(read_text(path))
     if not names:
-        raise InputError(f"{path}: no class is named in it")
+        raise InputError(f"{path}: names no class")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{path}: class {twice[0]!r} is named twice")
     return names
@@ -38,22 +38,20 @@ def find_class_names(data_dir: Path) -> list[str]:
     Raises InputError if a folder of videos is not among the named classes.
     """
     found = sorted({label for label, _ in find_videos(data_dir)})
-    above = data_dir.parent if data_dir.name else data_dir.absolute().parent  # "." has no name
+    # "." has no name, and itself for a parent
+    above = data_dir.parent if data_dir.name else data_dir.absolute().parent
     for folder in (data_dir, above) if data_dir.absolute().name in SPLITS else (data_dir,):
         if (folder / OBJ_NAMES).is_file():
             names = read_class_names(folder / OBJ_NAMES)
             if unknown := sorted(set(found) - set(names)):
-                raise InputError(f"{data_dir / unknown[0]}: a class that {folder / OBJ_NAMES} does not name")
+                raise InputError(f"{data_dir / unknown[0]}: not a class in {folder / OBJ_NAMES}")
             return names
     return found
 
 
 def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    # Python stands for bytes that are not UTF-8 by lone surrogates
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def is_system_file(path: Path) -> bool:
@@ -72,7 +70,8 @@ def _class_folders(class_dir: Path) -> list[Path]:
     folders = [folder for folder in class_dir.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
     if not folders:
         raise InputError(f"{class_dir}: no class folders in it; expected one folder of videos for each class")
-    return sorted(folders, key=lambda folder: folder.name)  # Windows would order paths without regard to case
+    # By name: Windows orders paths without regard to case, and the order decides which class is which number
+    return sorted(folders, key=lambda folder: folder.name)
 
 
 def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
@@ -85,7 +84,8 @@ def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
     for folder in classes:
         found = [path for path in folder.rglob("*") if is_video(path) and path.is_file()]
         for path in found:
-            if not _is_utf8(str(path)):  # such a name can stand in no JSON, and OpenCV crashes on it
+            # No JSON can hold such a name, and OpenCV crashes on it
+            if not _is_utf8(str(path)):
                 raise InputError(f"{str(path)!a}: the name is not valid UTF-8; rename the file")
         videos += [(folder.name, path) for path in sorted(found, key=lambda p: p.relative_to(folder).as_posix())]
     if not videos:
@@ -100,24 +100,16 @@ def check_split_dir(split_dir: Path) -> None:
     if split_dir.name not in SPLITS:
         raise InputError(f"{split_dir}: no such folder")
     above = split_dir.parent
-    if above.is_dir() and not any((above / name).is_dir() for name in SPLITS):
-        try:
-            find_videos(above)
-        except InputError:
-            pass
-        else:
-            raise InputError(
-                f"{above}: holds classes, but was not split; run python split_data.py --input_dir {above} --output_dir "
-                f"{_free_folder(above)} first"
-            )
+    was_split = any((above / name).is_dir() for name in SPLITS)
+    if not was_split and any(map(is_video, above.glob("*/**/*"))):
+        # The scripts look for a split in "data", so it goes there unless something is there already
+        named = above if above.name else above.absolute()
+        output_dir = named.with_name(f"{named.name}_split") if Path("data").exists() else Path("data")
+        raise InputError(
+            f"{above}: holds classes, but was not split; run python split_data.py --input_dir {above} --output_dir "
+            f"{output_dir} first"
+        )
     raise InputError(f"{split_dir}: no such folder; split_data.py makes it")
-
-
-def _free_folder(input_dir: Path) -> Path:
-    """Where a split of `input_dir` can go: data, as is the scripts' default, where nothing is."""
-    data = Path("data")
-    named = input_dir if input_dir.name else input_dir.absolute()
-    return named.with_name(f"{named.name}_split") if data.exists() else data
 
 
 def find_others(class_dir: Path) -> list[Path]:
@@ -139,7 +131,8 @@ def find_others(class_dir: Path) -> list[Path]:
         found = [path for path in files if not is_video(path)]
         if found and len(found) == len(files):
             raise InputError(
-                f"{folder}: holds no video, but {min(found).name} and such; videos end in {', '.join(VIDEO_SUFFIXES)}"
+                f"{folder}: holds no video, only files such as {min(found).name}; names of videos end in "
+                f"{', '.join(VIDEO_SUFFIXES)}"
             )
         others += found
     return sorted(path for path in others if not _is_hidden(path))
@@ -148,8 +141,8 @@ def find_others(class_dir: Path) -> list[Path]:
 def check_class_folders(class_dir: Path) -> None:
     """Raise InputError if a class folder of `class_dir` holds no video: its class would go untested in silence."""
     found = {label for label, _ in find_videos(class_dir)}
-    for folder in sorted(class_dir.iterdir()):
-        if folder.is_dir() and not folder.name.startswith(".") and folder.name not in found:
+    for folder in _class_folders(class_dir):
+        if folder.name not in found:
             raise InputError(
                 f"{folder}: no video in this class folder; fill it, or remove it to test without the class"
             )

@@ -1,122 +1,325 @@
 """What two sides of an experiment share: by source, by file name, and by what the videos show. Nothing is changed."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
+from tqdm import tqdm
 
-from video_module.data.audit import shared_sources
-from video_module.data.fingerprint import fingerprints, near_pairs
-from video_module.data.labels import SPLITS, find_videos, has_entries, is_split_tree
-from video_module.data.splits import SPLIT_JSON, Rejected, VideoRecord, load_videos, read_split_json, scan
+from video_module.data.decoding import read_frames
+from video_module.data.labels import SPLITS, has_entries, is_split_tree
+from video_module.data.records import OFFICIAL, SPLIT_JSON, Rejected, SourceOf, VideoRecord, load_or_scan
 from video_module.errors import InputError
 
-_NUM_DRAWS = 100  # of random splits
+# ---- two splits, by source
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
-    """A folder of classes that is compared. Frame counts are 0 where nothing was decoded."""
+class SharedSources:
+    """What a train and a test side share. A clip counts when its source stands on the train side."""
+
+    sources_within_class: int
+    test_clips_within_class: int
+    """Test clips whose source is in train under the same class."""
+    sources_across_classes: int
+    test_clips_across_classes: int
+    """Test clips whose source is in train under another class, and not under their own."""
+
+    def __str__(self) -> str:
+        return (
+            f"within a class {self.sources_within_class} sources ({self.test_clips_within_class} test clips), "
+            f"across classes {self.sources_across_classes} sources ({self.test_clips_across_classes} test clips)"
+        )
+
+
+def shared_sources(train: Iterable[VideoRecord], test: Iterable[VideoRecord]) -> SharedSources:
+    """Count the sources that two sides share, and the test clips of them, within a class and across classes."""
+    train_labels: dict[str, set[str]] = defaultdict(set)
+    for video in train:
+        train_labels[video.source].add(video.label)
+    shared = [video for video in test if video.source in train_labels]
+    within = [video.source for video in shared if video.label in train_labels[video.source]]
+    across = [video.source for video in shared if video.label not in train_labels[video.source]]
+    return SharedSources(
+        sources_within_class=len(set(within)),
+        test_clips_within_class=len(within),
+        sources_across_classes=len(set(across)),
+        test_clips_across_classes=len(across),
+    )
+
+
+# ---- a test set and what a model was trained on, by the hashes in the model's file
+
+# Eleven digits keep HMDB51's 3,570 clips below 60 kB, and let one of 1,530 others pass for one of them once in three
+# million test sets. Files of format version 1 hold twelve digits of the file name alone, without its class: so the
+# length tells the two kinds of hashes apart, wherever they are copied to.
+_CLIP_DIGITS, _NAME_DIGITS = 11, 12
+
+
+def hash_source(source: str) -> str:
+    """A source as model files record it."""
+    return _hash(source, 16)
+
+
+def hash_clip(path: str) -> str:
+    """A video, `<class>/…/<file>`, as model files record it: by its class and its name without the suffix.
+
+    The class is part of it because many data sets number the files of each class from 1.
+    """
+    label, *below = PurePosixPath(path).parts
+    assert below, f"{path}: not <class>/<file>"
+    return _hash(f"{label}/{PurePosixPath(path).stem}", _CLIP_DIGITS)
+
+
+def _hash(text: str, num_digits: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:num_digits]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOverlap:
+    """What a test set shares with the train and val splits of a model."""
+
+    num_sources: int
+    num_videos: int
+    """Test videos of the shared sources."""
+    num_clips: int | None
+    """Test videos that were themselves trained on, by class and file name; None where the model file does not record
+    them."""
+    by_name_alone: bool
+    """Whether the model file, of format version 1, records file names without classes: then num_clips may count a
+    video of another class that merely has the name of a training video."""
+    is_leak: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        splits = "the model's train and val splits"
+        if self.num_clips and not self.num_sources and self.by_name_alone:
+            return (
+                f"{self.num_clips} test videos have the names of videos in {splits}; whether they are the same cannot "
+                "be told, since this older model file does not record their classes"
+            )
+        if self.num_clips and not self.num_sources:
+            return f"{self.num_clips} test videos are in {splits}, by their classes and file names"
+        text = f"{self.num_videos} test videos come from {self.num_sources} sources in {splits}"
+        return text if self.num_clips is None else f"{text}, {self.num_clips} are in them themselves"
+
+
+def train_overlap(
+    videos: Sequence[VideoRecord],
+    *,
+    train_sources: Collection[str],
+    train_clips: Collection[str],
+    protocol: str | None,
+) -> TrainOverlap | None:
+    """Compare a test set with the hashes that a model file records; None where it records nothing.
+
+    Official folds share sources between train and test across classes, so there only a shared clip is a leak. Where no
+    split.json tells the sources (`protocol` None), they are guessed from the names, and a shared clip is one as well;
+    not so by its name alone, which "0001.mp4" of two classes would share.
+    """
+    if not train_sources:
+        return None
+    known_sources, known_clips = set(train_sources), set(train_clips)
+    by_name_alone = any(len(clip) == _NAME_DIGITS for clip in known_clips)
+    shared = [video.source for video in videos if hash_source(video.source) in known_sources]
+    hashes = [
+        _hash(PurePosixPath(video.path).stem, _NAME_DIGITS) if by_name_alone else hash_clip(video.path)
+        for video in videos
+    ]
+    num_clips = sum(clip in known_clips for clip in hashes)
+    if protocol in OFFICIAL:
+        is_leak = num_clips > 0
+    else:
+        is_leak = bool(shared) or (protocol is None and num_clips > 0 and not by_name_alone)
+    return TrainOverlap(
+        num_sources=len(set(shared)),
+        num_videos=len(shared),
+        num_clips=num_clips if known_clips else None,
+        by_name_alone=by_name_alone,
+        is_leak=is_leak,
+    )
+
+
+# ---- by content: copies under other names
+
+# Of a video's length, the ends left out: black frames there are alike in many videos.
+_PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)
+# A frame is shrunk to _SIDE x _SIDE, and its _SCALES x _SCALES coarsest cosine waves are kept.
+_SIDE, _SCALES = 64, 16
+NUM_BITS = len(_PLACES) * (_SCALES**2 - 1)
+# Share of differing bits up to which two videos pass for copies. Of 30 surveillance clips, all copies came within it
+# that were encoded at a far lower rate (largest 0.04) or at half the size (0.07), 27 that lost their first 5 %, and 21
+# that lost 10 %. Of 44,850 pairs of different clips 17 come as near: a still camera that films one scene twice, which
+# is worth knowing as well.
+MAX_DISTANCE = 0.10
+# Rows compared at once: 28 MB of distances against HMDB51's 6,766 clips.
+_BLOCK = 1024
+
+
+def fingerprint(path: Path, num_frames: int) -> np.ndarray:
+    """The perceptual hash of five frames of a video: bool (NUM_BITS,). Mirrored copies are not alike.
+
+    As in pHash: of each frame, which coarse waves of its cosine transform, without its mean, are above their median.
+    Copies that were renamed, encoded anew or resized differ from their original in few bits, other videos in half.
+    Raises VideoError if the video holds fewer than `num_frames`.
+    """
+
+    def shrink(frame: np.ndarray) -> np.ndarray:
+        return cv2.resize(frame, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+
+    frames = read_frames(path, [int(place * num_frames) for place in _PLACES], per_frame=shrink)
+    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in frames]
+    waves = [cv2.dct(grey)[:_SCALES, :_SCALES].ravel()[1:] for grey in greys]
+    return np.concatenate([wave > np.median(wave) for wave in waves])
+
+
+class _NearPair(NamedTuple):
+    """Two videos by their places in what was compared, and the share of bits in which they differ."""
+
+    first: int
+    second: int
+    distance: float
+
+
+def near_pairs(first: np.ndarray, second: np.ndarray | None = None) -> list[_NearPair]:
+    """All pairs of fingerprints at most MAX_DISTANCE apart, nearest first; within `first` where `second` is None."""
+    within = second is None
+    second = first if within else second
+    assert first.shape[1] == second.shape[1], f"hashes of {first.shape[1]} and {second.shape[1]} bits"
+    # With bits as 1 and -1, the product of two rows is the number of equal bits less that of differing ones: all
+    # distances of a block are one matrix product.
+    signs = [2 * bits.astype(np.float32) - 1 for bits in (first, second)]
+    pairs = []
+    for top in range(0, len(first), _BLOCK):
+        distances = (1 - signs[0][top : top + _BLOCK] @ signs[1].T / first.shape[1]) / 2
+        for row, column in zip(*np.nonzero(distances <= MAX_DISTANCE + 1e-6), strict=True):
+            if not within or top + row < column:
+                pairs.append(_NearPair(int(top + row), int(column), round(float(distances[row, column]), 4)))
+    return sorted(pairs, key=lambda pair: (pair.distance, pair.first, pair.second))
+
+
+# ---- the audit: all of it, of folders
+
+
+@dataclass(kw_only=True)
+class _Side:
+    """A folder of classes that is compared."""
 
     name: str
     root: Path
     videos: list[VideoRecord]
+    fingerprints: np.ndarray | None = None
+    """bool (num_videos, NUM_BITS); None where content is not compared."""
 
 
-SourceOf = Callable[[str, str], str]
-"""(file name, label) -> source."""
+def audit(
+    paths: Sequence[Path],
+    *,
+    source_of: SourceOf,
+    content: bool,
+    val_fraction: float,
+    test_fraction: float,
+    num_workers: int,
+) -> dict[str, Any]:
+    """Compare the sides that `paths` name, each with each.
+
+    Of a single folder of classes, say what a random split of it would leak, and which of its videos are alike.
+    """
+    sides, rejected = _read_sides(paths, source_of=source_of, decode=content, num_workers=num_workers)
+    if content:
+        for side in sides:
+            side.fingerprints = _read_fingerprints(side, num_workers=num_workers)
+    report: dict[str, Any] = {
+        "rejected": [asdict(item) for item in rejected],
+        "comparisons": [_compare(first, second) for number, second in enumerate(sides) for first in sides[:number]],
+    }
+    if len(sides) == 1:
+        [side] = sides
+        report["random_split"] = random_split_leak(side.videos, val_fraction=val_fraction, test_fraction=test_fraction)
+        report["near_identical"] = _near_identical(side)
+    return report
 
 
-def read_sides(
-    paths: Sequence[Path], *, groups: dict[str, str] | None, source_of: SourceOf, decode: bool, num_workers: int
-) -> tuple[list[Side], list[Rejected]]:
+def _read_sides(
+    paths: Sequence[Path], *, source_of: SourceOf, decode: bool, num_workers: int
+) -> tuple[list[_Side], list[Rejected]]:
     """The sides to compare, and files that do not decode, which are on none.
 
     One path is what split_data.py wrote (or its split.json), of which the sides are the splits, or a folder of classes;
-    two are folders of classes. Sources are split.json's where there is one, else those of `groups` or of the names.
+    two are folders of classes. Sources are split.json's where there is one, else those of `source_of`.
     """
     root = paths[0].parent if paths[0].name == SPLIT_JSON else paths[0]
     folders = {path.as_posix(): path for path in paths}
     if len(paths) == 1 and is_split_tree(root):
         folders = {split: root / split for split in SPLITS if has_entries(root / split)}
-    if len(folders) != len(paths) and len(paths) > 1:
+    elif len(folders) != len(paths):
         raise InputError(f"{paths[0]}: named twice; --audit compares two folders, or the splits of one")
     sides, rejected = [], []
     for name, folder in folders.items():
-        if folder.name in SPLITS and read_split_json(folder.parent) is not None:
-            videos = load_videos(folder, num_workers=num_workers)
-        elif decode:
-            videos, broken, _ = scan(folder, groups=groups, source_of=source_of, num_workers=num_workers)
-            rejected += broken
-        else:
-            videos = [_unread(folder, label, path, groups, source_of) for label, path in find_videos(folder)]
-        sides.append(Side(name=name, root=folder, videos=videos))
+        videos, broken = load_or_scan(folder, source_of=source_of, decode=decode, num_workers=num_workers)
+        rejected += broken
+        sides.append(_Side(name=name, root=folder, videos=videos))
     return sides, rejected
 
 
-def _unread(folder: Path, label: str, path: Path, groups: dict[str, str] | None, source_of: SourceOf) -> VideoRecord:
-    name = path.relative_to(folder).as_posix()
-    if groups is not None and name not in groups:
-        raise InputError(f"{name!r} is not in the groups file")
-    source = groups[name] if groups is not None else source_of(path.name, label)
-    return VideoRecord(path=name, label=label, source=source, num_frames=0, fps=0)
+def _read_fingerprints(side: _Side, *, num_workers: int) -> np.ndarray:
+    def read(video: VideoRecord) -> np.ndarray:
+        return fingerprint(side.root / video.path, video.num_frames)
+
+    with ThreadPoolExecutor(num_workers) as pool:
+        bits = list(tqdm(pool.map(read, side.videos), total=len(side.videos), desc=side.name, unit="video"))
+    return np.array(bits, dtype=bool).reshape(len(side.videos), NUM_BITS)
 
 
-def compare_sides(first: Side, second: Side, bits: dict[str, np.ndarray] | None) -> dict[str, Any]:
-    """What `second` shares with `first`: counts of sources and of second's videos, within a class and across classes.
-
-    `bits` holds the fingerprints of each side by name; None leaves the content out.
-    """
-    sources = shared_sources(*([(video.label, video.source) for video in side.videos] for side in (first, second)))
-    names: dict[str, set[str]] = {}
+def _compare(first: _Side, second: _Side) -> dict[str, Any]:
+    """What `second` shares with `first`, as counts of sources and of its own videos, and in pairs of copies."""
+    labels: dict[str, set[str]] = defaultdict(set)
     for video in first.videos:
-        names.setdefault(PurePosixPath(video.path).stem, set()).add(video.label)
-    same_names = [video for video in second.videos if PurePosixPath(video.path).stem in names]
-    found: dict[str, Any] = {
+        labels[PurePosixPath(video.path).stem].add(video.label)
+    same_name = Counter(
+        "within_class" if video.label in labels[name] else "across_classes"
+        for video in second.videos
+        if (name := PurePosixPath(video.path).stem) in labels
+    )
+    return {
         "first": first.name,
         "second": second.name,
         "num_videos": [len(first.videos), len(second.videos)],
-        "sources": asdict(sources),
-        "same_name": {
-            "within_class": sum(video.label in names[PurePosixPath(video.path).stem] for video in same_names),
-            "across_classes": sum(video.label not in names[PurePosixPath(video.path).stem] for video in same_names),
-        },
-        "near_identical": None,
+        "sources": asdict(shared_sources(first.videos, second.videos)),
+        "same_name": {key: same_name[key] for key in ("within_class", "across_classes")},
+        "near_identical": _near_identical(first, second),
     }
-    if bits is not None:
-        pairs = near_pairs(bits[first.name], bits[second.name])
-        found["near_identical"] = [_pair(first.videos[p.first], second.videos[p.second], p.distance) for p in pairs]
+
+
+def _near_identical(first: _Side, second: _Side | None = None) -> list[dict[str, Any]] | None:
+    """The near pairs of two sides, or within one, by their paths; None where content is not compared."""
+    if first.fingerprints is None:
+        return None
+    found = []
+    for pair in near_pairs(first.fingerprints, second.fingerprints if second else None):
+        one, other = first.videos[pair.first], (second or first).videos[pair.second]
+        found.append(
+            {
+                "first": one.path,
+                "second": other.path,
+                "distance": pair.distance,
+                "same_class": one.label == other.label,
+                "same_source": one.source == other.source,
+            }
+        )
     return found
 
 
-def _pair(first: VideoRecord, second: VideoRecord, distance: float) -> dict[str, Any]:
-    return {
-        "first": first.path,
-        "second": second.path,
-        "distance": distance,
-        "same_class": first.label == second.label,
-        "same_source": first.source == second.source,
-    }
-
-
-def read_fingerprints(sides: Sequence[Side], *, num_workers: int) -> dict[str, np.ndarray]:
-    """The fingerprints of each side's videos, by its name."""
-    return {
-        side.name: fingerprints(
-            [(side.root / video.path, video.num_frames) for video in side.videos],
-            num_workers=num_workers,
-            desc=side.name,
-        )
-        for side in sides
-    }
-
-
-def pairs_within(side: Side, bits: np.ndarray) -> list[dict[str, Any]]:
-    """Near-identical videos of one side."""
-    return [_pair(side.videos[p.first], side.videos[p.second], p.distance) for p in near_pairs(bits)]
+# Random splits whose mean is told.
+_NUM_DRAWS = 100
 
 
 def random_split_leak(
@@ -151,30 +354,3 @@ def random_split_leak(
         "test_share_within_class": float(np.mean(within)),
         "test_share_any_class": float(np.mean(anywhere)),
     }
-
-
-def audit(
-    paths: Sequence[Path],
-    *,
-    groups: dict[str, str] | None,
-    source_of: SourceOf,
-    content: bool,
-    val_fraction: float,
-    test_fraction: float,
-    num_workers: int,
-) -> dict[str, Any]:
-    """Compare the sides that `paths` name, each with each.
-
-    Of a single folder of classes, say what a random split of it would leak, and which of its videos are alike.
-    """
-    sides, rejected = read_sides(paths, groups=groups, source_of=source_of, decode=content, num_workers=num_workers)
-    bits = read_fingerprints(sides, num_workers=num_workers) if content else None
-    report: dict[str, Any] = {"rejected": [asdict(item) for item in rejected], "comparisons": []}
-    report["comparisons"] = [
-        compare_sides(first, second, bits) for number, second in enumerate(sides) for first in sides[:number]
-    ]
-    if len(sides) == 1:
-        [side] = sides
-        report["random_split"] = random_split_leak(side.videos, val_fraction=val_fraction, test_fraction=test_fraction)
-        report["near_identical"] = pairs_within(side, bits[side.name]) if bits is not None else None
-    return report

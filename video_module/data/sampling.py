@@ -14,10 +14,12 @@ import numpy as np
 from video_module.config import ClipConfig
 from video_module.errors import InputError
 
-_EPSILON = 1e-6  # keeps 3 * (1/3) at 1; steps are far coarser than it
+# Added before a position is rounded down. Floating point can put a whole number just below itself, as 100 * 0.29, and
+# frame 28 would stand in for 29. Real steps are far coarser than this.
+_EPSILON = 1e-6
 
 
-def file_frames(clip: ClipConfig, fps: float | None) -> float:
+def _file_frames(clip: ClipConfig, fps: float | None) -> float:
     """Frames of a file of `fps` for one frame at the rate that the clip counts in: 1 without target_fps."""
     if clip.target_fps is None:
         return 1.0
@@ -28,14 +30,14 @@ def file_frames(clip: ClipConfig, fps: float | None) -> float:
     return fps / clip.target_fps
 
 
-def frame_step(clip: ClipConfig, fps: float | None) -> float:
+def _frame_step(clip: ClipConfig, fps: float | None) -> float:
     """Frames of a file of `fps` from one frame of the clip to the next."""
-    return clip.frame_stride * file_frames(clip, fps)
+    return clip.frame_stride * _file_frames(clip, fps)
 
 
 def clip_span(clip: ClipConfig, fps: float | None) -> int:
     """Frames of a file of `fps` from a clip's first frame to its last, both counted."""
-    return int(_offsets(clip.num_frames, frame_step(clip, fps))[-1]) + 1
+    return int(_offsets(clip.num_frames, _frame_step(clip, fps))[-1]) + 1
 
 
 def _offsets(num_frames: int, step: float) -> np.ndarray:
@@ -48,9 +50,11 @@ def clip_indices(start: int, num_video_frames: int, clip: ClipConfig, *, fps: fl
         raise ValueError(f"start must be in 0..{num_video_frames - 1}, got {start}")
     available = num_video_frames - start
     if clip_span(clip, fps) <= available:
-        return start + _offsets(clip.num_frames, frame_step(clip, fps))
+        return start + _offsets(clip.num_frames, _frame_step(clip, fps))
     positions = np.arange(clip.num_frames, dtype=np.int64)
-    if clip.num_frames <= available:  # shrink the step until the clip just fits
+    # Too short for the step: the step shrinks until the clip just fits. Too short even for a step of 1: the last frame
+    # is repeated. Loops and mirrored playback would show motions that are not in the video.
+    if clip.num_frames <= available:
         return start + positions * (available - 1) // max(clip.num_frames - 1, 1)
     return start + np.minimum(positions, available - 1)
 
@@ -79,7 +83,10 @@ def uniform_starts(num_video_frames: int, clip: ClipConfig, num_clips: int, *, f
         return [0]
     if num_clips == 1:
         return [last // 2]
-    return [(position * last + (num_clips - 1) // 2) // (num_clips - 1) for position in range(num_clips)]
+    # position * last / (num_clips - 1), rounded to the nearest frame without floating point
+    starts = [(position * last + (num_clips - 1) // 2) // (num_clips - 1) for position in range(num_clips)]
+    assert starts[0] == 0 and starts[-1] == last, f"clips must reach both ends of 0..{last}, got {starts}"
+    return starts
 
 
 def endless_window_starts(clip: ClipConfig, clip_step: int | None, *, fps: float | None = None) -> Iterator[int]:
@@ -91,10 +98,11 @@ def endless_window_starts(clip: ClipConfig, clip_step: int | None, *, fps: float
         clip_step = clip.default_clip_step
     if clip_step < 1:
         raise ValueError(f"clip_step must be at least 1, got {clip_step}")
-    step, previous = clip_step * file_frames(clip, fps), -1
+    step, previous = clip_step * _file_frames(clip, fps), -1
     for number in count():
         start = math.floor(number * step + _EPSILON)
-        if start != previous:  # in a file of far fewer frames/s than target_fps, steps can be shorter than a frame
+        # In a file of far fewer frames/s than target_fps, steps can be shorter than a frame
+        if start != previous:
             yield start
         previous = start
 

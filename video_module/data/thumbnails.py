@@ -15,6 +15,7 @@ def read_thumbnails(
 
     Returns uint8 RGB (num_thumbnails, h, w, 3). Raises VideoError naming `path` if it holds fewer frames.
     """
+    assert num_video_frames > 0, f"{path}: no frames to show"
     middles = (2 * np.arange(num_thumbnails) + 1) * num_video_frames // (2 * num_thumbnails)
 
     def fit(frame: np.ndarray) -> np.ndarray:

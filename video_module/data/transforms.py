@@ -9,8 +9,6 @@ import numpy as np
 
 from video_module.config import ClipConfig
 
-NUM_CROPS = (1, 3)
-
 
 def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) after resizing: the short side brought to `resize`, or both sides to (height, width)."""
@@ -31,8 +29,10 @@ def resize_frame(frame: np.ndarray, clip: ClipConfig) -> np.ndarray:
 
 def crop_offsets(height: int, width: int, crop: int, num_crops: int) -> list[tuple[int, int]]:
     """(top, left) of the centre crop, or of three crops spread along the longer side."""
-    if num_crops not in NUM_CROPS:
-        raise ValueError(f"num_crops must be one of {NUM_CROPS}, got {num_crops}")
+    if num_crops not in (1, 3):
+        raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")
+    assert min(height, width) >= crop, f"a crop of {crop} does not fit into {height}x{width}"
+    # round() takes halves to the even number, as torchvision's CenterCrop does
     top, left = round((height - crop) / 2), round((width - crop) / 2)
     if num_crops == 1:
         return [(top, left)]

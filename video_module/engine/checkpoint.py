@@ -1,19 +1,18 @@
 """Checkpoints (.pth): weights under torchvision's names, and all that is needed to use or resume them."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from video_module import __version__
 from video_module.config import ClipConfig
 from video_module.errors import InputError
-from video_module.files import remove_partial, replacing
+from video_module.files import FORMAT_VERSION, READABLE_VERSIONS, remove_partial, replacing
 from video_module.models.recognizer import Recognizer, build_model, load_torch_file, published_class_names
 from video_module.models.registry import get_spec
-
-FORMAT_VERSION = 1
 
 
 @dataclass(kw_only=True)
@@ -29,7 +28,7 @@ class Checkpoint:
     train_sources: list[str] = field(default_factory=list)
     """Hashed names of the sources in train and val: enough to notice a leak, too little to tell what was filmed."""
     train_clips: list[str] = field(default_factory=list)
-    """Hashed names of the videos themselves; empty in files written before these were kept."""
+    """Hashes of the videos themselves; empty in files written before these were kept."""
     train_config: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0
     """Epochs done."""
@@ -42,14 +41,23 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises InputError where it cannot be written, on a full disk above all.
     """
-    content = {**vars(checkpoint), "clip": checkpoint.clip.to_dict(), "format_version": FORMAT_VERSION}
+    content = {
+        **vars(checkpoint),
+        "clip": checkpoint.clip.to_dict(),
+        "format_version": FORMAT_VERSION,
+        "program_version": __version__,
+    }
     try:
-        remove_partial(path)  # of runs that were killed while they saved
+        # What runs left that were killed while they saved would fill the disk, a checkpoint each time
+        remove_partial(path)
         with replacing(path) as partial, open(partial, "wb") as file:
             torch.save(content, file)
+            # The file is renamed once it is written. Without fsync the new name could reach the disk before the
+            # content, and a power cut would leave an empty checkpoint in the place of a whole one.
             file.flush()
-            os.fsync(file.fileno())  # else the name could reach the disk before what it stands for
-    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of some write errors
+            os.fsync(file.fileno())
+    # torch makes a RuntimeError of some errors of writing, with the disk's own error behind it
+    except (OSError, RuntimeError) as error:
         reason = next((e.strerror for e in (error, error.__context__) if isinstance(e, OSError)), None) or error
         left = "the one before is whole" if path.is_file() else "there is none"
         raise InputError(
@@ -61,12 +69,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, onto the CPU. Raises InputError if it is missing, damaged or not of this project."""
     content = load_torch_file(path)
-    version = content.pop("format_version", None)
-    if version != FORMAT_VERSION or "weights" not in content or "class_names" not in content:
-        raise InputError(f"{path}: not a checkpoint of train_model.py (format {version}, expected {FORMAT_VERSION})")
+    version = content.get("format_version")
+    if version not in READABLE_VERSIONS or "weights" not in content or "class_names" not in content:
+        raise InputError(
+            f"{path}: not a checkpoint of train_model.py (format {version}, expected {FORMAT_VERSION} or older)"
+        )
     try:
         content["clip"] = ClipConfig.from_dict(content["clip"])
-        return Checkpoint(**content)
+        known = {entry.name for entry in fields(Checkpoint)}
+        return Checkpoint(**{key: value for key, value in content.items() if key in known})
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: not a checkpoint that this version reads ({error!r})") from None
 

@@ -12,10 +12,10 @@ from torch import nn
 from tqdm import tqdm
 
 from video_module.config import ClipConfig
-from video_module.data.audit import TrainOverlap, train_overlap
 from video_module.data.dataset import EvaluationLoader, EvaluationViews, Views, label_indices
 from video_module.data.labels import check_class_folders, check_split_dir
-from video_module.data.splits import VideoRecord, is_official, load_videos, split_record
+from video_module.data.leaks import TrainOverlap, train_overlap
+from video_module.data.records import VideoRecord, load_videos, split_record
 from video_module.engine.device import autocast
 from video_module.engine.distributed import Group
 from video_module.scores import ScoreClips, softmax, video_score
@@ -40,13 +40,7 @@ class EvaluationSplit:
 
     def overlap_with(self, train_sources: Collection[str], train_clips: Collection[str]) -> TrainOverlap | None:
         """What they share with the training of a model whose file records these hashes; None if it records none."""
-        return train_overlap(
-            [(video.path, video.source) for video in self.videos],
-            train_sources=train_sources,
-            train_clips=train_clips,
-            protocol=self.protocol,
-            official=is_official(self.protocol),
-        )
+        return train_overlap(self.videos, train_sources=train_sources, train_clips=train_clips, protocol=self.protocol)
 
     def to_dict(self) -> dict[str, Any]:
         """What X_results.json records of the split."""

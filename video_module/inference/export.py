@@ -20,13 +20,14 @@ import onnx_ir
 import torch
 from onnx_ir.passes import common as passes
 
+from video_module import __version__
 from video_module.config import DEFAULT_OPSET, PRECISIONS, ExportGates
 from video_module.engine.checkpoint import Checkpoint, build_from_checkpoint
 from video_module.engine.evaluation import torch_scorer
 from video_module.errors import InputError
-from video_module.files import replacing
+from video_module.files import FORMAT_VERSION, replacing
 from video_module.inference.latency import Latency, measure_latency
-from video_module.inference.predictor import FORMAT_VERSION, METADATA_KEY, describe, load_predictor
+from video_module.inference.predictor import METADATA_KEY, describe, load_predictor
 from video_module.inference.verification import Agreement, Reference, VerificationClips, batch_sizes
 from video_module.machine import available_cores, describe_machine
 from video_module.tables import align
@@ -265,6 +266,7 @@ def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[s
     """What travels inside the ONNX file."""
     return {
         "format_version": FORMAT_VERSION,
+        "program_version": __version__,
         "model": checkpoint.model,
         "precision": precision,
         "opset": opset,

@@ -13,11 +13,11 @@ from video_module.config import ClipConfig
 from video_module.data.decoding import read_info
 from video_module.devices import parse_device
 from video_module.errors import InputError
+from video_module.files import FORMAT_VERSION, READABLE_VERSIONS
 from video_module.inference.windows import WindowClip, iter_windows
 from video_module.scores import ScoreClips, softmax, top_k, video_score
 
 METADATA_KEY = "video_module"
-FORMAT_VERSION = 1
 CPU_BATCH_VALUES = 2**22
 """Pixel values that a CPU scores at once. More is no faster there, and each clip of 32x224x224 takes 1 to 2 GB."""
 
@@ -180,8 +180,8 @@ def parse_metadata(text: str | None, *, path: Path) -> dict[str, Any]:
         version, _, _ = metadata["format_version"], metadata["class_names"], metadata["model"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: its {METADATA_KEY!r} metadata cannot be read ({error!r})") from None
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path}: format version {version}, expected {FORMAT_VERSION}; export it again")
+    if version not in READABLE_VERSIONS:
+        raise InputError(f"{path}: format version {version}, expected {FORMAT_VERSION} or older; export it again")
     return metadata
 
 

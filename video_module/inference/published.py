@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from video_module.errors import InputError
-from video_module.inference.predictor import FORMAT_VERSION
+from video_module.files import FORMAT_VERSION
 from video_module.models.registry import MODELS
 
 _NUM_PROOF_CLIPS = 4

@@ -1,0 +1,67 @@
+"""A split on the disk: train/, val/ and test/ with their classes, obj.names, and split.json."""
+
+import os
+import shutil
+from pathlib import Path
+
+from video_module.config import LINKS
+from video_module.data.labels import OBJ_NAMES, SPLITS, is_system_file, write_class_names
+from video_module.data.records import SPLIT_JSON
+from video_module.data.splits import Split
+from video_module.errors import InputError
+from video_module.files import check_output, lies_in, replacing, write_json
+
+
+def check_split_output(input_dir: Path, output_dir: Path) -> None:
+    """Raise InputError unless a split of `input_dir` may be written to `output_dir`: nothing of others is replaced."""
+    if output_dir.is_symlink() and not output_dir.exists():
+        raise InputError(f"{output_dir}: a broken link to {output_dir.readlink()}")
+    check_output(output_dir, folder=True)
+    if lies_in(output_dir, input_dir) and lies_in(input_dir, output_dir):
+        raise InputError(f"{output_dir}: this is the folder of the videos itself; choose another --output_dir")
+    if lies_in(output_dir, input_dir) or lies_in(input_dir, output_dir):
+        raise InputError(f"{output_dir}: overlaps {input_dir}; choose another --output_dir")
+    found = output_dir.iterdir() if output_dir.is_dir() else ()
+    entries = {entry.name for entry in found if not is_system_file(entry)}
+    if entries and SPLIT_JSON not in entries:
+        raise InputError(f"{output_dir}: not empty, and not written by split_data.py; choose another folder")
+    if others := sorted(entries - {*SPLITS, OBJ_NAMES, SPLIT_JSON}):
+        raise InputError(f"{output_dir}: holds {others[0]} beside an earlier split; move it away first")
+
+
+def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -> int:
+    """Lay the split out as `<output_dir>/{train,val,test}/<class>/<file>` with obj.names and split.json.
+
+    The folder appears whole or not at all, and replaces an earlier split; any other folder is refused. Returns how
+    many files had to be copied because linking them failed.
+    """
+    assert link in LINKS, f"link must be one of {LINKS}, got {link!r}"
+    check_split_output(input_dir, output_dir)
+    num_linked = 0
+    with replacing(output_dir) as partial:
+        for video in split.videos:
+            target = partial / video.split / video.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Through links of the input: a link to a link would break when the one in between goes
+            num_linked += _place((input_dir / video.path).resolve(), target, link)
+        for name in SPLITS:
+            (partial / name).mkdir(exist_ok=True)
+        write_class_names(partial / OBJ_NAMES, split.class_names)
+        write_json(partial / SPLIT_JSON, split.to_json())
+    return 0 if link == "copy" else len(split.videos) - num_linked
+
+
+def _place(file: Path, target: Path, link: str) -> bool:
+    """Link a file, or copy it; whether it was linked."""
+    try:
+        if link == "hard":
+            os.link(file, target)
+            return True
+        if link == "sym":
+            target.symlink_to(file)
+            return True
+    except OSError:
+        # Another file system, one without links, or Windows without the right to make them: copied below
+        pass
+    shutil.copy2(file, target)
+    return False

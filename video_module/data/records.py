@@ -1,0 +1,232 @@
+"""The videos of a data folder: what split.json records of them, or what their names and frames tell."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from video_module.data import hmdb51, ucf101
+from video_module.data.decoding import VideoError, count_frames
+from video_module.data.labels import SPLITS, find_videos, has_entries
+from video_module.errors import InputError
+from video_module.files import read_text
+
+SPLIT_JSON = "split.json"
+OFFICIAL = {"hmdb51": hmdb51, "ucf101": ucf101}
+"""Protocols that the data sets' authors defined, and the module that reads the files of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRecord:
+    """One video of a data set. `path` is relative to the folder it was found in, with forward slashes."""
+
+    path: str
+    label: str
+    source: str
+    """The recording it was cut from."""
+    num_frames: int
+    """Frames that decode, whatever the header claims; 0 where nothing was decoded."""
+    fps: float
+    split: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A file that is left out of a data set."""
+
+    path: str
+    reason: str
+
+
+SourceOf = Callable[[str, str], str]
+"""(path of a video, its class) -> its source."""
+
+
+def name_source(path: str, label: str) -> str:
+    """The source that a file name tells: HMDB51's film, UCF101's group, else the file itself."""
+    if parsed := hmdb51.parse_name(path, label):
+        return parsed.source
+    return ucf101.parse_source(path) or f"{label}/{Path(path).name}"
+
+
+def has_own_source(video: VideoRecord) -> bool:
+    """Whether name_source() found no recording in the name and took the file itself for one."""
+    return video.source == f"{video.label}/{Path(video.path).name}"
+
+
+def regex_source(pattern: str) -> SourceOf:
+    """A source reader from a regular expression: its group `source`, else its first group, else the whole match."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--group_regex '{pattern}': {error}") from None
+
+    def source_of(path: str, label: str) -> str:
+        name = Path(path).name
+        match = compiled.search(name)
+        if match is None:
+            raise InputError(f"--group_regex '{pattern}' does not match the file name {name!r} of class {label!r}")
+        source = match["source"] if "source" in compiled.groupindex else match[1 if compiled.groups else 0]
+        if not source:
+            raise InputError(f"--group_regex '{pattern}' gives an empty source for {name!r} of class {label!r}")
+        return source
+
+    return source_of
+
+
+def groups_source(file: Path) -> SourceOf:
+    """A source reader from a CSV with columns `path` (`<class>/<file>`) and `source` or `source_video`."""
+    reader = csv.DictReader(read_text(file).splitlines())
+    columns = reader.fieldnames or []
+    column = next((name for name in ("source", "source_video") if name in columns), None)
+    if "path" not in columns or column is None:
+        raise InputError(f"{file}: needs the columns path and source (or source_video), got {columns}")
+    sources: dict[str, str] = {}
+    for row in reader:
+        if not row["path"] or not row[column]:
+            raise InputError(f"{file}:{reader.line_num}: path or {column} is empty")
+        path = row["path"].replace("\\", "/").removeprefix("./")
+        if sources.setdefault(path, row[column]) != row[column]:
+            raise InputError(f"{file}:{reader.line_num}: {path} had another source in an earlier row")
+
+    def source_of(path: str, label: str) -> str:
+        if path not in sources:
+            raise InputError(f"{file}: has no row for the video {path!r}")
+        return sources[path]
+
+    return source_of
+
+
+def probe_video(path: Path) -> tuple[int, float]:
+    """(frames that decode, frames per second). Raises VideoError with the reason to set the file aside."""
+    num_frames, info = count_frames(path)
+    if num_frames == 0:
+        raise VideoError(f"{path}: no frame decodes")
+    # Headers claim a frame or two that never decode: in HMDB51 all of them do. A tenth is damage, and so the file is
+    # set aside; in a clip of ten frames or fewer one frame is a tenth already.
+    if info.header_num_frames > 10 and num_frames < 0.9 * info.header_num_frames:
+        raise VideoError(f"{path}: only {num_frames} of {info.header_num_frames} frames decode")
+    return num_frames, info.fps
+
+
+def _read_records(
+    folder: Path, found: Sequence[tuple[str, Path]], *, source_of: SourceOf, decode: bool, num_workers: int
+) -> list[VideoRecord | Rejected]:
+    """The record of each (label, path) below `folder`, with a bar; without `decode` none is opened."""
+    names = [path.relative_to(folder).as_posix() for _, path in found]
+    # Before any is decoded, since a missing source ends the run and decoding takes hours
+    sources = [source_of(name, label) for name, (label, _) in zip(names, found, strict=True)]
+
+    def read(name: str, label: str, source: str) -> VideoRecord | Rejected:
+        try:
+            num_frames, fps = probe_video(folder / name) if decode else (0, 0.0)
+        except VideoError as error:
+            return Rejected(path=name, reason=str(error).removeprefix(f"{folder / name}: "))
+        return VideoRecord(path=name, label=label, source=source, num_frames=num_frames, fps=fps)
+
+    # Threads rather than processes: decoding releases the interpreter lock
+    with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
+        records = pool.map(read, names, [label for label, _ in found], sources)
+        return list(tqdm(records, total=len(found), desc="probing", unit="video", delay=0.5))
+
+
+def scan(
+    folder: Path,
+    *,
+    source_of: SourceOf = name_source,
+    wanted: Callable[[str, str], bool] = lambda label, name: True,
+    decode: bool = True,
+    num_workers: int,
+) -> tuple[list[VideoRecord], list[Rejected], int]:
+    """Find the videos of a folder of classes and count the frames of each, unless `decode` is off.
+
+    Videos that are not `wanted(label, name)` are passed over. Returns the sound videos, the rejected ones, and the
+    number passed over.
+    """
+    found = find_videos(folder)
+    kept = [(label, path) for label, path in found if wanted(label, path.name)]
+    records = _read_records(folder, kept, source_of=source_of, decode=decode, num_workers=num_workers)
+    videos = [record for record in records if isinstance(record, VideoRecord)]
+    rejected = [record for record in records if isinstance(record, Rejected)]
+    return videos, rejected, len(found) - len(kept)
+
+
+def read_split_json(folder: Path) -> dict[str, Any] | None:
+    """The split.json of a data folder, None where it has none. Raises InputError if it is damaged."""
+    file = folder / SPLIT_JSON
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(read_text(file))
+        for key in ("videos", "digest"):
+            content[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: not a split.json of this project ({error!r}); rerun split_data.py") from None
+    return content
+
+
+def load_videos(split_dir: Path, *, num_workers: int, allow_none: bool = False) -> list[VideoRecord]:
+    """The videos of one split folder, such as `data/test`, with what split.json above it says of them.
+
+    Files that no split.json knows are probed now. Paths are relative to `split_dir`. Raises InputError if a video that
+    split.json lists is missing, or if a probed one is broken: no video is left out in silence. `allow_none` makes a
+    folder without videos that split.json expects no video in an empty list.
+    """
+    recorded = _recorded(split_dir)
+    if allow_none and not recorded and not has_entries(split_dir):
+        return []
+    found = {path.relative_to(split_dir).as_posix(): (label, path) for label, path in find_videos(split_dir)}
+    if missing := sorted(set(recorded) - set(found)):
+        raise InputError(
+            f"{split_dir / missing[0]}: listed in {split_dir.parent / SPLIT_JSON} but not there "
+            f"({len(missing)} videos are missing); rerun split_data.py"
+        )
+    unknown = [found[name] for name in found if name not in recorded]
+    probed = _read_records(split_dir, unknown, source_of=name_source, decode=True, num_workers=num_workers)
+    for record in probed:
+        if isinstance(record, Rejected):
+            raise VideoError(f"{split_dir / record.path}: {record.reason}")
+    videos = recorded | {video.path: video for video in probed}
+    return [videos[name] for name in found]
+
+
+def _recorded(split_dir: Path) -> dict[str, VideoRecord]:
+    """What the split.json above `split_dir` says of its videos, by path within it."""
+    split_dir = split_dir.absolute()
+    content = read_split_json(split_dir.parent) or {"videos": []}
+    videos = {}
+    for entry in content["videos"]:
+        if entry["split"] == split_dir.name:
+            name = entry["path"].removeprefix(f"{split_dir.name}/")
+            known = {key: entry[key] for key in ("label", "source", "num_frames", "fps")}
+            videos[name] = VideoRecord(path=name, **known)
+    return videos
+
+
+def load_or_scan(
+    folder: Path, *, source_of: SourceOf = name_source, decode: bool = True, num_workers: int
+) -> tuple[list[VideoRecord], list[Rejected]]:
+    """The videos of a split folder by load_videos(), those of any other folder of classes by scan()."""
+    if folder.name in SPLITS and read_split_json(folder.parent) is not None:
+        return load_videos(folder, num_workers=num_workers), []
+    videos, rejected, _ = scan(folder, source_of=source_of, decode=decode, num_workers=num_workers)
+    return videos, rejected
+
+
+def split_record(split_dir: Path, videos: Sequence[VideoRecord]) -> dict[str, Any] | None:
+    """The split.json that these videos of `split_dir` are a side of; None if they are not just those it lists."""
+    if not videos or {video.path for video in videos} != set(_recorded(split_dir)):
+        return None
+    return read_split_json(split_dir.absolute().parent)
+
+
+def split_digest(split_dir: Path, videos: Sequence[VideoRecord]) -> str | None:
+    """The digest of the split that these videos of `split_dir` are a side of, None as split_record()."""
+    record = split_record(split_dir, videos)
+    return record["digest"] if record else None
