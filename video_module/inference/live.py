@@ -15,8 +15,11 @@ from video_module.data.capture import TimedFrame
 from video_module.inference.predictor import Predictor
 from video_module.inference.timeline import DEFAULT_TIMELINE, UNCERTAIN, Labeller
 
+# A new answer for each quarter of a clip, unless the network is slower than that. Clips that share more than three
+# quarters of their frames would say the same again.
+ANSWERS_PER_CLIP = 4
+
 _RATE_WINDOW_S = 5.0
-ANSWERS_A_CLIP = 4  # a new answer each quarter of a clip, unless the network is slower than that
 
 
 class RecentFrames:
@@ -30,14 +33,21 @@ class RecentFrames:
         self.clip = clip
         self.step_s = clip.frame_stride / (clip.target_fps or fps)
         self.span_s = (clip.num_frames - 1) * self.step_s
+        # Times are sums of rounded numbers; a thousandth of a step decides nothing else.
         self._slack_s = 1e-3 * self.step_s
         self._frames: deque[tuple[float, np.ndarray]] = deque()
+
+    @property
+    def duration_s(self) -> float:
+        """From the clip's first frame to its last; a clip of one frame lasts as long as that frame."""
+        return self.span_s or self.step_s
 
     def push(self, frame: np.ndarray, time_s: float) -> None:
         """Take the next frame, uint8 RGB (H, W, 3) of any size; times ascend."""
         self._frames.append((time_s, transforms.center_view(frame, self.clip)))
+        # The oldest frame may go once the one after it is old enough to begin the clip.
         while len(self._frames) > 1 and self._frames[1][0] <= time_s - self.span_s + self._slack_s:
-            self._frames.popleft()  # the one after it is old enough to begin the clip
+            self._frames.popleft()
 
     def clear(self) -> None:
         """Forget everything: what follows does not continue it."""
@@ -48,7 +58,9 @@ class RecentFrames:
         frames = self._frames
         if not frames or frames[-1][0] - frames[0][0] < self.span_s - self._slack_s:
             return None
+        # For each moment of the clip, the frame that is nearest to it, the earlier of two that are equally near.
         times = np.array([time_s for time_s, _ in frames])
+        assert (np.diff(times) >= 0).all(), "frames must come in the order of their times"
         wanted = times[-1] - self.step_s * np.arange(self.clip.num_frames - 1, -1, -1)
         after = np.clip(np.searchsorted(times, wanted), 1, max(1, len(times) - 1))
         nearer = after - (wanted - times[after - 1] <= times[np.minimum(after, len(times) - 1)] - wanted)
@@ -56,10 +68,10 @@ class RecentFrames:
 
 
 class LiveLabeller:
-    """Labels for scores that come one after another: smoothed over what was, with Labeller's hysteresis."""
+    """Labels for scores that come one after another, smoothed over the recent past, with Labeller's hysteresis."""
 
     def __init__(self, class_names: list[str], config: TimelineConfig = DEFAULT_TIMELINE, *, smooth_s: float) -> None:
-        """`smooth_s`, the clip's span say, is used where the settings name none."""
+        """`smooth_s`, in seconds, is used where the settings name none."""
         self.class_names = class_names
         self._smooth_s = smooth_s if config.smooth_s is None else config.smooth_s
         self._labeller = Labeller(config)
@@ -70,6 +82,7 @@ class LiveLabeller:
 
         Earlier scores count the less the older they are, and not at all after `smooth_s` seconds.
         """
+        # Half of the triangle that smooths the windows of a file: what comes after is not known yet.
         self._recent.append((time_s, scores))
         while len(self._recent) > 1 and self._recent[0][0] <= time_s - self._smooth_s:
             self._recent.popleft()
@@ -100,10 +113,10 @@ class Reading:
 
 
 class LiveSession:
-    """Reads a source in one thread and scores its newest clip in another. A context manager.
+    """Reads frames in one thread and scores the newest clip in another. A context manager.
 
-    The reader takes every frame as it comes; the scorer takes, whenever it is free, the clip that ends now. A slow
-    network thus gives fewer answers, never late ones.
+    The reader takes every frame as it comes; the scorer, whenever it is free, the clip that ends now. A slow network
+    thus gives fewer answers, never late ones.
     """
 
     def __init__(
@@ -135,8 +148,10 @@ class LiveSession:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._scorer.join()  # it ends with its clip; left to itself inside the network, it would abort Python's exit
-        self._reader.join(timeout=1.0)  # it may wait for its source
+        # The scorer is waited for, however long its clip takes: a thread that is inside the network when Python exits
+        # aborts the process. The reader may wait for a frame that never comes, and can be left to itself.
+        self._scorer.join()
+        self._reader.join(timeout=1.0)
 
     def stop(self) -> None:
         """End both threads, from any thread."""
@@ -172,7 +187,8 @@ class LiveSession:
     def _guard(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception as error:  # raised by next_reading()
+        except Exception as error:
+            # To the caller it is an answer: next_reading() raises it there.
             self._readings.put(error)
             self.stop()
 
@@ -185,8 +201,9 @@ class LiveSession:
                     self._take(timed)
                     self._news.notify_all()
         finally:
+            # Closing the generator sets the camera free.
             if close := getattr(self._source, "close", None):
-                close()  # lets go of the camera
+                close()
             with self._news:
                 self._has_ended = True
                 self._news.notify_all()
@@ -207,16 +224,17 @@ class LiveSession:
         done: deque[float] = deque()
         while due := self._wait_for_clip():
             timed, clip = due
-            if labeller is None or num_gaps != self._num_gaps:  # what was before a gap says nothing of now
+            # What was seen before a gap says nothing about what is there now.
+            if labeller is None or num_gaps != self._num_gaps:
                 num_gaps = self._num_gaps
-                smooth_s = self._recent.span_s or self._recent.step_s
-                labeller = LiveLabeller(self._predictor.class_names, self._config, smooth_s=smooth_s)
+                labeller = LiveLabeller(self._predictor.class_names, self._config, smooth_s=self._recent.duration_s)
             label, score, scores = labeller.update(timed.time_s, self._predictor.predict_clips(clip[None])[0])
             now = time.monotonic()
             done.append(now)
             while done[0] < now - _RATE_WINDOW_S:
                 done.popleft()
-            taken_s = done[-1] - done[0]  # 0 where Windows' clock, which ticks every 16 ms, has not moved
+            # Windows' clock ticks every 16 ms, so two answers may come at the same time.
+            taken_s = done[-1] - done[0]
             self._readings.put(
                 Reading(
                     time_s=timed.time_s,
@@ -234,7 +252,8 @@ class LiveSession:
             while not self._is_stopped:
                 timed = self._newest
                 if timed is not None and timed.time_s >= self._due_s:
-                    self._due_s = np.nextafter(timed.time_s, np.inf)  # the next frame
+                    # Looked at again with the next frame, if the clip is not whole yet.
+                    self._due_s = np.nextafter(timed.time_s, np.inf)
                     if (clip := self._recent.cut()) is not None:
                         self._due_s = max(self._due_s, timed.time_s + self._step_s(timed.fps))
                         return timed, clip
@@ -246,5 +265,5 @@ class LiveSession:
     def _step_s(self, fps: float) -> float:
         """Seconds from one answer's moment to the next, a little less than a whole number of frames."""
         if self._clip_step is None:
-            return self._recent.span_s / ANSWERS_A_CLIP
+            return self._recent.span_s / ANSWERS_PER_CLIP
         return (self._clip_step - 1e-3) / (self._predictor.clip.target_fps or fps)

@@ -10,10 +10,12 @@ from video_module.data.decoding import VideoError, VideoInfo, read_info
 from video_module.inference.predictor import Predictor, Window
 from video_module.machine import available_cores
 
+# Of frames, upright or on their side. A frame of 4K is 28 MB once decoded, and several are held at a time.
 MAX_WIDTH, MAX_HEIGHT = 4096, 2304
-"""Of frames; either may be the other way round."""
-_MOST_FPS = 60
-"""A second counts as this many frames at most, whatever rate a header claims."""
+
+# A second counts as this many frames at most. The header claims a rate, and one of a million frames a second would make
+# the limit in seconds worth nothing.
+_MAX_FPS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +47,13 @@ class Limits:
 
     @property
     def num_at_once(self) -> int:
-        """Half of the cores by default: onnxruntime takes all for one clip, and decoding one more."""
+        """Videos recognised at once."""
+        # Half of the cores by default: onnxruntime uses all of them for one clip, and decoding takes another.
         return self.concurrency or max(1, available_cores() // 2)
 
     @property
     def max_frames(self) -> int:
-        return self.max_seconds * _MOST_FPS
+        return self.max_seconds * _MAX_FPS
 
 
 class Refused(Exception):
@@ -85,7 +88,8 @@ def check_size(height: int, width: int) -> None:
 
 def check_length(num_frames: int, fps: float, limits: Limits) -> None:
     """Raise Refused if so many frames are too many."""
-    if num_frames > limits.max_seconds * fps + 1:  # headers of old files claim a frame too many
+    # Headers of old files claim a frame too many.
+    if num_frames > limits.max_seconds * fps + 1:
         raise Refused("too_long", max_seconds=limits.max_seconds)
     if num_frames > limits.max_frames:
         raise Refused("too_many_frames", max_frames=limits.max_frames)

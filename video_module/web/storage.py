@@ -26,7 +26,9 @@ class Storage:
         self._last_use: dict[Path, float] = {}
         self._users: dict[Path, int] = {}
         self._owned: dict[tuple[str, str], Path] = {}
-        self._kept: set[Path] = set()  # deleted, as far as Windows deletes what is still open: a file being sent, say
+        # Deleted as far as possible. Windows does not delete a file that is open, such as one that is being sent; these
+        # are tried again.
+        self._kept: set[Path] = set()
         self._promised = 0
 
     def new_folder(self) -> Path:
@@ -78,12 +80,14 @@ class Storage:
         finally:
             with self._lock:
                 if folder in self._users:
+                    assert self._users[folder] > 0, folder
                     self._users[folder] -= 1
                     if not self._users[folder]:
                         del self._users[folder]
                     if folder in self._last_use:
                         self._last_use[folder] = time.monotonic()
-                    else:  # dropped meanwhile
+                    else:
+                        # It was dropped while the block ran.
                         self._drop(folder)
 
     def drop(self, path: str | Path) -> None:
