@@ -6,7 +6,6 @@ import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,8 +19,11 @@ from video_module.inference.predictor import Predictor
 from video_module.scores import top_k
 
 _LINE_BEGIN = b'{"source": "'
-_WAIT_S = 0.2  # between looks at whether it is time to stop
-_FRAME_S = 1 / 60  # between frames of the window
+
+# Without a window, the wait for an answer ends this often to see whether it is time to stop. With a window, the loop
+# never waits for an answer, but a sixtieth of a second for each frame that it shows.
+_WAIT_S = 0.2
+_FRAME_S = 1 / 60
 
 
 def watch(
@@ -34,10 +36,10 @@ def watch(
     stop_after_s: float | None = None,
     log_path: Path | None = None,
     show: bool = False,
-) -> dict[str, Any]:
+) -> str:
     """Watch a camera's number, a stream's URL, or a file (Path) at its own speed, until it ends, q or Ctrl-C.
 
-    Answers are shown as they come, and added to `log_path` as JSON Lines. Returns what summary_line() prints.
+    Answers are shown as they come, and added to `log_path` as JSON Lines. Returns a summary to print.
     Raises VideoError if the source cannot be opened or is lost; InputError if it ends before a whole clip was seen.
     """
     if log_path:
@@ -66,30 +68,19 @@ def watch(
                 if window and not _show(window, session, reading, predictor):
                     break
         except KeyboardInterrupt:
-            pass  # the usual way to end it
+            pass  # the usual way to end it, which calls for a summary
         seconds = time.monotonic() - begin
         if reading and sys.stdout.isatty():
-            print()  # leave the status line
+            print()  # the summary goes below the status line
     if not latencies:
         span = "" if session.span_s is None else f" ({session.span_s:.1f} s)"
         raise InputError(f"{source}: watched for {seconds:.1f} s, less than a whole clip of the model{span}")
-    return {
-        "duration_s": seconds,
-        "num_frames": session.num_frames,
-        "num_dropped": session.num_dropped if isinstance(source, Path) else None,  # a camera does not tell
-        "num_windows": len(latencies),
-        "windows_per_s": len(latencies) / max(seconds, 1e-9),
-        "latency_median_s": float(np.median(latencies)),
-        "latency_p95_s": float(np.quantile(latencies, 0.95)),
-    }
-
-
-def summary_line(summary: dict[str, Any]) -> str:
-    dropped = "" if summary["num_dropped"] is None else f", {summary['num_dropped']} dropped"
+    # How many frames a camera dropped, it does not tell.
+    dropped = f", {session.num_dropped} dropped" if isinstance(source, Path) else ""
     return (
-        f"{summary['duration_s']:.0f} s: {summary['num_frames']} frames{dropped}; {summary['num_windows']} windows, "
-        f"{summary['windows_per_s']:.1f} a second; latency median {summary['latency_median_s']:.3f} s, 95 % within "
-        f"{summary['latency_p95_s']:.3f} s"
+        f"{seconds:.0f} s: {session.num_frames} frames{dropped}; {len(latencies)} windows, "
+        f"{len(latencies) / max(seconds, 1e-9):.1f} a second; latency median {np.median(latencies):.3f} s, 95 % within "
+        f"{np.quantile(latencies, 0.95):.3f} s"
     )
 
 
@@ -117,7 +108,8 @@ def _show(window: DisplayWindow, session: LiveSession, reading: Reading | None, 
 def _report(reading: Reading, last: Reading | None) -> None:
     """On a terminal one line that changes; elsewhere a line for each change of label."""
     if sys.stdout.isatty():
-        # blanks over what is longer in the line before: not every console of Windows knows the code that clears a line
+        # Blanks overwrite the rest of a longer line. There is a code that clears a line, but not every console of
+        # Windows knows it.
         width = 0 if last is None else len(_status_line(last))
         print("\r" + _status_line(reading).ljust(width), end="", flush=True)
         if last is None or last.label != reading.label:
