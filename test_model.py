@@ -79,7 +79,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    cli.let_first_process_speak()
+    cli.prepare_process()
     if args.results:
         show_folds(args)
     elif args.compare:
@@ -99,7 +99,6 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     check_output(stem.parent, folder=True)
     if args.report:
         check_output(args.report)
-    cli.let_workers_have_the_cores()
     import numpy as np
 
     from video_module.data import dataset, hmdb51

@@ -1,5 +1,1 @@
 """Action recognition in video: train, measure, export and serve Video Swin Transformer."""
-
-import os
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at import it would ask the network for news
