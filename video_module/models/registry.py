@@ -217,7 +217,7 @@ _SPECS = (
             mean=(101.41 / 255, 97.66 / 255, 90.25 / 255),
             std=(1 / 255, 1 / 255, 1 / 255),
         ),
-        builder="video_module.models.c3d:c3d",
+        builder="video_module.models.c3d:C3D",
         head="fc8",
         features="conv4b",  # 4 x 14 x 14; conv5b has 2 x 7 x 7
         weights_files="c3d.pickle (Sports-1M), ucf101-caffe.pth, mmaction's c3d_sports1m_pretrain*.pth",
@@ -230,7 +230,7 @@ _SPECS = (
         clip=ClipConfig(
             num_frames=64, frame_stride=1, target_fps=25, resize=256, crop=224, mean=(0.5,) * 3, std=(0.5,) * 3
         ),
-        builder="video_module.models.i3d:i3d",
+        builder="video_module.models.i3d:I3D",
         head="logits.conv3d",
         features="Mixed_5c",  # 8 x 7 x 7
         weights_files="rgb_imagenet.pt, rgb_charades.pt (Kinetics); googlenet-*.pth of torchvision, inflated",
