@@ -73,13 +73,13 @@ def main(argv: list[str] | None = None) -> None:
     reports = export.export_files(
         checkpoint, stem, precisions=args.precision, clips=clips, gates=gates, opset=args.opset
     )
-    reports = export.with_latency(reports, clips.clips, num_threads=args.num_threads)
+    reports = export.measure_latencies(reports, clips.clips, num_threads=args.num_threads)
     print(export.format_reports(reports))
     if len(clips.clips) < num_clips:
         print(f"  only {len(clips.clips)} different clips were found, {num_clips} were wanted")
     if reports[0].agreement.num_predicted_classes < min(2, len(checkpoint.class_names)):
         print("  torch gives all clips the same class: agreement on it says little")
-    for path in export.strangers(stem, reports, checkpoint):
+    for path in export.find_outdated_files(stem, reports, checkpoint):
         print(f"  {path} is of other weights: export it again, or delete it")
     report_path = stem.with_name(f"{name}_export.json")
     write_json(

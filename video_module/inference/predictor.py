@@ -18,8 +18,9 @@ from video_module.scores import ScoreClips, softmax, top_k, video_score
 
 METADATA_KEY = "video_module"
 FORMAT_VERSION = 1
+
+# Pixel values that a CPU scores at once. More at once is no faster there, and each clip of 32x224x224 takes 1 to 2 GB.
 CPU_BATCH_VALUES = 2**22
-"""Pixel values that a CPU scores at once. More is no faster there, and each clip of 32x224x224 takes 1 to 2 GB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +111,9 @@ class Predictor:
     def score_windows(
         self, path: str | Path, *, fps: float, clip_step: int | None = None, batch_size: int = 4
     ) -> Iterator[list[Window]]:
-        """Yield the windows of a video of `fps` (read_info's) in batches as they are scored; the last one reaches its
-        last frame.
+        """Yield a video's windows in batches as they are scored; `fps` is read_info()'s. Raises VideoError.
 
-        What predict_video() does, for callers that show partial answers or may stop midway. Raises VideoError.
+        For callers that show partial answers or may stop midway; predict_video() does the same in one go.
         """
         waiting: list[WindowClip] = []
         for window in iter_windows(path, self.clip, clip_step=clip_step, fps=fps):
@@ -132,6 +132,7 @@ class Predictor:
 
     def _score(self, clips: list[WindowClip]) -> list[Window]:
         scores = self.predict_clips(np.stack([clip.frames for clip in clips]))
+        assert scores.shape == (len(clips), len(self.class_names)), scores.shape
         return [Window(start=clip.start, end=clip.end, scores=row) for clip, row in zip(clips, scores, strict=True)]
 
 
@@ -140,8 +141,8 @@ def load_predictor(
 ) -> Predictor:
     """Open an .onnx file written by convert_model.py, or a .pth checkpoint of train_model.py.
 
-    `device` is auto, cpu or cuda; asking for cuda where there is none is an error. Batches are split on the CPU, so
-    that memory stays within bounds, and for int8 files, so that clips do not meet, unless `split_batches` is off.
+    `device` is auto, cpu or cuda; asking for cuda where there is none is an error. Unless `split_batches` is off, the
+    CPU and int8 files get large batches in parts.
     Raises InputError if the file is missing, damaged or not of this project.
     """
     path = Path(model)
@@ -153,14 +154,14 @@ def load_predictor(
     predictor = loaders[path.suffix.lower()](path, device=device, num_threads=num_threads)
     if not split_batches:
         return predictor
-    if (
-        predictor.precision == "int8"
-    ):  # one scale of activations for a batch: a clip's neighbours would change its score
-        return replace(predictor, score_clips=_in_batches(predictor.score_clips, 1))
-    if predictor.provider in ("cpu", "CPUExecutionProvider"):
+    if predictor.precision == "int8":
+        # The activations of a batch share one scale: together, a clip's neighbours would change its score.
+        size = 1
+    elif predictor.provider in ("cpu", "CPUExecutionProvider"):
         size = max(1, CPU_BATCH_VALUES // math.prod(predictor.clip.shape))
-        return replace(predictor, score_clips=_in_batches(predictor.score_clips, size))
-    return predictor
+    else:
+        return predictor
+    return replace(predictor, score_clips=_in_batches(predictor.score_clips, size))
 
 
 def _in_batches(score_clips: ScoreClips, size: int) -> ScoreClips:
@@ -203,14 +204,17 @@ def _open_session(path: Path, *, providers: list[Any], num_threads: int | None =
 
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    onnxruntime.set_default_logger_severity(3)  # errors come as exceptions
     options = onnxruntime.SessionOptions()
-    options.enable_mem_pattern = False  # it took 2.5 GB rather than 1.6 for a clip of swin3d_t, and no less time
+    # Errors alone: warnings about the graph say nothing that a user could act on.
+    options.log_severity_level = 3
+    # Planning memory ahead took 2.5 GB rather than 1.6 for a clip of swin3d_t, and no less time.
+    options.enable_mem_pattern = False
     if num_threads:
         options.intra_op_num_threads = num_threads
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
+    except Exception as error:
+        # onnxruntime's exceptions have no base class of their own.
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not an ONNX file that can be read ({reason})") from None
 
@@ -224,7 +228,8 @@ def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor
         raise InputError(f"--device {device}: this onnxruntime has no CUDA; install onnxruntime-gpu in its place")
     providers: list[Any] = ["CPUExecutionProvider"]
     if has_cuda and kind != "cpu":
-        onnxruntime.preload_dlls()  # finds CUDA's libraries where pip put them, with torch
+        # Finds CUDA's libraries in the packages that pip installs with torch.
+        onnxruntime.preload_dlls()
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
     session = _open_session(path, providers=providers, num_threads=num_threads)
     metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path=path)

@@ -18,8 +18,12 @@ from video_module.data.transforms import center_view
 from video_module.errors import InputError
 from video_module.scores import ScoreClips
 
+# A graph that took the batch size for a constant would pass with any one size. 1 and 3 are odd, and 1 is the size that
+# exporters like to specialise on.
 BATCH_SIZES = (1, 2, 3, 8)
-_BATCH_VALUES = 2**24  # pixel values of one batch: three clips of 32x224x224 take some 4 GB, eight would take 11
+
+# Pixel values of one batch. Three clips of 32x224x224 take some 4 GB in swin3d_t, and eight would take 11.
+_MAX_BATCH_VALUES = 2**24
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def load_clips(
             _evenly_spaced(path, clip, -(-num_clips // len(videos)))
             for _, path in tqdm(videos, desc="reading", unit="video", leave=False)
         ]
-        # the first of each video, then the second of each: cutting the list short leaves no class out
+        # The first clip of each video, then the second of each, so that cutting the list short leaves no class out.
         order = sorted((number, index) for index, clips in enumerate(per_video) for number in range(len(clips)))
         order = order[:num_clips]
         clips = [per_video[index][number] for number, index in order]
@@ -110,6 +114,7 @@ def _evenly_spaced(path: Path, clip: ClipConfig, count: int) -> list[np.ndarray]
         raise VideoError(f"{path}: no frame decodes")
     starts = sorted(set(uniform_starts(num_frames, clip, count, fps=info.fps)))
     indices = [clip_indices(start, num_frames, clip, fps=info.fps) for start in starts]
+    # Clips overlap; each frame is decoded and resized once.
     wanted, positions = np.unique(np.stack(indices), return_inverse=True)
     frames = read_frames(path, wanted, per_frame=lambda frame: center_view(frame, clip))
     return list(frames[positions.reshape(len(indices), clip.num_frames)])
@@ -117,7 +122,7 @@ def _evenly_spaced(path: Path, clip: ClipConfig, count: int) -> list[np.ndarray]
 
 def batch_sizes(clip: ClipConfig) -> tuple[int, ...]:
     """Batch sizes in which a file is tried, in turns: 1, 2, 3 and 8, or fewer where clips are large."""
-    return tuple(size for size in BATCH_SIZES if size == 1 or size * math.prod(clip.shape) <= _BATCH_VALUES)
+    return tuple(size for size in BATCH_SIZES if size == 1 or size * math.prod(clip.shape) <= _MAX_BATCH_VALUES)
 
 
 def extreme_clips(clip: ClipConfig) -> np.ndarray:
@@ -126,7 +131,7 @@ def extreme_clips(clip: ClipConfig) -> np.ndarray:
     return np.stack([np.full(clip.shape, 255, np.uint8), np.zeros(clip.shape, np.uint8), noise])
 
 
-def score_in_batches(score_clips: ScoreClips, clips: np.ndarray, *, sizes: Sequence[int], desc: str) -> np.ndarray:
+def _score_in_batches(score_clips: ScoreClips, clips: np.ndarray, *, sizes: Sequence[int], desc: str) -> np.ndarray:
     """Logits (N, num_classes) of clips scored in batches whose sizes alternate."""
     logits, turns, done = [], cycle(sizes), 0
     with tqdm(total=len(clips), desc=desc, unit="clip", leave=False) as bar:
@@ -138,27 +143,27 @@ def score_in_batches(score_clips: ScoreClips, clips: np.ndarray, *, sizes: Seque
 
 
 class Reference:
-    """What torch says of the clips, for files to be held against."""
+    """Torch's logits for the clips, which files are compared with."""
 
     def __init__(self, score_clips: ScoreClips, clips: VerificationClips, clip: ClipConfig):
         self.clips, self.extremes, self.batch_sizes = clips, extreme_clips(clip), batch_sizes(clip)
-        self.logits = score_in_batches(score_clips, clips.clips, sizes=(1,), desc="torch")
-        self.extreme_logits = score_in_batches(score_clips, self.extremes, sizes=(1,), desc="torch")
+        self.logits = _score_in_batches(score_clips, clips.clips, sizes=(1,), desc="torch")
+        self.extreme_logits = _score_in_batches(score_clips, self.extremes, sizes=(1,), desc="torch")
         if not np.isfinite(self.logits).all() or not np.isfinite(self.extreme_logits).all():
             raise InputError("the checkpoint gives logits that are no numbers; train it again")
 
     def compare(self, score_clips: ScoreClips, *, precision: str) -> Agreement:
-        """Hold a file's scoring against torch's.
-
-        int8 files are scored clip by clip, as load_predictor() does, and once in each batch size on top.
-        """
+        """Hold a file's scoring against torch's."""
         sizes, batches = self.batch_sizes, []
         if precision == "int8":
+            # An int8 file scales a whole batch alike, so load_predictor() scores clip by clip, and so is the agreement
+            # measured. Each batch size is tried once on top, for its difference alone.
             sizes = (1,)
             batches = [score_clips(self.clips.clips[:size]) - self.logits[:size] for size in self.batch_sizes]
-        logits = score_in_batches(score_clips, self.clips.clips, sizes=sizes, desc=precision)
-        extreme_logits = score_in_batches(score_clips, self.extremes, sizes=(1,), desc=precision)
+        logits = _score_in_batches(score_clips, self.clips.clips, sizes=sizes, desc=precision)
+        extreme_logits = _score_in_batches(score_clips, self.extremes, sizes=(1,), desc=precision)
         differences = np.abs(np.concatenate([logits - self.logits, extreme_logits - self.extreme_logits, *batches]))
+        assert logits.shape == self.logits.shape, (logits.shape, self.logits.shape)
         best, torch_best, labels = logits.argmax(axis=1), self.logits.argmax(axis=1), self.clips.labels
         return Agreement(
             max_logit_difference=float(differences.max()) if np.isfinite(differences).all() else None,
