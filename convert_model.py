@@ -57,10 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     from video_module.inference import export
     from video_module.inference.verification import load_clips
 
-    try:
-        gates = ExportGates(**cli.given(args, ExportGates))
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    gates = cli.read_config(args, ExportGates)
     if args.checkpoint:
         checkpoint, name, folder = load_checkpoint(args.checkpoint), args.checkpoint.stem, args.checkpoint.parent
     else:

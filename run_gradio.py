@@ -42,15 +42,11 @@ def name_and_password(text: str) -> tuple[str, str]:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    from video_module.errors import InputError
     from video_module.inference.predictor import load_predictor
     from video_module.inference.published import find_model
     from video_module.web.server import serve
 
-    try:
-        limits, config = Limits(**cli.given(args, Limits)), TimelineConfig(**cli.given(args, TimelineConfig))
-    except ValueError as error:
-        raise InputError(f"--{error}") from None
+    limits, config = cli.read_config(args, Limits), cli.read_config(args, TimelineConfig)
     predictors = {}
     for model in args.model:
         path = find_model(model)

@@ -77,10 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     from video_module.inference.predictor import load_predictor
     from video_module.inference.published import find_model
 
-    try:
-        args.timeline = TimelineConfig(**cli.given(args, TimelineConfig))
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    args.timeline = cli.read_config(args, TimelineConfig)
     inputs, shard = find_inputs(args.video_path), find_shard()
     # Everything that can be wrong with the flags is found before a model is loaded, or even fetched.
     check_flags(args, inputs)
@@ -107,7 +104,9 @@ def check_flags(args: argparse.Namespace, inputs: "Inputs") -> None:
         raise InputError(f"{inputs.videos[0]}: no such file")
     is_live = inputs.live is not None or args.realtime
     if is_live and (unfit := next((flag for flag in OUTPUTS if getattr(args, flag)), None)):
-        raise InputError(f"--{unfit} goes with files; a live source is logged by --save_jsonl and seen with --show")
+        raise InputError(
+            f"--{unfit} goes with files; what a camera shows is logged by --save_jsonl and seen with --show"
+        )
     if args.realtime and len(inputs.videos) != 1:
         raise InputError("--realtime plays one file")
     if args.stop_after_s and not is_live:

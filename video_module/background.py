@@ -5,11 +5,11 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _WAIT_S = 0.1
 
 
-def in_background(items: Generator[T], *, depth: int) -> Iterator[T]:
+def in_background(items: Generator[_T, None, None], *, depth: int) -> Iterator[_T]:
     """Yield what `items` yields, made in a thread up to `depth` items ahead; its errors are raised here.
 
     Closed early, it stops the thread and closes `items`.

@@ -19,6 +19,9 @@ from video_module.errors import InputError, Interrupted
 PICTURE_SUFFIXES = (".png", ".jpg")
 
 
+_Config = typing.TypeVar("_Config")
+
+
 class HelpFormatter(argparse.HelpFormatter):
     """Shows every default that a help text does not already explain."""
 
@@ -74,6 +77,14 @@ def given(args: argparse.Namespace, config_class: type) -> dict[str, typing.Any]
     names = [field.name for field in dataclasses.fields(config_class)]
     values = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def read_config(args: argparse.Namespace, config_class: type[_Config]) -> _Config:
+    """Make a config of the flags that were given. Raises InputError naming the flag whose value it refuses."""
+    try:
+        return config_class(**given(args, config_class))
+    except ValueError as error:
+        raise InputError(f"--{error}") from None
 
 
 def _checked(value: float, *, is_allowed: bool, rule: str) -> typing.Any:

@@ -45,7 +45,7 @@ _KEPT_IN_FP32 = ("LayerNormalization", "Softmax", "ReduceMean", "Where")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportReport:
+class _ExportReport:
     """What X_export.json says of one file."""
 
     path: str
@@ -75,7 +75,7 @@ def export_files(
     clips: VerificationClips,
     gates: ExportGates,
     opset: int = DEFAULT_OPSET,
-) -> list[ExportReport]:
+) -> list[_ExportReport]:
     """Write <stem>.onnx, <stem>_fp16.onnx and <stem>_int8.onnx, each once it has passed its gate against torch.
 
     A file that fails is not kept, nor an earlier one of its name; its report says why.
@@ -87,7 +87,7 @@ def export_files(
     trace_s = time.perf_counter() - begin
     reports = []
     for precision in sorted(set(precisions), key=PRECISIONS.index):
-        path = onnx_path(stem, precision)
+        path = _onnx_path(stem, precision)
         metadata = metadata_of(checkpoint, precision=precision, opset=opset)
         reports.append(
             _export_file(fp32, path, precision, metadata=metadata, trace_s=trace_s, reference=reference, gates=gates)
@@ -95,7 +95,7 @@ def export_files(
     return reports
 
 
-def onnx_path(stem: Path, precision: str) -> Path:
+def _onnx_path(stem: Path, precision: str) -> Path:
     """X.onnx, X_fp16.onnx, X_int8.onnx."""
     return stem.with_name(stem.name + ("" if precision == "fp32" else f"_{precision}") + ".onnx")
 
@@ -113,7 +113,7 @@ def _export_file(
     trace_s: float,
     reference: Reference,
     gates: ExportGates,
-) -> ExportReport:
+) -> _ExportReport:
     report = None
     try:
         with replacing(path) as unproven:
@@ -124,7 +124,7 @@ def _export_file(
             onnx.checker.check_model(str(unproven), full_check=True)
             predictor = load_predictor(unproven, device="cpu", split_batches=False)
             agreement = reference.compare(predictor.score_clips, precision=precision)
-            report = ExportReport(
+            report = _ExportReport(
                 path=str(path),
                 precision=precision,
                 num_nodes=len(proto.graph.node),
@@ -175,7 +175,9 @@ def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelPr
     # All blocks look their biases up through one table of indices, and the exporter writes a copy for each. The limit,
     # in values, is there to save time; the default would leave the large tables out.
     passes.DeduplicateInitializersPass(size_limit=2**31)(program.model)
-    return program.model_proto
+    proto = program.model_proto
+    assert ([i.name for i in proto.graph.input], [o.name for o in proto.graph.output]) == (["clips"], ["logits"])
+    return proto
 
 
 def to_fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
@@ -287,8 +289,8 @@ def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[s
 
 
 def measure_latencies(
-    reports: Sequence[ExportReport], clips: np.ndarray, *, num_threads: int | None = None
-) -> list[ExportReport]:
+    reports: Sequence[_ExportReport], clips: np.ndarray, *, num_threads: int | None = None
+) -> list[_ExportReport]:
     """Add to each kept file's report how long batches of 1 and 4 clips take on the CPU, all files in turns."""
     scorers = {
         report.precision: load_predictor(report.path, device="cpu", num_threads=num_threads, split_batches=False)
@@ -308,7 +310,7 @@ def measure_latencies(
     ]
 
 
-def find_outdated_files(stem: Path, reports: Sequence[ExportReport], checkpoint: Checkpoint) -> list[Path]:
+def find_outdated_files(stem: Path, reports: Sequence[_ExportReport], checkpoint: Checkpoint) -> list[Path]:
     """Files under the names of <stem>'s precisions that were not made now and hold other weights."""
 
     def holds_these_weights(path: Path) -> bool:
@@ -317,11 +319,11 @@ def find_outdated_files(stem: Path, reports: Sequence[ExportReport], checkpoint:
         except InputError:  # not even a file of this project
             return False
 
-    others = {onnx_path(stem, precision) for precision in PRECISIONS} - {Path(report.path) for report in reports}
+    others = {_onnx_path(stem, precision) for precision in PRECISIONS} - {Path(report.path) for report in reports}
     return sorted(path for path in others if path.is_file() and not holds_these_weights(path))
 
 
-def format_reports(reports: Sequence[ExportReport]) -> str:
+def format_reports(reports: Sequence[_ExportReport]) -> str:
     """The proof as a table."""
     header = ["", "nodes", "MB", "made in s", "largest diff", "agreement", "accuracy"]
     header += [f"ms, batch {size} (p95)" for size in _LATENCY_BATCH_SIZES]
@@ -347,7 +349,7 @@ def format_reports(reports: Sequence[ExportReport]) -> str:
 
 def report_dict(
     checkpoint: Checkpoint,
-    reports: Sequence[ExportReport],
+    reports: Sequence[_ExportReport],
     *,
     clips: VerificationClips,
     gates: ExportGates,

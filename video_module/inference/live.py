@@ -1,4 +1,4 @@
-"""Recognition of what happens now: the newest moment of a live source is scored, and nothing waits in a queue."""
+"""Recognition of what happens now: the newest moment of a stream is scored, and nothing waits in a queue."""
 
 import threading
 import time
@@ -23,9 +23,9 @@ _RATE_WINDOW_S = 5.0
 
 
 class RecentFrames:
-    """The last moments of a live source, from which clips of equal time steps are cut.
+    """The last moments of a stream, from which clips of equal time steps are cut.
 
-    Frames are found by their time, so that a source may leave some out. Only one clip's span of small frames is kept.
+    Frames are found by their time, so that some may be missing. Only one clip's span of small frames is kept.
     """
 
     def __init__(self, clip: ClipConfig, *, fps: float) -> None:
@@ -100,7 +100,7 @@ class Reading:
     """What a model says of the moment that ends at `time_s`."""
 
     time_s: float
-    """Of the clip's last frame, in the source's time."""
+    """Of the clip's last frame, in the stream's time."""
     label: str
     """A class, or UNCERTAIN."""
     score: float
@@ -128,7 +128,7 @@ class LiveSession:
         config: TimelineConfig = DEFAULT_TIMELINE,
     ) -> None:
         """`clip_step`: least frames from one answer's moment to the next; a quarter of the clip where None."""
-        self._source, self._predictor, self._clip_step, self._config = frames, predictor, clip_step, config
+        self._stream, self._predictor, self._clip_step, self._config = frames, predictor, clip_step, config
         self._readings: SimpleQueue[Reading | Exception] = SimpleQueue()
         self._news = threading.Condition()
         self._newest: TimedFrame | None = None
@@ -161,12 +161,12 @@ class LiveSession:
 
     @property
     def is_over(self) -> bool:
-        """Whether no more readings will come: the source has ended and its last clip is scored, or all was stopped."""
+        """Whether no more readings will come: the stream has ended and its last clip is scored, or all was stopped."""
         return not self._scorer.is_alive()
 
     @property
     def span_s(self) -> float | None:
-        """How long a clip is in the source's time; None before the first frame."""
+        """How long a clip is in the stream's time; None before the first frame."""
         return None if self._recent is None else self._recent.span_s
 
     @property
@@ -175,7 +175,7 @@ class LiveSession:
         return self._newest
 
     def next_reading(self, *, timeout_s: float) -> Reading | None:
-        """Wait for the next answer; None if it does not come in time. Raises what the source or the network raised."""
+        """Wait for the next answer; None if it does not come in time. Raises what the stream or the network raised."""
         try:
             reading = self._readings.get(timeout=timeout_s)
         except Empty:
@@ -194,7 +194,7 @@ class LiveSession:
 
     def _read(self) -> None:
         try:
-            for timed in self._source:
+            for timed in self._stream:
                 with self._news:
                     if self._is_stopped:
                         return
@@ -202,7 +202,7 @@ class LiveSession:
                     self._news.notify_all()
         finally:
             # Closing the generator sets the camera free.
-            if close := getattr(self._source, "close", None):
+            if close := getattr(self._stream, "close", None):
                 close()
             with self._news:
                 self._has_ended = True

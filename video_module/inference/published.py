@@ -7,6 +7,7 @@ from video_module.errors import InputError
 from video_module.inference.predictor import FORMAT_VERSION
 from video_module.models.registry import MODELS
 
+# Each clip takes a large network seconds in torch, and the user is waiting for a first answer.
 _NUM_PROOF_CLIPS = 4
 
 

@@ -130,6 +130,7 @@ def find_segments(prediction: VideoPrediction, config: TimelineConfig = DEFAULT_
                 scores=mean,
             )
         )
+    assert segments[0].start == 0 and segments[-1].end == prediction.num_frames, segments
     return segments
 
 

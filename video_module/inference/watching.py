@@ -1,4 +1,4 @@
-"""run_model.py on a live source: a status line, a log of answers, a window."""
+"""run_model.py on a camera or stream: a status line, a log of answers, a window."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ _FRAME_S = 1 / 60
 
 
 def watch(
-    source: str | Path,
+    stream: str | Path,
     predictor: Predictor,
     *,
     clip_step: int | None = None,
@@ -40,17 +40,17 @@ def watch(
     """Watch a camera's number, a stream's URL, or a file (Path) at its own speed, until it ends, q or Ctrl-C.
 
     Answers are shown as they come, and added to `log_path` as JSON Lines. Returns a summary to print.
-    Raises VideoError if the source cannot be opened or is lost; InputError if it ends before a whole clip was seen.
+    Raises VideoError if the stream cannot be opened or is lost; InputError if it ends before a whole clip was seen.
     """
     if log_path:
         _check_log(log_path)
         log_path.parent.mkdir(parents=True, exist_ok=True)
-    frames = paced_frames(source) if isinstance(source, Path) else live_frames(source, say=_say)
+    frames = paced_frames(stream) if isinstance(stream, Path) else live_frames(stream, say=_say)
     latencies: list[float] = []
     reading = None
     with ExitStack() as stack:
         log = stack.enter_context(open(log_path, "a", encoding="utf-8", newline="\n")) if log_path else None
-        window = stack.enter_context(DisplayWindow(str(source))) if show else None
+        window = stack.enter_context(DisplayWindow(str(stream))) if show else None
         session = stack.enter_context(LiveSession(frames, predictor, clip_step=clip_step, config=config))
         begin = time.monotonic()
         try:
@@ -61,7 +61,7 @@ def watch(
                     reading = news
                     latencies.append(news.latency_s)
                     if log:
-                        log.write(_log_line(news, predictor, source=str(source), k=k))
+                        log.write(_log_line(news, predictor, stream=str(stream), k=k))
                         log.flush()
                 elif was_over:
                     break
@@ -74,9 +74,9 @@ def watch(
             print()  # the summary goes below the status line
     if not latencies:
         span = "" if session.span_s is None else f" ({session.span_s:.1f} s)"
-        raise InputError(f"{source}: watched for {seconds:.1f} s, less than a whole clip of the model{span}")
+        raise InputError(f"{stream}: watched for {seconds:.1f} s, less than a whole clip of the model{span}")
     # How many frames a camera dropped, it does not tell.
-    dropped = f", {session.num_dropped} dropped" if isinstance(source, Path) else ""
+    dropped = f", {session.num_dropped} dropped" if isinstance(stream, Path) else ""
     return (
         f"{seconds:.0f} s: {session.num_frames} frames{dropped}; {len(latencies)} windows, "
         f"{len(latencies) / max(seconds, 1e-9):.1f} a second; latency median {np.median(latencies):.3f} s, 95 % within "
@@ -130,10 +130,10 @@ def _say(text: str) -> None:
     print(f"\n{text}" if sys.stdout.isatty() else text, file=sys.stderr, flush=True)
 
 
-def _log_line(reading: Reading, predictor: Predictor, *, source: str, k: int) -> str:
+def _log_line(reading: Reading, predictor: Predictor, *, stream: str, k: int) -> str:
     moment = datetime.now(UTC) - timedelta(seconds=reading.latency_s)
     line = {
-        "source": source,
+        "source": stream,
         "time": moment.isoformat(timespec="milliseconds"),
         "time_s": reading.time_s,
         "label": reading.label,

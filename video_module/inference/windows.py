@@ -56,6 +56,7 @@ class WindowCutter:
     def _cut(self, start: int) -> WindowClip:
         indices = sampling.clip_indices(start, self.num_frames, self.clip, fps=self.fps)
         oldest = self.num_frames - len(self._recent)
+        assert oldest <= indices.min(), (oldest, indices)
         frames = np.stack([self._recent[index - oldest] for index in indices])
         return WindowClip(start, min(start + self.span, self.num_frames), frames)
 

@@ -13,17 +13,17 @@ from video_module.models.registry import MODELS, NO_WEIGHTS, ModelSpec, get_spec
 from video_module.tables import align
 
 _KINETICS_CLASSES = 400
-Shape = tuple[int, ...]
+_Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelCost:
+class _ModelCost:
     num_parameters: int
     gmacs: float
     """10^9 multiply-adds of one clip's forward pass, in convolutions and matrix products; the rest is a few percent."""
 
 
-def measure_cost(name: str, *, num_classes: int = _KINETICS_CLASSES, clip: ClipConfig | None = None) -> ModelCost:
+def measure_cost(name: str, *, num_classes: int = _KINETICS_CLASSES, clip: ClipConfig | None = None) -> _ModelCost:
     """Count what a model costs for clips of this ClipConfig (None: the model's own)."""
     # On torch's meta device tensors have a shape and no values, so that no network takes longer than a second.
     spec = get_spec(name)
@@ -33,18 +33,18 @@ def measure_cost(name: str, *, num_classes: int = _KINETICS_CLASSES, clip: ClipC
         net = spec.build(num_classes=num_classes, clip=clip).eval()
         with counter:
             net(torch.zeros(1, 3, *clip.shape[:3]))
-    return ModelCost(
+    return _ModelCost(
         num_parameters=sum(parameter.numel() for parameter in net.parameters()),
         # The counter takes a multiplication and an addition for two operations, the literature for one.
         gmacs=counter.get_total_flops() / 2 / 1e9,
     )
 
 
-def measure_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None) -> list[tuple[str, Shape]]:
+def measure_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None) -> list[tuple[str, _Shape]]:
     """List (module, shape of its output) in the order of the forward pass, beginning with the clip itself."""
     spec = get_spec(name)
     clip = clip or spec.clip
-    shapes: list[tuple[str, Shape]] = [("clip", (1, 3, *clip.shape[:3]))]
+    shapes: list[tuple[str, _Shape]] = [("clip", (1, 3, *clip.shape[:3]))]
 
     def note_shape(path: str, module: nn.Module, inputs: object, output: Any) -> None:
         # MViT's blocks return the size of their grid beside the tensor.
@@ -91,7 +91,7 @@ def format_models() -> str:
     return align(rows, left=(0, *range(3, len(header))), indent="")
 
 
-def _row(spec: ModelSpec, cost: ModelCost) -> tuple[str, ...]:
+def _row(spec: ModelSpec, cost: _ModelCost) -> tuple[str, ...]:
     clip = spec.clip
     ordinal = {1: "", 2: " 2nd", 3: " 3rd"}.get(clip.frame_stride, f" {clip.frame_stride}th")
     step = f"every{ordinal} frame"

@@ -82,7 +82,7 @@ class SamePool3d(nn.Module):
         return F.max_pool3d(x, self.kernel, self.stride, padding)
 
 
-class InceptionModule(nn.Module):
+class _InceptionModule(nn.Module):
     def __init__(self, inputs: int, channels: tuple[int, ...]):
         super().__init__()
         b0, b1a, b1b, b2a, b2b, b3 = channels
@@ -110,7 +110,7 @@ class I3D(nn.Module):
                 self.add_module(name, Unit3D(channels, outputs, kernel, stride=stride))
                 channels = outputs
             else:
-                self.add_module(name, InceptionModule(channels, settings))
+                self.add_module(name, _InceptionModule(channels, settings))
                 b0, _, b1, _, b2, b3 = settings
                 channels = b0 + b1 + b2 + b3
         # The authors average 2 x 7 x 7 cells, all that 224 pixels leave. A smaller clip leaves fewer.

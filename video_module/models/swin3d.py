@@ -85,7 +85,7 @@ class WindowAttention3d(ShiftedWindowAttention3d):
 
     # torchvision assigns the mask region by region, which becomes 306 ScatterND nodes in swin3d_t's exported graph and
     # two minutes of export. Here the graph holds one small constant of region numbers for each size, and the mask is
-    # computed from it. Storing the masks themselves, expanded for each window, would make a file of 713 MB around
+    # computed from it. Masks and biases stored as constants, one for each window, would make a file of 713 MB around
     # 112 MB of parameters.
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class WindowAttention3d(ShiftedWindowAttention3d):
 
     def position_bias(self, tokens: int) -> Tensor:
         """What each pair of places in a window adds to the scores, (heads, tokens, tokens)."""
-        # Gathered from its table here, inside the graph: a stored copy for each block would double the exported file.
+        # Looked up inside the graph: stored for each block, the biases would make an exported file twice as large.
         index = self.relative_position_index[:tokens, :tokens]
         return F.embedding(index, self.relative_position_bias_table).permute(2, 0, 1)
 

@@ -54,7 +54,10 @@ def _mvit(num_classes: int, clip: ClipConfig, drop_path: float, *, is_v2: bool) 
     firsts = [sum(_STAGES[:stage]) for stage in range(1, len(_STAGES))]
     channels = [96 * 2**stage for stage in stages]
     # Version 2 doubles the channels in a stage's first block; version 1 did so in the last block of the stage before.
-    inputs, outputs = ([channels[0], *channels[:-1]], channels) if is_v2 else (channels, [*channels[1:], channels[-1]])
+    if is_v2:
+        inputs, outputs = [channels[0], *channels[:-1]], channels
+    else:
+        inputs, outputs = channels, [*channels[1:], channels[-1]]
     blocks = []
     for index, stage in enumerate(stages):
         strides = index in firsts

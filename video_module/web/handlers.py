@@ -60,19 +60,19 @@ class Handlers:
         with in_visitors_language(request) as texts, self.storage.using(video or ""):
             bar = _ProgressBar(progress, texts)
             prediction = yield from self._predict(video, model, bar)
+            segments = timeline.find_segments(prediction, self.config)
             folder = self.storage.new_folder()
             try:
                 with self.storage.using(folder):
-                    files = yield from self._write_files(folder, prediction, model, bar, texts)
+                    files = yield from self._write_files(folder, prediction, segments, model, bar, texts)
             except BaseException:
                 # A cancelled handler ends by GeneratorExit, which is no Exception.
                 self.storage.drop(folder)
                 raise
             self.storage.own(files[0], session=request.session_hash, slot="result")
             best = {item["label"]: item["score"] for item in prediction.top_k(NUM_CLASSES_SHOWN)}
-            order = self._order(prediction, texts)
-            picture = self._draw_timeline(prediction, texts, is_narrow=(width_px or 0) < _NARROW_PX)
-            yield order, best, files[0], picture, files
+            picture = _draw_timeline(prediction, segments, texts, is_narrow=(width_px or 0) < _NARROW_PX)
+            yield _order_html(segments, texts), best, files[0], picture, files
 
     def watch(self, video: str | None, model: str, skip: float, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Yields (frame, label) as the video goes on."""
@@ -128,13 +128,18 @@ class Handlers:
         return predictor.prediction_of(video, windows, fps=info.fps)
 
     def _write_files(
-        self, folder: Path, prediction: VideoPrediction, model: str, bar: "_ProgressBar", texts: dict[str, str]
+        self,
+        folder: Path,
+        prediction: VideoPrediction,
+        segments: list[timeline.Segment],
+        model: str,
+        bar: "_ProgressBar",
+        texts: dict[str, str],
     ) -> Iterator[Any]:
         """Write the annotated video and what can be downloaded beside it; returns the paths, the video's first."""
         stem = prediction.path.stem
         paths = [folder / f"{stem}{suffix}" for suffix in ("_annotated.mp4", ".json", ".csv", ".vtt")]
         pause = max(1, prediction.num_frames // _NUM_PAUSES)
-        segments = timeline.find_segments(prediction, self.config)
         for done in iter_write_annotated(paths[0], prediction, segments, uncertain=texts["uncertain"]):
             if done % pause == 0:
                 bar.show("drawing", done, prediction.num_frames)
@@ -149,30 +154,34 @@ class Handlers:
         timeline.write_vtt(paths[3], segments)
         return [str(path) for path in paths]
 
-    def _order(self, prediction: VideoPrediction, texts: dict[str, str]) -> str:
-        """What happens, one after the other."""
-        order = timeline.label_order(timeline.find_segments(prediction, self.config))
-        more = ["…"] if len(order) > _NUM_IN_HEADING else []
-        text = " → ".join(order[:_NUM_IN_HEADING] + more) or texts["uncertain"]
-        return f'<div class="order" role="status">{html.escape(text)}</div>'
 
-    def _draw_timeline(self, prediction: VideoPrediction, texts: dict[str, str], *, is_narrow: bool) -> PlotData:
-        def name(label: str) -> str:
-            return texts["uncertain"] if label == timeline.UNCERTAIN else label
+def _order_html(segments: list[timeline.Segment], texts: dict[str, str]) -> str:
+    """What happens, one after the other."""
+    order = timeline.label_order(segments)
+    more = ["…"] if len(order) > _NUM_IN_HEADING else []
+    text = " → ".join(order[:_NUM_IN_HEADING] + more) or texts["uncertain"]
+    return f'<div class="order" role="status">{html.escape(text)}</div>'
 
-        figure = plot_timeline(
-            [(s.start_s, s.end_s, name(s.label), s.score) for s in timeline.find_segments(prediction, self.config)],
-            duration_s=prediction.duration_s,
-            colors={name(label): color for label, color in segment_colors(prediction.class_names).items()},
-            title=texts["timeline"],
-            xlabel=texts["time_axis"],
-            ylabel=texts["score_axis"],
-            # In inches, about as wide as the picture is shown; scaled down, its letters would shrink.
-            width=4.2 if is_narrow else 5.2,
-            ink=_INK,
-        )
-        png = base64.b64encode(to_png(figure, transparent=True)).decode()
-        return PlotData(type="matplotlib", plot=f"data:image/png;base64,{png}")
+
+def _draw_timeline(
+    prediction: VideoPrediction, segments: list[timeline.Segment], texts: dict[str, str], *, is_narrow: bool
+) -> PlotData:
+    def name(label: str) -> str:
+        return texts["uncertain"] if label == timeline.UNCERTAIN else label
+
+    figure = plot_timeline(
+        [(s.start_s, s.end_s, name(s.label), s.score) for s in segments],
+        duration_s=prediction.duration_s,
+        colors={name(label): color for label, color in segment_colors(prediction.class_names).items()},
+        title=texts["timeline"],
+        xlabel=texts["time_axis"],
+        ylabel=texts["score_axis"],
+        # In inches, about as wide as the picture is shown; scaled down, its letters would shrink.
+        width=4.2 if is_narrow else 5.2,
+        ink=_INK,
+    )
+    png = base64.b64encode(to_png(figure, transparent=True)).decode()
+    return PlotData(type="matplotlib", plot=f"data:image/png;base64,{png}")
 
 
 @contextmanager
