@@ -25,15 +25,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--output_dir", type=Path, help="where X.onnx and X_export.json go (default: beside the checkpoint, or .)"
     )
     parser.add_argument(
-        "--verify_dir", type=Path, help="folder of classes whose videos the files are tried on (default: drawn clips)"
+        "--verify_dir", type=Path, help="folder of classes whose videos the files are tested on (default: drawn clips)"
     )
     parser.add_argument(
         "--num_verify_clips", type=cli.positive_int, help="clips (default: 200; 32 for more than 5 M parameters)"
     )
-    parser.add_argument("--num_threads", type=cli.positive_int, help="cores for the latencies (default: all)")
-    gates = parser.add_argument_group("gates: a file that misses its own is not kept")
+    parser.add_argument("--num_threads", type=cli.positive_int, help="CPU cores for the latencies (default: all)")
+    gates = parser.add_argument_group("gates; a file that fails its own is not kept")
     cli.add_config_arguments(gates, ExportGates)
-    parser.add_argument("--describe", type=Path, metavar="X.onnx", help="print what a file takes and gives, and stop")
+    parser.add_argument(
+        "--describe", type=Path, metavar="X.onnx", help="print a file's inputs, outputs and metadata, and stop"
+    )
     args = parser.parse_args(argv)
     if sum(value is not None for value in (args.checkpoint, args.model_type, args.describe)) != 1:
         parser.error("give one of --checkpoint, --model_type and --describe")

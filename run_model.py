@@ -29,42 +29,44 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         required=True,
         metavar="INPUT",
-        help="videos; folders, searched at any depth; - for names on stdin; or a camera's number or a stream's URL",
+        help="videos; folders, searched at any depth; - to read names from stdin; a camera's number; or a stream's URL",
     )
     parser.add_argument(
         "--model",
         "--onnx_model_path",
         required=True,
-        help="X.onnx or X.pth; or a name such as swin3d_t for its published weights",
+        help="X.onnx, X.pth, or a name such as swin3d_t for its published weights",
     )
     parser.add_argument(
         "--clip_step", "--step", type=cli.positive_int, help="frames between windows (default: half a clip)"
     )
-    parser.add_argument("--top_k", type=cli.positive_int, default=5, help="classes shown")
+    parser.add_argument("--top_k", type=cli.positive_int, default=5, help="number of classes to show")
     cli.add_config_arguments(parser.add_argument_group("segments"), TimelineConfig)
-    save = parser.add_argument_group("what is written; for more than one video, these are folders")
+    save = parser.add_argument_group("outputs (for more than one video, folders)")
     save.add_argument("--save_json", type=Path, help="scores, segments and windows")
-    save.add_argument("--save_csv", type=Path, help="one row a window")
+    save.add_argument("--save_csv", type=Path, help="one row per window")
     save.add_argument("--save_vtt", type=Path, help="segments as WebVTT subtitles")
     save.add_argument("--save_timeline", type=Path, help="segments as a picture, .png")
     save.add_argument("--save_video", type=Path, help="annotated .mp4; one video's also as an animated picture, .webp")
     save.add_argument(
         "--save_jsonl",
         type=Path,
-        help="one file, a line for each video; run again, it goes on where it stopped. Live: a line for each answer",
+        help="one file with a line per video, from which another run goes on; of a camera, a line per answer",
     )
-    save.add_argument("--show", action="store_true", help="play the annotated video in a window; q ends it")
+    save.add_argument("--show", action="store_true", help="play the annotated video in a window; q closes it")
     live = parser.add_argument_group("live")
     live.add_argument("--realtime", action="store_true", help="play a file at its own speed, as if it were a camera")
-    live.add_argument("--stop_after_s", type=cli.positive_float, help="end after so many seconds (default: Ctrl-C)")
+    live.add_argument(
+        "--stop_after_s", type=cli.positive_float, help="stop after this many seconds (default: at Ctrl-C)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--num_threads",
         type=cli.positive_int,
-        help="cores for the network (default: all; of several processes, its share)",
+        help="CPU cores for the network (default: all, or a share of them for each of several processes)",
     )
-    parser.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows scored at once")
-    parser.add_argument("--obj_names", type=Path, help="file of the classes that the model must have, to be sure")
+    parser.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows to score at once")
+    parser.add_argument("--obj_names", type=Path, help="file of class names; stop if the model has others")
     return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""What the root scripts share: parsing flags from dataclasses, and how they end."""
+"""What the root scripts share: flags from dataclasses, the environment, and how scripts end."""
 
 import argparse
 import atexit
@@ -99,7 +99,7 @@ def positive_int(text: str) -> int:
 
 
 def natural(text: str) -> int:
-    """argparse type for counts that may be none."""
+    """argparse type for counts that may be 0."""
     return _checked(value := int(text), is_allowed=value >= 0, rule="not be negative")
 
 
@@ -109,7 +109,7 @@ def port(text: str) -> int:
 
 
 def positive_float(text: str) -> float:
-    """argparse type for durations and the like."""
+    """argparse type for positive numbers, such as durations."""
     return _checked(value := float(text), is_allowed=0 < value < math.inf, rule="be positive")
 
 

@@ -1,4 +1,4 @@
-"""This machine: what a process may use of it, and how it is described beside a figure. Standard library only."""
+"""What this process may use of the machine, and how to describe the machine. Standard library only."""
 
 import math
 import os
@@ -41,12 +41,12 @@ def available_cores() -> int:
 
 
 def share_of_cores() -> int:
-    """Cores for this process: those that it may use, by the number of torchrun's processes on this machine."""
+    """This process's share of the cores, among torchrun's processes on this machine."""
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def default_num_workers() -> int:
-    """Decoding processes when the user names no number: one per core of this process's share, eight at most."""
+    """Default number of decoding processes: one per core of this process's share, at most eight."""
     return min(8, share_of_cores())
 
 
@@ -58,7 +58,7 @@ def started_by_torchrun() -> bool:
 def ram_bytes() -> int:
     """Memory that this process may use: the machine's, or a container's or scheduler's part of it.
 
-    Where the system does not tell, 8 GB.
+    8 GB if the system does not say.
     """
     of_machine = 8 * 2**30
     if hasattr(os, "sysconf") and {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(os.sysconf_names):
@@ -68,7 +68,7 @@ def ram_bytes() -> int:
 
 
 def _limits(controller: str, *alternatives: tuple[str, ...]) -> Iterator[list[int]]:
-    """The numbers in the files of this process's control groups, of each version's files that there are."""
+    """Yield the numbers in each of these sets of files, where one of this process's control groups has it."""
     for folder in _own_groups(controller):
         for files in alternatives:
             with suppress(OSError):
@@ -96,7 +96,7 @@ def _own_groups(controller: str) -> Iterator[Path]:
 
 
 def peak_process_bytes() -> int | None:
-    """The most memory that this process has held; None where the system does not tell."""
+    """Peak memory of this process; None if the system does not say."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""Checkpoint -> ONNX files in fp32, fp16 and int8, each put in place only with its proof."""
+"""Export a checkpoint to ONNX in fp32, fp16 and int8. A file is kept only if it agrees with torch."""
 
 import copy
 import hashlib
@@ -54,7 +54,7 @@ class _ExportReport:
     size_mb: float
     """Megabytes of 10^6 bytes."""
     export_s: float
-    """Seconds that making it took, from the model for fp32, from the fp32 graph for the others."""
+    """Seconds it took to make: fp32 from the model, the others from the fp32 graph."""
     agreement: Agreement
     failure: str | None
     """Why it was not kept."""
@@ -63,7 +63,7 @@ class _ExportReport:
 
 
 def default_num_clips(checkpoint: Checkpoint) -> int:
-    """Clips that a file of this model is tried on when the user names no number."""
+    """Number of clips to test a file on by default."""
     return 200 if sum(weight.numel() for weight in checkpoint.weights.values()) <= _MAX_SMALL_NETWORK else 32
 
 
@@ -76,9 +76,9 @@ def export_files(
     gates: ExportGates,
     opset: int = DEFAULT_OPSET,
 ) -> list[_ExportReport]:
-    """Write <stem>.onnx, <stem>_fp16.onnx and <stem>_int8.onnx, each once it has passed its gate against torch.
+    """Write <stem>.onnx, <stem>_fp16.onnx and <stem>_int8.onnx, as far as they pass their gates.
 
-    A file that fails is not kept, nor an earlier one of its name; its report says why.
+    A file that fails is deleted, and so is an earlier one of the same name; its report says why.
     """
     model = build_from_checkpoint(checkpoint)
     reference = Reference(torch_scorer(model, device=torch.device("cpu")), clips, model.clip)
@@ -150,7 +150,7 @@ def in_precision(fp32: onnx.ModelProto, precision: str) -> onnx.ModelProto:
 
 
 def save_onnx(proto: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> None:
-    """Write the graph with its metadata, unproven."""
+    """Write the graph with its metadata."""
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata, ensure_ascii=False)})
     onnx.save(proto, str(path))
 
@@ -181,7 +181,7 @@ def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelPr
 
 
 def to_fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights and arithmetic in half precision but where that is too coarse; inputs and outputs stay as they are."""
+    """Convert to half precision, except where it is too coarse. Inputs and outputs keep their types."""
     # Imported here since onnxruntime.transformers takes a while, and few exports need it.
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -203,7 +203,7 @@ def to_fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_int8(fp32: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights of MatMul, Gemm and Conv in 8 bits, one scale per channel."""
+    """Store the weights of MatMul, Gemm and Conv in 8 bits, with one scale per channel."""
     # Matrix products are computed in 8 bits too, with activations that are quantised as they come. Convolutions are
     # computed in fp32 from their stored weights: a quarter of the size, and no faster. In 8 bits (ConvInteger) r3d_18
     # was no faster on AVX2 either, and further from torch.
@@ -264,7 +264,7 @@ def _store_convolutions_in_8_bits(proto: onnx.ModelProto) -> None:
 
 
 def weights_digest(checkpoint: Checkpoint) -> str:
-    """Tells one training's network from another's: shortened SHA-256 of all weights."""
+    """SHA-256 of all weights, shortened."""
     digest = hashlib.sha256()
     for name, weight in sorted(checkpoint.weights.items()):
         digest.update(name.encode() + weight.contiguous().numpy().tobytes())
@@ -311,7 +311,7 @@ def measure_latencies(
 
 
 def find_outdated_files(stem: Path, reports: Sequence[_ExportReport], checkpoint: Checkpoint) -> list[Path]:
-    """Files under the names of <stem>'s precisions that were not made now and hold other weights."""
+    """Files that an earlier export left under <stem>'s names, and whose weights are not this checkpoint's."""
 
     def holds_these_weights(path: Path) -> bool:
         try:
@@ -324,7 +324,7 @@ def find_outdated_files(stem: Path, reports: Sequence[_ExportReport], checkpoint
 
 
 def format_reports(reports: Sequence[_ExportReport]) -> str:
-    """The proof as a table."""
+    """The reports as a table."""
     header = ["", "nodes", "MB", "made in s", "largest diff", "agreement", "accuracy"]
     header += [f"ms, batch {size} (p95)" for size in _LATENCY_BATCH_SIZES]
     rows = [header]

@@ -1,4 +1,4 @@
-"""What `--video_path` names: videos, folders, a list on stdin, or one camera or stream; and a process's share."""
+"""What `--video_path` names: videos, folders, a list on stdin, or a camera; and each process's share of it."""
 
 import os
 import sys
@@ -17,13 +17,13 @@ _STDIN = "-"
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     videos: tuple[Path, ...] = ()
-    """In the order given; those of a folder sorted."""
+    """In the order given; within a folder, sorted."""
     live: str | None = None
-    """A camera's number or a stream's URL; then there are no videos."""
+    """A camera's number or a stream's URL. There are no videos then."""
     root: Path | None = None
-    """The folder below which all videos are, where many were asked for; None for one video."""
+    """The folder that holds all videos; None for a single video."""
     folders: tuple[Path, ...] = ()
-    """Those that were searched."""
+    """The folders that were searched."""
 
 
 def find_inputs(names: Sequence[str], *, stdin: TextIO | None = None) -> Inputs:
@@ -65,7 +65,7 @@ def _read_names(stdin: TextIO | None) -> list[str]:
 
 
 def _videos_in(folder: Path) -> list[Path]:
-    """Sorted; links to folders are followed. Raises InputError if there is none, OSError if a folder cannot be read."""
+    """List a folder's videos, sorted. Raises InputError if there are none, OSError if a folder cannot be read."""
 
     def refuse(error: OSError) -> None:
         raise error

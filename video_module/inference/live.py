@@ -1,4 +1,4 @@
-"""Recognition of what happens now: the newest moment of a stream is scored, and nothing waits in a queue."""
+"""Live recognition: the newest clip of a stream is scored, and nothing waits in a queue."""
 
 import threading
 import time
@@ -23,13 +23,13 @@ _RATE_WINDOW_S = 5.0
 
 
 class RecentFrames:
-    """The last moments of a stream, from which clips of equal time steps are cut.
+    """The last moments of a stream, from which clips with equal time steps are cut.
 
-    Frames are found by their time, so that some may be missing. Only one clip's span of small frames is kept.
+    Frames are picked by their times, so a stream may skip some. Only one clip's span of small frames is kept.
     """
 
     def __init__(self, clip: ClipConfig, *, fps: float) -> None:
-        """`fps` is the rate that the clip's stride counts in, unless the clip has a target_fps of its own."""
+        """`fps` is the rate that frame_stride refers to, unless the clip has a target_fps."""
         self.clip = clip
         self.step_s = clip.frame_stride / (clip.target_fps or fps)
         self.span_s = (clip.num_frames - 1) * self.step_s
@@ -50,7 +50,7 @@ class RecentFrames:
             self._frames.popleft()
 
     def clear(self) -> None:
-        """Forget everything: what follows does not continue it."""
+        """Forget all frames."""
         self._frames.clear()
 
     def cut(self) -> np.ndarray | None:
@@ -78,9 +78,9 @@ class LiveLabeller:
         self._recent: deque[tuple[float, np.ndarray]] = deque()
 
     def update(self, time_s: float, scores: np.ndarray) -> tuple[str, float, np.ndarray]:
-        """Label (a class, or UNCERTAIN), its smoothed score (the best class's where uncertain), all smoothed scores.
+        """Return the label (a class, or UNCERTAIN), its smoothed score (or the best one), and all smoothed scores.
 
-        Earlier scores count the less the older they are, and not at all after `smooth_s` seconds.
+        The older a score, the less it counts; after `smooth_s` seconds it is dropped.
         """
         # Half of the triangle that smooths the windows of a file: what comes after is not known yet.
         self._recent.append((time_s, scores))
@@ -97,7 +97,7 @@ class LiveLabeller:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a model says of the moment that ends at `time_s`."""
+    """The answer for the clip that ends at `time_s`."""
 
     time_s: float
     """Of the clip's last frame, in the stream's time."""
@@ -127,11 +127,12 @@ class LiveSession:
         clip_step: int | None = None,
         config: TimelineConfig = DEFAULT_TIMELINE,
     ) -> None:
-        """`clip_step`: least frames from one answer's moment to the next; a quarter of the clip where None."""
+        """`clip_step`: minimum number of frames between two answers; None means a quarter of a clip."""
         self._stream, self._predictor, self._clip_step, self._config = frames, predictor, clip_step, config
         self._readings: SimpleQueue[Reading | Exception] = SimpleQueue()
         self._news = threading.Condition()
-        self._newest: TimedFrame | None = None
+        self.newest: TimedFrame | None = None
+        """The frame that came last."""
         self._recent: RecentFrames | None = None
         self._due_s = -np.inf
         self._num_gaps = 0
@@ -161,18 +162,13 @@ class LiveSession:
 
     @property
     def is_over(self) -> bool:
-        """Whether no more readings will come: the stream has ended and its last clip is scored, or all was stopped."""
+        """Whether no more answers will come, since the stream has ended or the session was stopped."""
         return not self._scorer.is_alive()
 
     @property
     def span_s(self) -> float | None:
         """How long a clip is in the stream's time; None before the first frame."""
         return None if self._recent is None else self._recent.span_s
-
-    @property
-    def newest(self) -> TimedFrame | None:
-        """The frame that came last."""
-        return self._newest
 
     def next_reading(self, *, timeout_s: float) -> Reading | None:
         """Wait for the next answer; None if it does not come in time. Raises what the stream or the network raised."""
@@ -217,7 +213,7 @@ class LiveSession:
         self._recent.push(timed.frame, timed.time_s)
         self.num_frames += 1
         self.num_dropped += timed.num_dropped
-        self._newest = timed
+        self.newest = timed
 
     def _score(self) -> None:
         labeller, num_gaps = None, 0
@@ -247,10 +243,10 @@ class LiveSession:
             )
 
     def _wait_for_clip(self) -> tuple[TimedFrame, np.ndarray] | None:
-        """The newest frame and the clip that ends there, once an answer is due; None when all is over."""
+        """Wait until an answer is due; returns the newest frame and the clip that ends with it, or None at the end."""
         with self._news:
             while not self._is_stopped:
-                timed = self._newest
+                timed = self.newest
                 if timed is not None and timed.time_s >= self._due_s:
                     # Looked at again with the next frame, if the clip is not whole yet.
                     self._due_s = np.nextafter(timed.time_s, np.inf)
@@ -263,7 +259,7 @@ class LiveSession:
         return None
 
     def _step_s(self, fps: float) -> float:
-        """Seconds from one answer's moment to the next, a little less than a whole number of frames."""
+        """Minimum seconds between two answers, a little less than a whole number of frames."""
         if self._clip_step is None:
             return self._recent.span_s / ANSWERS_PER_CLIP
         return (self._clip_step - 1e-3) / (self._predictor.clip.target_fps or fps)

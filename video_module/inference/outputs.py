@@ -1,4 +1,4 @@
-"""Where the answers for many videos go: one place for each, and a log of lines from which a broken run goes on."""
+"""Where the answers for many videos go: a file for each, and a log from which an interrupted run goes on."""
 
 import hashlib
 import json
@@ -17,11 +17,10 @@ _LINE_BEGIN = b'{"video": "'
 
 
 def plan_outputs(inputs: Inputs, options: Mapping[str, tuple[Path | None, str]]) -> dict[Path, dict[str, Path]]:
-    """Where each video's files go; `options` gives each flag's path, if it was given, and the suffix of its files.
+    """Decide where each video's files go. `options` maps each flag to its path, or None, and its files' suffix.
 
-    One video's files are the paths themselves; for many, the paths are folders, and a file lies in them as its video
-    lies below inputs.root. Raises InputError, before any work, if a file would replace one of the videos, or cannot be
-    written.
+    For one video the paths are its files. For many they are folders, which repeat the folders below inputs.root.
+    Raises InputError, before any work, if a file would replace one of the videos, or cannot be written.
     """
     options = {flag: (path, suffix) for flag, (path, suffix) in options.items() if path}
     videos = inputs.videos
@@ -72,14 +71,14 @@ def check_log(path: Path, inputs: Inputs) -> None:
 
 
 class ResultLog:
-    """JSON Lines, one for each video as soon as it is done, from which a run that was broken off goes on.
+    """JSON Lines, one for each video as soon as it is done, from which an interrupted run goes on.
 
     Processes that share the work (Shard) write a file each, X-00000-of-00004.jsonl …. Videos whose line holds an error
     are tried again; of two lines for one video the later one counts.
     """
 
     def __init__(self, path: Path, *, shard: Shard, run: Mapping[str, Any]) -> None:
-        """`run` is what the answers depend on besides the video; it is part of each line.
+        """`run` holds the settings that the answers depend on; it is part of each line.
 
         Raises InputError if a file of that name holds lines of another run, or other text.
         """
@@ -91,7 +90,7 @@ class ResultLog:
         of_this_name = re.compile(rf"{re.escape(path.stem)}(-\d+-of-\d+)?{re.escape(path.suffix)}")
         files = sorted(file for file in folder.iterdir() if of_this_name.fullmatch(file.name))
         self.done = {video for file in files for video in self._read(file)}
-        """Videos, by the name they were given, that have an answer."""
+        """The videos that have an answer, as they were named."""
         if self.path.is_file():
             self._drop_broken_line()
         self._file = open(self.path, "ab")  # noqa: SIM115 (closed by __exit__)
@@ -131,7 +130,7 @@ class ResultLog:
         return videos
 
     def _drop_broken_line(self) -> None:
-        """Cut off what a run that was killed wrote of its last line. Raises InputError if that is no part of a line."""
+        """Cut off a last line that was not finished. Raises InputError if it is not the beginning of one of ours."""
         content = self.path.read_bytes()
         rest = content[content.rfind(b"\n") + 1 :]
         if not _LINE_BEGIN.startswith(rest[: len(_LINE_BEGIN)]):
@@ -140,6 +139,6 @@ class ResultLog:
 
 
 def file_digest(path: Path) -> str:
-    """Tells one model file from another: shortened SHA-256."""
+    """The file's SHA-256, shortened."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -61,7 +61,7 @@ def _text_mask(text: str, size: int, max_width: int) -> np.ndarray:
 
 
 def put_text(frame: np.ndarray, text: str, *, left: int, top: int, size: int, right: int) -> None:
-    """White text into frame, cut at `right`."""
+    """Draw white text into frame, cut off at `right`."""
     mask = _text_mask(text, size, max(1, right - left))
     part = frame[top : top + mask.shape[0], left : max(left, min(left + mask.shape[1], right))]
     mask = mask[: part.shape[0], : part.shape[1]]
@@ -69,13 +69,13 @@ def put_text(frame: np.ndarray, text: str, *, left: int, top: int, size: int, ri
 
 
 def _label_layout(height: int, width: int) -> tuple[int, int]:
-    """Size of the text and of the space around it."""
+    """Text size and padding, in pixels."""
     size = int(np.clip(min(height, width) * 0.075, 9, 64))
     return size, max(2, size // 3)
 
 
 def label_height(height: int, width: int) -> int:
-    """How far down draw_label() reaches."""
+    """Height in pixels of the panel that draw_label() draws."""
     size, pad = _label_layout(height, width)
     return min(height, size + 4 * pad)
 
@@ -138,8 +138,8 @@ def annotated_frames(
 ) -> Iterator[np.ndarray]:
     """Yield the video's frames, uint8 RGB, with the current segment's label, its score bar and the strip drawn in.
 
-    `segments` are those of find_segments(), its defaults where None; `uncertain` is how that label is written. Frames
-    narrower than `min_width` are enlarged before, by a whole number.
+    `segments` default to find_segments(prediction); `uncertain` replaces that label. Frames narrower than `min_width`
+    are enlarged first, by a whole number.
     """
     segments = segments or find_segments(prediction)
     colors = segment_colors(prediction.class_names)
@@ -174,9 +174,9 @@ def write_annotated(
 def iter_write_annotated(
     path: Path, prediction: VideoPrediction, segments: list[Segment] | None = None, *, uncertain: str = UNCERTAIN
 ) -> Iterator[int]:
-    """write_annotated() for callers that may stop midway: yields the frames written so far.
+    """write_annotated() for callers that may stop midway; yields the number of frames written so far.
 
-    The file is there once the iterator has ended; closed before, it leaves none.
+    The file appears when the iterator ends. Closed earlier, it leaves none.
     """
     min_width = _MIN_WEBP_WIDTH if path.suffix.lower() == ".webp" else 1
     with open_video(path, fps=prediction.fps) as writer:

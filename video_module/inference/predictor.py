@@ -1,9 +1,10 @@
-"""A trained model behind one interface, .onnx through onnxruntime or .pth through torch, from clips to whole videos."""
+"""A trained model behind one interface, from .onnx or .pth files, for clips and whole videos."""
 
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoPrediction:
-    """What a model says of a video."""
+    """A model's answer for a video."""
 
     path: Path
     fps: float
@@ -45,11 +46,11 @@ class VideoPrediction:
     """Frames that decoded."""
     class_names: list[str]
     windows: list[Window]
-    scores: np.ndarray = field(init=False)
-    """The video's score: the mean over windows, float64 (num_classes,)."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scores", video_score(np.stack([window.scores for window in self.windows])))
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """The video's score: the mean over windows, float64 (num_classes,)."""
+        return video_score(np.stack([window.scores for window in self.windows]))
 
     @property
     def duration_s(self) -> float:
@@ -69,12 +70,12 @@ class Predictor:
     clip: ClipConfig
     score_clips: ScoreClips
     provider: str
-    """What computes: "cpu", "cuda" or onnxruntime's name of it."""
+    """What it runs on: "cpu", "cuda", or the name of one of onnxruntime's providers."""
     split_digest: str | None = None
     train_sources: tuple[str, ...] = ()
     train_clips: tuple[str, ...] = ()
     weights: str | None = None
-    """What training started from."""
+    """The weights that training started from."""
     precision: str = "fp32"
 
     def summary(self) -> str:
@@ -125,7 +126,7 @@ class Predictor:
             yield self._score(waiting)
 
     def prediction_of(self, path: str | Path, windows: list[Window], *, fps: float) -> VideoPrediction:
-        """The prediction that all windows of score_windows() make up."""
+        """Combine all windows of score_windows() into the video's prediction."""
         return VideoPrediction(
             path=Path(path), fps=fps, num_frames=windows[-1].end, class_names=self.class_names, windows=windows
         )

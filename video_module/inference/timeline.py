@@ -1,4 +1,4 @@
-"""Window scores -> smoothed, labelled segments, and the files that carry them: JSON, CSV, WebVTT."""
+"""From window scores to smoothed, labelled segments, and their files: JSON, CSV, WebVTT."""
 
 import csv
 import dataclasses
@@ -85,7 +85,7 @@ class Labeller:
         self._label: int | None = None
 
     def update(self, scores: np.ndarray) -> int | None:
-        """The class now, given smoothed probabilities (num_classes,); None where it is uncertain."""
+        """Take the next smoothed probabilities, (num_classes,); returns the class, or None if uncertain."""
         best = int(scores.argmax())
         candidate = best if scores[best] >= self._min_score else None
         if self._label is None:
@@ -99,7 +99,7 @@ class Labeller:
 
 
 def _smoothing_s(prediction: VideoPrediction, config: TimelineConfig) -> float:
-    """Seconds over which scores are smoothed: the settings', or as long as the model's clip."""
+    """Seconds to smooth over: the config's, or the length of the model's clip."""
     if config.smooth_s is not None:
         return config.smooth_s
     first = prediction.windows[0]
@@ -186,7 +186,7 @@ def write_csv(path: Path, prediction: VideoPrediction) -> None:
 
 
 def write_vtt(path: Path, segments: list[Segment]) -> None:
-    """Segments as WebVTT subtitles, which players show beside a video of the same name; none where uncertain."""
+    """Segments as WebVTT subtitles, which players show beside a video of the same name; UNCERTAIN ones are left out."""
     write_text(path, "\n".join(_vtt_lines(segments)))
 
 

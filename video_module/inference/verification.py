@@ -1,4 +1,4 @@
-"""The proof of an exported file: the clips it is tried on, what is compared with torch, and the gates it must pass."""
+"""How an exported file is compared with torch: on which clips, by which figures, and what it must reach."""
 
 import math
 from collections.abc import Sequence
@@ -41,22 +41,22 @@ class VerificationClips:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far a file's logits stand from those of torch in fp32."""
+    """How far a file's logits are from those of torch in fp32."""
 
     max_logit_difference: float | None
-    """Over the clips, and over white, black and noise; None where a logit of the file is no number."""
+    """Over the clips, and over white, black and noise; None where one of the file's logits is not finite."""
     max_logit: float
-    """Largest of torch's logits, in magnitude, over the same."""
+    """Torch's largest logit, in magnitude, over the same clips."""
     top1_agreement: float
     """Share of the clips with the same best class."""
     accuracy: float | None
     """Share of the clips with the right best class, where labels are known."""
     torch_accuracy: float | None
     num_predicted_classes: int
-    """Best classes that torch gives the clips: agreement on one alone says little."""
+    """How many classes torch predicts; if it is one, agreement says little."""
 
     def failure(self, precision: str, gates: ExportGates) -> str | None:
-        """Why a file of this precision must not be used; None if it may."""
+        """Why a file of this precision fails its gate; None if it passes."""
         if self.max_logit_difference is None:
             return "gives logits that are no numbers"
         if precision == "fp32":
@@ -73,9 +73,9 @@ class Agreement:
 def load_clips(
     clip: ClipConfig, num_clips: int, *, class_names: Sequence[str], folder: Path | None = None
 ) -> VerificationClips:
-    """Up to `num_clips` clips spread over the videos of a folder of classes, or drawn ones.
+    """Take up to `num_clips` clips from the videos of a folder of classes, or draw them.
 
-    A folder gives fewer where its videos are too short for so many different ones.
+    A folder gives fewer clips if its videos are too short for so many different ones.
     """
     if folder is None:
         labels = [ACTIONS[number % len(ACTIONS)] for number in range(num_clips)]
@@ -121,7 +121,7 @@ def _evenly_spaced(path: Path, clip: ClipConfig, count: int) -> list[np.ndarray]
 
 
 def batch_sizes(clip: ClipConfig) -> tuple[int, ...]:
-    """Batch sizes in which a file is tried, in turns: 1, 2, 3 and 8, or fewer where clips are large."""
+    """The batch sizes to test a file with: BATCH_SIZES, without those too large for memory."""
     return tuple(size for size in BATCH_SIZES if size == 1 or size * math.prod(clip.shape) <= _MAX_BATCH_VALUES)
 
 
@@ -132,7 +132,7 @@ def extreme_clips(clip: ClipConfig) -> np.ndarray:
 
 
 def _score_in_batches(score_clips: ScoreClips, clips: np.ndarray, *, sizes: Sequence[int], desc: str) -> np.ndarray:
-    """Logits (N, num_classes) of clips scored in batches whose sizes alternate."""
+    """Score clips in batches of alternating sizes. Returns logits (N, num_classes)."""
     logits, turns, done = [], cycle(sizes), 0
     with tqdm(total=len(clips), desc=desc, unit="clip", leave=False) as bar:
         while done < len(clips):
@@ -153,7 +153,7 @@ class Reference:
             raise InputError("the checkpoint gives logits that are no numbers; train it again")
 
     def compare(self, score_clips: ScoreClips, *, precision: str) -> Agreement:
-        """Hold a file's scoring against torch's."""
+        """Compare a file's logits with torch's."""
         sizes, batches = self.batch_sizes, []
         if precision == "int8":
             # An int8 file scales a whole batch alike, so load_predictor() scores clip by clip, and so is the agreement

@@ -85,7 +85,7 @@ def watch(
 
 
 def _check_log(path: Path) -> None:
-    """Raise InputError if answers cannot be added to this file, or it holds something else."""
+    """Raise InputError if the file cannot be written, or holds something other than live answers."""
     check_output(path)
     if path.is_file() and path.stat().st_size:
         with open(path, "rb") as file:
@@ -94,7 +94,7 @@ def _check_log(path: Path) -> None:
 
 
 def _show(window: DisplayWindow, session: LiveSession, reading: Reading | None, predictor: Predictor) -> bool:
-    """Show the newest frame with the newest answer; False if the user wants no more."""
+    """Show the newest frame with the newest answer. Returns False once the user closes the window."""
     if session.newest is None:
         time.sleep(_FRAME_S)
         return True
@@ -106,7 +106,7 @@ def _show(window: DisplayWindow, session: LiveSession, reading: Reading | None, 
 
 
 def _report(reading: Reading, last: Reading | None) -> None:
-    """On a terminal one line that changes; elsewhere a line for each change of label."""
+    """Update the status line on a terminal; elsewhere print a line whenever the label changes."""
     if sys.stdout.isatty():
         # Blanks overwrite the rest of a longer line. There is a code that clears a line, but not every console of
         # Windows knows it.

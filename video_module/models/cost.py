@@ -85,7 +85,7 @@ def format_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None
 
 
 def format_models() -> str:
-    """A table of all models: what each costs with 400 classes, what it takes, where its weights are from."""
+    """A table of all models: cost with 400 classes, input, and where weights come from."""
     header = ("model", "M parameters", "GMACs", "clip (T x H x W)", "resize", "--weights", "paper")
     rows = [header, *(_row(spec, measure_cost(name)) for name, spec in MODELS.items())]
     return align(rows, left=(0, *range(3, len(header))), indent="")

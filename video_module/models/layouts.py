@@ -117,7 +117,7 @@ def inflate(conv2d_weight: Tensor, time: int) -> Tensor:
 
 
 def find_weights(content: Mapping, *, origin: str) -> dict[str, Tensor]:
-    """The tensors of a loaded file by name, whatever training program wrapped them up.
+    """The tensors of a loaded file by name, taken out of what training programs wrap around them.
 
     Raises InputError if there are none.
     """
@@ -141,7 +141,7 @@ def match_layout(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tu
 
 
 def fitting(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> set[str]:
-    """Names that both have, in equal shape."""
+    """Names that both have, with tensors of equal shape."""
     return {key for key, value in weights.items() if key in own and own[key].shape == value.shape}
 
 
@@ -156,7 +156,7 @@ def _convert(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], layout: L
 
 
 def outline(keys: Collection[str], among: Collection[str]) -> str:
-    """Names of tensors in a line; where all of a module's are meant, its name stands for them: `layer4.*`."""
+    """List names of tensors in one line. Where all of a module's are in it, the module stands for them: `layer4.*`."""
     keys, texts = set(keys), {}
     for key in among:
         if key not in keys:

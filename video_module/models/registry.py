@@ -62,7 +62,7 @@ class ModelSpec:
         target_fps: float | None = None,
         img_size: int | None = None,
     ) -> ClipConfig:
-        """The model's ClipConfig with what the user wants otherwise; resizing keeps its proportion to the crop."""
+        """The model's ClipConfig with the user's changes. `resize` keeps its proportion to the crop."""
         clip = self.clip
         if img_size:
             scale = img_size / clip.crop
@@ -77,7 +77,7 @@ class ModelSpec:
         )
 
     def train_config(self, *, weights: str, given: Mapping[str, Any]) -> TrainConfig:
-        """TrainConfig from its defaults, this model's recipe, and what the user gave, the later winning."""
+        """TrainConfig's defaults, replaced by this model's recipe, replaced by what the user gave."""
         settings = dict(self.recipe)
         if not self.has_drop_path:
             settings["drop_path"] = 0.0
@@ -215,7 +215,7 @@ assert len(MODELS) == len(_SPECS), "two models have one name"
 
 
 def get_spec(name: str) -> ModelSpec:
-    """Look a model up. Raises InputError naming those there are."""
+    """Look up a model. Raises InputError that lists the models."""
     if name not in MODELS:
         raise InputError(f"no model named {name!r}; there are {', '.join(MODELS)}")
     return MODELS[name]

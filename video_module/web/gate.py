@@ -1,4 +1,4 @@
-"""What reaches Gradio's server: the addresses that the page needs, requests of bounded size."""
+"""What may reach Gradio's server: the addresses that the page needs, in requests of bounded size."""
 
 import asyncio
 import re
@@ -112,7 +112,7 @@ class Gate:
 
 
 def _busy(headers: Headers, text: str) -> Response:
-    """In the place of Gradio's answer when its queue is full."""
+    """What a visitor gets instead of Gradio's answer when the queue is full."""
     # 503 is what gradio_client and scripts understand. For a 503, though, Gradio's page shows an English text of its
     # own, so browsers get another status.
     status = 429 if headers.get("user-agent", "").startswith("Mozilla/") else 503
@@ -120,7 +120,7 @@ def _busy(headers: Headers, text: str) -> Response:
 
 
 def upload_route(storage: Storage, limits: Limits) -> Route:
-    """Takes the place of Gradio's: each upload gets a folder of its own, and leaves nothing where it fails.
+    """Replaces Gradio's: each upload gets a folder of its own, and leaves nothing behind if it fails.
 
     Gradio's own puts equal files of two visitors into one place, so that neither could be deleted.
     """

@@ -41,7 +41,7 @@ _NUM_PAUSES = 50
 
 
 class Handlers:
-    """The functions behind the page, over models by the name that the visitor sees.
+    """The functions behind the page. Models go by the names that the visitor sees.
 
     Those that take long are generators: Gradio stops them between two steps when the visitor cancels or goes away.
     """
@@ -93,7 +93,7 @@ class Handlers:
     def watch_camera(
         self, frame: np.ndarray | Refused | None, model: str, watch: CameraWatch | None, request: gr.Request
     ) -> tuple[Any, ...]:
-        """(frame, label, what is known of this camera)."""
+        """Returns (frame, label, state of this camera)."""
         with in_visitors_language(request) as texts:
             if isinstance(frame, Refused):
                 raise frame
@@ -186,7 +186,7 @@ def _draw_timeline(
 
 @contextmanager
 def in_visitors_language(request: gr.Request) -> Iterator[dict[str, str]]:
-    """The texts in the visitor's language; what is Refused inside becomes a message."""
+    """Give the texts in the visitor's language; show a Refused that is raised inside as a message."""
     texts = texts_for(request.headers.get("accept-language"))
     try:
         yield texts
@@ -195,7 +195,7 @@ def in_visitors_language(request: gr.Request) -> Iterator[dict[str, str]]:
 
 
 def uploaded_path(video: str | None) -> str:
-    """The path of an upload. Raises Refused if there is none, or a link in its place."""
+    """The path of an upload. Raises Refused if there is none, or a link instead."""
     if not video:
         raise Refused("no_video")
     if video.startswith(("http:", "https:")):

@@ -25,11 +25,11 @@ class Limits:
     max_file_mb: int = setting(200, "largest upload, in megabytes (10^6 bytes)")
     max_seconds: int = setting(120, "longest video, and longest live session, in seconds")
     concurrency: int | None = setting(
-        None, "videos recognised at once, and live sessions at once", default="half of the cores"
+        None, "videos recognised at a time, and live sessions at a time", default="half of the cores"
     )
     queue_size: int = setting(20, "requests that may wait; more are told that the server is busy")
-    keep_minutes: int = setting(15, "minutes after their last use at which files are deleted, if not before")
-    max_disk_mb: int = setting(4000, "room for all visitors' files, in megabytes")
+    keep_minutes: int = setting(15, "delete files this many minutes after their last use, if not before")
+    max_disk_mb: int = setting(4000, "disk space for all visitors' files, in megabytes")
 
     def __post_init__(self) -> None:
         for name in ("max_file_mb", "max_seconds", "queue_size", "keep_minutes"):

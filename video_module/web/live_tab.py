@@ -1,4 +1,4 @@
-"""The live tab: a file or a camera, watched as it goes on."""
+"""The live tab: a file or a camera, recognised as it plays."""
 
 import time
 from collections.abc import Iterator

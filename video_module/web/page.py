@@ -198,7 +198,7 @@ def _build_live_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, exampl
 
 
 def _connect_box(do: Handlers, video: gr.File, samples: gr.Dataset, examples: Sequence[Path], *, slot: str) -> None:
-    """An example goes into the box when it is clicked; what is in the box belongs to the visitor."""
+    """Put an example into the box when it is clicked, and note whose video is in it."""
     samples.click(lambda index: str(examples[index]), samples, video, **_ASIDE)
     video.change(do.keep_in(slot), video, None, **_ASIDE)
 
