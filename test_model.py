@@ -79,7 +79,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    cli.prepare_process()
+    cli.prepare_process(has_workers=True)
     if args.results:
         show_folds(args)
     elif args.compare:

@@ -118,10 +118,14 @@ def fraction(text: str) -> float:
     return _checked(value := float(text), is_allowed=0 <= value < 1, rule="be at least 0 and below 1")
 
 
-def prepare_process() -> None:
-    """Set what torch, OpenMP, albumentations and tqdm read when they are first imported; call this before."""
+def prepare_process(*, has_workers: bool = False) -> None:
+    """Set what torch, OpenMP, albumentations and tqdm read when they are first imported; call this before.
+
+    `has_workers`: whether decoding processes will run beside this one.
+    """
     # OpenMP's idle threads spin by default, and would take the cores that the decoding processes need.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if has_workers:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # albumentations asks the network for a newer version of itself whenever it is imported.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     # Of the processes that torchrun starts, the first one speaks for all. Replacing stdout silences every print() of
