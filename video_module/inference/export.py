@@ -182,7 +182,6 @@ def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelPr
 
 def to_fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
     """Convert to half precision, except where it is too coarse. Inputs and outputs keep their types."""
-    # Imported here since onnxruntime.transformers takes a while, and few exports need it.
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     # What comes before the first layer is normalisation from 0..255, whose steps fp16 is too coarse for.

@@ -28,7 +28,7 @@ def plan_outputs(inputs: Inputs, options: Mapping[str, tuple[Path | None, str]])
         check_output(path, folder=inputs.root is not None)
         if suffix == ".mp4":
             _check_video_output(path, flag, inputs)
-    # Absolute but not resolved, since links are what the videos are named by.
+    # Absolute but not resolved: a video that is a link keeps the name and the place that it was given.
     absolute = {video: Path(os.path.abspath(video)) for video in videos}  # noqa: PTH100
     stems = Counter(video.with_suffix("") for video in absolute.values())
     originals = {file_key(video) for video in videos}

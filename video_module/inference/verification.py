@@ -18,8 +18,8 @@ from video_module.data.transforms import center_view
 from video_module.errors import InputError
 from video_module.scores import ScoreClips
 
-# A graph that took the batch size for a constant would pass with any one size. 1 and 3 are odd, and 1 is the size that
-# exporters like to specialise on.
+# A graph that took the batch size for a constant would pass a test with that size alone. 1 is among them because
+# exporters treat it specially.
 BATCH_SIZES = (1, 2, 3, 8)
 
 # Pixel values of one batch. Three clips of 32x224x224 take some 4 GB in swin3d_t, and eight would take 11.

@@ -20,8 +20,8 @@ from video_module.scores import top_k
 
 _LINE_BEGIN = b'{"source": "'
 
-# Without a window, the wait for an answer ends this often to see whether it is time to stop. With a window, the loop
-# never waits for an answer, but a sixtieth of a second for each frame that it shows.
+# Without a window, waiting for an answer is interrupted this often to see whether it is time to stop. With a window, the
+# loop shows a frame every sixtieth of a second instead, and does not wait for answers.
 _WAIT_S = 0.2
 _FRAME_S = 1 / 60
 
@@ -75,7 +75,7 @@ def watch(
     if not latencies:
         span = "" if session.span_s is None else f" ({session.span_s:.1f} s)"
         raise InputError(f"{stream}: watched for {seconds:.1f} s, less than a whole clip of the model{span}")
-    # How many frames a camera dropped, it does not tell.
+    # Cameras do not tell how many frames they dropped.
     dropped = f", {session.num_dropped} dropped" if isinstance(stream, Path) else ""
     return (
         f"{seconds:.0f} s: {session.num_frames} frames{dropped}; {len(latencies)} windows, "

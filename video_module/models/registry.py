@@ -192,7 +192,7 @@ _SPECS = (
         head="fc8",
         features="conv4b",  # 4 x 14 x 14; conv5b has 2 x 7 x 7
         weights_files="c3d.pickle (Sports-1M), ucf101-caffe.pth, mmaction's c3d_sports1m_pretrain*.pth",
-        # Nothing normalises its activations, so that it bears a tenth of the others' rate.
+        # A tenth of the others' rate, since nothing normalises the activations.
         recipe={**_CONVOLUTIONAL, "lr": 1e-4},
         paper="Tran et al., Learning Spatiotemporal Features with 3D Convolutional Networks, ICCV 2015",
     ),

@@ -28,7 +28,7 @@ def mc3_18(*, num_classes: int, clip: ClipConfig) -> nn.Module:
 def s3d(*, num_classes: int, clip: ClipConfig) -> nn.Module:
     """torchvision's mean over 2 x 7 x 7 cells asks for 14 frames of 224 x 224; smaller clips get a smaller mean."""
     net = torchvision_s3d(num_classes=num_classes)
-    # Three poolings halve the time axis, and four the sides. All round up but the last one.
+    # The time axis is halved three times and each side five times. All of that rounds up but the last pooling.
     time = -(-clip.num_frames // 4) // 2
     side = -(-clip.crop // 16) // 2
     net.avgpool = nn.AvgPool3d((min(2, time), min(7, side), min(7, side)), stride=1)

@@ -36,7 +36,7 @@ _PROGRESS = gr.Progress()
 # Of the timeline's letters: readable on white and on black, since the picture does not know the visitor's theme.
 _INK = "#7d8590"
 
-# A handler can be cancelled only where it yields. While a video is drawn, that is so often.
+# A handler can be cancelled only where it yields; while it draws a video, it yields this often.
 _NUM_PAUSES = 50
 
 
@@ -66,7 +66,7 @@ class Handlers:
                 with self.storage.using(folder):
                     files = yield from self._write_files(folder, prediction, segments, model, bar, texts)
             except BaseException:
-                # A cancelled handler ends by GeneratorExit, which is no Exception.
+                # A cancelled handler ends by GeneratorExit, which is not an Exception.
                 self.storage.drop(folder)
                 raise
             self.storage.own(files[0], session=request.session_hash, slot="result")

@@ -13,8 +13,8 @@ from video_module.machine import available_cores
 # Of frames, upright or on their side. A frame of 4K is 28 MB once decoded, and several are held at a time.
 MAX_WIDTH, MAX_HEIGHT = 4096, 2304
 
-# A second counts as this many frames at most. The header claims a rate, and one of a million frames a second would make
-# the limit in seconds worth nothing.
+# A second counts as this many frames at most. Otherwise a header that claims a million frames a second would lift the
+# limit on a video's length.
 _MAX_FPS = 60
 
 

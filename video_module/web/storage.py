@@ -26,8 +26,7 @@ class Storage:
         self._last_use: dict[Path, float] = {}
         self._users: dict[Path, int] = {}
         self._owned: dict[tuple[str, str], Path] = {}
-        # Deleted as far as possible. Windows does not delete a file that is open, such as one that is being sent; these
-        # are tried again.
+        # Folders to delete again: Windows keeps files that are open, such as one that is being sent.
         self._kept: set[Path] = set()
         self._promised = 0
 
