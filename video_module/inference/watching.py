@@ -20,8 +20,8 @@ from video_module.scores import top_k
 
 _LINE_BEGIN = b'{"source": "'
 
-# Without a window, waiting for an answer is interrupted this often to see whether it is time to stop. With a window, the
-# loop shows a frame every sixtieth of a second instead, and does not wait for answers.
+# Without a window, waiting for an answer is interrupted this often to see whether it is time to stop. With a window,
+# the loop shows a frame every sixtieth of a second instead, and does not wait for answers.
 _WAIT_S = 0.2
 _FRAME_S = 1 / 60
 
