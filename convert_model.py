@@ -25,15 +25,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--output_dir", type=Path, help="where X.onnx and X_export.json go (default: beside the checkpoint, or .)"
     )
     parser.add_argument(
-        "--verify_dir", type=Path, help="folder of classes whose videos the files are tried on (default: drawn clips)"
+        "--verify_dir", type=Path, help="folder of classes whose videos the files are tested on (default: drawn clips)"
     )
     parser.add_argument(
         "--num_verify_clips", type=cli.positive_int, help="clips (default: 200; 32 for more than 5 M parameters)"
     )
-    parser.add_argument("--num_threads", type=cli.positive_int, help="cores for the latencies (default: all)")
-    gates = parser.add_argument_group("gates: a file that misses its own is not kept")
+    parser.add_argument("--num_threads", type=cli.positive_int, help="CPU cores for the latencies (default: all)")
+    gates = parser.add_argument_group("gates; a file that fails its own is not kept")
     cli.add_config_arguments(gates, ExportGates)
-    parser.add_argument("--describe", type=Path, metavar="X.onnx", help="print what a file takes and gives, and stop")
+    parser.add_argument(
+        "--describe", type=Path, metavar="X.onnx", help="print a file's inputs, outputs and metadata, and stop"
+    )
     args = parser.parse_args(argv)
     if sum(value is not None for value in (args.checkpoint, args.model_type, args.describe)) != 1:
         parser.error("give one of --checkpoint, --model_type and --describe")
@@ -57,10 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     from video_module.inference import export
     from video_module.inference.verification import load_clips
 
-    try:
-        gates = ExportGates(**cli.given(args, ExportGates))
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    gates = cli.read_config(args, ExportGates)
     if args.checkpoint:
         checkpoint, name, folder = load_checkpoint(args.checkpoint), args.checkpoint.stem, args.checkpoint.parent
     else:
@@ -73,13 +72,13 @@ def main(argv: list[str] | None = None) -> None:
     reports = export.export_files(
         checkpoint, stem, precisions=args.precision, clips=clips, gates=gates, opset=args.opset
     )
-    reports = export.with_latency(reports, clips.clips, num_threads=args.num_threads)
+    reports = export.measure_latencies(reports, clips.clips, num_threads=args.num_threads)
     print(export.format_reports(reports))
     if len(clips.clips) < num_clips:
         print(f"  only {len(clips.clips)} different clips were found, {num_clips} were wanted")
     if reports[0].agreement.num_predicted_classes < min(2, len(checkpoint.class_names)):
         print("  torch gives all clips the same class: agreement on it says little")
-    for path in export.strangers(stem, reports, checkpoint):
+    for path in export.find_outdated_files(stem, reports, checkpoint):
         print(f"  {path} is of other weights: export it again, or delete it")
     report_path = stem.with_name(f"{name}_export.json")
     write_json(

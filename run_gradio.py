@@ -14,7 +14,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--onnx_model_path",
         nargs="+",
         required=True,
-        help="X.onnx, X.pth or the name of a model with published weights; several: a choice",
+        help="X.onnx, X.pth, or the name of a model with published weights; several to let visitors choose",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network")
     parser.add_argument("--port", type=cli.port, default=7860, help="port to listen on")
@@ -22,13 +22,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--share", action=argparse.BooleanOptionalAction, default=False, help="a public link through gradio.live"
     )
     parser.add_argument(
-        "--auth", type=name_and_password, action="append", metavar="USER:PASSWORD", help="who may enter; repeatable"
+        "--auth", type=name_and_password, action="append", metavar="USER:PASSWORD", help="require a login; repeatable"
     )
-    parser.add_argument("--root_path", default="", help="where a proxy puts the page, such as /actions")
+    parser.add_argument("--root_path", default="", help="path under which a proxy serves the page, such as /actions")
     cli.add_config_arguments(parser.add_argument_group("limits"), Limits)
     cli.add_config_arguments(parser.add_argument_group("timeline"), TimelineConfig)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--num_threads", type=cli.positive_int, help="cores for the network (default: all)")
+    parser.add_argument("--num_threads", type=cli.positive_int, help="CPU cores for the network (default: all)")
     return parser.parse_args(argv)
 
 
@@ -42,15 +42,11 @@ def name_and_password(text: str) -> tuple[str, str]:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    from video_module.errors import InputError
     from video_module.inference.predictor import load_predictor
     from video_module.inference.published import find_model
     from video_module.web.server import serve
 
-    try:
-        limits, config = Limits(**cli.given(args, Limits)), TimelineConfig(**cli.given(args, TimelineConfig))
-    except ValueError as error:
-        raise InputError(f"--{error}") from None
+    limits, config = cli.read_config(args, Limits), cli.read_config(args, TimelineConfig)
     predictors = {}
     for model in args.model:
         path = find_model(model)

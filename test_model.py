@@ -79,7 +79,7 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    cli.let_first_process_speak()
+    cli.prepare_process(has_workers=True)
     if args.results:
         from video_module.report import folds
 
@@ -105,8 +105,6 @@ def write_summary(args: argparse.Namespace, name: str, content: dict[str, Any]) 
 def evaluate(args: argparse.Namespace, command: str) -> None:
     """Score the videos, each of torchrun's processes its share; the first reports."""
     check_paths(args)
-    # Before anything imports torch, which reads the setting only once.
-    cli.let_workers_have_the_cores()
     import numpy as np
 
     from video_module.data.dataset import Views

@@ -72,8 +72,7 @@ def main(argv: list[str] | None = None, *, on_epoch: "Callable[[Progress], None]
     if args.preview and args.preview.suffix not in cli.PICTURE_SUFFIXES:
         raise InputError(f"--preview {args.preview}: a picture's name ends in {' or '.join(cli.PICTURE_SUFFIXES)}")
     config = get_spec(args.model_type).train_config(weights=weights_of(args), given=cli.given(args, TrainConfig))
-    cli.let_first_process_speak()
-    cli.let_workers_have_the_cores()
+    cli.prepare_process(has_workers=True)
     from video_module.engine.distributed import join_group
 
     with join_group(args.device) as group:

@@ -41,7 +41,7 @@ WITHOUT_TORCH = [
     ),
     "video_module.background",
     "video_module.data.capture",
-    *(f"video_module.inference.{name}" for name in ("live", "watching", "sources", "outputs", "published")),
+    *(f"video_module.inference.{name}" for name in ("live", "watching", "inputs", "outputs", "published")),
     "video_module.web.page",
     "video_module.web.server",
     "video_module.web.gate",

@@ -87,7 +87,7 @@ def test_the_other_processes_of_a_job_may_print_anything(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("TQDM_DISABLE", "")
     monkeypatch.setattr(sys, "stdout", sys.stdout)
-    cli.let_first_process_speak()
+    cli.prepare_process()
     with sys.stdout:
         print("█ \udcff ёлка")
         assert sys.stdout.name == os.devnull

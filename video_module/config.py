@@ -231,10 +231,10 @@ class TimelineConfig:
 
     smooth_s: float | None = setting(
         None,
-        "seconds over which a window's scores are averaged with its neighbours'; 0: none",
+        "average a window's scores with its neighbours' over this many seconds; 0: do not",
         default="the clip's length",
     )
-    min_score: float = setting(0.3, "least smoothed score of a segment's class; below it the label is uncertain")
+    min_score: float = setting(0.3, "minimum smoothed score for a label; below it the label is uncertain")
     hysteresis: float = setting(0.1, "lead that another class needs before the label changes")
 
     def __post_init__(self) -> None:
@@ -249,16 +249,19 @@ PRECISIONS = ("fp32", "fp16", "int8")
 """Of exported files."""
 OPSETS = range(18, 24)
 """Versions of ONNX's operators that a network can be exported in."""
-DEFAULT_OPSET = 20  # the first with Gelu as one node
+# The first in which Gelu is one node.
+DEFAULT_OPSET = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportGates:
     """What an exported file must reach, against torch in fp32; every field is a flag of convert_model.py."""
 
-    fp32_tolerance: float = setting(1e-4, "fp32: largest difference of a logit, times max(1, largest logit)")
-    fp16_agreement: float = setting(0.995, "fp16: least share of the clips with the same best class")
-    int8_agreement: float = setting(0.99, "int8: least share of the clips with the same best class")
+    fp32_tolerance: float = setting(
+        1e-4, "fp32: largest difference of a logit from torch's, times max(1, largest logit)"
+    )
+    fp16_agreement: float = setting(0.995, "fp16: minimum share of clips with torch's best class")
+    int8_agreement: float = setting(0.99, "int8: minimum share of clips with torch's best class")
 
     def __post_init__(self) -> None:
         if not 0 < self.fp32_tolerance < math.inf:

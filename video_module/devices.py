@@ -8,7 +8,7 @@ from video_module.machine import share_of_cores
 
 
 def parse_device(device: str) -> tuple[str, int]:
-    """Take `auto`, `cpu`, `cuda` or `cuda:1` apart into kind and index. Raises InputError on anything else.
+    """Split `auto`, `cpu`, `cuda` or `cuda:1` into kind and index. Raises InputError on anything else.
 
     `auto:1`, which torchrun's second process gets, is cuda:1 where there is CUDA.
     """
@@ -19,9 +19,9 @@ def parse_device(device: str) -> tuple[str, int]:
 
 
 def own_device(device: str) -> str:
-    """What --device means to one of several processes on a machine: the GPU of its LOCAL_RANK.
+    """The device of one of several processes on a machine: the GPU of its LOCAL_RANK, if the launcher sets one.
 
-    As it is where the launcher sets none. Raises InputError if it names one GPU for all.
+    Raises InputError if --device names one GPU for all of them.
     """
     kind, _ = parse_device(device)
     if "LOCAL_RANK" not in os.environ:
@@ -32,8 +32,6 @@ def own_device(device: str) -> str:
 
 
 def own_threads(num_threads: int | None) -> int | None:
-    """What --num_threads means to one of several processes on a machine: where none is given, its part of the cores.
-
-    Else each would take all, and they would wait for one another.
-    """
+    """The threads of one of several processes on a machine: by default its share of the cores."""
+    # If each took all cores, they would wait for one another.
     return share_of_cores() if num_threads is None and "LOCAL_WORLD_SIZE" in os.environ else num_threads

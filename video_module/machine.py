@@ -1,4 +1,4 @@
-"""This machine: what a process may use of it, and how it is described beside a figure. Standard library only."""
+"""What this process may use of the machine, and how to describe the machine. Standard library only."""
 
 import math
 import os
@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+# Whoever does something else on Windows looks it up here, so that a test can change it in one place.
 ON_WINDOWS = os.name == "nt"
-"""Looked up here by whoever must go another way there, so that a test can ask for that way."""
-
 
 _OWN_CGROUPS, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
@@ -36,16 +35,18 @@ def describe_machine(packages: Sequence[str] = ("torch", "onnxruntime")) -> dict
 def available_cores() -> int:
     """Cores that this process may use: the machine's, or a container's or scheduler's part of them, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([cores, *map(math.ceil, _core_limits())]))
+    files = ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")  # versions 2 and 1
+    limits = (math.ceil(quota / period) for quota, period in _limits("cpu", *files))
+    return max(1, min([cores, *limits]))
 
 
 def share_of_cores() -> int:
-    """Cores for this process: those that it may use, by the number of torchrun's processes on this machine."""
+    """This process's share of the cores, among torchrun's processes on this machine."""
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def default_num_workers() -> int:
-    """Decoding processes when the user names no number: one per core of this process's share, eight at most."""
+    """Default number of decoding processes: one per core of this process's share, at most eight."""
     return min(8, share_of_cores())
 
 
@@ -57,33 +58,24 @@ def started_by_torchrun() -> bool:
 def ram_bytes() -> int:
     """Memory that this process may use: the machine's, or a container's or scheduler's part of it.
 
-    Where the system does not tell, 8 GB.
+    8 GB if the system does not say.
     """
     of_machine = 8 * 2**30
     if hasattr(os, "sysconf") and {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(os.sysconf_names):
         of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([of_machine, *_memory_limits()])
+    files = ("memory.max",), ("memory.limit_in_bytes",)  # versions 2 and 1
+    return min([of_machine, *(limit for [limit] in _limits("memory", *files))])
 
 
-def _memory_limits() -> Iterator[int]:
-    """In bytes, of this process's control groups."""
-    for folder in _own_groups("memory"):
-        for file in ("memory.max", "memory.limit_in_bytes"):  # versions 2 and 1
+def _limits(controller: str, *alternatives: tuple[str, ...]) -> Iterator[list[int]]:
+    """Yield the numbers in each of these sets of files, where one of this process's control groups has it."""
+    for folder in _own_groups(controller):
+        for files in alternatives:
             with suppress(OSError):
-                limit = (folder / file).read_text(encoding="utf-8").strip()
-                if limit.isdecimal():  # else it is "max"
-                    yield int(limit)
-
-
-def _core_limits() -> Iterator[float]:
-    """Cores' worth of time that this process's control groups give it."""
-    for folder in _own_groups("cpu"):
-        for files in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):  # versions 2 and 1
-            with suppress(OSError):
-                text = " ".join((folder / file).read_text(encoding="utf-8") for file in files)
-                quota, period = text.split()
-                if quota.isdecimal():  # else it is "max", or -1
-                    yield int(quota) / int(period)
+                words = " ".join((folder / file).read_text(encoding="utf-8") for file in files).split()
+                # Where there is no limit, it says "max" or -1.
+                if words and words[0].isdecimal():
+                    yield [int(word) for word in words]
 
 
 def _own_groups(controller: str) -> Iterator[Path]:
@@ -97,13 +89,14 @@ def _own_groups(controller: str) -> Iterator[Path]:
         if controllers and controller not in controllers.split(","):
             continue
         top = _CGROUPS / controller if controllers else _CGROUPS
-        # a container may be told its name outside, where inside its own files lie on top
+        # A container may be told the name that its group has outside, while inside its files lie on top. So the groups
+        # around it are looked at too, and any of them may set the narrowest limit.
         group = top / name.lstrip("/")
         yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))
 
 
 def peak_process_bytes() -> int | None:
-    """The most memory that this process has held; None where the system does not tell."""
+    """Peak memory of this process; None if the system does not say."""
     try:
         import resource
     except ImportError:  # Windows
@@ -120,6 +113,6 @@ def _processor() -> str:
     fields = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
     fields = {key.strip(): value.strip() for key, value in fields.items()}
     flags = set(fields.get("flags", "").split())
-    # what decides how fast matrix products are, in 8 bits above all
+    # What decides how fast matrix products are, above all in 8 bits.
     known = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8") if name in flags]
     return " ".join([fields.get("model name", platform.machine()), *(["(" + ", ".join(known) + ")"] if known else [])])

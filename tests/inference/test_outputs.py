@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from video_module.errors import InputError
+from video_module.inference.inputs import Inputs, Shard
 from video_module.inference.outputs import ResultLog, check_log, file_digest, plan_outputs
-from video_module.inference.sources import Shard, Sources
 
 RUN = {"model_digest": "abc", "clip_step": None}
 
@@ -17,8 +17,8 @@ def lines(path: Path) -> list[dict]:
 
 def test_files_lie_as_their_videos_do(tmp_path):
     videos = tuple(tmp_path / "in" / name for name in ("a/x.avi", "a/x.mp4", "b/x.avi"))
-    sources = Sources(videos=videos, root=tmp_path / "in")
-    outputs = plan_outputs(sources, {"save_json": (tmp_path / "out", ".json"), "save_csv": (None, ".csv")})
+    inputs = Inputs(videos=videos, root=tmp_path / "in")
+    outputs = plan_outputs(inputs, {"save_json": (tmp_path / "out", ".json"), "save_csv": (None, ".csv")})
     assert [plan["save_json"].relative_to(tmp_path / "out").as_posix() for plan in outputs.values()] == [
         "a/x.avi.json",  # beside x.mp4, whose file would have the same name
         "a/x.mp4.json",
@@ -28,41 +28,41 @@ def test_files_lie_as_their_videos_do(tmp_path):
 
 def test_relative_and_absolute_names_may_be_mixed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sources = Sources(videos=(Path("a/x.avi"), tmp_path / "b/y.avi"), root=tmp_path)
-    outputs = plan_outputs(sources, {"save_json": (Path("out"), ".json")})
+    inputs = Inputs(videos=(Path("a/x.avi"), tmp_path / "b/y.avi"), root=tmp_path)
+    outputs = plan_outputs(inputs, {"save_json": (Path("out"), ".json")})
     assert [plan["save_json"].as_posix() for plan in outputs.values()] == ["out/a/x.json", "out/b/y.json"]
 
 
 def test_no_two_videos_share_a_file(tmp_path):
     videos = tuple(tmp_path / name for name in ("a.avi", "a.mp4", "a.avi.mkv"))
     with pytest.raises(InputError, match=r"a\.avi and .*a\.avi\.mkv would both be written to .*a\.avi\.json"):
-        plan_outputs(Sources(videos=videos, root=tmp_path), {"save_json": (tmp_path / "out", ".json")})
+        plan_outputs(Inputs(videos=videos, root=tmp_path), {"save_json": (tmp_path / "out", ".json")})
 
 
 def test_nothing_is_written_beside_the_output_folder(tmp_path, monkeypatch):
     (tmp_path / "p" / "q").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "p" / "q")
-    sources = Sources(videos=(Path("b.avi"), Path("../../s/a.avi")), root=tmp_path)
-    outputs = plan_outputs(sources, {"save_json": (Path("out"), ".json")})
+    inputs = Inputs(videos=(Path("b.avi"), Path("../../s/a.avi")), root=tmp_path)
+    outputs = plan_outputs(inputs, {"save_json": (Path("out"), ".json")})
     assert [plan["save_json"].as_posix() for plan in outputs.values()] == ["out/p/q/b.json", "out/s/a.json"]
 
 
 def test_annotated_videos_are_not_put_where_videos_are_looked_for(tmp_path):
     """The next run would find them."""
-    sources = Sources(videos=(tmp_path / "in" / "x.avi",), root=tmp_path / "in", folders=(tmp_path / "in",))
+    inputs = Inputs(videos=(tmp_path / "in" / "x.avi",), root=tmp_path / "in", folders=(tmp_path / "in",))
     for place in (tmp_path / "in", tmp_path / "in" / "out"):
         with pytest.raises(InputError, match="lies in a folder that is searched"):
-            plan_outputs(sources, {"save_video": (place, ".mp4")})
-        plan_outputs(sources, {"save_json": (place, ".json")})
-    plan_outputs(sources, {"save_video": (tmp_path / "out", ".mp4")})
+            plan_outputs(inputs, {"save_video": (place, ".mp4")})
+        plan_outputs(inputs, {"save_json": (place, ".json")})
+    plan_outputs(inputs, {"save_video": (tmp_path / "out", ".mp4")})
 
 
 def test_no_video_is_overwritten(tmp_path):
     video = tmp_path / "x.mp4"
     with pytest.raises(InputError, match="would be overwritten"):
-        plan_outputs(Sources(videos=(video,)), {"save_video": (video, ".mp4")})
+        plan_outputs(Inputs(videos=(video,)), {"save_video": (video, ".mp4")})
     with pytest.raises(InputError, match="would be overwritten"):
-        plan_outputs(Sources(videos=(video,), root=tmp_path), {"save_video": (tmp_path, ".mp4")})
+        plan_outputs(Inputs(videos=(video,), root=tmp_path), {"save_video": (tmp_path, ".mp4")})
 
 
 def test_no_video_is_overwritten_under_another_name(tmp_path):
@@ -70,11 +70,11 @@ def test_no_video_is_overwritten_under_another_name(tmp_path):
     video = tmp_path / "x.mp4"
     video.touch()
     os.link(video, tmp_path / "X2.mp4")
-    sources = Sources(videos=(video,))
+    inputs = Inputs(videos=(video,))
     with pytest.raises(InputError, match="would be overwritten"):
-        plan_outputs(sources, {"save_video": (tmp_path / "X2.mp4", ".mp4")})
+        plan_outputs(inputs, {"save_video": (tmp_path / "X2.mp4", ".mp4")})
     with pytest.raises(InputError, match="is one of the videos"):
-        check_log(tmp_path / "X2.mp4", sources)
+        check_log(tmp_path / "X2.mp4", inputs)
 
 
 def test_a_log_goes_on_where_it_stopped(tmp_path):

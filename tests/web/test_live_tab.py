@@ -17,7 +17,7 @@ from video_module.inference.predictor import load_predictor
 from video_module.web import live
 from video_module.web.components import _decode
 from video_module.web.limits import Limits, Refused
-from video_module.web.live import CameraWatch, watch_file
+from video_module.web.live_tab import CameraWatch, watch_file
 from video_module.web.texts import TEXTS
 
 CONFIG = TimelineConfig(min_score=0.0)  # a network of two epochs is sure of nothing
@@ -90,6 +90,31 @@ def test_a_pause_of_the_camera_starts_anew(exported, recording):
             scorers.submit(lambda: None).result()  # what was given before is scored
         assert label is not None
         assert camera.push(frames[90], 90 / 30 + 5, TEXTS["en"])[1] is None
+
+
+def test_a_gap_in_the_camera_resets_the_smoothing(exported, recording):
+    """What was seen before a gap says nothing about what follows it, however long the smoothing."""
+    first, second = np.full(6, -9.0, np.float32), np.full(6, -9.0, np.float32)
+    first[0] = second[1] = 9.0
+    logits = [first]
+    predictor = dataclasses.replace(
+        load_predictor(exported), score_clips=lambda clips: np.repeat(logits[-1][None], len(clips), axis=0)
+    )
+    frames = list(iter_frames(recording))
+    config = TimelineConfig(min_score=0.3, smooth_s=100.0)
+
+    def label_after(num_frames: int, *, start_s: float) -> str:
+        for number, frame in enumerate(frames[:num_frames]):
+            _, label, _ = camera.push(frame, start_s + number / 30, TEXTS["en"])
+            if camera._answer is not None:
+                camera._answer[1].result()
+        return label
+
+    with ThreadPoolExecutor(1) as scorers:
+        camera = CameraWatch("nano", predictor, config, scorers=scorers)
+        assert label_after(90, start_s=0.0) == predictor.class_names[0]
+        logits.append(second)
+        assert label_after(40, start_s=20.0) == predictor.class_names[1]
 
 
 def picture(array: np.ndarray, suffix: str = ".jpg", kind: str = "image/jpeg") -> ImageData:

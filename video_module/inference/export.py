@@ -1,4 +1,4 @@
-"""Checkpoint -> ONNX files in fp32, fp16 and int8, each put in place only with its proof."""
+"""Export a checkpoint to ONNX in fp32, fp16 and int8. A file is kept only if it agrees with torch."""
 
 import copy
 import hashlib
@@ -32,20 +32,21 @@ from video_module.inference.verification import Agreement, Reference, Verificati
 from video_module.machine import available_cores, describe_machine
 from video_module.tables import align
 
-LATENCY_BATCH_SIZES = (1, 4)
-SMALL_NETWORK = 5_000_000
-"""Parameters up to which a network is quick enough to be tried on 200 clips rather than 32."""
+_LATENCY_BATCH_SIZES = (1, 4)
 
-_SMALL_CONVOLUTION = 2**12
-"""Weights below which a convolution is not worth storing in 8 bits: MViT's poolings have 2,592."""
+# Parameters up to which a network is quick enough to be tried on 200 clips rather than 32.
+_MAX_SMALL_NETWORK = 5_000_000
 
-# What fp16 would round or overflow first: sums over many values, exponentials, and the first steps from 0..255. The
-# shift mask (Where) is added to scores that feed a softmax; onnxruntime folds it at load only in fp32.
+# Weights below which a convolution is not worth storing in 8 bits. MViT's poolings have 2,592.
+_MIN_STORED_CONVOLUTION = 2**12
+
+# What fp16 would round or overflow first: sums over many values, and exponentials. The shift mask (Where) is added to
+# scores that feed a softmax, and onnxruntime computes it when the file is loaded only where it is in fp32.
 _KEPT_IN_FP32 = ("LayerNormalization", "Softmax", "ReduceMean", "Where")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportReport:
+class _ExportReport:
     """What X_export.json says of one file."""
 
     path: str
@@ -54,7 +55,7 @@ class ExportReport:
     size_mb: float
     """Megabytes of 10^6 bytes."""
     export_s: float
-    """Seconds that making it took, from the model for fp32, from the fp32 graph for the others."""
+    """Seconds it took to make: fp32 from the model, the others from the fp32 graph."""
     agreement: Agreement
     failure: str | None
     """Why it was not kept."""
@@ -63,8 +64,8 @@ class ExportReport:
 
 
 def default_num_clips(checkpoint: Checkpoint) -> int:
-    """Clips that a file of this model is tried on when the user names no number."""
-    return 200 if sum(weight.numel() for weight in checkpoint.weights.values()) <= SMALL_NETWORK else 32
+    """Number of clips to test a file on by default."""
+    return 200 if sum(weight.numel() for weight in checkpoint.weights.values()) <= _MAX_SMALL_NETWORK else 32
 
 
 def export_files(
@@ -75,10 +76,10 @@ def export_files(
     clips: VerificationClips,
     gates: ExportGates,
     opset: int = DEFAULT_OPSET,
-) -> list[ExportReport]:
-    """Write <stem>.onnx, <stem>_fp16.onnx and <stem>_int8.onnx, each once it has passed its gate against torch.
+) -> list[_ExportReport]:
+    """Write <stem>.onnx, <stem>_fp16.onnx and <stem>_int8.onnx, as far as they pass their gates.
 
-    A file that fails is not kept, nor an earlier one of its name; its report says why.
+    A file that fails is deleted, and so is an earlier one of the same name; its report says why.
     """
     model = build_from_checkpoint(checkpoint)
     reference = Reference(torch_scorer(model, device=torch.device("cpu")), clips, model.clip)
@@ -87,7 +88,7 @@ def export_files(
     trace_s = time.perf_counter() - begin
     reports = []
     for precision in sorted(set(precisions), key=PRECISIONS.index):
-        path = path_of(stem, precision)
+        path = _onnx_path(stem, precision)
         metadata = metadata_of(checkpoint, precision=precision, opset=opset)
         reports.append(
             _export_file(fp32, path, precision, metadata=metadata, trace_s=trace_s, reference=reference, gates=gates)
@@ -95,13 +96,13 @@ def export_files(
     return reports
 
 
-def path_of(stem: Path, precision: str) -> Path:
+def _onnx_path(stem: Path, precision: str) -> Path:
     """X.onnx, X_fp16.onnx, X_int8.onnx."""
     return stem.with_name(stem.name + ("" if precision == "fp32" else f"_{precision}") + ".onnx")
 
 
 class _NotProven(Exception):
-    """Leaves the block that would put a file in place."""
+    """Leaves the block of replacing(), which then drops the file instead of putting it in place."""
 
 
 def _export_file(
@@ -113,7 +114,7 @@ def _export_file(
     trace_s: float,
     reference: Reference,
     gates: ExportGates,
-) -> ExportReport:
+) -> _ExportReport:
     report = None
     try:
         with replacing(path) as unproven:
@@ -124,7 +125,7 @@ def _export_file(
             onnx.checker.check_model(str(unproven), full_check=True)
             predictor = load_predictor(unproven, device="cpu", split_batches=False)
             agreement = reference.compare(predictor.score_clips, precision=precision)
-            report = ExportReport(
+            report = _ExportReport(
                 path=str(path),
                 precision=precision,
                 num_nodes=len(proto.graph.node),
@@ -136,8 +137,10 @@ def _export_file(
             if report.failure:
                 raise _NotProven
     except _NotProven:
-        path.unlink(missing_ok=True)  # one of before: it would be taken for this one
-    except OSError as error:  # no space left, above all
+        # A file of an earlier export would be taken for the one that failed.
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        # No space left on the disk, most often.
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
     return report
 
@@ -148,15 +151,17 @@ def in_precision(fp32: onnx.ModelProto, precision: str) -> onnx.ModelProto:
 
 
 def save_onnx(proto: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> None:
-    """Write the graph with its metadata, unproven."""
+    """Write the graph with its metadata."""
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata, ensure_ascii=False)})
     onnx.save(proto, str(path))
 
 
 def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
     """The fp32 graph of a Recognizer: `clips` uint8 (N, T, H, W, 3), N free -> `logits` float32 (N, num_classes)."""
-    example = torch.zeros((2, *model.clip.shape), dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant
-    with warnings.catch_warnings(), redirect_stdout(StringIO()):  # the exporter reports each of its stages
+    # With an example batch of 1, the exporter would take the batch size for a constant.
+    example = torch.zeros((2, *model.clip.shape), dtype=torch.uint8)
+    # The exporter prints each of its stages, and warns of itself.
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
@@ -168,15 +173,19 @@ def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelPr
             dynamic_shapes={"clips": {0: torch.export.Dim("N", min=1)}},
             verbose=False,
         )
-    # all blocks share one table of relative positions; the limit is in values
+    # All blocks look their biases up through one table of indices, and the exporter writes a copy for each. The limit,
+    # in values, is there to save time; the default would leave the large tables out.
     passes.DeduplicateInitializersPass(size_limit=2**31)(program.model)
-    return program.model_proto
+    proto = program.model_proto
+    assert ([i.name for i in proto.graph.input], [o.name for o in proto.graph.output]) == (["clips"], ["logits"])
+    return proto
 
 
 def to_fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights and arithmetic in half precision but where that is too coarse; inputs and outputs stay as they are."""
+    """Convert to half precision, except where it is too coarse. Inputs and outputs keep their types."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
+    # What comes before the first layer is normalisation from 0..255, whose steps fp16 is too coarse for.
     nodes = list(fp32.graph.node)
     first_layer = next(index for index, node in enumerate(nodes) if node.op_type in ("Conv", "MatMul", "Gemm"))
     proto = convert_float_to_float16(
@@ -185,8 +194,8 @@ def to_fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
         op_block_list=list(_KEPT_IN_FP32),
         node_block_list=[node.name for node in nodes[:first_layer]],
     )
-    # the converter appends its casts at the end, where ONNX wants nodes in the order of their use, and leaves types of
-    # before beside values that it kept in fp32
+    # The converter appends its casts at the end, while ONNX wants nodes in the order of their use. It also leaves
+    # outdated types beside the values that it kept in fp32; without them, types are inferred anew.
     del proto.graph.value_info[:]
     model = onnx_ir.from_proto(proto)
     passes.TopologicalSortPass()(model)
@@ -194,33 +203,31 @@ def to_fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_int8(fp32: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights of MatMul, Gemm and Conv in 8 bits, one scale per channel.
-
-    Matrix products are computed in 8 bits too: activations are quantised as they come. Convolutions are computed in
-    fp32 from the stored weights: a quarter of the size, and no faster. In 8 bits (ConvInteger) r3d_18 was no faster on
-    AVX2 either, and further from torch.
-
-    Seven bits of the weights are used: products of full 8-bit weights overflow the 16-bit sums of processors without
-    VNNI, and the file would compute other logits there than where it was proven.
-    """
+    """Store the weights of MatMul, Gemm and Conv in 8 bits, with one scale per channel."""
+    # Matrix products are computed in 8 bits too, with activations that are quantised as they come. Convolutions are
+    # computed in fp32 from their stored weights: a quarter of the size, and no faster. In 8 bits (ConvInteger) r3d_18
+    # was no faster on AVX2 either, and further from torch.
+    #
+    # reduce_range leaves weights seven of their eight bits. Products of full 8-bit weights overflow the 16-bit sums of
+    # processors without VNNI, and the file would compute other logits there than on the machine that proved it.
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with TemporaryDirectory() as folder:
         quantised = Path(folder) / "int8.onnx"
         proto = copy.deepcopy(fp32)
+        # Shapes are inferred anew; older versions of onnxruntime trip over those of transposed weights. The property
+        # says that the graph was prepared; without it onnxruntime logs the advice to do so.
+        del proto.graph.value_info[:]
+        onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
+        # Matrices with more than two axes (MViT's positions, which differ from row to row) are small, and there is no
+        # 8-bit kernel for them.
         num_axes = {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
-        del proto.graph.value_info[:]  # shapes are inferred anew; older versions trip over those of transposed weights
-        onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})  # else it logs advice
+        matrices = [node for node in proto.graph.node if node.op_type == "MatMul"]
         quantize_dynamic(
             proto,
             quantised,
             op_types_to_quantize=["MatMul", "Gemm"],
-            # matrices that differ from row to row (MViT's positions) are small, and have no kernel in 8 bits
-            nodes_to_exclude=[
-                node.name
-                for node in proto.graph.node
-                if node.op_type == "MatMul" and num_axes.get(node.input[1], 0) > 2
-            ],
+            nodes_to_exclude=[node.name for node in matrices if num_axes.get(node.input[1], 0) > 2],
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,
@@ -231,16 +238,17 @@ def to_int8(fp32: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _store_convolutions_in_8_bits(proto: onnx.ModelProto) -> None:
-    """All but the first, which sees the pixels, and the small ones."""
+    """Store the weights of all convolutions but the first one, which sees the pixels, and small ones."""
     graph = proto.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     names = [node.input[1] for node in graph.node if node.op_type == "Conv" and node.input[1] in constants]
     stored = []
     for name in dict.fromkeys(names[1:]):
         weight = onnx.numpy_helper.to_array(constants[name])
-        if weight.size < _SMALL_CONVOLUTION:
+        if weight.size < _MIN_STORED_CONVOLUTION:
             continue
         scale = np.abs(weight).max(axis=tuple(range(1, weight.ndim)))
+        # A channel of zeros has no scale; any that is not zero will do.
         scale = np.maximum(scale, np.finfo(np.float32).tiny) / 127
         levels = np.round(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
         graph.initializer.remove(constants[name])
@@ -249,13 +257,14 @@ def _store_convolutions_in_8_bits(proto: onnx.ModelProto) -> None:
         stored.append(
             onnx.helper.make_node("DequantizeLinear", [f"{name}_8bit", f"{name}_scale"], [name], f"{name}_fp32", axis=0)
         )
+    # In front of all others, since ONNX wants nodes in the order of their use.
     nodes = [*stored, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
 
 
 def weights_digest(checkpoint: Checkpoint) -> str:
-    """Tells one training's network from another's: shortened SHA-256 of all weights."""
+    """SHA-256 of all weights, shortened."""
     digest = hashlib.sha256()
     for name, weight in sorted(checkpoint.weights.items()):
         digest.update(name.encode() + weight.contiguous().numpy().tobytes())
@@ -280,47 +289,45 @@ def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[s
     }
 
 
-def with_latency(
-    reports: Sequence[ExportReport], clips: np.ndarray, *, num_threads: int | None = None
-) -> list[ExportReport]:
+def measure_latencies(
+    reports: Sequence[_ExportReport], clips: np.ndarray, *, num_threads: int | None = None
+) -> list[_ExportReport]:
     """Add to each kept file's report how long batches of 1 and 4 clips take on the CPU, all files in turns."""
-    kept = {report.precision: report for report in reports if not report.failure}
     scorers = {
-        precision: load_predictor(report.path, device="cpu", num_threads=num_threads, split_batches=False).score_clips
-        for precision, report in kept.items()
+        report.precision: load_predictor(report.path, device="cpu", num_threads=num_threads, split_batches=False)
+        for report in reports
+        if not report.failure
     }
-    by_size = {}
-    for size in LATENCY_BATCH_SIZES:
+    latencies: dict[int, dict[str, Latency]] = {}
+    for size in _LATENCY_BATCH_SIZES:
         batch = clips[np.arange(size) % len(clips)]
-        by_size[size] = measure_latency(
-            {precision: partial(score_clips, batch) for precision, score_clips in scorers.items()}
-        )
+        calls = {precision: partial(predictor.score_clips, batch) for precision, predictor in scorers.items()}
+        latencies[size] = measure_latency(calls)
     return [
-        replace(report, latency={size: latencies[report.precision] for size, latencies in by_size.items()})
-        if report.precision in kept
+        replace(report, latency={size: of_size[report.precision] for size, of_size in latencies.items()})
+        if report.precision in scorers
         else report
         for report in reports
     ]
 
 
-def strangers(stem: Path, reports: Sequence[ExportReport], checkpoint: Checkpoint) -> list[Path]:
-    """Files under the names of <stem>'s precisions that were not made now and hold other weights."""
-    made = {Path(report.path) for report in reports}
-    others = [path for precision in PRECISIONS if (path := path_of(stem, precision)) not in made and path.is_file()]
-    return [path for path in others if not _is_of(weights_digest(checkpoint), path)]
+def find_outdated_files(stem: Path, reports: Sequence[_ExportReport], checkpoint: Checkpoint) -> list[Path]:
+    """Files that an earlier export left under <stem>'s names, and whose weights are not this checkpoint's."""
+
+    def holds_these_weights(path: Path) -> bool:
+        try:
+            return describe(path).get("weights_digest") == weights_digest(checkpoint)
+        except InputError:  # not even a file of this project
+            return False
+
+    others = {_onnx_path(stem, precision) for precision in PRECISIONS} - {Path(report.path) for report in reports}
+    return sorted(path for path in others if path.is_file() and not holds_these_weights(path))
 
 
-def _is_of(digest: str, path: Path) -> bool:
-    try:
-        return describe(path).get("weights_digest") == digest
-    except InputError:  # not even of this project
-        return False
-
-
-def format_reports(reports: Sequence[ExportReport]) -> str:
-    """The proof as a table."""
+def format_reports(reports: Sequence[_ExportReport]) -> str:
+    """The reports as a table."""
     header = ["", "nodes", "MB", "made in s", "largest diff", "agreement", "accuracy"]
-    header += [f"ms, batch {size} (p95)" for size in LATENCY_BATCH_SIZES]
+    header += [f"ms, batch {size} (p95)" for size in _LATENCY_BATCH_SIZES]
     rows = [header]
     for report in reports:
         agreement, latency = report.agreement, report.latency or {}
@@ -335,7 +342,7 @@ def format_reports(reports: Sequence[ExportReport]) -> str:
                 "-"
                 if agreement.accuracy is None
                 else f"{agreement.accuracy:.3f} ({agreement.accuracy - agreement.torch_accuracy:+.3f})",
-                *(str(latency.get(size, "-")) for size in LATENCY_BATCH_SIZES),
+                *(str(latency.get(size, "-")) for size in _LATENCY_BATCH_SIZES),
             ]
         )
     return align(rows)
@@ -343,7 +350,7 @@ def format_reports(reports: Sequence[ExportReport]) -> str:
 
 def report_dict(
     checkpoint: Checkpoint,
-    reports: Sequence[ExportReport],
+    reports: Sequence[_ExportReport],
     *,
     clips: VerificationClips,
     gates: ExportGates,

@@ -18,16 +18,17 @@ class Latency:
 
 
 NUM_TURNS = 5
-_CALLS_A_TURN = 11
-_SETTLE_S = 0.3  # threads of the candidate before (OpenMP's, onnxruntime's) spin for a while, and would take the cores
+_CALLS_PER_TURN = 11
+
+# The threads of OpenMP and onnxruntime spin for a while after their work, and would take the cores from the candidate
+# that is next.
+_SETTLE_S = 0.3
 
 
 def measure_latency(candidates: Mapping[str, Callable[[], object]], *, budget_s: float = 10.0) -> dict[str, Latency]:
-    """Time calls in five rounds of turns, so that a machine that slows down slows all candidates.
-
-    One call each warms up. A turn is ten calls after an untimed one, or fewer when they take longer than a fifth of
-    `budget_s` seconds; one at least.
-    """
+    """Time calls of each candidate; about `budget_s` seconds each, or NUM_TURNS calls where one takes that long."""
+    # Candidates take turns, so that a machine that slows down for a while slows all of them. The first call of a turn
+    # is not counted, since it meets cold caches, unless it was the only one.
     for call in candidates.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in candidates}
@@ -35,16 +36,13 @@ def measure_latency(candidates: Mapping[str, Callable[[], object]], *, budget_s:
         for name, call in candidates.items():
             time.sleep(_SETTLE_S)
             turn: list[float] = []
-            while len(turn) < _CALLS_A_TURN and sum(turn) < budget_s / NUM_TURNS:
+            while len(turn) < _CALLS_PER_TURN and sum(turn) < budget_s / NUM_TURNS:
                 begin = time.perf_counter()
                 call()
                 turn.append(time.perf_counter() - begin)
             times[name] += turn[1:] or turn
-    return {
-        name: Latency(
-            median_ms=float(np.median(taken)) * 1e3,
-            p95_ms=float(np.quantile(taken, 0.95)) * 1e3,
-            num_runs=len(taken),
-        )
-        for name, taken in times.items()
-    }
+    latencies = {}
+    for name, taken in times.items():
+        median_ms, p95_ms = (float(quantile) * 1e3 for quantile in np.quantile(taken, (0.5, 0.95)))
+        latencies[name] = Latency(median_ms=median_ms, p95_ms=p95_ms, num_runs=len(taken))
+    return latencies

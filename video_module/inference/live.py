@@ -1,4 +1,4 @@
-"""Recognition of what happens now: the newest moment of a live source is scored, and nothing waits in a queue."""
+"""Live recognition: the newest clip of a stream is scored, and nothing waits in a queue."""
 
 import threading
 import time
@@ -15,32 +15,42 @@ from video_module.data.capture import TimedFrame
 from video_module.inference.predictor import Predictor
 from video_module.inference.timeline import DEFAULT_TIMELINE, UNCERTAIN, Labeller
 
+# A new answer for each quarter of a clip, unless the network is slower than that. Clips that share more than three
+# quarters of their frames would say the same again.
+ANSWERS_PER_CLIP = 4
+
 _RATE_WINDOW_S = 5.0
-ANSWERS_A_CLIP = 4  # a new answer each quarter of a clip, unless the network is slower than that
 
 
 class RecentFrames:
-    """The last moments of a live source, from which clips of equal time steps are cut.
+    """The last moments of a stream, from which clips with equal time steps are cut.
 
-    Frames are found by their time, so that a source may leave some out. Only one clip's span of small frames is kept.
+    Frames are picked by their times, so a stream may skip some. Only one clip's span of small frames is kept.
     """
 
     def __init__(self, clip: ClipConfig, *, fps: float) -> None:
-        """`fps` is the rate that the clip's stride counts in, unless the clip has a target_fps of its own."""
+        """`fps` is the rate that frame_stride refers to, unless the clip has a target_fps."""
         self.clip = clip
         self.step_s = clip.frame_stride / (clip.target_fps or fps)
         self.span_s = (clip.num_frames - 1) * self.step_s
+        # Times are sums of rounded numbers; a thousandth of a step decides nothing else.
         self._slack_s = 1e-3 * self.step_s
         self._frames: deque[tuple[float, np.ndarray]] = deque()
+
+    @property
+    def duration_s(self) -> float:
+        """From the clip's first frame to its last; a clip of one frame lasts as long as that frame."""
+        return self.span_s or self.step_s
 
     def push(self, frame: np.ndarray, time_s: float) -> None:
         """Take the next frame, uint8 RGB (H, W, 3) of any size; times ascend."""
         self._frames.append((time_s, transforms.center_view(frame, self.clip)))
+        # The oldest frame may go once the one after it is old enough to begin the clip.
         while len(self._frames) > 1 and self._frames[1][0] <= time_s - self.span_s + self._slack_s:
-            self._frames.popleft()  # the one after it is old enough to begin the clip
+            self._frames.popleft()
 
     def clear(self) -> None:
-        """Forget everything: what follows does not continue it."""
+        """Forget all frames."""
         self._frames.clear()
 
     def cut(self) -> np.ndarray | None:
@@ -48,7 +58,9 @@ class RecentFrames:
         frames = self._frames
         if not frames or frames[-1][0] - frames[0][0] < self.span_s - self._slack_s:
             return None
+        # For each moment of the clip, the frame that is nearest to it, the earlier of two that are equally near.
         times = np.array([time_s for time_s, _ in frames])
+        assert (np.diff(times) >= 0).all(), "frames must come in the order of their times"
         wanted = times[-1] - self.step_s * np.arange(self.clip.num_frames - 1, -1, -1)
         after = np.clip(np.searchsorted(times, wanted), 1, max(1, len(times) - 1))
         nearer = after - (wanted - times[after - 1] <= times[np.minimum(after, len(times) - 1)] - wanted)
@@ -56,20 +68,21 @@ class RecentFrames:
 
 
 class LiveLabeller:
-    """Labels for scores that come one after another: smoothed over what was, with Labeller's hysteresis."""
+    """Labels for scores that come one after another, smoothed over the recent past, with Labeller's hysteresis."""
 
     def __init__(self, class_names: list[str], config: TimelineConfig = DEFAULT_TIMELINE, *, smooth_s: float) -> None:
-        """`smooth_s`, the clip's span say, is used where the settings name none."""
+        """`smooth_s`, in seconds, is used where the settings name none."""
         self.class_names = class_names
         self._smooth_s = smooth_s if config.smooth_s is None else config.smooth_s
         self._labeller = Labeller(config)
         self._recent: deque[tuple[float, np.ndarray]] = deque()
 
     def update(self, time_s: float, scores: np.ndarray) -> tuple[str, float, np.ndarray]:
-        """Label (a class, or UNCERTAIN), its smoothed score (the best class's where uncertain), all smoothed scores.
+        """Return the label (a class, or UNCERTAIN), its smoothed score (or the best one), and all smoothed scores.
 
-        Earlier scores count the less the older they are, and not at all after `smooth_s` seconds.
+        The older a score, the less it counts; after `smooth_s` seconds it is dropped.
         """
+        # Half of the triangle that smooths the windows of a file: what comes after is not known yet.
         self._recent.append((time_s, scores))
         while len(self._recent) > 1 and self._recent[0][0] <= time_s - self._smooth_s:
             self._recent.popleft()
@@ -84,10 +97,10 @@ class LiveLabeller:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a model says of the moment that ends at `time_s`."""
+    """The answer for the clip that ends at `time_s`."""
 
     time_s: float
-    """Of the clip's last frame, in the source's time."""
+    """Of the clip's last frame, in the stream's time."""
     label: str
     """A class, or UNCERTAIN."""
     score: float
@@ -100,10 +113,10 @@ class Reading:
 
 
 class LiveSession:
-    """Reads a source in one thread and scores its newest clip in another. A context manager.
+    """Reads frames in one thread and scores the newest clip in another. A context manager.
 
-    The reader takes every frame as it comes; the scorer takes, whenever it is free, the clip that ends now. A slow
-    network thus gives fewer answers, never late ones.
+    The reader takes every frame as it comes; the scorer, whenever it is free, the clip that ends now. A slow network
+    thus gives fewer answers, never late ones.
     """
 
     def __init__(
@@ -114,11 +127,12 @@ class LiveSession:
         clip_step: int | None = None,
         config: TimelineConfig = DEFAULT_TIMELINE,
     ) -> None:
-        """`clip_step`: least frames from one answer's moment to the next; a quarter of the clip where None."""
-        self._source, self._predictor, self._clip_step, self._config = frames, predictor, clip_step, config
+        """`clip_step`: minimum number of frames between two answers; None means a quarter of a clip."""
+        self._stream, self._predictor, self._clip_step, self._config = frames, predictor, clip_step, config
         self._readings: SimpleQueue[Reading | Exception] = SimpleQueue()
         self._news = threading.Condition()
-        self._newest: TimedFrame | None = None
+        self.newest: TimedFrame | None = None
+        """The frame that came last."""
         self._recent: RecentFrames | None = None
         self._due_s = -np.inf
         self._num_gaps = 0
@@ -135,8 +149,10 @@ class LiveSession:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._scorer.join()  # it ends with its clip; left to itself inside the network, it would abort Python's exit
-        self._reader.join(timeout=1.0)  # it may wait for its source
+        # The scorer is waited for, however long its clip takes: a thread that is inside the network when Python exits
+        # aborts the process. The reader may wait for a frame that never comes, and can be left to itself.
+        self._scorer.join()
+        self._reader.join(timeout=1.0)
 
     def stop(self) -> None:
         """End both threads, from any thread."""
@@ -146,21 +162,16 @@ class LiveSession:
 
     @property
     def is_over(self) -> bool:
-        """Whether no more readings will come: the source has ended and its last clip is scored, or all was stopped."""
+        """Whether no more answers will come, since the stream has ended or the session was stopped."""
         return not self._scorer.is_alive()
 
     @property
     def span_s(self) -> float | None:
-        """How long a clip is in the source's time; None before the first frame."""
+        """How long a clip is in the stream's time; None before the first frame."""
         return None if self._recent is None else self._recent.span_s
 
-    @property
-    def newest(self) -> TimedFrame | None:
-        """The frame that came last."""
-        return self._newest
-
     def next_reading(self, *, timeout_s: float) -> Reading | None:
-        """Wait for the next answer; None if it does not come in time. Raises what the source or the network raised."""
+        """Wait for the next answer; None if it does not come in time. Raises what the stream or the network raised."""
         try:
             reading = self._readings.get(timeout=timeout_s)
         except Empty:
@@ -172,21 +183,23 @@ class LiveSession:
     def _guard(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception as error:  # raised by next_reading()
+        except Exception as error:
+            # To the caller it is an answer: next_reading() raises it there.
             self._readings.put(error)
             self.stop()
 
     def _read(self) -> None:
         try:
-            for timed in self._source:
+            for timed in self._stream:
                 with self._news:
                     if self._is_stopped:
                         return
                     self._take(timed)
                     self._news.notify_all()
         finally:
-            if close := getattr(self._source, "close", None):
-                close()  # lets go of the camera
+            # Closing the generator sets the camera free.
+            if close := getattr(self._stream, "close", None):
+                close()
             with self._news:
                 self._has_ended = True
                 self._news.notify_all()
@@ -200,23 +213,24 @@ class LiveSession:
         self._recent.push(timed.frame, timed.time_s)
         self.num_frames += 1
         self.num_dropped += timed.num_dropped
-        self._newest = timed
+        self.newest = timed
 
     def _score(self) -> None:
         labeller, num_gaps = None, 0
         done: deque[float] = deque()
         while due := self._wait_for_clip():
             timed, clip = due
-            if labeller is None or num_gaps != self._num_gaps:  # what was before a gap says nothing of now
+            # What was seen before a gap says nothing about what is there now.
+            if labeller is None or num_gaps != self._num_gaps:
                 num_gaps = self._num_gaps
-                smooth_s = self._recent.span_s or self._recent.step_s
-                labeller = LiveLabeller(self._predictor.class_names, self._config, smooth_s=smooth_s)
+                labeller = LiveLabeller(self._predictor.class_names, self._config, smooth_s=self._recent.duration_s)
             label, score, scores = labeller.update(timed.time_s, self._predictor.predict_clips(clip[None])[0])
             now = time.monotonic()
             done.append(now)
             while done[0] < now - _RATE_WINDOW_S:
                 done.popleft()
-            taken_s = done[-1] - done[0]  # 0 where Windows' clock, which ticks every 16 ms, has not moved
+            # Windows' clock ticks every 16 ms, so two answers may come at the same time.
+            taken_s = done[-1] - done[0]
             self._readings.put(
                 Reading(
                     time_s=timed.time_s,
@@ -229,12 +243,13 @@ class LiveSession:
             )
 
     def _wait_for_clip(self) -> tuple[TimedFrame, np.ndarray] | None:
-        """The newest frame and the clip that ends there, once an answer is due; None when all is over."""
+        """Wait until an answer is due; returns the newest frame and the clip that ends with it, or None at the end."""
         with self._news:
             while not self._is_stopped:
-                timed = self._newest
+                timed = self.newest
                 if timed is not None and timed.time_s >= self._due_s:
-                    self._due_s = np.nextafter(timed.time_s, np.inf)  # the next frame
+                    # Looked at again with the next frame, if the clip is not whole yet.
+                    self._due_s = np.nextafter(timed.time_s, np.inf)
                     if (clip := self._recent.cut()) is not None:
                         self._due_s = max(self._due_s, timed.time_s + self._step_s(timed.fps))
                         return timed, clip
@@ -244,7 +259,7 @@ class LiveSession:
         return None
 
     def _step_s(self, fps: float) -> float:
-        """Seconds from one answer's moment to the next, a little less than a whole number of frames."""
+        """Minimum seconds between two answers, a little less than a whole number of frames."""
         if self._clip_step is None:
-            return self._recent.span_s / ANSWERS_A_CLIP
+            return self._recent.span_s / ANSWERS_PER_CLIP
         return (self._clip_step - 1e-3) / (self._predictor.clip.target_fps or fps)

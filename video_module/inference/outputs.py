@@ -1,4 +1,4 @@
-"""Where the answers for many videos go: one place for each, and a log of lines from which a broken run goes on."""
+"""Where the answers for many videos go: a file for each, and a log from which an interrupted run goes on."""
 
 import hashlib
 import json
@@ -11,25 +11,25 @@ from typing import Any
 
 from video_module.errors import InputError
 from video_module.files import check_output, file_key, lies_in
-from video_module.inference.sources import Shard, Sources
+from video_module.inference.inputs import Inputs, Shard
 
 _LINE_BEGIN = b'{"video": "'
 
 
-def plan_outputs(sources: Sources, options: Mapping[str, tuple[Path | None, str]]) -> dict[Path, dict[str, Path]]:
-    """Where each video's files go; `options` gives each flag's path, if it was given, and the suffix of its files.
+def plan_outputs(inputs: Inputs, options: Mapping[str, tuple[Path | None, str]]) -> dict[Path, dict[str, Path]]:
+    """Decide where each video's files go. `options` maps each flag to its path, or None, and its files' suffix.
 
-    One video's files are the paths themselves; for many, the paths are folders, and a file lies in them as its video
-    lies below sources.root. Raises InputError, before any work, if a file would replace one of the videos, or cannot be
-    written.
+    For one video the paths are its files. For many they are folders, which repeat the folders below inputs.root.
+    Raises InputError, before any work, if a file would replace one of the videos, or cannot be written.
     """
     options = {flag: (path, suffix) for flag, (path, suffix) in options.items() if path}
-    videos = sources.videos
+    videos = inputs.videos
     for flag, (path, suffix) in options.items():
-        check_output(path, folder=sources.root is not None)
+        check_output(path, folder=inputs.root is not None)
         if suffix == ".mp4":
-            _check_video_output(path, flag, sources)
-    absolute = {video: Path(os.path.abspath(video)) for video in videos}  # noqa: PTH100 (resolve() would follow links)
+            _check_video_output(path, flag, inputs)
+    # Absolute but not resolved: a video that is a link keeps the name and the place that it was given.
+    absolute = {video: Path(os.path.abspath(video)) for video in videos}  # noqa: PTH100
     stems = Counter(video.with_suffix("") for video in absolute.values())
     originals = {file_key(video) for video in videos}
     outputs: dict[Path, dict[str, Path]] = {}
@@ -37,9 +37,10 @@ def plan_outputs(sources: Sources, options: Mapping[str, tuple[Path | None, str]
     for video in videos:
         outputs[video] = {}
         for flag, (path, suffix) in options.items():
-            if sources.root is not None:
-                inside = absolute[video].relative_to(os.path.abspath(sources.root))  # noqa: PTH100
-                is_alone = stems[absolute[video].with_suffix("")] == 1  # a.mp4 beside a.avi keeps its whole name
+            if inputs.root is not None:
+                inside = absolute[video].relative_to(os.path.abspath(inputs.root))  # noqa: PTH100
+                # A video a.mp4 gives a.json, unless a.avi lies beside it: then they give a.mp4.json and a.avi.json.
+                is_alone = stems[absolute[video].with_suffix("")] == 1
                 path /= inside.with_name((inside.stem if is_alone else inside.name) + suffix)
             if (other := owner.setdefault(path, video)) != video:
                 raise InputError(f"--{flag}: {other} and {video} would both be written to {path}; rename one of them")
@@ -51,47 +52,48 @@ def plan_outputs(sources: Sources, options: Mapping[str, tuple[Path | None, str]
     return outputs
 
 
-def _check_video_output(path: Path, flag: str, sources: Sources) -> None:
-    if sources.root is None:
+def _check_video_output(path: Path, flag: str, inputs: Inputs) -> None:
+    if inputs.root is None:
         if path.suffix.lower() not in (".mp4", ".webp"):
             raise InputError(f"--{flag} {path}: annotated videos are written as .mp4, or .webp for pages and slides")
-    elif any(lies_in(path, folder) for folder in sources.folders):
+    elif any(lies_in(path, folder) for folder in inputs.folders):
         raise InputError(
             f"--{flag} {path}: lies in a folder that is searched, and its videos would be found next time; choose "
             "another place"
         )
 
 
-def check_log(path: Path, sources: Sources) -> None:
+def check_log(path: Path, inputs: Inputs) -> None:
     """Raise InputError, before any work, if --save_jsonl cannot be written, or would change one of the videos."""
     check_output(path)
-    if file_key(path) in {file_key(video) for video in sources.videos}:
+    if file_key(path) in {file_key(video) for video in inputs.videos}:
         raise InputError(f"--save_jsonl {path}: is one of the videos; choose another place")
 
 
 class ResultLog:
-    """JSON Lines, one for each video as soon as it is done, by which a broken run knows where it stopped.
+    """JSON Lines, one for each video as soon as it is done, from which an interrupted run goes on.
 
-    Processes that share the work (Shard) write a file each, X-00000-of-00004.jsonl …, and know all of them, so that a
-    run may go on with another number of processes. Videos whose line holds an error are tried again; of two lines of
-    one video the later counts.
+    Processes that share the work (Shard) write a file each, X-00000-of-00004.jsonl …. Videos whose line holds an error
+    are tried again; of two lines for one video the later one counts.
     """
 
     def __init__(self, path: Path, *, shard: Shard, run: Mapping[str, Any]) -> None:
-        """`run` is what the answers depend on besides the video; it is part of each line.
+        """`run` holds the settings that the answers depend on; it is part of each line.
 
         Raises InputError if a file of that name holds lines of another run, or other text.
         """
         self.path = shard.name(path)
         self._run = dict(run)
-        siblings = re.compile(rf"{re.escape(path.stem)}(-\d+-of-\d+)?{re.escape(path.suffix)}")
         folder = path.absolute().parent
-        files = sorted(file for file in folder.glob("*") if siblings.fullmatch(file.name)) if folder.is_dir() else []
+        folder.mkdir(parents=True, exist_ok=True)
+        # All processes' files are read, whatever their number was, so that a run can go on with another number.
+        of_this_name = re.compile(rf"{re.escape(path.stem)}(-\d+-of-\d+)?{re.escape(path.suffix)}")
+        files = sorted(file for file in folder.iterdir() if of_this_name.fullmatch(file.name))
         self.done = {video for file in files for video in self._read(file)}
-        """Videos, by the name they were given, that have an answer."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+b")  # noqa: SIM115 (closed by close())
-        self._drop_broken_line()
+        """The videos that have an answer, as they were named."""
+        if self.path.is_file():
+            self._drop_broken_line()
+        self._file = open(self.path, "ab")  # noqa: SIM115 (closed by __exit__)
 
     def __enter__(self) -> "ResultLog":
         return self
@@ -103,13 +105,15 @@ class ResultLog:
         """Add a video's line; it is on the disk when this returns."""
         line = {"video": str(video), **content, "run": self._run}
         text = json.dumps(line, ensure_ascii=False, allow_nan=False)
-        self._file.write(text.encode("utf-8", "backslashreplace") + b"\n")  # names need not be UTF-8
+        # Names of files need not be UTF-8; what is not is written as escapes.
+        self._file.write(text.encode("utf-8", "backslashreplace") + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def _read(self, file: Path) -> list[str]:
         videos = []
-        for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):  # the last has no end: not whole
+        # What follows the last line break is a line that was not finished.
+        for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
             try:
                 line = json.loads(text)
                 video, run, has_failed = line["video"], dict(line["run"]), "error" in line
@@ -126,25 +130,15 @@ class ResultLog:
         return videos
 
     def _drop_broken_line(self) -> None:
-        """Cut off what a run that was killed wrote of its last line. Raises InputError if that is no part of a line."""
-        size = self._file.seek(0, os.SEEK_END)
-        position = size
-        while position and not self._ends_line(position):
-            position -= 1
-        self._file.seek(position)
-        rest = self._file.read(len(_LINE_BEGIN))
-        if not _LINE_BEGIN.startswith(rest):
-            self._file.close()
+        """Cut off a last line that was not finished. Raises InputError if it is not the beginning of one of ours."""
+        content = self.path.read_bytes()
+        rest = content[content.rfind(b"\n") + 1 :]
+        if not _LINE_BEGIN.startswith(rest[: len(_LINE_BEGIN)]):
             raise InputError(f"{self.path}: does not end in a line of run_model.py; choose another file")
-        if position < size:
-            self._file.truncate(position)
-
-    def _ends_line(self, position: int) -> bool:
-        self._file.seek(position - 1)
-        return self._file.read(1) == b"\n"
+        os.truncate(self.path, len(content) - len(rest))
 
 
 def file_digest(path: Path) -> str:
-    """Tells one model file from another: shortened SHA-256."""
+    """The file's SHA-256, shortened."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -1,13 +1,12 @@
 """Labels and score bars drawn on frames, and the annotated video."""
 
 import colorsys
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -18,20 +17,28 @@ from video_module.background import in_background
 from video_module.data.decoding import iter_frames
 from video_module.data.encoding import open_video
 from video_module.errors import InputError
-from video_module.fonts import FONTS, load_font, shorten
+from video_module.fonts import load_font, shorten
 from video_module.inference.predictor import VideoPrediction
 from video_module.inference.timeline import UNCERTAIN, Segment, find_segments
 
 _PANEL_ALPHA = 0.62
 _BAR_BACK = (90, 90, 90)
 _UNCERTAIN_COLOR = (150, 150, 150)
+
 _WINDOW_HEIGHT = 540
-_WEBP_WIDTH = 480  # at least
-_FRAMES_AHEAD = 4  # decoded and drawn while the encoder works
+"""Of --show's window: small videos are hard to see, and large ones would not fit the screen."""
+
+# Pages and slides show a .webp as large as it is; a video of 160 pixels would be unreadable there.
+_MIN_WEBP_WIDTH = 480
+
+# Decoded and drawn in another thread while the encoder works. Four are enough for the two to run side by side.
+_FRAMES_AHEAD = 4
 
 
 def class_colors(class_names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-    """A bright RGB colour for each class: evenly spaced hues for a few, steps of the golden ratio for many."""
+    """A bright RGB colour for each class."""
+    # Evenly spaced hues tell a few classes apart best. Of many, neighbours would look alike; steps of the golden ratio
+    # keep those apart that follow one another, however many there are.
     step = 1 / len(class_names) if len(class_names) <= 12 else 0.618034
     colors = [colorsys.hsv_to_rgb((0.57 + index * step) % 1.0, 0.62, 0.97) for index in range(len(class_names))]
     return {name: tuple(round(c * 255) for c in color) for name, color in zip(class_names, colors, strict=True)}
@@ -54,7 +61,7 @@ def _text_mask(text: str, size: int, max_width: int) -> np.ndarray:
 
 
 def put_text(frame: np.ndarray, text: str, *, left: int, top: int, size: int, right: int) -> None:
-    """White text into frame, cut at `right`."""
+    """Draw white text into frame, cut off at `right`."""
     mask = _text_mask(text, size, max(1, right - left))
     part = frame[top : top + mask.shape[0], left : max(left, min(left + mask.shape[1], right))]
     mask = mask[: part.shape[0], : part.shape[1]]
@@ -62,13 +69,13 @@ def put_text(frame: np.ndarray, text: str, *, left: int, top: int, size: int, ri
 
 
 def _label_layout(height: int, width: int) -> tuple[int, int]:
-    """Size of the text and of the space around it."""
+    """Text size and padding, in pixels."""
     size = int(np.clip(min(height, width) * 0.075, 9, 64))
     return size, max(2, size // 3)
 
 
 def label_height(height: int, width: int) -> int:
-    """How far down draw_label() reaches."""
+    """Height in pixels of the panel that draw_label() draws."""
     size, pad = _label_layout(height, width)
     return min(height, size + 4 * pad)
 
@@ -78,7 +85,9 @@ def _label_panel(
     height: int, width: int, label: str, score: float, color: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """What draw_label() puts over a frame of this size: what remains of the frame, 0..255, and what is added to it."""
-    # drawn on black and on white, since all that is drawn is a blend
+    # A label stays for many frames, and drawing letters takes longer than all the rest. Everything that is drawn is a
+    # blend, frame * remaining + added, whatever the frame. So it is drawn once on black, which gives `added`, and once
+    # on white, whose difference from that is `remaining`; each frame then takes one multiplication and one addition.
     on_black, on_white = (np.full((label_height(height, width), width, 3), value, np.uint8) for value in (0, 255))
     size, pad = _label_layout(height, width)
     for panel in (on_black, on_white):
@@ -101,7 +110,7 @@ def draw_label(frame: np.ndarray, label: str, score: float, *, color: tuple[int,
     cv2.add(cv2.multiply(panel, remaining, scale=1 / 255), added, dst=panel)
 
 
-def strip_of(segments: list[Segment], colors: Mapping[str, tuple[int, int, int]], width: int) -> np.ndarray:
+def _segment_strip(segments: list[Segment], colors: Mapping[str, tuple[int, int, int]], width: int) -> np.ndarray:
     """The whole video from left to right in the colours of its segments: uint8 RGB (width, 3)."""
     strip = np.zeros((width, 3), np.uint8)
     num_frames = segments[-1].end
@@ -111,8 +120,8 @@ def strip_of(segments: list[Segment], colors: Mapping[str, tuple[int, int, int]]
     return strip
 
 
-def draw_strip(frame: np.ndarray, strip: np.ndarray, *, progress: float) -> None:
-    """Draw strip_of() along the bottom of frame, with a mark at `progress` (0..1) of its width."""
+def _draw_strip(frame: np.ndarray, strip: np.ndarray, *, progress: float) -> None:
+    """Draw _segment_strip() along the bottom of frame, with a mark at `progress` (0..1) of its width."""
     height, width = frame.shape[:2]
     thick = max(3, height // 45)
     frame[height - thick :] = strip
@@ -129,8 +138,8 @@ def annotated_frames(
 ) -> Iterator[np.ndarray]:
     """Yield the video's frames, uint8 RGB, with the current segment's label, its score bar and the strip drawn in.
 
-    `segments` are those of find_segments(), its defaults where None; `uncertain` is how that label is written. Frames
-    narrower than `min_width` are enlarged before, by a whole number.
+    `segments` default to find_segments(prediction); `uncertain` replaces that label. Frames narrower than `min_width`
+    are enlarged first, by a whole number.
     """
     segments = segments or find_segments(prediction)
     colors = segment_colors(prediction.class_names)
@@ -138,14 +147,15 @@ def annotated_frames(
     segment, strip = next(remaining), None
     for position, frame in enumerate(iter_frames(prediction.path)):
         if position >= segment.end:
-            segment = next(remaining, segment)  # a file that is still being written may have grown
+            # A file that is still being written may have grown since it was scored; its last label then stays.
+            segment = next(remaining, segment)
         if (scale := -(-min_width // frame.shape[1])) > 1:
             frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         if strip is None:
-            strip = strip_of(segments, colors, frame.shape[1])
+            strip = _segment_strip(segments, colors, frame.shape[1])
         name = uncertain if segment.label == UNCERTAIN else segment.label
         draw_label(frame, name, segment.score, color=colors[segment.label])
-        draw_strip(frame, strip, progress=position / max(1, prediction.num_frames - 1))
+        _draw_strip(frame, strip, progress=position / max(1, prediction.num_frames - 1))
         yield frame
 
 
@@ -156,10 +166,7 @@ def write_annotated(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write annotated_frames() as an .mp4 of the source's frame rate, frame count and size, or as a .webp.
-
-    (Odd sizes grow by one pixel, which H.264 needs. A .webp is for pages and slides: small frames are enlarged.)
-    """
+    """Write annotated_frames() as an .mp4 of the video's own rate, length and size (made even), or as a .webp."""
     for done in iter_write_annotated(path, prediction, segments):
         on_progress(done, prediction.num_frames)
 
@@ -167,11 +174,11 @@ def write_annotated(
 def iter_write_annotated(
     path: Path, prediction: VideoPrediction, segments: list[Segment] | None = None, *, uncertain: str = UNCERTAIN
 ) -> Iterator[int]:
-    """write_annotated() for callers that may stop midway: yields the frames written so far.
+    """write_annotated() for callers that may stop midway; yields the number of frames written so far.
 
-    The file is there once the iterator has ended; closed before, it leaves none.
+    The file appears when the iterator ends. Closed earlier, it leaves none.
     """
-    min_width = _WEBP_WIDTH if path.suffix.lower() == ".webp" else 1
+    min_width = _MIN_WEBP_WIDTH if path.suffix.lower() == ".webp" else 1
     with open_video(path, fps=prediction.fps) as writer:
         frames = annotated_frames(prediction, segments, uncertain=uncertain, min_width=min_width)
         frames = in_background(frames, depth=_FRAMES_AHEAD)
@@ -201,9 +208,8 @@ class DisplayWindow:
 
     def __enter__(self) -> "DisplayWindow":
         check_display()
-        os.environ["QT_QPA_FONTDIR"] = str(FONTS)  # Qt complains that OpenCV's wheel has none
         cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
-        self._is_new = True
+        self._has_size = False
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -211,35 +217,26 @@ class DisplayWindow:
 
     def show(self, frame: np.ndarray, *, wait_s: float = 0.0) -> bool:
         """Show a frame, uint8 RGB, for at least `wait_s` seconds; False once q was pressed or the window closed."""
-        if self._is_new:  # small videos are hard to see, large ones do not fit
+        if not self._has_size:
             height, width = frame.shape[:2]
-            scale = _WINDOW_HEIGHT / height
-            cv2.resizeWindow(self._title, round(width * scale), _WINDOW_HEIGHT)
-            self._is_new = False
+            cv2.resizeWindow(self._title, round(width * _WINDOW_HEIGHT / height), _WINDOW_HEIGHT)
+            self._has_size = True
         cv2.imshow(self._title, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         key = cv2.waitKey(max(1, round(wait_s * 1000))) & 0xFF
         return key != ord("q") and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
 
 
-def _opencv_version() -> str:
-    """Of the installed wheel, either of which may be alone."""
-    try:
-        return version("opencv-python")
-    except PackageNotFoundError:
-        return version("opencv-python-headless")
-
-
 def check_display() -> None:
-    """Raise InputError where no window can be opened.
-
-    It is tried in a process of its own, which takes a moment: where there is no display, Qt ends the process.
-    """
+    """Raise InputError where no window can be opened."""
     gui = next((line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")), "")
     if gui.split()[-1:] == ["NONE"]:
+        # The wheel without windows was installed over the other one. Both hold the module cv2, so they must be of one
+        # version.
         raise InputError(
             f"--show: this OpenCV has no windows; run pip install --force-reinstall --no-deps "
-            f"opencv-python=={_opencv_version()}, or use --save_video"
+            f"opencv-python=={version('opencv-python-headless')}, or use --save_video"
         )
+    # Where there is no display, Qt does not raise but ends the process. So it is tried in a process of its own.
     trial = subprocess.run([sys.executable, "-c", "import cv2; cv2.namedWindow('trial')"], capture_output=True)
     if trial.returncode != 0:
         raise InputError("--show: no display to open a window on; use --save_video")

@@ -1,9 +1,10 @@
-"""A trained model behind one interface, .onnx through onnxruntime or .pth through torch, from clips to whole videos."""
+"""A trained model behind one interface, from .onnx or .pth files, for clips and whole videos."""
 
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from video_module.inference.windows import WindowClip, iter_windows
 from video_module.scores import ScoreClips, softmax, top_k, video_score
 
 METADATA_KEY = "video_module"
+
+# Pixel values that a CPU scores at once. More at once is no faster there, and each clip of 32x224x224 takes 1 to 2 GB.
 CPU_BATCH_VALUES = 2**22
-"""Pixel values that a CPU scores at once. More is no faster there, and each clip of 32x224x224 takes 1 to 2 GB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoPrediction:
-    """What a model says of a video."""
+    """A model's answer for a video."""
 
     path: Path
     fps: float
@@ -44,11 +46,11 @@ class VideoPrediction:
     """Frames that decoded."""
     class_names: list[str]
     windows: list[Window]
-    scores: np.ndarray = field(init=False)
-    """The video's score: the mean over windows, float64 (num_classes,)."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scores", video_score(np.stack([window.scores for window in self.windows])))
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """The video's score: the mean over windows, float64 (num_classes,)."""
+        return video_score(np.stack([window.scores for window in self.windows]))
 
     @property
     def duration_s(self) -> float:
@@ -68,12 +70,12 @@ class Predictor:
     clip: ClipConfig
     score_clips: ScoreClips
     provider: str
-    """What computes: "cpu", "cuda" or onnxruntime's name of it."""
+    """What it runs on: "cpu", "cuda", or the name of one of onnxruntime's providers."""
     split_digest: str | None = None
     train_sources: tuple[str, ...] = ()
     train_clips: tuple[str, ...] = ()
     weights: str | None = None
-    """What training started from."""
+    """The weights that training started from."""
     precision: str = "fp32"
 
     def summary(self) -> str:
@@ -110,10 +112,9 @@ class Predictor:
     def score_windows(
         self, path: str | Path, *, fps: float, clip_step: int | None = None, batch_size: int = 4
     ) -> Iterator[list[Window]]:
-        """Yield the windows of a video of `fps` (read_info's) in batches as they are scored; the last one reaches its
-        last frame.
+        """Yield a video's windows in batches as they are scored; `fps` is read_info()'s. Raises VideoError.
 
-        What predict_video() does, for callers that show partial answers or may stop midway. Raises VideoError.
+        For callers that show partial answers or may stop midway; predict_video() does the same in one go.
         """
         waiting: list[WindowClip] = []
         for window in iter_windows(path, self.clip, clip_step=clip_step, fps=fps):
@@ -125,13 +126,14 @@ class Predictor:
             yield self._score(waiting)
 
     def prediction_of(self, path: str | Path, windows: list[Window], *, fps: float) -> VideoPrediction:
-        """The prediction that all windows of score_windows() make up."""
+        """Combine all windows of score_windows() into the video's prediction."""
         return VideoPrediction(
             path=Path(path), fps=fps, num_frames=windows[-1].end, class_names=self.class_names, windows=windows
         )
 
     def _score(self, clips: list[WindowClip]) -> list[Window]:
         scores = self.predict_clips(np.stack([clip.frames for clip in clips]))
+        assert scores.shape == (len(clips), len(self.class_names)), scores.shape
         return [Window(start=clip.start, end=clip.end, scores=row) for clip, row in zip(clips, scores, strict=True)]
 
 
@@ -140,8 +142,8 @@ def load_predictor(
 ) -> Predictor:
     """Open an .onnx file written by convert_model.py, or a .pth checkpoint of train_model.py.
 
-    `device` is auto, cpu or cuda; asking for cuda where there is none is an error. Batches are split on the CPU, so
-    that memory stays within bounds, and for int8 files, so that clips do not meet, unless `split_batches` is off.
+    `device` is auto, cpu or cuda; asking for cuda where there is none is an error. Unless `split_batches` is off, the
+    CPU and int8 files get large batches in parts.
     Raises InputError if the file is missing, damaged or not of this project.
     """
     path = Path(model)
@@ -153,14 +155,14 @@ def load_predictor(
     predictor = loaders[path.suffix.lower()](path, device=device, num_threads=num_threads)
     if not split_batches:
         return predictor
-    if (
-        predictor.precision == "int8"
-    ):  # one scale of activations for a batch: a clip's neighbours would change its score
-        return replace(predictor, score_clips=_in_batches(predictor.score_clips, 1))
-    if predictor.provider in ("cpu", "CPUExecutionProvider"):
+    if predictor.precision == "int8":
+        # The activations of a batch share one scale: together, a clip's neighbours would change its score.
+        size = 1
+    elif predictor.provider in ("cpu", "CPUExecutionProvider"):
         size = max(1, CPU_BATCH_VALUES // math.prod(predictor.clip.shape))
-        return replace(predictor, score_clips=_in_batches(predictor.score_clips, size))
-    return predictor
+    else:
+        return predictor
+    return replace(predictor, score_clips=_in_batches(predictor.score_clips, size))
 
 
 def _in_batches(score_clips: ScoreClips, size: int) -> ScoreClips:
@@ -203,14 +205,17 @@ def _open_session(path: Path, *, providers: list[Any], num_threads: int | None =
 
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    onnxruntime.set_default_logger_severity(3)  # errors come as exceptions
     options = onnxruntime.SessionOptions()
-    options.enable_mem_pattern = False  # it took 2.5 GB rather than 1.6 for a clip of swin3d_t, and no less time
+    # Errors alone: warnings about the graph say nothing that a user could act on.
+    options.log_severity_level = 3
+    # Planning memory ahead took 2.5 GB rather than 1.6 for a clip of swin3d_t, and no less time.
+    options.enable_mem_pattern = False
     if num_threads:
         options.intra_op_num_threads = num_threads
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
+    except Exception as error:
+        # onnxruntime's exceptions have no base class of their own.
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not an ONNX file that can be read ({reason})") from None
 
@@ -224,7 +229,8 @@ def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor
         raise InputError(f"--device {device}: this onnxruntime has no CUDA; install onnxruntime-gpu in its place")
     providers: list[Any] = ["CPUExecutionProvider"]
     if has_cuda and kind != "cpu":
-        onnxruntime.preload_dlls()  # finds CUDA's libraries where pip put them, with torch
+        # Finds CUDA's libraries in the packages that pip installs with torch.
+        onnxruntime.preload_dlls()
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
     session = _open_session(path, providers=providers, num_threads=num_threads)
     metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path=path)

@@ -1,4 +1,4 @@
-"""Models by name: published weights, fetched and exported once, then taken from a cache folder."""
+"""Models by name: published weights, downloaded and exported once, then taken from a cache folder."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ from video_module.errors import InputError
 from video_module.files import FORMAT_VERSION
 from video_module.models.registry import MODELS
 
+# Each clip takes a large network seconds in torch, and the user is waiting for a first answer.
 _NUM_PROOF_CLIPS = 4
 
 
@@ -16,10 +17,10 @@ def cache_dir() -> Path:
 
 
 def find_model(model: str) -> Path:
-    """The file that `--model` means: a path, or the name of a model whose published weights are wanted.
+    """Find the file that `--model` means: a path, or the name of a model with published weights.
 
-    Such weights are downloaded and exported on first use, which needs torch and, unless the weights are in torch's own
-    cache, the network. Raises InputError if they cannot be had, naming the file to fetch and where to put it.
+    Published weights are downloaded and exported on first use. That needs torch and, unless the weights are in torch's
+    own cache, the network. Raises InputError otherwise, naming the file to fetch and where to put it.
     """
     if Path(model).is_file():
         return Path(model)

@@ -1,4 +1,4 @@
-"""Window scores -> smoothed, labelled segments, and the files that carry them: JSON, CSV, WebVTT."""
+"""From window scores to smoothed, labelled segments, and their files: JSON, CSV, WebVTT."""
 
 import csv
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 
 from video_module.config import TimelineConfig
 from video_module.files import replacing, write_text
-from video_module.inference.predictor import VideoPrediction
+from video_module.inference.predictor import VideoPrediction, Window
 from video_module.scores import top_k
 
 UNCERTAIN = "uncertain"
@@ -36,20 +36,23 @@ class Segment:
     """Mean probabilities over the stretch, not smoothed: float64 (num_classes,)."""
 
 
-def order_of(segments: Sequence[Segment]) -> list[str]:
-    """The classes of the segments as they follow each other; what is UNCERTAIN is left out, and repeats with it."""
+def label_order(segments: Sequence[Segment]) -> list[str]:
+    """The classes of the segments in order, without the UNCERTAIN ones and the repeats that leaves."""
     certain = [segment.label for segment in segments if segment.label != UNCERTAIN]
     return [label for label, _ in groupby(certain)]
 
 
-def window_borders(prediction: VideoPrediction) -> np.ndarray:
-    """Part the video among its windows, each frame to the window whose middle is nearest.
+def _window_borders(prediction: VideoPrediction) -> np.ndarray:
+    """Give each frame to the window whose middle is nearest.
 
-    Returns int64 (num_windows + 1,) from 0 to num_frames; window n speaks for frames borders[n] to borders[n + 1] - 1.
+    Returns int64 (num_windows + 1,) from 0 to num_frames: frames borders[n] to borders[n + 1] - 1 are window n's.
     """
     middles = np.array([(window.start + window.end) / 2 for window in prediction.windows])
-    between = np.floor((middles[:-1] + middles[1:]) / 2 + 0.5).astype(np.int64)  # halves all go one way
-    return np.concatenate([[0], between, [prediction.num_frames]])
+    # np.round() takes halves to the even number, now up and now down, and could leave a window without a frame.
+    between = np.floor((middles[:-1] + middles[1:]) / 2 + 0.5).astype(np.int64)
+    borders = np.concatenate([[0], between, [prediction.num_frames]])
+    assert (np.diff(borders) > 0).all(), borders
+    return borders
 
 
 def smooth_scores(scores: np.ndarray, times_s: np.ndarray, *, smooth_s: float) -> np.ndarray:
@@ -69,11 +72,12 @@ def smooth_scores(scores: np.ndarray, times_s: np.ndarray, *, smooth_s: float) -
 
 
 class Labeller:
-    """Gives smoothed scores a label that does not flicker: it lasts until another class clearly leads.
+    """Gives smoothed scores a label that does not flicker: it lasts until another class clearly leads."""
 
-    A label begins at `min_score`. It ends when another class that reaches `min_score` leads it by `hysteresis`, or when
-    it falls `hysteresis` below `min_score` (to half of it at the most).
-    """
+    # Two classes that are about as likely would otherwise swap with every window, and a class near `min_score` would
+    # come and go. So it takes more to change a label than to keep it. A label begins at `min_score`. It ends when
+    # another class that reaches `min_score` leads it by `hysteresis`, or when its own score falls `hysteresis` below
+    # `min_score`, but not below half of it: with a hysteresis as large as `min_score`, a label would never end.
 
     def __init__(self, config: TimelineConfig) -> None:
         self._min_score, self._margin = config.min_score, config.hysteresis
@@ -81,23 +85,21 @@ class Labeller:
         self._label: int | None = None
 
     def update(self, scores: np.ndarray) -> int | None:
-        """The class now, given smoothed probabilities (num_classes,); None where it is uncertain."""
+        """Take the next smoothed probabilities, (num_classes,); returns the class, or None if uncertain."""
         best = int(scores.argmax())
-        if self._label is not None:
+        candidate = best if scores[best] >= self._min_score else None
+        if self._label is None:
+            self._label = candidate
+        else:
             own = scores[self._label]
-            lost = own < self._keep_score
-            beaten = scores[best] >= max(self._min_score, own + self._margin)
-            if best != self._label and (lost or beaten):
-                self._label = best if scores[best] >= self._min_score else None
-            elif lost:
-                self._label = None
-        elif scores[best] >= self._min_score:
-            self._label = best
+            is_beaten = candidate is not None and scores[best] >= own + self._margin
+            if own < self._keep_score or is_beaten:
+                self._label = candidate
         return self._label
 
 
-def smoothing_of(prediction: VideoPrediction, config: TimelineConfig) -> float:
-    """Seconds over which scores are smoothed: the settings', or as long as the model's clip."""
+def _smoothing_s(prediction: VideoPrediction, config: TimelineConfig) -> float:
+    """Seconds to smooth over: the config's, or the length of the model's clip."""
     if config.smooth_s is not None:
         return config.smooth_s
     first = prediction.windows[0]
@@ -106,11 +108,11 @@ def smoothing_of(prediction: VideoPrediction, config: TimelineConfig) -> float:
 
 def find_segments(prediction: VideoPrediction, config: TimelineConfig = DEFAULT_TIMELINE) -> list[Segment]:
     """Join neighbouring windows of one label. The segments cover the video without gap or overlap."""
-    borders = window_borders(prediction)
+    borders = _window_borders(prediction)
     scores = np.stack([window.scores for window in prediction.windows])
     times_s = np.array([(window.start + window.end) / 2 for window in prediction.windows]) / prediction.fps
     labeller = Labeller(config)
-    smoothed = smooth_scores(scores, times_s, smooth_s=smoothing_of(prediction, config))
+    smoothed = smooth_scores(scores, times_s, smooth_s=_smoothing_s(prediction, config))
     labels = np.array([-1 if (label := labeller.update(row)) is None else label for row in smoothed])
     weights = np.diff(borders)
     segments = []
@@ -128,6 +130,7 @@ def find_segments(prediction: VideoPrediction, config: TimelineConfig = DEFAULT_
                 scores=mean,
             )
         )
+    assert segments[0].start == 0 and segments[-1].end == prediction.num_frames, segments
     return segments
 
 
@@ -138,19 +141,15 @@ def to_json(
     model: str,
     k: int,
     config: TimelineConfig = DEFAULT_TIMELINE,
-    windows: bool = True,
 ) -> dict[str, Any]:
-    """What run_model.py writes of one video, with or without its windows (lines of --save_jsonl have none).
-
-    `segments` are what find_segments() gives for `config`.
-    """
-    content = {
+    """The answer for one video, as run_model.py and the API give it. `segments` are find_segments() for `config`."""
+    return {
         "video": str(prediction.path),
         "model": model,
         "fps": prediction.fps,
         "num_frames": prediction.num_frames,
         "duration_s": prediction.duration_s,
-        "timeline": dataclasses.asdict(config) | {"smooth_s": smoothing_of(prediction, config)},
+        "timeline": dataclasses.asdict(config) | {"smooth_s": _smoothing_s(prediction, config)},
         "top_k": prediction.top_k(k),
         "segments": [
             {
@@ -161,22 +160,16 @@ def to_json(
             }
             for segment in segments
         ],
-    }
-    if windows:
-        content["windows"] = [
+        "windows": [
             {**_stretch(window, prediction.fps), "top_k": top_k(window.scores, prediction.class_names, k)}
             for window in prediction.windows
-        ]
-    return content
-
-
-def _stretch(part: Any, fps: float) -> dict[str, int | float]:
-    return {
-        "start_frame": part.start,
-        "end_frame": part.end,
-        "start_s": part.start / fps,
-        "end_s": part.end / fps,
+        ],
     }
+
+
+def _stretch(part: Segment | Window, fps: float) -> dict[str, int | float]:
+    start, end = part.start, part.end
+    return {"start_frame": start, "end_frame": end, "start_s": start / fps, "end_s": end / fps}
 
 
 def write_csv(path: Path, prediction: VideoPrediction) -> None:
@@ -193,7 +186,7 @@ def write_csv(path: Path, prediction: VideoPrediction) -> None:
 
 
 def write_vtt(path: Path, segments: list[Segment]) -> None:
-    """Segments as WebVTT subtitles, which players show beside a video of the same name; none where uncertain."""
+    """Segments as WebVTT subtitles, which players show beside a video of the same name; UNCERTAIN ones are left out."""
     write_text(path, "\n".join(_vtt_lines(segments)))
 
 

@@ -1,4 +1,4 @@
-"""The proof of an exported file: the clips it is tried on, what is compared with torch, and the gates it must pass."""
+"""How an exported file is compared with torch: on which clips, by which figures, and what it must reach."""
 
 import math
 from collections.abc import Sequence
@@ -18,8 +18,12 @@ from video_module.data.transforms import center_view
 from video_module.errors import InputError
 from video_module.scores import ScoreClips
 
+# A graph that took the batch size for a constant would pass a test with that size alone. 1 is among them because
+# exporters treat it specially.
 BATCH_SIZES = (1, 2, 3, 8)
-_BATCH_VALUES = 2**24  # pixel values of one batch: three clips of 32x224x224 take some 4 GB, eight would take 11
+
+# Pixel values of one batch. Three clips of 32x224x224 take some 4 GB in swin3d_t, and eight would take 11.
+_MAX_BATCH_VALUES = 2**24
 
 
 @dataclass(frozen=True)
@@ -37,22 +41,22 @@ class VerificationClips:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far a file's logits stand from those of torch in fp32."""
+    """How far a file's logits are from those of torch in fp32."""
 
     max_logit_difference: float | None
-    """Over the clips, and over white, black and noise; None where a logit of the file is no number."""
+    """Over the clips, and over white, black and noise; None where one of the file's logits is not finite."""
     max_logit: float
-    """Largest of torch's logits, in magnitude, over the same."""
+    """Torch's largest logit, in magnitude, over the same clips."""
     top1_agreement: float
     """Share of the clips with the same best class."""
     accuracy: float | None
     """Share of the clips with the right best class, where labels are known."""
     torch_accuracy: float | None
     num_predicted_classes: int
-    """Best classes that torch gives the clips: agreement on one alone says little."""
+    """How many classes torch predicts; if it is one, agreement says little."""
 
     def failure(self, precision: str, gates: ExportGates) -> str | None:
-        """Why a file of this precision must not be used; None if it may."""
+        """Why a file of this precision fails its gate; None if it passes."""
         if self.max_logit_difference is None:
             return "gives logits that are no numbers"
         if precision == "fp32":
@@ -69,9 +73,9 @@ class Agreement:
 def load_clips(
     clip: ClipConfig, num_clips: int, *, class_names: Sequence[str], folder: Path | None = None
 ) -> VerificationClips:
-    """Up to `num_clips` clips spread over the videos of a folder of classes, or drawn ones.
+    """Take up to `num_clips` clips from the videos of a folder of classes, or draw them.
 
-    A folder gives fewer where its videos are too short for so many different ones.
+    A folder gives fewer clips if its videos are too short for so many different ones.
     """
     if folder is None:
         labels = [ACTIONS[number % len(ACTIONS)] for number in range(num_clips)]
@@ -85,7 +89,7 @@ def load_clips(
             _evenly_spaced(path, clip, -(-num_clips // len(videos)))
             for _, path in tqdm(videos, desc="reading", unit="video", leave=False)
         ]
-        # the first of each video, then the second of each: cutting the list short leaves no class out
+        # The first clip of each video, then the second of each, so that cutting the list short leaves no class out.
         order = sorted((number, index) for index, clips in enumerate(per_video) for number in range(len(clips)))
         order = order[:num_clips]
         clips = [per_video[index][number] for number, index in order]
@@ -110,14 +114,15 @@ def _evenly_spaced(path: Path, clip: ClipConfig, count: int) -> list[np.ndarray]
         raise VideoError(f"{path}: no frame decodes")
     starts = sorted(set(uniform_starts(num_frames, clip, count, fps=info.fps)))
     indices = [clip_indices(start, num_frames, clip, fps=info.fps) for start in starts]
+    # Clips overlap; each frame is decoded and resized once.
     wanted, positions = np.unique(np.stack(indices), return_inverse=True)
     frames = read_frames(path, wanted, per_frame=lambda frame: center_view(frame, clip))
     return list(frames[positions.reshape(len(indices), clip.num_frames)])
 
 
 def batch_sizes(clip: ClipConfig) -> tuple[int, ...]:
-    """Batch sizes in which a file is tried, in turns: 1, 2, 3 and 8, or fewer where clips are large."""
-    return tuple(size for size in BATCH_SIZES if size == 1 or size * math.prod(clip.shape) <= _BATCH_VALUES)
+    """The batch sizes to test a file with: BATCH_SIZES, without those too large for memory."""
+    return tuple(size for size in BATCH_SIZES if size == 1 or size * math.prod(clip.shape) <= _MAX_BATCH_VALUES)
 
 
 def extreme_clips(clip: ClipConfig) -> np.ndarray:
@@ -126,8 +131,8 @@ def extreme_clips(clip: ClipConfig) -> np.ndarray:
     return np.stack([np.full(clip.shape, 255, np.uint8), np.zeros(clip.shape, np.uint8), noise])
 
 
-def score_in_batches(score_clips: ScoreClips, clips: np.ndarray, *, sizes: Sequence[int], desc: str) -> np.ndarray:
-    """Logits (N, num_classes) of clips scored in batches whose sizes alternate."""
+def _score_in_batches(score_clips: ScoreClips, clips: np.ndarray, *, sizes: Sequence[int], desc: str) -> np.ndarray:
+    """Score clips in batches of alternating sizes. Returns logits (N, num_classes)."""
     logits, turns, done = [], cycle(sizes), 0
     with tqdm(total=len(clips), desc=desc, unit="clip", leave=False) as bar:
         while done < len(clips):
@@ -138,27 +143,27 @@ def score_in_batches(score_clips: ScoreClips, clips: np.ndarray, *, sizes: Seque
 
 
 class Reference:
-    """What torch says of the clips, for files to be held against."""
+    """Torch's logits for the clips, which files are compared with."""
 
     def __init__(self, score_clips: ScoreClips, clips: VerificationClips, clip: ClipConfig):
         self.clips, self.extremes, self.batch_sizes = clips, extreme_clips(clip), batch_sizes(clip)
-        self.logits = score_in_batches(score_clips, clips.clips, sizes=(1,), desc="torch")
-        self.extreme_logits = score_in_batches(score_clips, self.extremes, sizes=(1,), desc="torch")
+        self.logits = _score_in_batches(score_clips, clips.clips, sizes=(1,), desc="torch")
+        self.extreme_logits = _score_in_batches(score_clips, self.extremes, sizes=(1,), desc="torch")
         if not np.isfinite(self.logits).all() or not np.isfinite(self.extreme_logits).all():
             raise InputError("the checkpoint gives logits that are no numbers; train it again")
 
     def compare(self, score_clips: ScoreClips, *, precision: str) -> Agreement:
-        """Hold a file's scoring against torch's.
-
-        int8 files are scored clip by clip, as load_predictor() does, and once in each batch size on top.
-        """
+        """Compare a file's logits with torch's."""
         sizes, batches = self.batch_sizes, []
         if precision == "int8":
+            # An int8 file scales a whole batch alike, so load_predictor() scores clip by clip, and so is the agreement
+            # measured. Each batch size is tried once on top, for its difference alone.
             sizes = (1,)
             batches = [score_clips(self.clips.clips[:size]) - self.logits[:size] for size in self.batch_sizes]
-        logits = score_in_batches(score_clips, self.clips.clips, sizes=sizes, desc=precision)
-        extreme_logits = score_in_batches(score_clips, self.extremes, sizes=(1,), desc=precision)
+        logits = _score_in_batches(score_clips, self.clips.clips, sizes=sizes, desc=precision)
+        extreme_logits = _score_in_batches(score_clips, self.extremes, sizes=(1,), desc=precision)
         differences = np.abs(np.concatenate([logits - self.logits, extreme_logits - self.extreme_logits, *batches]))
+        assert logits.shape == self.logits.shape, (logits.shape, self.logits.shape)
         best, torch_best, labels = logits.argmax(axis=1), self.logits.argmax(axis=1), self.clips.labels
         return Agreement(
             max_logit_difference=float(differences.max()) if np.isfinite(differences).all() else None,

@@ -1,4 +1,4 @@
-"""run_model.py on a live source: a status line, a log of answers, a window."""
+"""run_model.py on a camera or stream: a status line, a log of answers, a window."""
 
 import json
 import sys
@@ -6,7 +6,6 @@ import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,12 +19,15 @@ from video_module.inference.predictor import Predictor
 from video_module.scores import top_k
 
 _LINE_BEGIN = b'{"source": "'
-_WAIT_S = 0.2  # between looks at whether it is time to stop
-_FRAME_S = 1 / 60  # between frames of the window
+
+# Without a window, waiting for an answer is interrupted this often to see whether it is time to stop. With a window,
+# the loop shows a frame every sixtieth of a second instead, and does not wait for answers.
+_WAIT_S = 0.2
+_FRAME_S = 1 / 60
 
 
 def watch(
-    source: str | Path,
+    stream: str | Path,
     predictor: Predictor,
     *,
     clip_step: int | None = None,
@@ -34,21 +36,21 @@ def watch(
     stop_after_s: float | None = None,
     log_path: Path | None = None,
     show: bool = False,
-) -> dict[str, Any]:
+) -> str:
     """Watch a camera's number, a stream's URL, or a file (Path) at its own speed, until it ends, q or Ctrl-C.
 
-    Answers are shown as they come, and added to `log_path` as JSON Lines. Returns what summary_line() prints.
-    Raises VideoError if the source cannot be opened or is lost; InputError if it ends before a whole clip was seen.
+    Answers are shown as they come, and added to `log_path` as JSON Lines. Returns a summary to print.
+    Raises VideoError if the stream cannot be opened or is lost; InputError if it ends before a whole clip was seen.
     """
     if log_path:
         _check_log(log_path)
         log_path.parent.mkdir(parents=True, exist_ok=True)
-    frames = paced_frames(source) if isinstance(source, Path) else live_frames(source, say=_say)
+    frames = paced_frames(stream) if isinstance(stream, Path) else live_frames(stream, say=_say)
     latencies: list[float] = []
     reading = None
     with ExitStack() as stack:
         log = stack.enter_context(open(log_path, "a", encoding="utf-8", newline="\n")) if log_path else None
-        window = stack.enter_context(DisplayWindow(str(source))) if show else None
+        window = stack.enter_context(DisplayWindow(str(stream))) if show else None
         session = stack.enter_context(LiveSession(frames, predictor, clip_step=clip_step, config=config))
         begin = time.monotonic()
         try:
@@ -59,42 +61,31 @@ def watch(
                     reading = news
                     latencies.append(news.latency_s)
                     if log:
-                        log.write(_log_line(news, predictor, source=str(source), k=k))
+                        log.write(_log_line(news, predictor, stream=str(stream), k=k))
                         log.flush()
                 elif was_over:
                     break
                 if window and not _show(window, session, reading, predictor):
                     break
         except KeyboardInterrupt:
-            pass  # the usual way to end it
+            pass  # the usual way to end it, which calls for a summary
         seconds = time.monotonic() - begin
         if reading and sys.stdout.isatty():
-            print()  # leave the status line
+            print()  # the summary goes below the status line
     if not latencies:
         span = "" if session.span_s is None else f" ({session.span_s:.1f} s)"
-        raise InputError(f"{source}: watched for {seconds:.1f} s, less than a whole clip of the model{span}")
-    return {
-        "duration_s": seconds,
-        "num_frames": session.num_frames,
-        "num_dropped": session.num_dropped if isinstance(source, Path) else None,  # a camera does not tell
-        "num_windows": len(latencies),
-        "windows_per_s": len(latencies) / max(seconds, 1e-9),
-        "latency_median_s": float(np.median(latencies)),
-        "latency_p95_s": float(np.quantile(latencies, 0.95)),
-    }
-
-
-def summary_line(summary: dict[str, Any]) -> str:
-    dropped = "" if summary["num_dropped"] is None else f", {summary['num_dropped']} dropped"
+        raise InputError(f"{stream}: watched for {seconds:.1f} s, less than a whole clip of the model{span}")
+    # Cameras do not tell how many frames they dropped.
+    dropped = f", {session.num_dropped} dropped" if isinstance(stream, Path) else ""
     return (
-        f"{summary['duration_s']:.0f} s: {summary['num_frames']} frames{dropped}; {summary['num_windows']} windows, "
-        f"{summary['windows_per_s']:.1f} a second; latency median {summary['latency_median_s']:.3f} s, 95 % within "
-        f"{summary['latency_p95_s']:.3f} s"
+        f"{seconds:.0f} s: {session.num_frames} frames{dropped}; {len(latencies)} windows, "
+        f"{len(latencies) / max(seconds, 1e-9):.1f} a second; latency median {np.median(latencies):.3f} s, 95 % within "
+        f"{np.quantile(latencies, 0.95):.3f} s"
     )
 
 
 def _check_log(path: Path) -> None:
-    """Raise InputError if answers cannot be added to this file, or it holds something else."""
+    """Raise InputError if the file cannot be written, or holds something other than live answers."""
     check_output(path)
     if path.is_file() and path.stat().st_size:
         with open(path, "rb") as file:
@@ -103,7 +94,7 @@ def _check_log(path: Path) -> None:
 
 
 def _show(window: DisplayWindow, session: LiveSession, reading: Reading | None, predictor: Predictor) -> bool:
-    """Show the newest frame with the newest answer; False if the user wants no more."""
+    """Show the newest frame with the newest answer. Returns False once the user closes the window."""
     if session.newest is None:
         time.sleep(_FRAME_S)
         return True
@@ -115,9 +106,10 @@ def _show(window: DisplayWindow, session: LiveSession, reading: Reading | None, 
 
 
 def _report(reading: Reading, last: Reading | None) -> None:
-    """On a terminal one line that changes; elsewhere a line for each change of label."""
+    """Update the status line on a terminal; elsewhere print a line whenever the label changes."""
     if sys.stdout.isatty():
-        # blanks over what is longer in the line before: not every console of Windows knows the code that clears a line
+        # Blanks overwrite the rest of a longer line. There is a code that clears a line, but not every console of
+        # Windows knows it.
         width = 0 if last is None else len(_status_line(last))
         print("\r" + _status_line(reading).ljust(width), end="", flush=True)
         if last is None or last.label != reading.label:
@@ -138,10 +130,10 @@ def _say(text: str) -> None:
     print(f"\n{text}" if sys.stdout.isatty() else text, file=sys.stderr, flush=True)
 
 
-def _log_line(reading: Reading, predictor: Predictor, *, source: str, k: int) -> str:
+def _log_line(reading: Reading, predictor: Predictor, *, stream: str, k: int) -> str:
     moment = datetime.now(UTC) - timedelta(seconds=reading.latency_s)
     line = {
-        "source": source,
+        "source": stream,
         "time": moment.isoformat(timespec="milliseconds"),
         "time_s": reading.time_s,
         "label": reading.label,

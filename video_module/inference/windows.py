@@ -1,4 +1,4 @@
-"""Windows of a video as it is decoded: each frame is read and resized once, however many windows hold it."""
+"""Windows cut from a video while it is decoded, so that each frame is read and resized once."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from video_module.data.decoding import iter_frames
 
 @dataclass(frozen=True)
 class WindowClip:
-    """A clip ready for the model, and where it stands in the video."""
+    """A clip ready for the model, and its place in the video."""
 
     start: int
     """First frame."""
@@ -31,7 +31,7 @@ class WindowCutter:
     """
 
     def __init__(self, clip: ClipConfig, *, clip_step: int | None, fps: float) -> None:
-        """`clip_step` None stands for half a clip."""
+        """`clip_step` is in frames; None means half a clip."""
         self.clip, self.fps = clip, fps
         self.span = sampling.clip_span(clip, fps)
         self.num_frames = 0
@@ -40,7 +40,7 @@ class WindowCutter:
         self._next, self._previous = next(self._starts), None
 
     def push(self, frame: np.ndarray) -> WindowClip | None:
-        """Take the next frame, uint8 RGB (H, W, 3) of any size; the window that it completes, if it does."""
+        """Take the next frame, uint8 RGB (H, W, 3) of any size, and return the window that it completes, if any."""
         self._recent.append(transforms.center_view(frame, self.clip))
         self.num_frames += 1
         if self.num_frames < self._next + self.span:
@@ -49,13 +49,14 @@ class WindowCutter:
         return self._cut(self._previous)
 
     def finish(self) -> WindowClip | None:
-        """After the last of one or more frames: the window that ends there, if it was not yielded before."""
+        """Return the window that ends with the last frame, unless push() has returned it."""
         last = sampling.last_start(self.num_frames, self.clip, fps=self.fps)
         return None if last == self._previous else self._cut(last)
 
     def _cut(self, start: int) -> WindowClip:
         indices = sampling.clip_indices(start, self.num_frames, self.clip, fps=self.fps)
         oldest = self.num_frames - len(self._recent)
+        assert oldest <= indices.min(), (oldest, indices)
         frames = np.stack([self._recent[index - oldest] for index in indices])
         return WindowClip(start, min(start + self.span, self.num_frames), frames)
 

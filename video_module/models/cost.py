@@ -1,6 +1,8 @@
 """What a network costs: parameters, and multiply-adds for one clip, counted on shapes alone."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,21 +13,19 @@ from video_module.models.registry import MODELS, NO_WEIGHTS, ModelSpec, get_spec
 from video_module.tables import align
 
 _KINETICS_CLASSES = 400
-Shape = tuple[int, ...]
+_Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelCost:
+class _ModelCost:
     num_parameters: int
     gmacs: float
     """10^9 multiply-adds of one clip's forward pass, in convolutions and matrix products; the rest is a few percent."""
 
 
-def measure_cost(name: str, *, num_classes: int = _KINETICS_CLASSES, clip: ClipConfig | None = None) -> ModelCost:
-    """Count what a model costs for clips of this ClipConfig (None: the model's own).
-
-    The network runs on torch's meta device, where tensors have a shape and no values: a fraction of a second for each.
-    """
+def measure_cost(name: str, *, num_classes: int = _KINETICS_CLASSES, clip: ClipConfig | None = None) -> _ModelCost:
+    """Count what a model costs for clips of this ClipConfig (None: the model's own)."""
+    # On torch's meta device tensors have a shape and no values, so that no network takes longer than a second.
     spec = get_spec(name)
     clip = clip or spec.clip
     counter = FlopCounterMode(display=False)
@@ -33,48 +33,47 @@ def measure_cost(name: str, *, num_classes: int = _KINETICS_CLASSES, clip: ClipC
         net = spec.build(num_classes=num_classes, clip=clip).eval()
         with counter:
             net(torch.zeros(1, 3, *clip.shape[:3]))
-    return ModelCost(
+    return _ModelCost(
         num_parameters=sum(parameter.numel() for parameter in net.parameters()),
-        gmacs=counter.get_total_flops() / 2 / 1e9,  # it counts a multiplication and an addition as two
+        # The counter takes a multiplication and an addition for two operations, the literature for one.
+        gmacs=counter.get_total_flops() / 2 / 1e9,
     )
 
 
-def measure_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None) -> list[tuple[str, Shape]]:
-    """What a clip becomes on its way: (module, shape of its output), in the order of the forward pass.
-
-    Named are the network's parts, the parts of those that are chains of parts, and what the first of these to hold the
-    model's `features` consists of: of a Swin Transformer, one block.
-    """
+def measure_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None) -> list[tuple[str, _Shape]]:
+    """List (module, shape of its output) in the order of the forward pass, beginning with the clip itself."""
     spec = get_spec(name)
     clip = clip or spec.clip
-    shapes: list[tuple[str, Shape]] = [("clip", (1, 3, *clip.shape[:3]))]
+    shapes: list[tuple[str, _Shape]] = [("clip", (1, 3, *clip.shape[:3]))]
+
+    def note_shape(path: str, module: nn.Module, inputs: object, output: Any) -> None:
+        # MViT's blocks return the size of their grid beside the tensor.
+        shapes.append((path, tuple((output[0] if isinstance(output, tuple) else output).shape)))
+
     with torch.device("meta"), torch.no_grad():
         net = spec.build(num_classes=num_classes, clip=clip).eval()
-        for path in _parts(net, within=spec.features):
-
-            def note(module: nn.Module, inputs: object, output: object, path: str = path) -> None:
-                first = output[0] if isinstance(output, tuple) else output  # MViT's parts give sizes, too
-                shapes.append((path, tuple(first.shape)))
-
-            net.get_submodule(path).register_forward_hook(note)
+        for path in _listed_modules(net, features=spec.features):
+            net.get_submodule(path).register_forward_hook(partial(note_shape, path))
         net(torch.zeros(shapes[0][1]))
     return shapes
 
 
-def _parts(net: nn.Module, *, within: str) -> list[str]:
-    """Paths of the modules that measure_shapes() names."""
+def _listed_modules(net: nn.Module, *, features: str) -> list[str]:
+    """The network's parts, the links of those that are chains, and the inside of one link, which holds `features`.
+
+    Of a Swin Transformer that link is a block. The others are built alike, so that one says enough.
+    """
     paths = []
     for name, child in net.named_children():
-        chained = isinstance(child, nn.Sequential | nn.ModuleList)
-        paths += [f"{name}.{number}" for number, _ in child.named_children()] if chained else [name]
-    block = next((path for path in paths if f"{within}.".startswith(f"{path}.") or path.startswith(f"{within}.")), None)
-    if block is not None:
-        inner = net.get_submodule(block)
-        if isinstance(inner, nn.Sequential):  # a stage: its first block
-            block = f"{block}.{next(iter(dict(inner.named_children())))}"
-            inner = net.get_submodule(block)
-        paths += [*([block] if block not in paths else []), *(f"{block}.{name}" for name, _ in inner.named_children())]
-    return paths
+        is_chain = isinstance(child, nn.Sequential | nn.ModuleList)
+        paths += [f"{name}.{number}" for number, _ in child.named_children()] if is_chain else [name]
+    links = (path for path in paths if f"{features}.".startswith(f"{path}.") or path.startswith(f"{features}."))
+    if (block := next(links, None)) is None:
+        return paths
+    if isinstance(stage := net.get_submodule(block), nn.Sequential):
+        block = f"{block}.{next(iter(stage.named_children()))[0]}"
+        paths.append(block)
+    return paths + [f"{block}.{name}" for name, _ in net.get_submodule(block).named_children()]
 
 
 def format_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None) -> str:
@@ -86,13 +85,13 @@ def format_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None
 
 
 def format_models() -> str:
-    """A table of all models: what each costs with 400 classes, what it takes, where its weights are from."""
+    """A table of all models: cost with 400 classes, input, and where weights come from."""
     header = ("model", "M parameters", "GMACs", "clip (T x H x W)", "resize", "--weights", "paper")
     rows = [header, *(_row(spec, measure_cost(name)) for name, spec in MODELS.items())]
     return align(rows, left=(0, *range(3, len(header))), indent="")
 
 
-def _row(spec: ModelSpec, cost: ModelCost) -> tuple[str, ...]:
+def _row(spec: ModelSpec, cost: _ModelCost) -> tuple[str, ...]:
     clip = spec.clip
     ordinal = {1: "", 2: " 2nd", 3: " 3rd"}.get(clip.frame_stride, f" {clip.frame_stride}th")
     step = f"every{ordinal} frame"

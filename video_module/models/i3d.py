@@ -11,52 +11,32 @@ from video_module.config import ClipConfig
 
 Size3 = tuple[int, int, int]  # T, H, W
 
-# name: channels, side of the kernel, stride
-_UNITS = {"Conv3d_1a_7x7": (64, 7, 2), "Conv3d_2b_1x1": (64, 1, 1), "Conv3d_2c_3x3": (192, 3, 1)}
-# name: kernel and stride
-_POOLS: dict[str, tuple[Size3, Size3]] = {
+# The layers in order. Conv3d: channels, side of the kernel, stride. MaxPool3d: kernel and stride. Mixed: channels of
+# branch 0, of branch 1's two layers, of branch 2's two layers, and of branch 3, by Inception-v1's table.
+_TRUNK: dict[str, tuple] = {
+    "Conv3d_1a_7x7": (64, 7, 2),
     "MaxPool3d_2a_3x3": ((1, 3, 3), (1, 2, 2)),
+    "Conv3d_2b_1x1": (64, 1, 1),
+    "Conv3d_2c_3x3": (192, 3, 1),
     "MaxPool3d_3a_3x3": ((1, 3, 3), (1, 2, 2)),
-    "MaxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)),
-    "MaxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)),
-}
-# name: channels of branch 0; of branch 1's two layers; of branch 2's two; of branch 3 (Inception-v1's table)
-_MIXED = {
     "Mixed_3b": (64, 96, 128, 16, 32, 32),
     "Mixed_3c": (128, 128, 192, 32, 96, 64),
+    "MaxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)),
     "Mixed_4b": (192, 96, 208, 16, 48, 64),
     "Mixed_4c": (160, 112, 224, 24, 64, 64),
     "Mixed_4d": (128, 128, 256, 24, 64, 64),
     "Mixed_4e": (112, 144, 288, 32, 64, 64),
     "Mixed_4f": (256, 160, 320, 32, 128, 128),
+    "MaxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)),
     "Mixed_5b": (256, 160, 320, 32, 128, 128),
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
-_TRUNK = (
-    "Conv3d_1a_7x7",
-    "MaxPool3d_2a_3x3",
-    "Conv3d_2b_1x1",
-    "Conv3d_2c_3x3",
-    "MaxPool3d_3a_3x3",
-    "Mixed_3b",
-    "Mixed_3c",
-    "MaxPool3d_4a_3x3",
-    "Mixed_4b",
-    "Mixed_4c",
-    "Mixed_4d",
-    "Mixed_4e",
-    "Mixed_4f",
-    "MaxPool3d_5a_2x2",
-    "Mixed_5b",
-    "Mixed_5c",
-)
 
 
 def same_padding(size: Size3, kernel: Size3, stride: Size3) -> list[tuple[int, int]]:
-    """TensorFlow's SAME: (before, after) along T, H and W, so that the output has size / stride cells, rounded up.
-
-    An odd number is padded more after than before.
-    """
+    """TensorFlow's SAME: (before, after) along T, H and W, so that the output has size / stride cells, rounded up."""
+    # Where the total is odd, TensorFlow pads one cell more after than before. PyTorch cannot: its layers pad both ends
+    # alike. The weights were trained with TensorFlow, so the difference is padded by hand in _pad_uneven().
     totals = [
         max(0, (-(-length // step) - 1) * step + extent - length)
         for length, extent, step in zip(size, kernel, stride, strict=True)
@@ -65,10 +45,8 @@ def same_padding(size: Size3, kernel: Size3, stride: Size3) -> list[tuple[int, i
 
 
 def _pad_uneven(x: Tensor, kernel: Size3, stride: Size3) -> tuple[Tensor, Size3]:
-    """Pad what SAME pads more after than before; returns what is left to pad, equal on both sides.
-
-    Convolutions and poolings pad that themselves, without a copy of their input.
-    """
+    """Pad what SAME pads more after than before; returns what is left to pad, equal on both sides."""
+    # What is left goes to the convolution or pooling, which pads without copying its input.
     pads = same_padding(tuple(x.shape[2:]), kernel, stride)
     if any(before != after for before, after in pads):
         x = F.pad(x, [value for before, after in reversed(pads) for value in (0, after - before)])
@@ -90,7 +68,10 @@ class Unit3D(nn.Module):
 
 
 class SamePool3d(nn.Module):
-    """Max pooling with SAME padding. Zeros may stand for the padding, since all inputs come out of a ReLU."""
+    """Max pooling with SAME padding."""
+
+    # F.pad() fills with zeros where max pooling wants minus infinity. The results are equal, since every input comes
+    # out of a ReLU and none is below zero.
 
     def __init__(self, kernel: Size3, stride: Size3):
         super().__init__()
@@ -101,13 +82,14 @@ class SamePool3d(nn.Module):
         return F.max_pool3d(x, self.kernel, self.stride, padding)
 
 
-class InceptionModule(nn.Module):
+class _InceptionModule(nn.Module):
     def __init__(self, inputs: int, channels: tuple[int, ...]):
         super().__init__()
         b0, b1a, b1b, b2a, b2b, b3 = channels
         self.b0 = Unit3D(inputs, b0, 1)
         self.b1a, self.b1b = Unit3D(inputs, b1a, 1), Unit3D(b1a, b1b, 3)
-        self.b2a, self.b2b = Unit3D(inputs, b2a, 1), Unit3D(b2a, b2b, 3)  # 5 in the paper; 3 in all its code and files
+        # The paper says 5 for this kernel; the authors' code and all weights in circulation have 3.
+        self.b2a, self.b2b = Unit3D(inputs, b2a, 1), Unit3D(b2a, b2b, 3)
         self.b3a, self.b3b = SamePool3d((3, 3, 3), (1, 1, 1)), Unit3D(inputs, b3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,18 +102,18 @@ class I3D(nn.Module):
     def __init__(self, *, num_classes: int, clip: ClipConfig):
         super().__init__()
         channels = 3
-        for name in _TRUNK:
-            if name in _POOLS:
-                self.add_module(name, SamePool3d(*_POOLS[name]))
-            elif name in _UNITS:
-                outputs, kernel, stride = _UNITS[name]
+        for name, settings in _TRUNK.items():
+            if name.startswith("MaxPool3d"):
+                self.add_module(name, SamePool3d(*settings))
+            elif name.startswith("Conv3d"):
+                outputs, kernel, stride = settings
                 self.add_module(name, Unit3D(channels, outputs, kernel, stride=stride))
                 channels = outputs
             else:
-                self.add_module(name, InceptionModule(channels, _MIXED[name]))
-                b0, _, b1, _, b2, b3 = _MIXED[name]
+                self.add_module(name, _InceptionModule(channels, settings))
+                b0, _, b1, _, b2, b3 = settings
                 channels = b0 + b1 + b2 + b3
-        # 2 x 7 x 7 at 224 pixels; a smaller clip gets a smaller mean
+        # The authors average 2 x 7 x 7 cells, all that 224 pixels leave. A smaller clip leaves fewer.
         time, side = -(-clip.num_frames // 8), -(-clip.crop // 32)
         self.avg_pool = nn.AvgPool3d((min(2, time), min(7, side), min(7, side)), stride=1)
         self.dropout = nn.Dropout(0.5)
@@ -141,7 +123,3 @@ class I3D(nn.Module):
         for name in _TRUNK:
             x = self.get_submodule(name)(x)
         return self.logits(self.dropout(self.avg_pool(x))).mean(dim=(2, 3, 4))
-
-
-def i3d(*, num_classes: int, clip: ClipConfig) -> nn.Module:
-    return I3D(num_classes=num_classes, clip=clip)

@@ -4,7 +4,7 @@ A layout is a list of rules on names. Nobody has to say which one a file has: th
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,13 +14,11 @@ from video_module.errors import InputError
 _WRAPPERS = ("weights", "state_dict", "model", "model_state_dict")
 """Under which training programs put the weights beside optimisers and the like."""
 
-Rule = tuple[str, str | Callable[[re.Match], str]]
-
 
 @dataclass(frozen=True)
 class Layout:
     name: str
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[tuple[str, str], ...] = ()
     """Regular expression and replacement, applied to a tensor's name one after the other."""
     inflated: bool = False
     """Whether it is of a network for images, whose kernels get a time axis."""
@@ -31,6 +29,7 @@ class Layout:
         return key
 
 
+# Layers without parameters were numbered too, hence the gaps.
 _CAFFE_C3D = {
     "features": {
         0: "conv1",
@@ -44,8 +43,7 @@ _CAFFE_C3D = {
     },
     "classifier": {0: "fc6", 3: "fc7", 6: "fc8"},
 }
-# GoogLeNet counts its modules from a, Inception's first code from b, after the pooling
-_BRANCHES = {
+_GOOGLENET_BRANCHES = {
     "branch1": "b0",
     "branch2.0": "b1a",
     "branch2.1": "b1b",
@@ -61,8 +59,9 @@ LAYOUTS = (
         "Video-Swin-Transformer and mmaction",
         (
             (r"^backbone\.", ""),
-            (r"^layers\.(\d+)\.blocks\.", lambda match: f"features.{2 * int(match[1])}."),
-            (r"^layers\.(\d+)\.downsample\.", lambda match: f"features.{2 * int(match[1]) + 1}."),
+            # torchvision counts stages and the mergings between them as one list.
+            *((rf"^layers\.{stage}\.blocks\.", f"features.{2 * stage}.") for stage in range(4)),
+            *((rf"^layers\.{stage}\.downsample\.", f"features.{2 * stage + 1}.") for stage in range(4)),
             (r"\.mlp\.fc1\.", ".mlp.0."),
             (r"\.mlp\.fc2\.", ".mlp.3."),
             (r"^norm3\.", "norm."),  # mmaction 1 numbers the stages' norms
@@ -71,29 +70,27 @@ LAYOUTS = (
     ),
     Layout(
         "C3D as converted from Caffe (features, classifier)",
-        (
-            (
-                r"^(features|classifier)\.(\d+)\.",
-                lambda match: _CAFFE_C3D[match[1]].get(int(match[2]), match[0][:-1]) + ".",
-            ),
+        tuple(
+            (rf"^{part}\.{number}\.", f"{name}.")
+            for part, names in _CAFFE_C3D.items()
+            for number, name in names.items()
         ),
     ),
     Layout(
         "mmaction's C3D",
         (
             (r"^backbone\.", ""),
-            (r"^conv(\d)a\.conv\.", lambda match: f"conv{match[1]}{'' if match[1] in '12' else 'a'}."),
-            (r"^conv(\d)b\.conv\.", r"conv\1b."),
+            (r"^conv([12])a\.conv\.", r"conv\1."),
+            (r"^conv(\d[ab])\.conv\.", r"conv\1."),
             (r"^cls_head\.fc_cls\.", "fc8."),
         ),
     ),
     Layout(
         "torchvision's GoogLeNet, inflated",
         (
-            (
-                r"^inception(\d)([a-e])\.(branch\d(?:\.\d)?)\.(?=conv|bn)",
-                lambda match: f"Mixed_{match[1]}{chr(ord(match[2]) + 1)}.{_BRANCHES.get(match[3], match[3])}.",
-            ),
+            # GoogLeNet letters its modules from a; Inception's first code begins with b, after the pooling.
+            *((rf"^inception(\d){a}\.", rf"Mixed_\1{b}.") for a, b in zip("abcde", "bcdef", strict=True)),
+            *((rf"^(Mixed_..)\.{a}\.(?=conv|bn)", rf"\1.{b}.") for a, b in _GOOGLENET_BRANCHES.items()),
             (r"^conv1\.(?=conv|bn)", "Conv3d_1a_7x7."),
             (r"^conv2\.(?=conv|bn)", "Conv3d_2b_1x1."),
             (r"^conv3\.(?=conv|bn)", "Conv3d_2c_3x3."),
@@ -106,13 +103,12 @@ LAYOUTS = (
 
 
 def inflate(conv2d_weight: Tensor, time: int) -> Tensor:
-    """A convolution for images, (C, D, H, W), made one for videos, (C, D, time, H, W), as for I3D (Carreira &
-    Zisserman, 2017, section 2.1).
+    """Make a convolution for images, (C, D, H, W), one for videos, (C, D, time, H, W).
 
-    The kernel is repeated along time and divided by `time`, so that a boring video, one image repeated, gets the
-    answer of the image. That holds where a kernel sees frames alone: at a video's ends zero padding stands in for some
-    of them, and the answer is smaller there.
+    The method is I3D's (Carreira & Zisserman, 2017, section 2.1).
     """
+    # Repeated along time and divided by `time`, the kernel gives a video of one still image the image's own answer.
+    # At both ends of a video zero padding takes the place of some frames, and the answer is smaller there.
     if conv2d_weight.ndim != 4:
         raise ValueError(f"conv2d_weight must be (C, D, H, W), got {tuple(conv2d_weight.shape)}")
     if time < 1:
@@ -121,7 +117,7 @@ def inflate(conv2d_weight: Tensor, time: int) -> Tensor:
 
 
 def find_weights(content: Mapping, *, origin: str) -> dict[str, Tensor]:
-    """The tensors of a loaded file by name, whatever training program wrapped them up.
+    """The tensors of a loaded file by name, taken out of what training programs wrap around them.
 
     Raises InputError if there are none.
     """
@@ -145,7 +141,7 @@ def match_layout(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tu
 
 
 def fitting(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> set[str]:
-    """Names that both have, in equal shape."""
+    """Names that both have, with tensors of equal shape."""
     return {key for key, value in weights.items() if key in own and own[key].shape == value.shape}
 
 
@@ -160,7 +156,7 @@ def _convert(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], layout: L
 
 
 def outline(keys: Collection[str], among: Collection[str]) -> str:
-    """Names of tensors in a line; where all of a module's are meant, its name stands for them: `layer4.*`."""
+    """List names of tensors in one line. Where all of a module's are in it, the module stands for them: `layer4.*`."""
     keys, texts = set(keys), {}
     for key in among:
         if key not in keys:

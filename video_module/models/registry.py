@@ -26,11 +26,10 @@ class ModelSpec:
     head: str
     """Name of the last layer inside the built module."""
     features: str = ""
-    """Name of the layer inside it that shows where the model looks: the last whose grid is fine enough to tell places
-    apart."""
+    """Name of the layer inside it that shows where the model looks: the last one with a grid fine enough to do so."""
     channels_last: bool = False
-    """Whether that layer gives (N, T, H, W, C), as Swin does, or (N, C, T, H, W). A layer that gives a pair of (N, 1 +
-    T * H * W, C), a class token first, and (T, H, W), as MViT's do, is taken as it is."""
+    """Whether that layer gives (N, T, H, W, C), as Swin's do, or (N, C, T, H, W). MViT's give a pair, tokens and (T, H,
+    W), and are recognised by that."""
     has_drop_path: bool = False
     """Whether it can skip blocks at random in training (stochastic depth)."""
     weights: tuple[str, ...] = ()
@@ -63,7 +62,7 @@ class ModelSpec:
         target_fps: float | None = None,
         img_size: int | None = None,
     ) -> ClipConfig:
-        """The model's ClipConfig with what the user wants otherwise; resizing keeps its proportion to the crop."""
+        """The model's ClipConfig with the user's changes. `resize` keeps its proportion to the crop."""
         clip = self.clip
         if img_size:
             scale = img_size / clip.crop
@@ -78,7 +77,7 @@ class ModelSpec:
         )
 
     def train_config(self, *, weights: str, given: Mapping[str, Any]) -> TrainConfig:
-        """TrainConfig from its defaults, this model's recipe, and what the user gave, the later winning."""
+        """TrainConfig's defaults, replaced by this model's recipe, replaced by what the user gave."""
         settings = dict(self.recipe)
         if not self.has_drop_path:
             settings["drop_path"] = 0.0
@@ -96,81 +95,56 @@ class ModelSpec:
 
 
 _VIDEO_SWIN = "Liu et al., Video Swin Transformer, CVPR 2022"
-
-
-def _swin3d(size: str, weights: tuple[str, ...], **recipe: Any) -> ModelSpec:
-    return ModelSpec(
-        name=f"swin3d_{size}",
-        clip=ClipConfig(num_frames=32, frame_stride=2, resize=256, crop=224),
-        builder=f"video_module.models.swin3d:swin3d_{size}",
-        head="head",
-        features="features.6",  # T/2 x 7 x 7
-        channels_last=True,
-        has_drop_path=True,
-        weights=weights,
-        weights_files="Video-Swin and mmaction checkpoints (swin_*_patch244_window877_*.pth)",
-        recipe={"head_dropout": 0.5, "num_repeats": 2, **recipe},
-        paper=_VIDEO_SWIN,
-    )
-
-
 _R2PLUS1D = "Tran et al., A Closer Look at Spatiotemporal Convolutions for Action Recognition, CVPR 2018"
-_MVIT = "Fan et al., Multiscale Vision Transformers, ICCV 2021"
 
-
-def _zoo(name: str, *, clip: ClipConfig, paper: str, **settings: Any) -> ModelSpec:
-    """A network of torchvision with its weights. What ClipConfig says beyond the pixels (`weights.transforms()`) is
-    from `weights.meta`, which gives each its clip_len and frame_rate."""
-    return ModelSpec(
-        name=name,
-        clip=clip,
-        builder=f"video_module.models.torchvision_zoo:{name}",
-        weights=("KINETICS400_V1",),
-        paper=paper,
-        **settings,
-    )
-
-
-def _video_resnet(name: str, *, features: str) -> ModelSpec:
-    return _zoo(
-        name,
-        # frame_rate=15, clip_len=16
-        clip=ClipConfig(num_frames=16, frame_stride=1, target_fps=15, resize=(128, 171), crop=112, **_KINETICS),
-        head="fc",
-        features=features,
-        recipe=_CONVOLUTIONAL,
-        paper=_R2PLUS1D,
-    )
-
-
-def _mvit(name: str, *, paper: str) -> ModelSpec:
-    return _zoo(
-        name,
-        clip=ClipConfig(  # frame_rate=7.5, clip_len=16
-            num_frames=16,
-            frame_stride=1,
-            target_fps=7.5,
-            resize=256,
-            crop=224,
-            mean=(0.45, 0.45, 0.45),
-            std=(0.225, 0.225, 0.225),
-        ),
-        head="head.1",
-        features="blocks.13",  # 8 x 14 x 14 tokens; the last blocks have 7 x 7
-        has_drop_path=True,
-        recipe={"lr": 1e-3, "weight_decay": 0.05, "drop_path": 0.2, "num_repeats": 2},  # drop_path: torchvision's
-        paper=paper,
-    )
-
-
-# of torchvision's VideoClassification preset
+# torchvision's VideoClassification preset.
 _KINETICS: dict[str, Any] = {"mean": (0.43216, 0.394666, 0.37645), "std": (0.22803, 0.22145, 0.216989)}
+
 _CONVOLUTIONAL = {"lr": 1e-3, "weight_decay": 0.01, "effective_batch": 16, "lr_batch": 16}
 
+# Frames and rates of torchvision's models are the clip_len and frame_rate of their `weights.meta`.
+_SWIN: dict[str, Any] = {
+    "clip": ClipConfig(num_frames=32, frame_stride=2, resize=256, crop=224),
+    "head": "head",
+    "features": "features.6",  # T/2 x 7 x 7
+    "channels_last": True,
+    "has_drop_path": True,
+    "weights_files": "Video-Swin and mmaction checkpoints (swin_*_patch244_window877_*.pth)",
+    "paper": _VIDEO_SWIN,
+}
+_VIDEO_RESNET: dict[str, Any] = {
+    "clip": ClipConfig(num_frames=16, frame_stride=1, target_fps=15, resize=(128, 171), crop=112, **_KINETICS),
+    "head": "fc",
+    "recipe": _CONVOLUTIONAL,
+    "paper": _R2PLUS1D,
+}
+_MVIT: dict[str, Any] = {
+    "clip": ClipConfig(
+        num_frames=16, frame_stride=1, target_fps=7.5, resize=256, crop=224, mean=(0.45,) * 3, std=(0.225,) * 3
+    ),
+    "head": "head.1",
+    "features": "blocks.13",  # 8 x 14 x 14 tokens; the last blocks have 7 x 7
+    "has_drop_path": True,
+    "recipe": {"lr": 1e-3, "weight_decay": 0.05, "drop_path": 0.2, "num_repeats": 2},  # drop_path: torchvision's
+}
+
+
+def _torchvision(
+    name: str, *, module: str = "torchvision_zoo", weights: tuple[str, ...] = ("KINETICS400_V1",), **settings: Any
+) -> ModelSpec:
+    """A network of torchvision with its weights."""
+    return ModelSpec(name=name, builder=f"video_module.models.{module}:{name}", weights=weights, **settings)
+
+
+def _swin3d(size: str, *, weights: tuple[str, ...] = ("KINETICS400_V1",), **recipe: Any) -> ModelSpec:
+    recipe = {"head_dropout": 0.5, "num_repeats": 2, **recipe}
+    return _torchvision(f"swin3d_{size}", module="swin3d", weights=weights, recipe=recipe, **_SWIN)
+
+
 _SPECS = (
-    _swin3d("t", ("KINETICS400_V1",), lr=1e-3, weight_decay=0.02, drop_path=0.1),
-    _swin3d("s", ("KINETICS400_V1",), lr=1e-3, weight_decay=0.02, drop_path=0.1),
-    _swin3d("b", ("KINETICS400_IMAGENET22K_V1", "KINETICS400_V1"), lr=3e-4, weight_decay=0.05, drop_path=0.3),
+    _swin3d("t", lr=1e-3, weight_decay=0.02, drop_path=0.1),
+    _swin3d("s", lr=1e-3, weight_decay=0.02, drop_path=0.1),
+    _swin3d("b", weights=("KINETICS400_IMAGENET22K_V1", "KINETICS400_V1"), lr=3e-4, weight_decay=0.05, drop_path=0.3),
     ModelSpec(
         name="swin3d_nano",
         clip=ClipConfig(num_frames=8, frame_stride=4, resize=72, crop=64),
@@ -186,30 +160,27 @@ _SPECS = (
             "lr_batch": 16,
             "weight_decay": 0.05,
             "warmup_epochs": 1.0,
-            "drop_path": 0.0,
-            "mixup": 0.0,
-            "cutmix": 0.0,
-            "ema_decay": 0.0,
+            **dict.fromkeys(("drop_path", "mixup", "cutmix", "ema_decay"), 0.0),
         },
         paper=f"{_VIDEO_SWIN}; a relative of 0.33 M parameters that learns on a laptop",
     ),
-    _video_resnet("r2plus1d_18", features="layer3"),  # 4 x 14 x 14; layer4 has 2 x 7 x 7
-    _video_resnet("r3d_18", features="layer3"),
-    _video_resnet("mc3_18", features="layer4"),  # 16 x 7 x 7: it never strides along time
-    _zoo(
+    _torchvision("r2plus1d_18", features="layer3", **_VIDEO_RESNET),  # 4 x 14 x 14; layer4 has 2 x 7 x 7
+    _torchvision("r3d_18", features="layer3", **_VIDEO_RESNET),
+    _torchvision("mc3_18", features="layer4", **_VIDEO_RESNET),  # 16 x 7 x 7: it never strides along time
+    _torchvision(
         "s3d",
-        # frame_rate=15, clip_len=128
         clip=ClipConfig(num_frames=128, frame_stride=1, target_fps=15, resize=(256, 256), crop=224, **_KINETICS),
         head="classifier.1",
         features="features.15",  # 16 x 7 x 7
         recipe=_CONVOLUTIONAL,
         paper="Xie et al., Rethinking Spatiotemporal Feature Learning, ECCV 2018",
     ),
-    _mvit("mvit_v1_b", paper=_MVIT),
-    _mvit("mvit_v2_s", paper="Li et al., MViTv2, CVPR 2022"),
+    _torchvision("mvit_v1_b", paper="Fan et al., Multiscale Vision Transformers, ICCV 2021", **_MVIT),
+    _torchvision("mvit_v2_s", paper="Li et al., MViTv2, CVPR 2022", **_MVIT),
     ModelSpec(
         name="c3d",
-        clip=ClipConfig(  # 16 consecutive frames, as in the paper; mean of Sports-1M's mean cube over places and frames
+        # As in the paper: 16 consecutive frames, less the average of Sports-1M's mean cube over places and frames.
+        clip=ClipConfig(
             num_frames=16,
             frame_stride=1,
             resize=(128, 171),
@@ -217,20 +188,21 @@ _SPECS = (
             mean=(101.41 / 255, 97.66 / 255, 90.25 / 255),
             std=(1 / 255, 1 / 255, 1 / 255),
         ),
-        builder="video_module.models.c3d:c3d",
+        builder="video_module.models.c3d:C3D",
         head="fc8",
         features="conv4b",  # 4 x 14 x 14; conv5b has 2 x 7 x 7
         weights_files="c3d.pickle (Sports-1M), ucf101-caffe.pth, mmaction's c3d_sports1m_pretrain*.pth",
-        recipe={**_CONVOLUTIONAL, "lr": 1e-4},  # nothing normalises its activations
+        # A tenth of the others' rate, since nothing normalises the activations.
+        recipe={**_CONVOLUTIONAL, "lr": 1e-4},
         paper="Tran et al., Learning Spatiotemporal Features with 3D Convolutional Networks, ICCV 2015",
     ),
     ModelSpec(
         name="i3d",
-        # the paper trains on 64 frames at 25/s (and tests on 250), values in -1..1
+        # The paper trains on 64 frames at 25 a second (and tests on 250), with values in -1..1.
         clip=ClipConfig(
             num_frames=64, frame_stride=1, target_fps=25, resize=256, crop=224, mean=(0.5,) * 3, std=(0.5,) * 3
         ),
-        builder="video_module.models.i3d:i3d",
+        builder="video_module.models.i3d:I3D",
         head="logits.conv3d",
         features="Mixed_5c",  # 8 x 7 x 7
         weights_files="rgb_imagenet.pt, rgb_charades.pt (Kinetics); googlenet-*.pth of torchvision, inflated",
@@ -239,10 +211,11 @@ _SPECS = (
     ),
 )
 MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in _SPECS}
+assert len(MODELS) == len(_SPECS), "two models have one name"
 
 
 def get_spec(name: str) -> ModelSpec:
-    """Look a model up. Raises InputError naming those there are."""
+    """Look up a model. Raises InputError that lists the models."""
     if name not in MODELS:
         raise InputError(f"no model named {name!r}; there are {', '.join(MODELS)}")
     return MODELS[name]

@@ -1,10 +1,12 @@
-"""Video Swin Transformers (Liu et al., CVPR 2022): torchvision's network with attention that exports and trains leaner.
+"""Video Swin Transformers (Liu et al., CVPR 2022): torchvision's network with a leaner attention.
 
 Parameters have torchvision's names and shapes, so its weights load as they are.
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,9 @@ def _region_numbers(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
     """
     numbers = np.zeros(1, np.int32)
     for length, extent, offset in zip(size, window, shift, strict=True):
+        # Rolling by `offset` moves the first `offset` cells behind the last ones, where they share a window with cells
+        # from the other end. Counted after the roll, an axis has three regions: whole windows, the cells that were last
+        # before, and the cells that came round. The three axes together number 27 regions.
         axis = np.zeros(length, np.int32)
         if offset:
             axis[-extent:-offset] = 1
@@ -40,7 +45,8 @@ def _region_numbers(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
 @lru_cache(maxsize=64)
 def _region_tensor(size: Size3, window: Size3, shift: Size3, device: torch.device) -> Tensor:
     """_region_numbers() on a device, sent there once."""
-    with torch.inference_mode(False):  # it may be needed in training later
+    # The first caller may run in inference mode, whose tensors autograd refuses; a later caller may be training.
+    with torch.inference_mode(False):
         return torch.from_numpy(_region_numbers(size, window, shift)).to(device)
 
 
@@ -49,9 +55,12 @@ def forget_constants() -> None:
     _region_tensor.cache_clear()
 
 
-@torch.compiler.assume_constant_result  # else torch.compile traces NumPy's steps
+# The numbers depend on sizes alone. Unless torch.compile is told that the result is constant, it traces NumPy's steps.
+@torch.compiler.assume_constant_result
 def _regions(size: Size3, window: Size3, shift: Size3, device: torch.device) -> Tensor:
-    if torch.compiler.is_exporting():  # a traced tensor must not be kept: it is no real one
+    # What is made during export is a traced tensor, which must not end up in the cache. From a list it becomes one
+    # small integer constant of the graph.
+    if torch.compiler.is_exporting():
         return torch.tensor(_region_numbers(size, window, shift).tolist(), dtype=torch.int32, device=device)
     return _region_tensor(size, window, shift, device)
 
@@ -72,18 +81,19 @@ def _from_windows(x: Tensor, window: Size3, size: Size3) -> Tensor:
 
 
 class WindowAttention3d(ShiftedWindowAttention3d):
-    """torchvision's shifted window attention, to the same numbers, without rebuilding the shift mask at every call.
+    """torchvision's shifted window attention, with the same results, but without rebuilding the mask at every call."""
 
-    torchvision assigns the mask region by region, which becomes 306 ScatterND nodes in swin3d_t's exported graph and
-    two minutes of export. Here it comes from one small constant of region numbers.
-    """
+    # torchvision assigns the mask region by region, which becomes 306 ScatterND nodes in swin3d_t's exported graph and
+    # two minutes of export. Here the graph holds one small constant of region numbers for each size, and the mask is
+    # computed from it. Masks and biases stored as constants, one for each window, would make a file of 713 MB around
+    # 112 MB of parameters.
 
     def forward(self, x: Tensor) -> Tensor:
         """x and the result: (N, T, H, W, C)."""
         _, t, h, w, c = x.shape
         fits = [min(extent, length) for extent, length in zip(self.window_size, (t, h, w), strict=True)]
         window: Size3 = tuple(fits)
-        # a window that spans an axis is not shifted along it
+        # A window that spans a whole axis has no neighbour there to exchange tokens with, so it is not shifted.
         shift: Size3 = tuple(
             0 if length <= extent else offset
             for length, extent, offset in zip((t, h, w), self.window_size, self.shift_size, strict=True)
@@ -92,13 +102,14 @@ class WindowAttention3d(ShiftedWindowAttention3d):
         size: Size3 = (t + pad[0], h + pad[1], w + pad[2])
         if any(pad):
             x = F.pad(x, (0, 0, 0, pad[2], 0, pad[1], 0, pad[0]))
+        assert all(length % extent == 0 for length, extent in zip(size, window, strict=True)), (size, window)
         if any(shift):
             x = torch.roll(x, shifts=[-offset for offset in shift], dims=(1, 2, 3))
         x = _to_windows(x, window)
 
         windows, tokens, heads = x.shape[1], x.shape[2], self.num_heads
         qkv = self.qkv(x).view(-1, windows, tokens, 3, heads, c // heads).permute(3, 0, 1, 4, 2, 5)
-        # (N, windows, heads, tokens, c // heads) each; unbind() would export as twice the nodes
+        # (N, windows, heads, tokens, c // heads) each. Indexed, since unbind() exports as twice as many nodes.
         q, k, v = qkv[0], qkv[1], qkv[2]
         bias = self.position_bias(tokens)  # (heads, tokens, tokens)
         if any(shift):
@@ -126,10 +137,11 @@ class WindowAttention3d(ShiftedWindowAttention3d):
     def _attend_fused(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """q, k, v and the result: (N, windows, heads, tokens, channels of a head).
 
-        The kernel that takes a bias, and gives its gradient, wants four axes. One bias for all windows, (heads, tokens,
-        tokens), goes with the windows among the samples; one for each of them, (windows, heads, tokens, tokens), with
-        the windows among the heads. So no copy of it is made for each sample.
+        `bias` is (heads, tokens, tokens), or (windows, heads, tokens, tokens) where it holds a mask.
         """
+        # The kernel that takes a bias and gives its gradient wants four axes, and here there are five. A bias that all
+        # windows share goes with the windows folded into the samples; one for each window, with the windows folded into
+        # the heads. Either way expand() repeats it without a copy in memory.
         first = 0 if bias.ndim == 3 else 1
         flat = [tensor.flatten(first, first + 1) for tensor in (q, k, v)]
         mask = bias.reshape(1, -1, *bias.shape[-2:]).to(q.dtype).expand(len(flat[0]), -1, -1, -1)
@@ -138,6 +150,7 @@ class WindowAttention3d(ShiftedWindowAttention3d):
 
     def position_bias(self, tokens: int) -> Tensor:
         """What each pair of places in a window adds to the scores, (heads, tokens, tokens)."""
+        # Looked up inside the graph: stored for each block, the biases would make an exported file twice as large.
         index = self.relative_position_index[:tokens, :tokens]
         return F.embedding(index, self.relative_position_bias_table).permute(2, 0, 1)
 
@@ -145,15 +158,17 @@ class WindowAttention3d(ShiftedWindowAttention3d):
         """-100 between tokens of different regions, else 0: float (windows, 1, tokens, tokens)."""
         regions = _regions(size, window, shift, self.relative_position_index.device)
         together = regions[:, None, :, None] == regions[:, None, None, :]
+        # torchvision's value. It need not be minus infinity: exp(-100) vanishes beside the other terms of a softmax.
         return torch.where(together, 0.0, -100.0)
 
 
 class _Block(SwinTransformerBlock):
-    """torchvision's block around WindowAttention3d; SwinTransformer3d names its own attention to every block."""
+    """torchvision's block around WindowAttention3d."""
 
     recomputed = False
-    """Whether training keeps the block's input alone and computes what is in it again when the gradients need it."""
+    """Whether training keeps only the block's input, and computes the rest again when the gradients need it."""
 
+    # SwinTransformer3d hands its own attention class to every block, whatever the caller would like; it stops here.
     def __init__(self, *args, attn_layer=None, **kwargs):
         super().__init__(*args, attn_layer=WindowAttention3d, **kwargs)
 
@@ -170,71 +185,48 @@ def _build(
     embed_dim: int,
     depths: list[int],
     num_heads: list[int],
-    window_size: list[int],
-    patch_size: list[int] | None = None,
+    window_size: Sequence[int] = (8, 7, 7),
+    patch_size: Sequence[int] = (2, 4, 4),
 ) -> nn.Module:
+    # torchvision's builders (swin3d_t() and so on) fix the drop path, so the class they build is called directly.
     return SwinTransformer3d(
-        patch_size=patch_size or [2, 4, 4],
+        patch_size=list(patch_size),
         embed_dim=embed_dim,
         depths=depths,
         num_heads=num_heads,
-        window_size=window_size,
+        window_size=list(window_size),
         stochastic_depth_prob=drop_path,
         num_classes=num_classes,
         block=_Block,
     )
 
 
-def swin3d_t(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
-    return _build(
-        num_classes=num_classes,
-        drop_path=drop_path,
-        embed_dim=96,
-        depths=[2, 2, 6, 2],
-        num_heads=[3, 6, 12, 24],
-        window_size=[8, 7, 7],
-    )
+def swin3d_t(*, clip: ClipConfig, **settings: Any) -> nn.Module:
+    return _build(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], **settings)
 
 
-def swin3d_s(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
-    return _build(
-        num_classes=num_classes,
-        drop_path=drop_path,
-        embed_dim=96,
-        depths=[2, 2, 18, 2],
-        num_heads=[3, 6, 12, 24],
-        window_size=[8, 7, 7],
-    )
+def swin3d_s(*, clip: ClipConfig, **settings: Any) -> nn.Module:
+    return _build(embed_dim=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24], **settings)
 
 
-def swin3d_b(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
-    return _build(
-        num_classes=num_classes,
-        drop_path=drop_path,
-        embed_dim=128,
-        depths=[2, 2, 18, 2],
-        num_heads=[4, 8, 16, 32],
-        window_size=[8, 7, 7],
-    )
+def swin3d_b(*, clip: ClipConfig, **settings: Any) -> nn.Module:
+    return _build(embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32], **settings)
 
 
 def swin3d_nano(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
-    """For 8x64x64 clips: patches of 2x8x8, three stages, windows of 4x4x4 tokens that see the whole time axis.
-
-    torchvision draws all weights with a deviation of 0.02, made for layers of 96 and more that fine-tuning rarely meets
-    untrained. In layers of 32 signals die out with that, and training stalls for epochs; here the deviation is one over
-    the root of a layer's inputs. Wide position biases let attention tell before from after from the start. What moves
-    changes pixels far less than what is there, and is found late; so half of the filters begin as differences in time.
-    """
+    """For 8x64x64 clips: patches of 2x8x8, three stages, windows of 4x4x4 tokens that span the whole time axis."""
     net = _build(
         num_classes=num_classes,
         drop_path=drop_path,
         embed_dim=32,
         depths=[2, 1, 1],
         num_heads=[2, 4, 8],
-        window_size=[4, 4, 4],
-        patch_size=[2, 8, 8],
+        window_size=(4, 4, 4),
+        patch_size=(2, 8, 8),
     )
+    # torchvision draws all weights with a deviation of 0.02, which suits layers of 96 channels and more. In layers of
+    # 32, signals die out and training stalls for epochs; a deviation of one over the root of a layer's inputs keeps
+    # their size. Wide position biases let attention tell before from after from the first step on.
     for name, parameter in net.named_parameters():
         if name.endswith("relative_position_bias_table"):
             nn.init.trunc_normal_(parameter, std=0.5)
@@ -247,6 +239,9 @@ def swin3d_nano(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.M
 @torch.no_grad()
 def _see_motion(filters: Tensor, *, gain: float = 8.0) -> None:
     """Make half of the filters, (out, in, 2, h, w), differences of a patch's two frames, `gain` times as wide."""
+    # Motion changes pixels far less than the scene itself does, so a network that starts from random filters finds the
+    # scene first and the motion late. Differences in time see nothing but motion.
+    assert filters.ndim == 5 and filters.shape[2] == 2, filters.shape
     half = filters.shape[0] // 2
     filters[:half, :, 1] = -filters[:half, :, 0]
     filters[:half] *= gain

@@ -28,67 +28,40 @@ def mc3_18(*, num_classes: int, clip: ClipConfig) -> nn.Module:
 def s3d(*, num_classes: int, clip: ClipConfig) -> nn.Module:
     """torchvision's mean over 2 x 7 x 7 cells asks for 14 frames of 224 x 224; smaller clips get a smaller mean."""
     net = torchvision_s3d(num_classes=num_classes)
-    time = -(-clip.num_frames // 4) // 2  # the last pooling alone rounds down
+    # The time axis is halved three times and each side five times. All of that rounds up but the last pooling.
+    time = -(-clip.num_frames // 4) // 2
     side = -(-clip.crop // 16) // 2
     net.avgpool = nn.AvgPool3d((min(2, time), min(7, side), min(7, side)), stride=1)
     return net
 
 
 def mvit_v1_b(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
-    return _mvit(
-        num_classes=num_classes,
-        clip=clip,
-        drop_path=drop_path,
-        widens_early=True,
-        pools_all_queries=False,
-        residual_pool=False,
-        rel_pos_embed=False,
-        proj_after_attn=False,
-    )
+    return _mvit(num_classes, clip, drop_path, is_v2=False)
 
 
 def mvit_v2_s(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
-    return _mvit(
-        num_classes=num_classes,
-        clip=clip,
-        drop_path=drop_path,
-        widens_early=False,
-        pools_all_queries=True,
-        residual_pool=True,
-        rel_pos_embed=True,
-        proj_after_attn=True,
-    )
+    return _mvit(num_classes, clip, drop_path, is_v2=True)
 
 
-_STAGES = (1, 2, 11, 2)  # blocks of each; with every stage tokens are halved along both sides, heads doubled
+_STAGES = (1, 2, 11, 2)
+"""Blocks of each stage; from one stage to the next, tokens are halved along both sides and heads doubled."""
 
 
-def _mvit(
-    *,
-    num_classes: int,
-    clip: ClipConfig,
-    drop_path: float,
-    widens_early: bool,
-    pools_all_queries: bool,
-    residual_pool: bool,
-    rel_pos_embed: bool,
-    proj_after_attn: bool,
-) -> nn.Module:
-    """torchvision's builders hold the clip at 16 x 224 x 224; tables of positions follow it, so the net is built here.
-
-    `widens_early`: a stage's last block, not the next one's first, doubles the channels, as in MViT before version 2.
-    """
+def _mvit(num_classes: int, clip: ClipConfig, drop_path: float, *, is_v2: bool) -> nn.Module:
+    # torchvision's builders accept clips of 16 x 224 x 224 alone. The tables of positions follow the clip's size, so
+    # their class is called directly.
     stages = [stage for stage, count in enumerate(_STAGES) for _ in range(count)]
     firsts = [sum(_STAGES[:stage]) for stage in range(1, len(_STAGES))]
     channels = [96 * 2**stage for stage in stages]
-    if widens_early:
-        inputs, outputs = channels, [*channels[1:], channels[-1]]
-    else:
+    # Version 2 doubles the channels in a stage's first block; version 1 did so in the last block of the stage before.
+    if is_v2:
         inputs, outputs = [channels[0], *channels[:-1]], channels
+    else:
+        inputs, outputs = channels, [*channels[1:], channels[-1]]
     blocks = []
     for index, stage in enumerate(stages):
         strides = index in firsts
-        pooled = strides or pools_all_queries
+        pooled = strides or is_v2
         key_stride = 2 ** (len(_STAGES) - 1 - stage)
         blocks.append(
             mvit.MSBlockConfig(
@@ -105,34 +78,33 @@ def _mvit(
         spatial_size=(clip.crop, clip.crop),
         temporal_size=clip.num_frames,
         block_setting=blocks,
-        residual_pool=residual_pool,
+        residual_pool=is_v2,
         residual_with_cls_embed=False,
-        rel_pos_embed=rel_pos_embed,
-        proj_after_attn=proj_after_attn,
+        rel_pos_embed=is_v2,
+        proj_after_attn=is_v2,
         stochastic_depth_prob=drop_path,
         num_classes=num_classes,
     )
-    for block in net.blocks:  # its class is fixed inside torchvision's block
+    # MSBlock names its attention class itself and takes no other. Ours has the same parameters and another forward(),
+    # so giving the object that class is all it takes.
+    for block in net.blocks:
         block.attn.__class__ = PooledAttention
     return net
 
 
 @lru_cache(maxsize=64)
 def _distance_numbers(queries: int, keys: int) -> list[list[int]]:
-    """Which row of a table of relative positions stands between each query and each key along one axis.
-
-    Both are counted in cells of the finer of the two grids.
-    """
+    """Which row of a table of relative positions belongs to each query and each key along one axis."""
+    # Queries and keys were pooled with different strides. Distances are counted in cells of the finer of the two grids.
     key_step, query_step = max(queries / keys, 1.0), max(keys / queries, 1.0)
     return [[int(q * query_step - (k + 1 - keys) * key_step) for k in range(keys)] for q in range(queries)]
 
 
 class PooledAttention(mvit.MultiscaleAttention):
-    """torchvision's attention of MViT, to the same numbers, without assigning to parts of tensors.
+    """torchvision's attention of MViT, with the same results, but without assigning to parts of tensors."""
 
-    Assignments become 96 ScatterND nodes in mvit_v2_s's exported graph, and distances between positions, which are
-    constants, are computed in it.
-    """
+    # Assignments become 96 ScatterND nodes in mvit_v2_s's exported graph. Here each sum is written as one, with padding
+    # where the class token takes no part.
 
     def forward(self, x: Tensor, thw: Size3) -> tuple[Tensor, Size3]:
         """x: a class token and the cells of grid `thw`, (N, 1 + T * H * W, C). Returns the same of the pooled grid."""
@@ -157,6 +129,7 @@ class PooledAttention(mvit.MultiscaleAttention):
             _positions(table, queries, keys)
             for table, queries, keys in zip((self.rel_pos_t, self.rel_pos_h, self.rel_pos_w), thw, k_thw, strict=True)
         )
+        assert q.shape[2] == thw[0] * thw[1] * thw[2], (q.shape, thw)
         q = q.unflatten(2, thw)  # (N, heads, T, H, W, head_dim)
         by_t = (q.flatten(3, 4) @ along_t).unflatten(3, thw[1:])
         by_h = q @ along_h
@@ -167,6 +140,7 @@ class PooledAttention(mvit.MultiscaleAttention):
 
 def _positions(table: Tensor, queries: int, keys: int) -> Tensor:
     """Relative positions along an axis, (queries, head_dim, keys)."""
+    # torchvision's own stretching of a table that was trained for another grid, so that results agree with it.
     table = mvit._interpolate(table, 2 * max(queries, keys) - 1)
     distances = torch.tensor(_distance_numbers(queries, keys), device=table.device)
     return F.embedding(distances, table).transpose(1, 2)

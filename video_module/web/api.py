@@ -10,7 +10,7 @@ from video_module.config import TimelineConfig
 from video_module.inference import timeline
 from video_module.inference.predictor import Predictor, VideoPrediction
 from video_module.web.components import answer, in_place
-from video_module.web.handlers import NUM_CLASSES_SHOWN, chosen, speaking
+from video_module.web.handlers import NUM_CLASSES_SHOWN, in_visitors_language, uploaded_path
 from video_module.web.limits import Limits, Refused, check_header, score_within
 from video_module.web.storage import Storage
 
@@ -28,8 +28,8 @@ def _array(items: dict[str, Any]) -> dict[str, Any]:
 _TOP_K = _array(_object(label=_TEXT, score=_NUMBER))
 _STRETCH = {"start_frame": _INTEGER, "end_frame": _INTEGER, "start_s": _NUMBER, "end_s": _NUMBER}
 _VIDEO = {"video": _TEXT, "model": _TEXT, "fps": _NUMBER, "num_frames": _INTEGER, "duration_s": _NUMBER}
-PREDICT_SCHEMA = _object(**_VIDEO, top_k=_TOP_K)
-SEGMENTS_SCHEMA = _object(
+_PREDICT_SCHEMA = _object(**_VIDEO, top_k=_TOP_K)
+_SEGMENTS_SCHEMA = _object(
     **_VIDEO,
     timeline=_object(smooth_s=_NUMBER, min_score=_NUMBER, hysteresis=_NUMBER),
     top_k=_TOP_K,
@@ -45,11 +45,11 @@ def add_endpoints(
 
     def predict(video: str, model: str | None, top_k: float | None, request: gr.Request) -> dict[str, Any]:
         content = segments(video, model, top_k, request)
-        return {key: content[key] for key in PREDICT_SCHEMA["properties"]}
+        return {key: content[key] for key in _PREDICT_SCHEMA["properties"]}
 
     def segments(video: str, model: str | None, top_k: float | None, request: gr.Request) -> dict[str, Any]:
         try:
-            with speaking(request), storage.using(video or ""):
+            with in_visitors_language(request), storage.using(video or ""):
                 predictor, k = _model_named(model, predictors), _count(top_k)
                 prediction = _recognise(video, predictor, limits)
                 found = timeline.find_segments(prediction, config)
@@ -58,8 +58,8 @@ def add_endpoints(
             storage.drop(video or "")
 
     for function, schema, text in (
-        (predict, PREDICT_SCHEMA, "The best classes of a video: the mean over its windows."),
-        (segments, SEGMENTS_SCHEMA, "What happens when: labelled stretches of a video, and its windows."),
+        (predict, _PREDICT_SCHEMA, "The best classes of a video: the mean over its windows."),
+        (segments, _SEGMENTS_SCHEMA, "What happens when: labelled stretches of a video, and its windows."),
     ):
         inputs = [
             in_place(gr.File(visible=False, label="a video")),
@@ -92,7 +92,8 @@ def _count(top_k: float | None) -> int:
 
 
 def _recognise(video: str | None, predictor: Predictor, limits: Limits) -> VideoPrediction:
-    info = check_header(chosen(video), limits)
+    info = check_header(uploaded_path(video), limits)
     windows = [window for scored, _, _ in score_within(predictor, video, info, limits) for window in scored]
     prediction = predictor.prediction_of(video, windows, fps=info.fps)
-    return replace(prediction, path=Path(prediction.path.name))  # not where it lies on the server
+    # The answer names the visitor's file, not where it lies on the server.
+    return replace(prediction, path=Path(prediction.path.name))

@@ -19,10 +19,10 @@ from PIL import Image, UnidentifiedImageError
 from video_module.web.limits import MAX_HEIGHT, MAX_WIDTH, Refused
 
 _JPEG_QUALITY = 80
-AnyComponent = TypeVar("AnyComponent", bound=Component)
+_AnyComponent = TypeVar("_AnyComponent", bound=Component)
 
 
-def in_place(component: AnyComponent) -> AnyComponent:
+def in_place(component: _AnyComponent) -> _AnyComponent:
     """Leave the files of a gr.File or gr.Video where they are: none is copied or converted, no link is fetched.
 
     Its function gets the path of the upload, or None, and gives the path of a file, or a list of them.
@@ -65,11 +65,13 @@ def _decode(payload: ImageData | None) -> np.ndarray | Refused | None:
         if not header.startswith("data:image/"):
             raise ValueError(header)
         picture = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
-        if max(picture.size) > MAX_WIDTH or min(picture.size) > MAX_HEIGHT:  # by its header, before it is decoded
+        # By the header, before anything is decoded: 75 kB of PNG can hold 75 MB of pixels.
+        if max(picture.size) > MAX_WIDTH or min(picture.size) > MAX_HEIGHT:
             raise ValueError(picture.size)
         return np.asarray(picture.convert("RGB"))
     except (ValueError, binascii.Error, UnidentifiedImageError, OSError):
-        return Refused("bad_picture")  # raised where the visitor's language is known
+        # Returned, not raised: the handler raises it in the visitor's language.
+        return Refused("bad_picture")
 
 
 def live_picture(**settings: Any) -> gr.Image:

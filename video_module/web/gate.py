@@ -1,4 +1,4 @@
-"""What reaches Gradio's server: the addresses that the page needs, requests of bounded size."""
+"""What may reach Gradio's server: the addresses that the page needs, in requests of bounded size."""
 
 import asyncio
 import re
@@ -18,23 +18,28 @@ from video_module.web.limits import Limits
 from video_module.web.storage import Storage, StorageFull
 from video_module.web.texts import texts_for
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+_Scope = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-UPLOAD_PATH = "/gradio_api/upload"
-# Gradio has more: a proxy for foreign links, pages of past runs, links that store a visitor's state, an editor
+_UPLOAD_PATH = "/gradio_api/upload"
+# The addresses that the page and the API need. Gradio has more, which nobody here asks for: a proxy for foreign links,
+# pages of past runs, links that store a visitor's state, an editor.
 _OPEN = re.compile(
     r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|login|logout|(assets|static|svelte)/.*)?"
     r"|/gradio_api/(info|openapi\.json|app_id|user|login_check|startup-events|theme\.css|upload|upload_progress|reset"
     r"|file=(?!https?:).*|queue/(join|data|status)|call/.+|run/predict|cancel|heartbeat/[^/]+|stream/[^/]+(/close)?)"
 )
 _QUEUED = re.compile(r"/gradio_api/(queue/join|call/.+)")
+# Bytes of a request that is not an upload; the largest are frames of cameras. The limit bounds what a stranger can make
+# the server keep in memory.
 _MAX_BODY = 8_000_000
-"""Bytes of a request that is no upload; the largest are frames of cameras."""
-_FORM_BYTES = 10_000  # around the file in an upload
+
+# What a form puts around the file of an upload.
+_FORM_BYTES = 10_000
+
 _HEADERS = {
-    # scripts, fonts and pictures come from here alone; Gradio's page has scripts and styles inline
+    # Scripts, fonts and pictures come from this server alone. Gradio's page has scripts and styles inline.
     "content-security-policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -51,7 +56,7 @@ class Gate:
     def __init__(self, app: Any, *, page: gr.Blocks, limits: Limits) -> None:
         self._app, self._page, self._limits = app, page, limits
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -62,8 +67,8 @@ class Gate:
             return
         await self._pass_on(path, scope, receive, send, texts)
 
-    async def _pass_on(self, path: str, scope: Scope, receive: Receive, send: Send, texts: dict[str, str]) -> None:
-        is_upload = path.removesuffix("/") == UPLOAD_PATH
+    async def _pass_on(self, path: str, scope: _Scope, receive: _Receive, send: _Send, texts: dict[str, str]) -> None:
+        is_upload = path.removesuffix("/") == _UPLOAD_PATH
         is_queued = scope["method"] == "POST" and _QUEUED.fullmatch(path) is not None
         most = self._limits.max_bytes + _FORM_BYTES if is_upload else _MAX_BODY
         too_large = PlainTextResponse(
@@ -73,9 +78,11 @@ class Gate:
         if int(Headers(scope=scope).get("content-length", 0)) > most:
             await too_large(scope, receive, send)
             return
+        # The header may lie or be missing, so what arrives is counted. Once an answer has begun it cannot be replaced
+        # any more; Gradio's own "queue is full" is held back and replaced by a text in the visitor's language.
         taken, has_begun, is_full = 0, False, False
 
-        async def counted() -> MutableMapping[str, Any]:
+        async def receive_counted() -> MutableMapping[str, Any]:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
@@ -83,7 +90,7 @@ class Gate:
                 raise _TooLarge
             return message
 
-        async def watched(message: MutableMapping[str, Any]) -> None:
+        async def send_watched(message: MutableMapping[str, Any]) -> None:
             nonlocal has_begun, is_full
             if message["type"] == "http.response.start":
                 is_full = is_queued and message["status"] == 503
@@ -95,24 +102,25 @@ class Gate:
                 await send(message)
 
         try:
-            await self._app(scope, counted, watched)
+            await self._app(scope, receive_counted, send_watched)
         except _TooLarge:
             if not has_begun:
-                await too_large(scope, receive, watched)
+                await too_large(scope, receive, send_watched)
         if is_full:
             text = texts["busy"].format(waiting=len(self._page._queue))
             await _busy(Headers(scope=scope), text)(scope, receive, send)
 
 
 def _busy(headers: Headers, text: str) -> Response:
-    """In the place of Gradio's answer when its queue is full."""
-    # 503 is what gradio_client and scripts understand; for it the page would show an English text of its own
+    """What a visitor gets instead of Gradio's answer when the queue is full."""
+    # 503 is what gradio_client and scripts understand. For a 503, though, Gradio's page shows an English text of its
+    # own, so browsers get another status.
     status = 429 if headers.get("user-agent", "").startswith("Mozilla/") else 503
     return JSONResponse({"detail": text}, status, headers={"retry-after": "30"})
 
 
 def upload_route(storage: Storage, limits: Limits) -> Route:
-    """Takes the place of Gradio's: each upload gets a folder of its own, and leaves nothing where it fails.
+    """Replaces Gradio's: each upload gets a folder of its own, and leaves nothing behind if it fails.
 
     Gradio's own puts equal files of two visitors into one place, so that neither could be deleted.
     """
@@ -134,10 +142,11 @@ def upload_route(storage: Storage, limits: Limits) -> Route:
         except (ClientDisconnect, ValueError, KeyError, TypeError, AttributeError, gr.exceptions.InvalidPathError):
             return PlainTextResponse(texts["bad_upload"], 400)  # no form, or not one of files
         finally:
-            if upload_id:  # those who never ask how far it is would leave it behind
+            # Gradio forgets an upload's progress when it was asked for to the end; many clients never ask.
+            if upload_id:
                 asyncio.get_running_loop().call_later(30, file_upload_statuses.stop_tracking, upload_id)
 
-    return Route(UPLOAD_PATH, upload, methods=["POST"])
+    return Route(_UPLOAD_PATH, upload, methods=["POST"])
 
 
 async def _receive(request: Request, storage: Storage, *, max_bytes: int, upload_id: str | None) -> list[str]:

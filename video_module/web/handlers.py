@@ -23,20 +23,26 @@ from video_module.inference.predictor import Predictor, VideoPrediction, Window
 from video_module.report.style import to_png
 from video_module.report.timeline_plot import draw_timeline
 from video_module.web.limits import Limits, Refused, check_header, score_within
-from video_module.web.live import CameraWatch, watch_file
+from video_module.web.live_tab import CameraWatch, watch_file
 from video_module.web.storage import Storage
 from video_module.web.texts import texts_for
 
 NUM_CLASSES_SHOWN = 5
 _NUM_IN_HEADING = 6
-_PROGRESS = gr.Progress()  # a default of this type is how Gradio is asked for a progress bar
 _NARROW_PX = 700
-_INK = "#7d8590"  # readable on white and on black
-_NUM_PAUSES = 50  # while a video is drawn: moments at which it can be cancelled
+
+# A parameter whose default is of this type is how a function asks Gradio for a progress bar.
+_PROGRESS = gr.Progress()
+
+# Of the timeline's letters: readable on white and on black, since the picture does not know the visitor's theme.
+_INK = "#7d8590"
+
+# A handler can be cancelled only where it yields; while it draws a video, it yields this often.
+_NUM_PAUSES = 50
 
 
 class Handlers:
-    """The functions behind the page, over models by the name that the visitor sees.
+    """The functions behind the page. Models go by the names that the visitor sees.
 
     Those that take long are generators: Gradio stops them between two steps when the visitor cancels or goes away.
     """
@@ -45,33 +51,34 @@ class Handlers:
         self, predictors: dict[str, Predictor], *, storage: Storage, limits: Limits, config: TimelineConfig
     ) -> None:
         self.predictors, self.storage, self.limits, self.config = predictors, storage, limits, config
-        self._scorers = ThreadPoolExecutor(limits.num_at_once)  # of cameras' clips
+        self._camera_scorers = ThreadPoolExecutor(limits.num_at_once)
 
     def recognise(
         self, video: str | None, model: str, width_px: float | None, request: gr.Request, progress=_PROGRESS
     ) -> Iterator[tuple[Any, ...]]:
-        """Yields (order, best classes, annotated video, timeline, files) at the end; till then nothing of another."""
+        """Yields (order, best classes, annotated video, timeline, files) at the end, and clears an earlier answer."""
         yield (None,) * 5
-        with speaking(request) as texts, self.storage.using(video or ""):
-            bar = _Bar(progress, texts)
+        with in_visitors_language(request) as texts, self.storage.using(video or ""):
+            bar = _ProgressBar(progress, texts)
             prediction = yield from self._predict(video, model, bar)
+            segments = timeline.find_segments(prediction, self.config)
             folder = self.storage.new_folder()
             try:
                 with self.storage.using(folder):
-                    files = yield from self._write_files(folder, prediction, model, bar, texts)
-            except BaseException:  # cancelled, too
+                    files = yield from self._write_files(folder, prediction, segments, model, bar, texts)
+            except BaseException:
+                # A cancelled handler ends by GeneratorExit, which is not an Exception.
                 self.storage.drop(folder)
                 raise
             self.storage.own(files[0], session=request.session_hash, slot="result")
             best = {item["label"]: item["score"] for item in prediction.top_k(NUM_CLASSES_SHOWN)}
-            order = self._order(prediction, texts)
-            picture = self._plot_timeline(prediction, texts, is_narrow=(width_px or 0) < _NARROW_PX)
-            yield order, best, files[0], picture, files
+            picture = _draw_timeline(prediction, segments, texts, is_narrow=(width_px or 0) < _NARROW_PX)
+            yield _order_html(segments, texts), best, files[0], picture, files
 
     def watch(self, video: str | None, model: str, skip: float, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Yields (frame, label) as the video goes on."""
-        with speaking(request) as texts, self.storage.using(video or ""):
-            info = check_header(chosen(video), self.limits)
+        with in_visitors_language(request) as texts, self.storage.using(video or ""):
+            info = check_header(uploaded_path(video), self.limits)
             moments = watch_file(
                 video,
                 self.predictors[model],
@@ -82,24 +89,24 @@ class Handlers:
                 texts=texts,
             )
             for frame, label, score in moments:
-                yield frame, _now(label, score, texts)
+                yield frame, _label_html(label, score, texts)
 
     def watch_camera(
         self, frame: np.ndarray | Refused | None, model: str, watch: CameraWatch | None, request: gr.Request
     ) -> tuple[Any, ...]:
-        """(frame, label, what is known of this camera)."""
-        with speaking(request) as texts:
+        """Returns (frame, label, state of this camera)."""
+        with in_visitors_language(request) as texts:
             if isinstance(frame, Refused):
                 raise frame
             if frame is None:
                 return gr.skip(), gr.skip(), watch
             if watch is None or watch.model != model:
-                watch = CameraWatch(model, self.predictors[model], self.config, scorers=self._scorers)
+                watch = CameraWatch(model, self.predictors[model], self.config, scorers=self._camera_scorers)
             picture, label, score = watch.push(frame, time.monotonic(), texts)
-            return picture, _now(label, score, texts), watch
+            return picture, _label_html(label, score, texts), watch
 
     def keep_in(self, slot: str) -> Callable[[str | None, gr.Request], None]:
-        """A function that takes note of a visitor's upload, in the place of the one before."""
+        """A function that notes whose upload this is; the earlier one of the same slot is deleted."""
 
         def keep(path: str | None, request: gr.Request) -> None:
             if path:
@@ -111,29 +118,35 @@ class Handlers:
         """The visitor has left the page."""
         self.storage.drop_session(request.session_hash)
 
-    def _predict(self, video: str | None, model: str, bar: "_Bar") -> Iterator[Any]:
-        info = check_header(chosen(video), self.limits)
+    def _predict(self, video: str | None, model: str, bar: "_ProgressBar") -> Iterator[Any]:
+        info = check_header(uploaded_path(video), self.limits)
         predictor = self.predictors[model]
         windows: list[Window] = []
         for scored, done, total in score_within(predictor, video, info, self.limits):
             windows += scored
             bar.show("scoring", done, total)
-            yield _nothing_new()
+            yield _no_updates()
         return predictor.prediction_of(video, windows, fps=info.fps)
 
     def _write_files(
-        self, folder: Path, prediction: VideoPrediction, model: str, bar: "_Bar", texts: dict[str, str]
+        self,
+        folder: Path,
+        prediction: VideoPrediction,
+        segments: list[timeline.Segment],
+        model: str,
+        bar: "_ProgressBar",
+        texts: dict[str, str],
     ) -> Iterator[Any]:
         """Write the annotated video and what can be downloaded beside it; returns the paths, the video's first."""
         stem = prediction.path.stem
         paths = [folder / f"{stem}{suffix}" for suffix in ("_annotated.mp4", ".json", ".csv", ".vtt")]
         pause = max(1, prediction.num_frames // _NUM_PAUSES)
-        segments = timeline.find_segments(prediction, self.config)
         for done in iter_write_annotated(paths[0], prediction, segments, uncertain=texts["uncertain"]):
             if done % pause == 0:
                 bar.show("drawing", done, prediction.num_frames)
-                yield _nothing_new()
-        named = replace(prediction, path=Path(prediction.path.name))  # not where it lies on the server
+                yield _no_updates()
+        # The answer names the visitor's file, not where it lies on the server.
+        named = replace(prediction, path=Path(prediction.path.name))
         architecture = self.predictors[model].model
         write_json(
             paths[1], timeline.to_json(named, segments, model=architecture, k=NUM_CLASSES_SHOWN, config=self.config)
@@ -142,34 +155,39 @@ class Handlers:
         timeline.write_vtt(paths[3], segments)
         return [str(path) for path in paths]
 
-    def _order(self, prediction: VideoPrediction, texts: dict[str, str]) -> str:
-        """What happens, one after the other."""
-        order = timeline.order_of(timeline.find_segments(prediction, self.config))
-        more = ["…"] if len(order) > _NUM_IN_HEADING else []
-        text = " → ".join(order[:_NUM_IN_HEADING] + more) or texts["uncertain"]
-        return f'<div class="order" role="status">{html.escape(text)}</div>'
 
-    def _plot_timeline(self, prediction: VideoPrediction, texts: dict[str, str], *, is_narrow: bool) -> PlotData:
-        def name(label: str) -> str:
-            return texts["uncertain"] if label == timeline.UNCERTAIN else label
+def _order_html(segments: list[timeline.Segment], texts: dict[str, str]) -> str:
+    """What happens, one after the other."""
+    order = timeline.label_order(segments)
+    more = ["…"] if len(order) > _NUM_IN_HEADING else []
+    text = " → ".join(order[:_NUM_IN_HEADING] + more) or texts["uncertain"]
+    return f'<div class="order" role="status">{html.escape(text)}</div>'
 
-        figure = draw_timeline(
-            [(s.start_s, s.end_s, name(s.label), s.score) for s in timeline.find_segments(prediction, self.config)],
-            duration_s=prediction.duration_s,
-            colors={name(label): color for label, color in segment_colors(prediction.class_names).items()},
-            title=texts["timeline"],
-            xlabel=texts["time_axis"],
-            ylabel=texts["score_axis"],
-            width=4.2 if is_narrow else 5.2,  # as wide as they are shown, or the texts would shrink
-            ink=_INK,
-        )
-        png = base64.b64encode(to_png(figure, transparent=True)).decode()
-        return PlotData(type="matplotlib", plot=f"data:image/png;base64,{png}")
+
+def _draw_timeline(
+    prediction: VideoPrediction, segments: list[timeline.Segment], texts: dict[str, str], *, is_narrow: bool
+) -> PlotData:
+    def name(label: str) -> str:
+        return texts["uncertain"] if label == timeline.UNCERTAIN else label
+
+    figure = draw_timeline(
+        [(s.start_s, s.end_s, name(s.label), s.score) for s in segments],
+        duration_s=prediction.duration_s,
+        colors={name(label): color for label, color in segment_colors(prediction.class_names).items()},
+        title=texts["timeline"],
+        xlabel=texts["time_axis"],
+        ylabel=texts["score_axis"],
+        # In inches, about as wide as the picture is shown; scaled down, its letters would shrink.
+        width=4.2 if is_narrow else 5.2,
+        ink=_INK,
+    )
+    png = base64.b64encode(to_png(figure, transparent=True)).decode()
+    return PlotData(type="matplotlib", plot=f"data:image/png;base64,{png}")
 
 
 @contextmanager
-def speaking(request: gr.Request) -> Iterator[dict[str, str]]:
-    """The texts in the visitor's language; what is Refused inside becomes a message."""
+def in_visitors_language(request: gr.Request) -> Iterator[dict[str, str]]:
+    """Give the texts in the visitor's language; show a Refused that is raised inside as a message."""
     texts = texts_for(request.headers.get("accept-language"))
     try:
         yield texts
@@ -177,8 +195,8 @@ def speaking(request: gr.Request) -> Iterator[dict[str, str]]:
         raise gr.Error(refusal.text(texts), title=texts["error_title"], print_exception=False) from None
 
 
-def chosen(video: str | None) -> str:
-    """The path of an upload. Raises Refused if there is none, or a link in its place."""
+def uploaded_path(video: str | None) -> str:
+    """The path of an upload. Raises Refused if there is none, or a link instead."""
     if not video:
         raise Refused("no_video")
     if video.startswith(("http:", "https:")):
@@ -186,8 +204,8 @@ def chosen(video: str | None) -> str:
     return video
 
 
-class _Bar:
-    """Moves the page's progress bar, and says how long it will take yet."""
+class _ProgressBar:
+    """Moves the page's progress bar, and estimates the time left."""
 
     def __init__(self, progress: gr.Progress, texts: dict[str, str]) -> None:
         self._progress, self._texts = progress, texts
@@ -204,10 +222,10 @@ class _Bar:
         self._progress(done / max(1, total), desc=text)
 
 
-def _nothing_new() -> tuple[Any, ...]:
+def _no_updates() -> tuple[Any, ...]:
     return (gr.skip(),) * 5
 
 
-def _now(label: str | None, score: float, texts: dict[str, str]) -> str:
+def _label_html(label: str | None, score: float, texts: dict[str, str]) -> str:
     text = texts["no_label_yet"] if label is None else f"{html.escape(label)} <span>{score:.0%}</span>"
     return f'<div class="now" role="status">{text}</div>'

@@ -10,10 +10,12 @@ from video_module.data.decoding import VideoError, VideoInfo, read_info
 from video_module.inference.predictor import Predictor, Window
 from video_module.machine import available_cores
 
+# Of frames, upright or on their side. A frame of 4K is 28 MB once decoded, and several are held at a time.
 MAX_WIDTH, MAX_HEIGHT = 4096, 2304
-"""Of frames; either may be the other way round."""
-_MOST_FPS = 60
-"""A second counts as this many frames at most, whatever rate a header claims."""
+
+# A second counts as this many frames at most. Otherwise a header that claims a million frames a second would lift the
+# limit on a video's length.
+_MAX_FPS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +25,11 @@ class Limits:
     max_file_mb: int = setting(200, "largest upload, in megabytes (10^6 bytes)")
     max_seconds: int = setting(120, "longest video, and longest live session, in seconds")
     concurrency: int | None = setting(
-        None, "videos recognised at once, and live sessions at once", default="half of the cores"
+        None, "videos recognised at a time, and live sessions at a time", default="half of the cores"
     )
     queue_size: int = setting(20, "requests that may wait; more are told that the server is busy")
-    keep_minutes: int = setting(15, "minutes after their last use at which files are deleted, if not before")
-    max_disk_mb: int = setting(4000, "room for all visitors' files, in megabytes")
+    keep_minutes: int = setting(15, "delete files this many minutes after their last use, if not before")
+    max_disk_mb: int = setting(4000, "disk space for all visitors' files, in megabytes")
 
     def __post_init__(self) -> None:
         for name in ("max_file_mb", "max_seconds", "queue_size", "keep_minutes"):
@@ -45,12 +47,13 @@ class Limits:
 
     @property
     def num_at_once(self) -> int:
-        """Half of the cores by default: onnxruntime takes all for one clip, and decoding one more."""
+        """Videos recognised at once."""
+        # Half of the cores by default: onnxruntime uses all of them for one clip, and decoding takes another.
         return self.concurrency or max(1, available_cores() // 2)
 
     @property
     def max_frames(self) -> int:
-        return self.max_seconds * _MOST_FPS
+        return self.max_seconds * _MAX_FPS
 
 
 class Refused(Exception):
@@ -85,7 +88,8 @@ def check_size(height: int, width: int) -> None:
 
 def check_length(num_frames: int, fps: float, limits: Limits) -> None:
     """Raise Refused if so many frames are too many."""
-    if num_frames > limits.max_seconds * fps + 1:  # headers of old files claim a frame too many
+    # Headers of old files claim a frame too many.
+    if num_frames > limits.max_seconds * fps + 1:
         raise Refused("too_long", max_seconds=limits.max_seconds)
     if num_frames > limits.max_frames:
         raise Refused("too_many_frames", max_frames=limits.max_frames)

@@ -3,7 +3,6 @@
 import html
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from video_module.web.texts import TEXTS
 _STREAM_EVERY_S = 0.1
 _CAMERA = gr.WebcamOptions(mirror=False, constraints={"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}})
 
-# fonts of the visitor's own machine: the page must not depend on the internet
+# Fonts of the visitor's own machine. Gradio's default theme fetches one from the internet.
 THEME = gr.themes.Default(
     font=["system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"],
     font_mono=["ui-monospace", "Consolas", "monospace"],
@@ -65,7 +64,7 @@ def build_page(
 ) -> tuple[gr.Blocks, gr.I18n]:
     """The page over one or more models, by the name that the visitor sees, and its texts for launch()."""
     do = Handlers(predictors, storage=storage, limits=limits, config=config)
-    translate = gr.I18n(**page_texts(limits))
+    translate = gr.I18n(**_page_texts(limits))
     with gr.Blocks(title=TEXTS["en"]["title"], analytics_enabled=False) as page:
         gr.Markdown(translate("heading"), elem_id="title")
         gr.Markdown(translate("intro"))
@@ -76,18 +75,10 @@ def build_page(
         model.change(lambda name: _names_of(predictors[name]), model, known, **_ASIDE)
         with gr.Tabs():
             with gr.Tab(translate("file_tab")):
-                video_tab = _lay_out_video_tab(translate, examples)
+                _build_video_tab(do, translate, model, examples)
             with gr.Tab(translate("live_tab")):
-                live_tab = _lay_out_live_tab(translate, examples)
+                _build_live_tab(do, translate, model, examples)
         gr.Markdown(translate("limits"), elem_id="limits")
-        _connect_video_tab(video_tab, model, do)
-        _connect_live_tab(live_tab, model, do)
-        for box, samples, slot in (
-            (video_tab.video, video_tab.examples, "video"),
-            (live_tab.video, live_tab.examples, "live"),
-        ):
-            samples.click(lambda index: str(examples[index]), samples, box, **_ASIDE)
-            box.change(do.keep_in(slot), box, None, **_ASIDE)
         page.unload(do.forget)
         add_endpoints(predictors, storage=storage, limits=limits, config=config)
     return page, translate
@@ -100,12 +91,12 @@ def _names_of(predictor: Predictor) -> str:
 def page_script(limits: Limits) -> str:
     """page.js with its gaps filled."""
     keys = ("title", "too_large_file")
-    texts = {language: {key: texts[key] for key in keys} for language, texts in page_texts(limits).items()}
+    texts = {language: {key: texts[key] for key in keys} for language, texts in _page_texts(limits).items()}
     script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
     return script.replace("__MAX_BYTES__", str(limits.max_bytes)).replace("__TEXTS__", json.dumps(texts))
 
 
-def page_texts(limits: Limits) -> dict[str, dict[str, str]]:
+def _page_texts(limits: Limits) -> dict[str, dict[str, str]]:
     """TEXTS as the browser gets them."""
     values = {
         "max_file_mb": limits.max_file_mb,
@@ -122,31 +113,10 @@ def page_texts(limits: Limits) -> dict[str, dict[str, str]]:
 
 _PRIVATE = {"api_visibility": "private"}
 _ASIDE = {"queue": False, "show_progress": "hidden", **_PRIVATE}
-"""Of what takes no time: it does not wait behind what does."""
+"""Settings of events that take no time, and need not wait in the queue behind those that do."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class VideoTab:
-    video: gr.File
-    camera: gr.Video
-    examples: gr.Dataset
-    start: gr.Button
-    stop: gr.Button
-    results: list[gr.components.Component]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiveTab:
-    video: gr.File
-    frames: gr.Image
-    examples: gr.Dataset
-    skip: gr.Slider
-    start: gr.Button
-    stop: gr.Button
-    results: list[gr.components.Component]
-
-
-def _lay_out_video_tab(translate: gr.I18n, examples: Sequence[Path]) -> VideoTab:
+def _build_video_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, examples: Sequence[Path]) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
             with gr.Tabs():
@@ -175,11 +145,24 @@ def _lay_out_video_tab(translate: gr.I18n, examples: Sequence[Path]) -> VideoTab
             files = in_place(
                 gr.File(label=translate("downloads"), file_count="multiple", interactive=False, elem_id="downloads")
             )
-    results = [order, actions, annotated, timeline, files]
-    return VideoTab(video=video, camera=camera, examples=samples, start=start, stop=stop, results=results)
+    # The browser fills in the width of its window, for which the timeline is drawn.
+    width = gr.Number(visible=False)
+    run = start.click(
+        do.recognise,
+        [video, model, width],
+        [order, actions, annotated, timeline, files],
+        js="(video, model, width) => [video, model, window.innerWidth]",
+        concurrency_id="recognise",
+        concurrency_limit=do.limits.num_at_once,
+        show_progress_on=[annotated],
+        **_PRIVATE,
+    )
+    stop.click(None, cancels=[run], **_PRIVATE)
+    camera.change(lambda recording: recording, camera, video, **_ASIDE)
+    _connect_box(do, video, samples, examples, slot="video")
 
 
-def _lay_out_live_tab(translate: gr.I18n, examples: Sequence[Path]) -> LiveTab:
+def _build_live_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, examples: Sequence[Path]) -> None:
     with gr.Row():
         with gr.Column(min_width=300), gr.Tabs():
             with gr.Tab(translate("live_file_tab")):
@@ -192,49 +175,36 @@ def _lay_out_live_tab(translate: gr.I18n, examples: Sequence[Path]) -> LiveTab:
             with gr.Tab(translate("live_camera_tab")):
                 frames = camera_frames(show_label=False, webcam_options=_CAMERA, elem_id="live-frames")
         with gr.Column(min_width=300):
-            live = live_picture(show_label=False, buttons=["fullscreen"], height=360, elem_id="live")
-            now = gr.HTML(elem_id="now")
-    return LiveTab(video=video, frames=frames, examples=samples, skip=skip, start=start, stop=stop, results=[live, now])
-
-
-def _connect_video_tab(tab: VideoTab, model: gr.Dropdown, do: Handlers) -> None:
-    width = gr.Number(visible=False)  # of the window: the timeline is drawn for it
-    run = tab.start.click(
-        do.recognise,
-        [tab.video, model, width],
-        tab.results,
-        js="(video, model, width) => [video, model, window.innerWidth]",
-        concurrency_id="recognise",
-        concurrency_limit=do.limits.num_at_once,
-        show_progress_on=[tab.results[2]],
-        **_PRIVATE,
-    )
-    tab.stop.click(None, cancels=[run], **_PRIVATE)
-    tab.camera.change(lambda recording: recording, tab.camera, tab.video, **_ASIDE)
-
-
-def _connect_live_tab(tab: LiveTab, model: gr.Dropdown, do: Handlers) -> None:
+            picture = live_picture(show_label=False, buttons=["fullscreen"], height=360, elem_id="live")
+            label = gr.HTML(elem_id="now")
     live: dict[str, Any] = {
         "concurrency_id": "live",
         "concurrency_limit": do.limits.num_at_once,
         "show_progress": "hidden",
         **_PRIVATE,
     }
-    run = tab.start.click(do.watch, [tab.video, model, tab.skip], tab.results, **live)
-    tab.stop.click(None, cancels=[run], **_PRIVATE)
+    run = start.click(do.watch, [video, model, skip], [picture, label], **live)
+    stop.click(None, cancels=[run], **_PRIVATE)
     watch = gr.State(None, time_to_live=do.limits.keep_minutes * 60)
-    tab.frames.stream(
+    frames.stream(
         do.watch_camera,
-        [tab.frames, model, watch],
-        [*tab.results, watch],
+        [frames, model, watch],
+        [picture, label, watch],
         stream_every=_STREAM_EVERY_S,
         time_limit=do.limits.max_seconds,
         **live,
     )
+    _connect_box(do, video, samples, examples, slot="live")
+
+
+def _connect_box(do: Handlers, video: gr.File, samples: gr.Dataset, examples: Sequence[Path], *, slot: str) -> None:
+    """Put an example into the box when it is clicked, and note whose video is in it."""
+    samples.click(lambda index: str(examples[index]), samples, video, **_ASIDE)
+    video.change(do.keep_in(slot), video, None, **_ASIDE)
 
 
 def _upload_box(elem_id: str) -> gr.File:
-    # not gr.Video: it complains of every .avi, which browsers cannot preview and we can read
+    # Not a gr.Video: it complains about every .avi, which browsers cannot preview.
     return in_place(gr.File(show_label=False, file_types=list(VIDEO_SUFFIXES), height=140, elem_id=elem_id))
 
 

@@ -1,4 +1,4 @@
-"""Visitors' files: where they lie, whose they are, and when they go."""
+"""Visitors' files: where they are, whose they are, and when they are deleted."""
 
 import secrets
 import shutil
@@ -26,7 +26,8 @@ class Storage:
         self._last_use: dict[Path, float] = {}
         self._users: dict[Path, int] = {}
         self._owned: dict[tuple[str, str], Path] = {}
-        self._kept: set[Path] = set()  # deleted, as far as Windows deletes what is still open: a file being sent, say
+        # Folders to delete again: Windows keeps files that are open, such as one that is being sent.
+        self._kept: set[Path] = set()
         self._promised = 0
 
     def new_folder(self) -> Path:
@@ -39,7 +40,7 @@ class Storage:
 
     @contextmanager
     def room_for(self, num_bytes: int) -> Iterator[None]:
-        """Set so many bytes aside while a file arrives. Raises StorageFull if they are not there."""
+        """Reserve space while a file arrives. Raises StorageFull if there is too little."""
         with self._lock:
             folders = {*self._last_use, *self._kept}
             used = sum(_size(file) for folder in folders for file in folder.rglob("*"))
@@ -56,7 +57,7 @@ class Storage:
                 self._promised -= num_bytes
 
     def own(self, path: str | Path, *, session: str, slot: str) -> None:
-        """Say that a file belongs to a visitor, in the place of what was in the same slot before."""
+        """Give a file to a visitor, in place of the one in the same slot."""
         if (folder := self._folder_of(path)) is None:
             return
         with self._lock:
@@ -78,12 +79,14 @@ class Storage:
         finally:
             with self._lock:
                 if folder in self._users:
+                    assert self._users[folder] > 0, folder
                     self._users[folder] -= 1
                     if not self._users[folder]:
                         del self._users[folder]
                     if folder in self._last_use:
                         self._last_use[folder] = time.monotonic()
-                    else:  # dropped meanwhile
+                    else:
+                        # It was dropped while the block ran.
                         self._drop(folder)
 
     def drop(self, path: str | Path) -> None:
@@ -122,7 +125,7 @@ class Storage:
         (self._kept.add if folder.exists() else self._kept.discard)(folder)
 
     def _folder_of(self, path: str | Path) -> Path | None:
-        """The folder below the root that a path is in; None for what this storage did not give out."""
+        """The folder that this storage made for a path; None for any other path."""
         path = Path(path).resolve()
         if not path.is_relative_to(self.root) or path == self.root:
             return None

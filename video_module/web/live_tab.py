@@ -1,4 +1,4 @@
-"""The live tab: a file or a camera, watched as it goes on."""
+"""The live tab: a file or a camera, recognised as it plays."""
 
 import time
 from collections.abc import Iterator
@@ -10,18 +10,22 @@ import numpy as np
 
 from video_module.config import TimelineConfig
 from video_module.data.decoding import DEFAULT_FPS, VideoError, VideoInfo, iter_frames
-from video_module.inference.live import ANSWERS_A_CLIP, LiveLabeller, RecentFrames
+from video_module.inference.live import ANSWERS_PER_CLIP, LiveLabeller, RecentFrames
 from video_module.inference.overlay import draw_label, segment_colors
 from video_module.inference.predictor import Predictor
 from video_module.inference.timeline import UNCERTAIN
 from video_module.inference.windows import WindowCutter
 from video_module.web.limits import Limits, Refused, check_length
 
-_MAX_HEIGHT = 480  # of the pictures sent
-_MAX_RATE = 12  # pictures a second: more would only fill the line
-_GAP_S = 1.0  # without frames of a camera: what follows does not continue what was
+# Each picture travels to the browser as a JPEG inside a message. 480 lines at 12 a second look like a live picture;
+# more of either fills the line of a visitor without a fast one, and the label does not change that often anyway.
+_MAX_HEIGHT = 480
+_MAX_RATE = 12
 
-Moment = tuple[np.ndarray, str | None, float]
+# A camera without a frame for this long has paused, and what follows is not a continuation of what came before.
+_GAP_S = 1.0
+
+_Moment = tuple[np.ndarray, str | None, float]
 """A frame with its label drawn in, uint8 RGB; the label, None before the first; its score."""
 
 
@@ -34,7 +38,7 @@ def watch_file(
     config: TimelineConfig,
     limits: Limits,
     texts: dict[str, str],
-) -> Iterator[Moment]:
+) -> Iterator[_Moment]:
     """Play a video at `skip` times its speed with the label of each moment, as soon as it is known.
 
     Windows are scored every `skip` half clips. A network that is slower than the video slows it down. Raises Refused.
@@ -57,7 +61,9 @@ def watch_file(
                 continue
             if due_s > now:
                 time.sleep(due_s - now)
-            else:  # behind: go on from here rather than hurry after
+            else:
+                # Scoring took longer than the video allows. Moving the start keeps the remaining video at its own
+                # speed; without that, all late pictures would be sent at once to catch up.
                 begin += now - due_s
                 due_s = now
             shown_s = due_s
@@ -71,27 +77,31 @@ def watch_file(
 
 
 class CameraWatch:
-    """What is known of one visitor's camera between its frames.
+    """One visitor's camera between two of its frames.
 
-    Clips are scored aside, the newest whenever the last is done, so that frames go on however slow the network is.
+    Clips are scored in another thread, the newest one whenever the last is done, so that the picture keeps moving
+    however slow the network is.
     """
 
     def __init__(self, model: str, predictor: Predictor, config: TimelineConfig, *, scorers: Executor) -> None:
         self.model, self._predictor, self._scorers = model, predictor, scorers
-        self._recent = RecentFrames(predictor.clip, fps=DEFAULT_FPS)
-        span_s = self._recent.span_s or self._recent.step_s
-        self._labeller = LiveLabeller(predictor.class_names, config, smooth_s=span_s)
-        self._step_s = span_s / ANSWERS_A_CLIP
-        self._last_s = self._due_s = -np.inf
+        self._config = config
+        self._last_s = -np.inf
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget all frames, scores and labels, as at the start and after a gap."""
+        self._recent = RecentFrames(self._predictor.clip, fps=DEFAULT_FPS)
+        self._labeller = LiveLabeller(self._predictor.class_names, self._config, smooth_s=self._recent.duration_s)
+        self._due_s = -np.inf
         self._answer: tuple[float, Future] | None = None
         self._label: str | None = None
         self._score = 0.0
 
-    def push(self, frame: np.ndarray, time_s: float, texts: dict[str, str]) -> Moment:
+    def push(self, frame: np.ndarray, time_s: float, texts: dict[str, str]) -> _Moment:
         """Take the next frame, uint8 RGB (H, W, 3), and give it back with the label that is known by now."""
         if time_s > self._last_s + _GAP_S:
-            self._recent.clear()
-            self._label = self._answer = None
+            self._begin()
         self._last_s = time_s
         self._recent.push(frame, time_s)
         if self._answer is not None and self._answer[1].done():
@@ -100,11 +110,11 @@ class CameraWatch:
             self._answer = None
         if self._answer is None and time_s >= self._due_s and (clip := self._recent.cut()) is not None:
             self._answer = time_s, self._scorers.submit(self._predictor.predict_clips, clip[None])
-            self._due_s = time_s + self._step_s
+            self._due_s = time_s + self._recent.duration_s / ANSWERS_PER_CLIP
         return _draw(frame, self._label, self._score, self._predictor, texts)
 
 
-def _draw(frame: np.ndarray, label: str | None, score: float, predictor: Predictor, texts: dict[str, str]) -> Moment:
+def _draw(frame: np.ndarray, label: str | None, score: float, predictor: Predictor, texts: dict[str, str]) -> _Moment:
     height, width = frame.shape[:2]
     if height > _MAX_HEIGHT:
         size = max(1, round(width * _MAX_HEIGHT / height)), _MAX_HEIGHT

@@ -1,4 +1,4 @@
-"""What `--video_path` names: videos, folders, a list on stdin, or one live source; and a process's share of them."""
+"""What `--video_path` names: videos, folders, a list on stdin, or a camera; and each process's share of it."""
 
 import os
 import sys
@@ -11,50 +11,51 @@ from video_module.data.capture import is_live
 from video_module.data.decoding import is_video
 from video_module.errors import InputError
 
-STDIN = "-"
+_STDIN = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources:
+class Inputs:
     videos: tuple[Path, ...] = ()
-    """In the order given; those of a folder sorted."""
+    """In the order given; within a folder, sorted."""
     live: str | None = None
-    """A camera's number or a stream's URL; then there are no videos."""
+    """A camera's number or a stream's URL. There are no videos then."""
     root: Path | None = None
-    """The folder below which all videos are, where many were asked for; None for one video."""
+    """The folder that holds all videos; None for a single video."""
     folders: tuple[Path, ...] = ()
-    """Those that were searched."""
+    """The folders that were searched."""
 
 
-def find_sources(names: Sequence[str], *, stdin: TextIO | None = None) -> Sources:
+def find_inputs(names: Sequence[str], *, stdin: TextIO | None = None) -> Inputs:
     """Tell files, folders (searched at any depth), `-` (one name a line on stdin), cameras and streams apart.
 
-    Raises InputError where nothing is found, or a live source is named beside others.
+    Raises InputError where nothing is found, or a camera or stream is named beside others.
     """
-    is_many = len(names) > 1 or names[0] == STDIN or Path(names[0]).is_dir()
-    names = [line for name in names for line in (_read_names(stdin or sys.stdin) if name == STDIN else [name])]
+    is_many = len(names) > 1 or names[0] == _STDIN or Path(names[0]).is_dir()
+    names = [line for name in names for line in (_read_names(stdin or sys.stdin) if name == _STDIN else [name])]
     if not names:
         raise InputError("--video_path -: no names came on stdin")
     if live := [name for name in names if is_live(name) and not Path(name).exists()]:
         if len(names) > 1:
-            raise InputError(f"--video_path {live[0]}: a camera or stream is watched alone, without other sources")
-        return Sources(live=live[0])
-    by_place: dict[str, Path] = {}  # each once, under the name it was first given
+            raise InputError(f"--video_path {live[0]}: a camera or stream is watched alone, without other inputs")
+        return Inputs(live=live[0])
+    # A video that is named twice, or lies in two of the folders, counts once, under its first name. Links are not
+    # resolved: people link videos into folders of their own, and look for the answers there.
+    by_place: dict[str, Path] = {}
     for path in map(Path, names):
         for video in _videos_in(path) if path.is_dir() else [path]:
-            place = os.path.abspath(video)  # noqa: PTH100 (resolve() would follow links)
-            by_place.setdefault(os.path.normcase(place), video)
+            by_place.setdefault(os.path.normcase(os.path.abspath(video)), video)  # noqa: PTH100
     videos = tuple(by_place.values())
     if not is_many:
-        return Sources(videos=videos)
+        return Inputs(videos=videos)
     folders = tuple(path for path in map(Path, names) if path.is_dir())
     if len(names) == 1 and folders:
-        return Sources(videos=videos, root=folders[0], folders=folders)
+        return Inputs(videos=videos, root=folders[0], folders=folders)
     try:
         root = os.path.commonpath([Path(os.path.abspath(video)).parent for video in videos])  # noqa: PTH100
     except ValueError:  # Windows
         raise InputError("--video_path: videos of two drives have no folder in common; run them apart") from None
-    return Sources(videos=videos, root=Path(root), folders=folders)
+    return Inputs(videos=videos, root=Path(root), folders=folders)
 
 
 def _read_names(stdin: TextIO | None) -> list[str]:
@@ -64,15 +65,16 @@ def _read_names(stdin: TextIO | None) -> list[str]:
 
 
 def _videos_in(folder: Path) -> list[Path]:
-    """Sorted; links to folders are followed. Raises InputError if there is none, OSError if a folder cannot be read."""
+    """List a folder's videos, sorted. Raises InputError if there are none, OSError if a folder cannot be read."""
 
     def refuse(error: OSError) -> None:
         raise error
 
     videos, seen = [], set()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        # A link to a folder around this one would lead back here without end.
         where = os.path.realpath(place)
-        if where in seen:  # a link back
+        if where in seen:
             folders.clear()
             continue
         seen.add(where)
@@ -89,6 +91,9 @@ class Shard:
     index: int = 0
     count: int = 1
 
+    def __post_init__(self) -> None:
+        assert 0 <= self.index < self.count, self
+
     def take(self, items: Sequence) -> Sequence:
         return items[self.index :: self.count]
 
@@ -100,9 +105,9 @@ class Shard:
 
 
 def find_shard(environment: dict[str, str] | os._Environ = os.environ) -> Shard:
-    """The share that RANK and WORLD_SIZE give, as torchrun sets them and any scheduler can; all without them.
+    """Read RANK and WORLD_SIZE, which torchrun sets and any scheduler can; without them one process does all.
 
-    Raises InputError where they are no numbers, or do not fit.
+    Raises InputError where they are not numbers, or do not fit together.
     """
     rank, world_size = environment.get("RANK"), environment.get("WORLD_SIZE")
     if rank is None or world_size is None:

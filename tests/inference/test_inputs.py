@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import link
 from video_module.errors import InputError
-from video_module.inference.sources import Shard, Sources, find_shard, find_sources
+from video_module.inference.inputs import Inputs, Shard, find_inputs, find_shard
 
 
 @pytest.fixture
@@ -17,70 +17,70 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def names(sources: Sources) -> list[str]:
-    return [video.relative_to(sources.root).as_posix() for video in sources.videos]
+def names(inputs: Inputs) -> list[str]:
+    return [video.relative_to(inputs.root).as_posix() for video in inputs.videos]
 
 
 def test_one_file_stands_for_itself(tree):
-    sources = find_sources([str(tree / "b/2.avi")])
-    assert sources == Sources(videos=(tree / "b/2.avi",))
-    assert find_sources([str(tree / "none.avi")]).videos == (tree / "none.avi",)  # the reader will say what is wrong
+    inputs = find_inputs([str(tree / "b/2.avi")])
+    assert inputs == Inputs(videos=(tree / "b/2.avi",))
+    assert find_inputs([str(tree / "none.avi")]).videos == (tree / "none.avi",)  # the reader will say what is wrong
 
 
 def test_a_folder_is_searched_at_any_depth(tree):
-    sources = find_sources([str(tree)])
-    assert names(sources) == ["a/deep/x.mkv", "b/1.mp4", "b/2.avi"]
+    inputs = find_inputs([str(tree)])
+    assert names(inputs) == ["a/deep/x.mkv", "b/1.mp4", "b/2.avi"]
 
 
-def test_several_sources_meet_in_their_common_folder(tree):
-    sources = find_sources([str(tree / "b"), str(tree / "a/deep/x.mkv"), str(tree / "b/1.mp4")])
-    assert sources.root == tree
-    assert names(sources) == ["b/1.mp4", "b/2.avi", "a/deep/x.mkv"]  # each once
+def test_several_inputs_meet_in_their_common_folder(tree):
+    inputs = find_inputs([str(tree / "b"), str(tree / "a/deep/x.mkv"), str(tree / "b/1.mp4")])
+    assert inputs.root == tree
+    assert names(inputs) == ["b/1.mp4", "b/2.avi", "a/deep/x.mkv"]  # each once
 
 
 def test_one_file_under_two_names_is_one_video(tree, monkeypatch):
     monkeypatch.chdir(tree)
-    assert find_sources(["b/1.mp4", str(tree / "b/1.mp4"), "b/../b/1.mp4"]).videos == (Path("b/1.mp4"),)
+    assert find_inputs(["b/1.mp4", str(tree / "b/1.mp4"), "b/../b/1.mp4"]).videos == (Path("b/1.mp4"),)
 
 
 def test_names_in_other_letters_are_one_video_where_case_is_ignored(tree, monkeypatch):
     monkeypatch.setattr(os.path, "normcase", str.lower)  # as on Windows
-    sources = find_sources([str(tree / "b"), str(tree / "B" / "1.MP4")])
-    assert names(sources) == ["1.mp4", "2.avi"]
-    assert sources.root == tree / "b"  # as it was written
+    inputs = find_inputs([str(tree / "b"), str(tree / "B" / "1.MP4")])
+    assert names(inputs) == ["1.mp4", "2.avi"]
+    assert inputs.root == tree / "b"  # as it was written
 
 
 def test_links_to_folders_are_followed_once(tree):
     (tree / "in").mkdir()
     link(tree / "in" / "link", tree / "b")
     link(tree / "b" / "back", tree / "in")
-    assert names(find_sources([str(tree / "in")])) == ["link/1.mp4", "link/2.avi"]
+    assert names(find_inputs([str(tree / "in")])) == ["link/1.mp4", "link/2.avi"]
 
 
 def test_names_on_stdin(tree):
     stdin = StringIO(f"{tree / 'b/2.avi'}\n\n{tree / 'a'}\r\n")
-    sources = find_sources(["-"], stdin=stdin)
-    assert names(sources) == ["b/2.avi", "a/deep/x.mkv"]
-    alone = find_sources(["-"], stdin=StringIO(f"{tree / 'b/2.avi'}\n"))
+    inputs = find_inputs(["-"], stdin=stdin)
+    assert names(inputs) == ["b/2.avi", "a/deep/x.mkv"]
+    alone = find_inputs(["-"], stdin=StringIO(f"{tree / 'b/2.avi'}\n"))
     assert alone.root == tree / "b"  # a list stays a list, however short
     with pytest.raises(InputError, match="no names came on stdin"):
-        find_sources(["-"], stdin=StringIO("\n"))
+        find_inputs(["-"], stdin=StringIO("\n"))
 
 
-def test_live_sources(tree, monkeypatch):
-    assert find_sources(["0"]) == Sources(live="0")
-    assert find_sources(["rtsp://h/x"]).live == "rtsp://h/x"
+def test_live_inputs(tree, monkeypatch):
+    assert find_inputs(["0"]) == Inputs(live="0")
+    assert find_inputs(["rtsp://h/x"]).live == "rtsp://h/x"
     with pytest.raises(InputError, match="watched alone"):
-        find_sources([str(tree), "0"])
+        find_inputs([str(tree), "0"])
     monkeypatch.chdir(tree)
     (tree / "0").mkdir()
     (tree / "0" / "x.avi").touch()
-    assert names(find_sources(["0"])) == ["x.avi"]  # a folder of that name is there
+    assert names(find_inputs(["0"])) == ["x.avi"]  # a folder of that name is there
 
 
 def test_a_folder_without_videos(tmp_path):
     with pytest.raises(InputError, match="no video in this folder"):
-        find_sources([str(tmp_path)])
+        find_inputs([str(tmp_path)])
 
 
 def test_shards_share_out_everything_once():
