@@ -14,7 +14,7 @@ from gradio.data_classes import ImageData
 from video_module.config import TimelineConfig
 from video_module.data.decoding import iter_frames, read_info
 from video_module.inference.predictor import load_predictor
-from video_module.web import live
+from video_module.web import live_tab
 from video_module.web.components import _decode
 from video_module.web.limits import Limits, Refused
 from video_module.web.live_tab import CameraWatch, watch_file
@@ -34,7 +34,7 @@ def test_a_file_plays_faster_by_the_frames_skipped(exported, recording, skip, se
     """By a clock that moves on only while it sleeps, as if reading and scoring took no time."""
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda duration: now.__setitem__(0, now[0] + duration))
-    monkeypatch.setattr(live, "time", clock)
+    monkeypatch.setattr(live_tab, "time", clock)
     predictor = load_predictor(exported)
     moments = list(watch(recording, predictor, skip=skip))
     assert seconds - 0.2 < now[0] <= seconds  # when its last picture was due
