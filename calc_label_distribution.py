@@ -8,7 +8,7 @@ from video_module import cli
 from video_module.config import ClipConfig
 from video_module.errors import InputError
 from video_module.machine import default_num_workers
-from video_module.tables import counted
+from video_module.tables import pluralize
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         args.data_dir, clip=clip, clip_step=args.clip_step, num_workers=args.num_workers
     )
     for item in rejected:
-        print(f"not counted: {item.path}: {item.reason}")
+        print(f"not pluralize: {item.path}: {item.reason}")
     report(distribution)
     write_json(args.save_to, distribution)
     plot_label_distribution(written[1], distribution)
@@ -115,13 +115,13 @@ def report(distribution: dict[str, Any]) -> None:
         print(f"{name:{width}}", *(f"{content['classes'][name]['num_videos']:7}" for content in splits.values()))
     print(f"{'':{width}}", *(f"{content['num_videos']:7}" for content in splits.values()))
     clip = distribution["clip"]
-    length, step = counted(clip["num_frames"], "frame"), clip["clip_step"]
+    length, step = pluralize(clip["num_frames"], "frame"), clip["clip_step"]
     every = "each frame" if step == 1 else f"every {step} frames"
     print(f"clips of {length}, stride {clip['frame_stride']}, one {every}")
     for split, content in splits.items():
         uneven = content["imbalance"]
         print(
-            f"{split:5} {counted(content['num_videos'], 'video')}, {counted(content['num_clips'], 'clip')}, "
+            f"{split:5} {pluralize(content['num_videos'], 'video')}, {pluralize(content['num_clips'], 'clip')}, "
             f"{content['duration_s'] / 60:.1f} min; {describe_balance(uneven, len(content['classes']))}"
         )
 

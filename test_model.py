@@ -114,13 +114,13 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     with join_group(args.device) as group:
         num_threads = own_threads(args.num_threads)
         predictor = load_predictor(args.checkpoint, device=group.device, num_threads=num_threads)
-        split = group.first(
+        split = group.broadcast(
             lambda: load_test_split(args.test_dir, predictor.class_names, num_workers=default_num_workers())
         )
         overlap = split.overlap_with(predictor.train_sources, predictor.train_clips)
         print_overlap(args, split, overlap)
         videos, labels = split.videos, split.labels
-        own_views = dataset.EvaluationViews(args.test_dir, group.share(videos), predictor.clip, views)
+        own_views = dataset.EvaluationViews(args.test_dir, group.shard(videos), predictor.clip, views)
         loader = dataset.EvaluationLoader(own_views, num_workers=args.num_workers)
         print(f"{len(videos)} videos; {predictor.summary()}; {group}")
         view_scores = group.gather(score_views(predictor.score_clips, loader, batch_size=args.batch_size))

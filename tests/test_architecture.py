@@ -16,7 +16,7 @@ BASE = {"background", "config", "devices", "errors", "files", "lettering", "mach
 ARROWS = {
     "data": {"data"},
     "models": {"models"},
-    "engine": {"engine", "data", "models", "report"},
+    "engine": {"engine", "data", "models"},
     "report": {"report"},
     "inference": {"inference", "data", "models"},
     "web": {"web", "inference", "data", "report"},

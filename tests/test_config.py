@@ -38,6 +38,7 @@ def test_settings_of_the_future_are_refused():
         *({"num_epochs": 0}, {"lr": 0}, {"lr": float("nan")}, {"label_smoothing": 1}, {"weight_decay": -1}),
         *({"batch_size": 0}, {"batch_size": "most"}, {"layer_decay": 0}, {"ema_decay": 1}, {"mixup": -0.1}),
         *({"save_every": "0"}, {"save_every": "10s"}, {"save_every": "1.5"}, {"patience": -1}),
+        {"precision": "fp8"},
         {"num_repeats": 3},  # of a step of 64
         {"num_repeats": 2, "sampling": "windows"},
     ],

@@ -80,6 +80,7 @@ LINKS = ("hard", "sym", "copy")
 SAMPLINGS = ("random", "windows")
 """Of training clips."""
 AUGMENTATIONS = ("none", "light", "strong")
+TRAIN_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ALL_CLASSES = "all"
 
 
@@ -160,7 +161,7 @@ class TrainConfig:
     precision: str = setting(
         "auto",
         "arithmetic of the forward pass; auto: bf16 on CUDA (fp16 where it lacks bf16), fp32 on the CPU",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        choices=TRAIN_PRECISIONS,
     )
     checkpoint_activations: bool = setting(
         False, "compute each block's activations again when the gradients need them: less memory, a third more work"
@@ -195,7 +196,10 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
-        for name, choices in (("sampling", SAMPLINGS), ("augment", AUGMENTATIONS)):
+        for name, choices in (
+            *(("sampling", SAMPLINGS), ("augment", AUGMENTATIONS)),
+            ("precision", TRAIN_PRECISIONS),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.sampling == "windows" and self.num_repeats > 1:

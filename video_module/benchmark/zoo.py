@@ -28,7 +28,7 @@ from video_module.config import PRECISIONS, ClipConfig, TrainConfig
 from video_module.data import audit, dataset, labels, splits
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from video_module.engine.device import choose_device
-from video_module.engine.training import Trainer
+from video_module.engine.step import Trainer
 from video_module.errors import InputError
 from video_module.files import check_output, read_text, write_json
 from video_module.inference.export import weights_digest
@@ -50,7 +50,7 @@ _LEAST_STEPS = 30  # that training takes, with smaller batches where the network
 _SPEED_S = 20.0  # of training steps that are timed
 _WARM_UP_SHARE = 0.1  # of the training time; epochs mean nothing where a large network sees twenty clips
 
-Step = Callable[[Sequence[dataset.Load]], None]
+Step = Callable[[Sequence[dataset.Batch]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,7 @@ def train(entrant: Entrant, args: argparse.Namespace) -> dict[str, Any]:
     clips = dataset.TrainingClips(train_dir, videos, class_names, entrant.clip, config_for(entrant))
     device = choose_device(args.device)
 
-    def fresh(config: TrainConfig, num_steps: int) -> tuple[Step, Iterator[list[dataset.Load]], Recognizer]:
+    def fresh(config: TrainConfig, num_steps: int) -> tuple[Step, Iterator[list[dataset.Batch]], Recognizer]:
         loader, sampler = dataset.training_loader(
             clips, effective_batch=config.effective_batch, num_workers=args.num_workers, pin_memory=False
         )
@@ -316,7 +316,7 @@ def stepper(model: Recognizer, config: TrainConfig, *, device: torch.device, num
     trainer = Trainer(model, schedule, device=device, steps_per_epoch=num_steps)
     trainer.set_mode(0)
 
-    def step(loads: Sequence[dataset.Load]) -> None:
+    def step(loads: Sequence[dataset.Batch]) -> None:
         loss, _ = trainer.train_step(loads, step=trainer.step)
         if not math.isfinite(loss.item()):  # item() waits for the device
             raise InputError(f"{model.name}: the loss is {loss.item()} at step {trainer.step}")
@@ -324,7 +324,7 @@ def stepper(model: Recognizer, config: TrainConfig, *, device: torch.device, num
     return step
 
 
-def endless(loader: DataLoader, sampler: dataset.StepSampler) -> Iterator[list[dataset.Load]]:
+def endless(loader: DataLoader, sampler: dataset.StepSampler) -> Iterator[list[dataset.Batch]]:
     """The loads of each step, of one epoch after the other."""
     for epoch in count():
         sampler.epoch = epoch
@@ -334,7 +334,7 @@ def endless(loader: DataLoader, sampler: dataset.StepSampler) -> Iterator[list[d
             yield loads
 
 
-def run_steps(step: Step, batches: Iterator[list[dataset.Load]], *, duration_s: float) -> tuple[int, int, float]:
+def run_steps(step: Step, batches: Iterator[list[dataset.Batch]], *, duration_s: float) -> tuple[int, int, float]:
     """Take steps, one at least, while half of another still fits; returns (clips, steps, seconds taken)."""
     num_clips, num_steps, elapsed, begin = 0, 0, 0.0, time.perf_counter()
     while num_steps == 0 or elapsed + elapsed / num_steps / 2 <= duration_s:

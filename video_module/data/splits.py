@@ -24,7 +24,7 @@ from video_module.data.labels import OBJ_NAMES, SPLITS, find_videos, has_entries
 from video_module.errors import InputError
 from video_module.files import check_output as check_writable
 from video_module.files import lies_in, read_text, replacing, write_json
-from video_module.tables import counted
+from video_module.tables import pluralize
 
 SPLIT_JSON = "split.json"
 _OFFICIAL = {"hmdb51": hmdb51, "ucf101": ucf101}
@@ -324,7 +324,7 @@ def _finish(
                 # val is carved out by source, whoever made the fold
                 few = "none in the fold" if protocol in _OFFICIAL and split == "test" else "too few sources"
                 notes.append(
-                    f"{split} has no video of {counted(len(lacking), 'class')} ({few}): {', '.join(lacking[:5])}"
+                    f"{split} has no video of {pluralize(len(lacking), 'class')} ({few}): {', '.join(lacking[:5])}"
                     + (
                         f"; that takes more recordings, or a larger --{split}_fraction"
                         if few == "too few sources"

@@ -1,4 +1,4 @@
-"""The newest state of a run in X_last.pth: when it is saved, and whether another run may go on from it."""
+"""The newest state of a run in X_last.pth: what it holds, when it is saved, and which run may go on from it."""
 
 import time
 from contextlib import suppress
@@ -6,35 +6,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from video_module.config import AUTO, TrainConfig
+from video_module.config import AUTO
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from video_module.engine.progress import PartialEpoch, Progress
+from video_module.engine.step import Trainer
 from video_module.errors import InputError
 from video_module.files import move
 
-# what versions without these settings did
-_EARLIER = {
-    "num_repeats": 1,
-    "lr_batch": None,
-    "layer_decay": 1.0,
-    "freeze_epochs": 0,
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "mix_off_epochs": 3,
-    "ema_decay": 0.0,
-    "head_dropout": 0.0,
-    "patience": 0,
-}
-# What may differ from one part of a run to the next: how fast it goes, and when it ends or is given up. The clips of a
-# step and its mean loss stay; with another batch_size dropout draws anew, and batch norm sees other batches
+# Settings that may differ from one part of a run to the next: they decide how fast it goes, and when it ends. A step
+# keeps its clips and its mean loss; only dropout and batch norm notice another batch_size.
 _FREE = ("batch_size", "checkpoint_activations", "compile", "save_every", "max_failed_share", "patience")
-
-_CLIP_FLAGS = {
-    "num_frames": "--clip_len",
-    "crop": "--img_size",
-    **{name: f"--{name}" for name in ("frame_stride", "target_fps")},
-}
-_NUM_DIFFERENCES = 8  # that are named
+# Settings of the clip whose flags have other names.
+_CLIP_FLAGS = {"num_frames": "--clip_len", "crop": "--img_size"}
+_NUM_DIFFERENCES = 8  # that a refusal names
+# Of what is kept of a run, not of a model: an older X_last.pth still serves as a model, but is not resumed.
+_VERSION = 2
 
 
 def last_path(save_path: Path) -> Path:
@@ -43,18 +29,58 @@ def last_path(save_path: Path) -> Path:
 
 
 def earlier_path(path: Path) -> Path:
-    """Where the state of an earlier run is kept while the first epoch of another, in its place, is not done."""
+    """Where the state of an earlier run is kept until the new run in its place has finished an epoch."""
     return path.with_name(f"{path.stem}_earlier.pth")
 
 
-class StateKeeper:
-    """Saves the state of a run when config.save_every says so.
+def capture(trainer: Trainer) -> dict[str, Any]:
+    """Everything of a trainer that changes while it learns, in tensors and plain values."""
+    state = {
+        "step": trainer.step,
+        "precision": trainer.precision,
+        "micro_batch": trainer.micro_batch,
+        "model": _weights(trainer.model),
+        "optimizer": trainer.optimizer.state_dict(),
+        "schedule": trainer.schedule.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+    }
+    if trainer.ema:
+        state |= {"num_averaged": int(trainer.ema.n_averaged), "ema": _weights(trainer.validated)}
+    return state
 
-    The state of an earlier run under the same name is kept aside until an epoch is done: who notices by then that this
-    run should have been another has lost nothing.
+
+def restore(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Undo capture(). Raises InputError where the trainer computes in another precision."""
+    if state["precision"] != trainer.precision:
+        raise InputError(
+            f"the run was trained in {state['precision']}, here it would go on in {trainer.precision}; add "
+            f"--precision {state['precision']}"
+        )
+    trainer.step = state["step"]
+    trainer.model.backbone.load_state_dict(state["model"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.schedule.load_state_dict(state["schedule"])
+    trainer.scaler.load_state_dict(state["scaler"])
+    if trainer.config.batch_size == AUTO:
+        trainer.micro_batch = state["micro_batch"]
+    if trainer.ema:
+        trainer.validated.backbone.load_state_dict(state["ema"])
+        trainer.ema.n_averaged.fill_(state["num_averaged"])
+
+
+def _weights(model) -> dict[str, Any]:
+    return {name: value.detach().cpu() for name, value in model.backbone.state_dict().items()}
+
+
+class StateKeeper:
+    """Saves the state of a run, in the first process, when config.save_every says so.
+
+    The state of an earlier run under the same name is kept aside until an epoch is done: who notices by then that
+    this run should have been another has lost nothing.
     """
 
-    def __init__(self, path: Path, trainer, template: Checkpoint, progress: Progress, *, is_resumed: bool):
+    def __init__(self, path: Path, trainer: Trainer, template: Checkpoint, progress: Progress, *, is_resumed: bool):
+        """`template` is a checkpoint without weights: what is recorded beside them."""
         self.path, self.trainer, self.template, self.progress = path, trainer, template, progress
         self.every_steps, self.every_s = trainer.config.save_interval
         self._steps, self._time = 0, time.monotonic()
@@ -65,18 +91,21 @@ class StateKeeper:
 
     def is_due(self) -> bool:
         """Whether it is time to save."""
-        return self._steps >= self.every_steps or time.monotonic() - self._time >= self.every_s
+        is_late = self._steps >= self.every_steps or time.monotonic() - self._time >= self.every_s
+        return is_late and self.trainer.group.is_first
 
     def checkpoint(self) -> Checkpoint:
         """The model as it is, without the state of the run."""
-        weights = {name: value.detach().cpu() for name, value in self.trainer.validated.backbone.state_dict().items()}
-        return replace(self.template, weights=weights, epoch=self.progress.num_epochs)
+        return replace(self.template, weights=_weights(self.trainer.validated), epoch=self.progress.num_epochs)
 
     def save(self, checkpoint: Checkpoint | None = None) -> None:
         """Save the state, with the model as it is or as a checkpoint holds it already."""
+        if not self.trainer.group.is_first:
+            return
         progress = self.progress
         state = {
-            "trainer": self.trainer.state_dict(),
+            "version": _VERSION,
+            "trainer": capture(self.trainer),
             "logs": progress.logs,
             "best_epoch": progress.best_epoch,
             "partial": asdict(progress.partial),
@@ -87,32 +116,35 @@ class StateKeeper:
         self._may_be_anothers = False
         save_checkpoint(self.path, replace(checkpoint or self.checkpoint(), training=state))
         if progress.num_epochs:
-            with suppress(PermissionError):  # Windows: while another program reads it; asked again at the next save
+            # Windows does not remove a file that another program reads. The next save tries again.
+            with suppress(PermissionError):
                 aside.unlink(missing_ok=True)
         self._steps, self._time = 0, time.monotonic()
 
 
-def resume(trainer, template: Checkpoint, path: Path) -> Progress | None:
+def resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress | None:
     """Bring a trainer to where X_last.pth stands; None where there is none.
 
-    Raises InputError if that is of another run, naming the differences.
+    Raises InputError if it is of another run, naming the differences, or of another version of this program.
     """
-    # The first process alone writes it, so that on a machine with a disk of its own it is missing, or of an earlier
-    # run: processes that each looked for themselves would go on from different places. Given to all it serves any
-    # cluster, at the price of seconds and, for a moment, of four times its size in each process; to refuse would ask
-    # for a copy on each machine before each --resume. It travels by gloo, as all objects do here: no GPU holds it.
-    checkpoint = trainer.group.first(lambda: load_checkpoint(path) if path.is_file() else None)
+    # Only the first process writes the file, so on a machine with a disk of its own it is missing or of an earlier
+    # run: processes that each looked for themselves would go on from different places. So the first one reads it for
+    # all, at the price of seconds and, for a moment, of four times its size in each process.
+    checkpoint = trainer.group.broadcast(lambda: load_checkpoint(path) if path.is_file() else None)
     if checkpoint is None:
         return None
     if checkpoint.training is None:
         raise InputError(f"{path}: holds no training state")
+    state, config = checkpoint.training, checkpoint.train_config
+    if state.get("version") != _VERSION or config.keys() != template.train_config.keys():
+        raise InputError(
+            f"{path}: another version of this program saved this run, and only that one can resume it; drop --resume "
+            f"and start a new run from it with --weights {path}"
+        )
     if differences := find_differences(checkpoint, template):
         raise InputError(_refusal(path, differences))
-    state = checkpoint.training
-    # files of earlier versions hold the trained weights alone
-    trainer.load_state_dict({"model": checkpoint.weights} | state["trainer"])
-    partial = PartialEpoch(**state.get("partial", {}))
-    return Progress(logs=state["logs"], best_epoch=state["best_epoch"], partial=partial)
+    restore(trainer, state["trainer"])
+    return Progress(logs=state["logs"], best_epoch=state["best_epoch"], partial=PartialEpoch(**state["partial"]))
 
 
 def find_differences(saved: Checkpoint, wanted: Checkpoint) -> list[str]:
@@ -120,12 +152,17 @@ def find_differences(saved: Checkpoint, wanted: Checkpoint) -> list[str]:
     found = [] if saved.model == wanted.model else [f"--model_type {saved.model} (here {wanted.model})"]
     if saved.class_names != wanted.class_names:
         found.append(_other_classes(saved.class_names, wanted.class_names))
-    clips = _differing(saved.clip.to_dict(), wanted.clip.to_dict(), names=_CLIP_FLAGS)
-    clips.pop("resize" if "crop" in clips else "", None)  # it follows from the crop
-    found += clips.values()
+    clip, wanted_clip = saved.clip.to_dict(), wanted.clip.to_dict()
+    for name, value in clip.items():
+        follows_from_crop = name == "resize" and clip["crop"] != wanted_clip["crop"]
+        if value != wanted_clip[name] and not follows_from_crop:
+            found.append(_difference(_CLIP_FLAGS.get(name, f"--{name}"), value, wanted_clip[name]))
     if saved.split_digest != wanted.split_digest:
         found.append(f"another split, of digest {saved.split_digest} (here {wanted.split_digest})")
-    found += _differing(_comparable(saved.train_config), _comparable(wanted.train_config)).values()
+    for name, value in wanted.train_config.items():
+        other = saved.train_config.get(name)
+        if name not in _FREE and other != value:
+            found.append(_difference(f"--{name}", other, value))
     if saved.train_clips and set(saved.train_clips) != set(wanted.train_clips):
         gone = len(set(saved.train_clips) - set(wanted.train_clips))
         new = len(set(wanted.train_clips) - set(saved.train_clips))
@@ -140,28 +177,12 @@ def _other_classes(saved: list[str], wanted: list[str]) -> str:
     return f"{len(saved)} classes (here {len(wanted)}; no longer: {gone or 'none'}; new: {new or 'none'})"
 
 
-def _differing(saved: dict[str, Any], wanted: dict[str, Any], *, names: dict[str, str] | None = None) -> dict[str, str]:
-    """The settings that differ, in words; None is what is recorded of one that is not used.
-
-    Of another version, `saved` can hold settings that this one lacks, and lack some.
-    """
-    found = {}
-    for key in [*wanted, *(key for key in saved if key not in wanted)]:
-        one, other = saved.get(key), wanted.get(key)
-        flag = f"--{key}" if names is None else names.get(key, f"clip.{key}")
-        if one == other:
-            continue
-        if key not in wanted:
-            found[key] = f"{key} {one}, which this version has no setting for"
-        elif key == "class_weights":  # one for each class
-            found[key] = f"{'no' if one is None else 'other'} {flag}"
-        else:
-            found[key] = f"no {flag} (here {other})" if one is None else f"{flag} {one} (here {_or_none(other)})"
-    return found
-
-
-def _or_none(value: Any) -> Any:
-    return "none" if value is None else value
+def _difference(flag: str, saved: Any, wanted: Any) -> str:
+    if isinstance(saved, list) or isinstance(wanted, list):  # class_weights: one number for each class
+        return f"{'no' if saved is None else 'other'} {flag}"
+    if saved is None:
+        return f"no {flag} (here {wanted})"
+    return f"{flag} {saved} (here {'none' if wanted is None else wanted})"
 
 
 def _refusal(path: Path, differences: list[str]) -> str:
@@ -178,12 +199,3 @@ def _refusal(path: Path, differences: list[str]) -> str:
     else:
         text += "; give"
     return f"{text} another --save_path, or drop --resume to replace it"
-
-
-def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings as this version would have recorded them, without those that may differ."""
-    if "effective_batch" not in config and config.get("batch_size", AUTO) != AUTO:
-        config = {**_EARLIER, "effective_batch": config["batch_size"], **config}
-        config["lr_batch"] = config["effective_batch"]
-    config = TrainConfig().to_dict() | config
-    return {name: value for name, value in config.items() if name not in _FREE}

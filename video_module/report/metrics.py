@@ -6,20 +6,11 @@ from typing import Any
 import numpy as np
 
 from video_module.report import statistics
+from video_module.scores import is_in_top_k
 
 NUM_CALIBRATION_BINS = 15
 NUM_CONFUSED = 20
 """Pairs of classes that X_results.json lists as the most confused."""
-
-
-def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of rows of `scores` (N, K) whose label is among the k best; ties keep the classes' order."""
-    return float(_is_in_top_k(scores, labels, k).mean())
-
-
-def _is_in_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return (best == labels[:, None]).any(axis=1)
 
 
 def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -57,7 +48,7 @@ def tally(view_scores: Sequence[np.ndarray], video_scores: np.ndarray, labels: n
     columns = {
         "videos": np.ones(len(labels)),
         "top1": correct,
-        "top5": _is_in_top_k(video_scores, labels, 5),
+        "top5": is_in_top_k(video_scores, labels, 5),
         "views": [len(scores) for scores in view_scores],
         "view_hits": view_hits,
         "log_loss": -np.log(np.maximum(picked, 1e-15)),
