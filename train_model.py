@@ -9,7 +9,7 @@ from video_module import cli
 from video_module.config import TrainConfig
 from video_module.errors import InputError
 from video_module.machine import default_num_workers
-from video_module.models.registry import DEFAULT_MODEL, MODELS, get_spec
+from video_module.models.registry import DEFAULT_MODEL, MODELS, NO_WEIGHTS, get_spec
 
 if TYPE_CHECKING:
     from video_module.data.dataset import TrainingClips
@@ -93,9 +93,12 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
     """Train, as one of the group's processes."""
     from video_module.data.distribution import read_class_weights
     from video_module.engine.device import choose_device
-    from video_module.engine.fine_tuning import fine_tune, load_training_data
     from video_module.engine.logbook import Logbook
-    from video_module.engine.state import last_path
+    from video_module.engine.loop import train
+    from video_module.engine.state import last_path, show_replaced
+    from video_module.engine.step import Trainer
+    from video_module.engine.training_data import load_training_data
+    from video_module.models.recognizer import build_model
     from video_module.report.plots import plot_curves
 
     device = choose_device(group.device)
@@ -111,24 +114,30 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
         return
     save_path = args.save_path or Path(f"{args.model_type}.pth")
     logbook = Logbook(save_path, plot_curves=plot_curves, tensorboard=args.tensorboard)
+    loaders = data.loaders(config, group=group, num_workers=args.num_workers, pin_memory=device.type == "cuda")
+    resumes = args.resume and group.broadcast(last_path(save_path).is_file)
+    if not resumes:
+        show_replaced(save_path)
+    model = build_model(
+        args.model_type,
+        num_classes=len(data.class_names),
+        weights=NO_WEIGHTS if resumes else weights_of(args),  # a resumed run brings its own
+        clip=clip,
+        drop_path=config.drop_path,
+        seed=config.seed,
+    )
+    num_steps = loaders.sampler.num_steps
+    trainer = Trainer(model, config, device=device, steps_per_epoch=num_steps, class_weights=class_weights, group=group)
+    size = f"{model.num_parameters / 1e6:.1f} M parameters"
+    print(f"{args.model_type}: {size}, weights {weights_of(args)}, {device}, {trainer.precision}, {group}")
 
     def write_logs(progress: "Progress") -> None:
         logbook.write(progress)
         on_epoch(progress)
 
-    progress = fine_tune(
-        data,
-        config,
-        model_type=args.model_type,
-        weights=weights_of(args),
-        class_weights=class_weights,
-        device=device,
-        group=group,
-        num_workers=args.num_workers,
-        save_path=save_path,
-        resume=args.resume,
-        on_epoch=write_logs,
-    )
+    settings = config.to_dict() | {"weights": weights_of(args), "class_weights": class_weights}
+    template = data.checkpoint(model=args.model_type, train_config=settings)
+    progress = train(trainer, template, loaders, save_path=save_path, resume=args.resume, on_epoch=write_logs)
     print(progress.summary())
     cli.show_written([save_path, last_path(save_path), *logbook.paths])
 

@@ -77,10 +77,7 @@ def setting(value: Any, text: str, **metadata: Any) -> Any:
 
 LINKS = ("hard", "sym", "copy")
 """How the files of a split come from the videos."""
-SAMPLINGS = ("random", "windows")
-"""Of training clips."""
 AUGMENTATIONS = ("none", "light", "strong")
-TRAIN_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ALL_CLASSES = "all"
 
 
@@ -143,7 +140,7 @@ class TrainConfig:
         "random",
         "which clips of a video an epoch takes; random: --num_repeats of them, each at a random place; windows: all, "
         "--clip_step apart",
-        choices=SAMPLINGS,
+        choices=("random", "windows"),
     )
     clip_step: int | None = setting(None, "frames between windows", default="half a clip")
     augment: str = setting(
@@ -161,7 +158,7 @@ class TrainConfig:
     precision: str = setting(
         "auto",
         "arithmetic of the forward pass; auto: bf16 on CUDA (fp16 where it lacks bf16), fp32 on the CPU",
-        choices=TRAIN_PRECISIONS,
+        choices=("auto", "fp32", "bf16", "fp16"),
     )
     checkpoint_activations: bool = setting(
         False, "compute each block's activations again when the gradients need them: less memory, a third more work"
@@ -196,12 +193,10 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
-        for name, choices in (
-            *(("sampling", SAMPLINGS), ("augment", AUGMENTATIONS)),
-            ("precision", TRAIN_PRECISIONS),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for item in dataclasses.fields(self):
+            choices = item.metadata.get("choices")
+            if choices and getattr(self, item.name) not in choices:
+                raise ValueError(f"{item.name} must be one of {', '.join(choices)}, got {getattr(self, item.name)!r}")
         if self.sampling == "windows" and self.num_repeats > 1:
             raise ValueError(f"num_repeats goes with sampling random, got {self.num_repeats} with windows")
         if self.clip_step is not None and (self.clip_step < 1 or self.sampling != "windows"):

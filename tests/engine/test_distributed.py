@@ -28,13 +28,14 @@ from video_module import machine
 from video_module.config import TrainConfig
 from video_module.data.splits import load_videos
 from video_module.devices import own_device, own_threads
-from video_module.engine import distributed, evaluation, fine_tuning, state
+from video_module.engine import distributed, evaluation, state
 from video_module.engine.checkpoint import load_checkpoint
 from video_module.engine.distributed import Group, join_group
 from video_module.engine.step import Trainer
 from video_module.errors import InputError
 from video_module.inference import predictor
 from video_module.inference.predictor import load_predictor
+from video_module.models import recognizer
 from video_module.models.recognizer import build_model
 from video_module.models.registry import get_spec
 
@@ -295,7 +296,7 @@ def test_weights_are_left_out_where_the_first_process_goes_on(alone, drawn_data,
         asked.append(weights)
         raise InputError("asked")
 
-    monkeypatch.setattr(fine_tuning, "build_model", build)
+    monkeypatch.setattr(recognizer, "build_model", build)
     for goes_on in (False, True):
         with pytest.raises(InputError, match="asked"):
             train_model.run(args, small_config(), Second(told=[videos, goes_on]), print)

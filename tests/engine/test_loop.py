@@ -140,7 +140,7 @@ def test_the_bar_counts_the_clips_of_a_long_step(monkeypatch):
 @pytest.mark.parametrize(
     ("pass_s", "num_epochs", "told"),
     [
-        (10, 500, "a step takes about 40 s, an epoch 40 s, the run 6 h"),  # 20,000 s
+        (10, 500, "this run will take about 6 hours on this CPU, 0.7 minutes an epoch"),  # 20,000 s
         (1000, 1, None),  # 4,000 s: of two hours and less nothing is said
         (1, 5000, None),  # nor of what has not been timed for 20 s
     ],
@@ -148,8 +148,8 @@ def test_the_bar_counts_the_clips_of_a_long_step(monkeypatch):
 def test_a_run_on_a_cpu_says_how_long_it_takes(pass_s, num_epochs, told, monkeypatch, capsys):
     bar_of_an_epoch(monkeypatch, batch_size=1, pass_s=pass_s, num_epochs=num_epochs)
     out = capsys.readouterr().out
-    assert out.count("on this CPU") == (told is not None)
-    assert told is None or f"on this CPU {told}; faster: a GPU, or a smaller" in out
+    assert out.count("this run will take") == (told is not None)
+    assert told is None or f"{told}; faster: a GPU, or a smaller --clip_len" in out
 
 
 # ---- the script

@@ -1,6 +1,4 @@
-import pytest
-
-from video_module.engine.progress import Progress, format_roughly
+from video_module.engine.progress import Progress
 
 
 def test_best_epoch_is_by_accuracy_then_loss():
@@ -22,11 +20,3 @@ def test_patience_ends_a_run():
     assert progress.is_over(num_epochs=9, patience=2)
     assert not progress.is_over(num_epochs=9, patience=0)
     assert progress.is_over(num_epochs=4, patience=0)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.1, "1 s"), (89, "89 s"), (95, "2 min"), (5300, "88 min"), (5400, "2 h"), (172000, "48 h"), (432000, "5 days")],
-)
-def test_rough_durations(seconds, text):
-    assert format_roughly(seconds) == text

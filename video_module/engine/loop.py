@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from video_module.data.dataset import Batch, EvaluationLoader, StepSampler, read_steps
+from video_module.data.dataset import Batch, EvaluationLoader, read_steps
 from video_module.engine import state
 from video_module.engine.checkpoint import Checkpoint, save_checkpoint
 from video_module.engine.evaluation import Scores, score_views, torch_scorer
 from video_module.engine.interruption import StopRequest
 from video_module.engine.optim import describe_rates
-from video_module.engine.progress import PartialEpoch, Progress, epoch_line, format_duration, format_roughly
+from video_module.engine.progress import PartialEpoch, Progress, epoch_line, format_duration
 from video_module.engine.state import StateKeeper, earlier_path, last_path
 from video_module.engine.step import Trainer
+from video_module.engine.training_data import Loaders
 from video_module.engine.waiting import WaitMeter
 from video_module.errors import InputError, Interrupted
 from video_module.machine import default_num_workers, peak_process_bytes
@@ -40,12 +40,9 @@ _TIMED_S, _LONG_RUN_S = 20.0, 2 * 3600.0
 def train(
     trainer: Trainer,
     template: Checkpoint,
+    loaders: Loaders,
     *,
     save_path: Path,
-    train_loader: DataLoader,
-    sampler: StepSampler,
-    val_loader: EvaluationLoader | None,
-    val_labels: Sequence[int],
     resume: bool,
     on_epoch: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
@@ -54,8 +51,10 @@ def train(
     `template` is a checkpoint without weights: what is recorded beside them. `on_epoch(progress)` is called after each,
     in the first process, which alone writes. Raises Interrupted after one of STOP_SIGNALS, when the state is saved.
     """
-    config, is_first = trainer.config, trainer.group.is_first
+    config, sampler, is_first = trainer.config, loaders.sampler, trainer.group.is_first
     print(describe_rates(config))
+    if loaders.val is None:
+        print("no validation videos: the last epoch is kept")
     progress = _resume(trainer, template, last_path(save_path)) if resume else Progress()
     if progress.num_epochs and is_first:
         on_epoch(progress)  # the run may have died between its checkpoint and its logs
@@ -65,13 +64,13 @@ def train(
         while not progress.is_over(num_epochs=config.num_epochs, patience=config.patience):
             epoch = progress.num_epochs
             sampler.epoch, sampler.first_step = epoch, progress.partial.num_steps
-            steps, num_items = read_steps(train_loader, sampler), sampler.num_items * sampler.num_repeats
+            steps, num_items = read_steps(loaders.train, sampler), sampler.num_items * sampler.num_repeats
             try:
                 row = train_epoch(
                     trainer, steps, epoch, progress.partial, num_items=num_items, keeper=keeper, stop=stop
                 )
-                if val_loader is not None:
-                    row |= validate(trainer, val_loader, val_labels, stop=stop)
+                if loaders.val is not None:
+                    row |= validate(trainer, loaders.val, loaders.val_labels, stop=stop)
             except Interrupted:
                 keeper.save()
                 raise stop.interrupted(_where_it_stopped(trainer, progress, keeper.path)) from None
@@ -83,7 +82,7 @@ def train(
                 save_checkpoint(save_path, checkpoint)
             keeper.save(checkpoint)
             print(epoch_line(row, config.num_epochs) + (" *" if is_best else ""))
-            if not is_warned and (warning := _data_wait_warning(trainer, row["data_wait"], train_loader.num_workers)):
+            if not is_warned and (warning := _data_wait_warning(trainer, row["data_wait"], loaders.train.num_workers)):
                 print(warning)
                 is_warned = True
             on_epoch(progress)
@@ -192,7 +191,7 @@ class _RunningEpoch:
                 self.settle()
                 raise self.stop.interrupted()
             self._num_clips = num_before + num_done
-            self._tell_of_a_long_run(num_clips)
+            self._tell_of_a_long_run()
             if time.perf_counter() - begin > _LONG_STEP_S:
                 self.bar.set_postfix_str(f"clip {num_done}/{num_clips}  {self._figures}".rstrip())
 
@@ -202,7 +201,7 @@ class _RunningEpoch:
         self._meter.given()
         num_clips = sum(len(labels) for _, labels, _ in batches)
         self._num_clips = num_before + num_clips
-        self._tell_of_a_long_run(num_clips)
+        self._tell_of_a_long_run()
 
     def show_step(self) -> None:
         """Move the bar on, now and then with new figures."""
@@ -248,19 +247,18 @@ class _RunningEpoch:
             f"{_memory_gb(trainer.device) or math.nan:.1f} GB  {format_duration(left_s)} left"
         )
 
-    def _tell_of_a_long_run(self, clips_per_step: int) -> None:
+    def _tell_of_a_long_run(self) -> None:
         """Print once how long a run on the CPU will take, if it is hours, and what would be faster."""
         if not self._is_timed or self._elapsed_s < _TIMED_S:
             return
         self._is_timed = False
-        clip_s = self._elapsed_s / self._num_clips
-        counts = (clips_per_step, self._clips_per_epoch, self.trainer.config.num_epochs * self._clips_per_epoch)
-        step, epoch, run = (format_roughly(clip_s * count) for count in counts)
-        if clip_s * counts[-1] > _LONG_RUN_S:
+        num_epochs = self.trainer.config.num_epochs
+        run_s = num_epochs * self._clips_per_epoch * self._elapsed_s / self._num_clips
+        if run_s > _LONG_RUN_S:
             smaller = "" if self.trainer.model.name == "swin3d_nano" else "--model_type swin3d_nano, "
             self.bar.write(
-                f"on this CPU a step takes about {step}, an epoch {epoch}, the run {run}; faster: a GPU, or {smaller}a "
-                "smaller --clip_len or --img_size"
+                f"this run will take about {run_s / 3600:.0f} hours on this CPU, {run_s / num_epochs / 60:.1f} minutes "
+                f"an epoch; faster: a GPU, or {smaller}a smaller --clip_len or --img_size"
             )
 
 

@@ -16,8 +16,6 @@ from video_module.files import move
 # Settings that may differ from one part of a run to the next: they decide how fast it goes, and when it ends. A step
 # keeps its clips and its mean loss; only dropout and batch norm notice another batch_size.
 _FREE = ("batch_size", "checkpoint_activations", "compile", "save_every", "max_failed_share", "patience")
-# Settings of the clip whose flags have other names.
-_CLIP_FLAGS = {"num_frames": "--clip_len", "crop": "--img_size"}
 _NUM_DIFFERENCES = 8  # that a refusal names
 # Of what is kept of a run, not of a model: an older X_last.pth still serves as a model, but is not resumed.
 _VERSION = 2
@@ -31,6 +29,15 @@ def last_path(save_path: Path) -> Path:
 def earlier_path(path: Path) -> Path:
     """Where the state of an earlier run is kept until the new run in its place has finished an epoch."""
     return path.with_name(f"{path.stem}_earlier.pth")
+
+
+def show_replaced(save_path: Path) -> None:
+    """Say what of an earlier run will be replaced; demos and scripts run twice, so it is no mistake."""
+    last = last_path(save_path)
+    if last.is_file() or save_path.is_file():
+        found = save_path if save_path.is_file() else last
+        way = "--resume would go on with it" if last.is_file() else "another --save_path keeps it"
+        print(f"note: {found} of an earlier run is replaced when the first epoch ends; {way}")
 
 
 def capture(trainer: Trainer) -> dict[str, Any]:
@@ -149,25 +156,38 @@ def resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress | Non
 
 def find_differences(saved: Checkpoint, wanted: Checkpoint) -> list[str]:
     """What makes two runs different ones, in words and by the flags that set it: "--lr 0.001 (here 0.5)"."""
-    found = [] if saved.model == wanted.model else [f"--model_type {saved.model} (here {wanted.model})"]
+    found, other = [], _flags(wanted)
+    for flag, value in _flags(saved).items():
+        if value == other[flag]:
+            continue
+        if isinstance(value, list) or isinstance(other[flag], list):  # class_weights: one number for each class
+            found.append(f"{'no' if value is None else 'other'} {flag}")
+        elif value is None:
+            found.append(f"no {flag} (here {other[flag]})")
+        else:
+            found.append(f"{flag} {value} (here {'none' if other[flag] is None else other[flag]})")
     if saved.class_names != wanted.class_names:
-        found.append(_other_classes(saved.class_names, wanted.class_names))
-    clip, wanted_clip = saved.clip.to_dict(), wanted.clip.to_dict()
-    for name, value in clip.items():
-        follows_from_crop = name == "resize" and clip["crop"] != wanted_clip["crop"]
-        if value != wanted_clip[name] and not follows_from_crop:
-            found.append(_difference(_CLIP_FLAGS.get(name, f"--{name}"), value, wanted_clip[name]))
+        found.insert(0, _other_classes(saved.class_names, wanted.class_names))
     if saved.split_digest != wanted.split_digest:
         found.append(f"another split, of digest {saved.split_digest} (here {wanted.split_digest})")
-    for name, value in wanted.train_config.items():
-        other = saved.train_config.get(name)
-        if name not in _FREE and other != value:
-            found.append(_difference(f"--{name}", other, value))
     if saved.train_clips and set(saved.train_clips) != set(wanted.train_clips):
         gone = len(set(saved.train_clips) - set(wanted.train_clips))
         new = len(set(wanted.train_clips) - set(saved.train_clips))
         found.append(f"other videos ({gone} of them are not here, {new} here are new)")
     return found
+
+
+def _flags(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The flags that a run follows from, the most telling first. What else a clip has comes with the model."""
+    clip = checkpoint.clip
+    return {
+        "--model_type": checkpoint.model,
+        "--clip_len": clip.num_frames,
+        "--frame_stride": clip.frame_stride,
+        "--target_fps": clip.target_fps,
+        "--img_size": clip.crop,
+        **{f"--{name}": value for name, value in checkpoint.train_config.items() if name not in _FREE},
+    }
 
 
 def _other_classes(saved: list[str], wanted: list[str]) -> str:
@@ -177,20 +197,12 @@ def _other_classes(saved: list[str], wanted: list[str]) -> str:
     return f"{len(saved)} classes (here {len(wanted)}; no longer: {gone or 'none'}; new: {new or 'none'})"
 
 
-def _difference(flag: str, saved: Any, wanted: Any) -> str:
-    if isinstance(saved, list) or isinstance(wanted, list):  # class_weights: one number for each class
-        return f"{'no' if saved is None else 'other'} {flag}"
-    if saved is None:
-        return f"no {flag} (here {wanted})"
-    return f"{flag} {saved} (here {'none' if wanted is None else wanted})"
-
-
 def _refusal(path: Path, differences: list[str]) -> str:
     more = len(differences) - _NUM_DIFFERENCES
     shown = ", ".join(differences[:_NUM_DIFFERENCES]) + (f", and {more} more" if more > 0 else "")
     text = f"{path} was trained with {shown}"
     has_other_length = any(difference.startswith("--num_epochs ") for difference in differences)
-    if has_other_length and not differences[0].startswith("--model_type "):  # whose weights would not fit
+    if has_other_length and not any(difference.startswith("--model_type ") for difference in differences):
         best = path.with_name(path.name.removesuffix("_last.pth") + ".pth")
         text += (
             "; the length of a run cannot be changed, its rates follow from it: to train on, start a new run from it "

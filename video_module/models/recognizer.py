@@ -37,6 +37,10 @@ class Recognizer(nn.Module):
     def head(self) -> nn.Module:
         return self.backbone.get_submodule(get_spec(self.name).head)
 
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def drop_before_head(self, share: float) -> None:
         """In training, drop this share of the last layer's inputs."""
         if share:
