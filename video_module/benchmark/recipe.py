@@ -99,6 +99,7 @@ class _OriginalChanges(Augmentation):
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Train what is not there yet in `args.output_dir`; returns a row for each recipe that has all its runs there."""
+    # One thread, so that several of these processes, each on its own core, leave one another's times alone.
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     if args.core is not None:
@@ -159,7 +160,7 @@ def train_and_test(
             trainer.train_step(batches, epoch, step=step)
             num_clips += sum(len(labels) for _, labels, _ in batches)
         epoch += 1
-    taken = time.process_time() - begin
+    taken = time.process_time() - begin  # of the core, whatever else the machine does
     views = EvaluationViews(root, test, clip, Views())
     scores = score_videos(
         torch_scorer(trainer.validated, device=torch.device("cpu")),

@@ -50,7 +50,8 @@ def measure_model(
     spec: ModelSpec, clip: ClipConfig, device: torch.device, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Rows of one model: the original's way, and this trainer on clips in memory and from files."""
-    work = 3e9 * measure_cost(spec.name, clip=clip).gmacs  # the backward pass takes twice the forward pass
+    # The backward pass computes two products for each of the forward pass: one for the weights, one for the inputs.
+    work = 3e9 * measure_cost(spec.name, clip=clip).gmacs
     timing = {"num_steps": args.num_steps, "num_warmup": args.num_warmup}
     rows, baseline = [], None
     if args.original and spec.name in ("swin3d_t", "swin3d_s", "swin3d_b"):

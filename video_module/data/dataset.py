@@ -82,6 +82,8 @@ class TrainingClips(Dataset):
         """
         number, start = self._items[index]
         video = self.videos[number]
+        # Seeded by the file's name and not by its number, so that a video added to a folder leaves the others' draws
+        # as they are. A repeat of 0 adds nothing: a run with one draw of each video is the first of several.
         rng = np.random.default_rng(
             [self.seed, epoch, zlib.crc32(video.path.encode()), start or 0] + [repeat] * bool(repeat)
         )
@@ -283,6 +285,8 @@ class EvaluationLoader:
 
 def collate(items: Sequence[tuple[Tensor, int] | VideoError]) -> Batch:
     """(clips uint8 (N, T, H, W, 3), labels int64 (N,), what went wrong with others); clips None where all failed."""
+    # A clip that cannot be read is left out and never replaced by another or by black frames: what is learned from
+    # should be what is on the disk, and the run counts and names what failed.
     failures = [str(item) for item in items if isinstance(item, VideoError)]
     readable = [item for item in items if not isinstance(item, VideoError)]
     if not readable:
@@ -297,6 +301,7 @@ class _Loader(DataLoader):
         try:
             yield from super().__iter__()
         except InputError as error:
+            # torch hands over the worker's whole traceback as text, of which the last line is the message.
             last_line = str(error).strip().splitlines()[-1]
             raise type(error)(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
         except RuntimeError as error:

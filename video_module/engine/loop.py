@@ -27,13 +27,15 @@ from video_module.machine import default_num_workers, peak_process_bytes
 from video_module.scores import top_k_accuracy
 from video_module.tables import pluralize
 
-_LARGEST_WAIT = 0.1  # share of an epoch spent waiting for data that is worth a warning
+# Share of an epoch spent waiting for clips that is worth a warning.
+_LARGEST_WAIT = 0.1
 _NUM_FAILURES_SHOWN = 10
 # Steps between looks at the loss on CUDA, since each look waits until the GPU has done all that it was given, and
 # between several processes, which exchange it.
 _CHECK_EVERY = 10
-_LONG_STEP_S = 2.0  # a shorter one needs no count of its clips
-# A run on the CPU is timed for 20 s, beside which the slow first pass no longer counts, and told of from 2 hours on.
+# A step that is longer shows its clips in the bar, since one of swin3d_b takes 20 minutes on a CPU.
+_LONG_STEP_S = 2.0
+# A run on the CPU is timed for 20 s, beside which the slow first pass no longer counts, and reported from 2 hours on.
 _TIMED_S, _LONG_RUN_S = 20.0, 2 * 3600.0
 
 
@@ -57,7 +59,8 @@ def train(
         print("no validation videos: the last epoch is kept")
     progress = _resume(trainer, template, last_path(save_path)) if resume else Progress()
     if progress.num_epochs and is_first:
-        on_epoch(progress)  # the run may have died between its checkpoint and its logs
+        # The run may have died after it saved its state and before it wrote its logs.
+        on_epoch(progress)
     keeper = StateKeeper(last_path(save_path), trainer, template, progress, is_resumed=resume)
     is_warned = False
     with StopRequest().listening() as stop:
@@ -118,6 +121,8 @@ def train_epoch(
     with running.bar:
         while (batches := running.wait_for(steps)) is not None:
             failures = [failure for *_, failed in batches for failure in failed]
+            # All that the processes have to agree on before a step, in one exchange: a process that stopped or saved
+            # by itself would leave the others waiting for its gradients.
             total, num_clips, num_failed, num_stops, num_saves = group.all_reduce(
                 [
                     trainer.loss_weight(batches),
@@ -164,7 +169,8 @@ class _RunningEpoch:
             desc=f"epoch {epoch + 1}/{trainer.config.num_epochs}",
             unit="step",
             leave=False,
-            bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt}{postfix}",  # tqdm puts a comma before the last
+            # tqdm itself puts a comma in front of the postfix.
+            bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt}{postfix}",
         )
         self._clips_per_epoch = -(-num_items // trainer.group.world_size)  # of this process
         self._is_timed = trainer.device.type == "cpu" and epoch == 0
@@ -205,6 +211,7 @@ class _RunningEpoch:
 
     def show_step(self) -> None:
         """Move the bar on, now and then with new figures."""
+        # On one CPU the loss is there already, so looking at it costs nothing.
         looks_at_each = self.trainer.device.type == "cpu" and self.trainer.group.world_size == 1
         if looks_at_each or self.partial.num_steps % _CHECK_EVERY == 0:
             self.settle()
@@ -282,6 +289,7 @@ def validate(
 
     def figures() -> dict[str, float]:
         scores = Scores.from_views(view_scores)
+        # A probability that rounds to 0 would make the loss infinite.
         picked = scores.video_scores[np.arange(len(labels)), labels]
         return {
             "val_loss": float(-np.log(np.maximum(picked, 1e-15)).mean()),

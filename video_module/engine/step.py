@@ -51,7 +51,9 @@ class Trainer:
         self.config, self.device, self.steps_per_epoch = config, device, steps_per_epoch
         self.precision = choose_precision(config.precision, device)
         if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in fp32
+            # TF32 for the products that autocast leaves in fp32; channels last is the layout that cuDNN's 3D
+            # convolutions prefer (what it brings to each network has not been measured).
+            torch.set_float32_matmul_precision("high")
             model = model.to(memory_format=torch.channels_last_3d)
         self.model = model.to(device)
         model.drop_before_head(config.head_dropout)
@@ -70,13 +72,14 @@ class Trainer:
         num_warmup_steps = min(num_steps - 1, round(config.warmup_epochs * steps_per_epoch))
         self.rate_factor = lambda step: rate_factor(step, num_steps=num_steps, num_warmup_steps=num_warmup_steps)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate_factor)
+        # Small gradients would vanish in fp16; bf16 and fp32 reach far enough without scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.step = 0
         self.micro_batch = None if config.batch_size == AUTO else config.batch_size
         self._compiled = torch.compile(model) if config.compile else None
         self._compiled_works = self._gradients_are_shared = self._is_frozen = False
-        # What a forward pass changes besides gradients. Looked up once: a network has hundreds of buffers, most of
-        # them constants such as Swin's position indices, and a step must not copy those.
+        # What a forward pass changes, and what has to be restored when its step is given up. Most other buffers are
+        # constants, such as Swin's position indices, and not worth a copy in each step.
         self._statistics = [buffer for name, buffer in model.named_buffers() if name.endswith(_STATISTICS)]
         self._wrap()
 
@@ -121,6 +124,7 @@ class Trainer:
             # The next try begins out here, where the exception is gone: its traceback holds on to the activations.
         self._compiled_works = self._compiled is not None
 
+        # Clipped at their true size, without the factor that keeps small gradients alive in fp16.
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         self.scaler.step(self.optimizer)
@@ -136,6 +140,7 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """Forward and backward passes; leaves the gradients of the mean loss over the clips of all processes."""
         self.optimizer.zero_grad(set_to_none=True)
+        # Sums on the device: to read a number in each pass would make the program wait for the GPU.
         loss_sum = torch.zeros((), device=self.device)
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
         passes = [
@@ -146,6 +151,8 @@ class Trainer:
         num_clips, num_done = sum(end - begin for _, begin, end in passes), 0
         for number, begin, end in passes:
             is_last = num_done + end - begin == num_clips
+            # Seeds of each pass instead of one generator for the run: a step that is computed again, or by a resumed
+            # run, then draws the same. The number after them keeps mixing and dropout apart.
             seeds = (self.config.seed, epoch, step, self.group.rank, number)
             clips, targets = self._inputs(batches[number], begin, end, epoch=epoch, mix_seed=_seed(*seeds, 0, 0))
             torch.manual_seed(_seed(*seeds, 1, begin))  # dropout and stochastic depth
@@ -169,7 +176,10 @@ class Trainer:
         return loss_sum / total, hits
 
     def _inputs(self, batch: Batch, begin: int, end: int, *, epoch: int, mix_seed: int) -> tuple[Tensor, Tensor]:
-        """Clips begin..end of a batch and their targets, mixed unless it is too late in the run, on the device."""
+        """Clips begin..end of a batch and their targets on the device, mixed but for a run's last epochs.
+
+        Clips are uint8, float where mixup blends them; targets class indices, (n, num_classes) where clips are mixed.
+        """
         clips, labels, _ = batch
         assert clips.ndim == 5 and len(clips) == len(labels) >= end > begin
         mixes = self.mixer is not None and epoch < self.config.num_epochs - self.config.mix_off_epochs
@@ -192,11 +202,9 @@ class Trainer:
         return nullcontext() if is_last or self.group.world_size == 1 else self._network.no_sync()
 
     def _average(self, means: Sequence[Tensor], values: Sequence[Tensor], _) -> None:
-        """One step of the running mean.
-
-        While it is young it follows closely, as in TensorFlow's ExponentialMovingAverage: with a decay of 0.999 from
-        the start, the random initial weights would still be a third of it after a thousand steps.
-        """
+        """One step of the running mean."""
+        # While it is young it follows closely, as TensorFlow's ExponentialMovingAverage does: with a decay of 0.999
+        # from the start, the untrained weights would still be a third of it after a thousand steps.
         number = int(self.ema.n_averaged)
         decay = min(self.config.ema_decay, (1 + number) / (10 + number))
         torch._foreach_lerp_(means, values, 1 - decay)
@@ -207,7 +215,8 @@ class Trainer:
         """Change what made a pass fail, for the step to start again; raise the error if nothing can be changed."""
         if isinstance(error, torch.OutOfMemoryError):
             fewer = -(-self.micro_batch // 2)
-            if self._gradients_are_shared:  # some of them have been summed with the other processes' already
+            if self._gradients_are_shared:
+                # Some gradients have been summed with the other processes' already, which cannot be undone.
                 raise InputError(
                     f"out of memory with {pluralize(self.micro_batch, 'clip')} at once; go on with --resume and "
                     f"--batch_size {fewer}, or with --checkpoint_activations"
@@ -223,6 +232,7 @@ class Trainer:
                 f"once, still {self.config.effective_batch} per step"
             )
             return
+        # torch.compile compiles in the first pass, where a missing compiler or an operator that it lacks shows.
         compiles = self._compiled is not None and not self._compiled_works and not self._gradients_are_shared
         if not compiles or not isinstance(error, Exception):
             raise error
@@ -254,6 +264,7 @@ class Trainer:
     def _try_pass(self, size: int) -> None:
         """A pass over black clips that leaves nothing behind, with room kept for the optimiser's state."""
         num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+        # AdamW makes its two moments in the first step; until then they have to be allowed for.
         room = torch.empty(0 if self.optimizer.state else 2 * num_bytes, dtype=torch.uint8, device=self.device)
         try:
             self._pass_black_clips(self.model, size)
@@ -317,6 +328,7 @@ class Trainer:
         ]
         if not pairs:
             return
+        # In one exchange: a hundred small ones would each take a round trip.
         values = torch.cat([own.flatten() for own, _ in pairs])
         dist.all_reduce(values)
         values /= self.group.world_size
