@@ -72,6 +72,12 @@ def test_clip_flags_keep_the_proportion_of_resize_to_crop():
     assert (clip.crop, clip.resize, clip.num_frames, clip.frame_stride) == (112, 128, 16, 2)
 
 
+def test_a_models_frame_rate_can_be_replaced_and_switched_off():
+    given = {None: 15, 25.0: 25.0, 0.0: None}
+    assert {fps: get_spec("r2plus1d_18").clip_config(target_fps=fps).target_fps for fps in given} == given
+    assert get_spec("swin3d_t").clip_config(target_fps=0.0).target_fps is None
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_recipe_is_sound(name):
     MODELS[name].train_config(weights=MODELS[name].default_weights, given={})

@@ -43,7 +43,7 @@ _MODEL = "swin3d_nano"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class _Recipe:
     """One way to train."""
 
     what: str
@@ -55,9 +55,9 @@ class Recipe:
     """Adam, and the original's changes to clips."""
 
 
-RECIPES = {
-    "recipe": Recipe(what="the recipe", config={}),
-    "original": Recipe(
+_RECIPES = {
+    "recipe": _Recipe(what="the recipe", config={}),
+    "original": _Recipe(
         what="the original's",
         config={
             "lr": 1e-4,
@@ -72,9 +72,9 @@ RECIPES = {
         is_scheduled=False,
         is_original=True,
     ),
-    "dense": Recipe(what="recipe, all windows of stride 1", config={"sampling": "windows"}, frame_stride=1),
-    "slow": Recipe(what="recipe, 2 clips a step at 1e-4", config={"lr": 1e-4, "effective_batch": 2, "lr_batch": 2}),
-    "flat": Recipe(what="recipe, rate without schedule", config={"warmup_epochs": 0.0}, is_scheduled=False),
+    "dense": _Recipe(what="recipe, all windows of stride 1", config={"sampling": "windows"}, frame_stride=1),
+    "slow": _Recipe(what="recipe, 2 clips a step at 1e-4", config={"lr": 1e-4, "effective_batch": 2, "lr_batch": 2}),
+    "flat": _Recipe(what="recipe, rate without schedule", config={"warmup_epochs": 0.0}, is_scheduled=False),
 }
 
 
@@ -118,20 +118,20 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         if path.is_file():
             continue
         sides = [[v for v in videos if (fold_of[v.source] == names[fold]) == test] for test in (False, True)]
-        result = train_and_test(args.data_dir, *sides, recipe=RECIPES[name], seed=seed, seconds=args.seconds)
+        result = _train_and_test(args.data_dir, *sides, recipe=_RECIPES[name], seed=seed, seconds=args.seconds)
         write_json(path, result)
         print(
             f"{name}, seed {seed}, fold {fold}: {np.mean(result['hits']):.3f}, {result['num_steps']} steps", flush=True
         )
-    return [summarise(name, args) for name in args.recipes if _results(name, args)]
+    return [_summarise(name, args) for name in args.recipes if _results(name, args)]
 
 
 def _path(args: argparse.Namespace, name: str, seed: int, fold: int) -> Path:
     return args.output_dir / f"{name}_{seed}_{fold}.json"
 
 
-def train_and_test(
-    root: Path, train: Sequence[VideoRecord], test: Sequence[VideoRecord], *, recipe: Recipe, seed: int, seconds: float
+def _train_and_test(
+    root: Path, train: Sequence[VideoRecord], test: Sequence[VideoRecord], *, recipe: _Recipe, seed: int, seconds: float
 ) -> dict[str, Any]:
     """Train for so many seconds of this core's time, reading included, and score the test videos."""
     spec = get_spec(_MODEL)
@@ -150,7 +150,7 @@ def train_and_test(
     def elapsed() -> float:
         return (time.process_time() - begin) / seconds
 
-    trainer = make_trainer(model, config, recipe, elapsed, steps_per_epoch=sampler.num_steps)
+    trainer = _make_trainer(model, config, recipe, elapsed, steps_per_epoch=sampler.num_steps)
     while elapsed() < 1:
         sampler.epoch = epoch
         trainer.set_mode(0)
@@ -179,8 +179,8 @@ def train_and_test(
     }
 
 
-def make_trainer(
-    model: Recognizer, config: TrainConfig, recipe: Recipe, elapsed: Callable[[], float], *, steps_per_epoch: int
+def _make_trainer(
+    model: Recognizer, config: TrainConfig, recipe: _Recipe, elapsed: Callable[[], float], *, steps_per_epoch: int
 ) -> Trainer:
     """A trainer whose rate follows `elapsed()`, the share of the time that is gone, in place of its steps."""
     trainer = Trainer(model, config, device=torch.device("cpu"), steps_per_epoch=steps_per_epoch)
@@ -200,7 +200,7 @@ def make_trainer(
     return trainer
 
 
-def summarise(name: str, args: argparse.Namespace) -> dict[str, Any]:
+def _summarise(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Top-1 over all videos, each tested once by each seed, and its difference to the original's on the same videos.
 
     Intervals are resampled by source.
@@ -209,7 +209,7 @@ def summarise(name: str, args: argparse.Namespace) -> dict[str, Any]:
     hits = np.concatenate([result["hits"] for result in results])
     sources = [source for result in results for source in result["sources"]]
     row = {
-        "what": RECIPES[name].what,
+        "what": _RECIPES[name].what,
         "top-1": float(hits.mean()),
         "interval": _interval(hits, sources),
         "by seed": " ".join(f"{part.mean():.3f}" for part in np.split(hits, len(args.seeds))),

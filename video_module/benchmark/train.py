@@ -42,11 +42,11 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     for name in args.model_type:
         spec = get_spec(name)
         clip = spec.clip_config(clip_len=args.clip_len, img_size=args.img_size)
-        rows += measure_model(spec, clip, device, args)
+        rows += _measure_model(spec, clip, device, args)
     return rows
 
 
-def measure_model(
+def _measure_model(
     spec: ModelSpec, clip: ClipConfig, device: torch.device, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Rows of one model: the original's way, and this trainer on clips in memory and from files."""
@@ -56,8 +56,8 @@ def measure_model(
     rows, baseline = [], None
     if args.original and spec.name in ("swin3d_t", "swin3d_s", "swin3d_b"):
         _reset_peak(device)
-        baseline = 2 / time_step(original_step(spec, clip, device), device, **timing)
-        ceiling = matrix_rate("fp32", device)
+        baseline = 2 / _time_step(_original_step(spec, clip, device), device, **timing)
+        ceiling = _matrix_rate("fp32", device)
         row = {"clips/s": baseline, "times the original": 1.0, "at once": 2, "at best, TMAC/s": ceiling / 1e12}
         row |= {"share of it": baseline * work / ceiling, "peak GB": _peak_gb(device)}
         rows.append(_row(spec, "torchvision, fp32, 2 clips, Adam", row))
@@ -72,13 +72,13 @@ def measure_model(
     batches = [
         _drawn(clip, min(_BATCH, config.effective_batch - begin)) for begin in range(0, config.effective_batch, _BATCH)
     ]
-    drawn = config.effective_batch / time_step(lambda: trainer.train_step(batches), device, **timing)
-    ceiling = matrix_rate(trainer.precision, device)
+    drawn = config.effective_batch / _time_step(lambda: trainer.train_step(batches), device, **timing)
+    ceiling = _matrix_rate(trainer.precision, device)
     row = {"clips/s": drawn, "times the original": drawn / baseline if baseline else None}
     row |= {"at once": trainer.micro_batch, "at best, TMAC/s": ceiling / 1e12, "share of it": drawn * work / ceiling}
     rows.append(_row(spec, f"this trainer, {trainer.precision}", row | {"peak GB": _peak_gb(device)}))
     if args.num_videos:
-        rate = measure_with_loader(trainer, clip, args)
+        rate = _measure_with_loader(trainer, clip, args)
         row = {"clips/s": rate, "times the original": rate / baseline if baseline else None}
         rows.append(_row(spec, "the same from files", row | {"of clips in memory": rate / drawn}))
     return rows
@@ -96,7 +96,7 @@ def _hmdb51_clips(spec: ModelSpec) -> int:
     return _HMDB51_VIDEOS * config.num_epochs * config.num_repeats
 
 
-def time_step(step: Callable[[], Any], device: torch.device, *, num_steps: int, num_warmup: int) -> float:
+def _time_step(step: Callable[[], Any], device: torch.device, *, num_steps: int, num_warmup: int) -> float:
     """The median of a step's seconds, after `num_warmup` that do not count; on CUDA by its own events."""
     for _ in range(num_warmup):
         step()
@@ -116,7 +116,7 @@ def time_step(step: Callable[[], Any], device: torch.device, *, num_steps: int, 
     return median(a.elapsed_time(b) for a, b in pairwise(events)) / 1e3
 
 
-def matrix_rate(precision: str, device: torch.device) -> float:
+def _matrix_rate(precision: str, device: torch.device) -> float:
     """Multiply-adds per second of a large square matrix product: what no network exceeds. TF32 is off for fp32."""
     side = 8192 if device.type == "cuda" else 1024
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -124,13 +124,13 @@ def matrix_rate(precision: str, device: torch.device) -> float:
     earlier = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        seconds = time_step(lambda: a @ b, device, num_steps=20, num_warmup=5)
+        seconds = _time_step(lambda: a @ b, device, num_steps=20, num_warmup=5)
     finally:
         torch.set_float32_matmul_precision(earlier)
     return side**3 / seconds
 
 
-def original_step(spec: ModelSpec, clip: ClipConfig, device: torch.device) -> Callable[[], None]:
+def _original_step(spec: ModelSpec, clip: ClipConfig, device: torch.device) -> Callable[[], None]:
     """A step as the original takes it: torchvision's own attention, float clips, everything in fp32."""
     from torchvision.models import get_model
 
@@ -151,7 +151,7 @@ def original_step(spec: ModelSpec, clip: ClipConfig, device: torch.device) -> Ca
     return step
 
 
-def measure_with_loader(trainer: Trainer, clip: ClipConfig, args: argparse.Namespace) -> float:
+def _measure_with_loader(trainer: Trainer, clip: ClipConfig, args: argparse.Namespace) -> float:
     """Clips/s over an epoch of real files, after one to warm up."""
     with tempfile.TemporaryDirectory() as folder:
         root = args.data_dir or draw_videos(Path(folder), min(48, args.num_videos))

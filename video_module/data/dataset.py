@@ -105,10 +105,10 @@ class TrainingClips(Dataset):
         return torch.from_numpy(np.ascontiguousarray(clip)), self.labels[number]
 
 
-Key = tuple[int, int, int]
+_Key = tuple[int, int, int]
 """Of an item of TrainingClips: epoch, index, repeat."""
 Batch = tuple[Tensor | None, Tensor, list[str]]
-"""What collate() returns: clips, labels, and what went wrong with others."""
+"""What _collate() returns: clips, labels, and what went wrong with others."""
 # Clips of a batch. Each worker reads a batch or two ahead, so larger ones would fill memory and gain nothing: a step
 # takes as many batches as it needs.
 _MAX_BATCH = 16
@@ -153,7 +153,7 @@ class StepSampler(Sampler):
         """Of a whole epoch."""
         return -(-self.num_items // self.videos_per_step)
 
-    def steps(self) -> Iterator[list[list[Key]]]:
+    def steps(self) -> Iterator[list[list[_Key]]]:
         """The batches of each step from first_step on; none where a short last step has no clip for this process."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_items).tolist()
         for step in range(self.first_step, self.num_steps):
@@ -168,7 +168,7 @@ class StepSampler(Sampler):
     def __len__(self) -> int:
         return sum(map(len, self.steps()))
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[list[_Key]]:
         for batches in self.steps():
             yield from batches
 
@@ -283,7 +283,7 @@ class EvaluationLoader:
             cv2.setNumThreads(num_cv2_threads)
 
 
-def collate(items: Sequence[tuple[Tensor, int] | VideoError]) -> Batch:
+def _collate(items: Sequence[tuple[Tensor, int] | VideoError]) -> Batch:
     """(clips uint8 (N, T, H, W, 3), labels int64 (N,), what went wrong with others); clips None where all failed."""
     # A clip that cannot be read is left out and never replaced by another or by black frames: what is learned from
     # should be what is on the disk, and the run counts and names what failed.
@@ -333,7 +333,7 @@ def training_loader(
     multiprocessing_context: str | None = None,
     timeout_s: float = 0,
 ) -> tuple[DataLoader, StepSampler]:
-    """Batches as collate() makes them; set the sampler's epoch before each pass, and see read_steps().
+    """Batches as _collate() makes them; set the sampler's epoch before each pass, and see read_steps().
 
     `multiprocessing_context` is the way workers start, None the system's own; `timeout_s` the longest wait for a
     batch, 0 without end.
@@ -349,7 +349,7 @@ def training_loader(
     loader = _Loader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=_collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
         multiprocessing_context=multiprocessing_context,

@@ -37,12 +37,7 @@ class Group:
         if self.world_size == 1:
             return "python"
         machines = f"--nnodes {self.num_machines} " if self.num_machines > 1 else ""
-        return f"torchrun {machines}--nproc_per_node {self.num_local}"
-
-    @property
-    def num_local(self) -> int:
-        """Processes on a machine."""
-        return -(-self.world_size // self.num_machines)
+        return f"torchrun {machines}--nproc_per_node {-(-self.world_size // self.num_machines)}"
 
     def __str__(self) -> str:
         return "one process" if self.world_size == 1 else f"{self.world_size} processes"

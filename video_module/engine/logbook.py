@@ -22,7 +22,15 @@ class Logbook:
         self._json, self._csv, self._curves, self._board = (
             stem.with_name(stem.name + end) for end in ("_logs.json", "_logs.csv", "_curves.png", "_tensorboard")
         )
-        self._open_board = _board_class() if tensorboard else None
+        self._open_board = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise InputError(
+                    "--tensorboard needs a package that is not installed: pip install tensorboard"
+                ) from None
+            self._open_board = SummaryWriter
         self._num_on_board = 0  # epochs
 
     @property
@@ -65,11 +73,3 @@ class Logbook:
                         group, _, name = column.partition("_") if is_split else ("run", "", column)
                         board.add_scalar(f"{name}/{group}", value, global_step=row["epoch"])
         self._num_on_board = progress.num_epochs
-
-
-def _board_class():
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError("--tensorboard needs a package that is not installed: pip install tensorboard") from None
-    return SummaryWriter

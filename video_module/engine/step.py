@@ -22,6 +22,8 @@ from video_module.errors import InputError
 from video_module.models.recognizer import Recognizer
 from video_module.tables import pluralize
 
+BetweenPasses = Callable[[int, int], None]
+"""Called with a step's clips that are done, and with all of them."""
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """Ends of the names of batch norm's buffers."""
 
@@ -77,7 +79,7 @@ class Trainer:
         self.step = 0
         self.micro_batch = None if config.batch_size == AUTO else config.batch_size
         self._compiled = torch.compile(model) if config.compile else None
-        self._compiled_works = self._gradients_are_shared = self._is_frozen = False
+        self._compiled_works = self._is_reducing = self._is_frozen = False
         # What a forward pass changes, and what has to be restored when its step is given up. Most other buffers are
         # constants, such as Swin's position indices, and not worth a copy in each step.
         self._statistics = [buffer for name, buffer in model.named_buffers() if name.endswith(_STATISTICS)]
@@ -97,14 +99,14 @@ class Trainer:
         *,
         step: int = 0,
         total: float | None = None,
-        between_passes: Callable[[int, int], None] | None = None,
+        between_passes: BetweenPasses | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Take one step on this process's batches; returns detached (loss, hits), still on the device.
 
         The loss is the mean over the clips of all processes; what is returned is this process's part of it. `step` is
         the step's number in the epoch, `total` loss_weight() summed over the processes (None: summed here).
-        `between_passes(clips done, clips in all)` may raise, and then nothing of the step is left. If memory runs out,
-        the step starts again with fewer clips at once.
+        `between_passes` may raise, and then nothing of the step is left. If memory runs out, the step starts again
+        with fewer clips at once.
         """
         if total is None:
             [total] = self.group.all_reduce([self.loss_weight(batches)])
@@ -136,7 +138,7 @@ class Trainer:
         return result
 
     def _compute_gradients(
-        self, batches: Sequence[Batch], epoch: int, step: int, total: float, between_passes
+        self, batches: Sequence[Batch], epoch: int, step: int, total: float, between_passes: BetweenPasses | None
     ) -> tuple[Tensor, Tensor]:
         """Forward and backward passes; leaves the gradients of the mean loss over the clips of all processes."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -156,11 +158,11 @@ class Trainer:
             seeds = (self.config.seed, epoch, step, self.group.rank, number)
             clips, targets = self._inputs(batches[number], begin, end, epoch=epoch, mix_seed=_seed(*seeds, 0, 0))
             torch.manual_seed(_seed(*seeds, 1, begin))  # dropout and stochastic depth
-            with self._sharing(is_last):
+            with self._gradient_sync(is_last):
                 with autocast(self.precision, self.device):
                     logits = self._network(clips)
                     loss = self.loss(logits.float(), targets)
-                self._gradients_are_shared = self.group.world_size > 1 and is_last
+                self._is_reducing = self.group.world_size > 1 and is_last
                 # DistributedDataParallel takes the mean over the processes, but `total` is of all their clips.
                 self.scaler.scale(loss * (self.group.world_size / total)).backward()
             loss_sum += loss.detach()
@@ -172,7 +174,7 @@ class Trainer:
         if not passes and self.group.world_size > 1:
             # A short last step can leave this process without a clip, but the others wait for its gradients.
             self._pass_black_clips(self._network, 1)
-        self._gradients_are_shared = False
+        self._is_reducing = False
         return loss_sum / total, hits
 
     def _inputs(self, batch: Batch, begin: int, end: int, *, epoch: int, mix_seed: int) -> tuple[Tensor, Tensor]:
@@ -197,8 +199,8 @@ class Trainer:
             return float(sum(map(len, labels)))
         return self.class_weights.double()[torch.cat(labels)].sum().item()
 
-    def _sharing(self, is_last: bool) -> AbstractContextManager:
-        """The context of a pass: gradients are summed over the processes once, in a step's last one."""
+    def _gradient_sync(self, is_last: bool) -> AbstractContextManager:
+        """The context of a pass: gradients are reduced over the processes once, in a step's last one."""
         return nullcontext() if is_last or self.group.world_size == 1 else self._network.no_sync()
 
     def _average(self, means: Sequence[Tensor], values: Sequence[Tensor], _) -> None:
@@ -215,7 +217,7 @@ class Trainer:
         """Change what made a pass fail, for the step to start again; raise the error if nothing can be changed."""
         if isinstance(error, torch.OutOfMemoryError):
             fewer = -(-self.micro_batch // 2)
-            if self._gradients_are_shared:
+            if self._is_reducing:
                 # Some gradients have been summed with the other processes' already, which cannot be undone.
                 raise InputError(
                     f"out of memory with {pluralize(self.micro_batch, 'clip')} at once; go on with --resume and "
@@ -233,7 +235,7 @@ class Trainer:
             )
             return
         # torch.compile compiles in the first pass, where a missing compiler or an operator that it lacks shows.
-        compiles = self._compiled is not None and not self._compiled_works and not self._gradients_are_shared
+        compiles = self._compiled is not None and not self._compiled_works and not self._is_reducing
         if not compiles or not isinstance(error, Exception):
             raise error
         print(f"torch.compile failed ({str(error).strip().splitlines()[0]}): going on without it")
@@ -288,7 +290,7 @@ class Trainer:
     # ---- the network as it is called
 
     def _wrap(self) -> None:
-        """Set the network that is called: compiled if it is, and sharing its gradients with other processes."""
+        """Set the network that is called: compiled if asked for, and reducing its gradients over the processes."""
         self._network: nn.Module = self._compiled if self._compiled is not None else self.model
         if self.group.world_size == 1:
             return
