@@ -109,14 +109,13 @@ def load_training_data(
     if len(class_names) < 2:
         raise InputError(f"{train_dir}: a classifier needs at least two classes, found {class_names}")
 
-    def load() -> list[list[splits.VideoRecord]]:
-        return [
-            splits.load_videos(folder, num_workers=default_num_workers(), allow_none=allow_none)
-            for folder, allow_none in ((train_dir, False), (val_dir, may_lack_val))
-        ]
-
     # A folder without split.json is decoded to count its frames, so one process does it for all.
-    train_videos, val_videos = group.broadcast(load)
+    train_videos, val_videos = group.broadcast(
+        lambda: [
+            splits.load_videos(train_dir, num_workers=default_num_workers()),
+            splits.load_videos(val_dir, num_workers=default_num_workers(), allow_none=may_lack_val),
+        ]
+    )
     return TrainingData(
         train_dir=train_dir,
         val_dir=val_dir,
