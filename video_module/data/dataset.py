@@ -176,8 +176,10 @@ class StepSampler(Sampler):
 def read_steps(loader: DataLoader, sampler: StepSampler) -> Iterator[list[Batch]]:
     """The batches of each step from sampler.first_step on."""
     batches = iter(loader)
-    for step in sampler.steps():
-        yield list(islice(batches, len(step)))
+    for keys in sampler.steps():
+        step = list(islice(batches, len(keys)))
+        assert len(step) == len(keys), "the sampler was changed while its loader reads"
+        yield step
     next(batches, None)  # lets the loader see its end
 
 
@@ -240,6 +242,7 @@ class EvaluationViews(Dataset):
 
     def cut(self, frames: np.ndarray, positions: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the views of an item, uint8 (T, crop, crop, 3) each: the crops of the first clip, then of the next."""
+        assert positions.max() < len(frames)
         crops = transforms.cut_crops(frames, self.clip, self.views.num_crops)
         for rows in positions:
             for crop in crops:

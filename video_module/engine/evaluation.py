@@ -65,6 +65,7 @@ class Scores:
 
     @classmethod
     def from_views(cls, view_scores: list[np.ndarray]) -> "Scores":
+        assert all(len(scores) for scores in view_scores), "each video has a view"
         return cls(view_scores, np.stack([video_score(scores) for scores in view_scores]))
 
 

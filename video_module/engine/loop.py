@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,6 @@ _NUM_FAILURES_SHOWN = 10
 # Steps between looks at the loss on CUDA, since each look waits until the GPU has done all that it was given, and
 # between several processes, which exchange it.
 _CHECK_EVERY = 10
-# A step that is longer shows its clips in the bar, since one of swin3d_b takes 20 minutes on a CPU.
-_LONG_STEP_S = 2.0
 # A run on the CPU is timed for 20 s, beside which the slow first pass no longer counts, and reported from 2 hours on.
 _TIMED_S, _LONG_RUN_S = 20.0, 2 * 3600.0
 
@@ -146,7 +144,7 @@ def train_epoch(
                 partial.num_clips += round(num_clips)
             partial.failures += failures
             partial.num_steps += 1
-            running.show_step()
+            running.end_step()
             if keeper is not None:
                 keeper.count_step()
         running.settle()
@@ -163,25 +161,25 @@ class _RunningEpoch:
         self, trainer: Trainer, partial: PartialEpoch, epoch: int, *, num_items: int, stop: StopRequest | None
     ):
         self.trainer, self.partial, self.epoch, self.stop = trainer, partial, epoch, stop
+        self._clips_per_epoch = -(-num_items // trainer.group.world_size)  # of this process
+        # In clips and not in steps: one step of swin3d_b takes 20 minutes on a CPU.
         self.bar = tqdm(
-            total=trainer.steps_per_epoch,
-            initial=partial.num_steps,
+            total=self._clips_per_epoch,
+            initial=self._clips_per_epoch * partial.num_steps // trainer.steps_per_epoch,
             desc=f"epoch {epoch + 1}/{trainer.config.num_epochs}",
-            unit="step",
+            unit="clip",
             leave=False,
             # tqdm itself puts a comma in front of the postfix.
             bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt}{postfix}",
         )
-        self._clips_per_epoch = -(-num_items // trainer.group.world_size)  # of this process
         self._is_timed = trainer.device.type == "cpu" and epoch == 0
         self._num_clips = 0  # that went through the network, here and now
         self._pending: list[tuple[Tensor, Tensor]] = []
-        self._figures = ""
         self._meter = WaitMeter(trainer.device)
         self._begin, self._first_step = time.perf_counter(), partial.num_steps
         self._earlier_s, self._earlier_wait_s = partial.duration_s, partial.waited_s
 
-    def wait_for(self, steps) -> list[Batch] | None:
+    def wait_for(self, steps: Iterator[list[Batch]]) -> list[Batch] | None:
         """The next step's batches; None at the end."""
         begin = time.perf_counter()
         batches = next(steps, None)
@@ -190,34 +188,34 @@ class _RunningEpoch:
 
     def take_step(self, batches: list[Batch], total: float) -> None:
         """Take a step. Raises Interrupted where a single process is asked to stop in the midst of it."""
-        begin, num_before = time.perf_counter(), self._num_clips
+        num_before = self._num_clips
 
-        def between_passes(num_done: int, num_clips: int) -> None:
+        def between_passes(num_done: int) -> None:
             if self.stop and self.trainer.group.world_size == 1:
                 self.settle()
                 raise self.stop.interrupted()
-            self._num_clips = num_before + num_done
-            self._tell_of_a_long_run()
-            if time.perf_counter() - begin > _LONG_STEP_S:
-                self.bar.set_postfix_str(f"clip {num_done}/{num_clips}  {self._figures}".rstrip())
+            self._count(num_before + num_done)
 
         step = self.partial.num_steps
         result = self.trainer.train_step(batches, self.epoch, step=step, total=total, between_passes=between_passes)
         self._pending.append(result)
         self._meter.given()
-        num_clips = sum(len(labels) for _, labels, _ in batches)
-        self._num_clips = num_before + num_clips
-        self._tell_of_a_long_run()
+        self._count(num_before + sum(len(labels) for _, labels, _ in batches))
 
-    def show_step(self) -> None:
-        """Move the bar on, now and then with new figures."""
+    def _count(self, num_clips: int) -> None:
+        self.bar.update(num_clips - self._num_clips)
+        self._num_clips = num_clips
+        if self._is_timed and self._elapsed_s >= _TIMED_S:
+            self._is_timed = False
+            self._tell_of_a_long_run()
+
+    def end_step(self) -> None:
+        """Now and then, look at the losses and show new figures."""
         # On one CPU the loss is there already, so looking at it costs nothing.
         looks_at_each = self.trainer.device.type == "cpu" and self.trainer.group.world_size == 1
         if looks_at_each or self.partial.num_steps % _CHECK_EVERY == 0:
             self.settle()
-            self._figures = self._describe()
-            self.bar.set_postfix_str(self._figures, refresh=False)
-        self.bar.update()
+            self.bar.set_postfix_str(self._describe())
 
     @property
     def _elapsed_s(self) -> float:
@@ -255,10 +253,7 @@ class _RunningEpoch:
         )
 
     def _tell_of_a_long_run(self) -> None:
-        """Print once how long a run on the CPU will take, if it is hours, and what would be faster."""
-        if not self._is_timed or self._elapsed_s < _TIMED_S:
-            return
-        self._is_timed = False
+        """Print how long a run on the CPU will take, if it is hours, and what would be faster."""
         num_epochs = self.trainer.config.num_epochs
         run_s = num_epochs * self._clips_per_epoch * self._elapsed_s / self._num_clips
         if run_s > _LONG_RUN_S:

@@ -56,6 +56,7 @@ def _layer_numbers(names: list[str]) -> dict[str, int]:
 
 def rate_factor(step: int, *, num_steps: int, num_warmup_steps: int) -> float:
     """Share of the peak rate at `step`: linear warm-up, then half a cosine to zero."""
+    assert 0 <= num_warmup_steps <= num_steps
     if step < num_warmup_steps:
         return (step + 1) / num_warmup_steps
     progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)

@@ -68,6 +68,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.schedule.load_state_dict(state["schedule"])
     trainer.scaler.load_state_dict(state["scaler"])
+    assert trainer.schedule.last_epoch == trainer.step, "the schedule counts steps, whatever it calls them"
     if trainer.config.batch_size == AUTO:
         trainer.micro_batch = state["micro_batch"]
     if trainer.ema:

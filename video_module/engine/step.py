@@ -22,8 +22,8 @@ from video_module.errors import InputError
 from video_module.models.recognizer import Recognizer
 from video_module.tables import pluralize
 
-BetweenPasses = Callable[[int, int], None]
-"""Called with a step's clips that are done, and with all of them."""
+BetweenPasses = Callable[[int], None]
+"""Called with the number of a step's clips that are done."""
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """Ends of the names of batch norm's buffers."""
 
@@ -170,7 +170,7 @@ class Trainer:
             hits += (logits.detach().argmax(dim=1) == best).sum()
             num_done += end - begin
             if between_passes and not is_last:
-                between_passes(num_done, num_clips)
+                between_passes(num_done)
         if not passes and self.group.world_size > 1:
             # A short last step can leave this process without a clip, but the others wait for its gradients.
             self._pass_black_clips(self._network, 1)
