@@ -16,8 +16,10 @@ from video_module.files import move
 # Settings that may differ from one part of a run to the next: they decide how fast it goes, and when it ends. A step
 # keeps its clips and its mean loss; only dropout and batch norm notice another batch_size.
 _FREE = ("batch_size", "checkpoint_activations", "compile", "save_every", "max_failed_share", "patience")
-_NUM_DIFFERENCES = 8  # that a refusal names
-# Of what is kept of a run, not of a model: an older X_last.pth still serves as a model, but is not resumed.
+# More would make the refusal unreadable, and the first ones tell enough.
+_NUM_DIFFERENCES = 8
+# Version of the training state, not of the checkpoint around it: an older X_last.pth still loads as a model, but is not
+# resumed.
 _VERSION = 2
 
 
@@ -83,8 +85,8 @@ def _weights(model) -> dict[str, Any]:
 class StateKeeper:
     """Saves the state of a run, in the first process, when config.save_every says so.
 
-    The state of an earlier run under the same name is kept aside until an epoch is done: who notices by then that
-    this run should have been another has lost nothing.
+    The state of an earlier run under the same name is kept aside until an epoch is done, so that a forgotten
+    --resume or --save_path costs nothing if it is noticed by then.
     """
 
     def __init__(self, path: Path, trainer: Trainer, template: Checkpoint, progress: Progress, *, is_resumed: bool):
@@ -92,7 +94,7 @@ class StateKeeper:
         self.path, self.trainer, self.template, self.progress = path, trainer, template, progress
         self.every_steps, self.every_s = trainer.config.save_interval
         self._steps, self._time = 0, time.monotonic()
-        self._may_be_anothers = not is_resumed
+        self._may_replace_earlier_run = not is_resumed
 
     def count_step(self) -> None:
         self._steps += 1
@@ -119,9 +121,9 @@ class StateKeeper:
             "partial": asdict(progress.partial),
         }
         aside = earlier_path(self.path)
-        if self._may_be_anothers and self.path.is_file() and not aside.exists():
+        if self._may_replace_earlier_run and self.path.is_file() and not aside.exists():
             move(self.path, aside)
-        self._may_be_anothers = False
+        self._may_replace_earlier_run = False
         save_checkpoint(self.path, replace(checkpoint or self.checkpoint(), training=state))
         if progress.num_epochs:
             # Windows does not remove a file that another program reads. The next save tries again.
