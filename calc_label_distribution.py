@@ -8,7 +8,7 @@ from video_module import cli
 from video_module.config import ClipConfig
 from video_module.errors import InputError
 from video_module.machine import default_num_workers
-from video_module.tables import align, counted
+from video_module.tables import align, pluralize
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -115,10 +115,10 @@ def report(distribution: dict[str, Any]) -> None:
     print(align(rows, left=(0,), indent=""))
     clip, step = distribution["clip"], distribution["clip"]["clip_step"]
     every = "every frame" if step == 1 else f"every {step} frames"
-    print(f"clips of {counted(clip['num_frames'], 'frame')}, stride {clip['frame_stride']}, one {every}")
+    print(f"clips of {pluralize(clip['num_frames'], 'frame')}, stride {clip['frame_stride']}, one {every}")
     for name, split in splits.items():
         print(
-            f"{name:5} {counted(split['num_videos'], 'video')}, {counted(split['num_clips'], 'clip')}, "
+            f"{name:5} {pluralize(split['num_videos'], 'video')}, {pluralize(split['num_clips'], 'clip')}, "
             f"{split['duration_s'] / 60:.1f} min; {describe_balance(split['imbalance'], len(split['classes']))}"
         )
 

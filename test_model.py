@@ -116,7 +116,7 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     views = Views(sampling=args.sampling, num_clips=args.num_clips, num_crops=args.num_crops, clip_step=args.clip_step)
     with join_group(args.device) as group:
         predictor = load_predictor(args.checkpoint, device=group.device, num_threads=own_threads(args.num_threads))
-        split = group.first(
+        split = group.broadcast(
             lambda: load_test_split(args.test_dir, predictor.class_names, num_workers=default_num_workers())
         )
         overlap = check_overlap(args, predictor, split)

@@ -9,8 +9,7 @@ from video_module import cli
 from video_module.config import TrainConfig
 from video_module.errors import InputError
 from video_module.machine import default_num_workers
-from video_module.models.registry import DEFAULT_MODEL, MODELS, get_spec
-from video_module.tables import counted
+from video_module.models.registry import DEFAULT_MODEL, MODELS, NO_WEIGHTS, get_spec
 
 if TYPE_CHECKING:
     from video_module.data.dataset import TrainingClips
@@ -47,8 +46,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     clip.add_argument("--frame_stride", type=cli.positive_int, help="gap between a clip's frames")
     clip.add_argument(
         "--target_fps",
-        type=cli.positive_float,
-        help="frames/s that files of other rates are brought to; --frame_stride and --clip_step count in it",
+        type=target_fps,
+        help="frames/s that files of other rates are brought to; --frame_stride and --clip_step count in it; 0: none, "
+        "every file keeps its own rate",
     )
     clip.add_argument("--img_size", type=cli.positive_int, help="side of the square the model sees, in pixels")
     cli.add_config_arguments(parser.add_argument_group("training"), TrainConfig)
@@ -60,7 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None, *, on_epoch: "Callable[[Progress], None]" = lambda progress: None) -> None:
-    """Train; `on_epoch` is told of each epoch when its logs are written (in a notebook, to show them)."""
+    """Train; `on_epoch` is called after each epoch when its logs are written (in a notebook, to show them)."""
     args = parse_args(argv)
     if args.list_models:
         from video_module.models.cost import format_models
@@ -79,120 +79,66 @@ def main(argv: list[str] | None = None, *, on_epoch: "Callable[[Progress], None]
         run(args, config, group, on_epoch)
 
 
+def target_fps(text: str) -> float:
+    """argparse type for --target_fps."""
+    return 0.0 if text == "0" else cli.positive_float(text)
+
+
 def weights_of(args: argparse.Namespace) -> str:
     return args.weights or get_spec(args.model_type).default_weights
 
 
 def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch: "Callable[[Progress], None]") -> None:
     """Train, as one of the group's processes."""
-    from video_module.data import dataset, distribution, labels, leaks, records
-    from video_module.engine.checkpoint import Checkpoint
+    from video_module.data.distribution import read_class_weights
     from video_module.engine.device import choose_device
     from video_module.engine.logbook import Logbook
-    from video_module.engine.run import train
-    from video_module.engine.state import last_path
-    from video_module.engine.training import Trainer
+    from video_module.engine.loop import train
+    from video_module.engine.state import last_path, show_replaced
+    from video_module.engine.step import Trainer
+    from video_module.engine.training_data import load_training_data
     from video_module.models.recognizer import build_model
+    from video_module.report.curves import plot_curves
 
     device = choose_device(group.device)
     clip = get_spec(args.model_type).clip_config(
         clip_len=args.clip_len, frame_stride=args.frame_stride, target_fps=args.target_fps, img_size=args.img_size
     )
-    train_dir, val_dir = args.train_dir or args.data_dir / "train", args.val_dir or args.data_dir / "val"
-    if args.train_dir is None:
-        labels.check_split_dir(train_dir)
-    class_names = labels.find_class_names(train_dir)
-    if len(class_names) < 2:
-        raise InputError(f"{train_dir}: a classifier needs at least two classes, found {class_names}")
-    class_weights = distribution.read_class_weights(args.class_weights, class_names) if args.class_weights else None
-    train_videos, val_videos = group.first(
-        lambda: [
-            records.load_videos(folder, num_workers=default_num_workers(), allow_none=allow_none)
-            for folder, allow_none in ((train_dir, False), (val_dir, args.val_dir is None))
-        ]
-    )
-    validating = counted(len(val_videos), "validation video")
-    print(f"{len(train_videos):,} training and {validating} of {len(class_names)} classes")
-    clips = dataset.TrainingClips(train_dir, train_videos, class_names, clip, config)
+    data = load_training_data(args.data_dir, train_dir=args.train_dir, val_dir=args.val_dir, clip=clip, group=group)
+    class_weights = read_class_weights(args.class_weights, data.class_names) if args.class_weights else None
+    print(data)
     if args.preview:
         title = f"{args.model_type}, --augment {config.augment}"
-        preview(args.preview, clips, title=title, num_videos=args.num_previews)
+        preview(args.preview, data.training_clips(config), title=title, num_videos=args.num_previews)
         return
     save_path = args.save_path or Path(f"{args.model_type}.pth")
-    logbook = Logbook(save_path, tensorboard=args.tensorboard)
-
-    def show(progress: "Progress") -> None:
-        logbook.write(progress)
-        on_epoch(progress)
-
-    train_loader, sampler = dataset.training_loader(
-        clips,
-        effective_batch=config.effective_batch,
-        num_repeats=config.num_repeats,
-        num_workers=args.num_workers,
-        pin_memory=device.type == "cuda",
-        rank=group.rank,
-        world_size=group.world_size,
-    )
-    val_loader = None
-    if val_videos:
-        centre = dataset.Views(num_clips=1, num_crops=1)
-        val_loader = dataset.EvaluationLoader(
-            dataset.EvaluationViews(val_dir, group.share(val_videos), clip, centre), num_workers=args.num_workers
-        )
-    else:
-        print("no validation videos: the last epoch is kept")
-
-    resuming = args.resume and group.first(last_path(save_path).is_file)
-    if not resuming:
-        show_replaced(save_path, last_path(save_path))
+    logbook = Logbook(save_path, plot_curves=plot_curves, tensorboard=args.tensorboard)
+    loaders = data.loaders(config, group=group, num_workers=args.num_workers, pin_memory=device.type == "cuda")
+    resumes = args.resume and group.broadcast(last_path(save_path).is_file)
+    if not resumes:
+        show_replaced(save_path)
     model = build_model(
         args.model_type,
-        num_classes=len(class_names),
-        weights="none" if resuming else weights_of(args),  # a resumed run brings its own
+        num_classes=len(data.class_names),
+        weights=NO_WEIGHTS if resumes else weights_of(args),  # a resumed run brings its own
         clip=clip,
         drop_path=config.drop_path,
         seed=config.seed,
     )
-    trainer = Trainer(
-        model, config, device=device, steps_per_epoch=sampler.num_steps, class_weights=class_weights, group=group
-    )
-    template = Checkpoint(
-        model=args.model_type,
-        weights={},
-        clip=clip,
-        class_names=class_names,
-        split_digest=records.split_digest(train_dir, train_videos),
-        train_sources=sorted({leaks.hash_source(video.source) for video in train_videos + val_videos}),
-        train_clips=sorted({leaks.hash_clip(video.path) for video in train_videos + val_videos}),
-        train_config=config.to_dict() | {"weights": weights_of(args), "class_weights": class_weights},
-    )
-    num_parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    print(
-        f"{args.model_type}: {num_parameters:.1f} M parameters, weights {weights_of(args)}, {device}, "
-        f"{trainer.precision}, {group}"
-    )
-    progress = train(
-        trainer,
-        template,
-        save_path=save_path,
-        train_loader=train_loader,
-        sampler=sampler,
-        val_loader=val_loader,
-        val_labels=dataset.label_indices(val_videos, class_names),
-        resume=args.resume,
-        on_epoch=show,
-    )
+    num_steps = loaders.sampler.num_steps
+    trainer = Trainer(model, config, device=device, steps_per_epoch=num_steps, class_weights=class_weights, group=group)
+    size = f"{model.num_parameters / 1e6:.1f} M parameters"
+    print(f"{args.model_type}: {size}, weights {weights_of(args)}, {device}, {trainer.precision}, {group}")
+
+    def write_logs(progress: "Progress") -> None:
+        logbook.write(progress)
+        on_epoch(progress)
+
+    settings = config.to_dict() | {"weights": weights_of(args), "class_weights": class_weights}
+    template = data.checkpoint(model=args.model_type, train_config=settings)
+    progress = train(trainer, template, loaders, save_path=save_path, resume=args.resume, on_epoch=write_logs)
     print(progress.summary())
     cli.show_written([save_path, last_path(save_path), *logbook.paths])
-
-
-def show_replaced(save_path: Path, last: Path) -> None:
-    """Say what of an earlier run will be replaced; demos and scripts run twice, so it is no mistake."""
-    if last.is_file() or save_path.is_file():
-        found = save_path if save_path.is_file() else last
-        way = "--resume would go on with it" if last.is_file() else "another --save_path keeps it"
-        print(f"note: {found} of an earlier run is replaced when the first epoch ends; {way}")
 
 
 def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int, num_epochs: int = 3) -> None:

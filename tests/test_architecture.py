@@ -14,7 +14,7 @@ BASE = {"__version__", "background", "config", "devices", "errors", "files", "fo
 ARROWS = {
     "data": {"data"},
     "models": {"models"},
-    "engine": {"engine", "data", "models", "report"},
+    "engine": {"engine", "data", "models"},
     "report": {"report"},
     "inference": {"inference", "data", "models"},
     "web": {"web", "inference", "data", "report"},

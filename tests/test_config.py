@@ -38,6 +38,7 @@ def test_settings_of_the_future_are_refused():
         *({"num_epochs": 0}, {"lr": 0}, {"lr": float("nan")}, {"label_smoothing": 1}, {"weight_decay": -1}),
         *({"batch_size": 0}, {"batch_size": "most"}, {"layer_decay": 0}, {"ema_decay": 1}, {"mixup": -0.1}),
         *({"save_every": "0"}, {"save_every": "10s"}, {"save_every": "1.5"}, {"patience": -1}),
+        {"precision": "fp8"},
         {"num_repeats": 3},  # of a step of 64
         {"num_repeats": 2, "sampling": "windows"},
     ],
@@ -69,6 +70,12 @@ def test_what_the_user_gives_wins_over_the_recipe_and_that_over_the_defaults():
 def test_clip_flags_keep_the_proportion_of_resize_to_crop():
     clip = get_spec("swin3d_t").clip_config(img_size=112, clip_len=16)
     assert (clip.crop, clip.resize, clip.num_frames, clip.frame_stride) == (112, 128, 16, 2)
+
+
+def test_a_models_frame_rate_can_be_replaced_and_switched_off():
+    given = {None: 15, 25.0: 25.0, 0.0: None}
+    assert {fps: get_spec("r2plus1d_18").clip_config(target_fps=fps).target_fps for fps in given} == given
+    assert get_spec("swin3d_t").clip_config(target_fps=0.0).target_fps is None
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -18,7 +18,7 @@ from video_module.config import PRECISIONS, ExportGates
 from video_module.data.decoding import count_frames, read_frames
 from video_module.data.encoding import write_video
 from video_module.engine.checkpoint import load_checkpoint
-from video_module.engine.training import Trainer
+from video_module.engine.step import Trainer
 from video_module.inference import export
 from video_module.inference.predictor import load_predictor
 from video_module.inference.verification import load_clips
@@ -137,16 +137,16 @@ def test_every_stage(name, few_videos, tmp_path, monkeypatch, capsys):
         )
 
     # trains a step, is broken off in the second, goes on with it
-    train_step, steps = Trainer._step, []
+    train_step, steps = Trainer.train_step, []
 
-    def dies_in_the_second(self, *arguments):
+    def dies_in_the_second(self, *arguments, **settings):
         steps.append(1)
         if len(steps) == 2:
             raise KeyboardInterrupt
-        return train_step(self, *arguments)
+        return train_step(self, *arguments, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", dies_in_the_second)
+        patch.setattr(Trainer, "train_step", dies_in_the_second)
         with pytest.raises(KeyboardInterrupt):
             train()
     before = load_checkpoint(checkpoint)

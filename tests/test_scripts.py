@@ -82,6 +82,15 @@ def test_a_flag_that_is_nearly_one_is_told_with_that(capsys):
     assert capsys.readouterr().err.startswith(expected)
 
 
+def test_a_models_frame_rate_is_switched_off_by_zero(capsys):
+    import train_model
+
+    assert [train_model.parse_args(["--target_fps", text]).target_fps for text in ("0", "12.5")] == [0.0, 12.5]
+    with pytest.raises(SystemExit, match="2"):
+        train_model.parse_args(["--target_fps", "-1"])
+    assert "must be positive, got -1" in capsys.readouterr().err
+
+
 WITHOUT_TORCH = """
 import runpy, sys
 sys.modules["torch"] = None  # any import of it fails

@@ -77,8 +77,6 @@ def setting(value: Any, text: str, **metadata: Any) -> Any:
 
 LINKS = ("hard", "sym", "copy")
 """How the files of a split come from the videos."""
-SAMPLINGS = ("random", "windows")
-"""Of training clips."""
 AUGMENTATIONS = ("none", "light", "strong")
 ALL_CLASSES = "all"
 
@@ -99,6 +97,8 @@ def auto_or_count(text: str) -> int | str:
 class TrainConfig:
     """How a model is trained. Registry entries replace some defaults; every field is a flag of train_model.py."""
 
+    # The defaults are those of Video Swin's own recipe: 30 epochs with 2.5 of warm-up, a backbone that learns at a
+    # tenth of the new head's rate, a weight decay of 0.02.
     num_epochs: int = setting(
         30, "in each, a training video gives --num_repeats clips, or all its windows", default="the model's"
     )
@@ -115,6 +115,8 @@ class TrainConfig:
         1, "random clips of each video in a step and an epoch (repeated augmentation)", default="the model's"
     )
     lr: float = setting(1e-3, "peak learning rate of the head, for a step of --lr_batch clips", default="the model's")
+    # A rate belongs to a batch: half the clips a step make twice as many steps, which at the same rate would move the
+    # weights twice as far (Goyal et al. 2017). So a run with another batch needs no other --lr.
     lr_batch: int = setting(
         64, "effective batch that --lr is for; with another one all rates change in proportion", default="the model's"
     )
@@ -128,10 +130,12 @@ class TrainConfig:
     )
     warmup_epochs: float = setting(2.5, "epochs of linear warm-up before the cosine", default="the model's")
     label_smoothing: float = setting(0.1, "share of the target spread over all classes", default="the model's")
+    # Both alphas are those of Swin's recipe for ImageNet. The last epochs see clips as they are when the model is used.
     mixup: float = setting(0.8, "alpha of mixup; 0: none", default="the model's")
     cutmix: float = setting(1.0, "alpha of CutMix; 0: none; with both, either by chance", default="the model's")
     mix_off_epochs: int = setting(3, "last epochs, in which clips are no longer mixed")
     clip_grad_norm: float = setting(1.0, "largest gradient norm")
+    # A mean over about the last thousand steps, which evens out the noise of single ones.
     ema_decay: float = setting(
         0.999, "of the running mean of the weights, which is what is validated and kept; 0: none", default="the model's"
     )
@@ -142,7 +146,7 @@ class TrainConfig:
         "random",
         "which clips of a video an epoch takes; random: --num_repeats of them, each at a random place; windows: all, "
         "--clip_step apart",
-        choices=SAMPLINGS,
+        choices=("random", "windows"),
     )
     clip_step: int | None = setting(None, "frames between windows", default="half a clip")
     augment: str = setting(
@@ -154,6 +158,7 @@ class TrainConfig:
     no_flip: tuple[str, ...] = setting(
         (), "classes that are not themselves in a mirror, or all", default="every class is mirrored"
     )
+    # A few damaged files should not end a run of days, but more than a few mean a wrong folder or a failing disk.
     max_failed_share: float = setting(
         0.01, "largest share of an epoch's clips that may fail to be read; they are skipped and named"
     )
@@ -166,6 +171,7 @@ class TrainConfig:
         False, "compute each block's activations again when the gradients need them: less memory, a third more work"
     )
     compile: bool = setting(False, "torch.compile the network (minutes at the start; goes on without where it fails)")
+    # Minutes and not steps: a step takes milliseconds on a GPU and minutes on a CPU, and a killed run loses time.
     save_every: str = setting(
         "10min", "how often an epoch's state is saved while it runs: a number of steps, or of minutes as in 10min"
     )
@@ -195,9 +201,10 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
-        for name, choices in (("sampling", SAMPLINGS), ("augment", AUGMENTATIONS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for item in dataclasses.fields(self):
+            choices = item.metadata.get("choices")
+            if choices and getattr(self, item.name) not in choices:
+                raise ValueError(f"{item.name} must be one of {', '.join(choices)}, got {getattr(self, item.name)!r}")
         if self.sampling == "windows" and self.num_repeats > 1:
             raise ValueError(f"num_repeats goes with sampling random, got {self.num_repeats} with windows")
         if self.clip_step is not None and (self.clip_step < 1 or self.sampling != "windows"):

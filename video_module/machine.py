@@ -35,9 +35,7 @@ def describe_machine(packages: Sequence[str] = ("torch", "onnxruntime")) -> dict
 def available_cores() -> int:
     """Cores that this process may use: the machine's, or a container's or scheduler's part of them, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    files = ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")  # versions 2 and 1
-    limits = (math.ceil(quota / period) for quota, period in _limits("cpu", *files))
-    return max(1, min([cores, *limits]))
+    return max(1, min([cores, *_core_limits()]))
 
 
 def share_of_cores() -> int:
@@ -55,30 +53,18 @@ def started_by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def ram_bytes() -> int:
-    """Memory that this process may use: the machine's, or a container's or scheduler's part of it.
-
-    8 GB if the system does not say.
-    """
-    of_machine = 8 * 2**30
-    if hasattr(os, "sysconf") and {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(os.sysconf_names):
-        of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    files = ("memory.max",), ("memory.limit_in_bytes",)  # versions 2 and 1
-    return min([of_machine, *(limit for [limit] in _limits("memory", *files))])
-
-
-def _limits(controller: str, *alternatives: tuple[str, ...]) -> Iterator[list[int]]:
-    """Yield the numbers in each of these sets of files, where one of this process's control groups has it."""
-    for folder in _own_groups(controller):
-        for files in alternatives:
+def _core_limits() -> Iterator[int]:
+    """Cores' worth of time that each of this process's control groups allows, rounded up."""
+    for folder in _cpu_groups():
+        for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # versions 2 and 1
             with suppress(OSError):
                 words = " ".join((folder / file).read_text(encoding="utf-8") for file in files).split()
                 # Where there is no limit, it says "max" or -1.
                 if words and words[0].isdecimal():
-                    yield [int(word) for word in words]
+                    yield math.ceil(int(words[0]) / int(words[1]))
 
 
-def _own_groups(controller: str) -> Iterator[Path]:
+def _cpu_groups() -> Iterator[Path]:
     """Folders of this process's control groups (Linux), versions 1 and 2, and of the groups around them."""
     try:
         lines = _OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
@@ -86,9 +72,9 @@ def _own_groups(controller: str) -> Iterator[Path]:
         return
     for line in lines:
         _, controllers, name = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
+        if controllers and "cpu" not in controllers.split(","):
             continue
-        top = _CGROUPS / controller if controllers else _CGROUPS
+        top = _CGROUPS / "cpu" if controllers else _CGROUPS
         # A container may be told the name that its group has outside, while inside its files lie on top. So the groups
         # around it are looked at too, and any of them may set the narrowest limit.
         group = top / name.lstrip("/")

@@ -24,3 +24,14 @@ def top_k(scores: np.ndarray, class_names: list[str], k: int) -> list[dict[str, 
     """The k best classes of one score vector, best first: [{"label", "score"}]; ties keep the classes' order."""
     best = np.argsort(-scores, kind="stable")[:k]
     return [{"label": class_names[index], "score": float(scores[index])} for index in best]
+
+
+def is_in_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Whether each row's label is among the k best of `scores` (N, K): bool (N,); ties keep the classes' order."""
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return (best == labels[:, None]).any(axis=1)
+
+
+def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Share of rows of `scores` (N, K) whose label is among the k best."""
+    return float(is_in_top_k(scores, labels, k).mean())

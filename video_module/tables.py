@@ -16,7 +16,7 @@ def align(rows: Sequence[Sequence[str]], *, left: Collection[int] = (), indent: 
     )
 
 
-def counted(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """A number with its noun, in the plural where it is not one: "1 class", "2 classes", "1,200 clips"."""
     if number == 1:
         return f"1 {noun}"

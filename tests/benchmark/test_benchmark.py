@@ -103,8 +103,6 @@ def test_train(tmp_path, capsys):
         assert read["of clips in memory"] == pytest.approx(read["clips/s"] / mine["clips/s"])
         num_passes = {"swin3d_nano": 32, "swin3d_t": 30 * 2}[name]  # epochs by repeats of the recipe
         assert mine["h for HMDB51"] == pytest.approx(2857 * num_passes / mine["clips/s"] / 3600)
-        kept = [rows[f"{name}: kept for gradients, fp32{end}"]["GB a clip"] for end in ("", ", checkpointed")]
-        assert 0 < kept[1] < kept[0]
     original = rows["swin3d_t: torchvision, fp32, 2 clips, Adam"]
     mine = rows["swin3d_t: this trainer, fp32"]
     assert mine["times the original"] == pytest.approx(mine["clips/s"] / original["clips/s"])

@@ -60,12 +60,12 @@ def test_loader_gives_the_same_batches_whatever_the_workers(drawn_data, videos, 
     sampler.epoch = 1
     batches = list(loader)
     assert [len(labels) for _, labels, _ in batches] == [5, 5, 5, 5, 4]
-    order = [key for load in sampler for key in load]
+    order = [key for batch in sampler for key in batch]
     assert sorted(index for _, index, _ in order) == list(range(24))
     expected = [clips[key] for key in order]
     assert torch.equal(torch.cat([batch for batch, _, _ in batches]), torch.stack([clip for clip, _ in expected]))
     sampler.epoch = 2
-    assert [key for load in sampler for key in load] != [(2, index, 0) for _, index, _ in order]
+    assert [key for batch in sampler for key in batch] != [(2, index, 0) for _, index, _ in order]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
@@ -78,12 +78,12 @@ def test_steps_hold_the_same_clips_however_many_processes_share_them(world_size)
     alone = dataset.StepSampler(23, seed=1, effective_batch=10, num_repeats=2)
     for sampler in (*samplers, alone):
         sampler.epoch = 4
-    expected = [sorted(key for load in step for key in load) for step in alone.steps()]
+    expected = [sorted(key for batch in step for key in batch) for step in alone.steps()]
     assert [len(step) for step in expected] == [10, 10, 10, 10, 6]
     assert sorted(key for step in expected for key in step) == [(4, i, r) for i in range(23) for r in range(2)]
     shared = [list(sampler.steps()) for sampler in samplers]
     for number, step in enumerate(expected):
-        parts = [[key for load in steps[number] for key in load] for steps in shared]
+        parts = [[key for batch in steps[number] for key in batch] for steps in shared]
         assert sorted(key for part in parts for key in part) == step
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
     for sampler in samplers:
@@ -92,23 +92,23 @@ def test_steps_hold_the_same_clips_however_many_processes_share_them(world_size)
         assert len(sampler) == len(list(sampler))
 
 
-def test_a_load_has_no_more_than_fits_into_a_worker_and_no_video_beside_itself():
+def test_a_batch_has_no_more_than_fits_into_a_worker_and_no_video_beside_itself():
     sampler = dataset.StepSampler(100, seed=1, effective_batch=64, num_repeats=2)
     for step in sampler.steps():
-        sizes = [len(load) for load in step]
-        assert max(sizes) <= dataset.largest_load(64) == 16
+        sizes = [len(batch) for batch in step]
+        assert max(sizes) <= dataset.largest_batch(64) == 16
         assert max(sizes) <= 16
         assert max(sizes) - min(sizes) <= 1
-        for load in step:
-            videos = [index for _, index, _ in load]
+        for batch in step:
+            videos = [index for _, index, _ in batch]
             assert all(a != b for a, b in zip(videos, videos[1:] + videos[:1], strict=True))
 
 
-def test_the_largest_load_is_that_of_whole_steps():
+def test_the_largest_batch_is_that_of_whole_steps():
     """40 clips in steps of 24: memory is looked for by what comes again and again."""
-    sizes = [[len(load) for load in step] for step in dataset.StepSampler(40, seed=1, effective_batch=24).steps()]
+    sizes = [[len(batch) for batch in step] for step in dataset.StepSampler(40, seed=1, effective_batch=24).steps()]
     assert sizes == [[12, 12], [16]]
-    assert dataset.largest_load(24) == 12
+    assert dataset.largest_batch(24) == 12
 
 
 def test_repeats_of_a_video_are_drawn_apart(drawn_data, videos):

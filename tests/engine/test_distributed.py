@@ -20,8 +20,8 @@ import torch.distributed as dist
 import run_model
 import test_model
 import train_model
-from tests.engine.test_recovery import FLAGS, assert_same_run
-from tests.engine.test_training import small_config
+from tests.engine.test_state import FLAGS, assert_same_run
+from tests.engine.test_step import small_config
 from tests.inference.test_predictor import read_scores
 from video_module import machine
 from video_module.config import TrainConfig
@@ -30,7 +30,7 @@ from video_module.devices import own_device, own_threads
 from video_module.engine import distributed, evaluation, state
 from video_module.engine.checkpoint import load_checkpoint
 from video_module.engine.distributed import Group, join_group
-from video_module.engine.training import Trainer
+from video_module.engine.step import Trainer
 from video_module.errors import InputError
 from video_module.inference import predictor
 from video_module.inference.predictor import load_predictor
@@ -196,11 +196,11 @@ def test_a_process_without_a_clip_gives_its_gradients_and_keeps_its_batch_norms(
     trainer = Trainer(model, small_config(), device=torch.device("cpu"), steps_per_epoch=1, group=group)
     trainer.set_mode(0)
     before = {name: value.clone() for name, value in model.named_buffers()}
-    trainer._gradients([], 0, 0, 3.0)
+    trainer.train_step([], total=3.0)
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
     clips = torch.randint(0, 256, (2, *clip.shape), dtype=torch.uint8)
-    trainer._gradients([(clips, torch.tensor([0, 1]), [])], 0, 0, 2.0)  # those that clips move are others
+    trainer.train_step([(clips, torch.tensor([0, 1]), [])], total=2.0)  # those that clips move are others
     assert not any(torch.equal(value, before[name]) for name, value in model.named_buffers() if "running" in name)
 
 
@@ -217,20 +217,20 @@ import os, signal, sys
 sys.path.insert(0, os.getcwd())
 import train_model
 from video_module import cli
-from video_module.engine.training import Trainer
+from video_module.engine.step import Trainer
 how, at, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 if how == "apart" and os.environ["RANK"] == "1":  # a machine with a disk of its own
     path = arguments.index("--save_path") + 1
     arguments[path] = arguments[path].replace("nano.pth", "other.pth")
-step, steps = Trainer._step, []
-def fails(self, *arguments):
+step, steps = Trainer.train_step, []
+def fails(self, *arguments, **settings):
     steps.append(1)
     if self.group.rank == 1 and len(steps) == at:
         if how == "raises":
             raise RuntimeError("a device of process 1 is lost")
         os.kill(os.getpid(), getattr(signal, how))
-    return step(self, *arguments)
-Trainer._step = fails
+    return step(self, *arguments, **settings)
+Trainer.train_step = fails
 cli.run(lambda: train_model.main(arguments))
 """
 
@@ -270,7 +270,7 @@ class Second(Group):
     device: str = "cpu"
     told: list[Any]
 
-    def first(self, make: Callable[[], Any]) -> Any:
+    def broadcast(self, make: Callable[[], Any]) -> Any:
         return self.told.pop(0)
 
 
@@ -319,15 +319,15 @@ def test_a_crash_in_one_process_ends_all(drawn_data, tmp_path):
 
 def test_without_torchrun_one_process_does_it_all():
     with join_group("cpu") as group:
-        assert group.share([1, 2, 3]) == group.gather([1, 2, 3]) == [1, 2, 3]
+        assert group.shard([1, 2, 3]) == group.gather([1, 2, 3]) == [1, 2, 3]
         assert group.is_first
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 7])
-def test_shares_hold_everything_once(world_size):
-    shares = [Group(rank=rank, world_size=world_size, device="cpu").share(range(5)) for rank in range(world_size)]
-    assert sorted(item for share in shares for item in share) == list(range(5))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+def test_shards_hold_everything_once(world_size):
+    shards = [Group(rank=rank, world_size=world_size, device="cpu").shard(range(5)) for rank in range(world_size)]
+    assert sorted(item for shard in shards for item in shard) == list(range(5))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch):
@@ -354,7 +354,7 @@ def test_processes_on_one_machine_share_its_cores_and_its_gpus(script, exported,
 
     split = evaluation.load_test_split(odd_test_dir, load_predictor(exported).class_names, num_workers=0)
     monkeypatch.setattr(evaluation, "load_test_split", lambda *_, **settings: looked.append(1))
-    monkeypatch.setattr(Second, "gather", lambda self, part: None)
+    monkeypatch.setattr(Second, "gather", lambda self, shard: None)
     monkeypatch.setattr(distributed, "join_group", lambda device: nullcontext(Second(told=[split])))
     monkeypatch.setattr(predictor, "load_predictor", load)
     monkeypatch.setattr(machine, "available_cores", lambda: 8)

@@ -2,14 +2,16 @@ import errno
 import json
 import subprocess
 import sys
+import types
 
 from video_module.engine import logbook
 from video_module.engine.progress import LOG_COLUMNS, Progress
+from video_module.report.curves import plot_curves
 
 
 def test_a_table_that_excel_shows_ends_no_run(tmp_path, monkeypatch, capsys):
     """Windows gives it up for nobody; the next epoch writes it again."""
-    book, progress = logbook.Logbook(tmp_path / "x.pth"), Progress()
+    book, progress = logbook.Logbook(tmp_path / "x.pth", plot_curves=plot_curves), Progress()
     table = tmp_path / "x_logs.csv"
     replacing = logbook.replacing
 
@@ -32,7 +34,7 @@ def test_what_a_killed_run_left_half_written_goes(tmp_path):
         (tmp_path / name.format(int(gone.stdout))).touch()
     progress = Progress()
     progress.append(dict.fromkeys(LOG_COLUMNS, 0.5) | {"epoch": 1})
-    logbook.Logbook(tmp_path / "x.pth").write(progress)
+    logbook.Logbook(tmp_path / "x.pth", plot_curves=plot_curves).write(progress)
     assert {path.name for path in tmp_path.iterdir()} == {"x_logs.json", "x_logs.csv", "x_curves.png"}
 
 
@@ -53,8 +55,10 @@ def test_tensorboard_is_told_each_epoch_once(tmp_path, monkeypatch):
         def add_scalar(self, name, value, global_step):
             told.append((name, global_step))
 
-    monkeypatch.setattr(logbook, "_board_class", lambda: Board)
-    book, progress = logbook.Logbook(tmp_path / "x.pth", tensorboard=True), Progress()
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Board
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    book, progress = logbook.Logbook(tmp_path / "x.pth", plot_curves=plot_curves, tensorboard=True), Progress()
     for epoch in range(1, 5):
         progress.append({"epoch": epoch, "lr": 0.5, "val_top1": 0.5, "val_loss": 1.0})
         if epoch >= 2:  # resumed after the second

@@ -6,18 +6,18 @@ from video_module.engine.mixing import Mixer
 CPU = torch.device("cpu")
 
 
-def load_of(num_clips: int) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_of(num_clips: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Clip n is of value 10 * n throughout, and of class n."""
     values = 10 * torch.arange(num_clips, dtype=torch.uint8)
     return values[:, None, None, None, None].expand(num_clips, 2, 8, 6, 3), torch.arange(num_clips)
 
 
-def mix(mixer: Mixer, load, *, begin: int = 0, end: int | None = None, seed: int = 0):
-    return mixer(*load, begin=begin, end=end or len(load[1]), seed=seed, device=CPU)
+def mix(mixer: Mixer, batch, *, begin: int = 0, end: int | None = None, seed: int = 0):
+    return mixer(*batch, begin=begin, end=end or len(batch[1]), seed=seed, device=CPU)
 
 
 def test_mixup_blends_clips_as_it_blends_labels():
-    clips, targets = mix(Mixer(num_classes=5, mixup=0.8, cutmix=0), load_of(5))
+    clips, targets = mix(Mixer(num_classes=5, mixup=0.8, cutmix=0), batch_of(5))
     assert clips.shape == (5, 2, 8, 6, 3)
     for row in range(5):
         own, other = targets[row, row].item(), targets[row, row - 1].item()
@@ -29,7 +29,7 @@ def test_cutmix_labels_by_the_area_that_is_left():
     mixer = Mixer(num_classes=5, mixup=0, cutmix=1.0)
     shares = set()
     for seed in range(20):
-        clips, targets = mix(mixer, load_of(5), seed=seed)
+        clips, targets = mix(mixer, batch_of(5), seed=seed)
         assert clips.dtype == torch.uint8
         for row in range(5):
             kept = (clips[row] == 10 * row).float().mean().item()
@@ -41,19 +41,19 @@ def test_cutmix_labels_by_the_area_that_is_left():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_load_in_parts_is_mixed_as_a_whole_one(seed):
-    mixer, load = Mixer(num_classes=7, mixup=0.8, cutmix=1.0), load_of(7)
-    whole = mix(mixer, load, seed=seed)
-    parts = [mix(mixer, load, begin=begin, end=min(begin + 3, 7), seed=seed) for begin in (0, 3, 6)]
+def test_a_batch_in_parts_is_mixed_as_a_whole_one(seed):
+    mixer, batch = Mixer(num_classes=7, mixup=0.8, cutmix=1.0), batch_of(7)
+    whole = mix(mixer, batch, seed=seed)
+    parts = [mix(mixer, batch, begin=begin, end=min(begin + 3, 7), seed=seed) for begin in (0, 3, 6)]
     for number in (0, 1):
         assert torch.equal(torch.cat([part[number] for part in parts]), whole[number])
 
 
 def test_both_ways_come_and_the_seed_alone_decides():
-    mixer, load = Mixer(num_classes=4, mixup=0.8, cutmix=1.0), load_of(4)
+    mixer, batch = Mixer(num_classes=4, mixup=0.8, cutmix=1.0), batch_of(4)
     dtypes = []
     for seed in range(20):
         torch.manual_seed(99 - seed)
-        dtypes.append(mix(mixer, load, seed=seed)[0].dtype)
+        dtypes.append(mix(mixer, batch, seed=seed)[0].dtype)
     assert set(dtypes) == {torch.uint8, torch.float32}
-    assert dtypes == [mix(mixer, load, seed=seed)[0].dtype for seed in range(20)]
+    assert dtypes == [mix(mixer, batch, seed=seed)[0].dtype for seed in range(20)]

@@ -11,7 +11,7 @@ from video_module.config import ClipConfig, TrainConfig
 from video_module.data import decoding
 from video_module.data.encoding import write_video
 from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint
-from video_module.engine.training import Trainer
+from video_module.engine.step import Trainer
 from video_module.errors import InputError
 from video_module.inference import explain
 from video_module.models import registry

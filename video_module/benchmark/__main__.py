@@ -95,8 +95,8 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
         "--seconds", type=cli.positive_float, default=60.0, help="of the core's time to train, for each run"
     )
     recipe.add_argument("--seeds", type=cli.natural, nargs="+", default=[0, 1])
-    arms = ("recipe", "original", "dense", "slow", "flat")
-    recipe.add_argument("--arms", nargs="+", choices=arms, default=["recipe", "original"], help="ways to train")
+    recipes = ("recipe", "original", "dense", "slow", "flat")
+    recipe.add_argument("--recipes", nargs="+", choices=recipes, default=["recipe", "original"], help="ways to train")
     recipe.add_argument("--core", type=cli.natural, help="run on this core alone")
     recipe.add_argument("--part", type=cli.natural, default=0, help="which share of the runs to make, of --num_parts")
     recipe.add_argument("--num_parts", type=cli.positive_int, default=1, help="processes that share the runs")

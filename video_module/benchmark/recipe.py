@@ -8,7 +8,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from video_module.data.dataset import (
 from video_module.data.records import VideoRecord, groups_source, name_source, scan
 from video_module.data.splits import assign_sources
 from video_module.engine.evaluation import score_videos, torch_scorer
-from video_module.engine.training import Trainer
+from video_module.engine.step import Trainer
 from video_module.errors import InputError
 from video_module.files import read_text, write_json
-from video_module.models.recognizer import build_model
+from video_module.models.recognizer import Recognizer, build_model
 from video_module.models.registry import get_spec
 from video_module.report.statistics import intervals
 
@@ -44,7 +44,7 @@ _MODEL = "swin3d_nano"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class _Recipe:
     """One way to train."""
 
     what: str
@@ -53,12 +53,12 @@ class Arm:
     frame_stride: int | None = None
     is_scheduled: bool = True
     is_original: bool = False
-    """Adam, no clipping of gradients, and the original's changes to clips."""
+    """Adam, and the original's changes to clips."""
 
 
-ARMS = {
-    "recipe": Arm(what="the recipe", config={}),
-    "original": Arm(
+_RECIPES = {
+    "recipe": _Recipe(what="the recipe", config={}),
+    "original": _Recipe(
         what="the original's",
         config={
             "lr": 1e-4,
@@ -67,14 +67,15 @@ ARMS = {
             "label_smoothing": 0.0,
             "sampling": "windows",
             "ema_decay": 0.0,
+            "clip_grad_norm": 1e9,  # it did not clip
         },
         frame_stride=1,
         is_scheduled=False,
         is_original=True,
     ),
-    "dense": Arm(what="recipe, all windows of stride 1", config={"sampling": "windows"}, frame_stride=1),
-    "slow": Arm(what="recipe, 2 clips a step at 1e-4", config={"lr": 1e-4, "effective_batch": 2, "lr_batch": 2}),
-    "flat": Arm(what="recipe, rate without schedule", config={"warmup_epochs": 0.0}, is_scheduled=False),
+    "dense": _Recipe(what="recipe, all windows of stride 1", config={"sampling": "windows"}, frame_stride=1),
+    "slow": _Recipe(what="recipe, 2 clips a step at 1e-4", config={"lr": 1e-4, "effective_batch": 2, "lr_batch": 2}),
+    "flat": _Recipe(what="recipe, rate without schedule", config={"warmup_epochs": 0.0}, is_scheduled=False),
 }
 
 
@@ -98,7 +99,8 @@ class _OriginalChanges(Augmentation):
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Train what is not there yet in `args.output_dir`; returns a row for each arm of which all runs are there."""
+    """Train what is not there yet in `args.output_dir`; returns a row for each recipe that has all its runs there."""
+    # One thread, so that several of these processes, each on its own core, leave one another's times alone.
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     if args.core is not None:
@@ -108,59 +110,58 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             raise InputError("--core: this system does not let a process choose its cores; leave it out")
     source_of = groups_source(args.groups) if args.groups else name_source
     videos, _, _ = scan(args.data_dir, source_of=source_of, num_workers=1)
-    names = ["train", *map(str, range(1, _NUM_FOLDS))]  # assign_sources() knows one split by name
+    # One of the folds is called train, since assign_sources() expects a split of that name.
+    names = ["train", *map(str, range(1, _NUM_FOLDS))]
     fold_of = assign_sources(videos, dict.fromkeys(names, 1 / _NUM_FOLDS), seed=0)
-    runs = [(arm, seed, fold) for seed in args.seeds for fold in range(_NUM_FOLDS) for arm in args.arms]
-    for arm, seed, fold in runs[args.part :: args.num_parts]:
-        path = _path(args, arm, seed, fold)
+    runs = [(name, seed, fold) for seed in args.seeds for fold in range(_NUM_FOLDS) for name in args.recipes]
+    for name, seed, fold in runs[args.part :: args.num_parts]:
+        path = _path(args, name, seed, fold)
         if path.is_file():
             continue
         sides = [[v for v in videos if (fold_of[v.source] == names[fold]) == test] for test in (False, True)]
-        result = train_and_test(args.data_dir, *sides, arm=ARMS[arm], seed=seed, seconds=args.seconds)
+        result = _train_and_test(args.data_dir, *sides, recipe=_RECIPES[name], seed=seed, seconds=args.seconds)
         write_json(path, result)
         print(
-            f"{arm}, seed {seed}, fold {fold}: {np.mean(result['hits']):.3f}, {result['num_steps']} steps", flush=True
+            f"{name}, seed {seed}, fold {fold}: {np.mean(result['hits']):.3f}, {result['num_steps']} steps", flush=True
         )
-    return [summarise(arm, args) for arm in args.arms if all(_path(args, *r).is_file() for r in runs if r[0] == arm)]
+    return [_summarise(name, args) for name in args.recipes if _results(name, args)]
 
 
-def _path(args: argparse.Namespace, arm: str, seed: int, fold: int) -> Path:
-    return args.output_dir / f"{arm}_{seed}_{fold}.json"
+def _path(args: argparse.Namespace, name: str, seed: int, fold: int) -> Path:
+    return args.output_dir / f"{name}_{seed}_{fold}.json"
 
 
-def train_and_test(
-    root: Path, train: Sequence[VideoRecord], test: Sequence[VideoRecord], *, arm: Arm, seed: int, seconds: float
+def _train_and_test(
+    root: Path, train: Sequence[VideoRecord], test: Sequence[VideoRecord], *, recipe: _Recipe, seed: int, seconds: float
 ) -> dict[str, Any]:
     """Train for so many seconds of this core's time, reading included, and score the test videos."""
     spec = get_spec(_MODEL)
-    clip = spec.clip_config(frame_stride=arm.frame_stride)
-    config = replace(spec.train_config(weights="none", given=arm.config), seed=seed, max_failed_share=0.0)
+    clip = spec.clip_config(frame_stride=recipe.frame_stride)
+    config = replace(spec.train_config(weights="none", given=recipe.config), seed=seed, max_failed_share=0.0)
     class_names = sorted({video.label for video in (*train, *test)})
     clips = TrainingClips(root, train, class_names, clip, config)
-    if arm.is_original:
+    if recipe.is_original:
         clips.augment = _OriginalChanges(clip)
     loader, sampler = training_loader(
         clips, effective_batch=config.effective_batch, num_workers=0, pin_memory=False, num_repeats=config.num_repeats
     )
     model = build_model(_MODEL, num_classes=len(class_names), clip=clip, drop_path=config.drop_path, seed=seed)
-    trainer = make_trainer(model, config, arm, steps_per_epoch=sampler.num_steps)
-    begin, num_clips = time.process_time(), 0
+    begin, num_clips, epoch = time.process_time(), 0, 0
 
     def elapsed() -> float:
         return (time.process_time() - begin) / seconds
 
-    epoch = 0
+    trainer = _make_trainer(model, config, recipe, elapsed, steps_per_epoch=sampler.num_steps)
     while elapsed() < 1:
         sampler.epoch = epoch
         trainer.set_mode(0)
-        for step, loads in enumerate(read_steps(loader, sampler)):
-            trainer.progress = elapsed()
-            if trainer.progress >= 1:
+        for step, batches in enumerate(read_steps(loader, sampler)):
+            if elapsed() >= 1:
                 break
-            trainer.train_step(loads, epoch, step=step)
-            num_clips += sum(len(labels) for _, labels, _ in loads)
+            trainer.train_step(batches, epoch, step=step)
+            num_clips += sum(len(labels) for _, labels, _ in batches)
         epoch += 1
-    taken = time.process_time() - begin
+    taken = time.process_time() - begin  # of the core, whatever else the machine does
     views = EvaluationViews(root, test, clip, Views())
     scores = score_videos(
         torch_scorer(trainer.validated, device=torch.device("cpu")),
@@ -179,36 +180,37 @@ def train_and_test(
     }
 
 
-def make_trainer(model, config: TrainConfig, arm: Arm, *, steps_per_epoch: int) -> Trainer:
-    """A trainer whose rate follows `trainer.progress`, the share of the time that is gone, in place of its steps."""
+def _make_trainer(
+    model: Recognizer, config: TrainConfig, recipe: _Recipe, elapsed: Callable[[], float], *, steps_per_epoch: int
+) -> Trainer:
+    """A trainer whose rate follows `elapsed()`, the share of the time that is gone, in place of its steps."""
     trainer = Trainer(model, config, device=torch.device("cpu"), steps_per_epoch=steps_per_epoch)
-    trainer.progress = 0.0
-    if arm.is_original:
+    if recipe.is_original:
         trainer.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-        trainer.config = replace(config, clip_grad_norm=1e9)
     warmup = config.warmup_epochs / config.num_epochs
 
     def factor(_: int) -> float:
-        if not arm.is_scheduled:
+        if not recipe.is_scheduled:
             return 1.0
-        if trainer.progress < warmup:
-            return max(0.01, trainer.progress / warmup)
-        return 0.5 * (1 + np.cos(np.pi * (trainer.progress - warmup) / (1 - warmup)))
+        progress = elapsed()
+        if progress < warmup:
+            return max(0.01, progress / warmup)
+        return 0.5 * (1 + np.cos(np.pi * (min(1.0, progress) - warmup) / (1 - warmup)))
 
     trainer.schedule = torch.optim.lr_scheduler.LambdaLR(trainer.optimizer, factor)
     return trainer
 
 
-def summarise(arm: str, args: argparse.Namespace) -> dict[str, Any]:
+def _summarise(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Top-1 over all videos, each tested once by each seed, and its difference to the original's on the same videos.
 
     Intervals are resampled by source.
     """
-    results, others = _results(arm, args), _results("original", args)
+    results, others = _results(name, args), _results("original", args)
     hits = np.concatenate([result["hits"] for result in results])
     sources = [source for result in results for source in result["sources"]]
     row = {
-        "what": ARMS[arm].what,
+        "what": _RECIPES[name].what,
         "top-1": float(hits.mean()),
         "interval": _interval(hits, sources),
         "by seed": " ".join(f"{part.mean():.3f}" for part in np.split(hits, len(args.seeds))),
@@ -218,15 +220,15 @@ def summarise(arm: str, args: argparse.Namespace) -> dict[str, Any]:
         "above the original": None,
         "its interval": None,
     }
-    if others and arm != "original":
+    if others and name != "original":
         difference = hits - np.concatenate([result["hits"] for result in others])
         row |= {"above the original": float(difference.mean()), "its interval": _interval(difference, sources)}
     return row
 
 
-def _results(arm: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+def _results(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Of all seeds and folds; none where one is not there yet."""
-    paths = [_path(args, arm, seed, fold) for seed in args.seeds for fold in range(_NUM_FOLDS)]
+    paths = [_path(args, name, seed, fold) for seed in args.seeds for fold in range(_NUM_FOLDS)]
     return [json.loads(read_text(path)) for path in paths] if all(path.is_file() for path in paths) else []
 
 

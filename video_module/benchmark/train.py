@@ -18,21 +18,21 @@ import torch.nn.functional as F
 
 from video_module.benchmark.loader import draw_videos, repeat_to
 from video_module.config import ClipConfig
-from video_module.data.dataset import TrainingClips, read_steps, training_loader
+from video_module.data.dataset import Batch, TrainingClips, read_steps, training_loader
 from video_module.data.records import load_videos
-from video_module.engine import memory
 from video_module.engine.device import choose_device
-from video_module.engine.training import Trainer
+from video_module.engine.loop import train_epoch
+from video_module.engine.step import Trainer
 from video_module.models.cost import measure_cost
 from video_module.models.recognizer import build_model
 from video_module.models.registry import ModelSpec, get_spec
 
 _HMDB51_VIDEOS = 2857  # of fold 1 without validation
 _NUM_CLASSES = 51
-_LOAD = 16  # clips, as the loader gives them
+_BATCH = 16  # clips, as the loader gives them
 _COLUMNS = (
     *("clips/s", "times the original", "at once", "at best, TMAC/s", "share of it", "of clips in memory"),
-    *("peak GB", "GB a clip", "h for HMDB51"),
+    *("peak GB", "h for HMDB51"),
 )
 
 
@@ -42,21 +42,22 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     for name in args.model_type:
         spec = get_spec(name)
         clip = spec.clip_config(clip_len=args.clip_len, img_size=args.img_size)
-        rows += measure_model(spec, clip, device, args)
+        rows += _measure_model(spec, clip, device, args)
     return rows
 
 
-def measure_model(
+def _measure_model(
     spec: ModelSpec, clip: ClipConfig, device: torch.device, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Rows of one model: the original's way, this trainer on clips in memory and from files, and what a clip takes."""
-    work = 3e9 * measure_cost(spec.name, clip=clip).gmacs  # the backward pass takes twice the forward pass
+    """Rows of one model: the original's way, and this trainer on clips in memory and from files."""
+    # The backward pass computes two products for each of the forward pass: one for the weights, one for the inputs.
+    work = 3e9 * measure_cost(spec.name, clip=clip).gmacs
     timing = {"num_steps": args.num_steps, "num_warmup": args.num_warmup}
     rows, baseline = [], None
     if args.original and spec.name in ("swin3d_t", "swin3d_s", "swin3d_b"):
         _reset_peak(device)
-        baseline = 2 / time_step(original_step(spec, clip, device), device, **timing)
-        ceiling = matrix_rate("fp32", device)
+        baseline = 2 / time_step(_original_step(spec, clip, device), device, **timing)
+        ceiling = _matrix_rate("fp32", device)
         row = {"clips/s": baseline, "times the original": 1.0, "at once": 2, "at best, TMAC/s": ceiling / 1e12}
         row |= {"share of it": baseline * work / ceiling, "peak GB": _peak_gb(device)}
         rows.append(_row(spec, "torchvision, fp32, 2 clips, Adam", row))
@@ -68,26 +69,18 @@ def measure_model(
     model = build_model(spec.name, num_classes=_NUM_CLASSES, clip=clip, drop_path=config.drop_path)
     trainer = Trainer(model, config, device=device, steps_per_epoch=1000)
     trainer.set_mode(0)
-    loads = [
-        (*_drawn(clip, min(_LOAD, config.effective_batch - begin)), [])
-        for begin in range(0, config.effective_batch, _LOAD)
+    batches = [
+        _drawn(clip, min(_BATCH, config.effective_batch - begin)) for begin in range(0, config.effective_batch, _BATCH)
     ]
-    drawn = config.effective_batch / time_step(lambda: trainer.train_step(loads), device, **timing)
-    ceiling = matrix_rate(trainer.precision, device)
+    drawn = config.effective_batch / time_step(lambda: trainer.train_step(batches), device, **timing)
+    ceiling = _matrix_rate(trainer.precision, device)
     row = {"clips/s": drawn, "times the original": drawn / baseline if baseline else None}
     row |= {"at once": trainer.micro_batch, "at best, TMAC/s": ceiling / 1e12, "share of it": drawn * work / ceiling}
     rows.append(_row(spec, f"this trainer, {trainer.precision}", row | {"peak GB": _peak_gb(device)}))
     if args.num_videos:
-        rate = measure_with_loader(trainer, clip, args)
+        rate = _measure_with_loader(trainer, clip, args)
         row = {"clips/s": rate, "times the original": rate / baseline if baseline else None}
         rows.append(_row(spec, "the same from files", row | {"of clips in memory": rate / drawn}))
-    for checkpointed in (False, True) if spec.name.startswith("swin3d") else (False,):
-        for precision in ("fp32", "bf16"):
-            needed = memory.activation_bytes(
-                spec.name, clip, num_classes=_NUM_CLASSES, checkpointed=checkpointed, precision=precision
-            )
-            what = f"kept for gradients, {precision}" + (", checkpointed" if checkpointed else "")
-            rows.append(_row(spec, what, {"GB a clip": (needed.kept + needed.largest_block) / 1e9}))
     return rows
 
 
@@ -123,7 +116,7 @@ def time_step(step: Callable[[], Any], device: torch.device, *, num_steps: int, 
     return median(a.elapsed_time(b) for a, b in pairwise(events)) / 1e3
 
 
-def matrix_rate(precision: str, device: torch.device) -> float:
+def _matrix_rate(precision: str, device: torch.device) -> float:
     """Multiply-adds per second of a large square matrix product: what no network exceeds. TF32 is off for fp32."""
     side = 8192 if device.type == "cuda" else 1024
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -137,14 +130,14 @@ def matrix_rate(precision: str, device: torch.device) -> float:
     return side**3 / seconds
 
 
-def original_step(spec: ModelSpec, clip: ClipConfig, device: torch.device) -> Callable[[], None]:
+def _original_step(spec: ModelSpec, clip: ClipConfig, device: torch.device) -> Callable[[], None]:
     """A step as the original takes it: torchvision's own attention, float clips, everything in fp32."""
     from torchvision.models import get_model
 
     earlier = torch.get_float32_matmul_precision()
     network = get_model(spec.name, weights=None, num_classes=_NUM_CLASSES).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-    clips, labels = _drawn(clip, 2)
+    clips, labels, _ = _drawn(clip, 2)
     clips = (clips.float() / 255).permute(0, 4, 1, 2, 3).contiguous().to(device)
     labels = labels.to(device)
 
@@ -158,7 +151,7 @@ def original_step(spec: ModelSpec, clip: ClipConfig, device: torch.device) -> Ca
     return step
 
 
-def measure_with_loader(trainer: Trainer, clip: ClipConfig, args: argparse.Namespace) -> float:
+def _measure_with_loader(trainer: Trainer, clip: ClipConfig, args: argparse.Namespace) -> float:
     """Clips/s over an epoch of real files, after one to warm up."""
     with tempfile.TemporaryDirectory() as folder:
         root = args.data_dir or draw_videos(Path(folder), min(48, args.num_videos))
@@ -172,14 +165,16 @@ def measure_with_loader(trainer: Trainer, clip: ClipConfig, args: argparse.Names
         )
         rows = []
         for sampler.epoch in range(2):
-            rows.append(trainer.train_epoch(read_steps(loader, sampler), sampler.epoch, num_items=len(clips)))
+            rows.append(train_epoch(trainer, read_steps(loader, sampler), sampler.epoch, num_items=len(clips)))
     return rows[1]["clips_per_s"]
 
 
-def _drawn(clip: ClipConfig, num_clips: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _drawn(clip: ClipConfig, num_clips: int) -> Batch:
     clips = torch.randint(0, 256, (num_clips, *clip.shape), dtype=torch.uint8)
     labels = torch.arange(num_clips) % _NUM_CLASSES
-    return (clips.pin_memory(), labels.pin_memory()) if torch.cuda.is_available() else (clips, labels)
+    if torch.cuda.is_available():
+        clips, labels = clips.pin_memory(), labels.pin_memory()
+    return clips, labels, []
 
 
 def _reset_peak(device: torch.device) -> None:

@@ -22,7 +22,7 @@ from video_module.benchmark.train import time_step
 from video_module.benchmark.zoo_picture import draw_zoo
 from video_module.config import PRECISIONS
 from video_module.engine.device import choose_device
-from video_module.engine.training import Trainer
+from video_module.engine.step import Trainer
 from video_module.files import check_output
 from video_module.inference.latency import measure_latency
 from video_module.inference.predictor import load_predictor

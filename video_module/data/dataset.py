@@ -1,4 +1,4 @@
-"""torch datasets and loaders over labels, sampling, decoding and pixels."""
+"""torch datasets and loaders: training clips in steps of batches, and the views that evaluation scores."""
 
 import signal
 import zlib
@@ -37,11 +37,11 @@ def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> 
 
 
 class TrainingClips(Dataset):
-    """Augmented clips: (uint8 (T, H, W, 3), class index). Of each video one, starting anywhere; or all its windows.
+    """Augmented clips: (uint8 (T, H, W, 3), class index). One of each video, starting anywhere; or all its windows.
 
-    A video that can no longer be read gives the VideoError in place of its clip; nothing is put in its stead. Asked by
-    (epoch, index) or (epoch, index, repeat): every draw is a function of seed, these and the video, whichever worker
-    or process makes it.
+    Items are indexed by (epoch, index) or (epoch, index, repeat): every draw is a function of seed, these and the
+    video, whichever worker or process makes it. A video that can no longer be read gives a VideoError in place of its
+    clip.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TrainingClips(Dataset):
             raise InputError(f"--no_flip {unknown[0]}: not a class of the training videos, nor {ALL_CLASSES!r}")
         self._no_flip = {label for label, name in enumerate(class_names) if {name, ALL_CLASSES} & set(config.no_flip)}
         self.augment = Augmentation(clip, config.augment)
-        # (video, first frame), None where it is drawn
+        # Each item's video and first frame; None where the first frame is drawn.
         self._items: list[tuple[int, int | None]] = [(number, None) for number in range(len(videos))]
         if config.sampling == "windows":
             self._items = [
@@ -82,6 +82,8 @@ class TrainingClips(Dataset):
         """
         number, start = self._items[index]
         video = self.videos[number]
+        # Seeded by the file's name and not by its number, so that a video added to a folder leaves the others' draws
+        # as they are. A repeat of 0 adds nothing: a run with one draw of each video is the first of several.
         rng = np.random.default_rng(
             [self.seed, epoch, zlib.crc32(video.path.encode()), start or 0] + [repeat] * bool(repeat)
         )
@@ -103,25 +105,29 @@ class TrainingClips(Dataset):
         return torch.from_numpy(np.ascontiguousarray(clip)), self.labels[number]
 
 
-Key = tuple[int, int, int]  # epoch, index, repeat
-Load = tuple[Tensor | None, Tensor, list[str]]  # what collate() makes
-_MAX_LOAD = 16  # clips; more would only fill memory, since each worker reads one load ahead of those that wait
+_Key = tuple[int, int, int]
+"""Of an item of TrainingClips: epoch, index, repeat."""
+Batch = tuple[Tensor | None, Tensor, list[str]]
+"""What _collate() returns: clips, labels, and what went wrong with others."""
+# Clips of a batch. Each worker reads a batch or two ahead, so larger ones would fill memory and gain nothing: a step
+# takes as many batches as it needs.
+_MAX_BATCH = 16
 
 
-def largest_load(effective_batch: int, world_size: int = 1) -> int:
-    """Clips of the largest load of a whole step, where a process's share is dealt into loads as even as can be.
+def largest_batch(effective_batch: int, world_size: int = 1) -> int:
+    """Clips of the largest batch of a whole step, in which a process's clips are dealt out as evenly as can be.
 
-    A short last step can have a larger one: of 24 clips a step come as 12 and 12, the last 16 as they are.
+    A short last step can have a larger one: steps of 24 clips come as batches of 12 and 12, a last one of 16 as 16.
     """
-    share = -(-effective_batch // world_size)
-    return -(-share // -(-share // _MAX_LOAD))
+    num_clips = -(-effective_batch // world_size)
+    return -(-num_clips // -(-num_clips // _MAX_BATCH))
 
 
 class StepSampler(Sampler):
-    """An epoch's optimiser steps, in an order drawn from (seed, epoch), cut into the loads that the loader reads.
+    """An epoch's optimiser steps, in an order drawn from (seed, epoch), cut into the batches that the loader reads.
 
-    A step takes `effective_batch` clips: `num_repeats` draws each of so many videos, shared out among the processes.
-    Which clips make a step depends on neither the number of processes nor what fits into memory.
+    A step takes `effective_batch` clips, `num_repeats` draws of each video, sharded over the processes. Which clips
+    make a step depends neither on the number of processes nor on what fits into memory.
     """
 
     def __init__(
@@ -136,6 +142,7 @@ class StepSampler(Sampler):
     ):
         self.num_items, self.seed, self.num_repeats = num_items, seed, num_repeats
         self.rank, self.world_size = rank, world_size
+        assert 0 <= rank < world_size and num_items >= 1
         self.videos_per_step = max(1, effective_batch // num_repeats)
         self.epoch = 0
         self.first_step = 0
@@ -146,32 +153,34 @@ class StepSampler(Sampler):
         """Of a whole epoch."""
         return -(-self.num_items // self.videos_per_step)
 
-    def steps(self) -> Iterator[list[list[Key]]]:
-        """The loads of each step from first_step on; none where this process has no part in a short last step."""
+    def steps(self) -> Iterator[list[list[_Key]]]:
+        """The batches of each step from first_step on; none where a short last step has no clip for this process."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_items).tolist()
         for step in range(self.first_step, self.num_steps):
             chosen = order[step * self.videos_per_step : (step + 1) * self.videos_per_step]
-            # a video's draws stand apart, so that neighbours, which mixing pairs, are of different videos
+            # The draws of one video stand far apart, since mixing pairs neighbours and is to pair different videos.
             keys = [(self.epoch, index, repeat) for repeat in range(self.num_repeats) for index in chosen]
             keys = keys[self.rank :: self.world_size]
-            num_loads = -(-len(keys) // _MAX_LOAD)
-            bounds = [len(keys) * number // max(1, num_loads) for number in range(num_loads + 1)]
+            num_batches = -(-len(keys) // _MAX_BATCH)
+            bounds = [len(keys) * number // max(1, num_batches) for number in range(num_batches + 1)]
             yield [keys[begin:end] for begin, end in pairwise(bounds)]
 
     def __len__(self) -> int:
         return sum(map(len, self.steps()))
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        for loads in self.steps():
-            yield from loads
+    def __iter__(self) -> Iterator[list[_Key]]:
+        for batches in self.steps():
+            yield from batches
 
 
-def read_steps(loader: DataLoader, sampler: StepSampler) -> Iterator[list[Load]]:
-    """The loads of each step from sampler.first_step on."""
-    loads = iter(loader)
-    for step in sampler.steps():
-        yield list(islice(loads, len(step)))
-    next(loads, None)  # lets the loader see its end
+def read_steps(loader: DataLoader, sampler: StepSampler) -> Iterator[list[Batch]]:
+    """The batches of each step from sampler.first_step on."""
+    batches = iter(loader)
+    for keys in sampler.steps():
+        step = list(islice(batches, len(keys)))
+        assert len(step) == len(keys), "the sampler was changed while its loader reads"
+        yield step
+    next(batches, None)  # lets the loader see its end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +242,7 @@ class EvaluationViews(Dataset):
 
     def cut(self, frames: np.ndarray, positions: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the views of an item, uint8 (T, crop, crop, 3) each: the crops of the first clip, then of the next."""
+        assert positions.max() < len(frames)
         crops = transforms.cut_crops(frames, self.clip, self.views.num_crops)
         for rows in positions:
             for crop in crops:
@@ -242,10 +252,11 @@ class EvaluationViews(Dataset):
 class EvaluationLoader:
     """Iterates over (views of a video, its index), in order, while threads read the next videos.
 
-    Reading spends its time in OpenCV, which lets other threads run, so that the frames of a video (tens of MB) need not
-    be handed from process to process: that would take half as long again as reading them. The first error of a video
-    is raised where its views would stand.
+    The first error of a video is raised where its views would stand.
     """
+
+    # Threads and not processes: decoding and resizing let other threads run, and to hand the frames of a video (tens
+    # of MB) from process to process takes half as long again as reading them.
 
     def __init__(self, dataset: EvaluationViews, *, num_workers: int):
         """`num_workers` 0 reads in the caller's thread."""
@@ -259,7 +270,7 @@ class EvaluationLoader:
             for index in range(len(self)):
                 yield self.dataset.cut(*self.dataset[index]), index
             return
-        # the readers are the parallelism; OpenCV's own threads would only get in each other's way
+        # The readers are the parallelism already; OpenCV's own threads would only get in their way.
         num_cv2_threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="read")
@@ -275,13 +286,15 @@ class EvaluationLoader:
             cv2.setNumThreads(num_cv2_threads)
 
 
-def collate(items: Sequence[tuple[Tensor, int] | VideoError]) -> Load:
+def _collate(items: Sequence[tuple[Tensor, int] | VideoError]) -> Batch:
     """(clips uint8 (N, T, H, W, 3), labels int64 (N,), what went wrong with others); clips None where all failed."""
+    # A clip that cannot be read is left out and never replaced by another or by black frames: what is learned from
+    # should be what is on the disk, and the run counts and names what failed.
     failures = [str(item) for item in items if isinstance(item, VideoError)]
-    sound = [item for item in items if not isinstance(item, VideoError)]
-    if not sound:
+    readable = [item for item in items if not isinstance(item, VideoError)]
+    if not readable:
         return None, torch.empty(0, dtype=torch.int64), failures
-    return *default_collate(sound), failures
+    return *default_collate(readable), failures
 
 
 class _Loader(DataLoader):
@@ -291,6 +304,7 @@ class _Loader(DataLoader):
         try:
             yield from super().__iter__()
         except InputError as error:
+            # torch hands over the worker's whole traceback as text, of which the last line is the message.
             last_line = str(error).strip().splitlines()[-1]
             raise type(error)(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
         except RuntimeError as error:
@@ -303,10 +317,11 @@ class _Loader(DataLoader):
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C and SIGTERM reach the whole group of processes; the first decides when its workers are done
+    # Ctrl-C and SIGTERM reach the workers too, but the process that they read for decides when they are done.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's own threads would only get in each other's way
+    # The workers are the parallelism already; OpenCV's own threads would only get in their way.
+    cv2.setNumThreads(0)
 
 
 def training_loader(
@@ -321,10 +336,10 @@ def training_loader(
     multiprocessing_context: str | None = None,
     timeout_s: float = 0,
 ) -> tuple[DataLoader, StepSampler]:
-    """Loads as collate() makes them; set the sampler's epoch before each pass, and see read_steps().
+    """Batches as _collate() makes them; set the sampler's epoch before each pass, and see read_steps().
 
-    `multiprocessing_context` is the way workers start, None the system's own; `timeout_s` the longest wait for a load,
-    0 without end.
+    `multiprocessing_context` is the way workers start, None the system's own; `timeout_s` the longest wait for a
+    batch, 0 without end.
     """
     sampler = StepSampler(
         len(dataset),
@@ -337,13 +352,14 @@ def training_loader(
     loader = _Loader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=_collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
         multiprocessing_context=multiprocessing_context,
         timeout=timeout_s,
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # else each pass takes a number from torch's own, or not, as the workers are
+        # Without a generator of its own, each pass takes a number from torch's if there are workers, and none if not.
+        generator=torch.Generator(),
     )
     return loader, sampler

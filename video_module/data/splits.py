@@ -12,7 +12,7 @@ from video_module.data.labels import SPLITS
 from video_module.data.leaks import SharedSources, shared_sources
 from video_module.data.records import OFFICIAL, Rejected, VideoRecord
 from video_module.errors import InputError
-from video_module.tables import counted
+from video_module.tables import pluralize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +200,7 @@ def _make_split(
             raise InputError(f"class {lacking[0]!r} has no video left to train on")
         # Official fractions name no test: that side is the fold's own
         if lacking and fractions.get(split, 1):
-            note = f"{split} has no video of {counted(len(lacking), 'class')} "
+            note = f"{split} has no video of {pluralize(len(lacking), 'class')} "
             names = ", ".join(lacking[:5])
             if split in fractions:
                 note += f"(too few sources): {names}; that takes more recordings, or a larger --{split}_fraction"

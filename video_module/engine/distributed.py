@@ -37,42 +37,38 @@ class Group:
         if self.world_size == 1:
             return "python"
         machines = f"--nnodes {self.num_machines} " if self.num_machines > 1 else ""
-        return f"torchrun {machines}--nproc_per_node {self.num_local}"
-
-    @property
-    def num_local(self) -> int:
-        """Processes on a machine."""
-        return -(-self.world_size // self.num_machines)
+        return f"torchrun {machines}--nproc_per_node {-(-self.world_size // self.num_machines)}"
 
     def __str__(self) -> str:
         return "one process" if self.world_size == 1 else f"{self.world_size} processes"
 
-    def share(self, items: Sequence[Any]) -> list[Any]:
+    def shard(self, items: Sequence[Any]) -> list[Any]:
         """This process's part of the items, dealt out one by one."""
         return list(items[self.rank :: self.world_size])
 
-    def gather(self, part: Sequence[Any]) -> list[Any] | None:
-        """Put the parts of share() together again, in their order; None but for the first process."""
+    def gather(self, shard: Sequence[Any]) -> list[Any] | None:
+        """Undo shard(): all items in their order in the first process, None in the others."""
         if self.world_size == 1:
-            return list(part)
-        parts = [None] * self.world_size if self.is_first else None
-        dist.gather_object(list(part), parts)
-        if parts is None:
+            return list(shard)
+        shards = [None] * self.world_size if self.is_first else None
+        dist.gather_object(list(shard), shards)
+        if shards is None:
             return None
-        items: list[Any] = [None] * sum(map(len, parts))
-        for rank, received in enumerate(parts):
+        items: list[Any] = [None] * sum(map(len, shards))
+        for rank, received in enumerate(shards):
             items[rank :: self.world_size] = received
         return items
 
-    def sum(self, values: Sequence[float]) -> list[float]:
+    def all_reduce(self, values: Sequence[float]) -> list[float]:
         """Each value's sum over the processes."""
         if self.world_size == 1:
             return list(values)
-        total = torch.tensor(values, dtype=torch.float64)  # on the CPU: no GPU has to be waited for
+        # On the CPU, through gloo: a tensor on the GPU would have to wait for all the work queued there.
+        total = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(total)
         return total.tolist()
 
-    def join(self, items: list[Any]) -> list[Any]:
+    def all_gather(self, items: list[Any]) -> list[Any]:
         """The items of all processes, in each of them."""
         if self.world_size == 1:
             return items
@@ -80,8 +76,8 @@ class Group:
         dist.all_gather_object(parts, items)
         return [item for part in parts for item in part]
 
-    def first(self, make: Callable[[], Any]) -> Any:
-        """What `make` gives in the first process, which alone calls it."""
+    def broadcast(self, make: Callable[[], Any]) -> Any:
+        """What `make` returns in the first process; the others do not call it."""
         if self.world_size == 1:
             return make()
         values = [make() if self.is_first else None]
@@ -93,7 +89,7 @@ class Group:
 def join_group(device: str) -> Iterator[Group]:
     """The processes that torchrun started (it sets RANK, WORLD_SIZE, LOCAL_RANK), on gloo, and NCCL where CUDA is used.
 
-    On CUDA each takes the GPU of its LOCAL_RANK. When one fails, it alone tells of it and the job ends, whatever the
+    On CUDA each takes the GPU of its LOCAL_RANK. When one fails, it alone prints why and the job ends, whatever the
     others were waiting for.
     """
     if not started_by_torchrun():
@@ -105,18 +101,23 @@ def join_group(device: str) -> Iterator[Group]:
         uses_cuda = device != "cpu" and torch.cuda.is_available()
         if uses_cuda:
             torch.cuda.set_device(choose_device(device))
-        # Windows has CUDA without NCCL
+        # Windows has CUDA without NCCL.
         backend = "cpu:gloo,cuda:nccl" if uses_cuda and dist.is_nccl_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-        num_machines = int(os.environ["GROUP_WORLD_SIZE"])  # torchrun's groups are those of its agents, one a machine
+        # torchrun runs one agent on each machine, and its groups are the agents'.
+        num_machines = int(os.environ["GROUP_WORLD_SIZE"])
+        assert 0 <= rank < world_size and num_machines >= 1
         yield Group(rank=rank, world_size=world_size, num_machines=num_machines, device=device)
     except Exception:
-        if store.add("num_failed", 1) > 1:  # it made the same mistake, or lost the one that failed
-            time.sleep(2)  # torchrun ends all processes after the first exit: the one that failed must have its say
+        if store.add("num_failed", 1) > 1:
+            # Another process failed first, and this one made the same mistake or lost its connection to it. torchrun
+            # ends all processes at the first exit, so leave the first one the time to print its error.
+            time.sleep(2)
             sys.exit(1)
         if rank > 0:
             print(file=sys.stderr)  # the first process's bar stands on this line
-        raise  # without leaving the group: that could wait for the others, who end the job after two seconds
-    # none leaves while another still reads from it; on the CPU, where all have a backend
+        # Without destroy_process_group(), which could wait for the others; they end the job after two seconds.
+        raise
+    # No process leaves while another still reads from it. On the CPU, where every group has a backend.
     dist.all_reduce(torch.zeros(1))
     dist.destroy_process_group()

@@ -82,6 +82,7 @@ class Scores:
 
     @classmethod
     def from_views(cls, view_scores: list[np.ndarray]) -> "Scores":
+        assert all(len(scores) for scores in view_scores), "each video has a view"
         return cls(view_scores, np.stack([video_score(scores) for scores in view_scores]))
 
 
@@ -96,7 +97,7 @@ def score_split(
     num_workers: int,
 ) -> Scores | None:
     """Score all videos of a split, each process its share of them; None in all processes but the first."""
-    own_views = EvaluationViews(split.test_dir, group.share(split.videos), clip, views)
+    own_views = EvaluationViews(split.test_dir, group.shard(split.videos), clip, views)
     loader = EvaluationLoader(own_views, num_workers=num_workers)
     view_scores = group.gather(score_views(score_clips, loader, batch_size=batch_size))
     if view_scores is None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop as soon as the state can be saved."""
+"""Ctrl-C and SIGTERM as a request to stop as soon as the state can be saved."""
 
 import signal
 import sys
@@ -6,18 +6,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from video_module.errors import STOP_SIGNALS
+from video_module.errors import STOP_SIGNALS, Interrupted
 
 
-class StopWish:
+class StopRequest:
     """Which signal asked the run to stop, if one did."""
 
     def __init__(self):
         self.signal: signal.Signals | None = None
 
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def interrupted(self, text: str = "") -> Interrupted:
+        """The exception that ends the run, with the exit code that shells give to the signal."""
+        return Interrupted(text, exit_code=128 + (self.signal or signal.SIGINT))
+
     @contextmanager
-    def listening(self) -> Iterator["StopWish"]:
-        """Take STOP_SIGNALS in while the block runs; the second of them ends the process at once.
+    def listening(self) -> Iterator["StopRequest"]:
+        """Note the first of STOP_SIGNALS while the block runs; a second one ends the process at once.
 
         Outside of the main thread signals cannot be taken, and nothing is changed.
         """
@@ -30,20 +37,15 @@ class StopWish:
             for number, handler in earlier.items():
                 signal.signal(number, handler)
 
-        def take(number: int, _) -> None:
+        def note(number: int, _) -> None:
             self.signal = signal.Signals(number)
             restore()
-            # one process gives up the step that runs, several finish it
-            text = "stopping as soon as the state can be saved; once more to stop at once, unsaved"
+            text = "stopping as soon as the state can be saved; press Ctrl-C again to quit without saving"
             print(f"\n{self.signal.name}: {text}", file=sys.stderr)
 
         for number in earlier:
-            signal.signal(number, take)
+            signal.signal(number, note)
         try:
             yield self
         finally:
             restore()
-
-    @property
-    def exit_code(self) -> int:
-        return 128 + (self.signal or signal.SIGINT)

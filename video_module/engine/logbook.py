@@ -1,24 +1,36 @@
-"""What can be seen of a run while it goes on: X_logs.json and .csv, the curves, TensorBoard."""
+"""The record of a run while it goes on: X_logs.json and .csv, the curves, TensorBoard."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 from video_module.engine.progress import Progress
 from video_module.errors import InputError
 from video_module.files import remove_partial, replacing, write_json
-from video_module.report.curves import plot_curves
+
+PlotCurves = Callable[..., None]
+"""plot_curves(path, logs, best_epoch=...) draws the columns of the log."""
 
 
 class Logbook:
     """Writes a run's log beside its checkpoint, anew after each epoch."""
 
-    def __init__(self, save_path: Path, *, tensorboard: bool = False):
+    def __init__(self, save_path: Path, *, plot_curves: PlotCurves, tensorboard: bool = False):
         """Raises InputError where TensorBoard is asked for and not installed."""
+        self._plot_curves = plot_curves
         stem = save_path.with_suffix("")
         self._json, self._csv, self._curves, self._board = (
             stem.with_name(stem.name + end) for end in ("_logs.json", "_logs.csv", "_curves.png", "_tensorboard")
         )
-        self._open_board = _board_class() if tensorboard else None
+        self._open_board = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise InputError(
+                    "--tensorboard needs a package that is not installed: pip install tensorboard"
+                ) from None
+            self._open_board = SummaryWriter
         self._num_on_board = 0  # epochs
 
     @property
@@ -27,11 +39,9 @@ class Logbook:
         return [self._json, self._csv, self._curves, *([self._board] if self._open_board else [])]
 
     def write(self, progress: Progress) -> None:
-        """Write all anew; to TensorBoard, which adds to its files, what it has not been told yet.
-
-        A file that Windows will not give up, since Excel shows it, is told of and left to the next epoch: no reason to
-        end a run.
-        """
+        """Write all files anew, and add to TensorBoard's the epochs that they lack."""
+        # Windows refuses to replace a file that Excel shows. That is no reason to end a run: say so and try again
+        # after the next epoch.
         try:
             self._write(progress)
         except PermissionError as error:
@@ -46,29 +56,20 @@ class Logbook:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(logs)
             rows.writerows(zip(*logs.values(), strict=True))
-        plot_curves(self._curves, logs, best_epoch=progress.best_epoch)
+        self._plot_curves(self._curves, logs, best_epoch=progress.best_epoch)
         if self._open_board:
             self._write_board(progress)
 
     def _write_board(self, progress: Progress) -> None:
-        # What an earlier run, or an earlier part of this one, left in the folder may lack epochs and would show twice
-        # those told again: the first time all are told, and TensorBoard drops what it has from the first epoch on
+        # The folder may hold epochs of an earlier run, or of this one before it was resumed. So the first call writes
+        # all epochs and makes TensorBoard drop what it has from the first one on; later calls add the new ones.
         settings = {} if self._num_on_board else {"purge_step": 1}
         with self._open_board(str(self._board), **settings) as board:
             for index in range(self._num_on_board, progress.num_epochs):
                 row = progress.row(index)
                 for column, value in row.items():
                     if column != "epoch" and value is not None:
-                        group, _, name = (
-                            column.partition("_") if column[:4] in ("trai", "val_") else ("run", "", column)
-                        )
+                        is_split = column.startswith(("train_", "val_"))
+                        group, _, name = column.partition("_") if is_split else ("run", "", column)
                         board.add_scalar(f"{name}/{group}", value, global_step=row["epoch"])
         self._num_on_board = progress.num_epochs
-
-
-def _board_class():
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError("--tensorboard needs a package that is not installed: pip install tensorboard") from None
-    return SummaryWriter

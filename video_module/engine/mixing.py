@@ -7,7 +7,7 @@ from torchvision.transforms import v2
 
 
 class Mixer:
-    """Mixes each clip of a load with the one before it, by torchvision's mixup or CutMix; one draw for a load."""
+    """Mixes each clip of a batch with the one before it, by torchvision's mixup or CutMix; one draw for a batch."""
 
     def __init__(self, *, num_classes: int, mixup: float, cutmix: float):
         """`mixup` and `cutmix` are the alphas of their Beta distributions; 0 leaves one out."""
@@ -17,12 +17,15 @@ class Mixer:
     def __call__(
         self, clips: Tensor, labels: Tensor, *, begin: int, end: int, seed: int, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Rows begin..end of the mixed load, on `device`: (clips (n, T, H, W, 3), targets (n, num_classes)).
+        """Rows begin..end of the mixed batch, on `device`: (clips (n, T, H, W, 3), targets (n, num_classes)).
 
-        Taking a load in parts gives the rows that taking it whole gives, since its draw follows from `seed` alone.
-        Seeds torch's generator.
+        A batch mixed in parts gives the same rows as mixed whole, since the draw follows from `seed` alone. Seeds
+        torch's generator.
         """
-        rows = torch.arange(begin - 1, end) % len(clips)  # each row is mixed with the one before it
+        assert 0 <= begin < end <= len(clips) == len(labels)
+        # torchvision mixes each row with the one before it, so one more row in front makes a part complete; the mixed
+        # row 0, whose partner is missing, is dropped at the end.
+        rows = torch.arange(begin - 1, end) % len(clips)
         part, targets = clips[rows].to(device, non_blocking=True), labels[rows].to(device, non_blocking=True)
         torch.manual_seed(seed)
         way = self._ways[int(torch.randint(len(self._ways), ()))]

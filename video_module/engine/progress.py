@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from video_module.tables import align, counted
+from video_module.tables import align, pluralize
 
 LOG_COLUMNS = (
     "epoch",
@@ -53,8 +53,9 @@ class Progress:
 
     def append(self, row: dict[str, Any]) -> bool:
         """Add an epoch; True if it is the best so far: highest validation accuracy, then lowest validation loss."""
+        assert row["epoch"] == self.num_epochs + 1
         for column in LOG_COLUMNS:
-            self.logs.setdefault(column, [None] * (row["epoch"] - 1)).append(row.get(column))
+            self.logs[column].append(row.get(column))
         self.partial = PartialEpoch()
         is_best = self.best_epoch == 0 or self._merit(-1) > self._merit(self.best_epoch - 1)
         if is_best:
@@ -79,12 +80,11 @@ class Progress:
         seconds, num_failed = sum(self.logs["duration_s"]), sum(self.logs["num_failed"])
         waited = sum(share * s for share, s in zip(self.logs["data_wait"], self.logs["duration_s"], strict=True))
         num_clips = sum(rate * s for rate, s in zip(self.logs["clips_per_s"], self.logs["duration_s"], strict=True))
-        text = f"{counted(self.num_epochs, 'epoch')} in {format_duration(seconds)} of training, "
-        text += (
-            f"{num_clips / max(seconds, 1e-9):.1f} clips/s, {waited / max(seconds, 1e-9):.0%} of it waiting for data"
-        )
+        text = f"{pluralize(self.num_epochs, 'epoch')} in {format_duration(seconds)} of training, "
+        seconds = max(seconds, 1e-9)
+        text += f"{num_clips / seconds:.1f} clips/s, {waited / seconds:.0%} of it waiting for data"
         if num_failed:
-            text += f", {counted(num_failed, 'clip')} left out"
+            text += f", {pluralize(num_failed, 'clip')} left out"
         return f"{align(rows)}\n{text}"
 
     def _merit(self, index: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The newest state of a run in X_last.pth: when it is saved, and whether another run may go on from it."""
+"""The newest state of a run in X_last.pth: what it holds, when it is saved, and which run may go on from it."""
 
 import time
 from contextlib import suppress
@@ -6,35 +6,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from video_module.config import AUTO, TrainConfig
+from video_module.config import AUTO
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from video_module.engine.progress import PartialEpoch, Progress
+from video_module.engine.step import Trainer
 from video_module.errors import InputError
 from video_module.files import move
 
-# what versions without these settings did
-_EARLIER = {
-    "num_repeats": 1,
-    "lr_batch": None,
-    "layer_decay": 1.0,
-    "freeze_epochs": 0,
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "mix_off_epochs": 3,
-    "ema_decay": 0.0,
-    "head_dropout": 0.0,
-    "patience": 0,
-}
-# What may differ from one part of a run to the next: how fast it goes, and when it ends or is given up. The clips of a
-# step and its mean loss stay; with another batch_size dropout draws anew, and batch norm sees other batches
+# Settings that may differ from one part of a run to the next: they decide how fast it goes, and when it ends. A step
+# keeps its clips and its mean loss; only dropout and batch norm notice another batch_size.
 _FREE = ("batch_size", "checkpoint_activations", "compile", "save_every", "max_failed_share", "patience")
-
-_CLIP_FLAGS = {
-    "num_frames": "--clip_len",
-    "crop": "--img_size",
-    **{name: f"--{name}" for name in ("frame_stride", "target_fps")},
-}
-_NUM_DIFFERENCES = 8  # that are named
+# More would make the refusal unreadable, and the first ones tell enough.
+_NUM_DIFFERENCES = 8
+# Version of the training state, not of the checkpoint around it: an older X_last.pth still loads as a model, but is not
+# resumed.
+_VERSION = 2
 
 
 def last_path(save_path: Path) -> Path:
@@ -43,94 +29,168 @@ def last_path(save_path: Path) -> Path:
 
 
 def earlier_path(path: Path) -> Path:
-    """Where the state of an earlier run is kept while the first epoch of another, in its place, is not done."""
+    """Where the state of an earlier run is kept until the new run in its place has finished an epoch."""
     return path.with_name(f"{path.stem}_earlier.pth")
 
 
-class StateKeeper:
-    """Saves the state of a run when config.save_every says so.
+def show_replaced(save_path: Path) -> None:
+    """Say what of an earlier run will be replaced; demos and scripts run twice, so it is no mistake."""
+    last = last_path(save_path)
+    if last.is_file() or save_path.is_file():
+        found = save_path if save_path.is_file() else last
+        way = "--resume would go on with it" if last.is_file() else "another --save_path keeps it"
+        print(f"note: {found} of an earlier run is replaced when the first epoch ends; {way}")
 
-    The state of an earlier run under the same name is kept aside until an epoch is done: who notices by then that this
-    run should have been another has lost nothing.
+
+def capture(trainer: Trainer) -> dict[str, Any]:
+    """Everything of a trainer that changes while it learns, in tensors and plain values."""
+    state = {
+        "step": trainer.step,
+        "precision": trainer.precision,
+        "micro_batch": trainer.micro_batch,
+        "model": _weights(trainer.model),
+        "optimizer": trainer.optimizer.state_dict(),
+        "schedule": trainer.schedule.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+    }
+    if trainer.ema:
+        state |= {"num_averaged": int(trainer.ema.n_averaged), "ema": _weights(trainer.validated)}
+    return state
+
+
+def restore(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Undo capture(). Raises InputError where the trainer computes in another precision."""
+    if state["precision"] != trainer.precision:
+        raise InputError(
+            f"the run was trained in {state['precision']}, here it would go on in {trainer.precision}; add "
+            f"--precision {state['precision']}"
+        )
+    trainer.step = state["step"]
+    trainer.model.backbone.load_state_dict(state["model"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.schedule.load_state_dict(state["schedule"])
+    trainer.scaler.load_state_dict(state["scaler"])
+    assert trainer.schedule.last_epoch == trainer.step, "the schedule counts steps, whatever it calls them"
+    if trainer.config.batch_size == AUTO:
+        trainer.micro_batch = state["micro_batch"]
+    if trainer.ema:
+        trainer.validated.backbone.load_state_dict(state["ema"])
+        trainer.ema.n_averaged.fill_(state["num_averaged"])
+
+
+def _weights(model) -> dict[str, Any]:
+    return {name: value.detach().cpu() for name, value in model.backbone.state_dict().items()}
+
+
+class StateKeeper:
+    """Saves the state of a run, in the first process, when config.save_every says so.
+
+    The state of an earlier run under the same name is kept aside until an epoch is done, so that a forgotten
+    --resume or --save_path costs nothing if it is noticed by then.
     """
 
-    def __init__(self, path: Path, trainer, template: Checkpoint, progress: Progress, *, is_resumed: bool):
+    def __init__(self, path: Path, trainer: Trainer, template: Checkpoint, progress: Progress, *, is_resumed: bool):
+        """`template` is a checkpoint without weights: what is recorded beside them."""
         self.path, self.trainer, self.template, self.progress = path, trainer, template, progress
         self.every_steps, self.every_s = trainer.config.save_interval
         self._steps, self._time = 0, time.monotonic()
-        self._may_be_anothers = not is_resumed
+        self._may_replace_earlier_run = not is_resumed
 
     def count_step(self) -> None:
         self._steps += 1
 
     def is_due(self) -> bool:
         """Whether it is time to save."""
-        return self._steps >= self.every_steps or time.monotonic() - self._time >= self.every_s
+        is_late = self._steps >= self.every_steps or time.monotonic() - self._time >= self.every_s
+        return is_late and self.trainer.group.is_first
 
     def checkpoint(self) -> Checkpoint:
         """The model as it is, without the state of the run."""
-        weights = {name: value.detach().cpu() for name, value in self.trainer.validated.backbone.state_dict().items()}
-        return replace(self.template, weights=weights, epoch=self.progress.num_epochs)
+        return replace(self.template, weights=_weights(self.trainer.validated), epoch=self.progress.num_epochs)
 
     def save(self, checkpoint: Checkpoint | None = None) -> None:
         """Save the state, with the model as it is or as a checkpoint holds it already."""
+        if not self.trainer.group.is_first:
+            return
         progress = self.progress
         state = {
-            "trainer": self.trainer.state_dict(),
+            "version": _VERSION,
+            "trainer": capture(self.trainer),
             "logs": progress.logs,
             "best_epoch": progress.best_epoch,
             "partial": asdict(progress.partial),
         }
         aside = earlier_path(self.path)
-        if self._may_be_anothers and self.path.is_file() and not aside.exists():
+        if self._may_replace_earlier_run and self.path.is_file() and not aside.exists():
             move(self.path, aside)
-        self._may_be_anothers = False
+        self._may_replace_earlier_run = False
         save_checkpoint(self.path, replace(checkpoint or self.checkpoint(), training=state))
         if progress.num_epochs:
-            with suppress(PermissionError):  # Windows: while another program reads it; asked again at the next save
+            # Windows does not remove a file that another program reads. The next save tries again.
+            with suppress(PermissionError):
                 aside.unlink(missing_ok=True)
         self._steps, self._time = 0, time.monotonic()
 
 
-def resume(trainer, template: Checkpoint, path: Path) -> Progress | None:
+def resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress | None:
     """Bring a trainer to where X_last.pth stands; None where there is none.
 
-    Raises InputError if that is of another run, naming the differences.
+    Raises InputError if it is of another run, naming the differences, or of another version of this program.
     """
-    # The first process alone writes it, so that on a machine with a disk of its own it is missing, or of an earlier
-    # run: processes that each looked for themselves would go on from different places. Given to all it serves any
-    # cluster, at the price of seconds and, for a moment, of four times its size in each process; to refuse would ask
-    # for a copy on each machine before each --resume. It travels by gloo, as all objects do here: no GPU holds it.
-    checkpoint = trainer.group.first(lambda: load_checkpoint(path) if path.is_file() else None)
+    # Only the first process writes the file, so on a machine with a disk of its own it is missing or of an earlier
+    # run: processes that each looked for themselves would go on from different places. So the first one reads it for
+    # all, at the price of seconds and, for a moment, of four times its size in each process.
+    checkpoint = trainer.group.broadcast(lambda: load_checkpoint(path) if path.is_file() else None)
     if checkpoint is None:
         return None
     if checkpoint.training is None:
         raise InputError(f"{path}: holds no training state")
+    state, config = checkpoint.training, checkpoint.train_config
+    if state.get("version") != _VERSION or config.keys() != template.train_config.keys():
+        raise InputError(
+            f"{path}: another version of this program saved this run, and only that one can resume it; drop --resume "
+            f"and start a new run from it with --weights {path}"
+        )
     if differences := find_differences(checkpoint, template):
         raise InputError(_refusal(path, differences))
-    state = checkpoint.training
-    # files of earlier versions hold the trained weights alone
-    trainer.load_state_dict({"model": checkpoint.weights} | state["trainer"])
-    partial = PartialEpoch(**state.get("partial", {}))
-    return Progress(logs=state["logs"], best_epoch=state["best_epoch"], partial=partial)
+    restore(trainer, state["trainer"])
+    return Progress(logs=state["logs"], best_epoch=state["best_epoch"], partial=PartialEpoch(**state["partial"]))
 
 
 def find_differences(saved: Checkpoint, wanted: Checkpoint) -> list[str]:
     """What makes two runs different ones, in words and by the flags that set it: "--lr 0.001 (here 0.5)"."""
-    found = [] if saved.model == wanted.model else [f"--model_type {saved.model} (here {wanted.model})"]
+    found, other = [], _flags(wanted)
+    for flag, value in _flags(saved).items():
+        if value == other[flag]:
+            continue
+        if isinstance(value, list) or isinstance(other[flag], list):  # class_weights: one number for each class
+            found.append(f"{'no' if value is None else 'other'} {flag}")
+        elif value is None:
+            found.append(f"no {flag} (here {other[flag]})")
+        else:
+            found.append(f"{flag} {value} (here {'none' if other[flag] is None else other[flag]})")
     if saved.class_names != wanted.class_names:
-        found.append(_other_classes(saved.class_names, wanted.class_names))
-    clips = _differing(saved.clip.to_dict(), wanted.clip.to_dict(), names=_CLIP_FLAGS)
-    clips.pop("resize" if "crop" in clips else "", None)  # it follows from the crop
-    found += clips.values()
+        found.insert(0, _other_classes(saved.class_names, wanted.class_names))
     if saved.split_digest != wanted.split_digest:
         found.append(f"another split, of digest {saved.split_digest} (here {wanted.split_digest})")
-    found += _differing(_comparable(saved.train_config), _comparable(wanted.train_config)).values()
     if saved.train_clips and set(saved.train_clips) != set(wanted.train_clips):
         gone = len(set(saved.train_clips) - set(wanted.train_clips))
         new = len(set(wanted.train_clips) - set(saved.train_clips))
         found.append(f"other videos ({gone} of them are not here, {new} here are new)")
     return found
+
+
+def _flags(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The flags that a run follows from, the most telling first. What else a clip has comes with the model."""
+    clip = checkpoint.clip
+    return {
+        "--model_type": checkpoint.model,
+        "--clip_len": clip.num_frames,
+        "--frame_stride": clip.frame_stride,
+        "--target_fps": clip.target_fps,
+        "--img_size": clip.crop,
+        **{f"--{name}": value for name, value in checkpoint.train_config.items() if name not in _FREE},
+    }
 
 
 def _other_classes(saved: list[str], wanted: list[str]) -> str:
@@ -140,36 +200,12 @@ def _other_classes(saved: list[str], wanted: list[str]) -> str:
     return f"{len(saved)} classes (here {len(wanted)}; no longer: {gone or 'none'}; new: {new or 'none'})"
 
 
-def _differing(saved: dict[str, Any], wanted: dict[str, Any], *, names: dict[str, str] | None = None) -> dict[str, str]:
-    """The settings that differ, in words; None is what is recorded of one that is not used.
-
-    Of another version, `saved` can hold settings that this one lacks, and lack some.
-    """
-    found = {}
-    for key in [*wanted, *(key for key in saved if key not in wanted)]:
-        one, other = saved.get(key), wanted.get(key)
-        flag = f"--{key}" if names is None else names.get(key, f"clip.{key}")
-        if one == other:
-            continue
-        if key not in wanted:
-            found[key] = f"{key} {one}, which this version has no setting for"
-        elif key == "class_weights":  # one for each class
-            found[key] = f"{'no' if one is None else 'other'} {flag}"
-        else:
-            found[key] = f"no {flag} (here {other})" if one is None else f"{flag} {one} (here {_or_none(other)})"
-    return found
-
-
-def _or_none(value: Any) -> Any:
-    return "none" if value is None else value
-
-
 def _refusal(path: Path, differences: list[str]) -> str:
     more = len(differences) - _NUM_DIFFERENCES
     shown = ", ".join(differences[:_NUM_DIFFERENCES]) + (f", and {more} more" if more > 0 else "")
     text = f"{path} was trained with {shown}"
     has_other_length = any(difference.startswith("--num_epochs ") for difference in differences)
-    if has_other_length and not differences[0].startswith("--model_type "):  # whose weights would not fit
+    if has_other_length and not any(difference.startswith("--model_type ") for difference in differences):
         best = path.with_name(path.name.removesuffix("_last.pth") + ".pth")
         text += (
             "; the length of a run cannot be changed, its rates follow from it: to train on, start a new run from it "
@@ -178,12 +214,3 @@ def _refusal(path: Path, differences: list[str]) -> str:
     else:
         text += "; give"
     return f"{text} another --save_path, or drop --resume to replace it"
-
-
-def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings as this version would have recorded them, without those that may differ."""
-    if "effective_batch" not in config and config.get("batch_size", AUTO) != AUTO:
-        config = {**_EARLIER, "effective_batch": config["batch_size"], **config}
-        config["lr_batch"] = config["effective_batch"]
-    config = TrainConfig().to_dict() | config
-    return {name: value for name, value in config.items() if name not in _FREE}

@@ -6,11 +6,10 @@ import torch
 
 
 class WaitMeter:
-    """Sums up the time between asking for clips and having them in which the device was idle.
+    """Sums up the time in which the device was idle because the program waited for clips."""
 
-    A GPU goes on with what it was given while the program waits, so that time counts only from the moment at which it
-    was done with that.
-    """
+    # A GPU goes on with what it was given while the program waits. So an event is recorded after each step, and waiting
+    # counts only from the moment at which the GPU had reached it.
 
     def __init__(self, device: torch.device):
         self._total = 0.0
@@ -36,6 +35,7 @@ class WaitMeter:
     def total(self) -> float:
         """Seconds until now. Makes a GPU finish what it was given."""
         if self._uses_cuda:
+            # Events know only the time between two of them, so a first one ties them to the program's clock.
             for begin, end, event in self._waits:
                 event.synchronize()
                 done = self._origin_s + self._origin.elapsed_time(event) / 1e3

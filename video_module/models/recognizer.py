@@ -24,18 +24,23 @@ class Recognizer(nn.Module):
         self.backbone = backbone
         self.name = name
         self.clip = clip
-        # of values in 0..255; not in the state dict, since ClipConfig travels beside it
+        # Scaled to values in 0..255. Not in the state dict: ClipConfig travels beside the weights in every file.
         self.register_buffer("mean", torch.tensor(clip.mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(clip.std) * 255, persistent=False)
 
     def forward(self, clips: Tensor) -> Tensor:
+        assert clips.ndim == 5 and clips.shape[-1] == 3, f"clips are (N, T, H, W, 3), got {tuple(clips.shape)}"
         clips = (clips.float() - self.mean) / self.std
-        # NTHWC -> NCTHW; a view, and already channels_last_3d
+        # NTHWC -> NCTHW. A view, so nothing is copied, and already in the layout channels_last_3d.
         return self.backbone(clips.permute(0, 4, 1, 2, 3))
 
     @property
     def head(self) -> nn.Module:
         return self.backbone.get_submodule(get_spec(self.name).head)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def drop_before_head(self, share: float) -> None:
         """In training, drop this share of the last layer's inputs."""
@@ -84,6 +89,7 @@ def build_model(
 
 def _check_size(spec: ModelSpec, clip: ClipConfig) -> None:
     """Raise InputError if the network cannot take clips of this size. Nothing is computed."""
+    # Tensors on the device "meta" have shapes and no values, so a whole network takes milliseconds.
     try:
         with torch.device("meta"), torch.no_grad():
             spec.build(num_classes=2, clip=clip).eval()(torch.zeros(1, 3, *clip.shape[:3]))
@@ -123,7 +129,7 @@ def _published_weights(name: str, weights: str) -> dict:
         except OSError as error:  # urllib's URLError is one
             reason = getattr(error, "reason", error)
             raise InputError(f"cannot download {weights} of {name} ({reason}); put {url} at {file}") from None
-        except RuntimeError as error:  # the hash
+        except RuntimeError as error:  # the hash does not fit
             raise InputError(f"download of {url} is damaged ({error}); try again") from None
     return load_torch_file(file)
 
@@ -146,6 +152,7 @@ def load_torch_file(file: Path) -> dict:
     except pickle.UnpicklingError as error:
         hint = ""
         if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+            # Such files hold objects besides weights, as a whole module or a training state of another project.
             hint = (
                 f' ({code[1]} here); if you trust it, keep its weights alone: python -c "import torch; f = '
                 f"torch.load({file.as_posix()!r}, 'cpu', weights_only=False); "  # a backslash would be an escape
@@ -172,7 +179,7 @@ def _load_backbone(model: Recognizer, weights: dict[str, Tensor], *, origin: str
     layout, weights = layouts.match_layout(weights, own)
     fits = layouts.fitting(weights, own)
     head = get_spec(model.name).head + "."
-    # a counter that nothing reads here; files from before PyTorch 0.4.1 lack it
+    # Batch norm's counter may be missing: files from before PyTorch 0.4.1 lack it, and no network here reads it.
     needed = [key for key in own if not key.startswith(head) and not key.endswith("num_batches_tracked")]
     if misfits := [key for key in needed if key not in fits]:
         if len(misfits) == len(needed):
@@ -194,6 +201,7 @@ def _load_backbone(model: Recognizer, weights: dict[str, Tensor], *, origin: str
         print(f"{origin}: {len(surplus)} tensors are not used: {layouts.outline(surplus, weights)}")
     if any(key.startswith(head) and key not in fits for key in own):
         print(f"{origin}: the last layer starts anew for {own[head + 'weight'].shape[0]} classes")
+    # The last layer keeps its fresh values where the file's is of other classes.
     model.backbone.load_state_dict({**own, **{key: weights[key] for key in fits}})
 
 

@@ -73,7 +73,8 @@ class ModelSpec:
             clip,
             num_frames=clip_len or clip.num_frames,
             frame_stride=frame_stride or clip.frame_stride,
-            target_fps=target_fps or clip.target_fps,
+            # 0 switches off what the model brings: every file then keeps its own rate.
+            target_fps=clip.target_fps if target_fps is None else target_fps or None,
         )
 
     def train_config(self, *, weights: str, given: Mapping[str, Any]) -> TrainConfig:

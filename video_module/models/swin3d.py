@@ -50,11 +50,6 @@ def _region_tensor(size: Size3, window: Size3, shift: Size3, device: torch.devic
         return torch.from_numpy(_region_numbers(size, window, shift)).to(device)
 
 
-def forget_constants() -> None:
-    """Drop what was sent to devices: under torch's fake tensors it was made as one."""
-    _region_tensor.cache_clear()
-
-
 # The numbers depend on sizes alone. Unless torch.compile is told that the result is constant, it traces NumPy's steps.
 @torch.compiler.assume_constant_result
 def _regions(size: Size3, window: Size3, shift: Size3, device: torch.device) -> Tensor:

@@ -18,7 +18,7 @@ from video_module.report.confusion import draw_confusion
 from video_module.report.contact_sheet import Strip
 from video_module.report.results import FIGURES, WINDOW_FIGURES, count_views, describe_views
 from video_module.report.style import to_png
-from video_module.tables import counted
+from video_module.tables import pluralize
 
 # Names of classes and files come from users, so everything that the template inserts is escaped. A value that is
 # missing raises an error instead of leaving a gap in the page.
@@ -67,7 +67,7 @@ def _facts(figures: dict[str, Any], *, num_classes: int) -> dict[str, str]:
         split += f", fold {figures['fold']}"
     if figures["split_digest"]:
         split += f", digest {figures['split_digest']}"
-    videos = f"{counted(figures['num_videos'], 'video')} from {counted(figures['num_sources'], 'source')}"
+    videos = f"{pluralize(figures['num_videos'], 'video')} from {pluralize(figures['num_sources'], 'source')}"
     clip = figures["clip"]
     rate = f" at {clip['target_fps']:g} frames/s" if clip["target_fps"] else ""
     return {
@@ -84,8 +84,8 @@ def _notes(figures: dict[str, Any]) -> list[str]:
     notes = [figures["interval_note"]] if figures["interval_note"] else []
     overlap, shared = figures["train_overlap"] or {}, []
     if overlap.get("num_videos"):
-        sources = counted(overlap["num_sources"], "source")
-        shared.append(f"{counted(overlap['num_videos'], 'test video')} come from {sources} that the model trained on")
+        sources = pluralize(overlap["num_sources"], "source")
+        shared.append(f"{pluralize(overlap['num_videos'], 'test video')} come from {sources} that the model trained on")
     if overlap.get("num_clips"):
         shared.append(f"the model was trained on {overlap['num_clips']} of the test videos themselves")
     if shared:

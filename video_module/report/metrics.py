@@ -6,19 +6,10 @@ from typing import Any
 import numpy as np
 
 from video_module.report import statistics
+from video_module.scores import is_in_top_k
 
 _NUM_CALIBRATION_BINS = 15
 _NUM_CONFUSED = 20
-
-
-def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of rows of `scores` (N, K) whose label is among the k best; ties keep the classes' order."""
-    return float(_is_in_top_k(scores, labels, k).mean())
-
-
-def _is_in_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return (best == labels[:, None]).any(axis=1)
 
 
 def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -60,7 +51,7 @@ def tally(view_scores: Sequence[np.ndarray], video_scores: np.ndarray, labels: n
     columns = {
         "videos": np.ones(len(labels)),
         "top1": correct,
-        "top5": _is_in_top_k(video_scores, labels, 5),
+        "top5": is_in_top_k(video_scores, labels, 5),
         "views": [len(scores) for scores in view_scores],
         "view_hits": view_hits,
         # A probability of 0 would make the loss infinite, and X_results.json holds finite numbers only.

@@ -15,7 +15,7 @@ from video_module.files import read_text, replacing, write_json
 from video_module.report.confusion import draw_confusion
 from video_module.report.metrics import confusion_matrix
 from video_module.report.style import save
-from video_module.tables import counted
+from video_module.tables import pluralize
 
 FIGURES = {
     "video_top1": "video top-1",
@@ -80,10 +80,10 @@ def format_figures(figures: dict[str, Any]) -> str:
 
 def describe_views(views: dict[str, Any]) -> str:
     """What a results file records of its views, in words."""
-    crops = counted(views["num_crops"], "crop")
+    crops = pluralize(views["num_crops"], "crop")
     if views["sampling"] == "windows":
         return f"windows every {views['clip_step']} frames x {crops}"
-    return f"{counted(views['num_clips'], 'clip')} x {crops}"
+    return f"{pluralize(views['num_clips'], 'clip')} x {crops}"
 
 
 def count_views(figures: dict[str, Any]) -> str:

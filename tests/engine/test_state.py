@@ -14,11 +14,13 @@ import torch
 
 import train_model
 from video_module.config import ClipConfig, TrainConfig
+from video_module.engine import loop
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from video_module.engine.interruption import StopWish
+from video_module.engine.interruption import StopRequest
+from video_module.engine.loop import train_epoch
 from video_module.engine.progress import PartialEpoch
-from video_module.engine.state import find_differences
-from video_module.engine.training import Trainer
+from video_module.engine.state import capture, find_differences, restore
+from video_module.engine.step import Trainer
 from video_module.errors import InputError, Interrupted
 from video_module.files import remove_partial
 from video_module.models.recognizer import build_model
@@ -77,7 +79,7 @@ sys.path.insert(0, os.getcwd())
 import torch
 import train_model
 from video_module.data import dataset, distribution, labels, leaks, records
-from video_module.engine import checkpoint, logbook, run, training
+from video_module.engine import checkpoint, logbook, loop, step
 torch.set_num_threads(1)
 rng = random.Random(seed)
 
@@ -159,15 +161,15 @@ def test_a_run_killed_ten_times_ends_where_the_unbroken_one_does(unbroken, drawn
 
 def test_a_stop_within_a_step_gives_it_up_and_goes_on(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
     """By one signal; tests/engine/test_interruption.py is about each."""
-    step, steps = Trainer._step, []
+    step, steps = Trainer.train_step, []
 
-    def signalled(self, *arguments):
+    def signalled(self, *arguments, **settings):
         steps.append(1)
         if len(steps) == 15:
             signal.raise_signal(signal.SIGINT)
-        return step(self, *arguments)
+        return step(self, *arguments, **settings)
 
-    monkeypatch.setattr(Trainer, "_step", signalled)
+    monkeypatch.setattr(Trainer, "train_step", signalled)
     torch.set_num_threads(1)
     with pytest.raises(Interrupted, match=r"stopped in epoch 2, after step 2 of 12; .*nano_last.pth is saved") as stop:
         run(drawn_data, tmp_path / "nano.pth")
@@ -180,7 +182,7 @@ def test_a_stop_within_a_step_gives_it_up_and_goes_on(unbroken, drawn_data, tmp_
 
 
 @pytest.mark.parametrize("model", ["swin3d_nano", "mc3_18"])  # without batch norm, and with
-@pytest.mark.parametrize("at", [2, 5])  # micro-batches of three: of the first step, of the second
+@pytest.mark.parametrize("at", [2, 3, 5])  # micro-batches of three: of the first step, its last, of the second
 def test_a_step_that_is_given_up_leaves_nothing_behind(model, at, tmp_path):
     clip = get_spec(model).clip_config(clip_len=4, frame_stride=1, target_fps=None, img_size=32)
     steps = [
@@ -195,40 +197,38 @@ def test_a_step_that_is_given_up_leaves_nothing_behind(model, at, tmp_path):
 
     whole, first, second = make(), make(), make()
     expected = PartialEpoch()
-    whole.train_epoch(steps, 0, expected, num_items=21)
+    train_epoch(whole, steps, 0, expected, num_items=21)
 
-    stop, partial, parts = StopWish(), PartialEpoch(), []
+    stop, partial, parts = StopRequest(), PartialEpoch(), []
 
-    def loss(logits, targets):
-        parts.append(len(logits))
+    def look(_, inputs):
+        parts.append(len(inputs[0]))
         if len(parts) == at:
             stop.signal = signal.SIGINT
-        return Trainer._loss(first, logits, targets)
 
-    first._loss = loss
-    assert first.train_epoch(steps, 0, partial, num_items=21, stop=stop) is None
+    first.model.register_forward_pre_hook(look)
+    with pytest.raises(Interrupted):
+        train_epoch(first, steps, 0, partial, num_items=21, stop=stop)
     assert sum(parts) == 2 * at  # the micro-batch that ran was the last
     assert (partial.num_steps, partial.num_clips, len(partial.failures)) == (at // 3, 6 * (at // 3), at // 3)
-    assert all(parameter.grad is None for parameter in first.model.parameters())
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    second.train_epoch(steps[partial.num_steps :], 0, partial, num_items=21)
-    got = second.state_dict()
+    assert at == 3 or all(parameter.grad is None for parameter in first.model.parameters())
+    restore(second, copy.deepcopy(capture(first)))
+    train_epoch(second, steps[partial.num_steps :], 0, partial, num_items=21)
+    got = capture(second)
     for key in ("model", "ema"):
-        assert all(torch.equal(value, got[key][name]) for name, value in whole.state_dict()[key].items())
+        assert all(torch.equal(value, got[key][name]) for name, value in capture(whole)[key].items())
     for name in ("losses", "num_hits", "failures"):
         assert getattr(partial, name) == getattr(expected, name)
 
 
 def test_a_stop_while_it_validates_is_saved_too(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
-    from video_module.engine import run as engine_run
-
-    score_views = engine_run.score_views
+    score_views = loop.score_views
 
     def signalled(*arguments, **settings):
         signal.raise_signal(signal.SIGTERM)
         return score_views(*arguments, **settings)
 
-    monkeypatch.setattr(engine_run, "score_views", signalled)
+    monkeypatch.setattr(loop, "score_views", signalled)
     torch.set_num_threads(1)
     with pytest.raises(Interrupted, match="stopped in epoch 1, after step 12 of 12"):
         run(drawn_data, tmp_path / "nano.pth")
@@ -305,17 +305,17 @@ def test_an_earlier_run_is_told_of_and_lost_only_when_the_first_epoch_is_done(
         shutil.copy(file, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     last, aside = tmp_path / "nano_last.pth", tmp_path / "nano_last_earlier.pth"
-    step, steps = Trainer._step, []
+    step, steps = Trainer.train_step, []
 
-    def signalled(self, *arguments):
+    def signalled(self, *arguments, **settings):
         steps.append(1)
         if len(steps) % 3 == 0:
             signal.raise_signal(signal.SIGINT)
-        return step(self, *arguments)
+        return step(self, *arguments, **settings)
 
     for _ in range(2):  # a second time it is the state of the first that is replaced, and not what is aside
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_step", signalled)
+            patch.setattr(Trainer, "train_step", signalled)
             with pytest.raises(Interrupted, match=r"; the earlier run's state is now .*nano_last_earlier\.pth"):
                 run(drawn_data, tmp_path / "nano.pth", "--save_every", "1")
         assert "nano.pth of an earlier run is replaced when the first epoch ends; --resume would go on" in (
@@ -360,20 +360,15 @@ def test_another_run_is_refused(unbroken, drawn_data, flags, reason):
         run(drawn_data, unbroken, "--resume", *flags)
 
 
-def test_a_run_of_a_later_version_is_refused_where_it_used_what_this_one_lacks():
+def test_class_weights_are_not_listed():
     def checkpoint(**settings) -> Checkpoint:
         config = TrainConfig().to_dict() | {"weights": "none", **settings}
         return Checkpoint(model="c3d", weights={}, clip=ClipConfig(), class_names=["a", "b"], train_config=config)
 
-    lacking = "lookahead 3, which this version has no setting for"
-    assert find_differences(checkpoint(lookahead=3), checkpoint()) == [lacking]
-    assert find_differences(checkpoint(lookahead=3), checkpoint(lr=0.5)) == ["--lr 0.001 (here 0.5)", lacking]
-    assert find_differences(checkpoint(lookahead=None), checkpoint()) == []
-    assert find_differences(checkpoint(), checkpoint(class_weights=None)) == []  # not there yet, and not used
-    assert find_differences(checkpoint(), checkpoint(class_weights=[1.0])) == ["no --class_weights"]
-    assert find_differences(checkpoint(class_weights=[2.0]), checkpoint(class_weights=[1.0])) == [
-        "other --class_weights"
-    ]
+    weighted, plain = checkpoint(class_weights=[1.0, 2.0]), checkpoint(class_weights=None)
+    assert find_differences(weighted, weighted) == []
+    assert find_differences(plain, weighted) == ["no --class_weights"]
+    assert find_differences(checkpoint(class_weights=[2.0, 1.0]), weighted) == ["other --class_weights"]
 
 
 def test_a_new_run_can_start_from_a_finished_one(unbroken, drawn_data, tmp_path):
@@ -411,27 +406,15 @@ def test_speed_may_differ_from_one_part_of_a_run_to_the_next(unbroken, drawn_dat
     assert "resuming after epoch 4 of 4" in capsys.readouterr().out
 
 
-def test_a_run_of_an_earlier_version_goes_on(drawn_data, tmp_path, capsys):
-    """Its file has no settings that came later, and did as they do where they are off."""
-    off = ["--mixup", "0", "--cutmix", "0", "--ema_decay", "0", "--num_epochs", "2"]
-    command = ["--data_dir", str(drawn_data), "--save_path", str(tmp_path / "nano.pth"), "--model_type", "swin3d_nano"]
-    command += ["--device", "cpu", "--num_workers", "0", *off]
-    train_model.main([*command, "--patience", "1", "--lr", "1e-9"])
-    last = tmp_path / "nano_last.pth"
-    new = load_checkpoint(last)
-    config = {name: new.train_config[name] for name in ("num_epochs", "lr", "weight_decay", "warmup_epochs", "seed")}
-    config |= {
-        name: new.train_config[name] for name in ("label_smoothing", "drop_path", "backbone_lr_scale", "augment")
-    }
-    config |= {"batch_size": 16, "weights": "none", "class_weights": None}
-    trainer = {k: v for k, v in new.training["trainer"].items() if k in ("step", "precision", "schedule", "scaler")}
-    trainer["optimizer"] = new.training["trainer"]["optimizer"]
-    logs = {key: values[:1] for key, values in new.training["logs"].items() if key != "memory_gb"}
-    old = {**vars(new), "train_config": config, "training": {"trainer": trainer, "logs": logs, "best_epoch": 1}}
-    save_checkpoint(last, Checkpoint(**{**old, "epoch": 1}))
-    capsys.readouterr()
-    train_model.main([*command, "--lr", "1e-9", "--resume"])
-    assert "resuming after epoch 1 of 2" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"--mixup 0\.0 \(here 0\.8\)"):
-        save_checkpoint(last, Checkpoint(**{**old, "epoch": 1}))
-        train_model.main([*command, "--lr", "1e-9", "--resume", "--mixup", "0.8"])
+def test_a_run_of_another_version_is_refused_and_its_weights_still_serve(unbroken, drawn_data, tmp_path):
+    last, state = tmp_path / "nano_last.pth", vars(load_checkpoint(unbroken.with_name("nano_last.pth")))
+    config, training = state["train_config"], state["training"]
+    earlier = {name: value for name, value in config.items() if name != "mixup"}
+    unversioned = {name: value for name, value in training.items() if name != "version"}
+    others = ({"train_config": earlier}, {"train_config": config | {"lookahead": 3}}, {"training": unversioned})
+    for other in others:
+        save_checkpoint(last, Checkpoint(**state | other))
+        with pytest.raises(InputError, match=r"nano_last\.pth: another version of this program .*--weights") as error:
+            run(drawn_data, tmp_path / "nano.pth", "--resume")
+        assert "\n" not in str(error.value)
+    run(drawn_data, tmp_path / "new.pth", "--weights", str(last), "--num_epochs", "1")

@@ -1,0 +1,126 @@
+"""What a run trains on: the videos of train and val, their loaders, and what a checkpoint records of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from video_module.config import ClipConfig, TrainConfig
+from video_module.data import labels, leaks, records
+from video_module.data.dataset import (
+    EvaluationLoader,
+    EvaluationViews,
+    StepSampler,
+    TrainingClips,
+    Views,
+    label_indices,
+    training_loader,
+)
+from video_module.engine.checkpoint import Checkpoint
+from video_module.engine.distributed import Group
+from video_module.errors import InputError
+from video_module.machine import default_num_workers
+from video_module.tables import pluralize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaders:
+    """Where a run's clips come from."""
+
+    train: DataLoader
+    sampler: StepSampler
+    val: EvaluationLoader | None
+    """This process's shard of the validation videos; None where there are no videos at all."""
+    val_labels: list[int]
+    """Of all processes' videos."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """The videos of two folders of classes, and the clips to take of them."""
+
+    train_dir: Path
+    val_dir: Path
+    clip: ClipConfig
+    class_names: list[str]
+    train_videos: list[records.VideoRecord]
+    val_videos: list[records.VideoRecord]
+    """May be none: then the last epoch is kept."""
+
+    def __str__(self) -> str:
+        num_val = pluralize(len(self.val_videos), "validation video")
+        return f"{len(self.train_videos):,} training and {num_val} of {len(self.class_names)} classes"
+
+    def training_clips(self, config: TrainConfig) -> TrainingClips:
+        return TrainingClips(self.train_dir, self.train_videos, self.class_names, self.clip, config)
+
+    def loaders(self, config: TrainConfig, *, group: Group, num_workers: int, pin_memory: bool) -> Loaders:
+        """Each process reads its own clips of a step, and its own shard of the validation videos."""
+        train, sampler = training_loader(
+            self.training_clips(config),
+            effective_batch=config.effective_batch,
+            num_repeats=config.num_repeats,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            rank=group.rank,
+            world_size=group.world_size,
+        )
+        val = None
+        if self.val_videos:
+            # One view of a video instead of test_model.py's twelve: enough to choose an epoch by, and validation
+            # stays short beside training.
+            views = Views(num_clips=1, num_crops=1)
+            dataset = EvaluationViews(self.val_dir, group.shard(self.val_videos), self.clip, views)
+            val = EvaluationLoader(dataset, num_workers=num_workers)
+        return Loaders(
+            train=train, sampler=sampler, val=val, val_labels=label_indices(self.val_videos, self.class_names)
+        )
+
+    def checkpoint(self, *, model: str, train_config: dict[str, Any]) -> Checkpoint:
+        """A checkpoint without weights: what is recorded beside them."""
+        videos = self.train_videos + self.val_videos
+        return Checkpoint(
+            model=model,
+            weights={},
+            clip=self.clip,
+            class_names=self.class_names,
+            split_digest=records.split_digest(self.train_dir, self.train_videos),
+            train_sources=sorted({leaks.hash_source(video.source) for video in videos}),
+            train_clips=sorted({leaks.hash_clip(video.path) for video in videos}),
+            train_config=train_config,
+        )
+
+
+def load_training_data(
+    data_dir: Path, *, train_dir: Path | None, val_dir: Path | None, clip: ClipConfig, group: Group
+) -> TrainingData:
+    """The videos of data_dir/train and data_dir/val, or of the folders given in their place.
+
+    Raises InputError on fewer than two classes, and on videos that are missing or do not decode. Only a val folder
+    that nobody named may be missing.
+    """
+    may_lack_val = val_dir is None
+    if train_dir is None:
+        train_dir = data_dir / "train"
+        labels.check_split_dir(train_dir)
+    val_dir = val_dir or data_dir / "val"
+    class_names = labels.find_class_names(train_dir)
+    if len(class_names) < 2:
+        raise InputError(f"{train_dir}: a classifier needs at least two classes, found {class_names}")
+
+    # A folder without split.json is decoded to count its frames, so one process does it for all.
+    train_videos, val_videos = group.broadcast(
+        lambda: [
+            records.load_videos(train_dir, num_workers=default_num_workers()),
+            records.load_videos(val_dir, num_workers=default_num_workers(), allow_none=may_lack_val),
+        ]
+    )
+    return TrainingData(
+        train_dir=train_dir,
+        val_dir=val_dir,
+        clip=clip,
+        class_names=class_names,
+        train_videos=train_videos,
+        val_videos=val_videos,
+    )
