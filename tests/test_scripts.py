@@ -216,9 +216,12 @@ def assert_one_line(errors: str, reason: str) -> None:
     [
         ("split_data.py --input_dir {one} --output_dir {empty}/x", "at least two classes"),
         ("calc_label_distribution.py --data_dir {empty} --save_to {empty}/x.json", "no class folders"),
-        ("train_model.py --data_dir {none} --device cuda", "no CUDA"),
-        ("test_model.py --test_dir {one} --checkpoint {onnx} --output_dir {empty}", "text.avi: not a video"),
-        ("convert_model.py --checkpoint {onnx}", "not a plain PyTorch file"),
+        pytest.param(*("train_model.py --data_dir {none} --device cuda", "no CUDA"), marks=pytest.mark.slow),
+        pytest.param(
+            *("test_model.py --test_dir {one} --checkpoint {onnx} --output_dir {empty}", "text.avi: not a video"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(*("convert_model.py --checkpoint {onnx}", "not a plain PyTorch file"), marks=pytest.mark.slow),
         ("run_model.py --video_path {text.avi} --model {onnx}", "not a video"),
         ("run_gradio.py --model {cut.onnx}", "not an ONNX file that can be read"),
     ],

@@ -14,6 +14,7 @@ from video_module.models.cost import measure_cost
 from video_module.models.registry import MODELS, get_spec
 
 
+@pytest.mark.slow
 def test_the_table_and_the_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(zoo, "_TRAINING_S", 0.2)
     out = tmp_path / "out"

@@ -19,7 +19,6 @@ import train_model
 from tests.conftest import link
 from tests.engine.test_step import CPU, four_clips, small_config
 from video_module.config import TrainConfig
-from video_module.data import dataset
 from video_module.engine import loop
 from video_module.engine.checkpoint import load_checkpoint
 from video_module.engine.loop import train_epoch
@@ -217,13 +216,7 @@ def test_what_is_seen_of_a_run(unbroken, drawn_data, tmp_path, monkeypatch, caps
     assert [{key: float(value) for key, value in row.items()} for row in rows] == [
         dict(zip(logs, map(float, values), strict=True)) for values in zip(*logs.values(), strict=True)
     ]
-    read_frames = dataset.read_frames
-
-    def read_slowly(*arguments, **settings):
-        time.sleep(0.03)  # without workers, reading is waiting
-        return read_frames(*arguments, **settings)
-
-    monkeypatch.setattr(dataset, "read_frames", read_slowly)
+    monkeypatch.setattr(loop.WaitMeter, "total", lambda self: 100.0)  # seconds, as if all the time was spent waiting
     run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "2")
     out = capsys.readouterr().out
     assert re.search(r"epoch   1/2  loss \d\.\d+ .* clips/s  data wait \d+%", out)

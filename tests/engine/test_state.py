@@ -25,6 +25,7 @@ from video_module.errors import InputError, Interrupted
 from video_module.files import remove_partial
 from video_module.models.recognizer import build_model
 from video_module.models.registry import get_spec
+from video_module.report import curves
 
 ROOT = Path(__file__).parents[2]
 # all that a run may have: mixing, a running mean, dropout, stochastic depth, repeats, a frozen start
@@ -37,6 +38,14 @@ FLAGS = (
 
 def run(data: Path, save_path: Path, *flags: str) -> None:
     train_model.main(["--data_dir", str(data), "--save_path", str(save_path), "--num_workers", "0", *FLAGS, *flags])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def empty_pictures():
+    """Curves that take no time to draw, one picture an epoch; tests/engine/test_logbook.py is about them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "plot_curves", lambda path, logs, *, best_epoch: path.touch())
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +190,9 @@ def test_a_stop_within_a_step_gives_it_up_and_goes_on(unbroken, drawn_data, tmp_
     assert_same_run(unbroken, tmp_path / "nano.pth")
 
 
-@pytest.mark.parametrize("model", ["swin3d_nano", "mc3_18"])  # without batch norm, and with
-@pytest.mark.parametrize("at", [2, 3, 5])  # micro-batches of three: of the first step, its last, of the second
+# Without batch norm, and with; in a micro-batch of the first step, in its last, and in one of the second step.
+@pytest.mark.parametrize("model", ["swin3d_nano", pytest.param("mc3_18", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("at", [2, 3, 5])
 def test_a_step_that_is_given_up_leaves_nothing_behind(model, at, tmp_path):
     clip = get_spec(model).clip_config(clip_len=4, frame_stride=1, target_fps=None, img_size=32)
     steps = [

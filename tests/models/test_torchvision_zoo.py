@@ -85,8 +85,16 @@ def test_pixels_are_torchvisions(name):
 
 
 # Swin on two frames: its windows are of the whole clip's height and width, and the padding along time is in it
-LOGITS = [("r3d_18", 16), ("mc3_18", 16), ("s3d", 16), ("swin3d_t", 2)]
-LARGE = [("r2plus1d_18", 16), ("mvit_v1_b", 16), ("mvit_v2_s", 16), ("swin3d_s", 2), ("swin3d_b", 2)]
+LOGITS = [("s3d", 16), ("swin3d_t", 2)]
+LARGE = [
+    ("r3d_18", 16),
+    ("mc3_18", 16),
+    ("r2plus1d_18", 16),
+    ("mvit_v1_b", 16),
+    ("mvit_v2_s", 16),
+    ("swin3d_s", 2),
+    ("swin3d_b", 2),
+]
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,13 @@ def timeline(names: list[str], *, width: float):
     return timeline_plot.draw_timeline(segments, duration_s=len(labels), colors=colors, width=width)
 
 
-@pytest.mark.parametrize("names", CLASS_NAMES.values(), ids=CLASS_NAMES)
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(names, id=name, marks=pytest.mark.slow if name == "51 long" else ())
+        for name, names in CLASS_NAMES.items()
+    ],
+)
 def test_texts_are_neither_cut_off_nor_run_into_each_other(names):
     matrix = confused(len(names), [(0, 1), (1, 0), (len(names) // 2, 1)])
     matrix[-1] = 0

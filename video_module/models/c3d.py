@@ -19,7 +19,8 @@ _CONVOLUTIONS = (
     ("conv5a", 512, None),
     ("conv5b", 512, (2, 2, 2)),
 )
-_HIDDEN = 4096  # outputs of fc6 and of fc7
+# Outputs of fc6 and of fc7.
+_HIDDEN = 4096
 
 
 class C3D(nn.Module):
