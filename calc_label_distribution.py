@@ -48,6 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    cli.prepare_process()
     if args.save_to.suffix == ".png":
         raise InputError(f"--save_to {args.save_to}: names the JSON file; the PNG goes beside it")
     if args.examples and args.examples.suffix not in cli.PICTURE_SUFFIXES:

@@ -42,6 +42,7 @@ def name_and_password(text: str) -> tuple[str, str]:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    cli.prepare_process()
     from video_module.inference.predictor import load_predictor
     from video_module.inference.published import find_model
     from video_module.web.server import serve

@@ -71,6 +71,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    cli.prepare_process()
     if args.audit:
         audit(args)
     else:

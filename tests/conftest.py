@@ -8,16 +8,17 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from video_module import cli
 from video_module.machine import available_cores
 
 # several processes of tests (pytest -n auto) share the cores; to be set before torch is imported
 if num_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // num_processes)))
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version of itself
+cli.prepare_process()  # as the scripts do
 
-from video_module.data.drawing import draw_dataset
-from video_module.data.encoding import write_video
-from video_module.inference import latency
+from video_module.data.drawing import draw_dataset  # noqa: E402
+from video_module.data.encoding import write_video  # noqa: E402
+from video_module.inference import latency  # noqa: E402
 
 LEVEL_STEP = 4  # brightness from one frame to the next: far enough apart to survive the codec
 

@@ -44,7 +44,7 @@ sys.argv = sys.argv[1:]
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 except SystemExit as end:
-    heavy = {"albumentations", "gradio", "matplotlib", "onnx", "onnxruntime", "torch", "torchvision"}
+    heavy = {"albumentations", "cv2", "gradio", "matplotlib", "onnx", "onnxruntime", "torch", "torchvision"}
     print("imported:", *sorted(heavy & set(sys.modules)))
     sys.exit(end.code)
 """

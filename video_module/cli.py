@@ -119,7 +119,7 @@ def fraction(text: str) -> float:
 
 
 def prepare_process(*, has_workers: bool = False) -> None:
-    """Set what torch, OpenMP, albumentations and tqdm read when they are first imported; call this before.
+    """Set what torch, OpenMP, OpenCV, albumentations and tqdm read when they are first imported; call this before.
 
     `has_workers`: whether decoding processes will run beside this one.
     """
@@ -128,6 +128,10 @@ def prepare_process(*, has_workers: bool = False) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # albumentations asks the network for a newer version of itself whenever it is imported.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    # OpenCV would print a warning for each file that it cannot open, and FFmpeg a line for each damaged packet. Our own
+    # errors tell of both, once for each file.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     # Of the processes that torchrun starts, the first one speaks for all. Replacing stdout silences every print() of
     # the others at once, those of libraries included, where a rank asked at each of them would be forgotten at the
     # next. Their errors still reach stderr. The stream stays open as long as the process does.

@@ -7,7 +7,6 @@ python -m video_module.benchmark train
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -112,7 +111,7 @@ def _add(commands: argparse._SubParsersAction, name: str, text: str) -> argparse
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version of itself
+    cli.prepare_process()
     import importlib
 
     from video_module.files import write_json

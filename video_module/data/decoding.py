@@ -11,17 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# FFmpeg would print every damaged packet; VideoError tells of damage once, with the path. OpenCV reads this variable
-# when it opens its first file, and there is no other way to say it.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
 import cv2
 import numpy as np
 
 from video_module.errors import InputError
-
-# OpenCV would print a warning for each file that it cannot open; VideoError tells of those too.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_FATAL)
 
 # fmt: off
 VIDEO_SUFFIXES = (

@@ -31,6 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    cli.prepare_process()
     begin = time.perf_counter()
     # With forward slashes on Windows too: the commands are split by shlex, which takes backslashes for escapes.
     out = shlex.quote(args.output_dir.as_posix())

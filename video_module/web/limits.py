@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from video_module.config import setting
-from video_module.data.decoding import VideoError, VideoInfo, read_info
-from video_module.inference.predictor import Predictor, Window
 from video_module.machine import available_cores
+
+# run_gradio.py reads the limits' defaults for --help, which should not wait for OpenCV.
+if TYPE_CHECKING:
+    from video_module.data.decoding import VideoInfo
+    from video_module.inference.predictor import Predictor, Window
 
 # Of frames, upright or on their side. A frame of 4K is 28 MB once decoded, and several are held at a time.
 MAX_WIDTH, MAX_HEIGHT = 4096, 2304
@@ -67,8 +70,10 @@ class Refused(Exception):
         return texts[self.key].format(**self.values)
 
 
-def check_header(path: str | Path, limits: Limits) -> VideoInfo:
+def check_header(path: str | Path, limits: Limits) -> "VideoInfo":
     """The header of a video that may be recognised, as far as it can be believed. Raises Refused."""
+    from video_module.data.decoding import VideoError, read_info
+
     if not Path(path).is_file():
         raise Refused("gone")
     try:
@@ -96,12 +101,14 @@ def check_length(num_frames: int, fps: float, limits: Limits) -> None:
 
 
 def score_within(
-    predictor: Predictor, path: str | Path, info: VideoInfo, limits: Limits
-) -> Iterator[tuple[list[Window], int, int]]:
+    predictor: "Predictor", path: str | Path, info: "VideoInfo", limits: Limits
+) -> "Iterator[tuple[list[Window], int, int]]":
     """Yield (windows scored, frames done, frames expected) for each batch of a video's windows.
 
     Raises Refused if it cannot be decoded or turns out longer than its header said.
     """
+    from video_module.data.decoding import VideoError
+
     try:
         for windows in predictor.score_windows(path, fps=info.fps):
             done = windows[-1].end
