@@ -62,7 +62,7 @@ class Augmentation:
 
     def finish(self, clip: np.ndarray, *, seed: int, may_flip: bool = True) -> np.ndarray:
         """Colours, mirror and the rest, of a cropped clip. Without `may_flip` all but the mirror stays."""
-        assert clip.shape[1:] == (self._clip.crop, self._clip.crop, 3), f"not cropped: {clip.shape}"
+        assert clip.ndim == 4 and clip.shape[3] == 3, clip.shape  # THWC
         if self._rest is None:
             return clip
         self._rest.set_random_seed(_seed_of("rest", seed))
