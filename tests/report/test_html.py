@@ -151,6 +151,10 @@ def test_names_are_text_and_never_markup(tmp_path):
             "Leak: the model was trained on 3 of the test videos themselves",
         ),
         ({"num_sources": 2, "num_videos": 5, "num_clips": None, "is_leak": False}, "5 test videos come from 2 sources"),
+        (
+            {"num_sources": 0, "num_videos": 0, "num_clips": 3, "by_name_alone": True, "is_leak": False},
+            "3 test videos have file names of training videos",
+        ),
     ],
 )
 def test_what_the_model_was_trained_on_is_said(tmp_path, overlap, expected):

@@ -86,7 +86,10 @@ def _notes(figures: dict[str, Any]) -> list[str]:
     if overlap.get("num_videos"):
         sources = pluralize(overlap["num_sources"], "source")
         shared.append(f"{pluralize(overlap['num_videos'], 'test video')} come from {sources} that the model trained on")
-    if overlap.get("num_clips"):
+    if overlap.get("num_clips") and overlap.get("by_name_alone"):
+        names = pluralize(overlap["num_clips"], "test video")
+        shared.append(f"{names} have file names of training videos, whose classes the model's file does not record")
+    elif overlap.get("num_clips"):
         shared.append(f"the model was trained on {overlap['num_clips']} of the test videos themselves")
     if shared:
         note = "; ".join(shared)
