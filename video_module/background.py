@@ -19,9 +19,10 @@ def in_background(items: Generator[_T, None, None], *, depth: int) -> Iterator[_
     ahead: deque[Future] = deque(thread.submit(next, items, end) for _ in range(depth + 1))
     try:
         while True:
-            # On Windows, Ctrl-C does not interrupt a wait that has no time limit.
-            while not wait([ahead[0]], timeout=_WAIT_S).done:
-                pass
+            # An item that is there already needs no wait(), which takes locks for each of thousands of frames. On
+            # Windows, Ctrl-C does not interrupt a wait that has no time limit.
+            while not ahead[0].done():
+                wait([ahead[0]], timeout=_WAIT_S)
             if (item := ahead.popleft().result()) is end:
                 return
             ahead.append(thread.submit(next, items, end))
