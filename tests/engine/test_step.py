@@ -2,6 +2,7 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from video_module.config import AUTO, TrainConfig
 from video_module.engine.step import Trainer
@@ -31,6 +32,26 @@ def test_overfits_four_clips():
     losses = [trainer.train_step([four_clips()])[0].item() for _ in range(25)]
     assert losses[0] > 1.0
     assert losses[-1] < 0.05
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_gradients_are_those_of_the_mean_loss(batch_size):
+    """However many clips go through at once. AdamW hardly notices another scale, but clipping does."""
+    model = build_model("swin3d_nano", num_classes=4)
+    config = small_config(batch_size=batch_size, label_smoothing=0.0, head_dropout=0.0, clip_grad_norm=1e9)
+    trainer = Trainer(model, config, device=CPU, steps_per_epoch=1)
+    clips, labels, _ = four_clips()
+    F.cross_entropy(model.train()(clips), labels).backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    got = {}
+
+    def look(*_) -> None:
+        got.update({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+
+    trainer.optimizer.register_step_pre_hook(look)
+    trainer.train_step([four_clips()])
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_the_running_mean_is_what_is_validated():
