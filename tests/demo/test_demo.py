@@ -24,9 +24,20 @@ def test_every_stage_of_the_demo(tmp_path, monkeypatch, capsys):
     results = json.loads((out / "swin3d_nano_results.json").read_text())
     assert results["num_videos"] == 6  # one of six sources, six actions
     assert f"video top-1      {results['video_top1']:.3f}  (6 test videos of unseen scenes)" in printed
+
+    # One epoch teaches little. As if every video but one had been recognised:
     with open(out / "swin3d_nano_predictions.csv", newline="") as file:
-        hits = [row["prediction"] == row["label"] for row in csv.DictReader(file) if row["label"] in ("sit", "stand")]
-    assert f"sit/stand        {sum(hits) / 2:.3f}  (one motion, forwards or backwards" in printed
+        header, *rows = csv.reader(file)
+    label, prediction = header.index("label"), header.index("prediction")
+    for row in rows:
+        row[prediction] = "wave" if row[label] == "sit" else row[label]
+    with open(out / "swin3d_nano_predictions.csv", "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    (out / "swin3d_nano_results.json").write_text(json.dumps(results | {"video_top1": 5 / 6}))
+    demo.summarise(out, {}, 0.0)
+    printed = capsys.readouterr().out
+    assert "sit/stand        0.500  (one motion, forwards or backwards" in printed
+    assert "pull/push        1.000  (one motion, forwards or backwards" in printed
 
     prediction = json.loads((out / "swin3d_nano_run.json").read_text())
     assert prediction["num_frames"] == count_frames(out / "swin3d_nano_annotated.mp4")[0] > 60
