@@ -131,3 +131,15 @@ def test_of_very_many_files_the_first_and_the_last_are_listed(capsys, num_files)
     else:
         ends = [f"  {name}" for name in (*names[:10], *names[-10:])]
         assert lines == [*ends[:10], f"  … ({num_files - 20} more)", *ends[10:]]
+
+
+def test_numbers_out_of_range_are_refused():
+    allowed = [(cli.positive_int, "1"), (cli.natural, "0"), (cli.port, "65535"), (cli.positive_float, "0.1")]
+    refused = [(cli.positive_int, "0"), (cli.natural, "-1"), (cli.port, "0"), (cli.port, "65536")]
+    refused += [(cli.positive_float, "0"), (cli.positive_float, "inf"), (cli.fraction, "1"), (cli.fraction, "-0.1")]
+    for parse, text in [*allowed, (cli.fraction, "0")]:
+        assert parse(text) == float(text)
+    for parse, text in refused:
+        with pytest.raises(argparse.ArgumentTypeError, match="must"):
+            parse(text)
+            pytest.fail(f"{parse.__name__} took {text}")
