@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     for name in tqdm(dict.fromkeys(args.models), unit="model"):
         cost = measure_cost(name, num_classes=_NUM_CLASSES)
         row = {"model": name, "M params": cost.num_parameters / 1e6, "GMACs": cost.gmacs}
-        row["train clips/s"] = measure_training(name, choose_device(args.device))
-        rows.append(row | measure_serving(name, num_threads=args.num_threads))
+        row["train clips/s"] = _measure_training(name, choose_device(args.device))
+        rows.append(row | _measure_serving(name, num_threads=args.num_threads))
         # Gigabytes that must be free before the next network is built.
         gc.collect()
     return rows
@@ -69,7 +69,7 @@ def batch_size_for(name: str) -> int:
     return max(1, min(recipe, _BATCH_VALUES // math.prod(spec.clip.shape)))
 
 
-def measure_training(name: str, device: torch.device) -> float:
+def _measure_training(name: str, device: torch.device) -> float:
     """Clips per second of training steps on noise: what the network takes, without reading, mixing or averaging."""
     size = batch_size_for(name)
     given = {"effective_batch": size, "batch_size": size, "num_repeats": 1}
@@ -87,7 +87,7 @@ def measure_training(name: str, device: torch.device) -> float:
     return size / time_step(step, device, num_steps=num_steps, num_warmup=0)
 
 
-def measure_serving(name: str, *, num_threads: int | None) -> dict[str, float]:
+def _measure_serving(name: str, *, num_threads: int | None) -> dict[str, float]:
     """Sizes of the ONNX files, and how long each takes for one clip on the CPU (the median)."""
     noise = np.random.default_rng(0).integers(0, 256, (1, *get_spec(name).clip.shape), np.uint8)
     with tempfile.TemporaryDirectory() as folder:

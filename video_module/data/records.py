@@ -157,7 +157,7 @@ def scan(
     return videos, rejected, len(found) - len(kept)
 
 
-def read_split_json(folder: Path) -> dict[str, Any] | None:
+def _read_split_json(folder: Path) -> dict[str, Any] | None:
     """The split.json of a data folder, None where it has none. Raises InputError if it is damaged."""
     file = folder / SPLIT_JSON
     if not file.is_file():
@@ -199,7 +199,7 @@ def load_videos(split_dir: Path, *, num_workers: int, allow_none: bool = False) 
 def _recorded(split_dir: Path) -> dict[str, VideoRecord]:
     """What the split.json above `split_dir` says of its videos, by path within it."""
     split_dir = split_dir.absolute()
-    content = read_split_json(split_dir.parent) or {"videos": []}
+    content = _read_split_json(split_dir.parent) or {"videos": []}
     videos = {}
     for entry in content["videos"]:
         if entry["split"] == split_dir.name:
@@ -213,7 +213,7 @@ def load_or_scan(
     folder: Path, *, source_of: SourceOf = name_source, decode: bool = True, num_workers: int
 ) -> tuple[list[VideoRecord], list[Rejected]]:
     """The videos of a split folder by load_videos(), those of any other folder of classes by scan()."""
-    if folder.name in SPLITS and read_split_json(folder.parent) is not None:
+    if folder.name in SPLITS and _read_split_json(folder.parent) is not None:
         return load_videos(folder, num_workers=num_workers), []
     videos, rejected, _ = scan(folder, source_of=source_of, decode=decode, num_workers=num_workers)
     return videos, rejected
@@ -223,7 +223,7 @@ def split_record(split_dir: Path, videos: Sequence[VideoRecord]) -> dict[str, An
     """The split.json that these videos of `split_dir` are a side of; None if they are not just those it lists."""
     if not videos or {video.path for video in videos} != set(_recorded(split_dir)):
         return None
-    return read_split_json(split_dir.absolute().parent)
+    return _read_split_json(split_dir.absolute().parent)
 
 
 def split_digest(split_dir: Path, videos: Sequence[VideoRecord]) -> str | None:

@@ -8,14 +8,14 @@ from video_module.engine.progress import Progress
 from video_module.errors import InputError
 from video_module.files import remove_partial, replacing, write_json
 
-PlotCurves = Callable[..., None]
+_PlotCurves = Callable[..., None]
 """plot_curves(path, logs, best_epoch=...) draws the columns of the log."""
 
 
 class Logbook:
     """Writes a run's log beside its checkpoint, anew after each epoch."""
 
-    def __init__(self, save_path: Path, *, plot_curves: PlotCurves, tensorboard: bool = False):
+    def __init__(self, save_path: Path, *, plot_curves: _PlotCurves, tensorboard: bool = False):
         """Raises InputError where TensorBoard is asked for and not installed."""
         self._plot_curves = plot_curves
         stem = save_path.with_suffix("")

@@ -22,7 +22,7 @@ from video_module.errors import InputError
 from video_module.models.recognizer import Recognizer
 from video_module.tables import pluralize
 
-BetweenPasses = Callable[[int], None]
+_BetweenPasses = Callable[[int], None]
 """Called with the number of a step's clips that are done."""
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """Ends of the names of batch norm's buffers."""
@@ -99,7 +99,7 @@ class Trainer:
         *,
         step: int = 0,
         total: float | None = None,
-        between_passes: BetweenPasses | None = None,
+        between_passes: _BetweenPasses | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Take one step on this process's batches; returns detached (loss, hits), still on the device.
 
@@ -138,7 +138,7 @@ class Trainer:
         return result
 
     def _compute_gradients(
-        self, batches: Sequence[Batch], epoch: int, step: int, total: float, between_passes: BetweenPasses | None
+        self, batches: Sequence[Batch], epoch: int, step: int, total: float, between_passes: _BetweenPasses | None
     ) -> tuple[Tensor, Tensor]:
         """Forward and backward passes; leaves the gradients of the mean loss over the clips of all processes."""
         self.optimizer.zero_grad(set_to_none=True)

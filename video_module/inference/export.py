@@ -263,7 +263,7 @@ def _store_convolutions_in_8_bits(proto: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def weights_digest(checkpoint: Checkpoint) -> str:
+def _weights_digest(checkpoint: Checkpoint) -> str:
     """SHA-256 of all weights, shortened."""
     digest = hashlib.sha256()
     for name, weight in sorted(checkpoint.weights.items()):
@@ -285,7 +285,7 @@ def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[s
         "train_sources": checkpoint.train_sources,
         "train_clips": checkpoint.train_clips,
         "weights": checkpoint.train_config.get("weights"),
-        "weights_digest": weights_digest(checkpoint),
+        "weights_digest": _weights_digest(checkpoint),
     }
 
 
@@ -316,7 +316,7 @@ def find_outdated_files(stem: Path, reports: Sequence[_ExportReport], checkpoint
 
     def holds_these_weights(path: Path) -> bool:
         try:
-            return describe(path).get("weights_digest") == weights_digest(checkpoint)
+            return describe(path).get("weights_digest") == _weights_digest(checkpoint)
         except InputError:  # not even a file of this project
             return False
 
@@ -360,7 +360,7 @@ def report_dict(
     """X_export.json."""
     return {
         "model": checkpoint.model,
-        "weights_digest": weights_digest(checkpoint),
+        "weights_digest": _weights_digest(checkpoint),
         "opset": opset,
         "num_clips": len(clips.clips),
         "num_predicted_classes": reports[0].agreement.num_predicted_classes,

@@ -172,7 +172,7 @@ def _in_batches(score_clips: ScoreClips, size: int) -> ScoreClips:
     return score_parts
 
 
-def parse_metadata(text: str | None, *, path: Path) -> dict[str, Any]:
+def _parse_metadata(text: str | None, *, path: Path) -> dict[str, Any]:
     """The JSON under METADATA_KEY of an ONNX file, checked. Raises InputError if it is not ours."""
     if not text:
         raise InputError(f"{path}: not an ONNX file of convert_model.py (it holds no {METADATA_KEY!r} metadata)")
@@ -190,7 +190,7 @@ def parse_metadata(text: str | None, *, path: Path) -> dict[str, Any]:
 def describe(path: Path) -> dict[str, Any]:
     """The contract of an ONNX file of convert_model.py: inputs, outputs, and what its metadata says."""
     session = _open_session(path, providers=["CPUExecutionProvider"])
-    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path=path)
+    metadata = _parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path=path)
     return {
         "inputs": [{"name": node.name, "type": node.type, "shape": node.shape} for node in session.get_inputs()],
         "outputs": [{"name": node.name, "type": node.type, "shape": node.shape} for node in session.get_outputs()],
@@ -233,7 +233,7 @@ def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor
         onnxruntime.preload_dlls()
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
     session = _open_session(path, providers=providers, num_threads=num_threads)
-    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path=path)
+    metadata = _parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path=path)
     provider = session.get_providers()[0]
     if kind == "cuda" and provider != "CUDAExecutionProvider":
         raise InputError(f"--device {device}: onnxruntime could not start CUDA; see its message above")
