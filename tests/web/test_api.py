@@ -185,17 +185,21 @@ def test_odd_uploads_are_refused(server, content, content_type):
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(server):
+    def wait_until(has_files: bool) -> bool:
+        end = time.monotonic() + 10
+        while bool(server.visitors_files()) != has_files and time.monotonic() < end:
+            time.sleep(0.1)
+        return bool(server.visitors_files()) == has_files
+
     def broken():
         yield b'--x\r\ncontent-disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n' + bytes(10_000)
+        assert wait_until(has_files=True)  # else the server might only begin to write when all has been looked at
         raise ConnectionResetError
 
     headers = {"content-type": "multipart/form-data; boundary=x", "content-length": "1000000"}
     with pytest.raises((ConnectionResetError, httpx.HTTPError)):
         httpx.post(f"{server.api}/upload", content=broken(), headers=headers)
-    end = time.monotonic() + 10
-    while server.visitors_files() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not server.visitors_files()
+    assert wait_until(has_files=False)
 
 
 def test_names_that_climb_stay_in_their_folder(server, recording):
