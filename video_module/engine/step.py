@@ -78,8 +78,10 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.step = 0
         self.micro_batch = None if config.batch_size == AUTO else config.batch_size
-        self._compiled = torch.compile(model) if config.compile else None
-        self._compiled_works = self._is_reducing = self._is_frozen = False
+        if config.compile:
+            model.compile_for_training()
+        self._compiles, self._compiled_works = config.compile, False
+        self._is_reducing = self._is_frozen = False
         # What a forward pass changes, and what has to be restored when its step is given up. Most other buffers are
         # constants, such as Swin's position indices, and not worth a copy in each step.
         self._statistics = [buffer for name, buffer in model.named_buffers() if name.endswith(_STATISTICS)]
@@ -124,7 +126,7 @@ class Trainer:
                 self._restore_statistics(statistics)
                 self._prepare_retry(error, epoch, step)
             # The next try begins out here, where the exception is gone: its traceback holds on to the activations.
-        self._compiled_works = self._compiled is not None
+        self._compiled_works = self._compiles
 
         # Clipped at their true size, without the factor that keeps small gradients alive in fp16.
         self.scaler.unscale_(self.optimizer)
@@ -158,7 +160,7 @@ class Trainer:
             seeds = (self.config.seed, epoch, step, self.group.rank, number)
             clips, targets = self._inputs(batches[number], begin, end, epoch=epoch, mix_seed=_seed(*seeds, 0, 0))
             torch.manual_seed(_seed(*seeds, 1, begin))  # dropout and stochastic depth
-            with self._gradient_sync(is_last):
+            with self._gradient_sync(is_last), self._compiler(is_full=end - begin == self.micro_batch):
                 with autocast(self.precision, self.device):
                     logits = self._network(clips)
                     loss = self.loss(logits.float(), targets)
@@ -203,6 +205,15 @@ class Trainer:
         """The context of a pass: gradients are reduced over the processes once, in a step's last one."""
         return nullcontext() if is_last or self.group.world_size == 1 else self._network.no_sync()
 
+    def _compiler(self, *, is_full: bool) -> AbstractContextManager:
+        """The context of a pass: compiled code where it works, and for full passes alone.
+
+        It is made for one number of clips, and the few at the end of an epoch are not worth another compilation.
+        """
+        if not self.config.compile:
+            return nullcontext()
+        return torch.compiler.set_stance("default" if self._compiles and is_full else "force_eager")
+
     def _average(self, means: Sequence[Tensor], values: Sequence[Tensor], _) -> None:
         """One step of the running mean."""
         # While it is young it follows closely, as TensorFlow's ExponentialMovingAverage does: with a decay of 0.999
@@ -235,12 +246,12 @@ class Trainer:
             )
             return
         # torch.compile compiles in the first pass, where a missing compiler or an operator that it lacks shows.
-        compiles = self._compiled is not None and not self._compiled_works and not self._is_reducing
+        compiles = self._compiles and not self._compiled_works and not self._is_reducing
         if not compiles or not isinstance(error, Exception):
             raise error
-        print(f"torch.compile failed ({str(error).strip().splitlines()[0]}): going on without it")
-        self._compiled = None
-        self._wrap()
+        reason = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
+        print(f"torch.compile failed ({reason}): going on without it")
+        self._compiles = False
 
     @torch.no_grad()
     def _restore_statistics(self, values: Sequence[Tensor]) -> None:
@@ -280,7 +291,7 @@ class Trainer:
         statistics = [buffer.clone() for buffer in self._statistics]
         try:
             clips = torch.zeros(size, *self.model.clip.shape, device=self.device)
-            with autocast(self.precision, self.device):
+            with autocast(self.precision, self.device), self._compiler(is_full=False):
                 loss = network(clips).float().sum() * 0
             self.scaler.scale(loss).backward()
         finally:
@@ -290,8 +301,8 @@ class Trainer:
     # ---- the network as it is called
 
     def _wrap(self) -> None:
-        """Set the network that is called: compiled if asked for, and reducing its gradients over the processes."""
-        self._network: nn.Module = self._compiled if self._compiled is not None else self.model
+        """Set the network that is called, which reduces its gradients over the processes."""
+        self._network: nn.Module = self.model
         if self.group.world_size == 1:
             return
         with warnings.catch_warnings():

@@ -60,6 +60,19 @@ class Recognizer(nn.Module):
         for block in blocks:
             block.recomputed = True
 
+    def compile_for_training(self) -> None:
+        """Compile what takes the time in training; happens at the first pass.
+
+        Blocks where the network has them: all blocks of a stage share their code, so it takes a fraction of the time
+        that the whole network would, and several processes can exchange one block's gradients while the next ones are
+        computed. The input's normalisation stays outside: clips come as uint8 or float, and would be compiled twice.
+        """
+        blocks = [module for module in self.backbone.modules() if hasattr(module, "compiled")]
+        for block in blocks:
+            block.compiled = torch.compile(type(block).transform, dynamic=False)
+        if not blocks:
+            self.backbone.compile(dynamic=False)
+
 
 def build_model(
     name: str,

@@ -4,7 +4,7 @@ Parameters have torchvision's names and shapes, so its weights load as they are.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
 from video_module.config import ClipConfig
+from video_module.models import window_attention
 
 Size3 = tuple[int, int, int]  # T, H, W
 
@@ -85,7 +86,7 @@ class WindowAttention3d(ShiftedWindowAttention3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x and the result: (N, T, H, W, C)."""
-        _, t, h, w, c = x.shape
+        _, t, h, w, _ = x.shape
         fits = [min(extent, length) for extent, length in zip(self.window_size, (t, h, w), strict=True)]
         window: Size3 = tuple(fits)
         # A window that spans a whole axis has no neighbour there to exchange tokens with, so it is not shifted.
@@ -102,22 +103,8 @@ class WindowAttention3d(ShiftedWindowAttention3d):
             x = torch.roll(x, shifts=[-offset for offset in shift], dims=(1, 2, 3))
         x = _to_windows(x, window)
 
-        windows, tokens, heads = x.shape[1], x.shape[2], self.num_heads
-        qkv = self.qkv(x).view(-1, windows, tokens, 3, heads, c // heads).permute(3, 0, 1, 4, 2, 5)
-        # (N, windows, heads, tokens, c // heads) each. Indexed, since unbind() exports as twice as many nodes.
-        q, k, v = qkv[0], qkv[1], qkv[2]
-        bias = self.position_bias(tokens)  # (heads, tokens, tokens)
-        if any(shift):
-            mask = self.shift_mask(size, window, shift)
-        if self.is_fused(x):
-            x = self._attend_fused(q, k, v, bias + mask if any(shift) else bias)
-        else:
-            scores = (q * (c // heads) ** -0.5) @ k.transpose(-2, -1) + bias
-            if any(shift):
-                scores = scores + mask.to(scores.dtype)
-            attention = F.dropout(scores.softmax(dim=-1), p=self.attention_dropout, training=self.training)
-            x = attention @ v
-        x = x.transpose(2, 3).reshape(-1, windows, tokens, c)
+        regions = _regions(size, window, shift, x.device) if any(shift) else None
+        x = self._attend(self.qkv(x), regions)
         x = F.dropout(self.proj(x), p=self.dropout, training=self.training)
 
         x = _from_windows(x, window, size)
@@ -125,23 +112,32 @@ class WindowAttention3d(ShiftedWindowAttention3d):
             x = torch.roll(x, shifts=shift, dims=(1, 2, 3))
         return x[:, :t, :h, :w]
 
+    def _attend(self, qkv: Tensor, regions: Tensor | None) -> Tensor:
+        """qkv: (N, windows, tokens, 3 * C); `regions` of _regions() where windows are shifted. Returns (…, C)."""
+        n, windows, tokens, _ = qkv.shape
+        qkv = qkv.view(n, windows, tokens, 3, self.num_heads, -1)
+        dropout = self.attention_dropout if self.training else 0.0
+        if self.is_fused(qkv) and not dropout and window_attention.is_supported(qkv):
+            index = self.relative_position_index[:tokens, :tokens]
+            x = window_attention.window_attention(qkv.flatten(0, 1), self.relative_position_bias_table, index, regions)
+            return x.view(n, windows, tokens, -1)
+        qkv = qkv.permute(3, 0, 1, 4, 2, 5)
+        # (N, windows, heads, tokens, C // heads) each. Indexed, since unbind() exports as twice as many nodes.
+        q, k, v = qkv[0], qkv[1], qkv[2]
+        bias = self.position_bias(tokens)  # (heads, tokens, tokens)
+        mask = None if regions is None else _shift_mask(regions)
+        if self.is_fused(qkv):
+            x = _attend_fused(q, k, v, bias if mask is None else bias + mask, dropout=dropout)
+        else:
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
+            if mask is not None:
+                scores = scores + mask.to(scores.dtype)
+            x = F.dropout(scores.softmax(dim=-1), p=dropout) @ v
+        return x.transpose(2, 3).reshape(n, windows, tokens, -1)
+
     def is_fused(self, x: Tensor) -> bool:
         """Whether one kernel does the attention: on CUDA, where scores in memory would cost most of the time."""
         return x.is_cuda and not torch.compiler.is_exporting()
-
-    def _attend_fused(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """q, k, v and the result: (N, windows, heads, tokens, channels of a head).
-
-        `bias` is (heads, tokens, tokens), or (windows, heads, tokens, tokens) where it holds a mask.
-        """
-        # The kernel that takes a bias and gives its gradient wants four axes, and here there are five. A bias that all
-        # windows share goes with the windows folded into the samples; one for each window, with the windows folded into
-        # the heads. Either way expand() repeats it without a copy in memory.
-        first = 0 if bias.ndim == 3 else 1
-        flat = [tensor.flatten(first, first + 1) for tensor in (q, k, v)]
-        mask = bias.reshape(1, -1, *bias.shape[-2:]).to(q.dtype).expand(len(flat[0]), -1, -1, -1)
-        dropout = self.attention_dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(*flat, attn_mask=mask, dropout_p=dropout).reshape(q.shape)
 
     def position_bias(self, tokens: int) -> Tensor:
         """What each pair of places in a window adds to the scores, (heads, tokens, tokens)."""
@@ -149,12 +145,30 @@ class WindowAttention3d(ShiftedWindowAttention3d):
         index = self.relative_position_index[:tokens, :tokens]
         return F.embedding(index, self.relative_position_bias_table).permute(2, 0, 1)
 
-    def shift_mask(self, size: Size3, window: Size3, shift: Size3) -> Tensor:
-        """-100 between tokens of different regions, else 0: float (windows, 1, tokens, tokens)."""
-        regions = _regions(size, window, shift, self.relative_position_index.device)
-        together = regions[:, None, :, None] == regions[:, None, None, :]
-        # torchvision's value. It need not be minus infinity: exp(-100) vanishes beside the other terms of a softmax.
-        return torch.where(together, 0.0, -100.0)
+
+def _shift_mask(regions: Tensor) -> Tensor:
+    """-100 between tokens of different regions, else 0: float (windows, 1, tokens, tokens)."""
+    together = regions[:, None, :, None] == regions[:, None, None, :]
+    # torchvision's value. It need not be minus infinity: exp(-100) vanishes beside the other terms of a softmax.
+    return torch.where(together, 0.0, -100.0)
+
+
+def _attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *, dropout: float) -> Tensor:
+    """q, k, v and the result: (N, windows, heads, tokens, channels of a head).
+
+    `bias` is (heads, tokens, tokens), or (windows, heads, tokens, tokens) where it holds a mask.
+    """
+    # torch's kernel that takes a bias and gives its gradient wants four axes, and here there are five. A bias that all
+    # windows share goes with the windows folded into the samples; one for each window, with the windows folded into
+    # the heads. Either way expand() repeats it without a copy in memory.
+    first = 0 if bias.ndim == 3 else 1
+    flat = [tensor.flatten(first, first + 1) for tensor in (q, k, v)]
+    tokens = bias.shape[-1]
+    mask = bias.to(q.dtype).reshape(1, -1, tokens, tokens)
+    # The kernel needs rows that are contiguous and begin at a multiple of 16 bytes; with others, torch silently takes
+    # the way that keeps all scores in memory.
+    mask = F.pad(mask, (0, -tokens % 8))[..., :tokens].expand(len(flat[0]), -1, -1, -1)
+    return F.scaled_dot_product_attention(*flat, attn_mask=mask, dropout_p=dropout).reshape(q.shape)
 
 
 class _Block(SwinTransformerBlock):
@@ -162,15 +176,38 @@ class _Block(SwinTransformerBlock):
 
     recomputed = False
     """Whether training keeps only the block's input, and computes the rest again when the gradients need it."""
+    compiled: Callable[..., Tensor] | None = None
+    """What training calls in place of transform()."""
 
     # SwinTransformer3d hands its own attention class to every block, whatever the caller would like; it stops here.
     def __init__(self, *args, attn_layer=None, **kwargs):
         super().__init__(*args, attn_layer=WindowAttention3d, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.recomputed and self.training and torch.is_grad_enabled():
-            return checkpoint(super().forward, x, use_reentrant=False)
-        return super().forward(x)
+        if not self.training:
+            return self.transform(x, None)
+        transform = self.compiled or _Block.transform
+        kept = self._draw_kept(x)
+        if self.recomputed and torch.is_grad_enabled():
+            return checkpoint(transform, self, x, kept, use_reentrant=False)
+        return transform(self, x, kept)
+
+    def transform(self, x: Tensor, kept: tuple[Tensor, Tensor] | None) -> Tensor:
+        """x and the result: (N, T, H, W, C). `kept` scales the two branches of each sample, (N, 1, 1, 1, 1)."""
+        branch = self.attn(self.norm1(x))
+        x = x + (branch if kept is None else branch * kept[0])
+        branch = self.mlp(self.norm2(x))
+        return x + (branch if kept is None else branch * kept[1])
+
+    def _draw_kept(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Stochastic depth (Huang et al. 2016): 0 for the samples that skip a branch, else 1 over the others' share."""
+        # Drawn here and not in transform(), whose compiled code would otherwise differ from block to block: each has
+        # its own probability.
+        survival = 1 - self.stochastic_depth.p
+        if survival == 1:
+            return None
+        empty = x.new_empty(2, len(x), 1, 1, 1, 1)
+        return empty[0].bernoulli_(survival).div_(survival), empty[1].bernoulli_(survival).div_(survival)
 
 
 def _build(

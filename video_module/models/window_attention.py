@@ -1,0 +1,336 @@
+"""Attention within windows as Triton kernels, for CUDA: with a learned position bias and Swin's shift mask.
+
+The scores of a window live in registers only, as in FlashAttention-2 (Dao 2023), whose recomputation in the backward
+pass this follows. torch's own kernels cannot do what Swin needs at full speed: they take the bias and the mask as one
+tensor in memory, and write the bias's gradient for every window before it can be summed. Here the mask is computed
+from region numbers, and the bias's gradient is summed over the windows in registers.
+"""
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # no wheels for this platform, as on Windows
+    triton = None
+
+_LOG2_E = 1.4426950408889634
+_BLOCK = 64
+"""Tokens are padded to a multiple of this in the table of biases, so that its rows are aligned."""
+
+
+def is_supported(qkv: Tensor) -> bool:
+    """Whether the kernels can work on `qkv`, (windows, tokens, 3, heads, channels of a head)."""
+    channels = qkv.shape[-1]
+    return (
+        triton is not None
+        and qkv.is_cuda
+        and qkv.dtype in (torch.bfloat16, torch.float16)
+        and channels in (16, 32, 64)
+        and torch.cuda.get_device_capability(qkv.device) >= (8, 0)
+    )
+
+
+def window_attention(qkv: Tensor, table: Tensor, index: Tensor, regions: Tensor | None) -> Tensor:
+    """Attention of the tokens of each window to each other.
+
+    Arguments:
+        qkv: queries, keys and values, bf16 or fp16 (windows, tokens, 3, heads, channels of a head).
+        table: the learned biases by relative position, (positions, heads).
+        index: int64 (tokens, tokens), the row of `table` for each query and key.
+        regions: int32 (windows of a sample, tokens), or None. Tokens attend only to tokens with the same number.
+
+    Returns (windows, tokens, heads, channels of a head), of qkv's dtype.
+    """
+    return torch.ops.video_module.window_attention(qkv, table, index, regions)[0]
+
+
+def _padded_bias(table: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
+    """The biases of all pairs, in units of log 2: (heads, padded tokens, padded tokens)."""
+    tokens = len(index)
+    padded = -(-tokens // _BLOCK) * _BLOCK
+    # What is padded must vanish in the softmax. Finite, since a difference of infinities is not a number.
+    bias = torch.full((table.shape[1], padded, padded), torch.finfo(dtype).min / 2, dtype=dtype, device=table.device)
+    bias[:, :tokens, :tokens] = (table.t() * _LOG2_E).to(dtype)[:, index]
+    return bias
+
+
+@torch.library.custom_op("video_module::window_attention", mutates_args=())
+def _forward(qkv: Tensor, table: Tensor, index: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The output of window_attention() and, float (windows, heads, tokens), the log2 of each softmax's sum."""
+    qkv = qkv.contiguous()
+    windows, tokens, _, heads, channels = qkv.shape
+    bias = _padded_bias(table, index, qkv.dtype)
+    out = qkv.new_empty(windows, tokens, heads, channels)
+    log_sum = torch.empty(windows, heads, tokens, dtype=torch.float32, device=qkv.device)
+    blocks = _blocks(tokens)
+    _forward_kernel[(windows, triton.cdiv(tokens, blocks["BLOCK_Q"]), heads)](
+        qkv, bias, regions, out, log_sum, 0 if regions is None else len(regions),
+        tokens, bias.shape[1], heads, channels, regions is not None, **blocks, **_LAUNCH["forward"],
+    )  # fmt: skip
+    return out, log_sum
+
+
+@_forward.register_fake
+def _(qkv, table, index, regions):
+    windows, tokens, _, heads, channels = qkv.shape
+    out = qkv.new_empty(windows, tokens, heads, channels)
+    return out, qkv.new_empty(windows, heads, tokens, dtype=torch.float32)
+
+
+@torch.library.custom_op("video_module::window_attention_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    qkv: Tensor,
+    table: Tensor,
+    index: Tensor,
+    regions: Tensor | None,
+    out: Tensor,
+    log_sum: Tensor,
+    learns_table: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of qkv and table; the table's is empty unless it learns."""
+    grad, qkv = grad.contiguous(), qkv.contiguous()
+    windows, tokens, _, heads, channels = qkv.shape
+    bias = _padded_bias(table, index, qkv.dtype)
+    padded = bias.shape[1]
+    grad_qkv, delta = torch.empty_like(qkv), torch.empty_like(log_sum)
+    blocks = _blocks(tokens)
+    num_regions = 0 if regions is None else len(regions)
+    sizes = (tokens, padded, heads, channels, regions is not None)
+    _backward_q_kernel[(windows, triton.cdiv(tokens, blocks["BLOCK_Q"]), heads)](
+        qkv, bias, regions, out, grad, log_sum, delta, grad_qkv, num_regions,
+        *sizes, **blocks, **_LAUNCH["backward_q"],
+    )  # fmt: skip
+    _backward_kv_kernel[(windows, triton.cdiv(tokens, blocks["BLOCK_K"]), heads)](
+        qkv, bias, regions, grad, log_sum, delta, grad_qkv, num_regions,
+        *sizes, **blocks, **_LAUNCH["backward_kv"],
+    )  # fmt: skip
+    if not learns_table:
+        return grad_qkv, table.new_empty(0)
+    tiles = triton.cdiv(tokens, blocks["BLOCK_Q"]) * triton.cdiv(tokens, blocks["BLOCK_K"])
+    # Enough programs to fill the card; each sums over its share of the windows, and writes one tile of a partial sum.
+    parts = max(1, min(windows, triton.cdiv(_PROGRAMS, tiles * heads)))
+    windows_each = triton.cdiv(windows, parts)
+    parts = triton.cdiv(windows, windows_each)
+    grad_bias = torch.empty(parts, heads, padded, padded, dtype=torch.float32, device=qkv.device)
+    _backward_bias_kernel[(parts, tiles, heads)](
+        qkv, bias, regions, grad, log_sum, delta, grad_bias, num_regions, windows, windows_each,
+        *sizes, **blocks, **_LAUNCH["backward_bias"],
+    )  # fmt: skip
+    grad_bias = grad_bias.sum(0)[:, :tokens, :tokens].permute(1, 2, 0).reshape(-1, heads)
+    grad_table = torch.zeros_like(table, dtype=torch.float32).index_add_(0, index.reshape(-1), grad_bias)
+    return grad_qkv, grad_table.to(table.dtype)
+
+
+@_backward.register_fake
+def _(grad, qkv, table, index, regions, out, log_sum, learns_table):
+    return torch.empty_like(qkv), torch.empty_like(table) if learns_table else table.new_empty(0)
+
+
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs, *output)
+
+
+def _differentiate(ctx, grad, _):
+    qkv, table, index, regions, out, log_sum = ctx.saved_tensors
+    learns_table = ctx.needs_input_grad[1]
+    grad_qkv, grad_table = torch.ops.video_module.window_attention_backward(
+        grad, qkv, table, index, regions, out, log_sum, learns_table
+    )
+    return grad_qkv, grad_table if learns_table else None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+
+
+_PROGRAMS = 132 * 16
+_LAUNCH = {
+    "forward": {"num_warps": 4, "num_stages": 3},
+    "backward_q": {"num_warps": 4, "num_stages": 2},
+    "backward_kv": {"num_warps": 4, "num_stages": 2},
+    "backward_bias": {"num_warps": 4, "num_stages": 2},
+}
+
+
+def _blocks(tokens: int) -> dict[str, int]:
+    return {"BLOCK_Q": 64, "BLOCK_K": 64}
+
+
+if triton is not None:
+
+    @triton.jit
+    def _load(start, offsets, stride, tokens, D: tl.constexpr):
+        """Rows `offsets` of a matrix (tokens, D); rows past the end are 0."""
+        columns = tl.arange(0, D)
+        return tl.load(start + offsets[:, None] * stride + columns[None, :], mask=offsets[:, None] < tokens, other=0.0)
+
+    @triton.jit
+    def _store(start, offsets, stride, tokens, values, D: tl.constexpr):
+        columns = tl.arange(0, D)
+        tl.store(
+            start + offsets[:, None] * stride + columns[None, :],
+            values.to(start.dtype.element_ty),
+            mask=offsets[:, None] < tokens,
+        )
+
+    @triton.jit
+    def _regions_of(regions, window, num_regions, offsets, tokens):
+        return tl.load(regions + (window % num_regions) * tokens + offsets, mask=offsets < tokens, other=-1)
+
+    @triton.jit
+    def _scores(q, k, bias, SCALE: tl.constexpr):
+        """Scores of a block of queries and keys in units of log 2."""
+        return tl.dot(q, tl.trans(k)) * SCALE + bias.to(tl.float32)
+
+    @triton.jit
+    def _mask(scores, q_regions, k_regions):
+        return tl.where(q_regions[:, None] == k_regions[None, :], scores, -1e30)
+
+    @triton.jit
+    def _forward_kernel(
+        qkv, bias, regions, out, log_sum, num_regions,
+        tokens: tl.constexpr, PADDED: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, MASKED: tl.constexpr,
+        BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    ):  # fmt: skip
+        window, head = tl.program_id(0), tl.program_id(2)
+        STRIDE: tl.constexpr = 3 * HEADS * D
+        SCALE: tl.constexpr = D**-0.5 * 1.4426950408889634
+        qkv += window.to(tl.int64) * tokens * STRIDE + head * D
+        queries = tl.program_id(1) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+        q = _load(qkv, queries, STRIDE, tokens, D)
+        bias += head * PADDED * PADDED + queries[:, None] * PADDED
+        if MASKED:
+            q_regions = _regions_of(regions, window, num_regions, queries, tokens)
+        highest = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+        total = tl.zeros([BLOCK_Q], tl.float32)
+        result = tl.zeros([BLOCK_Q, D], tl.float32)
+        for begin in range(0, tokens, BLOCK_K):
+            keys = begin + tl.arange(0, BLOCK_K)
+            k = _load(qkv + HEADS * D, keys, STRIDE, tokens, D)
+            scores = _scores(q, k, tl.load(bias + keys[None, :]), SCALE)
+            if MASKED:
+                scores = _mask(scores, q_regions, _regions_of(regions, window, num_regions, keys, tokens))
+            new_highest = tl.maximum(highest, tl.max(scores, 1))
+            rescale = tl.exp2(highest - new_highest)
+            weights = tl.exp2(scores - new_highest[:, None])
+            total = total * rescale + tl.sum(weights, 1)
+            v = _load(qkv + 2 * HEADS * D, keys, STRIDE, tokens, D)
+            result = result * rescale[:, None] + tl.dot(weights.to(v.dtype), v)
+            highest = new_highest
+        out += window.to(tl.int64) * tokens * HEADS * D + head * D
+        _store(out, queries, HEADS * D, tokens, result / total[:, None], D)
+        row = (window * HEADS + head) * tokens
+        tl.store(log_sum + row + queries, highest + tl.log2(total), mask=queries < tokens)
+
+    @triton.jit
+    def _backward_q_kernel(
+        qkv, bias, regions, out, grad, log_sum, delta, grad_qkv, num_regions,
+        tokens: tl.constexpr, PADDED: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, MASKED: tl.constexpr,
+        BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    ):  # fmt: skip
+        """The queries' gradient; also writes delta, each row's sum of grad * out, which the other kernels read."""
+        window, head = tl.program_id(0), tl.program_id(2)
+        STRIDE: tl.constexpr = 3 * HEADS * D
+        SCALE: tl.constexpr = D**-0.5 * 1.4426950408889634
+        qkv += window.to(tl.int64) * tokens * STRIDE + head * D
+        inside = window.to(tl.int64) * tokens * HEADS * D + head * D
+        queries = tl.program_id(1) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+        q = _load(qkv, queries, STRIDE, tokens, D)
+        g = _load(grad + inside, queries, HEADS * D, tokens, D)
+        o = _load(out + inside, queries, HEADS * D, tokens, D)
+        row = (window * HEADS + head) * tokens
+        delta_q = tl.sum(g.to(tl.float32) * o.to(tl.float32), 1)
+        tl.store(delta + row + queries, delta_q, mask=queries < tokens)
+        log_sum_q = tl.load(log_sum + row + queries, mask=queries < tokens, other=0.0)
+        bias += head * PADDED * PADDED + queries[:, None] * PADDED
+        if MASKED:
+            q_regions = _regions_of(regions, window, num_regions, queries, tokens)
+        grad_q = tl.zeros([BLOCK_Q, D], tl.float32)
+        for begin in range(0, tokens, BLOCK_K):
+            keys = begin + tl.arange(0, BLOCK_K)
+            k = _load(qkv + HEADS * D, keys, STRIDE, tokens, D)
+            v = _load(qkv + 2 * HEADS * D, keys, STRIDE, tokens, D)
+            scores = _scores(q, k, tl.load(bias + keys[None, :]), SCALE)
+            if MASKED:
+                scores = _mask(scores, q_regions, _regions_of(regions, window, num_regions, keys, tokens))
+            weights = tl.exp2(scores - log_sum_q[:, None])
+            grad_scores = weights * (tl.dot(g, tl.trans(v)) - delta_q[:, None])
+            grad_q += tl.dot(grad_scores.to(k.dtype), k)
+        _store(
+            grad_qkv + window.to(tl.int64) * tokens * STRIDE + head * D, queries, STRIDE, tokens, grad_q * D**-0.5, D
+        )
+
+    @triton.jit
+    def _backward_kv_kernel(
+        qkv, bias, regions, grad, log_sum, delta, grad_qkv, num_regions,
+        tokens: tl.constexpr, PADDED: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, MASKED: tl.constexpr,
+        BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    ):  # fmt: skip
+        """The gradients of keys and values."""
+        window, head = tl.program_id(0), tl.program_id(2)
+        STRIDE: tl.constexpr = 3 * HEADS * D
+        SCALE: tl.constexpr = D**-0.5 * 1.4426950408889634
+        qkv += window.to(tl.int64) * tokens * STRIDE + head * D
+        grad += window.to(tl.int64) * tokens * HEADS * D + head * D
+        keys = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+        k = _load(qkv + HEADS * D, keys, STRIDE, tokens, D)
+        v = _load(qkv + 2 * HEADS * D, keys, STRIDE, tokens, D)
+        row = (window * HEADS + head) * tokens
+        bias += head * PADDED * PADDED + keys[None, :]
+        if MASKED:
+            k_regions = _regions_of(regions, window, num_regions, keys, tokens)
+        grad_k = tl.zeros([BLOCK_K, D], tl.float32)
+        grad_v = tl.zeros([BLOCK_K, D], tl.float32)
+        for begin in range(0, tokens, BLOCK_Q):
+            queries = begin + tl.arange(0, BLOCK_Q)
+            q = _load(qkv, queries, STRIDE, tokens, D)
+            g = _load(grad, queries, HEADS * D, tokens, D)
+            log_sum_q = tl.load(log_sum + row + queries, mask=queries < tokens, other=0.0)
+            delta_q = tl.load(delta + row + queries, mask=queries < tokens, other=0.0)
+            scores = _scores(q, k, tl.load(bias + queries[:, None] * PADDED), SCALE)
+            if MASKED:
+                scores = _mask(scores, _regions_of(regions, window, num_regions, queries, tokens), k_regions)
+            weights = tl.exp2(scores - log_sum_q[:, None])
+            grad_v += tl.dot(tl.trans(weights.to(g.dtype)), g)
+            grad_scores = weights * (tl.dot(g, tl.trans(v)) - delta_q[:, None])
+            grad_k += tl.dot(tl.trans(grad_scores.to(q.dtype)), q)
+        grad_qkv += window.to(tl.int64) * tokens * STRIDE + head * D
+        _store(grad_qkv + HEADS * D, keys, STRIDE, tokens, grad_k * D**-0.5, D)
+        _store(grad_qkv + 2 * HEADS * D, keys, STRIDE, tokens, grad_v, D)
+
+    @triton.jit
+    def _backward_bias_kernel(
+        qkv, bias, regions, grad, log_sum, delta, grad_bias, num_regions, num_windows, windows_each,
+        tokens: tl.constexpr, PADDED: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, MASKED: tl.constexpr,
+        BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    ):  # fmt: skip
+        """The gradient of one tile of the bias, summed over a share of the windows."""
+        part, tile, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+        STRIDE: tl.constexpr = 3 * HEADS * D
+        SCALE: tl.constexpr = D**-0.5 * 1.4426950408889634
+        TILES: tl.constexpr = (tokens + BLOCK_K - 1) // BLOCK_K
+        queries = (tile // TILES) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+        keys = (tile % TILES) * BLOCK_K + tl.arange(0, BLOCK_K)
+        place = head * PADDED * PADDED + queries[:, None] * PADDED + keys[None, :]
+        bias_tile = tl.load(bias + place)
+        total = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
+        first = (part * windows_each).to(tl.int64)
+        for step in range(tl.minimum(windows_each, num_windows - part * windows_each)):
+            window = first + step
+            here = qkv + window * tokens * STRIDE + head * D
+            q = _load(here, queries, STRIDE, tokens, D)
+            k = _load(here + HEADS * D, keys, STRIDE, tokens, D)
+            v = _load(here + 2 * HEADS * D, keys, STRIDE, tokens, D)
+            g = _load(grad + window * tokens * HEADS * D + head * D, queries, HEADS * D, tokens, D)
+            row = (window * HEADS + head) * tokens
+            log_sum_q = tl.load(log_sum + row + queries, mask=queries < tokens, other=0.0)
+            delta_q = tl.load(delta + row + queries, mask=queries < tokens, other=0.0)
+            scores = _scores(q, k, bias_tile, SCALE)
+            if MASKED:
+                q_regions = _regions_of(regions, window, num_regions, queries, tokens)
+                scores = _mask(scores, q_regions, _regions_of(regions, window, num_regions, keys, tokens))
+            weights = tl.exp2(scores - log_sum_q[:, None])
+            total += weights * (tl.dot(g, tl.trans(v)) - delta_q[:, None])
+        tl.store(grad_bias + part.to(tl.int64) * HEADS * PADDED * PADDED + place, total)
