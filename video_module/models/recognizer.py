@@ -61,16 +61,11 @@ class Recognizer(nn.Module):
             block.recomputed = True
 
     def compile_for_training(self) -> None:
-        """Compile what takes the time in training; happens at the first pass.
-
-        Blocks where the network has them: all blocks of a stage share their code, so it takes a fraction of the time
-        that the whole network would, and several processes can exchange one block's gradients while the next ones are
-        computed. The input's normalisation stays outside: clips come as uint8 or float, and would be compiled twice.
-        """
-        blocks = [module for module in self.backbone.modules() if hasattr(module, "compiled")]
-        for block in blocks:
-            block.compiled = torch.compile(type(block).transform, dynamic=False)
-        if not blocks:
+        """Compile the backbone, at its first pass: in parts where it says which, else as a whole."""
+        # The input's normalisation stays outside. Clips come as uint8 or float, and would be compiled twice.
+        if hasattr(self.backbone, "compile_for_training"):
+            self.backbone.compile_for_training()
+        else:
             self.backbone.compile(dynamic=False)
 
 

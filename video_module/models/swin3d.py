@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.swin_transformer import SwinTransformerBlock
-from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
+from torchvision.models.swin_transformer import PatchMerging, SwinTransformerBlock
+from torchvision.models.video.swin_transformer import PatchEmbed3d, ShiftedWindowAttention3d, SwinTransformer3d
 
 from video_module.config import ClipConfig
 from video_module.models import window_attention
 
 Size3 = tuple[int, int, int]  # T, H, W
+_Layout = tuple[Size3, Size3, Size3]  # the padded size, the window's and the shift
 
 
 @lru_cache(maxsize=64)
@@ -43,22 +44,32 @@ def _region_numbers(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
     return numbers.reshape(counts).transpose(0, 2, 4, 1, 3, 5).reshape(-1, np.prod(window))
 
 
+def _region_spans(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
+    """For each token its region's number, and where in the window the region begins and ends.
+
+    Returns int32 (windows, 3, tokens of a window).
+    """
+    numbers = _region_numbers(size, window, shift)
+    same = numbers[:, :, None] == numbers[:, None, :]
+    return np.stack([numbers, same.argmax(-1), same.shape[-1] - same[..., ::-1].argmax(-1)], 1).astype(np.int32)
+
+
 @lru_cache(maxsize=64)
-def _region_tensor(size: Size3, window: Size3, shift: Size3, device: torch.device) -> Tensor:
-    """_region_numbers() on a device, sent there once."""
+def _region_tensor(layout: _Layout, device: torch.device, *, spans: bool) -> Tensor:
+    """_region_spans() or _region_numbers() on a device, sent there once."""
     # The first caller may run in inference mode, whose tensors autograd refuses; a later caller may be training.
     with torch.inference_mode(False):
-        return torch.from_numpy(_region_numbers(size, window, shift)).to(device)
+        return torch.from_numpy(_region_spans(*layout) if spans else _region_numbers(*layout)).to(device)
 
 
 # The numbers depend on sizes alone. Unless torch.compile is told that the result is constant, it traces NumPy's steps.
 @torch.compiler.assume_constant_result
-def _regions(size: Size3, window: Size3, shift: Size3, device: torch.device) -> Tensor:
+def _regions(layout: _Layout, device: torch.device, spans: bool) -> Tensor:
     # What is made during export is a traced tensor, which must not end up in the cache. From a list it becomes one
     # small integer constant of the graph.
     if torch.compiler.is_exporting():
-        return torch.tensor(_region_numbers(size, window, shift).tolist(), dtype=torch.int32, device=device)
-    return _region_tensor(size, window, shift, device)
+        return torch.tensor(_region_numbers(*layout).tolist(), dtype=torch.int32, device=device)
+    return _region_tensor(layout, device, spans=spans)
 
 
 def _to_windows(x: Tensor, window: Size3) -> Tensor:
@@ -103,8 +114,7 @@ class WindowAttention3d(ShiftedWindowAttention3d):
             x = torch.roll(x, shifts=[-offset for offset in shift], dims=(1, 2, 3))
         x = _to_windows(x, window)
 
-        regions = _regions(size, window, shift, x.device) if any(shift) else None
-        x = self._attend(self.qkv(x), regions)
+        x = self._attend(self.qkv(x), (size, window, shift) if any(shift) else None)
         x = F.dropout(self.proj(x), p=self.dropout, training=self.training)
 
         x = _from_windows(x, window, size)
@@ -112,20 +122,24 @@ class WindowAttention3d(ShiftedWindowAttention3d):
             x = torch.roll(x, shifts=shift, dims=(1, 2, 3))
         return x[:, :t, :h, :w]
 
-    def _attend(self, qkv: Tensor, regions: Tensor | None) -> Tensor:
-        """qkv: (N, windows, tokens, 3 * C); `regions` of _regions() where windows are shifted. Returns (…, C)."""
+    def _attend(self, qkv: Tensor, layout: _Layout | None) -> Tensor:
+        """Attention of tokens from the same region, all where `layout` is None.
+
+        Takes queries, keys and values, (N, windows, tokens of a window, 3 * C), and returns (…, C).
+        """
         n, windows, tokens, _ = qkv.shape
         qkv = qkv.view(n, windows, tokens, 3, self.num_heads, -1)
         dropout = self.attention_dropout if self.training else 0.0
         if self.is_fused(qkv) and not dropout and window_attention.is_supported(qkv):
             index = self.relative_position_index[:tokens, :tokens]
+            regions = None if layout is None else _regions(layout, qkv.device, True)
             x = window_attention.window_attention(qkv.flatten(0, 1), self.relative_position_bias_table, index, regions)
             return x.view(n, windows, tokens, -1)
         qkv = qkv.permute(3, 0, 1, 4, 2, 5)
         # (N, windows, heads, tokens, C // heads) each. Indexed, since unbind() exports as twice as many nodes.
         q, k, v = qkv[0], qkv[1], qkv[2]
         bias = self.position_bias(tokens)  # (heads, tokens, tokens)
-        mask = None if regions is None else _shift_mask(regions)
+        mask = None if layout is None else _shift_mask(_regions(layout, qkv.device, False))
         if self.is_fused(qkv):
             x = _attend_fused(q, k, v, bias if mask is None else bias + mask, dropout=dropout)
         else:
@@ -137,7 +151,7 @@ class WindowAttention3d(ShiftedWindowAttention3d):
 
     def is_fused(self, x: Tensor) -> bool:
         """Whether one kernel does the attention: on CUDA, where scores in memory would cost most of the time."""
-        return x.is_cuda and not torch.compiler.is_exporting()
+        return x.is_cuda
 
     def position_bias(self, tokens: int) -> Tensor:
         """What each pair of places in a window adds to the scores, (heads, tokens, tokens)."""
@@ -164,11 +178,25 @@ def _attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *, dropout: flo
     first = 0 if bias.ndim == 3 else 1
     flat = [tensor.flatten(first, first + 1) for tensor in (q, k, v)]
     tokens = bias.shape[-1]
-    mask = bias.to(q.dtype).reshape(1, -1, tokens, tokens)
+    mask = bias.to(q.dtype).contiguous().view(1, -1, tokens, tokens)
     # The kernel needs rows that are contiguous and begin at a multiple of 16 bytes; with others, torch silently takes
     # the way that keeps all scores in memory.
     mask = F.pad(mask, (0, -tokens % 8))[..., :tokens].expand(len(flat[0]), -1, -1, -1)
     return F.scaled_dot_product_attention(*flat, attn_mask=mask, dropout_p=dropout).reshape(q.shape)
+
+
+class _PatchEmbed(PatchEmbed3d):
+    """torchvision's patch embedding: a convolution whose kernels do not overlap, and a norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> (N, patches along T, H and W, channels)."""
+        t, h, w = self.tuple_patch_size
+        if not x.is_cuda or x.shape[2] % t or x.shape[3] % h or x.shape[4] % w:
+            return super().forward(x)
+        # As a matrix product: cuDNN's convolution took 1.6 times as long on an H100.
+        x = x.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, t))  # (N, C, T/t, t, H/h, h, W/w, w)
+        x = x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
+        return self.norm(F.linear(x, self.proj.weight.flatten(1), self.proj.bias))
 
 
 class _Block(SwinTransformerBlock):
@@ -210,6 +238,24 @@ class _Block(SwinTransformerBlock):
         return empty[0].bernoulli_(survival).div_(survival), empty[1].bernoulli_(survival).div_(survival)
 
 
+class _Network(SwinTransformer3d):
+    """torchvision's network of these parts."""
+
+    def compile_for_training(self) -> None:
+        """Compile its parts; happens at the first pass in training mode.
+
+        In parts, because all blocks of a stage then share their code, which takes a fraction of the time that the
+        network as a whole takes, and because several processes can exchange the gradients of one block while those of
+        the next are computed.
+        """
+        transform = torch.compile(_Block.transform, dynamic=False)
+        for module in self.modules():
+            if isinstance(module, _Block):
+                module.compiled = transform
+            elif isinstance(module, PatchEmbed3d | PatchMerging):
+                module.compile(dynamic=False)
+
+
 def _build(
     *,
     num_classes: int,
@@ -221,7 +267,7 @@ def _build(
     patch_size: Sequence[int] = (2, 4, 4),
 ) -> nn.Module:
     # torchvision's builders (swin3d_t() and so on) fix the drop path, so the class they build is called directly.
-    return SwinTransformer3d(
+    return _Network(
         patch_size=list(patch_size),
         embed_dim=embed_dim,
         depths=depths,
@@ -230,6 +276,7 @@ def _build(
         stochastic_depth_prob=drop_path,
         num_classes=num_classes,
         block=_Block,
+        patch_embed=_PatchEmbed,
     )
 
 

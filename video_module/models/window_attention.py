@@ -39,7 +39,8 @@ def window_attention(qkv: Tensor, table: Tensor, index: Tensor, regions: Tensor 
         qkv: queries, keys and values, bf16 or fp16 (windows, tokens, 3, heads, channels of a head).
         table: the learned biases by relative position, (positions, heads).
         index: int64 (tokens, tokens), the row of `table` for each query and key.
-        regions: int32 (windows of a sample, tokens), or None. Tokens attend only to tokens with the same number.
+        regions: None, or int32 (windows of a sample, 3, tokens): for each token the number of its region, where this
+            region begins in the window and where it ends. Tokens attend only to those of their own region.
 
     Returns (windows, tokens, heads, channels of a head), of qkv's dtype.
     """
@@ -65,7 +66,7 @@ def _forward(qkv: Tensor, table: Tensor, index: Tensor, regions: Tensor | None) 
     out = qkv.new_empty(windows, tokens, heads, channels)
     log_sum = torch.empty(windows, heads, tokens, dtype=torch.float32, device=qkv.device)
     blocks = _blocks(tokens)
-    _forward_kernel[(windows, triton.cdiv(tokens, blocks["BLOCK_Q"]), heads)](
+    _forward_kernel[(windows * heads * triton.cdiv(tokens, blocks["BLOCK_Q"]),)](
         qkv, bias, regions, out, log_sum, 0 if regions is None else len(regions),
         tokens, bias.shape[1], heads, channels, regions is not None, **blocks, **_LAUNCH["forward"],
     )  # fmt: skip
@@ -99,12 +100,12 @@ def _backward(
     blocks = _blocks(tokens)
     num_regions = 0 if regions is None else len(regions)
     sizes = (tokens, padded, heads, channels, regions is not None)
-    _backward_q_kernel[(windows, triton.cdiv(tokens, blocks["BLOCK_Q"]), heads)](
+    _backward_q_kernel[(windows * heads * triton.cdiv(tokens, blocks["BLOCK_Q"]),)](
         qkv, bias, regions, out, grad, log_sum, delta, grad_qkv, num_regions,
         *sizes, **blocks, **_LAUNCH["backward_q"],
     )  # fmt: skip
-    _backward_kv_kernel[(windows, triton.cdiv(tokens, blocks["BLOCK_K"]), heads)](
-        qkv, bias, regions, grad, log_sum, delta, grad_qkv, num_regions,
+    _backward_kv_kernel[(windows * heads * triton.cdiv(tokens, blocks["BLOCK_K"]),)](
+        qkv, bias.mT.contiguous(), regions, grad, log_sum, delta, grad_qkv, num_regions,
         *sizes, **blocks, **_LAUNCH["backward_kv"],
     )  # fmt: skip
     if not learns_table:
@@ -115,7 +116,7 @@ def _backward(
     windows_each = triton.cdiv(windows, parts)
     parts = triton.cdiv(windows, windows_each)
     grad_bias = torch.empty(parts, heads, padded, padded, dtype=torch.float32, device=qkv.device)
-    _backward_bias_kernel[(parts, tiles, heads)](
+    _backward_bias_kernel[(parts * heads * tiles,)](
         qkv, bias, regions, grad, log_sum, delta, grad_bias, num_regions, windows, windows_each,
         *sizes, **blocks, **_LAUNCH["backward_bias"],
     )  # fmt: skip
@@ -161,32 +162,32 @@ def _blocks(tokens: int) -> dict[str, int]:
 if triton is not None:
 
     @triton.jit
-    def _load(start, offsets, stride, tokens, D: tl.constexpr):
-        """Rows `offsets` of a matrix (tokens, D); rows past the end are 0."""
-        columns = tl.arange(0, D)
-        return tl.load(start + offsets[:, None] * stride + columns[None, :], mask=offsets[:, None] < tokens, other=0.0)
+    def _place(size, HEADS: tl.constexpr, BLOCK: tl.constexpr):
+        """This program's window, head and first token. Programs of one window run side by side and share the cache."""
+        blocks = (size + BLOCK - 1) // BLOCK
+        program = tl.program_id(0)
+        return (program // (blocks * HEADS)).to(tl.int64), program // blocks % HEADS, program % blocks * BLOCK
 
     @triton.jit
-    def _store(start, offsets, stride, tokens, values, D: tl.constexpr):
-        columns = tl.arange(0, D)
-        tl.store(
-            start + offsets[:, None] * stride + columns[None, :],
-            values.to(start.dtype.element_ty),
-            mask=offsets[:, None] < tokens,
-        )
+    def _load(start, rows, stride, size, D: tl.constexpr):
+        """Rows of a matrix (size, D); those past its end are 0."""
+        return tl.load(start + rows[:, None] * stride + tl.arange(0, D)[None, :], mask=rows[:, None] < size, other=0.0)
 
     @triton.jit
-    def _regions_of(regions, window, num_regions, offsets, tokens):
-        return tl.load(regions + (window % num_regions) * tokens + offsets, mask=offsets < tokens, other=-1)
+    def _store(start, rows, stride, size, values, D: tl.constexpr):
+        places = start + rows[:, None] * stride + tl.arange(0, D)[None, :]
+        tl.store(places, values.to(start.dtype.element_ty), mask=rows[:, None] < size)
 
     @triton.jit
-    def _scores(q, k, bias, SCALE: tl.constexpr):
-        """Scores of a block of queries and keys in units of log 2."""
-        return tl.dot(q, tl.trans(k)) * SCALE + bias.to(tl.float32)
+    def _load_regions(regions, rows, size):
+        return tl.load(regions + rows, mask=rows < size, other=-1)
 
     @triton.jit
-    def _mask(scores, q_regions, k_regions):
-        return tl.where(q_regions[:, None] == k_regions[None, :], scores, -1e30)
+    def _span(regions, rows, size):
+        """The tokens, from first to end, among which all partners of these rows are."""
+        first = tl.min(tl.load(regions + size + rows, mask=rows < size, other=size), 0)
+        end = tl.max(tl.load(regions + 2 * size + rows, mask=rows < size, other=0), 0)
+        return first, end
 
     @triton.jit
     def _forward_kernel(
@@ -194,24 +195,29 @@ if triton is not None:
         tokens: tl.constexpr, PADDED: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, MASKED: tl.constexpr,
         BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     ):  # fmt: skip
-        window, head = tl.program_id(0), tl.program_id(2)
+        window, head, begin = _place(tokens, HEADS, BLOCK_Q)
         STRIDE: tl.constexpr = 3 * HEADS * D
         SCALE: tl.constexpr = D**-0.5 * 1.4426950408889634
-        qkv += window.to(tl.int64) * tokens * STRIDE + head * D
-        queries = tl.program_id(1) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+        qkv += window * tokens * STRIDE + head * D
+        queries = begin + tl.arange(0, BLOCK_Q)
         q = _load(qkv, queries, STRIDE, tokens, D)
         bias += head * PADDED * PADDED + queries[:, None] * PADDED
+        first, end = 0, tokens
         if MASKED:
-            q_regions = _regions_of(regions, window, num_regions, queries, tokens)
-        highest = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+            regions += window % num_regions * 3 * tokens
+            q_regions = _load_regions(regions, queries, tokens)
+            first, end = _span(regions, queries, tokens)
+            first = first // BLOCK_K * BLOCK_K
+        highest = tl.full([BLOCK_Q], -1e30, tl.float32)
         total = tl.zeros([BLOCK_Q], tl.float32)
         result = tl.zeros([BLOCK_Q, D], tl.float32)
-        for begin in range(0, tokens, BLOCK_K):
-            keys = begin + tl.arange(0, BLOCK_K)
+        for start in range(first, end, BLOCK_K):
+            keys = start + tl.arange(0, BLOCK_K)
             k = _load(qkv + HEADS * D, keys, STRIDE, tokens, D)
-            scores = _scores(q, k, tl.load(bias + keys[None, :]), SCALE)
+            scores = tl.dot(q, tl.trans(k)) * SCALE + tl.load(bias + keys[None, :]).to(tl.float32)
             if MASKED:
-                scores = _mask(scores, q_regions, _regions_of(regions, window, num_regions, keys, tokens))
+                k_regions = _load_regions(regions, keys, tokens)
+                scores = tl.where(q_regions[:, None] == k_regions[None, :], scores, -1e30)
             new_highest = tl.maximum(highest, tl.max(scores, 1))
             rescale = tl.exp2(highest - new_highest)
             weights = tl.exp2(scores - new_highest[:, None])
@@ -219,8 +225,7 @@ if triton is not None:
             v = _load(qkv + 2 * HEADS * D, keys, STRIDE, tokens, D)
             result = result * rescale[:, None] + tl.dot(weights.to(v.dtype), v)
             highest = new_highest
-        out += window.to(tl.int64) * tokens * HEADS * D + head * D
-        _store(out, queries, HEADS * D, tokens, result / total[:, None], D)
+        _store(out + window * tokens * HEADS * D + head * D, queries, HEADS * D, tokens, result / total[:, None], D)
         row = (window * HEADS + head) * tokens
         tl.store(log_sum + row + queries, highest + tl.log2(total), mask=queries < tokens)
 
@@ -231,36 +236,38 @@ if triton is not None:
         BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     ):  # fmt: skip
         """The queries' gradient; also writes delta, each row's sum of grad * out, which the other kernels read."""
-        window, head = tl.program_id(0), tl.program_id(2)
+        window, head, begin = _place(tokens, HEADS, BLOCK_Q)
         STRIDE: tl.constexpr = 3 * HEADS * D
         SCALE: tl.constexpr = D**-0.5 * 1.4426950408889634
-        qkv += window.to(tl.int64) * tokens * STRIDE + head * D
-        inside = window.to(tl.int64) * tokens * HEADS * D + head * D
-        queries = tl.program_id(1) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-        q = _load(qkv, queries, STRIDE, tokens, D)
-        g = _load(grad + inside, queries, HEADS * D, tokens, D)
-        o = _load(out + inside, queries, HEADS * D, tokens, D)
+        here = window * tokens * STRIDE + head * D
+        queries = begin + tl.arange(0, BLOCK_Q)
+        q = _load(qkv + here, queries, STRIDE, tokens, D)
+        g = _load(grad + window * tokens * HEADS * D + head * D, queries, HEADS * D, tokens, D)
+        o = _load(out + window * tokens * HEADS * D + head * D, queries, HEADS * D, tokens, D)
         row = (window * HEADS + head) * tokens
         delta_q = tl.sum(g.to(tl.float32) * o.to(tl.float32), 1)
         tl.store(delta + row + queries, delta_q, mask=queries < tokens)
         log_sum_q = tl.load(log_sum + row + queries, mask=queries < tokens, other=0.0)
         bias += head * PADDED * PADDED + queries[:, None] * PADDED
+        first, end = 0, tokens
         if MASKED:
-            q_regions = _regions_of(regions, window, num_regions, queries, tokens)
+            regions += window % num_regions * 3 * tokens
+            q_regions = _load_regions(regions, queries, tokens)
+            first, end = _span(regions, queries, tokens)
+            first = first // BLOCK_K * BLOCK_K
         grad_q = tl.zeros([BLOCK_Q, D], tl.float32)
-        for begin in range(0, tokens, BLOCK_K):
-            keys = begin + tl.arange(0, BLOCK_K)
-            k = _load(qkv + HEADS * D, keys, STRIDE, tokens, D)
-            v = _load(qkv + 2 * HEADS * D, keys, STRIDE, tokens, D)
-            scores = _scores(q, k, tl.load(bias + keys[None, :]), SCALE)
+        for start in range(first, end, BLOCK_K):
+            keys = start + tl.arange(0, BLOCK_K)
+            k = _load(qkv + here + HEADS * D, keys, STRIDE, tokens, D)
+            v = _load(qkv + here + 2 * HEADS * D, keys, STRIDE, tokens, D)
+            scores = tl.dot(q, tl.trans(k)) * SCALE + tl.load(bias + keys[None, :]).to(tl.float32)
             if MASKED:
-                scores = _mask(scores, q_regions, _regions_of(regions, window, num_regions, keys, tokens))
+                k_regions = _load_regions(regions, keys, tokens)
+                scores = tl.where(q_regions[:, None] == k_regions[None, :], scores, -1e30)
             weights = tl.exp2(scores - log_sum_q[:, None])
             grad_scores = weights * (tl.dot(g, tl.trans(v)) - delta_q[:, None])
             grad_q += tl.dot(grad_scores.to(k.dtype), k)
-        _store(
-            grad_qkv + window.to(tl.int64) * tokens * STRIDE + head * D, queries, STRIDE, tokens, grad_q * D**-0.5, D
-        )
+        _store(grad_qkv + here, queries, STRIDE, tokens, grad_q * D**-0.5, D)
 
     @triton.jit
     def _backward_kv_kernel(
@@ -268,37 +275,41 @@ if triton is not None:
         tokens: tl.constexpr, PADDED: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, MASKED: tl.constexpr,
         BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     ):  # fmt: skip
-        """The gradients of keys and values."""
-        window, head = tl.program_id(0), tl.program_id(2)
+        """The gradients of keys and values. Works on scores (keys, queries), so `bias` comes transposed."""
+        window, head, begin = _place(tokens, HEADS, BLOCK_K)
         STRIDE: tl.constexpr = 3 * HEADS * D
         SCALE: tl.constexpr = D**-0.5 * 1.4426950408889634
-        qkv += window.to(tl.int64) * tokens * STRIDE + head * D
-        grad += window.to(tl.int64) * tokens * HEADS * D + head * D
-        keys = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-        k = _load(qkv + HEADS * D, keys, STRIDE, tokens, D)
-        v = _load(qkv + 2 * HEADS * D, keys, STRIDE, tokens, D)
+        here = window * tokens * STRIDE + head * D
+        grad += window * tokens * HEADS * D + head * D
+        keys = begin + tl.arange(0, BLOCK_K)
+        k = _load(qkv + here + HEADS * D, keys, STRIDE, tokens, D)
+        v = _load(qkv + here + 2 * HEADS * D, keys, STRIDE, tokens, D)
         row = (window * HEADS + head) * tokens
-        bias += head * PADDED * PADDED + keys[None, :]
+        bias += head * PADDED * PADDED + keys[:, None] * PADDED
+        first, end = 0, tokens
         if MASKED:
-            k_regions = _regions_of(regions, window, num_regions, keys, tokens)
+            regions += window % num_regions * 3 * tokens
+            k_regions = _load_regions(regions, keys, tokens)
+            first, end = _span(regions, keys, tokens)
+            first = first // BLOCK_Q * BLOCK_Q
         grad_k = tl.zeros([BLOCK_K, D], tl.float32)
         grad_v = tl.zeros([BLOCK_K, D], tl.float32)
-        for begin in range(0, tokens, BLOCK_Q):
-            queries = begin + tl.arange(0, BLOCK_Q)
-            q = _load(qkv, queries, STRIDE, tokens, D)
+        for start in range(first, end, BLOCK_Q):
+            queries = start + tl.arange(0, BLOCK_Q)
+            q = _load(qkv + here, queries, STRIDE, tokens, D)
             g = _load(grad, queries, HEADS * D, tokens, D)
             log_sum_q = tl.load(log_sum + row + queries, mask=queries < tokens, other=0.0)
             delta_q = tl.load(delta + row + queries, mask=queries < tokens, other=0.0)
-            scores = _scores(q, k, tl.load(bias + queries[:, None] * PADDED), SCALE)
+            scores = tl.dot(k, tl.trans(q)) * SCALE + tl.load(bias + queries[None, :]).to(tl.float32)
             if MASKED:
-                scores = _mask(scores, _regions_of(regions, window, num_regions, queries, tokens), k_regions)
-            weights = tl.exp2(scores - log_sum_q[:, None])
-            grad_v += tl.dot(tl.trans(weights.to(g.dtype)), g)
-            grad_scores = weights * (tl.dot(g, tl.trans(v)) - delta_q[:, None])
-            grad_k += tl.dot(tl.trans(grad_scores.to(q.dtype)), q)
-        grad_qkv += window.to(tl.int64) * tokens * STRIDE + head * D
-        _store(grad_qkv + HEADS * D, keys, STRIDE, tokens, grad_k * D**-0.5, D)
-        _store(grad_qkv + 2 * HEADS * D, keys, STRIDE, tokens, grad_v, D)
+                q_regions = _load_regions(regions, queries, tokens)
+                scores = tl.where(k_regions[:, None] == q_regions[None, :], scores, -1e30)
+            weights = tl.exp2(scores - log_sum_q[None, :])
+            grad_v += tl.dot(weights.to(g.dtype), g)
+            grad_scores = weights * (tl.dot(v, tl.trans(g)) - delta_q[None, :])
+            grad_k += tl.dot(grad_scores.to(q.dtype), q)
+        _store(grad_qkv + here + HEADS * D, keys, STRIDE, tokens, grad_k * D**-0.5, D)
+        _store(grad_qkv + here + 2 * HEADS * D, keys, STRIDE, tokens, grad_v, D)
 
     @triton.jit
     def _backward_bias_kernel(
@@ -307,14 +318,16 @@ if triton is not None:
         BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     ):  # fmt: skip
         """The gradient of one tile of the bias, summed over a share of the windows."""
-        part, tile, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
         STRIDE: tl.constexpr = 3 * HEADS * D
         SCALE: tl.constexpr = D**-0.5 * 1.4426950408889634
-        TILES: tl.constexpr = (tokens + BLOCK_K - 1) // BLOCK_K
-        queries = (tile // TILES) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-        keys = (tile % TILES) * BLOCK_K + tl.arange(0, BLOCK_K)
+        ACROSS: tl.constexpr = (tokens + BLOCK_K - 1) // BLOCK_K
+        TILES: tl.constexpr = (tokens + BLOCK_Q - 1) // BLOCK_Q * ACROSS
+        program = tl.program_id(0)
+        part, head, tile = program // (TILES * HEADS), program // TILES % HEADS, program % TILES
+        queries = tile // ACROSS * BLOCK_Q + tl.arange(0, BLOCK_Q)
+        keys = tile % ACROSS * BLOCK_K + tl.arange(0, BLOCK_K)
         place = head * PADDED * PADDED + queries[:, None] * PADDED + keys[None, :]
-        bias_tile = tl.load(bias + place)
+        bias_tile = tl.load(bias + place).to(tl.float32)
         total = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
         first = (part * windows_each).to(tl.int64)
         for step in range(tl.minimum(windows_each, num_windows - part * windows_each)):
@@ -327,10 +340,11 @@ if triton is not None:
             row = (window * HEADS + head) * tokens
             log_sum_q = tl.load(log_sum + row + queries, mask=queries < tokens, other=0.0)
             delta_q = tl.load(delta + row + queries, mask=queries < tokens, other=0.0)
-            scores = _scores(q, k, bias_tile, SCALE)
+            scores = tl.dot(q, tl.trans(k)) * SCALE + bias_tile
             if MASKED:
-                q_regions = _regions_of(regions, window, num_regions, queries, tokens)
-                scores = _mask(scores, q_regions, _regions_of(regions, window, num_regions, keys, tokens))
+                own = regions + window % num_regions * 3 * tokens
+                q_regions, k_regions = _load_regions(own, queries, tokens), _load_regions(own, keys, tokens)
+                scores = tl.where(q_regions[:, None] == k_regions[None, :], scores, -1e30)
             weights = tl.exp2(scores - log_sum_q[:, None])
             total += weights * (tl.dot(g, tl.trans(v)) - delta_q[:, None])
         tl.store(grad_bias + part.to(tl.int64) * HEADS * PADDED * PADDED + place, total)
