@@ -15,6 +15,10 @@ from video_module.machine import available_cores
 if num_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // num_processes)))
 cli.prepare_process()  # as the scripts do
+if not Path(
+    "/dev/nvidiactl"
+).exists():  # no card: Triton's kernels run in its interpreter, if that is asked for in time
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from video_module.data.drawing import draw_dataset  # noqa: E402
 from video_module.data.encoding import write_video  # noqa: E402

@@ -196,7 +196,9 @@ class _PatchEmbed(PatchEmbed3d):
         # As a matrix product: cuDNN's convolution took 1.6 times as long on an H100.
         x = x.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, t))  # (N, C, T/t, t, H/h, h, W/w, w)
         x = x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
-        return self.norm(F.linear(x, self.proj.weight.flatten(1), self.proj.bias))
+        x = F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
+        # Under autocast a norm gives fp32, which the first stage would keep; the others begin with a linear layer.
+        return self.norm(x).to(x.dtype)
 
 
 class _Block(SwinTransformerBlock):
@@ -248,6 +250,9 @@ class _Network(SwinTransformer3d):
         network as a whole takes, and because several processes can exchange the gradients of one block while those of
         the next are computed.
         """
+        # Each stage is a variant of that code, with its windows shifted or not. torch gives up after the eighth, and
+        # there may be other networks in the process.
+        torch._dynamo.config.recompile_limit = 64
         transform = torch.compile(_Block.transform, dynamic=False)
         for module in self.modules():
             if isinstance(module, _Block):
