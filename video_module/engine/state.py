@@ -54,7 +54,7 @@ def capture(trainer: Trainer) -> dict[str, Any]:
         "scaler": trainer.scaler.state_dict(),
     }
     if trainer.ema:
-        state |= {"num_averaged": int(trainer.ema.n_averaged), "ema": _weights(trainer.validated)}
+        state |= {"num_averaged": trainer.ema.num_averaged, "ema": _weights(trainer.validated)}
     return state
 
 
@@ -75,7 +75,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
         trainer.micro_batch = state["micro_batch"]
     if trainer.ema:
         trainer.validated.backbone.load_state_dict(state["ema"])
-        trainer.ema.n_averaged.fill_(state["num_averaged"])
+        trainer.ema.num_averaged = state["num_averaged"]
 
 
 def _weights(model) -> dict[str, Any]:

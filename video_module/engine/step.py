@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from video_module.config import AUTO, TrainConfig
 from video_module.data.dataset import Batch, largest_batch
 from video_module.engine import memory
+from video_module.engine.averaging import STATISTICS, RunningMean
 from video_module.engine.device import autocast, choose_precision
 from video_module.engine.distributed import Group
 from video_module.engine.mixing import Mixer
@@ -24,8 +24,6 @@ from video_module.tables import pluralize
 
 _BetweenPasses = Callable[[int], None]
 """Called with the number of a step's clips that are done."""
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-"""Ends of the names of batch norm's buffers."""
 
 
 class Trainer:
@@ -68,7 +66,7 @@ class Trainer:
             self.mixer = Mixer(num_classes=num_classes, mixup=config.mixup, cutmix=config.cutmix)
         self.loss = nn.CrossEntropyLoss(self.class_weights, label_smoothing=config.label_smoothing, reduction="sum")
         self.loss.to(device)
-        self.ema = AveragedModel(model, multi_avg_fn=self._average) if config.ema_decay else None
+        self.ema = RunningMean(model, decay=config.ema_decay) if config.ema_decay else None
         self.optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         num_steps = config.num_epochs * steps_per_epoch
         num_warmup_steps = min(num_steps - 1, round(config.warmup_epochs * steps_per_epoch))
@@ -82,13 +80,13 @@ class Trainer:
         self._compiled_works = self._is_reducing = self._is_frozen = False
         # What a forward pass changes, and what has to be restored when its step is given up. Most other buffers are
         # constants, such as Swin's position indices, and not worth a copy in each step.
-        self._statistics = [buffer for name, buffer in model.named_buffers() if name.endswith(_STATISTICS)]
+        self._statistics = [buffer for name, buffer in model.named_buffers() if name.endswith(STATISTICS)]
         self._wrap()
 
     @property
     def validated(self) -> Recognizer:
         """The model that is validated and kept: the running mean where there is one."""
-        return self.ema.module if self.ema else self.model
+        return self.ema.model if self.ema else self.model
 
     # ---- one step
 
@@ -133,7 +131,7 @@ class Trainer:
         self.scaler.update()
         self.schedule.step()
         if self.ema:
-            self.ema.update_parameters(self.model)
+            self.ema.update()
         self.step += 1
         return result
 
@@ -202,14 +200,6 @@ class Trainer:
     def _gradient_sync(self, is_last: bool) -> AbstractContextManager:
         """The context of a pass: gradients are reduced over the processes once, in a step's last one."""
         return nullcontext() if is_last or self.group.world_size == 1 else self._network.no_sync()
-
-    def _average(self, means: Sequence[Tensor], values: Sequence[Tensor], _) -> None:
-        """One step of the running mean."""
-        # While it is young it follows closely, as TensorFlow's ExponentialMovingAverage does: with a decay of 0.999
-        # from the start, the untrained weights would still be a third of it after a thousand steps.
-        number = int(self.ema.n_averaged)
-        decay = min(self.config.ema_decay, (1 + number) / (10 + number))
-        torch._foreach_lerp_(means, values, 1 - decay)
 
     # ---- when a pass fails
 
