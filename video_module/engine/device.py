@@ -9,7 +9,10 @@ from video_module.errors import InputError
 
 
 def choose_device(device: str) -> torch.device:
-    """Resolve auto, cpu, cuda or cuda:1. Raises InputError where CUDA was asked for and there is none."""
+    """Resolve auto, cpu, cuda or cuda:1, and make a GPU the current one.
+
+    Raises InputError where CUDA was asked for and there is none.
+    """
     kind, index = parse_device(device)
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -19,6 +22,8 @@ def choose_device(device: str) -> torch.device:
         raise InputError(f"--device {device}: torch finds no CUDA GPU; use --device cpu")
     if index >= torch.cuda.device_count():
         raise InputError(f"--device {device}: there are only {torch.cuda.device_count()} GPUs, counted from 0")
+    # Events and streams are made on the current GPU, wherever the tensors are.
+    torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 
