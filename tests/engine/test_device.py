@@ -1,10 +1,13 @@
+import os
+
 import pytest
 import torch
 
-from video_module.engine.device import choose_device, choose_precision
+from video_module.engine.device import choose_device, choose_kernels, choose_precision, is_convolutional
 from video_module.errors import InputError
+from video_module.models.registry import MODELS, get_spec
 
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 def test_precision_follows_the_device():
@@ -33,3 +36,27 @@ def test_a_gpu_becomes_the_current_one(device, index, monkeypatch):
     with pytest.raises(InputError, match="only 2 GPUs"):
         choose_device("cuda:2")
     assert current == [index]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_transformers_are_not_laid_out_as_convolutional_networks(name):
+    with META:
+        network = get_spec(name).build(num_classes=2)
+    assert is_convolutional(network) == (not name.startswith(("swin3d", "mvit")))
+
+
+def test_deterministic_kernels(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    earlier = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    try:
+        choose_kernels(deterministic=False)
+        assert torch.backends.cudnn.benchmark
+        assert not torch.are_deterministic_algorithms_enabled()
+        choose_kernels(deterministic=True)
+        assert not torch.backends.cudnn.benchmark
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision(earlier[0])
+        torch.backends.cudnn.benchmark = earlier[1]

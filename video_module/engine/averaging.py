@@ -1,8 +1,10 @@
 """The running mean of a model's weights."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from video_module.models.recognizer import Recognizer
 
@@ -31,12 +33,21 @@ class RunningMean:
         """Take in the model's weights; batch norm's statistics, themselves a mean, become the model's."""
         number = self.num_averaged
         if number == 0:
-            torch._foreach_copy_(self._means, self._values)
+            copy_tensors(self._means, self._values)
         else:
             # While it is young it follows closely, as TensorFlow's ExponentialMovingAverage does: with a decay of 0.999
             # from the start, the untrained weights would still be a third of it after a thousand steps.
             decay = min(self.decay, (1 + number) / (10 + number))
             torch._foreach_lerp_(self._means, self._values, 1 - decay)
-        if self._statistics:
-            torch._foreach_copy_(self._own_statistics, self._statistics)
+        copy_tensors(self._own_statistics, self._statistics)
         self.num_averaged += 1
+
+
+@torch.no_grad()
+def copy_tensors(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy each source into its target."""
+    # One kernel copies all tensors of a type at once; where types are mixed, each tensor would take one.
+    pairs = list(zip(targets, sources, strict=True))
+    for dtype in {target.dtype for target in targets}:
+        alike = [pair for pair in pairs if pair[0].dtype == dtype]
+        torch._foreach_copy_([target for target, _ in alike], [source for _, source in alike])

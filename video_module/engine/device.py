@@ -1,8 +1,10 @@
 """Where and in which precision torch computes."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import nn
 
 from video_module.devices import parse_device
 from video_module.errors import InputError
@@ -43,3 +45,28 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
+def choose_kernels(*, deterministic: bool) -> None:
+    """Let training on CUDA take the fastest kernels, or those that give the same bits each time."""
+    # TF32 for the products that autocast leaves in fp32. All clips of a run have one size, so cuDNN may try its
+    # algorithms on the first and keep the fastest.
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        # cuBLAS reads this when it starts, at the first product of matrices.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def send_network(network: nn.Module, device: torch.device) -> nn.Module:
+    """Bring a network to a device, on CUDA in the layout that its kernels prefer."""
+    if device.type == "cuda" and is_convolutional(network):
+        network = network.to(memory_format=torch.channels_last_3d)
+    return network.to(device)
+
+
+def is_convolutional(network: nn.Module) -> bool:
+    """Whether 3D convolutions do the work; transformers have one for the patches, and MViT pools by depthwise ones."""
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv3d) and module.groups == 1]
+    return len(convolutions) > 1

@@ -14,8 +14,11 @@ from video_module.errors import InputError
 from video_module.files import move
 
 # Settings that may differ from one part of a run to the next: they decide how fast it goes, and when it ends. A step
-# keeps its clips and its mean loss; only dropout and batch norm notice another batch_size.
-_FREE = ("batch_size", "checkpoint_activations", "compile", "save_every", "max_failed_share", "patience")
+# keeps its clips and its mean loss; only dropout and batch norm notice another batch_size, and rounding the others.
+_FREE = (
+    *("batch_size", "checkpoint_activations", "compile", "deterministic"),
+    *("save_every", "max_failed_share", "patience"),
+)
 # More would make the refusal unreadable, and the first ones tell enough.
 _NUM_DIFFERENCES = 8
 # Version of the training state, not of the checkpoint around it: an older X_last.pth still loads as a model, but is not

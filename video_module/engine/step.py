@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from video_module.config import AUTO, TrainConfig
 from video_module.data.dataset import Batch, largest_batch
 from video_module.engine import memory
-from video_module.engine.averaging import STATISTICS, RunningMean
-from video_module.engine.device import autocast, choose_precision
+from video_module.engine.averaging import STATISTICS, RunningMean, copy_tensors
+from video_module.engine.device import autocast, choose_kernels, choose_precision, send_network
 from video_module.engine.distributed import Group
 from video_module.engine.mixing import Mixer
 from video_module.engine.optim import parameter_groups, rate_factor
@@ -31,8 +31,10 @@ class Trainer:
 
     A step takes batches of clips and puts them through the network `micro_batch` at a time, summing up gradients.
     Every random draw is a function of seed, epoch, step, process and batch, and dropout's also of where in the batch
-    its clips stand. So on the CPU a run resumes bit for bit after any step. With another `micro_batch` a step has the
-    same clips, mixed alike, and the same mean loss, but dropout draws anew and batch norm sees other batches.
+    its clips stand. So on the CPU a run resumes bit for bit after any step. On CUDA it resumes to the same values but
+    for rounding, since kernels add up in any order; bit for bit only with config.deterministic. With another
+    `micro_batch` a step has the same clips, mixed alike, and the same mean loss, but dropout draws anew and batch norm
+    sees other batches.
     """
 
     def __init__(
@@ -51,11 +53,8 @@ class Trainer:
         self.config, self.device, self.steps_per_epoch = config, device, steps_per_epoch
         self.precision = choose_precision(config.precision, device)
         if device.type == "cuda":
-            # TF32 for the products that autocast leaves in fp32; channels last is the layout that cuDNN's 3D
-            # convolutions prefer (what it brings to each network has not been measured).
-            torch.set_float32_matmul_precision("high")
-            model = model.to(memory_format=torch.channels_last_3d)
-        self.model = model.to(device)
+            choose_kernels(deterministic=config.deterministic)
+        self.model = send_network(model, device)
         model.drop_before_head(config.head_dropout)
         if config.checkpoint_activations:
             model.recompute_blocks()
@@ -109,17 +108,19 @@ class Trainer:
         if total is None:
             [total] = self.group.all_reduce([self.loss_weight(batches)])
         assert total > 0, "a step without a clip in any process has no mean loss"
-        if self.micro_batch is None:
-            self.micro_batch = self._find_micro_batch()
 
-        statistics = [buffer.clone() for buffer in self._statistics]
+        statistics = self._copy_statistics()
         result = None
         while result is None:
             try:
+                if self.micro_batch is None:
+                    self.micro_batch = self._find_micro_batch()
                 result = self._compute_gradients(batches, epoch, step, total, between_passes)
             except BaseException as error:
                 self.optimizer.zero_grad(set_to_none=True)
-                self._restore_statistics(statistics)
+                copy_tensors(self._statistics, statistics)
+                if "does not have a deterministic implementation" in str(error):
+                    raise InputError(f"--deterministic: {str(error).partition(',')[0]}; leave the flag out") from None
                 self._prepare_retry(error, epoch, step)
             # The next try begins out here, where the exception is gone: its traceback holds on to the activations.
         self._compiled_works = self._compiled is not None
@@ -232,10 +233,10 @@ class Trainer:
         self._compiled = None
         self._wrap()
 
-    @torch.no_grad()
-    def _restore_statistics(self, values: Sequence[Tensor]) -> None:
-        for buffer, value in zip(self._statistics, values, strict=True):
-            buffer.copy_(value)
+    def _copy_statistics(self) -> list[Tensor]:
+        copies = [torch.empty_like(buffer) for buffer in self._statistics]
+        copy_tensors(copies, self._statistics)
+        return copies
 
     def _find_micro_batch(self) -> int:
         """The most clips that go through the network at once, a batch at most."""
@@ -259,7 +260,8 @@ class Trainer:
         # AdamW makes its two moments in the first step; until then they have to be allowed for.
         room = torch.empty(0 if self.optimizer.state else 2 * num_bytes, dtype=torch.uint8, device=self.device)
         try:
-            self._pass_black_clips(self.model, size)
+            with self._gradient_sync(is_last=False):  # processes try alone
+                self._pass_black_clips(self._network, size)
             torch.cuda.synchronize(self.device)
         finally:
             del room
@@ -267,7 +269,7 @@ class Trainer:
 
     def _pass_black_clips(self, network: nn.Module, size: int) -> None:
         """A forward and backward pass that gives gradients of zero and leaves batch norm's statistics as they were."""
-        statistics = [buffer.clone() for buffer in self._statistics]
+        statistics = self._copy_statistics()
         try:
             clips = torch.zeros(size, *self.model.clip.shape, device=self.device)
             with autocast(self.precision, self.device):
@@ -275,7 +277,7 @@ class Trainer:
             self.scaler.scale(loss).backward()
         finally:
             # Only now: batch norm's backward pass refuses statistics that changed since the forward pass.
-            self._restore_statistics(statistics)
+            copy_tensors(self._statistics, statistics)
 
     # ---- the network as it is called
 
