@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from video_module.engine.device import choose_device, choose_kernels, choose_precision, is_convolutional
+from video_module.engine.device import choose_device, choose_kernels, choose_precision, is_convolutional, scoring
 from video_module.errors import InputError
 from video_module.models.registry import MODELS, get_spec
 
@@ -13,8 +13,9 @@ CPU, META = torch.device("cpu"), torch.device("meta")
 def test_precision_follows_the_device():
     assert choose_precision("auto", CPU) == "fp32"
     assert choose_precision("bf16", CPU) == "bf16"
-    with pytest.raises(InputError, match="fp16 needs CUDA"):
-        choose_precision("fp16", CPU)
+    for precision in ("fp16", "tf32"):
+        with pytest.raises(InputError, match=f"precision {precision} needs CUDA"):
+            choose_precision(precision, CPU)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
@@ -60,3 +61,17 @@ def test_deterministic_kernels(monkeypatch):
         torch.use_deterministic_algorithms(False)
         torch.set_float32_matmul_precision(earlier[0])
         torch.backends.cudnn.benchmark = earlier[1]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_tf32_where_it_is_asked_for_alone(precision):
+    """torch lets convolutions use it by default, and training lets products of matrices."""
+    earlier = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with scoring(precision, torch.device("cuda")):
+            flags = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        assert flags == (("high", True) if precision == "tf32" else ("highest", False))
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
+    finally:
+        torch.set_float32_matmul_precision(earlier)

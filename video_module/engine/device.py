@@ -1,7 +1,8 @@
 """Where and in which precision torch computes."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -32,8 +33,8 @@ def choose_device(device: str) -> torch.device:
 def choose_precision(precision: str, device: torch.device) -> str:
     """Resolve "auto": bf16 on CUDA, fp16 where it lacks bf16, fp32 on the CPU."""
     if precision != "auto":
-        if precision == "fp16" and device.type == "cpu":
-            raise InputError("precision fp16 needs CUDA; use fp32 or bf16 on the CPU")
+        if precision in ("fp16", "tf32") and device.type == "cpu":
+            raise InputError(f"precision {precision} needs CUDA; use fp32 or bf16 on the CPU")
         return precision
     if device.type != "cuda":
         return "fp32"
@@ -42,9 +43,24 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """The context of the forward pass."""
-    if precision == "fp32":
+    if precision in ("fp32", "tf32"):
         return nullcontext()
     return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
+@contextmanager
+def scoring(precision: str, device: torch.device) -> Iterator[None]:
+    """The context in which a trained network scores: fp32 without TF32, whatever training or torch's defaults allow."""
+    earlier = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"  # torch's default is True
+    try:
+        with torch.inference_mode(), autocast(precision, device):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(earlier[0])
+        torch.backends.cudnn.allow_tf32 = earlier[1]
 
 
 def choose_kernels(*, deterministic: bool) -> None:
