@@ -61,6 +61,13 @@ def test_a_step_sends_slices_of_the_batch_and_nothing_else(mixing, clips_sent, l
     """The loader pins its batches; a slice of one goes while the GPU computes, and a copy would not."""
     trainer = trainer_on_meta(monkeypatch, ema_decay=0.99, mix_off_epochs=0, **mixing)
     clips, labels = torch.zeros(4, 4, 32, 32, 3, dtype=torch.uint8), torch.arange(4)
+    make = torch.tensor
+
+    def make_on_cpu(*arguments, device="cpu", **settings):
+        assert str(device) == "cpu", "a tensor made of numbers on a device is sent there"
+        return make(*arguments, **settings)
+
+    monkeypatch.setattr(torch, "tensor", make_on_cpu)
     for step in range(2):  # the first step copies the weights to the running mean, later ones blend them
         with Transfers() as transfers:
             trainer.train_step([(clips, labels, [])], step=step)
