@@ -33,6 +33,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--allow_leak", action="store_true", help="test even on training sources, and record it")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
+        "--precision",
+        choices=("fp32", "tf32", "bf16"),
+        help="arithmetic of X.pth; tf32 (CUDA) and bf16 are faster, and their figures are not those of fp32 (default: "
+        "fp32; an X.onnx brings its own)",
+    )
+    parser.add_argument(
         "--num_threads", type=cli.positive_int, help="cores for the network (default: all, shared among processes)"
     )
     parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="clips scored at once")
@@ -115,7 +121,12 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
 
     views = Views(sampling=args.sampling, num_clips=args.num_clips, num_crops=args.num_crops, clip_step=args.clip_step)
     with join_group(args.device) as group:
-        predictor = load_predictor(args.checkpoint, device=group.device, num_threads=own_threads(args.num_threads))
+        predictor = load_predictor(
+            args.checkpoint,
+            device=group.device,
+            num_threads=own_threads(args.num_threads),
+            precision=args.precision or "fp32",
+        )
         split = group.broadcast(
             lambda: load_test_split(args.test_dir, predictor.class_names, num_workers=default_num_workers())
         )
@@ -129,6 +140,7 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
             group=group,
             batch_size=args.batch_size,
             num_workers=args.num_workers,
+            pin_memory=predictor.provider.startswith("cuda"),
         )
         if scores is None:  # the first process has them all
             return
@@ -148,6 +160,8 @@ def check_paths(args: argparse.Namespace) -> None:
     """Raise InputError, before hours of work, if a file is missing or cannot be written."""
     if args.attention and args.checkpoint.suffix.lower() != ".pth":
         raise InputError(f"--attention: {args.checkpoint} gives no gradients; test the .pth checkpoint")
+    if args.precision and args.checkpoint.suffix.lower() == ".onnx":
+        raise InputError(f"--precision {args.precision}: {args.checkpoint} computes as it was exported; leave it out")
     if args.report and args.report.suffix.lower() != ".html":
         raise InputError(f"--report {args.report}: the report's name ends in .html")
     check_model_file(args.checkpoint)

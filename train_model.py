@@ -37,7 +37,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--preview", type=Path, metavar="PICTURE", help="write some clips as training would see them, and stop"
     )
     parser.add_argument("--num_previews", type=cli.positive_int, default=6, help="videos that --preview shows")
-    parser.add_argument("--resume", action="store_true", help="continue from <save_path>_last.pth if it is there")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue from <save_path>_last.pth if it is there: bit for bit, on a GPU with --deterministic alone",
+    )
     parser.add_argument(
         "--tensorboard", action=argparse.BooleanOptionalAction, help="also write <save_path>_tensorboard"
     )

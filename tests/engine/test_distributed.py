@@ -348,7 +348,7 @@ def test_processes_on_one_machine_share_its_cores_and_its_gpus(script, exported,
     """So that the networks of each do not wait for one another's; and the first alone looks at every video."""
     given, looked = [], []
 
-    def load(model, *, device: str, num_threads: int | None):
+    def load(model, *, device: str, num_threads: int | None, precision: str = "fp32"):
         given.append((device, num_threads))
         return load_predictor(model, num_threads=num_threads)
 

@@ -11,7 +11,7 @@ import torch
 import test_model
 from video_module.data import dataset, leaks, records
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from video_module.engine.evaluation import score_videos
+from video_module.engine.evaluation import score_videos, score_views
 from video_module.errors import InputError
 from video_module.inference.predictor import load_predictor
 from video_module.report.results import results_stem
@@ -36,6 +36,28 @@ def test_scores_do_not_depend_on_batches_and_workers(model, drawn_data):
     assert np.array_equal(first, scores(batch_size=8, num_workers=2))
     for batch_size in (1, 5):
         assert np.allclose(first, scores(batch_size=batch_size, num_workers=0), rtol=0, atol=1e-5)
+
+
+def test_batches_in_pinned_memory_score_alike(trained, drawn_data, monkeypatch):
+    """They are made in a thread, while the network computes; here memory cannot be pinned."""
+    predictor = load_predictor(trained, device="cpu")
+    videos = records.load_videos(drawn_data / "test", num_workers=1)
+    views = dataset.EvaluationViews(drawn_data / "test", videos, predictor.clip, dataset.Views(num_clips=2))
+    loader = dataset.EvaluationLoader(views, num_workers=2)
+    plain = score_views(predictor.score_clips, loader, batch_size=5)
+    pinned, empty = [], torch.empty
+
+    def pin(*size: int, pin_memory: bool, dtype: torch.dtype) -> torch.Tensor:
+        pinned.append(pin_memory)
+        return empty(*size, dtype=dtype)
+
+    monkeypatch.setattr(torch, "empty", pin)
+    score_clips = lambda clips: np.copy(clips.reshape(len(clips), -1)[:, :7])
+    expected = score_views(score_clips, loader, batch_size=5)
+    assert not pinned
+    got = score_views(score_clips, loader, batch_size=5, pin_memory=True)
+    assert pinned == [True] * -(-sum(map(len, plain)) // 5)
+    assert all(np.array_equal(one, other) for one, other in zip(expected, got, strict=True))
 
 
 def run(test_dir: Path, model: Path, output_dir: Path, *flags: str) -> dict:
@@ -73,6 +95,21 @@ def test_what_results_record(model, drawn_data, tmp_path):
     sources = {video["path"]: video["source"] for video in record["videos"]}
     assert {f"test/{row['video']}": row["source"] for row in rows}.items() <= sources.items()
     assert {row["label"] for row in rows} == set(figures["per_class"])
+
+
+def test_a_lower_precision_is_recorded_and_shown(trained, drawn_data, tmp_path, capsys):
+    figures = [run(drawn_data / "test", trained, tmp_path, *flags) for flags in ((), ("--precision", "bf16"))]
+    assert [one["precision"] for one in figures] == ["fp32", "bf16"]
+    assert "swin3d_nano, bf16 on cpu, 6 classes" in capsys.readouterr().out
+    assert 0 < abs(figures[0]["log_loss"] - figures[1]["log_loss"]) < 0.05
+
+
+def test_a_precision_that_cannot_be_had_is_refused(trained, exported, drawn_data, tmp_path):
+    with pytest.raises(InputError, match=r"--precision bf16: .*nano\.onnx computes as it was exported"):
+        run(drawn_data / "test", exported, tmp_path / "out", "--precision", "bf16")
+    with pytest.raises(InputError, match="precision tf32 needs CUDA"):
+        run(drawn_data / "test", trained, tmp_path / "out", "--precision", "tf32")
+    assert not (tmp_path / "out").exists()
 
 
 def test_windows_are_named_as_such(exported, drawn_data, tmp_path, capsys):

@@ -49,6 +49,16 @@ def test_a_batch_in_parts_is_mixed_as_a_whole_one(seed):
         assert torch.equal(torch.cat([part[number] for part in parts]), whole[number])
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_clips_have_one_layout_and_the_batch_stays_as_it_is(seed):
+    clips, labels = batch_of(4)
+    clips = clips.contiguous()
+    for begin, end in ((0, 4), (0, 2), (2, 4)):
+        mixed, _ = mix(Mixer(num_classes=4, mixup=0.8, cutmix=1.0), (clips, labels), begin=begin, end=end, seed=seed)
+        assert mixed.is_contiguous()
+    assert torch.equal(clips, batch_of(4)[0])
+
+
 def test_both_ways_come_and_the_seed_alone_decides():
     mixer, batch = Mixer(num_classes=4, mixup=0.8, cutmix=1.0), batch_of(4)
     dtypes = []

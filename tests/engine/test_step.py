@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from video_module.config import AUTO, TrainConfig
+from video_module.engine import memory
 from video_module.engine.step import Trainer
 from video_module.errors import InputError
 from video_module.models.recognizer import build_model
@@ -95,6 +96,35 @@ def test_where_compiling_fails_training_goes_on_without_it(where, monkeypatch, c
     assert torch.equal(*losses)
     assert capsys.readouterr().out.count("torch.compile failed (no compiler): going on without it") == 1
     assert all(torch.equal(v, trainer.model.state_dict()[k]) for k, v in plain.model.state_dict().items())
+
+
+def test_where_compiling_fails_while_it_looks_for_a_size_training_goes_on_without_it(monkeypatch, capsys):
+    """The search calls the network that the steps will call."""
+    called = []
+
+    def compile(model):
+        compiled = torch.nn.Module()
+        compiled.forward = lambda clips: called.append(len(clips)) or 1 / 0
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    trainer = trainer_of(batch_size=AUTO, compile=True)
+    monkeypatch.setattr(memory, "micro_batch_on_cpu", lambda clip, most: trainer._try_pass(2) or 2)
+    trainer.train_step([four_clips()])
+    assert (called, trainer.micro_batch) == ([2], 2)
+    assert "torch.compile failed (division by zero): going on without it" in capsys.readouterr().out
+
+
+def test_a_network_without_deterministic_kernels_says_so():
+    def fails(*_):
+        raise RuntimeError("avg_pool3d_backward_cuda does not have a deterministic implementation, but you set 'torch")
+
+    trainer = trainer_of(deterministic=True)
+    trainer.model.register_forward_pre_hook(fails)
+    assert not torch.are_deterministic_algorithms_enabled()  # the CPU needs no such choice
+    with pytest.raises(InputError, match=r"--deterministic: avg_pool3d_backward_cuda does not .*; leave the flag"):
+        trainer.train_step([four_clips()])
 
 
 def test_class_weights_weigh_the_loss():

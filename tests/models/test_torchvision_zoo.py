@@ -12,6 +12,7 @@ from torchvision.models.video import mvit
 from video_module.data.drawing import draw_frames, make_scene
 from video_module.data.transforms import center_crop, resize_frame
 from video_module.errors import InputError
+from video_module.models import torchvision_zoo
 from video_module.models.cost import measure_cost
 from video_module.models.recognizer import build_model
 from video_module.models.registry import MODELS, get_spec
@@ -202,3 +203,15 @@ def test_s3d_of_small_clips_gives_one_answer():
         model = build_model("s3d", num_classes=3, clip=clip).eval()
         with torch.inference_mode():
             assert model(torch.zeros(1, *clip.shape, dtype=torch.uint8)).shape == (1, 3)
+
+
+def test_mvit_makes_its_distances_once_and_trains_after_it_was_validated(monkeypatch):
+    clip = get_spec("mvit_v2_s").clip_config(clip_len=4, img_size=32)
+    model = build_model("mvit_v2_s", num_classes=3, clip=clip)
+    clips = torch.zeros(1, *clip.shape, dtype=torch.uint8)
+    torchvision_zoo._distance_tensor.cache_clear()
+    with torch.inference_mode():
+        model.eval()(clips)
+    monkeypatch.setattr(torch, "tensor", None)  # each call would send a tensor to the device, and wait for it
+    model.train()(clips).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.backbone.blocks.parameters())

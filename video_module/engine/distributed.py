@@ -100,7 +100,7 @@ def join_group(device: str) -> Iterator[Group]:
         device = own_device(device)
         uses_cuda = device != "cpu" and torch.cuda.is_available()
         if uses_cuda:
-            torch.cuda.set_device(choose_device(device))
+            choose_device(device)  # NCCL takes the current GPU
         # Windows has CUDA without NCCL.
         backend = "cpu:gloo,cuda:nccl" if uses_cuda and dist.is_nccl_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)

@@ -1,6 +1,6 @@
 """From views to video scores, for any model that scores clips, in one process or in several."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from video_module.background import in_background
 from video_module.config import ClipConfig
 from video_module.data.dataset import EvaluationLoader, EvaluationViews, Views, label_indices
 from video_module.data.labels import check_class_folders, check_split_dir
 from video_module.data.leaks import TrainOverlap, train_overlap
 from video_module.data.records import VideoRecord, load_videos, split_record
-from video_module.engine.device import autocast
+from video_module.engine.device import scoring
 from video_module.engine.distributed import Group
 from video_module.scores import ScoreClips, softmax, video_score
 
@@ -95,11 +96,12 @@ def score_split(
     group: Group,
     batch_size: int,
     num_workers: int,
+    pin_memory: bool = False,
 ) -> Scores | None:
     """Score all videos of a split, each process its share of them; None in all processes but the first."""
     own_views = EvaluationViews(split.test_dir, group.shard(split.videos), clip, views)
     loader = EvaluationLoader(own_views, num_workers=num_workers)
-    view_scores = group.gather(score_views(score_clips, loader, batch_size=batch_size))
+    view_scores = group.gather(score_views(score_clips, loader, batch_size=batch_size, pin_memory=pin_memory))
     if view_scores is None:
         return None
     assert len(view_scores) == len(split.videos)
@@ -112,19 +114,39 @@ def score_videos(score_clips: ScoreClips, loader: EvaluationLoader, *, batch_siz
 
 
 def score_views(
-    score_clips: ScoreClips, loader: EvaluationLoader, *, batch_size: int, desc: str = "testing"
+    score_clips: ScoreClips,
+    loader: EvaluationLoader,
+    *,
+    batch_size: int,
+    desc: str = "testing",
+    pin_memory: bool = False,
 ) -> list[np.ndarray]:
-    """The view_scores of Scores; an empty list of no videos. `batch_size` changes them by rounding errors only."""
+    """The view_scores of Scores; an empty list of no videos. `batch_size` changes them by rounding errors only.
+
+    With `pin_memory`, for torch on CUDA, batches lie in pinned memory, and the next ones are made while one is scored.
+    """
     logits: list[list[np.ndarray]] = [[] for _ in range(len(loader))]
+    batches = _batches(loader, batch_size, desc, pin_memory)
+    for clips, owners in in_background(batches, depth=1) if pin_memory else batches:
+        for owner, row in zip(owners, score_clips(clips), strict=True):
+            logits[owner].append(row)
+    assert all(logits), "every video has at least one view"
+    return [softmax(np.stack(rows)) for rows in logits]
+
+
+def _batches(
+    loader: EvaluationLoader, batch_size: int, desc: str, pin_memory: bool
+) -> Generator[tuple[np.ndarray, tuple[int, ...]], None, None]:
+    """(clips, the videos they are of), `batch_size` clips at a time."""
     videos = tqdm(loader, desc=desc, unit="video", leave=False)
     stream = ((view, index) for views, index in videos for view in views)
     # Batches run across videos: a video of three views would otherwise leave most of a batch of eight empty.
     while batch := list(islice(stream, batch_size)):
         views, owners = zip(*batch, strict=True)
-        for owner, row in zip(owners, score_clips(np.stack(views)), strict=True):
-            logits[owner].append(row)
-    assert all(logits), "every video has at least one view"
-    return [softmax(np.stack(rows)) for rows in logits]
+        clips = None
+        if pin_memory:
+            clips = torch.empty(len(views), *views[0].shape, dtype=torch.uint8, pin_memory=True).numpy()
+        yield np.stack(views, out=clips), owners
 
 
 def torch_scorer(model: nn.Module, *, device: torch.device, precision: str = "fp32") -> ScoreClips:
@@ -133,7 +155,7 @@ def torch_scorer(model: nn.Module, *, device: torch.device, precision: str = "fp
     def score_clips(clips: np.ndarray) -> np.ndarray:
         # At every call, since validation takes turns with training, which switches to the training mode.
         model.eval()
-        with torch.inference_mode(), autocast(precision, device):
-            return model(torch.from_numpy(clips).to(device)).float().cpu().numpy()
+        with scoring(precision, device):
+            return model(torch.from_numpy(clips).to(device, non_blocking=True)).float().cpu().numpy()
 
     return score_clips

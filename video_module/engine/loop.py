@@ -279,7 +279,13 @@ def validate(
             raise stop.interrupted()
         return score_clips(clips)
 
-    shard = score_views(score_or_stop, loader, batch_size=trainer.micro_batch or 8, desc="validating")
+    shard = score_views(
+        score_or_stop,
+        loader,
+        batch_size=trainer.micro_batch or 8,
+        desc="validating",
+        pin_memory=trainer.device.type == "cuda",
+    )
     view_scores = trainer.group.gather(shard)
 
     def figures() -> dict[str, float]:

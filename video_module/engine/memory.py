@@ -26,20 +26,27 @@ def micro_batch_on_cuda(step: Callable[[int], None], most: int, device: torch.de
     """The most clips for which `step(size)`, a forward and backward pass, leaves a margin of the card's memory."""
 
     def fits(size: int) -> bool:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        free, _ = torch.cuda.mem_get_info(device)
-        available = free + torch.cuda.memory_reserved(device)
         try:
-            step(size)
+            # Twice: in the first pass cuDNN tries its algorithms, some of which take far more memory than the one that
+            # it chooses.
+            for _ in range(2):
+                available = _reset(device)
+                step(size)
         except torch.OutOfMemoryError:
             return False
         return torch.cuda.max_memory_reserved(device) < _MARGIN * available
 
     size = largest_that_fits(fits, most)
-    # Else the peak of a pass that was only tried would stay in the logs.
-    torch.cuda.reset_peak_memory_stats(device)
+    _reset(device)  # the peak of a pass that was only tried does not belong in the logs
     return size
+
+
+def _reset(device: torch.device) -> int:
+    """Give back what is not in use and forget the peak; returns the bytes that may be used."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device)
 
 
 def largest_that_fits(fits: Callable[[int], bool], most: int) -> int:

@@ -14,8 +14,11 @@ from video_module.errors import InputError
 from video_module.files import move
 
 # Settings that may differ from one part of a run to the next: they decide how fast it goes, and when it ends. A step
-# keeps its clips and its mean loss; only dropout and batch norm notice another batch_size.
-_FREE = ("batch_size", "checkpoint_activations", "compile", "save_every", "max_failed_share", "patience")
+# keeps its clips and its mean loss; only dropout and batch norm notice another batch_size, and rounding the others.
+_FREE = (
+    *("batch_size", "checkpoint_activations", "compile", "deterministic"),
+    *("save_every", "max_failed_share", "patience"),
+)
 # More would make the refusal unreadable, and the first ones tell enough.
 _NUM_DIFFERENCES = 8
 # Version of the training state, not of the checkpoint around it: an older X_last.pth still loads as a model, but is not
@@ -54,7 +57,7 @@ def capture(trainer: Trainer) -> dict[str, Any]:
         "scaler": trainer.scaler.state_dict(),
     }
     if trainer.ema:
-        state |= {"num_averaged": int(trainer.ema.n_averaged), "ema": _weights(trainer.validated)}
+        state |= {"num_averaged": trainer.ema.num_averaged, "ema": _weights(trainer.validated)}
     return state
 
 
@@ -75,7 +78,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
         trainer.micro_batch = state["micro_batch"]
     if trainer.ema:
         trainer.validated.backbone.load_state_dict(state["ema"])
-        trainer.ema.n_averaged.fill_(state["num_averaged"])
+        trainer.ema.num_averaged = state["num_averaged"]
 
 
 def _weights(model) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from video_module.config import AUTO, TrainConfig
 from video_module.data.dataset import Batch, largest_batch
 from video_module.engine import memory
-from video_module.engine.device import autocast, choose_precision
+from video_module.engine.averaging import STATISTICS, RunningMean, copy_tensors
+from video_module.engine.device import autocast, choose_kernels, choose_precision, send_network
 from video_module.engine.distributed import Group
 from video_module.engine.mixing import Mixer
 from video_module.engine.optim import parameter_groups, rate_factor
@@ -24,8 +24,9 @@ from video_module.tables import pluralize
 
 _BetweenPasses = Callable[[int], None]
 """Called with the number of a step's clips that are done."""
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-"""Ends of the names of batch norm's buffers."""
+
+# On an H100, compiling swin3d_b took 90 s and then saved 5 ms a clip.
+_CLIPS_WORTH_COMPILING = 20_000
 
 
 class Trainer:
@@ -33,8 +34,10 @@ class Trainer:
 
     A step takes batches of clips and puts them through the network `micro_batch` at a time, summing up gradients.
     Every random draw is a function of seed, epoch, step, process and batch, and dropout's also of where in the batch
-    its clips stand. So on the CPU a run resumes bit for bit after any step. With another `micro_batch` a step has the
-    same clips, mixed alike, and the same mean loss, but dropout draws anew and batch norm sees other batches.
+    its clips stand. So on the CPU a run resumes bit for bit after any step. On CUDA it resumes to the same values but
+    for rounding, since kernels add up in any order; bit for bit only with config.deterministic. With another
+    `micro_batch` a step has the same clips, mixed alike, and the same mean loss, but dropout draws anew and batch norm
+    sees other batches.
     """
 
     def __init__(
@@ -53,11 +56,8 @@ class Trainer:
         self.config, self.device, self.steps_per_epoch = config, device, steps_per_epoch
         self.precision = choose_precision(config.precision, device)
         if device.type == "cuda":
-            # TF32 for the products that autocast leaves in fp32; channels last is the layout that cuDNN's 3D
-            # convolutions prefer (what it brings to each network has not been measured).
-            torch.set_float32_matmul_precision("high")
-            model = model.to(memory_format=torch.channels_last_3d)
-        self.model = model.to(device)
+            choose_kernels(deterministic=config.deterministic)
+        self.model = send_network(model, device)
         model.drop_before_head(config.head_dropout)
         if config.checkpoint_activations:
             model.recompute_blocks()
@@ -68,7 +68,7 @@ class Trainer:
             self.mixer = Mixer(num_classes=num_classes, mixup=config.mixup, cutmix=config.cutmix)
         self.loss = nn.CrossEntropyLoss(self.class_weights, label_smoothing=config.label_smoothing, reduction="sum")
         self.loss.to(device)
-        self.ema = AveragedModel(model, multi_avg_fn=self._average) if config.ema_decay else None
+        self.ema = RunningMean(model, decay=config.ema_decay) if config.ema_decay else None
         self.optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         num_steps = config.num_epochs * steps_per_epoch
         num_warmup_steps = min(num_steps - 1, round(config.warmup_epochs * steps_per_epoch))
@@ -78,19 +78,21 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.step = 0
         self.micro_batch = None if config.batch_size == AUTO else config.batch_size
-        if config.compile:
+        self._is_compiled = self._should_compile() if config.compile is None else config.compile
+        if self._is_compiled:
+            print("the network is compiled in the first step, for a minute or two; --no-compile goes without")
             model.compile_for_training()
-        self._compiles, self._compiled_works = config.compile, False
+        self._compiles, self._compiled_works = self._is_compiled, False
         self._is_reducing = self._is_frozen = False
         # What a forward pass changes, and what has to be restored when its step is given up. Most other buffers are
         # constants, such as Swin's position indices, and not worth a copy in each step.
-        self._statistics = [buffer for name, buffer in model.named_buffers() if name.endswith(_STATISTICS)]
+        self._statistics = [buffer for name, buffer in model.named_buffers() if name.endswith(STATISTICS)]
         self._wrap()
 
     @property
     def validated(self) -> Recognizer:
         """The model that is validated and kept: the running mean where there is one."""
-        return self.ema.module if self.ema else self.model
+        return self.ema.model if self.ema else self.model
 
     # ---- one step
 
@@ -113,17 +115,19 @@ class Trainer:
         if total is None:
             [total] = self.group.all_reduce([self.loss_weight(batches)])
         assert total > 0, "a step without a clip in any process has no mean loss"
-        if self.micro_batch is None:
-            self.micro_batch = self._find_micro_batch()
 
-        statistics = [buffer.clone() for buffer in self._statistics]
+        statistics = self._copy_statistics()
         result = None
         while result is None:
             try:
+                if self.micro_batch is None:
+                    self.micro_batch = self._find_micro_batch()
                 result = self._compute_gradients(batches, epoch, step, total, between_passes)
             except BaseException as error:
                 self.optimizer.zero_grad(set_to_none=True)
-                self._restore_statistics(statistics)
+                copy_tensors(self._statistics, statistics)
+                if "does not have a deterministic implementation" in str(error):
+                    raise InputError(f"--deterministic: {str(error).partition(',')[0]}; leave the flag out") from None
                 self._prepare_retry(error, epoch, step)
             # The next try begins out here, where the exception is gone: its traceback holds on to the activations.
         self._compiled_works = self._compiles
@@ -135,7 +139,7 @@ class Trainer:
         self.scaler.update()
         self.schedule.step()
         if self.ema:
-            self.ema.update_parameters(self.model)
+            self.ema.update()
         self.step += 1
         return result
 
@@ -205,22 +209,18 @@ class Trainer:
         """The context of a pass: gradients are reduced over the processes once, in a step's last one."""
         return nullcontext() if is_last or self.group.world_size == 1 else self._network.no_sync()
 
+    def _should_compile(self) -> bool:
+        num_clips = self.config.num_epochs * self.steps_per_epoch * self.config.effective_batch
+        return self.device.type == "cuda" and self.model.compiles_in_parts and num_clips >= _CLIPS_WORTH_COMPILING
+
     def _compiler(self, *, is_full: bool) -> AbstractContextManager:
         """The context of a pass: compiled code where it works, and for full passes alone.
 
         It is made for one number of clips, and the few at the end of an epoch are not worth another compilation.
         """
-        if not self.config.compile:
+        if not self._is_compiled:
             return nullcontext()
         return torch.compiler.set_stance("default" if self._compiles and is_full else "force_eager")
-
-    def _average(self, means: Sequence[Tensor], values: Sequence[Tensor], _) -> None:
-        """One step of the running mean."""
-        # While it is young it follows closely, as TensorFlow's ExponentialMovingAverage does: with a decay of 0.999
-        # from the start, the untrained weights would still be a third of it after a thousand steps.
-        number = int(self.ema.n_averaged)
-        decay = min(self.config.ema_decay, (1 + number) / (10 + number))
-        torch._foreach_lerp_(means, values, 1 - decay)
 
     # ---- when a pass fails
 
@@ -253,10 +253,10 @@ class Trainer:
         print(f"torch.compile failed ({reason}): going on without it")
         self._compiles = False
 
-    @torch.no_grad()
-    def _restore_statistics(self, values: Sequence[Tensor]) -> None:
-        for buffer, value in zip(self._statistics, values, strict=True):
-            buffer.copy_(value)
+    def _copy_statistics(self) -> list[Tensor]:
+        copies = [torch.empty_like(buffer) for buffer in self._statistics]
+        copy_tensors(copies, self._statistics)
+        return copies
 
     def _find_micro_batch(self) -> int:
         """The most clips that go through the network at once, a batch at most."""
@@ -280,7 +280,8 @@ class Trainer:
         # AdamW makes its two moments in the first step; until then they have to be allowed for.
         room = torch.empty(0 if self.optimizer.state else 2 * num_bytes, dtype=torch.uint8, device=self.device)
         try:
-            self._pass_black_clips(self.model, size)
+            with self._gradient_sync(is_last=False):  # processes try alone
+                self._pass_black_clips(self._network, size)
             torch.cuda.synchronize(self.device)
         finally:
             del room
@@ -288,7 +289,7 @@ class Trainer:
 
     def _pass_black_clips(self, network: nn.Module, size: int) -> None:
         """A forward and backward pass that gives gradients of zero and leaves batch norm's statistics as they were."""
-        statistics = [buffer.clone() for buffer in self._statistics]
+        statistics = self._copy_statistics()
         try:
             clips = torch.zeros(size, *self.model.clip.shape, device=self.device)
             with autocast(self.precision, self.device), self._compiler(is_full=False):
@@ -296,7 +297,7 @@ class Trainer:
             self.scaler.scale(loss).backward()
         finally:
             # Only now: batch norm's backward pass refuses statistics that changed since the forward pass.
-            self._restore_statistics(statistics)
+            copy_tensors(self._statistics, statistics)
 
     # ---- the network as it is called
 

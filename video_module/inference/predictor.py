@@ -138,21 +138,29 @@ class Predictor:
 
 
 def load_predictor(
-    model: str | Path, *, device: str = "auto", num_threads: int | None = None, split_batches: bool = True
+    model: str | Path,
+    *,
+    device: str = "auto",
+    num_threads: int | None = None,
+    split_batches: bool = True,
+    precision: str = "fp32",
 ) -> Predictor:
     """Open an .onnx file written by convert_model.py, or a .pth checkpoint of train_model.py.
 
     `device` is auto, cpu or cuda; asking for cuda where there is none is an error. Unless `split_batches` is off, the
-    CPU and int8 files get large batches in parts.
+    CPU and int8 files get large batches in parts. `precision` is fp32, tf32 (CUDA) or bf16, for checkpoints; an ONNX
+    file brings its own.
     Raises InputError if the file is missing, damaged or not of this project.
     """
     path = Path(model)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    loaders = {".onnx": _load_onnx, ".pth": _load_checkpoint}
-    if path.suffix.lower() not in loaders:
+    if path.suffix.lower() == ".pth":
+        predictor = _load_checkpoint(path, device=device, num_threads=num_threads, precision=precision)
+    elif path.suffix.lower() == ".onnx":
+        predictor = _load_onnx(path, device=device, num_threads=num_threads)
+    else:
         raise InputError(f"{path}: a model file ends in .onnx or .pth")
-    predictor = loaders[path.suffix.lower()](path, device=device, num_threads=num_threads)
     if not split_batches:
         return predictor
     if predictor.precision == "int8":
@@ -255,26 +263,28 @@ def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor
     )
 
 
-def _load_checkpoint(path: Path, *, device: str, num_threads: int | None) -> Predictor:
+def _load_checkpoint(path: Path, *, device: str, num_threads: int | None, precision: str) -> Predictor:
     import torch
 
     from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint
-    from video_module.engine.device import choose_device
+    from video_module.engine.device import choose_device, choose_precision, send_network
     from video_module.engine.evaluation import torch_scorer
 
     if num_threads:
         torch.set_num_threads(num_threads)
     checkpoint = load_checkpoint(path)
     target = choose_device(device)
-    model = build_from_checkpoint(checkpoint).to(target)
+    precision = choose_precision(precision, target)
+    model = send_network(build_from_checkpoint(checkpoint), target)
     return Predictor(
         model=checkpoint.model,
         class_names=checkpoint.class_names,
         clip=checkpoint.clip,
-        score_clips=torch_scorer(model, device=target),
+        score_clips=torch_scorer(model, device=target, precision=precision),
         provider=str(target),
         split_digest=checkpoint.split_digest,
         train_sources=tuple(checkpoint.train_sources),
         train_clips=tuple(checkpoint.train_clips),
         weights=checkpoint.train_config.get("weights"),
+        precision=precision,
     )

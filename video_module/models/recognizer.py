@@ -60,10 +60,14 @@ class Recognizer(nn.Module):
         for block in blocks:
             block.recomputed = True
 
+    @property
+    def compiles_in_parts(self) -> bool:
+        return hasattr(self.backbone, "compile_for_training")
+
     def compile_for_training(self) -> None:
         """Compile the backbone, at its first pass: in parts where it says which, else as a whole."""
         # The input's normalisation stays outside. Clips come as uint8 or float, and would be compiled twice.
-        if hasattr(self.backbone, "compile_for_training"):
+        if self.compiles_in_parts:
             self.backbone.compile_for_training()
         else:
             self.backbone.compile(dynamic=False)

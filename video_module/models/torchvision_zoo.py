@@ -100,6 +100,22 @@ def _distance_numbers(queries: int, keys: int) -> list[list[int]]:
     return [[int(q * query_step - (k + 1 - keys) * key_step) for k in range(keys)] for q in range(queries)]
 
 
+@lru_cache(maxsize=64)
+def _distance_tensor(queries: int, keys: int, device: torch.device) -> Tensor:
+    """_distance_numbers() on a device, sent there once."""
+    # The first caller may run in inference mode, whose tensors autograd refuses; a later caller may be training.
+    with torch.inference_mode(False):
+        return torch.tensor(_distance_numbers(queries, keys), device=device)
+
+
+@torch.compiler.assume_constant_result
+def _distances(queries: int, keys: int, device: torch.device) -> Tensor:
+    # What is made during export is a traced tensor, which must not end up in the cache.
+    if torch.compiler.is_exporting():
+        return torch.tensor(_distance_numbers(queries, keys), device=device)
+    return _distance_tensor(queries, keys, device)
+
+
 class PooledAttention(mvit.MultiscaleAttention):
     """torchvision's attention of MViT, with the same results, but without assigning to parts of tensors."""
 
@@ -142,5 +158,4 @@ def _positions(table: Tensor, queries: int, keys: int) -> Tensor:
     """Relative positions along an axis, (queries, head_dim, keys)."""
     # torchvision's own stretching of a table that was trained for another grid, so that results agree with it.
     table = mvit._interpolate(table, 2 * max(queries, keys) - 1)
-    distances = torch.tensor(_distance_numbers(queries, keys), device=table.device)
-    return F.embedding(distances, table).transpose(1, 2)
+    return F.embedding(_distances(queries, keys, table.device), table).transpose(1, 2)
