@@ -27,14 +27,14 @@ PARTS = {
     "versions": 40,
     "kernels": 40,
     "accuracy": 45,
-    "speed": 120,
+    "speed": 180,
     "batch_size": 35,
     "profile": 25,
     "syncs": 20,
     "compile": 50,
     "networks": 45,
     "loader": 50,
-    "resume": 40,
+    "resume": 45,
 }
 _MODULES = {
     "kernels": "gpu_kernels",

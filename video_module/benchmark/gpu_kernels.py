@@ -143,24 +143,25 @@ def _attention_errors(ours: nn.Module, x: Tensor, precision: str) -> dict[str, f
 def _attention_speed(attention: nn.Module, x: Tensor, setup: Setup) -> dict[str, Any]:
     """Milliseconds, and the kernel that torch chooses if its fused attention is called."""
     x = x.requires_grad_()
-    weights = torch.randn_like(x)
+    timing = setup.timing if setup.is_tiny else {"num_steps": 10, "num_warmup": 3}
 
     def forward() -> Tensor:
         with autocast(setup.precision, setup.device):
             return attention(x)
 
+    with _noted_choices() as choices:
+        weights = torch.randn_like(forward())
+        with torch.no_grad():
+            forward()
+
     def both() -> None:
         x.grad = None
         attention.zero_grad()
-        forward().backward(weights.to(forward_type))
+        forward().backward(weights)
 
-    with _noted_choices() as choices:
-        forward_type = forward().dtype
-        with torch.no_grad():
-            forward()
     with torch.no_grad():
-        forward_s = time_step(forward, setup.device, **setup.timing)
-    both_s = time_step(both, setup.device, **setup.timing)
+        forward_s = time_step(forward, setup.device, **timing)
+    both_s = time_step(both, setup.device, **timing)
     names = dict(zip(("kernel", "kernel_without_gradients"), choices or (None, None), strict=True))
     return {**names, "forward_ms": 1e3 * forward_s, "both_ms": 1e3 * both_s}
 
