@@ -4,6 +4,7 @@ python -m video_module.benchmark loader --data_dir hmdb51
 python -m video_module.benchmark predict --model X.pth X.onnx X_int8.onnx
 python -m video_module.benchmark zoo
 python -m video_module.benchmark train
+python -m video_module.benchmark gpu
 """
 
 import argparse
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 from video_module import cli
+from video_module.benchmark.gpu import PARTS
 from video_module.config import AUGMENTATIONS, AUTO, auto_or_count
 from video_module.machine import default_num_workers
 from video_module.models.registry import MODELS
@@ -43,6 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     _add_video(commands)
     _add_zoo(commands)
     _add_training(commands)
+    _add_gpu(commands)
     return parser.parse_args(argv)
 
 
@@ -101,6 +104,21 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
     recipe.add_argument("--num_parts", type=cli.positive_int, default=1, help="processes that share the runs")
 
 
+def _add_gpu(commands: argparse._SubParsersAction) -> None:
+    gpu = _add(commands, "gpu", "correctness, speed and memory on a card in eleven parts, a line for each result")
+    gpu.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART", help="which")
+    gpu.add_argument(
+        "--model_type",
+        nargs="+",
+        choices=("swin3d_t", "swin3d_s", "swin3d_b"),
+        default=["swin3d_b", "swin3d_t"],
+        help="networks whose speed is measured, the first one in all parts; on the CPU it is swin3d_nano",
+    )
+    gpu.add_argument("--data_dir", type=Path, help="folder of classes (default: drawn clips that resemble HMDB51's)")
+    gpu.add_argument("--time_limit_s", type=cli.positive_float, default=450.0, help="for all parts together")
+    gpu.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+
 def _add(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name, help=text, description=text, formatter_class=cli.HelpFormatter, allow_abbrev=False
@@ -121,7 +139,8 @@ def main(argv: list[str] | None = None) -> None:
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
     module = importlib.import_module(f"video_module.benchmark.{args.what}")
     rows = module.run(args)
-    print(format_table(rows) if rows else "some runs are still missing")
+    table = module.format_rows if args.what == "gpu" else format_table
+    print(table(rows) if rows else "some runs are still missing")
     written = [module.draw(args, rows)] if args.what == "zoo" else []
     if args.save_json:
         command = ["python", "-m", "video_module.benchmark", *(sys.argv[1:] if argv is None else argv)]
@@ -129,6 +148,8 @@ def main(argv: list[str] | None = None) -> None:
         written.append(args.save_json)
     if written:
         cli.show_written(written)
+    if args.what == "gpu" and any(map(module.has_failed, rows)):
+        sys.exit(1)
 
 
 def format_table(rows: list[dict]) -> str:

@@ -12,9 +12,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import albumentations as A
 import cv2
 import numpy as np
 
@@ -22,10 +21,11 @@ from video_module.config import ClipConfig, TrainConfig
 from video_module.data import transforms
 from video_module.data.dataset import EvaluationLoader, EvaluationViews, TrainingClips, Views, training_loader
 from video_module.data.decoding import read_info
-from video_module.data.drawing import ACTIONS, draw_frames, make_scene
-from video_module.data.encoding import write_video
 from video_module.data.records import VideoRecord, load_videos
 from video_module.models.registry import get_spec
+
+if TYPE_CHECKING:
+    import albumentations as A
 
 # The original's way is timed on every sixth clip only, because it takes most of a second for each.
 _ORIGINAL_SHARE = 6
@@ -44,6 +44,10 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def draw_videos(folder: Path, num_videos: int) -> Path:
     """Drawn clips in HMDB51's format: 320x240 MPEG-4 at 30 frames/s, 3 s, a keyframe every 100 frames, film grain."""
+    # Writes by PyAV, which is not needed to read the videos of --data_dir.
+    from video_module.data.drawing import ACTIONS, draw_frames, make_scene
+    from video_module.data.encoding import write_video
+
     grain = np.random.default_rng(0).normal(0, 6, (16, 240, 320, 3)).round().astype(np.int16)
     for number in range(num_videos):
         action, rng = list(ACTIONS)[number % len(ACTIONS)], np.random.default_rng([0, number])
@@ -66,6 +70,8 @@ def repeat_to(videos: Sequence[VideoRecord], num_videos: int) -> list[VideoRecor
 def _measure_training(
     root: Path, videos: Sequence[VideoRecord], clip: ClipConfig, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
+    import albumentations as A
+
     config = TrainConfig(augment=args.augment)
     clips = TrainingClips(root, videos, sorted({video.label for video in videos}), clip, config)
     loader, sampler = training_loader(clips, effective_batch=8, num_workers=args.num_workers, pin_memory=False)
@@ -169,14 +175,14 @@ def _bare_read(path: Path, indices: np.ndarray, size: tuple[int, int], interpola
             frames.append(cv2.resize(capture.retrieve()[1], size, interpolation=interpolation))
 
 
-def _read_as_the_original(path: Path, indices: np.ndarray, compose: A.ReplayCompose) -> None:
+def _read_as_the_original(path: Path, indices: np.ndarray, compose: "A.ReplayCompose") -> None:
     """A seek for every frame, and albumentations frame by frame: the first frame draws, the others replay."""
     capture = cv2.VideoCapture(str(path))
     replay, frames = None, []
     for index in indices.tolist():
         capture.set(cv2.CAP_PROP_POS_FRAMES, index)
         frame = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)
-        result = compose(image=frame) if replay is None else A.ReplayCompose.replay(replay, image=frame)
+        result = compose(image=frame) if replay is None else compose.replay(replay, image=frame)
         replay = replay or result["replay"]
         frames.append(result["image"])
     np.stack(frames)

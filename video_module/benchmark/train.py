@@ -28,7 +28,7 @@ from video_module.models.recognizer import build_model
 from video_module.models.registry import ModelSpec, get_spec
 
 _HMDB51_VIDEOS = 2857  # of fold 1 without validation
-_NUM_CLASSES = 51
+NUM_CLASSES = 51
 _BATCH = 16  # clips, as the loader gives them
 _COLUMNS = (
     *("clips/s", "times the original", "at once", "at best, TMAC/s", "share of it", "of clips in memory"),
@@ -55,42 +55,43 @@ def _measure_model(
     timing = {"num_steps": args.num_steps, "num_warmup": args.num_warmup}
     rows, baseline = [], None
     if args.original and spec.name in ("swin3d_t", "swin3d_s", "swin3d_b"):
-        _reset_peak(device)
-        baseline = 2 / time_step(_original_step(spec, clip, device), device, **timing)
-        ceiling = _matrix_rate("fp32", device)
+        reset_peak(device)
+        baseline = 2 / time_step(original_step(spec, clip, device), device, **timing)
+        ceiling = matrix_rate("fp32", device)
         row = {"clips/s": baseline, "times the original": 1.0, "at once": 2, "at best, TMAC/s": ceiling / 1e12}
-        row |= {"share of it": baseline * work / ceiling, "peak GB": _peak_gb(device)}
+        row |= {"share of it": baseline * work / ceiling, "peak GB": peak_gb(device)}
         rows.append(_row(spec, "torchvision, fp32, 2 clips, Adam", row))
 
-    _reset_peak(device)
+    reset_peak(device)
     settings = {"effective_batch": args.effective_batch, "batch_size": args.batch_size, "num_repeats": 1}
     settings |= {"checkpoint_activations": args.checkpoint_activations, "compile": args.compile}
     config = spec.train_config(weights="none", given=settings)
-    model = build_model(spec.name, num_classes=_NUM_CLASSES, clip=clip, drop_path=config.drop_path)
+    model = build_model(spec.name, num_classes=NUM_CLASSES, clip=clip, drop_path=config.drop_path)
     trainer = Trainer(model, config, device=device, steps_per_epoch=1000)
     trainer.set_mode(0)
     batches = [
-        _drawn(clip, min(_BATCH, config.effective_batch - begin)) for begin in range(0, config.effective_batch, _BATCH)
+        drawn(clip, min(_BATCH, config.effective_batch - begin)) for begin in range(0, config.effective_batch, _BATCH)
     ]
-    drawn = config.effective_batch / time_step(lambda: trainer.train_step(batches), device, **timing)
-    ceiling = _matrix_rate(trainer.precision, device)
-    row = {"clips/s": drawn, "times the original": drawn / baseline if baseline else None}
-    row |= {"at once": trainer.micro_batch, "at best, TMAC/s": ceiling / 1e12, "share of it": drawn * work / ceiling}
-    rows.append(_row(spec, f"this trainer, {trainer.precision}", row | {"peak GB": _peak_gb(device)}))
+    in_memory = config.effective_batch / time_step(lambda: trainer.train_step(batches), device, **timing)
+    ceiling = matrix_rate(trainer.precision, device)
+    row = {"clips/s": in_memory, "times the original": in_memory / baseline if baseline else None}
+    row |= {"at once": trainer.micro_batch, "at best, TMAC/s": ceiling / 1e12}
+    row |= {"share of it": in_memory * work / ceiling}
+    rows.append(_row(spec, f"this trainer, {trainer.precision}", row | {"peak GB": peak_gb(device)}))
     if args.num_videos:
-        rate = _measure_with_loader(trainer, clip, args)
+        rate = measure_with_loader(trainer, clip, args)
         row = {"clips/s": rate, "times the original": rate / baseline if baseline else None}
-        rows.append(_row(spec, "the same from files", row | {"of clips in memory": rate / drawn}))
+        rows.append(_row(spec, "the same from files", row | {"of clips in memory": rate / in_memory}))
     return rows
 
 
 def _row(spec: ModelSpec, what: str, figures: dict[str, Any]) -> dict[str, Any]:
     rate = figures.get("clips/s")
     row = {"what": f"{spec.name}: {what}", **dict.fromkeys(_COLUMNS)} | figures
-    return row | {"h for HMDB51": _hmdb51_clips(spec) / rate / 3600 if rate else None}
+    return row | {"h for HMDB51": hmdb51_clips(spec) / rate / 3600 if rate else None}
 
 
-def _hmdb51_clips(spec: ModelSpec) -> int:
+def hmdb51_clips(spec: ModelSpec) -> int:
     """What train_model.py takes for a fold, by the model's recipe."""
     config = spec.train_config(weights=spec.default_weights, given={})
     return _HMDB51_VIDEOS * config.num_epochs * config.num_repeats
@@ -116,7 +117,7 @@ def time_step(step: Callable[[], Any], device: torch.device, *, num_steps: int, 
     return median(a.elapsed_time(b) for a, b in pairwise(events)) / 1e3
 
 
-def _matrix_rate(precision: str, device: torch.device) -> float:
+def matrix_rate(precision: str, device: torch.device) -> float:
     """Multiply-adds per second of a large square matrix product: what no network exceeds. TF32 is off for fp32."""
     side = 8192 if device.type == "cuda" else 1024
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -130,14 +131,14 @@ def _matrix_rate(precision: str, device: torch.device) -> float:
     return side**3 / seconds
 
 
-def _original_step(spec: ModelSpec, clip: ClipConfig, device: torch.device) -> Callable[[], None]:
+def original_step(spec: ModelSpec, clip: ClipConfig, device: torch.device) -> Callable[[], None]:
     """A step as the original takes it: torchvision's own attention, float clips, everything in fp32."""
     from torchvision.models import get_model
 
     earlier = torch.get_float32_matmul_precision()
-    network = get_model(spec.name, weights=None, num_classes=_NUM_CLASSES).to(device).train()
+    network = get_model(spec.name, weights=None, num_classes=NUM_CLASSES).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-    clips, labels, _ = _drawn(clip, 2)
+    clips, labels, _ = drawn(clip, 2)
     clips = (clips.float() / 255).permute(0, 4, 1, 2, 3).contiguous().to(device)
     labels = labels.to(device)
 
@@ -151,7 +152,7 @@ def _original_step(spec: ModelSpec, clip: ClipConfig, device: torch.device) -> C
     return step
 
 
-def _measure_with_loader(trainer: Trainer, clip: ClipConfig, args: argparse.Namespace) -> float:
+def measure_with_loader(trainer: Trainer, clip: ClipConfig, args: argparse.Namespace) -> float:
     """Clips/s over an epoch of real files, after one to warm up."""
     with tempfile.TemporaryDirectory() as folder:
         root = args.data_dir or draw_videos(Path(folder), min(48, args.num_videos))
@@ -169,19 +170,19 @@ def _measure_with_loader(trainer: Trainer, clip: ClipConfig, args: argparse.Name
     return rows[1]["clips_per_s"]
 
 
-def _drawn(clip: ClipConfig, num_clips: int) -> Batch:
+def drawn(clip: ClipConfig, num_clips: int) -> Batch:
     clips = torch.randint(0, 256, (num_clips, *clip.shape), dtype=torch.uint8)
-    labels = torch.arange(num_clips) % _NUM_CLASSES
+    labels = torch.arange(num_clips) % NUM_CLASSES
     if torch.cuda.is_available():
         clips, labels = clips.pin_memory(), labels.pin_memory()
     return clips, labels, []
 
 
-def _reset_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _peak_gb(device: torch.device) -> float | None:
+def peak_gb(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from video_module.config import ALL_CLASSES, ClipConfig, TrainConfig
 from video_module.data import sampling, transforms
-from video_module.data.augmentation import Augmentation
 from video_module.data.decoding import VideoError, read_frames
 from video_module.data.records import VideoRecord
 from video_module.errors import STOP_SIGNALS, InputError
@@ -53,6 +52,9 @@ class TrainingClips(Dataset):
         config: TrainConfig,
     ):
         """Raises InputError on a class of the videos, or of `config.no_flip`, that `class_names` lacks."""
+        # Only now, since models are trained on clips in memory and evaluated where albumentations is missing.
+        from video_module.data.augmentation import Augmentation
+
         self.root, self.videos, self.clip, self.seed = root, list(videos), clip, config.seed
         self.labels = label_indices(videos, class_names)
         if unknown := sorted(set(config.no_flip) - {ALL_CLASSES, *class_names}):

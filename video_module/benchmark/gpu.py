@@ -1,0 +1,177 @@
+"""What a card does with this project, in eleven parts: correctness, speed, memory. Without CUDA, a rehearsal in small.
+
+Every result is a line of JSON on stdout as soon as it is there, so that a run that is cut short loses nothing. The
+parts run in a process beside this one, which is ended where a part overruns its share of the time; a new one goes on
+with the next part. So it does after a failure, since errors on the card can outlast the part that made them.
+"""
+
+import argparse
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+from video_module import cli
+from video_module.tables import align
+
+# Seconds that each part may need on an H100, in the order of importance. What one leaves, the later ones share.
+PARTS = {
+    "versions": 40,
+    "kernels": 40,
+    "accuracy": 45,
+    "speed": 180,
+    "batch_size": 35,
+    "profile": 25,
+    "syncs": 20,
+    "compile": 50,
+    "networks": 45,
+    "loader": 50,
+    "resume": 45,
+}
+_MODULES = {
+    "kernels": "gpu_kernels",
+    **dict.fromkeys(("accuracy", "syncs", "resume", "compile", "batch_size"), "gpu_checks"),
+    **dict.fromkeys(("versions", "speed", "profile", "networks", "loader"), "gpu_speed"),
+}
+_Row = dict[str, Any]
+"""A result has "part" and "what"; the end of a part has no "what", but took_s, skipped, error or timed_out_after_s."""
+
+
+def run(args: argparse.Namespace) -> list[_Row]:
+    """The rows of all parts, printed as they come."""
+    settings = {"device": args.device, "model_type": args.model_type}
+    settings["data_dir"] = None if args.data_dir is None else str(args.data_dir.absolute())
+    left, rows = [part for part in PARTS if part in args.parts], []
+    end = time.monotonic() + args.time_limit_s
+    while left:
+        for row in _run_process(left, settings, end):
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+            if "what" not in row:
+                left.remove(row["part"])
+    return rows
+
+
+def has_failed(row: _Row) -> bool:
+    return "error" in row or "timed_out_after_s" in row or row.get("ok") is False
+
+
+def format_rows(rows: list[_Row]) -> str:
+    """Part, what was measured, and the figures; of the kernels only the longest ones, since all are lines above."""
+    cells = []
+    for row in rows:
+        figures = {key: value for key, value in row.items() if key not in ("part", "what")}
+        if figures.get("rank", 0) <= 5:
+            text = ", ".join(f"{key} {_format(value)}" for key, value in figures.items())
+            cells.append((row["part"], row.get("what", ""), text))
+    return align([("part", "what", "figures"), *cells], left=(0, 1, 2))
+
+
+def _format(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _run_process(left: list[str], settings: _Row, end: float) -> Iterator[_Row]:
+    """Yield the rows of the parts in `left`, up to the first one that fails or overruns its share of the time."""
+    command = [sys.executable, "-m", "video_module.benchmark.gpu", json.dumps({"parts": left, **settings})]
+    # cuBLAS reads it once in a process, and deterministic algorithms need it. On an H100 it is the default's size.
+    environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ, "TQDM_DISABLE": "1"}
+    # A group of its own, so that its loaders' workers are ended with it.
+    group = {} if os.name == "nt" else {"process_group": 0}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8", errors="replace", **group
+    )
+    lines: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
+    try:
+        for part in list(left):  # the caller takes out those that are done
+            begin = time.monotonic()
+            limit = (end - begin) * PARTS[part] / sum(PARTS[other] for other in left)
+            if limit <= 0:
+                yield {"part": part, "skipped": "the time is used up"}
+                continue
+            for row in _part_rows(part, lines, process, begin + limit):
+                yield row
+            if "error" in row or "timed_out_after_s" in row:
+                return
+    finally:
+        _end(process)
+
+
+def _part_rows(
+    part: str, lines: "queue.Queue[str | None]", process: subprocess.Popen, deadline: float
+) -> Iterator[_Row]:
+    """The rows of one part, the last of which has no "what"."""
+    begin = time.monotonic()
+    while True:
+        try:
+            line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            yield {"part": part, "timed_out_after_s": round(deadline - begin, 1)}
+            return
+        if line is None:
+            yield {"part": part, "error": f"the process ended with code {process.wait()}"}
+            return
+        if not line.startswith("{"):
+            print(line, end="", file=sys.stderr, flush=True)
+            continue
+        row = json.loads(line)
+        yield row
+        if "what" not in row:
+            return
+
+
+def _read_lines(process: subprocess.Popen, lines: "queue.Queue[str | None]") -> None:
+    for line in process.stdout:
+        lines.put(line)
+    lines.put(None)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process and all that it has started."""
+    if os.name == "nt":
+        process.kill()
+    else:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def run_parts(parts: list[str], settings: _Row) -> None:
+    """Run parts in this process, up to the first one that fails."""
+    from video_module.benchmark.gpu_setup import Setup
+
+    for part in parts:
+        begin = time.monotonic()
+        setup = Setup(part=part, **settings)
+        try:
+            getattr(import_module(f"video_module.benchmark.{_MODULES[part]}"), part)(setup)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("video_module"):
+                raise
+            setup.end(skipped=f"{error.name} is not installed")
+        except Exception as error:
+            setup.end(error=_last_line(error))
+            raise
+        else:
+            setup.end(took_s=time.monotonic() - begin)
+        setup.free_memory()
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+
+
+if __name__ == "__main__":
+    cli.prepare_process(has_workers=True)
+    given = json.loads(sys.argv[1])
+    run_parts(given.pop("parts"), given)

@@ -1,0 +1,304 @@
+"""The parts of `benchmark gpu` about correctness: precision, waiting, resuming, compiling, memory."""
+
+import copy
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
+
+from video_module.benchmark.gpu_setup import (
+    MIXED,
+    PLAIN,
+    Setup,
+    captured,
+    exact_products,
+    is_out_of_memory,
+    relative_error,
+    replace_attention,
+)
+from video_module.data.dataset import Batch
+from video_module.engine import memory
+from video_module.engine.device import autocast
+from video_module.engine.step import Trainer
+from video_module.models.recognizer import Recognizer
+
+_PACKAGE, _BENCHMARK = Path(__file__).parents[1], Path(__file__).parent
+
+# ---- accuracy
+
+
+def accuracy(setup: Setup) -> None:
+    """Of a whole network on two clips: the fused attention, bf16, recomputed activations, fp16's scaler."""
+    [batch] = setup.batches(setup.small_model, 2)
+    model = setup.build(setup.small_model)
+    explicit = copy.deepcopy(model)
+    replace_attention(explicit, ShiftedWindowAttention3d)
+    with exact_products():
+        logits, loss, gradient = _pass(model, batch, "fp32")
+        other, _, other_gradient = _pass(explicit, batch, "fp32")
+    error = ((logits - other).abs().max() / max(1.0, other.abs().max())).item()
+    gradient_error = relative_error(gradient, other_gradient)
+    figures = {"error_logits": error, "error_gradient": gradient_error, "bound": 1e-4, "ok": error <= 1e-4}
+    setup.emit("fp32: fused against explicit attention", **figures)
+    del explicit, other_gradient
+    _, low_loss, low_gradient = _pass(model, batch, "bf16")
+    _compare(setup, "bf16 against fp32", (low_loss, low_gradient), (loss, gradient))
+
+    model = setup.build(setup.small_model, drop_path=0.1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        logits, _, gradient = _pass(model, batch, setup.precision)
+        model.recompute_blocks()
+        other, _, other_gradient = _pass(model, batch, setup.precision)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    equal = torch.equal(logits, other) and torch.equal(gradient, other_gradient)
+    difference = relative_error(other_gradient, gradient)
+    setup.emit("checkpointed against plain, deterministic", error_gradient=difference, equal=equal, ok=equal)
+    if setup.is_tiny:
+        setup.emit("fp16: a gradient of infinity", skipped="fp16 needs CUDA")
+    else:
+        _check_scaler(setup, batch)
+
+
+def _pass(model: Recognizer, batch: Batch, precision: str) -> tuple[Tensor, float, Tensor]:
+    """Logits, loss and all gradients in one vector, of a forward and backward pass."""
+    device = next(model.parameters()).device
+    model.train().zero_grad()
+    torch.manual_seed(0)
+    with autocast(precision, device):
+        logits = model(batch[0].to(device)).float()
+    loss = F.cross_entropy(logits, batch[1].to(device))
+    loss.backward()
+    return logits.detach(), loss.item(), _gradient(model)
+
+
+def _gradient(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def _compare(setup: Setup, what: str, ours: tuple[float, Tensor], reference: tuple[float, Tensor]) -> None:
+    """Compare (loss, gradient): 1e-2 of the loss, and the directions of the gradients."""
+    error = abs(ours[0] - reference[0]) / abs(reference[0])
+    cosine = F.cosine_similarity(ours[1].double(), reference[1].double(), dim=0).item()
+    is_ok = error <= 1e-2 and cosine >= 0.99
+    setup.emit(what, error_loss=error, bound=1e-2, cosine=cosine, least_cosine=0.99, ok=is_ok)
+
+
+def _check_scaler(setup: Setup, batch: Batch) -> None:
+    """A step whose gradients are infinite changes nothing but the scale; the next one learns."""
+    trainer = setup.trainer(setup.small_model, 2, precision="fp16", **PLAIN)
+    trainer.train_step([batch])
+    weight = trainer.model.head.weight
+    scale, before = trainer.scaler.get_scale(), weight.detach().clone()
+    hook = weight.register_hook(lambda gradient: gradient * torch.inf)
+    trainer.train_step([batch], step=1)
+    hook.remove()
+    kept, halved = torch.equal(weight, before), trainer.scaler.get_scale() == scale / 2
+    for step in (2, 3):  # the first scale is a guess, which can still be too large
+        loss, _ = trainer.train_step([batch], step=step)
+    learned = not torch.equal(weight, before) and bool(loss.isfinite())
+    is_ok = kept and halved and learned
+    setup.emit("fp16: a gradient of infinity", kept=kept, halved=halved, learned=learned, ok=is_ok)
+
+
+# ---- syncs
+
+
+def syncs(setup: Setup) -> None:
+    """What makes the program wait for the card in two mixed steps with the running mean, by line of this project."""
+    micro_batch = setup.micro_batches[-2]
+    trainer = setup.trainer(setup.model, micro_batch, **MIXED)
+    batches = setup.batches(setup.model, 4 * micro_batch)
+    trainer.train_step(batches)
+    lines: Counter[str] = Counter()
+
+    def note(message: Warning | str, *_: Any, **__: Any) -> None:
+        if "synchroniz" not in str(message):
+            return
+        frames = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(_PACKAGE)]
+        frames = [frame for frame in frames if not Path(frame.filename).is_relative_to(_BENCHMARK)]
+        lines[f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "elsewhere"] += 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        _set_sync_warnings(setup, "warn")
+        try:
+            for step in (1, 2):
+                trainer.train_step(batches, step=step)
+        finally:
+            _set_sync_warnings(setup, "default")
+    count = None if setup.is_tiny else sum(lines.values())
+    setup.emit("two mixed steps", passes=8, clips_at_once=micro_batch, syncs=count, lines=dict(lines.most_common()))
+
+
+def _set_sync_warnings(setup: Setup, mode: str) -> None:
+    if not setup.is_tiny:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+# ---- resume
+
+_KILLED = """
+import os, signal, sys
+from video_module.engine.state import StateKeeper
+save = StateKeeper.save
+def save_and_die(*args):
+    save(*args)
+    os.kill(os.getpid(), signal.SIGKILL)
+StateKeeper.save = save_and_die
+import train_model
+train_model.main(sys.argv[1:])
+"""
+
+
+def resume(setup: Setup) -> None:
+    """swin3d_nano trained whole, and killed after its third step and resumed: do they end at the same weights?"""
+    import albumentations  # noqa: F401 (train_model.py needs it)
+
+    from video_module.benchmark.loader import draw_videos
+    from video_module.engine.checkpoint import load_checkpoint
+    from video_module.engine.state import last_path
+
+    # cuDNN and index sums add up in any order on a card; on the CPU all is equal to the bit.
+    kinds = {"": 0.0} if setup.is_tiny else {"": 1e-2, "--deterministic": 0.0}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        flags = ["--train_dir", str(setup.data_dir or draw_videos(folder / "videos", 12)), "--num_workers", "0"]
+        flags += ["--model_type", "swin3d_nano", "--num_epochs", "2", "--save_every", "3", "--batch_size", "2"]
+        flags += ["--effective_batch", "2" if setup.data_dir is None else "8", "--device", str(setup.device)]
+        script = [sys.executable, str(_PACKAGE.parent / "train_model.py"), *flags]
+        killed = [sys.executable, "-c", _KILLED, *flags]
+        started = {}
+        for kind in kinds:
+            ours = [*kind.split(), "--save_path"]
+            started[kind] = _start([*script, *ours, f"whole{kind}.pth"], folder)
+            started[f"{kind} killed"] = _start([*killed, *ours, f"cut{kind}.pth"], folder)
+        for kind, process in started.items():
+            _finish(process, -9 if kind.endswith("killed") else 0)
+        for kind, bound in kinds.items():
+            command = [*script, *kind.split(), "--save_path", f"cut{kind}.pth", "--resume"]
+            resumed = _finish(_start(command, folder), 0)
+            assert "and step 3 of" in resumed, resumed
+            paths = [last_path(folder / f"{run}{kind}.pth") for run in ("whole", "cut")]
+            states = [load_checkpoint(path).training["trainer"] for path in paths]
+            setup.emit(f"killed after step 3 and resumed {kind}".strip(), **_compare_states(*states, bound))
+
+
+def _compare_states(whole: dict[str, Any], cut: dict[str, Any], bound: float) -> dict[str, Any]:
+    weights, others = (torch.cat([value.flatten() for value in state["model"].values()]) for state in (whole, cut))
+    error, equal = relative_error(others, weights), torch.equal(others, weights)
+    is_ok = error <= bound and whole["step"] == cut["step"]
+    return {"steps": whole["step"], "error_weights": error, "equal": equal, "bound": bound, "ok": is_ok}
+
+
+def _start(command: list[str], folder: Path) -> subprocess.Popen:
+    paths = [str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TQDM_DISABLE": "1"}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
+    return subprocess.Popen(command, cwd=folder, env=environment, **output)
+
+
+def _finish(process: subprocess.Popen, code: int) -> str:
+    printed, _ = process.communicate()
+    if process.returncode != code:
+        raise RuntimeError(f"train_model.py ended with {process.returncode}, expected {code}: {printed[-2000:]}")
+    return printed
+
+
+# ---- compile
+
+
+def compile(setup: Setup) -> None:
+    """A compiled step against an eager one: loss and gradients."""
+    batches = setup.batches(setup.small_model, 2)
+    results = []
+    for is_compiled in (False, True):
+        trainer = setup.trainer(setup.small_model, 2, compile=is_compiled, **PLAIN)
+        with captured() as printed:
+            loss, _ = trainer.train_step(batches)
+        if is_compiled and "torch.compile failed" in printed.getvalue():
+            raise RuntimeError(printed.getvalue())
+        results.append((loss.item(), _gradient(trainer.model)))
+    _compare(setup, f"{setup.small_model} compiled against eager", results[1], results[0])
+
+
+# ---- batch size
+
+
+def batch_size(setup: Setup) -> None:
+    """What --batch_size auto tries and what its choice takes; then memory that runs out in a step."""
+    name, tried = setup.model, []
+    search = memory.micro_batch_on_cuda
+
+    def noted_search(step: Any, *args: Any, **settings: Any) -> int:
+        def noted_step(size: int) -> None:
+            tried.append(size)
+            step(size)
+
+        return search(noted_step, *args, **settings)
+
+    trainer = setup.trainer(name, "auto", **PLAIN)
+    batches = setup.batches(name, setup.effective_batch)
+    with mock.patch.object(memory, "micro_batch_on_cuda", noted_search), captured() as printed:
+        trainer.train_step(batches)
+        trainer.train_step(batches, step=1)
+    figures = {
+        "tried": list(dict.fromkeys(tried)),
+        "clips_at_once": trainer.micro_batch,
+        "printed": printed.getvalue().strip(),
+    }
+    setup.emit(f"{name}: auto", **figures, **_peaks(setup))
+    del trainer
+    setup.free_memory()
+    if setup.is_tiny:
+        setup.emit(f"{name}: out of memory", skipped="the memory of a card is limited, not the CPU's")
+    else:
+        _run_out_of_memory(setup, name, batches[0])
+
+
+def _peaks(setup: Setup) -> dict[str, float]:
+    if setup.is_tiny:
+        return {}
+    statistics = torch.cuda.memory_stats(setup.device)
+    kinds = {"peak_gb": "allocated_bytes.all.peak", "reserved_gb": "reserved_bytes.all.peak"}
+    return {name: statistics[kind] / 1e9 for name, kind in kinds.items()}
+
+
+def _run_out_of_memory(setup: Setup, name: str, batch: Batch) -> None:
+    """One step of 8 clips at once, 4 at once, and 8 with too little memory for them: the loss stays the same."""
+    losses, reserved, trainer = [], [], None
+    for micro_batch in (8, 4):
+        trainer = setup.trainer(name, micro_batch, **PLAIN)
+        losses.append(_loss(trainer, batch))
+        reserved.append(_peaks(setup)["reserved_gb"])
+        del trainer
+        setup.free_memory()
+    limit = sum(reserved) / 2 * 1e9 / torch.cuda.get_device_properties(setup.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(limit, setup.device)
+    try:
+        trainer = setup.trainer(name, 8, **PLAIN)
+        with captured() as printed:
+            losses.append(_loss(trainer, batch))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, setup.device)
+    error = abs(losses[2] - losses[0]) / losses[0]
+    is_ok = is_out_of_memory(trainer, 8) and error <= 1e-3
+    figures = {"reserved_gb": reserved, "fraction": limit, "clips_at_once": trainer.micro_batch, "losses": losses}
+    setup.emit(f"{name}: out of memory", **figures, printed=printed.getvalue().strip(), error_loss=error, ok=is_ok)
+
+
+def _loss(trainer: Trainer, batch: Batch) -> float:
+    return trainer.train_step([batch])[0].item()
