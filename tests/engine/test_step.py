@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from video_module.config import AUTO, TrainConfig
-from video_module.engine import memory
 from video_module.engine.step import Trainer
 from video_module.errors import InputError
 from video_module.models.recognizer import build_model
@@ -98,22 +97,21 @@ def test_where_compiling_fails_training_goes_on_without_it(where, monkeypatch, c
     assert all(torch.equal(v, trainer.model.state_dict()[k]) for k, v in plain.model.state_dict().items())
 
 
-def test_where_compiling_fails_while_it_looks_for_a_size_training_goes_on_without_it(monkeypatch, capsys):
-    """The search calls the network that the steps will call."""
-    called = []
+def test_each_part_is_compiled_once_for_full_passes_alone(monkeypatch):
+    graphs, calls = [], []
 
-    def compile(model):
-        compiled = torch.nn.Module()
-        compiled.forward = lambda clips: called.append(len(clips)) or 1 / 0
-        return compiled
+    def backend(graph, _):
+        graphs.append(graph)
+        return lambda *inputs: calls.append(graph) or graph(*inputs)
 
-    monkeypatch.setattr(torch, "compile", compile)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    trainer = trainer_of(batch_size=AUTO, compile=True)
-    monkeypatch.setattr(memory, "micro_batch_on_cpu", lambda clip, most: trainer._try_pass(2) or 2)
-    trainer.train_step([four_clips()])
-    assert (called, trainer.micro_batch) == ([2], 2)
-    assert "torch.compile failed (division by zero): going on without it" in capsys.readouterr().out
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    trainer = trainer_of(batch_size=2, compile=True, mixup=0.8, cutmix=1.0)
+    trainer.set_mode(0)
+    clips, labels, _ = four_clips()
+    for step in range(4):  # float clips from mixup, uint8 from CutMix
+        trainer.train_step([(clips[:3], labels[:3], [])], step=step)
+        assert len(graphs) == 7  # four blocks, and what embeds and merges patches
+    assert len(calls) == 4 * 7  # one pass of two clips in each step; the third clip goes without
 
 
 def test_a_network_without_deterministic_kernels_says_so():
