@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from video_module.data.dataset import Batch
 from video_module.engine import memory
 from video_module.engine.device import autocast
 from video_module.engine.step import Trainer
+from video_module.machine import available_cores
 from video_module.models.recognizer import Recognizer
 
 _PACKAGE, _BENCHMARK = Path(__file__).parents[1], Path(__file__).parent
@@ -157,7 +159,7 @@ from video_module.engine.state import StateKeeper
 save = StateKeeper.save
 def save_and_die(*args):
     save(*args)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has one way to end a process
 StateKeeper.save = save_and_die
 import train_model
 train_model.main(sys.argv[1:])
@@ -166,9 +168,10 @@ train_model.main(sys.argv[1:])
 
 def resume(setup: Setup) -> None:
     """swin3d_nano trained whole, and killed after its third step and resumed: do they end at the same weights?"""
-    import albumentations  # noqa: F401 (train_model.py needs it)
+    # What train_model.py needs.
+    import albumentations  # noqa: F401
+    import matplotlib  # noqa: F401
 
-    from video_module.benchmark.loader import draw_videos
     from video_module.engine.checkpoint import load_checkpoint
     from video_module.engine.state import last_path
 
@@ -176,9 +179,9 @@ def resume(setup: Setup) -> None:
     kinds = {"": 0.0} if setup.is_tiny else {"": 1e-2, "--deterministic": 0.0}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        flags = ["--train_dir", str(setup.data_dir or draw_videos(folder / "videos", 12)), "--num_workers", "0"]
+        flags = ["--train_dir", str(_few_videos(setup.data_dir, folder / "videos")), "--num_workers", "0"]
         flags += ["--model_type", "swin3d_nano", "--num_epochs", "2", "--save_every", "3", "--batch_size", "2"]
-        flags += ["--effective_batch", "2" if setup.data_dir is None else "8", "--device", str(setup.device)]
+        flags += ["--effective_batch", "2", "--device", str(setup.device)]
         script = [sys.executable, str(_PACKAGE.parent / "train_model.py"), *flags]
         killed = [sys.executable, "-c", _KILLED, *flags]
         started = {}
@@ -187,14 +190,28 @@ def resume(setup: Setup) -> None:
             started[kind] = _start([*script, *ours, f"whole{kind}.pth"], folder)
             started[f"{kind} killed"] = _start([*killed, *ours, f"cut{kind}.pth"], folder)
         for kind, process in started.items():
-            _finish(process, -9 if kind.endswith("killed") else 0)
+            _finish(process, is_killed=kind.endswith("killed"))
         for kind, bound in kinds.items():
             command = [*script, *kind.split(), "--save_path", f"cut{kind}.pth", "--resume"]
-            resumed = _finish(_start(command, folder), 0)
+            resumed = _finish(_start(command, folder))
             assert "and step 3 of" in resumed, resumed
             paths = [last_path(folder / f"{run}{kind}.pth") for run in ("whole", "cut")]
             states = [load_checkpoint(path).training["trainer"] for path in paths]
             setup.emit(f"killed after step 3 and resumed {kind}".strip(), **_compare_states(*states, bound))
+
+
+def _few_videos(data_dir: Path | None, folder: Path) -> Path:
+    """A folder of a dozen videos, copied or drawn."""
+    from video_module.benchmark.loader import draw_videos, repeat_to
+    from video_module.data.records import load_videos
+
+    if data_dir is None:
+        return draw_videos(folder, 12)
+    for video in repeat_to(load_videos(data_dir, num_workers=available_cores()), 12):
+        path = folder / video.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(data_dir / video.path, path)
+    return folder
 
 
 def _compare_states(whole: dict[str, Any], cut: dict[str, Any], bound: float) -> dict[str, Any]:
@@ -211,10 +228,10 @@ def _start(command: list[str], folder: Path) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, env=environment, **output)
 
 
-def _finish(process: subprocess.Popen, code: int) -> str:
+def _finish(process: subprocess.Popen, *, is_killed: bool = False) -> str:
     printed, _ = process.communicate()
-    if process.returncode != code:
-        raise RuntimeError(f"train_model.py ended with {process.returncode}, expected {code}: {printed[-2000:]}")
+    if is_killed != (process.returncode != 0):
+        raise RuntimeError(f"train_model.py ended with {process.returncode}: {printed[-2000:].strip()}")
     return printed
 
 

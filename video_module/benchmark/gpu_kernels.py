@@ -183,6 +183,6 @@ def _noted_choices() -> Iterator[list[str]]:
 
 def copy_rate(setup: Setup) -> float:
     """Bytes per second of a copy within the device's memory, read and written."""
-    values = torch.randint(0, 256, (2**22 if setup.is_tiny else 2**31,), dtype=torch.uint8, device=setup.device)
+    values = torch.randint(0, 256, (2**22 if setup.is_tiny else 2**30,), dtype=torch.uint8, device=setup.device)
     other = torch.empty_like(values)
     return 2 * len(values) / time_step(lambda: other.copy_(values), setup.device, num_steps=10, num_warmup=3)
