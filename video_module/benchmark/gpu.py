@@ -33,7 +33,7 @@ PARTS = {
     "syncs": 20,
     "compile": 50,
     "networks": 45,
-    "loader": 50,
+    "loader": 70,
     "resume": 45,
 }
 _MODULES = {

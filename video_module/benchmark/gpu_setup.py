@@ -77,9 +77,9 @@ class Setup:
         return model.to(self.device)
 
     def trainer(self, name: str, micro_batch: int | str, **given: Any) -> Trainer:
-        """A trainer in training mode, with the model's recipe and what is `given`."""
+        """A trainer in training mode, with the model's recipe and what is `given`; compiled only if that says so."""
         settings = {"effective_batch": self.effective_batch, "batch_size": micro_batch, "num_repeats": 1}
-        settings |= {"num_epochs": 30, **given}
+        settings |= {"num_epochs": 30, "compile": False, **given}
         config = get_spec(name).train_config(weights="none", given=settings)
         model = build_model(name, num_classes=NUM_CLASSES, clip=self.clip(name), drop_path=config.drop_path)
         # On the CPU, inductor takes a minute for the smallest network.
