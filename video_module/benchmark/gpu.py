@@ -24,7 +24,7 @@ from video_module.tables import align
 
 # Seconds that each part may need on an H100, in the order of importance. What one leaves, the later ones share.
 PARTS = {
-    "versions": 40,
+    "versions": 60,
     "kernels": 40,
     "accuracy": 45,
     "speed": 180,
@@ -154,13 +154,12 @@ def run_parts(parts: list[str], settings: _Row) -> None:
         setup = Setup(part=part, **settings)
         try:
             getattr(import_module(f"video_module.benchmark.{_MODULES[part]}"), part)(setup)
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.startswith("video_module"):
-                raise
-            setup.end(skipped=f"{error.name} is not installed")
         except Exception as error:
-            setup.end(error=_last_line(error))
-            raise
+            package = error.name if isinstance(error, ModuleNotFoundError) else None
+            if package is None or package.startswith("video_module"):
+                setup.end(error=_last_line(error))
+                raise
+            setup.end(skipped=f"{package} is not installed")
         else:
             setup.end(took_s=time.monotonic() - begin)
         setup.free_memory()

@@ -27,6 +27,7 @@ from video_module.benchmark.gpu_setup import (
     is_out_of_memory,
     relative_error,
     replace_attention,
+    unmixed,
 )
 from video_module.data.dataset import Batch
 from video_module.engine import memory
@@ -127,7 +128,7 @@ def syncs(setup: Setup) -> None:
     lines: Counter[str] = Counter()
 
     def note(message: Warning | str, *_: Any, **__: Any) -> None:
-        if "synchroniz" not in str(message):
+        if "called a synchronizing" not in str(message):
             return
         frames = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(_PACKAGE)]
         frames = [frame for frame in frames if not Path(frame.filename).is_relative_to(_BENCHMARK)]
@@ -240,16 +241,17 @@ def _finish(process: subprocess.Popen, *, is_killed: bool = False) -> str:
 
 def compile(setup: Setup) -> None:
     """A compiled step against an eager one: loss and gradients."""
-    batches = setup.batches(setup.small_model, 2)
+    name, at_once = setup.small_model, setup.micro_batches[-1]
+    batches = setup.batches(name, at_once)
     results = []
     for is_compiled in (False, True):
-        trainer = setup.trainer(setup.small_model, 2, compile=is_compiled, **PLAIN)
+        trainer = setup.trainer(name, at_once, compile=is_compiled, **unmixed(name))
         with captured() as printed:
             loss, _ = trainer.train_step(batches)
         if is_compiled and "torch.compile failed" in printed.getvalue():
             raise RuntimeError(printed.getvalue())
         results.append((loss.item(), _gradient(trainer.model)))
-    _compare(setup, f"{setup.small_model} compiled against eager", results[1], results[0])
+    _compare(setup, f"{name} compiled against eager", results[1], results[0])
 
 
 # ---- batch size

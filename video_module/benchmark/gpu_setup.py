@@ -23,9 +23,14 @@ from video_module.models.recognizer import Recognizer, build_model
 from video_module.models.registry import get_spec
 from video_module.models.swin3d import WindowAttention3d
 
-# What chance decides, and what makes a whole step other than a sum of passes.
+# Without what chance decides, and what makes a step other than a sum of passes.
 PLAIN = {"mixup": 0.0, "cutmix": 0.0, "ema_decay": 0.0, "drop_path": 0.0, "head_dropout": 0.0}
 MIXED = {"mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.999}
+
+
+def unmixed(name: str) -> dict[str, float]:
+    """The same with the blocks skipped that the model's recipe skips, as compiled code expects in each part."""
+    return {**PLAIN, "drop_path": get_spec(name).recipe["drop_path"]}
 
 
 class Setup:

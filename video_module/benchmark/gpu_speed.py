@@ -22,6 +22,7 @@ from video_module.benchmark.gpu_setup import (
     captured,
     is_out_of_memory,
     replace_attention,
+    unmixed,
 )
 from video_module.benchmark.train import (
     hmdb51_clips,
@@ -122,7 +123,7 @@ def _time_trainer(
 ) -> None:
     """Emit clips/s of whole steps, `at_once` clips in each pass."""
     setup.free_memory()
-    trainer = setup.trainer(name, at_once, **{**PLAIN, "drop_path": get_spec(name).recipe["drop_path"], **given})
+    trainer = setup.trainer(name, at_once, **{**unmixed(name), **given})
     if attention is not None:
         replace_attention(trainer.model, attention)
     num_clips = setup.effective_batch
@@ -199,7 +200,7 @@ def _emit_kernels(setup: Setup, what: str, trainer: Trainer, *, num_clips: int, 
         for event in recorded.key_averages()
         if event.device_type == kind and not event.is_user_annotation  # which spans kernels that are listed too
     ]
-    total = sum(time for time, _ in times)
+    total = sum(duration for duration, _ in times)
     setup.emit(f"{what}: all kernels of a step", ms=total / 1e3, clips=num_clips, kinds=len(times))
     longest = sorted(times, key=lambda pair: -pair[0])[:most]
     for rank, (duration, event) in enumerate(longest, start=1):
@@ -286,7 +287,7 @@ def loader(setup: Setup) -> None:
 def _time_files(setup: Setup, name: str, root: Path, *, num_videos: int, num_workers: int) -> None:
     """Emit clips/s of a compiled network, which is the hardest to feed, on files and on clips in memory."""
     setup.free_memory()
-    trainer = setup.trainer(name, setup.micro_batches[-1], compile=True, **PLAIN)
+    trainer = setup.trainer(name, setup.micro_batches[-1], compile=True, **unmixed(name))
     batches = setup.batches(name, setup.effective_batch)
     in_memory = setup.effective_batch / time_step(lambda: trainer.train_step(batches), setup.device, **setup.timing)
     given = {"data_dir": root, "num_videos": num_videos, "num_workers": num_workers}
