@@ -24,22 +24,22 @@ from video_module.tables import align
 
 # Seconds that each part may need on an H100, in the order of importance. What one leaves, the later ones share.
 PARTS = {
-    "versions": 60,
-    "kernels": 40,
-    "accuracy": 45,
-    "speed": 180,
-    "batch_size": 35,
-    "profile": 25,
-    "syncs": 20,
-    "compile": 50,
+    "versions": 20,
+    "kernels": 25,
+    "accuracy": 20,
+    "speed": 90,
+    "compile": 180,
+    "batch_size": 25,
+    "syncs": 10,
     "networks": 45,
     "loader": 70,
     "resume": 45,
+    "profile": 10,
 }
 _MODULES = {
     "kernels": "gpu_kernels",
-    **dict.fromkeys(("accuracy", "syncs", "resume", "compile", "batch_size"), "gpu_checks"),
-    **dict.fromkeys(("versions", "speed", "profile", "networks", "loader"), "gpu_speed"),
+    **dict.fromkeys(("accuracy", "syncs", "resume", "batch_size"), "gpu_checks"),
+    **dict.fromkeys(("versions", "speed", "compile", "profile", "networks", "loader"), "gpu_speed"),
 }
 _Row = dict[str, Any]
 """A result has "part" and "what"; the end of a part has no "what", but took_s, skipped, error or timed_out_after_s."""

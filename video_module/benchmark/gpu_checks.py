@@ -1,4 +1,4 @@
-"""The parts of `benchmark gpu` about correctness: precision, waiting, resuming, compiling, memory."""
+"""The parts of `benchmark gpu` about correctness: precision, waiting, resuming, memory."""
 
 import copy
 import os
@@ -27,7 +27,6 @@ from video_module.benchmark.gpu_setup import (
     is_out_of_memory,
     relative_error,
     replace_attention,
-    unmixed,
 )
 from video_module.data.dataset import Batch
 from video_module.engine import memory
@@ -56,7 +55,7 @@ def accuracy(setup: Setup) -> None:
     setup.emit("fp32: fused against explicit attention", **figures)
     del explicit, other_gradient
     _, low_loss, low_gradient = _pass(model, batch, "bf16")
-    _compare(setup, "bf16 against fp32", (low_loss, low_gradient), (loss, gradient))
+    compare(setup, "bf16 against fp32", (low_loss, low_gradient), (loss, gradient))
 
     model = setup.build(setup.small_model, drop_path=0.1)
     torch.use_deterministic_algorithms(True)
@@ -84,14 +83,14 @@ def _pass(model: Recognizer, batch: Batch, precision: str) -> tuple[Tensor, floa
         logits = model(batch[0].to(device)).float()
     loss = F.cross_entropy(logits, batch[1].to(device))
     loss.backward()
-    return logits.detach(), loss.item(), _gradient(model)
+    return logits.detach(), loss.item(), gradient(model)
 
 
-def _gradient(model: nn.Module) -> Tensor:
+def gradient(model: nn.Module) -> Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
-def _compare(setup: Setup, what: str, ours: tuple[float, Tensor], reference: tuple[float, Tensor]) -> None:
+def compare(setup: Setup, what: str, ours: tuple[float, Tensor], reference: tuple[float, Tensor]) -> None:
     """Compare (loss, gradient): 1e-2 of the loss, and the directions of the gradients."""
     error = abs(ours[0] - reference[0]) / abs(reference[0])
     cosine = F.cosine_similarity(ours[1].double(), reference[1].double(), dim=0).item()
@@ -234,24 +233,6 @@ def _finish(process: subprocess.Popen, *, is_killed: bool = False) -> str:
     if is_killed != (process.returncode != 0):
         raise RuntimeError(f"train_model.py ended with {process.returncode}: {printed[-2000:].strip()}")
     return printed
-
-
-# ---- compile
-
-
-def compile(setup: Setup) -> None:
-    """A compiled step against an eager one: loss and gradients."""
-    name, at_once = setup.small_model, setup.micro_batches[-1]
-    batches = setup.batches(name, at_once)
-    results = []
-    for is_compiled in (False, True):
-        trainer = setup.trainer(name, at_once, compile=is_compiled, **unmixed(name))
-        with captured() as printed:
-            loss, _ = trainer.train_step(batches)
-        if is_compiled and "torch.compile failed" in printed.getvalue():
-            raise RuntimeError(printed.getvalue())
-        results.append((loss.item(), _gradient(trainer.model)))
-    _compare(setup, f"{name} compiled against eager", results[1], results[0])
 
 
 # ---- batch size

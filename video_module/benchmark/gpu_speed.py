@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from video_module.benchmark.gpu_checks import compare, gradient
 from video_module.benchmark.gpu_kernels import AttentionAsItWas, copy_rate
 from video_module.benchmark.gpu_setup import (
     MIXED,
@@ -73,30 +74,15 @@ def speed(setup: Setup) -> None:
     for precision in dict.fromkeys(("fp32", setup.precision)):
         setup.emit(f"matrix products, {precision}", tflops=2 * matrix_rate(precision, setup.device) / 1e12)
     setup.emit("copies, read and written", gb_per_s=copy_rate(setup) / 1e9)
-    baselines = {name: _time_original(setup, name) for name in setup.models}
     few, many = setup.micro_batches[-2:]
-    # In the order of importance. Compiling may not end in time, so the first figures do without.
-    rounds = [
-        {
-            "as it was": (few, {"attention": AttentionAsItWas}),
-            "eager": (many, {}),
-            "eager, mixed, with the running mean": (many, MIXED),
-        },
-        {"compiled": (many, {"compile": True})},
-        {"compiled, mixed, with the running mean": (2 * many, {**MIXED, "compile": True})},
-        {"checkpointed": (many, {"checkpoint_activations": True})},
-        {
-            "eager": (few, {}),
-            "checkpointed": (few, {"checkpoint_activations": True}),
-            "compiled": (few, {"compile": True}),
-        },
-    ]
-    for number, variants in enumerate(rounds):
-        for name in setup.models:
-            for what, (at_once, given) in variants.items():
-                _time_trainer(setup, name, what, at_once, baselines[name], **given)
-            if number == 0:
-                _measure_peaks(setup, name)
+    for name in setup.models:
+        baseline = _time_original(setup, name)
+        _time_trainer(setup, name, "as it was", few, baseline, attention=AttentionAsItWas)
+        for at_once in (many, few):
+            _time_trainer(setup, name, "eager", at_once, baseline)
+            _time_trainer(setup, name, "checkpointed", at_once, baseline, checkpoint_activations=True)
+        _time_trainer(setup, name, "eager, mixed, with the running mean", many, baseline, **MIXED)
+        _measure_peaks(setup, name)
 
 
 def _time_original(setup: Setup, name: str) -> float | None:
@@ -116,7 +102,7 @@ def _time_trainer(
     name: str,
     what: str,
     at_once: int,
-    baseline: float | None,
+    baseline: float | None = None,
     *,
     attention: type[nn.Module] | None = None,
     **given: Any,
@@ -138,12 +124,26 @@ def _time_trainer(
         setup.emit(f"{name}: {what}", skipped="out of memory")
         return
     if "torch.compile failed" in printed.getvalue():
-        setup.emit(f"{name}: {what}", error=printed.getvalue().strip())
-        return
+        raise RuntimeError(printed.getvalue())
     rate = num_clips / seconds
     figures = {"times_the_original": rate / baseline} if baseline else {}
     _emit_rate(setup, name, what, rate, precision=trainer.precision, clips_at_once=at_once, first_s=first_s, **figures)
-    if given == {"compile": True} and at_once == setup.micro_batches[-1]:
+
+
+def compile(setup: Setup) -> None:
+    """Compiled steps: loss and gradients against eager ones, speed, and the longest kernels."""
+    at_once = setup.micro_batches[-1]
+    for name in setup.models:
+        batches = setup.batches(name, at_once)
+        results = []
+        for is_compiled in (False, True):
+            trainer = setup.trainer(name, at_once, compile=is_compiled, **unmixed(name))
+            with captured():
+                loss, _ = trainer.train_step(batches)
+            results.append((loss.item(), gradient(trainer.model)))
+        compare(setup, f"{name} compiled against eager", results[1], results[0])
+        for what, given in (("compiled", {}), ("compiled, mixed, with the running mean", MIXED)):
+            _time_trainer(setup, name, what, at_once, compile=True, **given)
         _emit_kernels(setup, f"{name} compiled", trainer, num_clips=at_once)
 
 
