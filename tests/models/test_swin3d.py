@@ -36,6 +36,22 @@ def test_attention_equals_torchvisions(size, window, shift, fused, monkeypatch):
         torch.testing.assert_close(b.grad, a.grad, rtol=1e-5, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize(("window", "shift"), [([8, 7, 7], [0, 0, 0]), ([8, 7, 7], [4, 3, 3]), ([4, 7, 7], [2, 3, 3])])
+def test_mask_of_the_fused_attention_has_rows_that_its_kernels_take(window, shift, monkeypatch):
+    """Contiguous, and beginning at multiples of 16 bytes. 4 x 7 x 7 tokens are no multiple of 8."""
+    monkeypatch.setattr(WindowAttention3d, "is_fused", lambda self, x: True)
+    masks, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def noted(*args, attn_mask, **settings):
+        masks.append(attn_mask)
+        return attend(*args, attn_mask=attn_mask, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    WindowAttention3d(16, window, shift, 4).half()(torch.randn(2, 8, 14, 14, 16).half())
+    [mask] = masks
+    assert mask.stride(-1) == 1 and mask.stride(-2) % 8 == 0 and mask.stride(-3) % 8 == 0
+
+
 @pytest.mark.parametrize("name", ["swin3d_t", "swin3d_s", "swin3d_b"])
 def test_parameters_are_torchvisions(name):
     import torchvision.models.video as zoo
