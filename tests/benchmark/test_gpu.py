@@ -136,6 +136,7 @@ def test_nothing_starts_when_the_time_is_used_up(capsys):
     assert [row["skipped"] for row in rows] == ["the time is used up"] * 2
 
 
+@pytest.mark.filterwarnings("ignore:called a synchronizing")  # of the step that warms up
 def test_what_waits_for_the_card_is_named_by_its_line(monkeypatch, capsys):
     clip_grad_norm = torch.nn.utils.clip_grad_norm_
 
