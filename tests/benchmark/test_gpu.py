@@ -17,6 +17,7 @@ from video_module.benchmark.__main__ import main
 from video_module.benchmark.gpu_checks import syncs
 from video_module.benchmark.gpu_kernels import AttentionAsItWas
 from video_module.benchmark.gpu_setup import Setup
+from video_module.errors import InputError
 from video_module.models.swin3d import WindowAttention3d
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +129,13 @@ def test_a_part_that_fails_or_overruns_leaves_the_others(monkeypatch, tmp_path, 
     assert ends(rows)["accuracy"]["error"] == "the process ended with code -9"
     assert "took_s" in ends(rows)["speed"]
     assert {"part": "speed", "what": "all is well", "ok": True} in rows
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused_once(capfd):
+    with pytest.raises(InputError, match="no part can run"):
+        main(["gpu", "--device", "cuda"])
+    assert capfd.readouterr().err == "error: --device cuda: torch finds no CUDA GPU; use --device cpu\n"
 
 
 def test_nothing_starts_when_the_time_is_used_up(capsys):
