@@ -17,6 +17,7 @@ from video_module.benchmark.__main__ import main
 from video_module.benchmark.gpu_checks import syncs
 from video_module.benchmark.gpu_kernels import AttentionAsItWas
 from video_module.benchmark.gpu_setup import Setup
+from video_module.errors import InputError
 from video_module.models.swin3d import WindowAttention3d
 
 ROOT = Path(__file__).parents[2]
@@ -130,12 +131,20 @@ def test_a_part_that_fails_or_overruns_leaves_the_others(monkeypatch, tmp_path, 
     assert {"part": "speed", "what": "all is well", "ok": True} in rows
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused_once(capfd):
+    with pytest.raises(InputError, match="no part can run"):
+        main(["gpu", "--device", "cuda"])
+    assert capfd.readouterr().err == "error: --device cuda: torch finds no CUDA GPU; use --device cpu\n"
+
+
 def test_nothing_starts_when_the_time_is_used_up(capsys):
     main(["gpu", "--device", "cpu", "--parts", "versions", "syncs", "--time_limit_s", "0.000001"])
     rows = json_rows(capsys.readouterr().out)
     assert [row["skipped"] for row in rows] == ["the time is used up"] * 2
 
 
+@pytest.mark.filterwarnings("ignore:called a synchronizing")  # of the step that warms up
 def test_what_waits_for_the_card_is_named_by_its_line(monkeypatch, capsys):
     clip_grad_norm = torch.nn.utils.clip_grad_norm_
 

@@ -20,6 +20,7 @@ from importlib import import_module
 from typing import Any
 
 from video_module import cli
+from video_module.errors import InputError
 from video_module.tables import align
 
 # Seconds that each part may need on an H100, in the order of importance. What one leaves, the later ones share.
@@ -41,6 +42,8 @@ _MODULES = {
     **dict.fromkeys(("accuracy", "syncs", "resume", "batch_size"), "gpu_checks"),
     **dict.fromkeys(("versions", "speed", "compile", "profile", "networks", "loader"), "gpu_speed"),
 }
+_REFUSED = 2
+"""Exit code of a process that cannot have the device."""
 _Row = dict[str, Any]
 """A result has "part" and "what"; the end of a part has no "what", but took_s, skipped, error or timed_out_after_s."""
 
@@ -118,7 +121,10 @@ def _part_rows(
             yield {"part": part, "timed_out_after_s": round(deadline - begin, 1)}
             return
         if line is None:
-            yield {"part": part, "error": f"the process ended with code {process.wait()}"}
+            code = process.wait()
+            if code == _REFUSED:
+                raise InputError("no part can run; the reason stands above")
+            yield {"part": part, "error": f"the process ended with code {code}"}
             return
         if not line.startswith("{"):
             print(line, end="", file=sys.stderr, flush=True)
@@ -151,7 +157,11 @@ def run_parts(parts: list[str], settings: _Row) -> None:
 
     for part in parts:
         begin = time.monotonic()
-        setup = Setup(part=part, **settings)
+        try:
+            setup = Setup(part=part, **settings)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(_REFUSED)
         try:
             getattr(import_module(f"video_module.benchmark.{_MODULES[part]}"), part)(setup)
         except Exception as error:
