@@ -211,7 +211,7 @@ def recognise_video(
         best = prediction.top_k(1)[0]
         tqdm.write(f"{video}  {best['label']} {best['score']:.1%}, {prediction.duration_s:.1f} s")
     else:
-        print_table(prediction, segments, k=args.top_k, min_score=args.timeline.min_score)
+        print_table(prediction, segments, k=args.top_k, min_score=content["timeline"]["min_score"])
     # Last of all that is written: a video that has a line in the log has its other files too.
     if log:
         log.append(video, {key: value for key, value in content.items() if key != "windows"})

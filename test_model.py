@@ -140,6 +140,7 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
             group=group,
             batch_size=args.batch_size,
             num_workers=args.num_workers,
+            temperature=predictor.temperature,
             pin_memory=predictor.provider.startswith("cuda"),
         )
         if scores is None:  # the first process has them all
@@ -194,6 +195,9 @@ def measure(predictor: "Predictor", split: "EvaluationSplit", scores: "Scores", 
     figures = {
         **metrics.summarise(
             scores.view_scores, scores.video_scores, split.labels, predictor.class_names, sources=split.sources
+        ),
+        **metrics.calibration_figures(
+            scores.view_scores, split.labels, temperature=predictor.temperature, min_score=predictor.min_score
         ),
         **metrics.tag_figures(tags, is_right, hmdb51.tag_values()),
         **split.to_dict(),

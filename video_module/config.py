@@ -142,6 +142,11 @@ class TrainConfig:
     drop_path: float = setting(0.1, "stochastic depth of the last block", default="the model's")
     head_dropout: float = setting(0.0, "share of the last layer's inputs that is dropped", default="the model's")
     patience: int = setting(0, "epochs without a better one after which training stops; 0: never")
+    min_precision: float = setting(
+        0.9,
+        "share of answers that should be right; the model calls those uncertain whose score is below where the "
+        "validation videos reach it",
+    )
     sampling: str = setting(
         "random",
         "which clips of a video an epoch takes; random: --num_repeats of them, each at a random place; windows: all, "
@@ -205,7 +210,7 @@ class TrainConfig:
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("label_smoothing", "drop_path", "head_dropout", "ema_decay", "max_failed_share"):
+        for name in ("label_smoothing", "drop_path", "head_dropout", "ema_decay", "max_failed_share", "min_precision"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
         if not 0 < self.layer_decay <= 1:
@@ -241,6 +246,10 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
+DEFAULT_MIN_SCORE = 0.3
+"""Of models whose file names no score below which an answer is uncertain."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TimelineConfig:
     """How window scores become labelled segments; every field is a flag of run_model.py and run_gradio.py."""
@@ -250,15 +259,21 @@ class TimelineConfig:
         "average a window's scores with its neighbours' over this many seconds; 0: do not",
         default="the clip's length",
     )
-    min_score: float = setting(0.3, "minimum smoothed score for a label; below it the label is uncertain")
+    min_score: float | None = setting(
+        None, "minimum smoothed score for a label; below it the label is uncertain", default="the model's, or 0.3"
+    )
     hysteresis: float = setting(0.1, "lead that another class needs before the label changes")
 
     def __post_init__(self) -> None:
         if self.smooth_s is not None and not 0 <= self.smooth_s < math.inf:
             raise ValueError(f"smooth_s must be finite and not negative, got {self.smooth_s}")
         for name in ("min_score", "hysteresis"):
-            if not 0 <= getattr(self, name) <= 1:
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
+
+    def for_model(self, min_score: float) -> "TimelineConfig":
+        """The same with a model's `min_score`, unless it sets another."""
+        return self if self.min_score is not None else dataclasses.replace(self, min_score=min_score)
 
 
 PRECISIONS = ("fp32", "fp16", "int8")

@@ -8,11 +8,23 @@ ScoreClips = Callable[[np.ndarray], np.ndarray]
 """uint8 RGB (N, T, H, W, 3) -> logits float32 (N, num_classes)."""
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
+def softmax(logits: np.ndarray, *, temperature: float = 1.0) -> np.ndarray:
     """Probabilities over the last axis, float64."""
-    logits = np.asarray(logits, dtype=np.float64)
+    logits = np.asarray(logits, dtype=np.float64) / temperature
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def at_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """The probabilities that softmax() gives at `temperature`, from those at 1."""
+    with np.errstate(divide="ignore"):  # the logarithm of 0 is as good as the logit that it came from
+        return softmax(np.log(scores), temperature=temperature)
+
+
+def log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of -log of the label's score, (N, K); a score that rounds to 0 counts as 1e-15."""
+    picked = scores[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(picked, 1e-15)).mean())
 
 
 def video_score(view_scores: np.ndarray) -> np.ndarray:

@@ -327,8 +327,10 @@ def test_the_overlay_video_keeps_rate_and_count(model, tmp_path, size):
 def test_scores_are_those_of_serving(model, trained, drawn_video):
     from video_module.inference.predictor import load_predictor
 
-    prediction = load_predictor(trained, device="cpu").predict_video(drawn_video)
-    heat = explain.explain_video(model, drawn_video, target=2)
+    predictor = load_predictor(trained, device="cpu")
+    assert predictor.temperature != 1
+    prediction = predictor.predict_video(drawn_video)
+    heat = explain.explain_video(model, drawn_video, target=2, temperature=predictor.temperature)
     first, last = prediction.windows[0], prediction.windows[-1]
     assert heat.scores[0] == pytest.approx(first.scores[2], abs=1e-5)
     assert heat.scores[-1] == pytest.approx(last.scores[2], abs=1e-5)

@@ -1,6 +1,7 @@
 import csv
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 
 import convert_model
 import test_model
-from video_module.config import ClipConfig
+from video_module.config import ClipConfig, TimelineConfig
 from video_module.data import records
 from video_module.data.encoding import write_video
+from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint, save_checkpoint
 from video_module.errors import InputError
-from video_module.inference.predictor import METADATA_KEY, Predictor, describe, load_predictor
+from video_module.inference.export import metadata_of, save_onnx, trace
+from video_module.inference.predictor import METADATA_KEY, Predictor, Window, describe, load_predictor
+from video_module.inference.timeline import UNCERTAIN, find_segments
+from video_module.scores import softmax
 
 
 def read_scores(predictions_csv: Path) -> dict[str, list[float]]:
@@ -166,3 +171,26 @@ def test_a_video_may_be_left_midway(exported, drawn_data):
     scored.close()
     assert [window.start for window in first] == [0, 1]
     assert first[1].scores == pytest.approx(whole.windows[1].scores, abs=1e-6)
+
+
+def test_temperature_and_threshold_of_a_file_are_used(trained, tmp_path):
+    """By .pth and .onnx alike; logits stay as they are."""
+    plain = replace(load_checkpoint(trained), temperature=1.0, min_score=None)
+    sharp = replace(plain, temperature=0.5, min_score=0.99)
+    clips = np.random.default_rng(0).integers(0, 256, (2, *plain.clip.shape), np.uint8)
+    predictors = []
+    for name, checkpoint in (("plain", plain), ("sharp", sharp)):
+        save_checkpoint(tmp_path / f"{name}.pth", checkpoint)
+        graph = trace(build_from_checkpoint(checkpoint))
+        save_onnx(graph, tmp_path / f"{name}.onnx", metadata_of(checkpoint, precision="fp32", opset=20))
+        predictors.append([load_predictor(tmp_path / f"{name}{kind}", device="cpu") for kind in (".pth", ".onnx")])
+    logits = predictors[0][0].score_clips(clips)
+    assert [p.min_score for pair in predictors for p in pair] == [0.3, 0.3, 0.99, 0.99]
+    for before, after in zip(*predictors, strict=True):
+        np.testing.assert_allclose(after.score_clips(clips), logits, atol=1e-4)
+        np.testing.assert_allclose(before.predict_clips(clips), softmax(logits), atol=1e-5)
+        np.testing.assert_allclose(after.predict_clips(clips), softmax(2 * logits), atol=1e-5)
+        windows = [Window(start=0, end=8, scores=after.predict_clips(clips)[0])]
+        prediction = after.prediction_of(tmp_path / "x.avi", windows, fps=25.0)
+        assert [s.label for s in find_segments(prediction)] == [UNCERTAIN]
+        assert [s.label for s in find_segments(prediction, TimelineConfig(min_score=0.0))] != [UNCERTAIN]

@@ -69,6 +69,12 @@ def made_figures() -> dict:
             for name, value in recall.items()
         },
         "reliability": {**by_bin, "accuracy": [*values[:10], 8 / 12, *values[11:]]},
+        "temperature": 1.0,
+        "ece_before_temperature": 0.03,
+        "reliability_before_temperature": {**by_bin, "accuracy": [*values[:10], 0.4, *values[11:]]},
+        "min_score": 0.3,
+        "num_answers": 12,
+        "answer_precision": 8 / 12,
         "most_confused": [{"label": EVIL, "prediction": "stand", "count": 4, "share": 4 / 6}],
         "by_tag": {"camera motion": {"moving": {"num_videos": 12, "video_top1": 8 / 12}}},
         "num_tagged_videos": 12,
@@ -201,3 +207,10 @@ def test_the_same_results_give_the_same_file(tmp_path):
     first = (tmp_path / "report.html").read_bytes()
     written(tmp_path)
     assert (tmp_path / "report.html").read_bytes() == first
+
+
+def test_calibration_is_shown_without_the_models_temperature_too(tmp_path):
+    page = written(tmp_path, temperature=1.4, ece_before_temperature=0.21, num_answers=9, answer_precision=7 / 9)
+    assert len([address for address in page.addresses if address.startswith("data:image/")]) == 6
+    assert "temperature of 1.40" in page.text and "0.210" in page.text
+    assert "9 of 12 videos are scored 0.30 or more, and 78 % of these answers" in " ".join(page.text.split())

@@ -30,6 +30,10 @@ class Checkpoint:
     train_clips: list[str] = field(default_factory=list)
     """Hashes of the videos themselves; empty in files written before these were kept."""
     train_config: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+    """Logits are divided by it before the softmax. The weights do not know of it."""
+    min_score: float | None = None
+    """Score of the best class below which an answer is uncertain; None where no validation videos were there."""
     epoch: int = 0
     """Epochs done."""
     training: dict[str, Any] | None = None

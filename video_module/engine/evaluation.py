@@ -96,12 +96,14 @@ def score_split(
     group: Group,
     batch_size: int,
     num_workers: int,
+    temperature: float = 1.0,
     pin_memory: bool = False,
 ) -> Scores | None:
     """Score all videos of a split, each process its share of them; None in all processes but the first."""
     own_views = EvaluationViews(split.test_dir, group.shard(split.videos), clip, views)
     loader = EvaluationLoader(own_views, num_workers=num_workers)
-    view_scores = group.gather(score_views(score_clips, loader, batch_size=batch_size, pin_memory=pin_memory))
+    shard = score_views(score_clips, loader, batch_size=batch_size, temperature=temperature, pin_memory=pin_memory)
+    view_scores = group.gather(shard)
     if view_scores is None:
         return None
     assert len(view_scores) == len(split.videos)
@@ -119,6 +121,7 @@ def score_views(
     *,
     batch_size: int,
     desc: str = "testing",
+    temperature: float = 1.0,
     pin_memory: bool = False,
 ) -> list[np.ndarray]:
     """The view_scores of Scores; an empty list of no videos. `batch_size` changes them by rounding errors only.
@@ -131,7 +134,7 @@ def score_views(
         for owner, row in zip(owners, score_clips(clips), strict=True):
             logits[owner].append(row)
     assert all(logits), "every video has at least one view"
-    return [softmax(np.stack(rows)) for rows in logits]
+    return [softmax(np.stack(rows), temperature=temperature) for rows in logits]
 
 
 def _batches(

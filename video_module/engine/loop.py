@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from video_module.data.dataset import Batch, EvaluationLoader, read_steps
 from video_module.engine import state
+from video_module.engine.calibration import Calibration, calibrate
 from video_module.engine.checkpoint import Checkpoint, save_checkpoint
 from video_module.engine.evaluation import Scores, score_views, torch_scorer
 from video_module.engine.interruption import StopRequest
@@ -24,7 +26,7 @@ from video_module.engine.training_data import Loaders
 from video_module.engine.waiting import WaitMeter
 from video_module.errors import InputError, Interrupted
 from video_module.machine import default_num_workers, peak_process_bytes
-from video_module.scores import top_k_accuracy
+from video_module.scores import log_loss, top_k_accuracy
 from video_module.tables import pluralize
 
 # Share of an epoch spent waiting for clips that is worth a warning.
@@ -60,7 +62,7 @@ def train(
         # The run may have died after it saved its state and before it wrote its logs.
         on_epoch(progress)
     keeper = StateKeeper(last_path(save_path), trainer, template, progress, is_resumed=resume)
-    is_warned = False
+    is_warned, calibration, best_calibration = False, None, None
     with StopRequest().listening() as stop:
         while not progress.is_over(num_epochs=config.num_epochs, patience=config.patience):
             epoch = progress.num_epochs
@@ -71,7 +73,11 @@ def train(
                     trainer, steps, epoch, progress.partial, num_items=num_items, keeper=keeper, stop=stop
                 )
                 if loaders.val is not None:
-                    row |= validate(trainer, loaders.val, loaders.val_labels, stop=stop)
+                    figures, calibration = validate(trainer, loaders.val, loaders.val_labels, stop=stop)
+                    row |= figures
+                    keeper.template = replace(
+                        template, temperature=calibration.temperature, min_score=calibration.min_score
+                    )
             except Interrupted:
                 keeper.save()
                 raise stop.interrupted(_where_it_stopped(trainer, progress, keeper.path)) from None
@@ -81,6 +87,7 @@ def train(
             checkpoint = keeper.checkpoint()
             if is_best:
                 save_checkpoint(save_path, checkpoint)
+                best_calibration = calibration
             keeper.save(checkpoint)
             print(epoch_line(row, config.num_epochs) + (" *" if is_best else ""))
             if not is_warned and (warning := _data_wait_warning(trainer, row["data_wait"], loaders.train.num_workers)):
@@ -90,6 +97,8 @@ def train(
     if progress.num_epochs < config.num_epochs:
         patience = pluralize(config.patience, "epoch")
         print(f"stopped early: {patience} brought nothing better than epoch {progress.best_epoch}")
+    if best_calibration is not None:
+        print(best_calibration.describe(config.min_precision))
     return progress
 
 
@@ -266,8 +275,10 @@ class _RunningEpoch:
 
 def validate(
     trainer: Trainer, loader: EvaluationLoader, labels: Sequence[int], *, stop: StopRequest | None = None
-) -> dict[str, float]:
-    """Loss and accuracy over videos. The loader reads this process's shard of them; `labels` are those of all.
+) -> tuple[dict[str, float], Calibration]:
+    """Loss and accuracy over videos, and what they say of the scores.
+
+    The loader reads this process's shard of the videos; `labels` are those of all.
 
     Raises InputError if the loss is not finite, and Interrupted when `stop` is requested; of several processes, none
     stops here.
@@ -288,22 +299,20 @@ def validate(
     )
     view_scores = trainer.group.gather(shard)
 
-    def figures() -> dict[str, float]:
-        scores = Scores.from_views(view_scores)
-        # A probability that rounds to 0 would make the loss infinite.
-        picked = scores.video_scores[np.arange(len(labels)), labels]
-        return {
-            "val_loss": float(-np.log(np.maximum(picked, 1e-15)).mean()),
-            "val_top1": top_k_accuracy(scores.video_scores, np.asarray(labels), 1),
-        }
+    def figures() -> tuple[dict[str, float], Calibration | None]:
+        scores, classes = Scores.from_views(view_scores).video_scores, np.asarray(labels)
+        row = {"val_loss": log_loss(scores, classes), "val_top1": top_k_accuracy(scores, classes, 1)}
+        if not math.isfinite(row["val_loss"]):
+            return row, None
+        return row, calibrate(view_scores, classes, min_precision=trainer.config.min_precision)
 
-    row = trainer.group.broadcast(figures)
+    row, calibration = trainer.group.broadcast(figures)
     if not math.isfinite(row["val_loss"]):
         raise InputError(
             f"the validation loss is {row['val_loss']} after step {trainer.step}; start again with a lower --lr than "
             f"{trainer.config.lr:g}"
         )
-    return row
+    return row, calibration
 
 
 def _check_failures(failures: list[str], trainer: Trainer, *, num_items: int) -> None:

@@ -17,7 +17,7 @@ from video_module.files import move
 # keeps its clips and its mean loss; only dropout and batch norm notice another batch_size, and rounding the others.
 _FREE = (
     *("batch_size", "checkpoint_activations", "compile", "deterministic"),
-    *("save_every", "max_failed_share", "patience"),
+    *("save_every", "max_failed_share", "patience", "min_precision"),
 )
 # More would make the refusal unreadable, and the first ones tell enough.
 _NUM_DIFFERENCES = 8

@@ -32,6 +32,7 @@ from video_module.inference.overlay import class_colors, draw_label, label_heigh
 from video_module.inference.windows import WindowClip, iter_windows
 from video_module.models.recognizer import Recognizer
 from video_module.models.registry import get_spec
+from video_module.scores import softmax
 
 _HEAT_ALPHA = 0.8
 # Brightness of what lies outside the model's crop.
@@ -71,7 +72,7 @@ def grad_cam(model: Recognizer, clip: np.ndarray, *, target: int | None = None) 
 
 
 def _class_evidence(model: Recognizer, clips: np.ndarray, *, target: int | None) -> tuple[Tensor, Tensor]:
-    """The non-negative evidence, float32 (N, T', H', W'), and the probabilities, (N, num_classes), of clips."""
+    """The non-negative evidence, float32 (N, T', H', W'), and the logits, (N, num_classes), of clips."""
     spec = get_spec(model.name)
     if not spec.features:
         raise InputError(f"{model.name}: its registry entry names no layer that shows where it looks")
@@ -107,10 +108,12 @@ def _class_evidence(model: Recognizer, clips: np.ndarray, *, target: int | None)
         # The first token is the class token, which has no place in the grid.
         evidence = evidence[:, 1:].unflatten(1, grids[0])
     assert evidence.ndim == 4, f"expected evidence (N, T', H', W'), got {tuple(evidence.shape)}"
-    return evidence, logits.detach().float().softmax(dim=1)
+    return evidence, logits.detach().float()
 
 
-def explain_video(model: Recognizer, path: str | Path, *, target: int, batch_size: int = 4) -> VideoHeat:
+def explain_video(
+    model: Recognizer, path: str | Path, *, target: int, batch_size: int = 4, temperature: float = 1.0
+) -> VideoHeat:
     """Find the evidence for class `target` in the windows that serving scores, and average it where they overlap.
 
     Only the coarse grids of a window are kept: less than 100 MB for an hour. Raises VideoError if no frame decodes.
@@ -119,7 +122,8 @@ def explain_video(model: Recognizer, path: str | Path, *, target: int, batch_siz
     windows: list[tuple[int, int, np.ndarray, float]] = []
     stream = iter_windows(path, model.clip, clip_step=None, fps=info.fps)
     while batch := list(islice(stream, batch_size)):
-        evidence, scores = _class_evidence(model, np.stack([window.frames for window in batch]), target=target)
+        evidence, logits = _class_evidence(model, np.stack([window.frames for window in batch]), target=target)
+        scores = softmax(logits.cpu().numpy(), temperature=temperature)
         evidence = F.interpolate(evidence[:, None], size=(model.clip.num_frames, *evidence.shape[2:]), mode="trilinear")
         for window, grids, score in zip(batch, evidence[:, 0].cpu().numpy(), scores[:, target], strict=True):
             windows.append((window.start, window.end, _at_frames(grids, window, model.clip, info.fps), float(score)))
@@ -238,5 +242,5 @@ def explain_videos(
             earlier.unlink()
     bar = tqdm(videos, desc="attention", unit="video", leave=False)
     for number, (video, target, label) in enumerate(bar, start=1):
-        heat = explain_video(model, video, target=target, batch_size=batch_size)
+        heat = explain_video(model, video, target=target, batch_size=batch_size, temperature=checkpoint.temperature)
         write_attention(folder / f"{number:02d}_{video.stem}.mp4", heat, checkpoint.class_names, label=label)

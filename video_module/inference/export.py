@@ -281,6 +281,8 @@ def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[s
         "opset": opset,
         "class_names": checkpoint.class_names,
         "clip": checkpoint.clip.to_dict(),
+        "temperature": checkpoint.temperature,
+        "min_score": checkpoint.min_score,
         "split_digest": checkpoint.split_digest,
         "train_sources": checkpoint.train_sources,
         "train_clips": checkpoint.train_clips,

@@ -128,7 +128,8 @@ class LiveSession:
         config: TimelineConfig = DEFAULT_TIMELINE,
     ) -> None:
         """`clip_step`: minimum number of frames between two answers; None means a quarter of a clip."""
-        self._stream, self._predictor, self._clip_step, self._config = frames, predictor, clip_step, config
+        self._stream, self._predictor, self._clip_step = frames, predictor, clip_step
+        self._config = config.for_model(predictor.min_score)
         self._readings: SimpleQueue[Reading | Exception] = SimpleQueue()
         self._news = threading.Condition()
         self.newest: TimedFrame | None = None

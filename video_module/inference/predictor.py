@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from video_module.config import ClipConfig
+from video_module.config import DEFAULT_MIN_SCORE, ClipConfig
 from video_module.data.decoding import read_info
 from video_module.devices import parse_device
 from video_module.errors import InputError
@@ -46,6 +46,8 @@ class VideoPrediction:
     """Frames that decoded."""
     class_names: list[str]
     windows: list[Window]
+    min_score: float = DEFAULT_MIN_SCORE
+    """The model's: below it an answer is uncertain."""
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -77,6 +79,10 @@ class Predictor:
     weights: str | None = None
     """The weights that training started from."""
     precision: str = "fp32"
+    temperature: float = 1.0
+    """What the logits are divided by before the softmax."""
+    min_score: float = DEFAULT_MIN_SCORE
+    """Score of the best class below which an answer is uncertain."""
 
     def summary(self) -> str:
         return f"{self.model}, {self.precision} on {self.provider}, {len(self.class_names)} classes"
@@ -87,7 +93,7 @@ class Predictor:
             raise ValueError(
                 f"clips must be uint8 (N, {', '.join(map(str, self.clip.shape))}), got {clips.dtype} {clips.shape}"
             )
-        return softmax(self.score_clips(clips))
+        return softmax(self.score_clips(clips), temperature=self.temperature)
 
     def predict_video(
         self,
@@ -128,7 +134,12 @@ class Predictor:
     def prediction_of(self, path: str | Path, windows: list[Window], *, fps: float) -> VideoPrediction:
         """Combine all windows of score_windows() into the video's prediction."""
         return VideoPrediction(
-            path=Path(path), fps=fps, num_frames=windows[-1].end, class_names=self.class_names, windows=windows
+            path=Path(path),
+            fps=fps,
+            num_frames=windows[-1].end,
+            class_names=self.class_names,
+            windows=windows,
+            min_score=self.min_score,
         )
 
     def _score(self, clips: list[WindowClip]) -> list[Window]:
@@ -260,6 +271,8 @@ def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor
         train_clips=tuple(metadata.get("train_clips", ())),
         weights=metadata.get("weights"),
         precision=metadata.get("precision", "fp32"),
+        temperature=metadata.get("temperature", 1.0),
+        min_score=_min_score(metadata.get("min_score")),
     )
 
 
@@ -287,4 +300,10 @@ def _load_checkpoint(path: Path, *, device: str, num_threads: int | None, precis
         train_clips=tuple(checkpoint.train_clips),
         weights=checkpoint.train_config.get("weights"),
         precision=precision,
+        temperature=checkpoint.temperature,
+        min_score=_min_score(checkpoint.min_score),
     )
+
+
+def _min_score(recorded: float | None) -> float:
+    return DEFAULT_MIN_SCORE if recorded is None else recorded

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from video_module.config import TimelineConfig
+from video_module.config import DEFAULT_MIN_SCORE, TimelineConfig
 from video_module.files import replacing, write_text
 from video_module.inference.predictor import VideoPrediction, Window
 from video_module.scores import top_k
@@ -80,6 +80,7 @@ class Labeller:
     # `min_score`, but not below half of it: with a hysteresis as large as `min_score`, a label would never end.
 
     def __init__(self, config: TimelineConfig) -> None:
+        config = config.for_model(DEFAULT_MIN_SCORE)
         self._min_score, self._margin = config.min_score, config.hysteresis
         self._keep_score = max(config.min_score - config.hysteresis, config.min_score / 2)
         self._label: int | None = None
@@ -108,6 +109,7 @@ def _smoothing_s(prediction: VideoPrediction, config: TimelineConfig) -> float:
 
 def find_segments(prediction: VideoPrediction, config: TimelineConfig = DEFAULT_TIMELINE) -> list[Segment]:
     """Join neighbouring windows of one label. The segments cover the video without gap or overlap."""
+    config = config.for_model(prediction.min_score)
     borders = _window_borders(prediction)
     scores = np.stack([window.scores for window in prediction.windows])
     times_s = np.array([(window.start + window.end) / 2 for window in prediction.windows]) / prediction.fps
@@ -143,6 +145,7 @@ def to_json(
     config: TimelineConfig = DEFAULT_TIMELINE,
 ) -> dict[str, Any]:
     """The answer for one video, as run_model.py and the API give it. `segments` are find_segments() for `config`."""
+    config = config.for_model(prediction.min_score)
     return {
         "video": str(prediction.path),
         "model": model,

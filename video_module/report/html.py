@@ -45,6 +45,9 @@ def write_report(
         "classes": draw_per_class(figures["per_class"], mean=figures["mean_class_accuracy"]),
         "calibration": draw_reliability(figures["reliability"], ece=figures["ece"]),
     }
+    if figures["temperature"] != 1:
+        reliability, ece = figures["reliability_before_temperature"], figures["ece_before_temperature"]
+        plots["before"] = draw_reliability(reliability, ece=ece)
     if figures["by_tag"]:
         plots["tags"] = draw_by_tag(figures["by_tag"], overall=figures["video_top1"])
     page = _TEMPLATES.get_template("report.html.jinja").render(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from video_module.report import statistics
-from video_module.scores import is_in_top_k
+from video_module.scores import at_temperature, is_in_top_k, video_score
 
 _NUM_CALIBRATION_BINS = 15
 _NUM_CONFUSED = 20
@@ -171,6 +171,25 @@ def summarise(
         "num_clips": sum(len(scores) for scores in view_scores),
         "num_sources": num_sources,
         "num_resamples": statistics.NUM_RESAMPLES,
+    }
+
+
+def calibration_figures(
+    view_scores: Sequence[np.ndarray], labels: np.ndarray, *, temperature: float, min_score: float
+) -> dict[str, Any]:
+    """What a model's temperature and threshold bring: calibration without the first, answers given with the second."""
+    scores = np.stack([video_score(views) for views in view_scores])
+    before = np.stack([video_score(at_temperature(views, 1 / temperature)) for views in view_scores])
+    gaps = tally(view_scores, before, labels)["gap"].sum(axis=0)
+    is_answer = scores.max(axis=1) >= min_score
+    right = (scores.argmax(axis=1) == labels)[is_answer]
+    return {
+        "temperature": temperature,
+        "ece_before_temperature": float(np.abs(gaps).sum() / len(labels)),
+        "reliability_before_temperature": _reliability(before, labels),
+        "min_score": min_score,
+        "num_answers": int(is_answer.sum()),
+        "answer_precision": float(right.mean()) if len(right) else None,
     }
 
 

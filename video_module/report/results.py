@@ -57,6 +57,10 @@ def format_figures(figures: dict[str, Any]) -> str:
         interval = figures["intervals"].get(key)
         cell = f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
         lines.append(f"  {title:{width}}  {figures[key]:.4f}{cell}")
+    if figures["num_answers"] < figures["num_videos"]:
+        precision = "none" if figures["answer_precision"] is None else f"{figures['answer_precision']:.2f}"
+        reached = f"{figures['num_answers']} of {figures['num_videos']} videos reach {figures['min_score']:.2f}"
+        lines.append(f"  {reached}, {precision} of these right; the model calls the others uncertain")
     counts = f"{figures['num_videos']} videos of {figures['num_sources']} sources, {count_views(figures)}"
     if any(figures["intervals"].values()):
         counts += "; in brackets 95 % intervals, resampled by source"

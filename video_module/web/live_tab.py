@@ -45,6 +45,7 @@ def watch_file(
     """
     step = max(1, predictor.clip.default_clip_step) * skip
     cutter = WindowCutter(predictor.clip, clip_step=step, fps=info.fps)
+    config = config.for_model(predictor.min_score)
     labeller = LiveLabeller(predictor.class_names, config, smooth_s=cutter.span / info.fps)
     label, score, shown_s, begin = None, 0.0, -np.inf, time.monotonic()
     try:
@@ -85,7 +86,7 @@ class CameraWatch:
 
     def __init__(self, model: str, predictor: Predictor, config: TimelineConfig, *, scorers: Executor) -> None:
         self.model, self._predictor, self._scorers = model, predictor, scorers
-        self._config = config
+        self._config = config.for_model(predictor.min_score)
         self._last_s = -np.inf
         self._begin()
 

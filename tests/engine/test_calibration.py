@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from video_module.engine.calibration import calibrate
+from video_module.scores import at_temperature, softmax
+
+
+def drawn(num_videos: int, *, sharpness: float, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
+    """Scores of 4 classes whose labels are drawn from softmax(logits), while the scores are of logits times that."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (num_videos, 4))
+    labels = np.array([rng.choice(4, p=row) for row in softmax(logits)])
+    return [softmax(row[None] * sharpness) for row in logits], labels
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
+def test_temperature_undoes_what_makes_scores_too_sharp(sharpness):
+    scores, labels = drawn(4000, sharpness=sharpness)
+    assert calibrate(scores, labels, min_precision=0.9).temperature == pytest.approx(sharpness, rel=0.1)
+
+
+def test_a_few_right_videos_do_not_make_the_model_certain():
+    scores = [np.array([[0.6, 0.4]])] * 8
+    found = calibrate(scores, np.zeros(8, int), min_precision=0.9)
+    assert 0.2 < found.temperature < 1
+    assert (found.precision, found.num_answers, found.num_videos) == (1.0, 8, 8)
+    assert 0.5 < found.min_score < at_temperature(scores[0], found.temperature).max()
+
+
+def test_scores_of_exactly_0_and_1_are_no_trouble():
+    found = calibrate([np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])] * 10, np.array([0, 0] * 10), min_precision=0.9)
+    assert np.isfinite([found.temperature, found.min_score]).all()
+
+
+@pytest.mark.parametrize("min_precision", [0.7, 0.9])
+def test_threshold_is_the_lowest_that_reaches_the_precision(min_precision):
+    scores, labels = drawn(3000, sharpness=1.0)
+    found = calibrate(scores, labels, min_precision=min_precision)
+    video_scores = at_temperature(np.concatenate(scores), found.temperature)
+    best, right = video_scores.max(axis=1), video_scores.argmax(axis=1) == labels
+
+    def precision(threshold: float) -> float:
+        return right[best >= threshold].mean()
+
+    assert found.num_answers == (best >= found.min_score).sum()
+    assert found.precision == precision(found.min_score) >= min_precision
+    assert all(precision(lower) < min_precision for lower in best[best < found.min_score])
+
+
+def test_precision_out_of_reach_is_told():
+    scores = [np.array([[0.7, 0.3]])] * 10 + [np.array([[0.6, 0.4]])] * 10
+    labels = np.array([0, 0, 0, 1, 1, 1, 1, 1, 1, 1] + [0] * 5 + [1] * 5)
+    found = calibrate(scores, labels, min_precision=0.9)
+    assert found.precision == 0.4 and found.num_answers == 20
+    assert found.describe(0.9).endswith("the most there is: --min_precision 0.9 is out of reach)")
