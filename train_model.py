@@ -1,20 +1,29 @@
-"""Fine-tune a video classifier on the train split, keeping the epoch that does best on the val split."""
+"""Fine-tune a video classifier on the train split, keeping the epoch that does best on the val split.
+
+With --probe, fit the last layer alone to both splits, in minutes and without a GPU.
+"""
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from video_module import cli
 from video_module.config import TrainConfig
 from video_module.errors import InputError
-from video_module.machine import default_num_workers
+from video_module.machine import default_num_workers, started_by_torchrun
 from video_module.models.registry import DEFAULT_MODEL, MODELS, NO_WEIGHTS, get_spec
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import device as Device
+
     from video_module.data.dataset import TrainingClips
     from video_module.engine.distributed import Group
+    from video_module.engine.probe import Probe
     from video_module.engine.progress import Progress
+    from video_module.engine.training_data import TrainingData
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,6 +41,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--list_models", action="store_true", help="print the architectures with cost, clips and weights, and stop"
     )
     parser.add_argument("--weights", help="published weights by name, none, or a file (default: the model's first)")
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="keep the network as it is and fit its last layer to the train and val splits; what the network makes of "
+        "the videos is kept in <save_path>_features.npz, so that later runs compute only what is new",
+    )
     parser.add_argument("--save_path", type=Path, help="best checkpoint (default: <model_type>.pth)")
     parser.add_argument(
         "--preview", type=Path, metavar="PICTURE", help="write some clips as training would see them, and stop"
@@ -76,6 +91,8 @@ def main(argv: list[str] | None = None, *, on_epoch: "Callable[[Progress], None]
     if args.preview and args.preview.suffix not in cli.PICTURE_SUFFIXES:
         raise InputError(f"--preview {args.preview}: a picture's name ends in {' or '.join(cli.PICTURE_SUFFIXES)}")
     config = get_spec(args.model_type).train_config(weights=weights_of(args), given=cli.given(args, TrainConfig))
+    if args.probe:
+        check_probe(args)
     cli.prepare_process(has_workers=True)
     from video_module.engine.distributed import join_group
 
@@ -90,6 +107,20 @@ def target_fps(text: str) -> float:
 
 def weights_of(args: argparse.Namespace) -> str:
     return args.weights or get_spec(args.model_type).default_weights
+
+
+def check_probe(args: argparse.Namespace) -> None:
+    """Raise InputError, before torch is imported, on flags that do not go with --probe."""
+    if weights_of(args) == NO_WEIGHTS:
+        published = [name for name, spec in MODELS.items() if spec.weights]
+        raise InputError(
+            f"--probe takes a trained network: give {args.model_type} a file by --weights X.pth, or take a model with "
+            f"published weights ({', '.join(published)})"
+        )
+    if ignored := sorted(set(cli.given(args, TrainConfig)) - {"no_flip", "precision", "seed"}):
+        raise InputError(f"--{ignored[0]} is for training in epochs: leave it out with --probe")
+    if started_by_torchrun():
+        raise InputError("--probe runs in one process: start it by python")
 
 
 def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch: "Callable[[Progress], None]") -> None:
@@ -116,6 +147,9 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
         preview(args.preview, data.training_clips(config), title=title, num_videos=args.num_previews)
         return
     save_path = args.save_path or Path(f"{args.model_type}.pth")
+    if args.probe:
+        probe(args, config, data, device, class_weights=class_weights, save_path=save_path)
+        return
     logbook = Logbook(save_path, plot_curves=plot_curves, tensorboard=args.tensorboard)
     loaders = data.loaders(config, group=group, num_workers=args.num_workers, pin_memory=device.type == "cuda")
     resumes = args.resume and group.broadcast(last_path(save_path).is_file)
@@ -143,6 +177,85 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
     progress = train(trainer, template, loaders, save_path=save_path, resume=args.resume, on_epoch=write_logs)
     print(progress.summary())
     cli.show_written([save_path, last_path(save_path), *logbook.paths])
+
+
+def probe(
+    args: argparse.Namespace,
+    config: TrainConfig,
+    data: "TrainingData",
+    device: "Device",
+    *,
+    class_weights: list[float] | None,
+    save_path: Path,
+) -> None:
+    """Fit the last layer of a frozen network, and save it as a checkpoint like any other."""
+    import torch
+
+    from video_module.engine import features
+    from video_module.engine.checkpoint import save_checkpoint
+    from video_module.engine.device import choose_precision, send_network
+    from video_module.engine.evaluation import torch_scorer
+    from video_module.engine.probe import fit_probe, load_examples
+    from video_module.files import check_output
+    from video_module.models.recognizer import build_model
+    from video_module.scores import ScoreClips
+
+    cache = features.features_path(save_path)
+    for path in (save_path, cache):
+        check_output(path)
+    if save_path.is_file():
+        print(f"note: {save_path} of an earlier run will be replaced; another --save_path keeps it")
+    precision = choose_precision(config.precision, device)
+    num_classes = len(data.class_names)
+    model = build_model(
+        args.model_type, num_classes=num_classes, weights=weights_of(args), clip=data.clip, seed=config.seed
+    ).eval()
+    print(f"{args.model_type}: weights {weights_of(args)}, {device}, {precision}")
+
+    def make_embedding() -> ScoreClips:
+        features.expose_features(model)
+        if device.type == "cpu" and precision == "fp32":
+            from video_module.inference.export import onnx_scorer
+
+            print("making an ONNX file of the network, which a CPU computes faster", flush=True)
+            return onnx_scorer(model)
+        return torch_scorer(send_network(model, device), device=device, precision=precision)
+
+    network = features.network_digest(model, precision=precision)
+    examples = load_examples(data, config, cache, make_embedding, network=network, num_workers=args.num_workers)
+    fitted = fit_probe(examples, class_weights=class_weights, seed=config.seed)
+    show_estimate(fitted, examples.labels, data.class_names)
+    features.replace_head(model.cpu(), torch.from_numpy(fitted.head.weight), torch.from_numpy(fitted.head.bias))
+    settings = {"probe": True, "C": fitted.strength, "weights": weights_of(args), "class_weights": class_weights}
+    settings |= {"no_flip": list(config.no_flip), "precision": precision, "seed": config.seed}
+    checkpoint = data.checkpoint(model=args.model_type, train_config=settings)
+    save_checkpoint(save_path, replace(checkpoint, weights=model.backbone.state_dict()))
+    cli.show_written([save_path, cache])
+
+
+def show_estimate(fitted: "Probe", labels: "np.ndarray", class_names: list[str]) -> None:
+    """Print what the folds say of a probe."""
+    import numpy as np
+
+    from video_module.report.metrics import summarise
+    from video_module.scores import video_score
+
+    estimate = fitted.estimate
+    if estimate is None:
+        print(f"{fitted.note}; C {fitted.strength:g} by default")
+        return
+    scores = np.stack([video_score(rows) for rows in estimate.view_scores])
+    figures = summarise(estimate.view_scores, scores, labels, class_names, sources=estimate.sources)
+    interval = figures["intervals"]["video_top1"]
+    shown = f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+    print(
+        f"cross-validated accuracy {figures['video_top1']:.3f}{shown} ({figures['num_videos']} videos of "
+        f"{figures['num_sources']} sources in {estimate.num_folds} folds; C {fitted.strength:g})"
+    )
+    if figures["interval_note"]:
+        print(figures["interval_note"])
+    print(estimate.curve_table())
+    print(estimate.advice())
 
 
 def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int, num_epochs: int = 3) -> None:

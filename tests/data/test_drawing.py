@@ -6,7 +6,7 @@ from video_module.data import drawing
 from video_module.errors import InputError
 
 
-@pytest.mark.parametrize("pair", drawing.REVERSED_PAIRS)
+@pytest.mark.parametrize("pair", drawing.REVERSED_PAIRS + drawing.FURTHER_REVERSED_PAIRS)
 def test_pairs_are_one_motion_in_both_directions(pair):
     scene = drawing.make_scene(0, 0)
     still = drawing.Scene(**{**vars(scene), "noise": np.zeros_like(scene.noise), "shake": 0.0})
@@ -28,7 +28,7 @@ def test_scenes_differ_and_repeat():
     assert not np.array_equal(first.background, other.background)
 
 
-@pytest.mark.parametrize("action", drawing.ACTIONS)
+@pytest.mark.parametrize("action", drawing.ACTIONS + drawing.FURTHER_ACTIONS)
 def test_every_action_moves(action):
     frames = list(drawing.draw_frames(action, drawing.make_scene(0, 4), num_frames=30, rng=np.random.default_rng(0)))
     assert {frame.shape for frame in frames} == {(drawing.HEIGHT, drawing.WIDTH, 3)}

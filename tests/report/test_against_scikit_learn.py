@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
+import sklearn.metrics as sklearn
 
 from video_module.report import metrics, statistics
 
 pytestmark = pytest.mark.slow
-sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is in requirements-dev.txt")
-
 NUM_CLASSES = 7
 
 

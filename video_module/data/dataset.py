@@ -35,6 +35,13 @@ def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> 
     return [index[video.label] for video in videos]
 
 
+def flipped_labels(class_names: Sequence[str], config: TrainConfig) -> set[int]:
+    """The classes that stay themselves in a mirror. Raises InputError on one of `config.no_flip` that is none."""
+    if unknown := sorted(set(config.no_flip) - {ALL_CLASSES, *class_names}):
+        raise InputError(f"--no_flip {unknown[0]}: not a class of the training videos, nor {ALL_CLASSES!r}")
+    return {label for label, name in enumerate(class_names) if not {name, ALL_CLASSES} & set(config.no_flip)}
+
+
 class TrainingClips(Dataset):
     """Augmented clips: (uint8 (T, H, W, 3), class index). One of each video, starting anywhere; or all its windows.
 
@@ -57,9 +64,7 @@ class TrainingClips(Dataset):
 
         self.root, self.videos, self.clip, self.seed = root, list(videos), clip, config.seed
         self.labels = label_indices(videos, class_names)
-        if unknown := sorted(set(config.no_flip) - {ALL_CLASSES, *class_names}):
-            raise InputError(f"--no_flip {unknown[0]}: not a class of the training videos, nor {ALL_CLASSES!r}")
-        self._no_flip = {label for label, name in enumerate(class_names) if {name, ALL_CLASSES} & set(config.no_flip)}
+        self._flipped = flipped_labels(class_names, config)
         self.augment = Augmentation(clip, config.augment)
         # Each item's video and first frame; None where the first frame is drawn.
         self._items: list[tuple[int, int | None]] = [(number, None) for number in range(len(videos))]
@@ -103,7 +108,7 @@ class TrainingClips(Dataset):
             frames = read_frames(path, indices, per_frame=self.augment.cropper(seed))
         except VideoError as error:
             return error
-        clip = self.augment.finish(frames, seed=seed, may_flip=self.labels[number] not in self._no_flip)
+        clip = self.augment.finish(frames, seed=seed, may_flip=self.labels[number] in self._flipped)
         return torch.from_numpy(np.ascontiguousarray(clip)), self.labels[number]
 
 

@@ -1,8 +1,8 @@
 """Drawn clips of a stick figure's actions: data for the demo, the tests and the page's examples.
 
 Every "source" is a scene of its own: background, camera shake, light, noise, the figure's size, colours and speed.
-`sit` and `stand`, `push` and `pull` are one motion played forwards and backwards, so that no single frame tells them
-apart.
+`sit` and `stand`, `push` and `pull`, `lift` and `lower` are one motion played forwards and backwards, so that no single
+frame tells them apart.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +20,9 @@ from video_module.errors import InputError
 
 ACTIONS = ("jump", "pull", "push", "sit", "stand", "wave")
 REVERSED_PAIRS = (("sit", "stand"), ("pull", "push"))
+FURTHER_ACTIONS = ("clap", "kick", "lift", "lower")
+"""What no network of the demo has seen, to be learned from few videos."""
+FURTHER_REVERSED_PAIRS = (("lift", "lower"),)
 NAME_PREFIX = "Drawn_Film_"
 HEIGHT, WIDTH = 180, 240
 _FPS = 30.0
@@ -169,14 +172,54 @@ def _draw_jump(pen: _Pen, phase: float, wobble: float) -> None:
     pen.person(hip, (0, hip[1] + 0.33), hands, [(-0.09, height), (0.09, height)], crouch)
 
 
-_FORWARD: dict[str, tuple[Callable[[_Pen, float, float], None], bool]] = {
-    "sit": (_draw_sit, True),
-    "stand": (_draw_sit, False),
-    "push": (_draw_push, True),
-    "pull": (_draw_push, False),
-    "wave": (_draw_wave, True),
-    "jump": (_draw_jump, True),
+def _draw_clap(pen: _Pen, phase: float, wobble: float) -> None:
+    """Both arms, stretched out to the sides, meet overhead three times."""
+    angle = 0.85 + 0.75 * np.sin(6 * np.pi * phase + wobble)
+    reach, height = 0.34 * np.sin(angle), 0.80 + 0.34 * np.cos(angle)
+    pen.person((0, 0.50), (0, 0.83), [(reach, height), (-reach, height)], [(-0.09, 0), (0.09, 0)], 0.0)
+
+
+def _draw_kick(pen: _Pen, phase: float, wobble: float) -> None:
+    """One leg swings forwards and back, twice, and the arms balance it."""
+    angle = 0.5 + 0.7 * np.sin(4 * np.pi * phase + wobble)
+    foot = (0.48 * np.sin(angle), 0.50 - 0.48 * np.cos(angle))
+    neck = (-0.08 * np.sin(angle), 0.83)
+    pen.person((0, 0.50), neck, [(0.20 - 0.2 * angle, 0.60), (-0.24 + 0.2 * angle, 0.58)], [(-0.03, 0), foot], 0.02)
+
+
+def _draw_lift(pen: _Pen, phase: float, _: float) -> None:
+    """phase 0: bent down to a box on the floor, 1: upright, the box overhead."""
+    bent = 1 - phase
+    hip = (-0.10 * bent, 0.50 - 0.12 * bent)
+    neck = (hip[0] + 0.28 * bent, hip[1] + 0.33 - 0.12 * bent)
+    side, bottom = 0.12, 0.98 * phase**1.5
+    centre = 0.40 * bent + 0.20 * np.sin(np.pi * phase)
+    pen.box((centre - side, bottom), (centre + side, bottom + 2 * side), pen.scene.object_color)
+    pen.person(hip, neck, [(centre, bottom + side)] * 2, [(-0.09, 0), (0.09, 0)], 0.12 * bent)
+
+
+@dataclass(frozen=True)
+class _Action:
+    """A drawing of an action at a phase, and how the phase moves."""
+
+    draw: Callable[[_Pen, float, float], None]
+    way: str
+    """`forwards` or `backwards` once, or `repeated` from any moment on."""
+
+
+_ACTIONS = {
+    "jump": _Action(_draw_jump, "repeated"),
+    "pull": _Action(_draw_push, "backwards"),
+    "push": _Action(_draw_push, "forwards"),
+    "sit": _Action(_draw_sit, "forwards"),
+    "stand": _Action(_draw_sit, "backwards"),
+    "wave": _Action(_draw_wave, "repeated"),
+    "clap": _Action(_draw_clap, "repeated"),
+    "kick": _Action(_draw_kick, "repeated"),
+    "lift": _Action(_draw_lift, "forwards"),
+    "lower": _Action(_draw_lift, "backwards"),
 }
+assert tuple(_ACTIONS) == ACTIONS + FURTHER_ACTIONS
 
 
 def draw_frames(action: str, scene: Scene, *, num_frames: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -184,14 +227,14 @@ def draw_frames(action: str, scene: Scene, *, num_frames: int, rng: np.random.Ge
 
     A one-way motion is done once, from some moment near the start to some moment near the end.
     """
-    if action not in _FORWARD:
-        raise InputError(f"no drawing of {action!r}; there are {', '.join(ACTIONS)}")
-    draw, forward = _FORWARD[action]
+    if action not in _ACTIONS:
+        raise InputError(f"no drawing of {action!r}; there are {', '.join(_ACTIONS)}")
+    draw, way = _ACTIONS[action].draw, _ACTIONS[action].way
     facing = int(rng.choice([-1, 1]))
     origin = np.array([WIDTH * rng.uniform(0.42, 0.58), scene.floor + rng.uniform(0, 10)])
     duration = min(0.95, rng.uniform(0.75, 0.9) * 32 / (num_frames * scene.speed))
     begin = rng.uniform(0, 1 - duration)
-    wobble = rng.uniform(0, 2 * np.pi) if action in ("wave", "jump") else 0.0
+    wobble = rng.uniform(0, 2 * np.pi) if way == "repeated" else 0.0
     path = np.zeros((num_frames, 2))
     if scene.shake:
         # The camera's path is noise through a wide window. That leaves a quarter of its spread: times three, it comes
@@ -201,11 +244,11 @@ def draw_frames(action: str, scene: Scene, *, num_frames: int, rng: np.random.Ge
     for number in range(num_frames):
         time = number / max(1, num_frames - 1)
         phase = (time - begin) / duration
-        if draw in (_draw_sit, _draw_push):
+        if way != "repeated":
             # Starts and ends gently: the cubic with no slope at 0 and 1
             phase = float(np.clip(phase, 0, 1))
             phase = phase * phase * (3 - 2 * phase)
-            phase = phase if forward else 1 - phase
+            phase = phase if way == "forwards" else 1 - phase
         left, top = (np.round(path[number]).astype(int) + _MARGIN).tolist()
         image = scene.background[top : top + HEIGHT, left : left + WIDTH].copy()
         draw(_Pen(image, scene, tuple(origin - path[number]), facing), phase, wobble)
@@ -215,9 +258,15 @@ def draw_frames(action: str, scene: Scene, *, num_frames: int, rng: np.random.Ge
 
 
 def draw_dataset(
-    output_dir: Path, *, num_sources: int = 30, clips_per_source: int = 3, seed: int = 0, num_workers: int = 1
+    output_dir: Path,
+    *,
+    actions: Sequence[str] = ACTIONS,
+    num_sources: int = 30,
+    clips_per_source: int = 3,
+    seed: int = 0,
+    num_workers: int = 1,
 ) -> list[Path]:
-    """Draw `clips_per_source` clips of every action in every source, `<output_dir>/<action>/<HMDB51-style name>.avi`.
+    """Draw `clips_per_source` clips of each action in every source, `<output_dir>/<action>/<HMDB51-style name>.avi`.
 
     A scene is cut into clips as a film would be: all classes share the sources. Returns the files.
     """
@@ -225,11 +274,12 @@ def draw_dataset(
     def draw_source(number: int) -> list[Path]:
         scene = make_scene(seed, number)
         paths = []
-        for label, action in enumerate(ACTIONS):
+        for action in actions:
+            label = list(_ACTIONS).index(action)
             for clip in range(clips_per_source):
                 rng = np.random.default_rng([seed, number, label, clip])
                 motion = "cm" if scene.shake else "nm"
-                view = "fr" if action in ("wave", "jump") else rng.choice(["le", "ri"])
+                view = "fr" if _ACTIONS[action].way == "repeated" else rng.choice(["le", "ri"])
                 name = f"{scene.name}_{action}_f_{motion}_np1_{view}_{scene.quality}_{clip}.avi"
                 num_frames = round(rng.uniform(32, 40) / scene.speed)
                 paths.append(output_dir / action / name)

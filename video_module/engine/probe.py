@@ -1,0 +1,284 @@
+"""A last layer for a frozen network: multinomial logistic regression on its features, in seconds."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count, takewhile
+from pathlib import Path
+
+import numpy as np
+
+from video_module.config import TrainConfig
+from video_module.data.dataset import flipped_labels, label_indices
+from video_module.data.records import VideoRecord
+from video_module.data.splits import assign_sources
+from video_module.engine.features import LocatedVideo, compute_features
+from video_module.engine.training_data import TrainingData
+from video_module.errors import InputError
+from video_module.scores import ScoreClips, softmax, video_score
+from video_module.tables import align
+
+# scikit-learn's C, in units of whole videos: the larger, the closer the fit. Half a decade apart.
+_STRENGTHS = tuple(float(f"{10**exponent:.1e}") for exponent in np.arange(-4, 1.01, 0.5))
+# What an untried set of videos gets, where it cannot be chosen.
+_DEFAULT_STRENGTH = 0.01
+_MAX_FOLDS = 5
+# Random parts of the videos whose mean is a point of the learning curve.
+_NUM_DRAWS = 3
+# A gain of accuracy below this is not worth filming for.
+_MIN_GAIN = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Videos as the network's features."""
+
+    videos: list[VideoRecord]
+    labels: np.ndarray
+    """int64 (num_videos,)."""
+    plain: list[np.ndarray]
+    """Of each video's clips: float32 (num_clips, num_features)."""
+    mirrored: list[np.ndarray]
+    """The same in the mirror; no rows where the class may not be mirrored."""
+    class_names: list[str]
+
+    @property
+    def sources(self) -> list[str]:
+        return [video.source for video in self.videos]
+
+
+def load_examples(
+    data: TrainingData,
+    config: TrainConfig,
+    path: Path,
+    make_embedding: Callable[[], ScoreClips],
+    *,
+    network: str,
+    num_workers: int,
+) -> Examples:
+    """The features of all training and validation videos; see compute_features().
+
+    Raises InputError on a class without a video.
+    """
+    videos = data.train_videos + data.val_videos
+    labels = np.array(label_indices(videos, data.class_names))
+    if lacking := set(range(len(data.class_names))) - set(labels.tolist()):
+        name = data.class_names[min(lacking)]
+        raise InputError(f"class {name!r} has no training video; add some, or take it out of obj.names")
+    kept = flipped_labels(data.class_names, config)
+    roots = [data.train_dir] * len(data.train_videos) + [data.val_dir] * len(data.val_videos)
+    located = [
+        LocatedVideo(path=root / video.path, record=video, may_flip=label in kept)
+        for root, video, label in zip(roots, videos, labels.tolist(), strict=True)
+    ]
+    plain, mirrored = compute_features(
+        located, path, make_embedding, clip=data.clip, network=network, num_workers=num_workers
+    )
+    return Examples(videos=videos, labels=labels, plain=plain, mirrored=mirrored, class_names=data.class_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A last layer for features as they are: the standardisation that it was fitted with is folded in."""
+
+    weight: np.ndarray
+    """float64 (num_classes, num_features)."""
+    bias: np.ndarray
+    """float64 (num_classes,)."""
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        return features @ self.weight.T + self.bias
+
+
+def fit_heads(
+    examples: Examples, members: Sequence[int], strengths: Sequence[float], *, class_weights: Sequence[float] | None
+) -> list[Head]:
+    """Fit a head of each strength (ascending) to some of the videos, which must hold every class."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    parts = [np.concatenate([examples.plain[index], examples.mirrored[index]]) for index in members]
+    counts = np.array([len(part) for part in parts])
+    rows, labels = np.concatenate(parts).astype(np.float64), examples.labels[members]
+    assert len(set(labels.tolist())) == len(examples.class_names), "a class has no video to fit on"
+    mean, scale = rows.mean(axis=0), rows.std(axis=0)
+    scale[scale < 1e-6 * max(1e-12, scale.max())] = 1.0
+    rows -= mean
+    rows /= scale
+    # A video counts once, however many clips it has
+    weights = (np.ones(len(labels)) if class_weights is None else np.asarray(class_weights)[labels]) / counts
+    model, heads = LogisticRegression(max_iter=300, warm_start=True), []
+    with warnings.catch_warnings():
+        # A loose fit of a large C that stops early is a somewhat tighter one, and the folds judge it as it is
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for strength in strengths:
+            model.set_params(C=strength).fit(rows, np.repeat(labels, counts), np.repeat(weights, counts))
+            weight, bias = model.coef_, model.intercept_
+            if len(examples.class_names) == 2:
+                # scikit-learn keeps the difference of the two classes' logits
+                weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+            heads.append(Head(weight=weight / scale, bias=bias - weight @ (mean / scale)))
+    return heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """Held-out accuracy of heads fitted to fewer videos."""
+
+    num_videos: int
+    """Of each class, where it has as many."""
+    hits: np.ndarray
+    """Of each video, the share of draws that got it right: float64 (num_videos,)."""
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.hits.mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """How a head does on videos of sources that it was not fitted to, each video once."""
+
+    num_folds: int
+    logits: list[np.ndarray]
+    """Of each video's clips, unmirrored: float64 (num_clips, num_classes)."""
+    curve: list[CurvePoint]
+    """From few videos to all."""
+    sources: list[str]
+
+    @cached_property
+    def view_scores(self) -> list[np.ndarray]:
+        return [softmax(logits) for logits in self.logits]
+
+    def curve_table(self) -> str:
+        sizes = [str(point.num_videos) for point in self.curve[:-1]] + [f"all ({self.curve[-1].num_videos})"]
+        accuracies = [f"{point.accuracy:.3f}" for point in self.curve]
+        return align([["videos per class", *sizes], ["accuracy", *accuracies]], left=(0,))
+
+    def advice(self) -> str:
+        """Whether more videos would help, by what the last doubling brought."""
+        last = self.curve[-1]
+        earlier = [point for point in self.curve if point.num_videos <= 0.6 * last.num_videos]
+        if not earlier:
+            return "too few videos to tell whether more would help: they almost always do"
+        gains = last.hits - earlier[-1].hits
+        gain, error = float(gains.mean()), 2 * _standard_error(gains, self.sources)
+        told = f"{earlier[-1].num_videos} to {last.num_videos} videos per class: {gain:+.1%} accuracy"
+        if gain < _MIN_GAIN:
+            return f"{told}; more videos of this kind would hardly help, training on from this file might"
+        sure = "would help" if gain > error else "may help, the gain is within its error"
+        return f"{told} (± {error:.1%}); more videos {sure}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """The head of all videos, and what the folds say of it."""
+
+    head: Head
+    strength: float
+    estimate: Estimate | None
+    """None where a class has videos of one source only."""
+    note: str
+    """Why there is no estimate."""
+
+
+def fit_probe(examples: Examples, *, class_weights: Sequence[float] | None = None, seed: int = 0) -> Probe:
+    """Choose the strength by folds that keep sources together, then fit to all videos."""
+    every = range(len(examples.videos))
+    folds, note = _folds(examples, seed=seed)
+    strength, estimate = _DEFAULT_STRENGTH, None
+    if folds is not None:
+        sides = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
+        heads = [fit_heads(examples, rest, _STRENGTHS, class_weights=class_weights) for rest, _ in sides]
+        held_out = [_held_out(examples, sides, of_strength) for of_strength in zip(*heads, strict=True)]
+        losses = [_log_loss(logits, examples.labels) for logits in held_out]
+        best = int(np.argmin(losses))
+        strength = _STRENGTHS[best]
+        curve = _learning_curve(examples, sides, strength, class_weights=class_weights, seed=seed)
+        all_videos = CurvePoint(num_videos=_typical_count(examples, sides), hits=_hits(held_out[best], examples.labels))
+        estimate = Estimate(
+            num_folds=len(sides), logits=held_out[best], curve=[*curve, all_videos], sources=examples.sources
+        )
+    [head] = fit_heads(examples, every, [strength], class_weights=class_weights)
+    return Probe(head=head, strength=strength, estimate=estimate, note=note)
+
+
+def _folds(examples: Examples, *, seed: int) -> tuple[np.ndarray | None, str]:
+    """Each video's fold, sources kept together; None, and why, where some class cannot be left out and fitted to."""
+    sources = {
+        name: {video.source for video in examples.videos if video.label == name} for name in examples.class_names
+    }
+    fewest = min(sources, key=lambda name: len(sources[name]))
+    for num_folds in range(min(_MAX_FOLDS, len(sources[fewest])), 1, -1):
+        # One fold has the name that assign_sources() wants a split to have
+        names = ["train", *map(str, range(1, num_folds))]
+        fold_of = assign_sources(examples.videos, dict.fromkeys(names, 1 / num_folds), seed=seed)
+        folds = np.array([names.index(fold_of[source]) for source in examples.sources])
+        if all(len(set(folds[examples.labels == label])) > 1 for label in range(len(sources))):
+            return folds, ""
+    return None, (
+        f"no estimate is possible: class {fewest!r} has videos of {len(sources[fewest])} source, and needs some that "
+        "were left out to be tested on"
+        if len(sources[fewest]) == 1
+        else "no estimate is possible: no folds keep the sources together and hold every class"
+    )
+
+
+_Sides = list[tuple[np.ndarray, np.ndarray]]
+"""Of each fold, the videos to fit to and those left out."""
+
+
+def _held_out(examples: Examples, sides: _Sides, heads: Sequence[Head]) -> list[np.ndarray]:
+    """The logits of each video's clips by the head that has not seen it."""
+    logits: list[np.ndarray] = [np.empty(0)] * len(examples.videos)
+    for (_, left_out), head in zip(sides, heads, strict=True):
+        for index in left_out:
+            logits[index] = head.logits(examples.plain[index])
+    return logits
+
+
+def _video_scores(logits: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack([video_score(softmax(rows)) for rows in logits])
+
+
+def _hits(logits: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+    return (_video_scores(logits).argmax(axis=1) == labels).astype(np.float64)
+
+
+def _log_loss(logits: Sequence[np.ndarray], labels: np.ndarray) -> float:
+    # Finer than the accuracy, which of ten strengths several share
+    return float(-np.log(np.maximum(_video_scores(logits)[np.arange(len(labels)), labels], 1e-15)).mean())
+
+
+def _typical_count(examples: Examples, sides: _Sides) -> int:
+    """Videos of a class that a fold's head is fitted to: the median over classes and folds."""
+    return round(np.median([list(Counter(examples.labels[rest].tolist()).values()) for rest, _ in sides]))
+
+
+def _learning_curve(
+    examples: Examples, sides: _Sides, strength: float, *, class_weights: Sequence[float] | None, seed: int
+) -> list[CurvePoint]:
+    """Held-out accuracy with 2, 5, 10, 20, … videos of each class, as far as there are more."""
+    steps = (digit * 10**power for power in count() for digit in (1, 2, 5))
+    sizes = [size for size in takewhile(lambda size: size < _typical_count(examples, sides), steps) if size > 1]
+    points = []
+    for size in sizes:
+        hits = np.zeros(len(examples.videos))
+        for draw in range(_NUM_DRAWS):
+            rng = np.random.default_rng([seed, size, draw])
+            heads = []
+            for rest, _ in sides:
+                order = rng.permutation(rest)
+                few = np.concatenate([order[examples.labels[order] == k][:size] for k in np.unique(examples.labels)])
+                heads += fit_heads(examples, few, [strength], class_weights=class_weights)
+            hits += _hits(_held_out(examples, sides, heads), examples.labels)
+        points.append(CurvePoint(num_videos=size, hits=hits / _NUM_DRAWS))
+    return points
+
+
+def _standard_error(values: np.ndarray, sources: Sequence[str]) -> float:
+    """Of the mean, the videos of a source being one draw."""
+    _, owners = np.unique(np.asarray(sources), return_inverse=True)
+    return float(np.sqrt((np.bincount(owners, weights=values - values.mean()) ** 2).sum()) / len(values))
