@@ -117,7 +117,7 @@ def check_probe(args: argparse.Namespace) -> None:
             f"--probe takes a trained network: give {args.model_type} a file by --weights X.pth, or take a model with "
             f"published weights ({', '.join(published)})"
         )
-    if ignored := sorted(set(cli.given(args, TrainConfig)) - {"no_flip", "precision", "seed"}):
+    if ignored := sorted(set(cli.given(args, TrainConfig)) - {"min_precision", "no_flip", "precision", "seed"}):
         raise InputError(f"--{ignored[0]} is for training in epochs: leave it out with --probe")
     if started_by_torchrun():
         raise InputError("--probe runs in one process: start it by python")
@@ -192,6 +192,7 @@ def probe(
     import torch
 
     from video_module.engine import features
+    from video_module.engine.calibration import calibrate
     from video_module.engine.checkpoint import save_checkpoint
     from video_module.engine.device import choose_precision, send_network
     from video_module.engine.evaluation import torch_scorer
@@ -225,10 +226,17 @@ def probe(
     examples = load_examples(data, config, cache, make_embedding, network=network, num_workers=args.num_workers)
     fitted = fit_probe(examples, class_weights=class_weights, seed=config.seed)
     show_estimate(fitted, examples.labels, data.class_names)
+    calibration = None
+    if fitted.estimate is not None:
+        # On what the folds left out: the head itself has learned from all videos.
+        calibration = calibrate(fitted.estimate.view_scores, examples.labels, min_precision=config.min_precision)
+        print(calibration.describe(config.min_precision))
     features.replace_head(model.cpu(), torch.from_numpy(fitted.head.weight), torch.from_numpy(fitted.head.bias))
     settings = {"probe": True, "C": fitted.strength, "weights": weights_of(args), "class_weights": class_weights}
     settings |= {"no_flip": list(config.no_flip), "precision": precision, "seed": config.seed}
     checkpoint = data.checkpoint(model=args.model_type, train_config=settings)
+    if calibration is not None:
+        checkpoint = replace(checkpoint, temperature=calibration.temperature, min_score=calibration.min_score)
     save_checkpoint(save_path, replace(checkpoint, weights=model.backbone.state_dict()))
     cli.show_written([save_path, cache])
 

@@ -207,6 +207,9 @@ def test_what_a_probe_prints(probed):
     assert re.search(accuracy + r" \(30 videos of 5 sources in 5 folds; C ", printed)
     assert re.search(r"videos per class +2 +all \(4\)", printed)
     assert "per class: " in printed
+    checkpoint = load_checkpoint(path)
+    answer = f"temperature {checkpoint.temperature:.2f}; below {checkpoint.min_score:.2f} an answer is uncertain"
+    assert f"scores: {answer} (" in printed
     assert printed.endswith(f"wrote\n  {path}\n  {path.with_name('p_features.npz')}\n")
 
 

@@ -17,7 +17,7 @@ from video_module.data.splits import assign_sources
 from video_module.engine.features import LocatedVideo, compute_features
 from video_module.engine.training_data import TrainingData
 from video_module.errors import InputError
-from video_module.scores import ScoreClips, softmax, video_score
+from video_module.scores import ScoreClips, log_loss, softmax, video_score
 from video_module.tables import align
 
 # scikit-learn's C, in units of whole videos: the larger, the closer the fit. Half a decade apart.
@@ -193,7 +193,8 @@ def fit_probe(examples: Examples, *, class_weights: Sequence[float] | None = Non
         sides = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
         heads = [fit_heads(examples, rest, _STRENGTHS, class_weights=class_weights) for rest, _ in sides]
         held_out = [_held_out(examples, sides, of_strength) for of_strength in zip(*heads, strict=True)]
-        losses = [_log_loss(logits, examples.labels) for logits in held_out]
+        # By the log-loss, which is finer than the accuracy: of ten strengths several share that.
+        losses = [log_loss(_video_scores(logits), examples.labels) for logits in held_out]
         best = int(np.argmin(losses))
         strength = _STRENGTHS[best]
         curve = _learning_curve(examples, sides, strength, class_weights=class_weights, seed=seed)
@@ -245,11 +246,6 @@ def _video_scores(logits: Sequence[np.ndarray]) -> np.ndarray:
 
 def _hits(logits: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
     return (_video_scores(logits).argmax(axis=1) == labels).astype(np.float64)
-
-
-def _log_loss(logits: Sequence[np.ndarray], labels: np.ndarray) -> float:
-    # Finer than the accuracy, which of ten strengths several share
-    return float(-np.log(np.maximum(_video_scores(logits)[np.arange(len(labels)), labels], 1e-15)).mean())
 
 
 def _typical_count(examples: Examples, sides: _Sides) -> int:
