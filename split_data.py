@@ -114,6 +114,8 @@ def make_splits(args: argparse.Namespace) -> None:
         print(f"rejected {item.path}: {item.reason}")
     if num_unused:
         print(f"skipped {num_unused} videos that the official files do not use")
+    for sentence in labels.lost_classes(input_dir, {video.label for video in videos}, [item.path for item in rejected]):
+        print(f"note: {sentence}")
     if not official and source_of is records.name_source and all(map(records.has_own_source, videos)):
         print(
             "note: no source in the names: each file counts as its own recording; if some are cuts of one, say so with "

@@ -148,6 +148,28 @@ def lies_in(path: Path, folder: Path) -> bool:
     return folder in chain or (folder.exists() and any(part.exists() and part.samefile(folder) for part in chain))
 
 
+def walk_files(folder: Path) -> Iterator[Path]:
+    """The files at any depth below `folder`, with those in linked folders, and with links that lead nowhere.
+
+    Raises OSError naming a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        # A link to a folder around this one would lead back here without end.
+        where = os.path.realpath(place)
+        if where in seen:
+            folders.clear()
+            continue
+        seen.add(where)
+        # Of a folder and links to it, the folder itself is the one that counts.
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(place, name)), name))  # noqa: PTH114, PTH118
+        yield from (Path(place) / name for name in files)
+
+
 def file_key(path: Path) -> Hashable:
     """The same for all names of one file, whichever case and links they go by; a name's own where there is no file."""
     with suppress(OSError):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from video_module.data.capture import is_live
-from video_module.data.decoding import is_video
+from video_module.data.labels import videos_below
 from video_module.errors import InputError
 
 _STDIN = "-"
@@ -66,22 +66,10 @@ def _read_names(stdin: TextIO | None) -> list[str]:
 
 def _videos_in(folder: Path) -> list[Path]:
     """List a folder's videos, sorted. Raises InputError if there are none, OSError if a folder cannot be read."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    videos, seen = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        # A link to a folder around this one would lead back here without end.
-        where = os.path.realpath(place)
-        if where in seen:
-            folders.clear()
-            continue
-        seen.add(where)
-        videos += [Path(place) / name for name in files if is_video(Path(name))]
+    videos = videos_below([folder])
     if not videos:
         raise InputError(f"{folder}: no video in this folder")
-    return sorted(video for video in videos if video.is_file())
+    return sorted(videos)
 
 
 @dataclass(frozen=True, kw_only=True)
