@@ -160,10 +160,11 @@ def report(split, num_copied: int) -> None:
 
 def audit(args: argparse.Namespace) -> None:
     from video_module.data import archives, leaks
-    from video_module.files import check_output, write_json
+    from video_module.files import check_outputs, write_json
 
-    if args.save_to:
-        check_output(args.save_to)
+    check_outputs(
+        [("--save_to", args.save_to)], [("--groups", args.groups), *(("--audit", path) for path in args.audit)]
+    )
     found = leaks.audit(
         [archives.class_folder(path) for path in args.audit],
         source_of=read_source_of(args),

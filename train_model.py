@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,12 +76,17 @@ def main(argv: list[str] | None = None, *, on_epoch: "Callable[[Progress], None]
         raise InputError(f"--save_path {args.save_path}: a checkpoint's name ends in .pth")
     if args.preview and args.preview.suffix not in cli.PICTURE_SUFFIXES:
         raise InputError(f"--preview {args.preview}: a picture's name ends in {' or '.join(cli.PICTURE_SUFFIXES)}")
+    args.save_path = args.save_path or Path(f"{args.model_type}.pth")
     config = get_spec(args.model_type).train_config(weights=weights_of(args), given=cli.given(args, TrainConfig))
     cli.prepare_process(has_workers=True)
     from video_module.engine.distributed import join_group
+    from video_module.files import locked
 
     with join_group(args.device) as group:
-        run(args, config, group, on_epoch)
+        check_paths(args)
+        writes = group.is_first and not args.preview
+        with locked(args.save_path) if writes else nullcontext():
+            run(args, config, group, on_epoch)
 
 
 def target_fps(text: str) -> float:
@@ -90,6 +96,22 @@ def target_fps(text: str) -> float:
 
 def weights_of(args: argparse.Namespace) -> str:
     return args.weights or get_spec(args.model_type).default_weights
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Raise InputError, before any work, if something that will be written cannot be, or is an input."""
+    from video_module.engine.logbook import log_paths
+    from video_module.engine.state import last_path
+    from video_module.files import check_output, check_outputs
+
+    outputs = [("--preview", args.preview)]
+    if not args.preview:
+        *logs, board = log_paths(args.save_path)
+        outputs = [("--save_path", path) for path in (args.save_path, last_path(args.save_path), *logs)]
+        if args.tensorboard:
+            check_output(board, folder=True)
+    inputs = [("--weights", Path(weights_of(args))), ("--class_weights", args.class_weights)]
+    check_outputs(outputs, inputs)
 
 
 def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch: "Callable[[Progress], None]") -> None:
@@ -115,7 +137,7 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
         title = f"{args.model_type}, --augment {config.augment}"
         preview(args.preview, data.training_clips(config), title=title, num_videos=args.num_previews)
         return
-    save_path = args.save_path or Path(f"{args.model_type}.pth")
+    save_path = args.save_path
     logbook = Logbook(save_path, plot_curves=plot_curves, tensorboard=args.tensorboard)
     loaders = data.loaders(config, group=group, num_workers=args.num_workers, pin_memory=device.type == "cuda")
     resumes = args.resume and group.broadcast(last_path(save_path).is_file)
@@ -150,10 +172,8 @@ def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int, 
     import numpy as np
 
     from video_module.data.dataset import EvaluationViews, Views
-    from video_module.files import check_output
     from video_module.report.contact_sheet import Preview, write_preview
 
-    check_output(path)
     centre = Views(num_clips=1, num_crops=1)
     indices = np.unique(np.linspace(0, len(clips) - 1, num_videos).round().astype(int))
     previews = []

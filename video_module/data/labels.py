@@ -76,7 +76,7 @@ def videos_below(folders: Sequence[Path]) -> list[Path]:
 
 def _check_links(paths: Sequence[Path]) -> None:
     """Raise InputError if some are links that lead nowhere."""
-    if broken := [path for path in paths if path.is_symlink() and not path.exists()]:
+    if broken := sorted(path for path in paths if path.is_symlink() and not path.exists()):
         folders = sorted({path.parent.name for path in broken})
         more = f" ({len(broken)} such links, in {', '.join(folders[:20])}{', …' if len(folders) > 20 else ''})"
         raise InputError(

@@ -7,8 +7,10 @@ import os
 import re
 import signal
 import threading
+from collections.abc import Callable
 from multiprocessing import queues
 from multiprocessing.process import BaseProcess
+from types import FrameType
 
 import cv2
 from torch.utils.data import DataLoader
@@ -74,22 +76,20 @@ def start_worker(_: int) -> None:
 
 def _watch_workers() -> None:
     """Give torch's own handler of SIGCHLD, which tells the death of a worker by a RuntimeError, our words."""
-    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-        return
-    torchs = signal.getsignal(signal.SIGCHLD)
-    if getattr(torchs, "__module__", None) == __name__ or not callable(torchs):
-        return
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        torchs = signal.getsignal(signal.SIGCHLD)
+        if callable(torchs) and getattr(torchs, "__module__", None) != __name__:
+            signal.signal(signal.SIGCHLD, lambda number, frame: _tell_death(torchs, number, frame))
 
-    def tell_death(number: int, frame) -> None:
-        try:
-            torchs(number, frame)
-        except RuntimeError as error:
-            # A RuntimeError could be taken for one of the network's, or of the disk's, wherever it happens to arise.
-            # Workers that are ended below are no news.
-            if _processes:
-                raise _death(str(error)) from None
 
-    signal.signal(signal.SIGCHLD, tell_death)
+def _tell_death(torchs: Callable[..., None], number: int, frame: FrameType | None) -> None:
+    try:
+        torchs(number, frame)
+    except RuntimeError as error:
+        # A RuntimeError could be taken for one of the network's, or of the disk's, wherever it happens to arise.
+        # Workers that are ended below are no news.
+        if _processes:
+            raise _death(str(error)) from None
 
 
 def _end_workers() -> None:
