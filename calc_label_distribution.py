@@ -54,14 +54,13 @@ def main(argv: list[str] | None = None) -> None:
     if args.examples and args.examples.suffix not in cli.PICTURE_SUFFIXES:
         raise InputError(f"--examples {args.examples}: a picture's name ends in {' or '.join(cli.PICTURE_SUFFIXES)}")
     from video_module.data.distribution import class_weights, label_distribution
-    from video_module.files import check_output, write_json
+    from video_module.files import check_outputs, write_json
     from video_module.report.class_counts import draw_class_counts
     from video_module.report.style import save
 
     written = [args.save_to, args.save_to.with_suffix(".png")]
-    for path in (*written, args.examples, args.class_weights):
-        if path:
-            check_output(path)
+    flags = ("--save_to", "--save_to", "--examples", "--class_weights")
+    check_outputs(list(zip(flags, (*written, args.examples, args.class_weights), strict=True)))
     clip = ClipConfig(num_frames=args.clip_len, frame_stride=args.frame_stride, target_fps=args.target_fps)
     distribution, rejected = label_distribution(
         args.data_dir, clip=clip, clip_step=args.clip_step, num_workers=args.num_workers

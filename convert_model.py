@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
 
         print(json.dumps(describe(args.describe), indent=1, ensure_ascii=False))
         return
-    from video_module.files import check_model_file, check_output, write_json
+    from video_module.files import check_model_file, check_output, check_outputs, write_json
 
     if args.checkpoint:
         check_model_file(args.checkpoint)
@@ -67,6 +67,9 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint, name, folder = published_checkpoint(args.model_type, args.weights), args.model_type, Path()
     stem = (args.output_dir or folder) / name
     check_output(stem.parent, folder=True)
+    report_path = stem.with_name(f"{name}_export.json")
+    written = [*(export.onnx_path(stem, precision) for precision in ("fp32", *args.precision)), report_path]
+    check_outputs([("--output_dir", path) for path in written], [("--checkpoint", args.checkpoint)])
     num_clips = args.num_verify_clips or export.default_num_clips(checkpoint)
     clips = load_clips(checkpoint.clip, num_clips, class_names=checkpoint.class_names, folder=args.verify_dir)
     print(f"exporting {checkpoint.model}, {len(checkpoint.class_names)} classes; against torch on {clips.summary()}")
@@ -81,7 +84,6 @@ def main(argv: list[str] | None = None) -> None:
         print("  torch gives all clips the same class: agreement on it says little")
     for path in export.find_outdated_files(stem, reports, checkpoint):
         print(f"  {path} is of other weights: export it again, or delete it")
-    report_path = stem.with_name(f"{name}_export.json")
     write_json(
         report_path,
         export.report_dict(

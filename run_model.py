@@ -87,6 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.save_jsonl:
         check_log(args.save_jsonl, inputs)
     args.model = find_model(args.model)
+    check_written(args, outputs)
     device, num_threads = args.device, args.num_threads
     if shard.count > 1:
         device, num_threads = own_device(device), own_threads(num_threads)
@@ -98,6 +99,15 @@ def main(argv: list[str] | None = None) -> None:
         watch_live(inputs, predictor, args)
     else:
         recognise(inputs, shard, predictor, args, outputs)
+
+
+def check_written(args: argparse.Namespace, outputs: "dict[Path, dict[str, Path]]") -> None:
+    """Raise InputError, before any work, if two flags name one file, or one names the model or the class names."""
+    from video_module.files import check_outputs
+
+    written = [(f"--{flag}", path) for paths in outputs.values() for flag, path in paths.items()]
+    read = [("--model", args.model), ("--obj_names", args.obj_names)]
+    check_outputs([*written, ("--save_jsonl", args.save_jsonl)], read)
 
 
 def check_flags(args: argparse.Namespace, inputs: "Inputs") -> None:
@@ -151,6 +161,7 @@ def recognise(
     from tqdm import tqdm
 
     from video_module.data.decoding import VideoError
+    from video_module.files import locked
     from video_module.inference.outputs import ResultLog, file_digest
 
     is_many = inputs.root is not None
@@ -160,6 +171,7 @@ def recognise(
         if args.save_jsonl:
             settings = {"clip_step": args.clip_step, "top_k": args.top_k, **vars(args.timeline)}
             run = {"model_digest": file_digest(args.model), **settings}
+            stack.enter_context(locked(shard.name(args.save_jsonl)))
             log = stack.enter_context(ResultLog(args.save_jsonl, shard=shard, run=run))
             num_all = len(videos)
             videos = [v for v in videos if str(v) not in log.done or not all(map(Path.exists, outputs[v].values()))]

@@ -114,6 +114,8 @@ def make_splits(args: argparse.Namespace) -> None:
         print(f"rejected {item.path}: {item.reason}")
     if num_unused:
         print(f"skipped {num_unused} videos that the official files do not use")
+    for sentence in labels.lost_classes(input_dir, {video.label for video in videos}, [item.path for item in rejected]):
+        print(f"note: {sentence}")
     if not official and source_of is records.name_source and all(map(records.has_own_source, videos)):
         print(
             "note: no source in the names: each file counts as its own recording; if some are cuts of one, say so with "
@@ -158,10 +160,11 @@ def report(split, num_copied: int) -> None:
 
 def audit(args: argparse.Namespace) -> None:
     from video_module.data import archives, leaks
-    from video_module.files import check_output, write_json
+    from video_module.files import check_outputs, write_json
 
-    if args.save_to:
-        check_output(args.save_to)
+    check_outputs(
+        [("--save_to", args.save_to)], [("--groups", args.groups), *(("--audit", path) for path in args.audit)]
+    )
     found = leaks.audit(
         [archives.class_folder(path) for path in args.audit],
         source_of=read_source_of(args),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from video_module import cli
 from video_module.devices import own_threads
 from video_module.errors import InputError
-from video_module.files import check_model_file, check_output, write_json
+from video_module.files import check_model_file, check_output, check_outputs, write_json
 from video_module.machine import default_num_workers
 
 if TYPE_CHECKING:
@@ -167,8 +167,15 @@ def check_paths(args: argparse.Namespace) -> None:
         raise InputError(f"--report {args.report}: the report's name ends in .html")
     check_model_file(args.checkpoint)
     check_output(args.output_dir or args.checkpoint.parent, folder=True)
-    if args.report:
-        check_output(args.report)
+    from video_module.report import results
+
+    stem = results.results_stem(args.checkpoint, args.output_dir)
+    written = [*results.result_paths(stem), stem.with_name(f"{stem.name}_worst.png")]
+    check_outputs(
+        [*(("--output_dir", path) for path in written), ("--report", args.report)], [("--checkpoint", args.checkpoint)]
+    )
+    if args.attention:
+        check_output(stem.with_name(f"{stem.name}_attention"), folder=True)
 
 
 def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "EvaluationSplit") -> dict[str, Any] | None:

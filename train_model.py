@@ -5,6 +5,7 @@ With --probe, fit the last layer alone to both splits, in minutes and without a 
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,14 +91,19 @@ def main(argv: list[str] | None = None, *, on_epoch: "Callable[[Progress], None]
         raise InputError(f"--save_path {args.save_path}: a checkpoint's name ends in .pth")
     if args.preview and args.preview.suffix not in cli.PICTURE_SUFFIXES:
         raise InputError(f"--preview {args.preview}: a picture's name ends in {' or '.join(cli.PICTURE_SUFFIXES)}")
+    args.save_path = args.save_path or Path(f"{args.model_type}.pth")
     config = get_spec(args.model_type).train_config(weights=weights_of(args), given=cli.given(args, TrainConfig))
     if args.probe:
         check_probe(args)
     cli.prepare_process(has_workers=True)
     from video_module.engine.distributed import join_group
+    from video_module.files import locked
 
     with join_group(args.device) as group:
-        run(args, config, group, on_epoch)
+        check_paths(args)
+        writes = group.is_first and not args.preview
+        with locked(args.save_path) if writes else nullcontext():
+            run(args, config, group, on_epoch)
 
 
 def target_fps(text: str) -> float:
@@ -123,6 +129,26 @@ def check_probe(args: argparse.Namespace) -> None:
         raise InputError("--probe runs in one process: start it by python")
 
 
+def check_paths(args: argparse.Namespace) -> None:
+    """Raise InputError, before any work, if something that will be written cannot be, or is an input."""
+    from video_module.engine.logbook import log_paths
+    from video_module.engine.state import last_path
+    from video_module.files import check_output, check_outputs
+
+    outputs = [("--preview", args.preview)]
+    if args.probe:
+        from video_module.engine.features import features_path
+
+        outputs = [("--save_path", path) for path in (args.save_path, features_path(args.save_path))]
+    elif not args.preview:
+        *logs, board = log_paths(args.save_path)
+        outputs = [("--save_path", path) for path in (args.save_path, last_path(args.save_path), *logs)]
+        if args.tensorboard:
+            check_output(board, folder=True)
+    inputs = [("--weights", Path(weights_of(args))), ("--class_weights", args.class_weights)]
+    check_outputs(outputs, inputs)
+
+
 def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch: "Callable[[Progress], None]") -> None:
     """Train, as one of the group's processes."""
     from video_module.data.distribution import read_class_weights
@@ -146,7 +172,7 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
         title = f"{args.model_type}, --augment {config.augment}"
         preview(args.preview, data.training_clips(config), title=title, num_videos=args.num_previews)
         return
-    save_path = args.save_path or Path(f"{args.model_type}.pth")
+    save_path = args.save_path
     if args.probe:
         probe(args, config, data, device, class_weights=class_weights, save_path=save_path)
         return
@@ -197,13 +223,10 @@ def probe(
     from video_module.engine.device import choose_precision, send_network
     from video_module.engine.evaluation import torch_scorer
     from video_module.engine.probe import fit_probe, load_examples
-    from video_module.files import check_output
     from video_module.models.recognizer import build_model
     from video_module.scores import ScoreClips
 
     cache = features.features_path(save_path)
-    for path in (save_path, cache):
-        check_output(path)
     if save_path.is_file():
         print(f"note: {save_path} of an earlier run will be replaced; another --save_path keeps it")
     precision = choose_precision(config.precision, device)
@@ -271,10 +294,8 @@ def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int, 
     import numpy as np
 
     from video_module.data.dataset import EvaluationViews, Views
-    from video_module.files import check_output
     from video_module.report.contact_sheet import Preview, write_preview
 
-    check_output(path)
     centre = Views(num_clips=1, num_crops=1)
     indices = np.unique(np.linspace(0, len(clips) - 1, num_videos).round().astype(int))
     previews = []

@@ -30,12 +30,6 @@ def test_a_console_of_few_letters_shows_what_it_can():
     assert (result.returncode, result.stderr.split()) == (1, [b"error:", b"????:", b"no"])
 
 
-def test_names_on_stdin_may_be_any_bytes():
-    code = "print([os.fsencode(line.strip()) for line in sys.stdin] == [b'a\\xff.avi', b'b.avi'])"
-    result = run(code, stdin=b"a\xff.avi\nb.avi\n", PYTHONIOENCODING="utf-8")
-    assert result.stdout.strip() == b"True", result.stderr
-
-
 def test_a_notebooks_streams_are_left_as_they_are(monkeypatch):
     """They are no files, and have no encoding to set."""
     monkeypatch.setattr(sys, "stdout", io.StringIO())
@@ -51,6 +45,12 @@ def test_help_shows_each_default_that_says_something():
     text = parser.format_help()
     assert "the count (default: 0)" in text and "the rate (default: 0.5)" in text
     assert text.count("(default: ") == 3
+
+
+def test_a_usage_error_hides_passwords(capsys):
+    with pytest.raises(SystemExit):
+        cli.make_parser("x").parse_args(["--video", "rtsp://user:pa55word@h/x"])
+    assert "rtsp://***@h/x" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "65536", "http"])

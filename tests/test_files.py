@@ -1,5 +1,6 @@
 import errno
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -238,3 +239,58 @@ def test_network_drives_that_number_no_files_do_not_make_all_of_them_one(tmp_pat
     for name in ("a", "b"):
         (tmp_path / name).touch()
     assert files.file_key(tmp_path / "a") != files.file_key(tmp_path / "b")
+
+
+# ---- outputs and locks
+
+
+def test_outputs_of_several_flags_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("in.pth").write_text("x")
+    Path("deep").mkdir()
+    link(Path("same.pth"), Path("in.pth"))
+    files.check_outputs(
+        [("--a", Path("x.json")), ("--a", Path("y.json")), ("--b", None)], [("--weights", Path("none"))]
+    )
+    for outputs, message in (
+        ([("--a", Path("x.json")), ("--b", Path("deep/../x.json"))], r"^--b: deep/../x\.json is also what --a writes"),
+        ([("--a", Path("in.pth"))], r"^--a: in\.pth would replace in\.pth, which --weights reads; choose another name"),
+        ([("--a", Path("same.pth"))], r"^--a: same\.pth would replace in\.pth, which --weights reads"),
+        ([("--a", Path("deep"))], "is a directory"),
+    ):
+        with pytest.raises(InputError, match=message):
+            files.check_outputs(outputs, [("--weights", Path("in.pth"))])
+
+
+LOCKS = """
+import sys, time
+from pathlib import Path
+from video_module.files import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_keeps_others_out_until_its_process_ends(tmp_path):
+    path = tmp_path / "new" / "x.pth"
+    for _ in range(2):  # what a killed one leaves locks nobody out
+        with subprocess.Popen([sys.executable, "-c", LOCKS, str(path)], stdout=subprocess.PIPE) as other:
+            assert other.stdout.readline().strip() == b"locked"
+            with pytest.raises(InputError, match=r"x\.pth: another run is writing it"), files.locked(path):
+                pass
+            other.kill()
+    with files.locked(path):
+        assert path.parent.is_dir()
+    if sys.platform != "win32":
+        assert list(path.parent.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files, "_lock", refuse)
+    with files.locked(tmp_path / "x.pth"):
+        pass
+    assert "no locks there (No locks available); see that no other run writes x.pth" in capsys.readouterr().out

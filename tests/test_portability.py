@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -189,6 +190,7 @@ def as_on_windows(monkeypatch) -> None:
     monkeypatch.setattr(machine, "ON_WINDOWS", True)
     for name in MISSING_MODULES:
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=lambda *_: None, LK_NBLCK=2))
     for module in (os, signal):
         for name in MISSING_NAMES[module.__name__] - {"uname", "sendfile"}:  # platform and shutil use these
             monkeypatch.delattr(module, name, raising=False)

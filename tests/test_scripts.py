@@ -124,6 +124,11 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
     (files["one"] / "wave").mkdir(parents=True)
     (files["one"] / "wave" / "text.avi").write_text("text")
     files["onnx"], files["pth"] = exported, trained
+    files["one.pth"] = tmp_path / "one.pth"
+    files["one.pth"].mkdir()
+    files["taken"] = tmp_path / "taken"
+    for name in (f"{exported.stem}_onnx_results.json", f"{trained.stem}_export.json"):
+        (files["taken"] / name).mkdir(parents=True)
     return files
 
 
@@ -182,6 +187,21 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("train_model.py --data_dir {none} --save_path {empty}/x.pt", "name ends in .pth"),
         ("calc_label_distribution.py --data_dir {one} --save_to {empty}/x.png", "the PNG goes beside it"),
         ("test_model.py --test_dir {one} --checkpoint {onnx} --device banana", "not a device"),
+        ("train_model.py --data_dir {one} --save_path {one}.pth", "one.pth: is a directory; expected a file"),
+        ("train_model.py --data_dir {one} --save_path {text.avi}/x.pth", "text.avi is a file, not a folder"),
+        ("train_model.py --data_dir {one} --save_path {pth} --weights {pth}", "which --weights reads; choose another"),
+        (
+            "calc_label_distribution.py --data_dir {one} --save_to {empty}/x.json --examples {empty}/x.png",
+            "x.png is also what --save_to writes",
+        ),
+        (
+            "run_model.py --video_path {text.avi} --model {onnx} --save_json {empty}/x --save_jsonl {empty}/x",
+            "x is also what --save_json writes",
+        ),
+        ("run_model.py --video_path {text.avi} --model {onnx} --save_csv {onnx}", "which --model reads; choose"),
+        ("split_data.py --audit {one} --groups {text.avi} --save_to {text.avi}", "which --groups reads; choose"),
+        ("test_model.py --test_dir {one} --checkpoint {onnx} --output_dir {taken}", "_results.json: is a directory"),
+        ("convert_model.py --checkpoint {pth} --output_dir {taken}", "_export.json: is a directory"),
         ("run_gradio.py --model {cut.onnx}", "not an ONNX file that can be read"),
     ],
 )

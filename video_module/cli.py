@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Sequence
 
 from video_module import machine
-from video_module.errors import InputError, Interrupted
+from video_module.errors import InputError, Interrupted, hide_secrets
 
 # Of sheets of frames. A .jpg is a fifth as large.
 PICTURE_SUFFIXES = (".png", ".jpg")
@@ -42,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
         wrong = [word for word in message.split() if word.startswith("--") and word.partition("=")[0] not in known]
         meant = [match for word in wrong for match in difflib.get_close_matches(word.partition("=")[0], known, n=1)]
         hint = f"; did you mean {' '.join(meant)}?" if meant else ""
-        self.exit(2, f"error: {message}{hint} (--help shows the flags)\n")
+        self.exit(2, f"error: {hide_secrets(message)}{hint} (--help shows the flags)\n")
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -150,11 +150,11 @@ def show_written(paths: Sequence[str | os.PathLike], *, limit: int = 20) -> None
 
 def run(main: Callable[[], object]) -> None:
     """Run a script's main(): mistakes end in one line on stderr and exit code 1, Ctrl-C in 130."""
-    # A console with few letters shows "?" rather than a traceback, and file names on stdin may be any bytes. A stream
-    # may be None (closed by the shell) or a notebook's, which has no encoding to set.
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
+    # A console with few letters shows "?" rather than a traceback. A stream may be None (closed by the shell) or a
+    # notebook's, which has no encoding to set.
+    for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=errors)
+            stream.reconfigure(errors="replace")
     try:
         _run(main)
         code = 0

@@ -1,10 +1,26 @@
 """What is raised for the caller's mistakes, and for the caller's wish to stop."""
 
+import re
 import signal
 
 # What ends a run in good order: Ctrl-C, SIGTERM, and on Windows Ctrl-Break. There it is the only one that can be sent
 # to another program, since a SIGTERM ends a program at once.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+
+# Names and passwords stand before the host, where a password may hold any letter, or further back, as parameters.
+_SECRETS = (
+    (re.compile(r"://[^/?#\s]*@"), "://***@"),
+    (re.compile(r"://[^/@\s]*:(?!\d+(?:[/?#\s]|$))\S*@"), "://***@"),
+    (re.compile(r"(?i)((?:passw(?:or)?d|pwd|pass|token|secret|key|auth)=)[^&\s]+"), r"\1***"),
+)
+
+
+def hide_secrets(text: str) -> str:
+    """Put *** in the place of names and passwords in URLs, as of cameras: for all that is shown or written."""
+    if "://" in text:
+        for pattern, shown in _SECRETS:
+            text = pattern.sub(shown, text)
+    return text
 
 
 class InputError(ValueError):

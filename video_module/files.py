@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,71 @@ def check_output(path: Path, *, folder: bool = False) -> None:
     if parent != path and not parent.is_dir():
         raise InputError(f"{path}: {parent} is a file, not a folder")
     if not os.access(parent, os.W_OK):
-        raise InputError(f"{path}: no permission to write in {parent}")
+        reason = "gives no permission to write"
+        if hasattr(os, "statvfs") and os.statvfs(parent).f_flag & os.ST_RDONLY:
+            reason = "is on a read-only disk"
+        raise InputError(f"{path}: {parent} {reason}; choose another place")
+
+
+def check_outputs(outputs: Sequence[tuple[str, Path | None]], inputs: Sequence[tuple[str, Path | None]] = ()) -> None:
+    """check_output() for the files of several flags, of which no two may be one file, nor any of the inputs.
+
+    Both are (flag, path), where None stands for a flag that was not given.
+    """
+    owner = {file_key(path): (flag, path) for flag, path in inputs if path is not None and path.exists()}
+    read = set(owner)
+    for flag, path in outputs:
+        if path is None:
+            continue
+        check_output(path)
+        key = file_key(path)
+        other, named = owner.setdefault(key, (flag, path))
+        if key in read:
+            raise InputError(f"{flag}: {path} would replace {named}, which {other} reads; choose another name")
+        if other != flag:
+            raise InputError(f"{flag}: {path} is also what {other} writes; choose another name")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from writing `path`, as far as they lock it too, until this block or process ends.
+
+    Raises InputError if another one has the lock.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stem, suffix = _short_name(path)
+    lock = path.with_name(f".{stem}{suffix}.lock")
+    with open(lock, "a+b") as file:
+        try:
+            _lock(file.fileno())
+            # The one that had it may have removed the file just now.
+            is_ours = lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno()))
+        except (BlockingIOError, PermissionError):
+            is_ours = False
+        except OSError as error:
+            print(f"note: {path.parent}: no locks there ({error.strerror}); see that no other run writes {path.name}")
+            is_ours = True
+        if not is_ours:
+            raise InputError(f"{path}: another run is writing it; wait until it ends, or choose another name")
+        try:
+            yield
+        finally:
+            # Windows removes no file that is open.
+            with suppress(OSError):
+                lock.unlink()
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        return
+    # Not flock(), whose locks pass to the worker processes, which may outlive a killed run for some seconds.
+    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def check_model_file(path: Path) -> None:
@@ -146,6 +210,28 @@ def lies_in(path: Path, folder: Path) -> bool:
     path, folder = path.resolve(), folder.resolve()
     chain = (path, *path.parents)
     return folder in chain or (folder.exists() and any(part.exists() and part.samefile(folder) for part in chain))
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """The files at any depth below `folder`, with those in linked folders, and with links that lead nowhere.
+
+    Raises OSError naming a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        # A link to a folder around this one would lead back here without end.
+        where = os.path.realpath(place)
+        if where in seen:
+            folders.clear()
+            continue
+        seen.add(where)
+        # Of a folder and links to it, the folder itself is the one that counts.
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(place, name)), name))  # noqa: PTH114, PTH118
+        yield from (Path(place) / name for name in files)
 
 
 def file_key(path: Path) -> Hashable:

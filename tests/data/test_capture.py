@@ -63,11 +63,32 @@ def serving(camera: Camera, files: dict[str, bytes] | None = None) -> Iterator[s
 
 @pytest.mark.parametrize(
     ("source", "is_live"),
-    [("0", True), ("12", True), ("rtsp://10.0.0.1:554/a", True), ("HTTP://x/y.mp4", True), ("clip.mp4", False)]
+    [
+        ("0", True),
+        ("12", True),
+        ("/dev/video0", True),
+        ("rtsp://10.0.0.1:554/a", True),
+        ("HTTP://x/y.mp4", True),
+        ("clip.mp4", False),
+    ]
     + [("20231105", False), ("a:b.avi", False), ("C:\\videos\\a.avi", False), ("folder/0", False), ("-", False)],
 )
 def test_cameras_and_streams_are_told_from_files(source, is_live):
     assert capture.is_live(source) == is_live
+
+
+def test_a_cameras_password_is_never_shown():
+    said = []
+    with serving(Camera(num_frames=30, num_visits=1)) as address:
+        url = address.replace("://", "://user:pa55word@") + "/live"
+        frames = capture.stream_frames(url, say=said.append, max_retries=1, sleep=lambda _: None)
+        with pytest.raises(VideoError, match="did not come back") as error:
+            list(frames)
+    with pytest.raises(VideoError, match="no stream can be opened") as other:
+        list(capture.stream_frames("rtsp://user:pa55word@127.0.0.1:1/a", say=said.append))
+    assert said
+    for text in (*said, str(error.value), str(other.value)):
+        assert "://***@127.0.0.1" in text and "pa55word" not in text
 
 
 def test_a_stream_that_stops_is_asked_for_again():

@@ -5,6 +5,7 @@ import pytest
 from tests.conftest import link
 from video_module.data import labels
 from video_module.errors import InputError
+from video_module.inference.inputs import find_inputs
 
 
 def test_class_names_round_trip(tmp_path):
@@ -128,3 +129,59 @@ def test_a_stray_obj_names_is_not_ours(drawn_clips, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "val")
     with pytest.raises(InputError, match=r"^wave: not a class in .*obj\.names"):
         labels.find_class_names(Path())
+
+
+def test_linked_folders_in_a_class_are_searched_once(tmp_path):
+    """They were passed over, while run_model.py read them."""
+    make_files(tmp_path, "more/b.avi", "more/deep/c.avi", "in/wave/z/a.avi", "in/sit/d.avi")
+    link(tmp_path / "in" / "wave" / "more", tmp_path / "more")
+    link(tmp_path / "in" / "wave" / "again", tmp_path / "in" / "wave" / "z")
+    link(tmp_path / "more" / "back", tmp_path / "in" / "wave")
+    link(tmp_path / "in" / "run", tmp_path / "more")
+    found = [path.relative_to(tmp_path / "in").as_posix() for _, path in labels.find_videos(tmp_path / "in")]
+    assert found[-3:] == ["wave/more/b.avi", "wave/more/deep/c.avi", "wave/z/a.avi"]
+    assert found[:4] == ["run/b.avi", "run/back/z/a.avi", "run/deep/c.avi", "sit/d.avi"]
+    inputs = find_inputs([str(tmp_path / "in" / "wave")]).videos
+    assert [path.relative_to(tmp_path / "in").as_posix() for path in inputs] == found[-3:]
+
+
+def test_links_to_videos_that_were_not_fetched_are_told_with_all_their_classes(tmp_path):
+    """As git-annex and DVC leave them. The classes went missing without a word."""
+    make_files(tmp_path, "in/sit/a.avi")
+    for name in ("wave/b.avi", "wave/deep/c.avi", "jump/d.avi"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        link(tmp_path / "in" / name, tmp_path / "annex" / name)
+    message = r"{}: a link to .*annex.*, which is not there \({} such links, in {}\); fetch the files \(git annex get"
+    with pytest.raises(InputError, match=message.format(r"jump.d\.avi", 3, "deep, jump, wave")):
+        labels.find_videos(tmp_path / "in")
+    with pytest.raises(InputError, match=message.format(r"wave.b\.avi", 2, "deep, wave")):
+        find_inputs([str(tmp_path / "in" / "wave")])
+
+
+def test_a_class_that_is_itself_a_link_to_nowhere_is_told(tmp_path):
+    make_files(tmp_path, "in/sit/a.avi")
+    link(tmp_path / "in" / "wave", tmp_path / "annex" / "wave")
+    with pytest.raises(InputError, match=r"wave: a link to .*, which is not there; fetch"):
+        labels.find_videos(tmp_path / "in")
+
+
+@pytest.mark.skipif("os.name == 'nt' or os.geteuid() == 0", reason="root may read everything")
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path):
+    make_files(tmp_path, "sit/a.avi", "sit/deep/b.avi")
+    (tmp_path / "sit" / "deep").chmod(0)
+    with pytest.raises(PermissionError):
+        labels.find_videos(tmp_path)
+
+
+def test_each_lost_class_is_told_with_its_reason(tmp_path):
+    make_files(tmp_path, "sit/a.avi", "wave/b.avi", "wave/c.avi", "jump/d.avi", "run/e.avi")
+    (tmp_path / "empty").mkdir()
+    assert labels.lost_classes(tmp_path, {"sit", "wave", "jump", "run"}) == [
+        "class empty is left out: its folder holds no video"
+    ]
+    rejected = ["wave/b.avi", "wave/c.avi"]
+    assert labels.lost_classes(tmp_path, {"sit", "run"}, rejected) == [
+        "class empty is left out: its folder holds no video",
+        "class jump is left out: none of its 1 video is used",
+        "class wave is left out: none of its 2 videos can be read",
+    ]

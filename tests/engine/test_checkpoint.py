@@ -1,6 +1,8 @@
 """Model files of this format version, of the one before, and of programs to come. version1/ was written by 0.1."""
 
+import errno
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +79,15 @@ def test_a_format_of_the_future_is_refused(trained, tmp_path):
     (tmp_path / "future.onnx").write_bytes(changed)
     with pytest.raises(InputError, match=r"format version 3, expected 2 or older"):
         load_predictor(tmp_path / "future.onnx")
+
+
+@pytest.mark.parametrize(("number", "advises_space"), [(errno.ENOSPC, True), (errno.EROFS, False)])
+def test_only_a_full_disk_is_told_to_need_space(number, advises_space, trained, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    checkpoint = load_checkpoint(trained)
+    monkeypatch.setattr(torch, "save", refuse)
+    with pytest.raises(InputError, match=os.strerror(number)) as error:
+        save_checkpoint(tmp_path / "x.pth", checkpoint)
+    assert ("Free some space" in str(error.value)) == advises_space

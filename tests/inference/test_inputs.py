@@ -1,5 +1,5 @@
 import os
-from io import StringIO
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -58,18 +58,55 @@ def test_links_to_folders_are_followed_once(tree):
 
 
 def test_names_on_stdin(tree):
-    stdin = StringIO(f"{tree / 'b/2.avi'}\n\n{tree / 'a'}\r\n")
+    stdin = BytesIO(f"{tree / 'b/2.avi'}\n\n{tree / 'a'}\r\n".encode())
     inputs = find_inputs(["-"], stdin=stdin)
     assert names(inputs) == ["b/2.avi", "a/deep/x.mkv"]
-    alone = find_inputs(["-"], stdin=StringIO(f"{tree / 'b/2.avi'}\n"))
+    alone = find_inputs(["-"], stdin=BytesIO(f"{tree / 'b/2.avi'}\n".encode()))
     assert alone.root == tree / "b"  # a list stays a list, however short
     with pytest.raises(InputError, match="no names came on stdin"):
-        find_inputs(["-"], stdin=StringIO("\n"))
+        find_inputs(["-"], stdin=BytesIO(b"\n"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{}\0{}\0",  # find -print0
+        b"\xef\xbb\xbf{}\n{}\n",  # Notepad
+        "{}\r\n{}\r\n".encode("utf-16"),  # PowerShell's >
+        b"\xfe\xff" + "{}\n{}".encode("utf-16-be"),
+    ],
+)
+def test_lists_as_other_programs_write_them(tree, content, monkeypatch):
+    monkeypatch.chdir(tree)
+    (tree / "b" / "ж 1.avi").touch()
+    encoding = "utf-16" if content[0] > 0xF0 else "utf-8"
+    text = content.decode(encoding).format("b/2.avi", "b/ж 1.avi")
+    data = text.encode(encoding) if content[0] != 0xFE else b"\xfe\xff" + text.encode("utf-16-be")
+    assert find_inputs(["-"], stdin=BytesIO(data)).videos == (Path("b/2.avi"), Path("b/ж 1.avi"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names there are text")
+def test_names_that_are_no_text_are_kept():
+    [first, _] = find_inputs(["-"], stdin=BytesIO(b"a\xff.avi\nb.avi\n")).videos
+    assert os.fsencode(first) == b"a\xff.avi"
+
+
+def test_half_a_utf_16_list_is_one_line():
+    with pytest.raises(InputError, match="begins as UTF-16 and does not go on so; save it as UTF-8"):
+        find_inputs(["-"], stdin=BytesIO(b"\xff\xfea\0b"))
+
+
+def test_a_camera_by_its_device(monkeypatch):
+    assert find_inputs(["/dev/video0"]) == Inputs(live="/dev/video0")
+    monkeypatch.setattr(Path, "exists", lambda self, **_: True)  # as where the camera is there
+    assert find_inputs(["/dev/video0"]) == Inputs(live="/dev/video0")
 
 
 def test_live_inputs(tree, monkeypatch):
     assert find_inputs(["0"]) == Inputs(live="0")
     assert find_inputs(["rtsp://h/x"]).live == "rtsp://h/x"
+    with pytest.raises(InputError, match=r"rtsp://\*\*\*@h/x: .*watched alone"):
+        find_inputs([str(tree), "rtsp://u:p@h/x"])
     with pytest.raises(InputError, match="watched alone"):
         find_inputs([str(tree), "0"])
     monkeypatch.chdir(tree)

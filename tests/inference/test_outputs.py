@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from video_module import files
 from video_module.errors import InputError
 from video_module.inference.inputs import Inputs, Shard
 from video_module.inference.outputs import ResultLog, check_log, file_digest, plan_outputs
@@ -37,6 +38,21 @@ def test_no_two_videos_share_a_file(tmp_path):
     videos = tuple(tmp_path / name for name in ("a.avi", "a.mp4", "a.avi.mkv"))
     with pytest.raises(InputError, match=r"a\.avi and .*a\.avi\.mkv would both be written to .*a\.avi\.json"):
         plan_outputs(Inputs(videos=videos, root=tmp_path), {"save_json": (tmp_path / "out", ".json")})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names there are shorter")
+@pytest.mark.parametrize("stem", ["a" * 251, "ж" * 125, "\udcff" * 251])
+def test_a_long_name_gets_shorter_files_of_its_own(stem, tmp_path):
+    """They ended the run, after the videos before them had been scored."""
+    videos = tuple(tmp_path / "in" / name for name in (f"{stem}.avi", f"{stem[:-1]}b.avi", "x.avi"))
+    inputs = Inputs(videos=videos, root=tmp_path / "in")
+    written = [paths["save_json"] for paths in plan_outputs(inputs, {"save_json": (tmp_path, ".json")}).values()]
+    assert len(set(written)) == 3
+    assert written[2] == tmp_path / "x.json"
+    for path in written:
+        assert path.name[:1] in (stem[0], "x", "-") and path.suffix == ".json"
+        files.write_json(path, {})
+        assert path.is_file()
 
 
 def test_nothing_is_written_beside_the_output_folder(tmp_path, monkeypatch):

@@ -1,10 +1,17 @@
 import io
+import json
 import sys
+import time
 
 import numpy as np
+import pytest
 
+from video_module.config import TimelineConfig
+from video_module.data.capture import TimedFrame
+from video_module.errors import InputError
 from video_module.inference import watching
 from video_module.inference.live import Reading
+from video_module.inference.predictor import load_predictor
 
 
 def reading(label: str, *, rate: float) -> Reading:
@@ -45,3 +52,19 @@ def test_elsewhere_changes_alone_are_told(capsys):
     for news, last in ((first, None), (second, first), (third, second)):
         watching._report(news, last)
     assert capsys.readouterr().out == "1.0 s  a 50%\n1.0 s  b 50%\n"
+
+
+def test_a_cameras_password_is_in_no_line(monkeypatch, tmp_path, exported):
+    clip = load_predictor(exported).clip
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frames = (
+        TimedFrame(frame=frame, time_s=number / 25, arrival_s=time.monotonic(), fps=25.0)
+        for number in range(3 * clip.span)
+    )
+    monkeypatch.setattr(watching, "live_frames", lambda *_, **__: frames)
+    log = tmp_path / "x.jsonl"
+    url = "rtsp://user:pa55word@h/x"
+    watching.watch(url, load_predictor(exported), config=TimelineConfig(), log_path=log)
+    assert all(json.loads(line)["source"] == "rtsp://***@h/x" for line in log.read_text().splitlines())
+    with pytest.raises(InputError, match=r"^rtsp://\*\*\*@h/x: watched for"):
+        watching.watch(url, load_predictor(exported), config=TimelineConfig())

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from video_module.data.decoding import DEFAULT_FPS, VideoError, is_rate, iter_positions, read_info
+from video_module.errors import hide_secrets
 
-# A camera goes by its number; longer numbers are names of files.
-_CAMERA = re.compile(r"\d{1,3}")
+# A camera goes by its number, or Linux's name for it; longer numbers are names of files.
+_CAMERA = re.compile(r"(?:/dev/video)?(\d{1,3})")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://.*", re.IGNORECASE)
 # OpenCV's own timeouts are 30 s: too long for a page that waits for a picture.
 _TIMEOUT_MS = 10_000
@@ -38,7 +39,7 @@ class TimedFrame:
 
 
 def is_live(name: str) -> bool:
-    """Whether this names a camera (by its number) or a stream (by its URL) rather than a file."""
+    """Whether this names a camera (by its number or device) or a stream (by its URL) rather than a file."""
     return bool(_CAMERA.fullmatch(name) or _URL.fullmatch(name))
 
 
@@ -47,7 +48,8 @@ def live_frames(name: str, *, say: Callable[[str], None] = print) -> Iterator[Ti
 
     `say` is told, a line at a time, when a stream is lost and asked for again.
     """
-    return _camera_frames(int(name)) if _CAMERA.fullmatch(name) else stream_frames(name, say=say)
+    camera = _CAMERA.fullmatch(name)
+    return _camera_frames(int(camera[1])) if camera else stream_frames(name, say=say)
 
 
 def _camera_frames(number: int) -> Iterator[TimedFrame]:
@@ -75,6 +77,7 @@ def stream_frames(
     never comes, or stays away for `max_retries` attempts in a row.
     """
     begin, num_retries, has_come = clock(), 0, False
+    shown = hide_secrets(url)
     while True:
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
         capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, timeouts)
@@ -90,14 +93,14 @@ def stream_frames(
         finally:
             capture.release()
         if not has_come:
-            raise VideoError(f"{url}: {'no frame decodes' if is_file else 'no stream can be opened there'}")
+            raise VideoError(f"{shown}: {'no frame decodes' if is_file else 'no stream can be opened there'}")
         if is_file:
             return
         if num_retries == max_retries:
-            raise VideoError(f"{url}: the stream stopped and did not come back in {max_retries} attempts")
+            raise VideoError(f"{shown}: the stream stopped and did not come back in {max_retries} attempts")
         wait_s = min(_FIRST_WAIT_S * 2**num_retries, _LONGEST_WAIT_S)
         num_retries += 1
-        say(f"{url}: the stream stopped; attempt {num_retries} of {max_retries} to reconnect in {wait_s:g} s")
+        say(f"{shown}: the stream stopped; attempt {num_retries} of {max_retries} to reconnect in {wait_s:g} s")
         sleep(wait_s)
 
 

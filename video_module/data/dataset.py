@@ -1,6 +1,5 @@
 """torch datasets and loaders: training clips in steps of batches, and the views that evaluation scores."""
 
-import signal
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,13 +13,14 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from video_module.config import ALL_CLASSES, ClipConfig, TrainConfig
 from video_module.data import sampling, transforms
 from video_module.data.decoding import VideoError, read_frames
 from video_module.data.records import VideoRecord
-from video_module.errors import STOP_SIGNALS, InputError
+from video_module.data.workers import WorkerLoader, start_worker
+from video_module.errors import InputError
 
 
 def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> list[int]:
@@ -301,34 +301,11 @@ def _collate(items: Sequence[tuple[Tensor, int] | VideoError]) -> Batch:
     readable = [item for item in items if not isinstance(item, VideoError)]
     if not readable:
         return None, torch.empty(0, dtype=torch.int64), failures
-    return *default_collate(readable), failures
-
-
-class _Loader(DataLoader):
-    """A DataLoader whose workers' errors are one line: an InputError as it was, a killed worker as an InputError."""
-
-    def __iter__(self):
-        try:
-            yield from super().__iter__()
-        except InputError as error:
-            # torch hands over the worker's whole traceback as text, of which the last line is the message.
-            last_line = str(error).strip().splitlines()[-1]
-            raise type(error)(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise InputError(
-                f"a decoding process died ({str(error).splitlines()[0]}): out of memory (try a smaller --num_workers), "
-                "or a file that crashes the decoder (--num_workers 0 shows which)"
-            ) from None
-
-
-def _start_worker(_: int) -> None:
-    # Ctrl-C and SIGTERM reach the workers too, but the process that they read for decides when they are done.
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    # The workers are the parallelism already; OpenCV's own threads would only get in their way.
-    cv2.setNumThreads(0)
+    clips, labels = default_collate(readable)
+    if get_worker_info() is not None:
+        # The clips are in shared memory already. Here, and not when the batch is sent, an error is still handed over.
+        labels.share_memory_()
+    return clips, labels, failures
 
 
 def training_loader(
@@ -356,7 +333,7 @@ def training_loader(
         rank=rank,
         world_size=world_size,
     )
-    loader = _Loader(
+    loader = WorkerLoader(
         dataset,
         batch_sampler=sampler,
         collate_fn=_collate,
@@ -365,7 +342,7 @@ def training_loader(
         multiprocessing_context=multiprocessing_context,
         timeout=timeout_s,
         persistent_workers=num_workers > 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         # Without a generator of its own, each pass takes a number from torch's if there are workers, and none if not.
         generator=torch.Generator(),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from video_module.config import ClipConfig
 from video_module.data import hmdb51, sampling
-from video_module.data.labels import SPLITS, find_class_names, has_entries, is_split_tree
+from video_module.data.labels import SPLITS, find_class_names, has_entries, is_split_tree, lost_classes
 from video_module.data.records import Rejected, VideoRecord, load_or_scan
 from video_module.errors import InputError
 from video_module.files import read_text
@@ -32,6 +32,10 @@ def label_distribution(
         folders = {"all": data_dir}
     read = {split: load_or_scan(folder, num_workers=num_workers) for split, folder in folders.items()}
     rejected = [item for _, broken in read.values() for item in broken]
+    for split, folder in folders.items():
+        videos, broken = read[split]
+        for sentence in lost_classes(folder, {video.label for video in videos}, [item.path for item in broken]):
+            print(f"note: {split}: {sentence}")
     class_names = list(dict.fromkeys(name for folder in folders.values() for name in find_class_names(folder)))
     settings = {
         "num_frames": clip.num_frames,

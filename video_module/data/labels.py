@@ -1,12 +1,13 @@
 """Class names, and the videos of a folder of classes."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from video_module.data.decoding import VIDEO_SUFFIXES, is_video
 from video_module.errors import InputError
-from video_module.files import read_text, write_text
+from video_module.files import read_text, walk_files, write_text
+from video_module.tables import pluralize
 
 OBJ_NAMES = "obj.names"
 SPLITS = ("train", "val", "test")
@@ -63,11 +64,35 @@ def _is_hidden(path: Path) -> bool:
     return path.name.startswith(".") or is_system_file(path)
 
 
+def videos_below(folders: Sequence[Path]) -> list[Path]:
+    """All videos at any depth below the folders, one folder after the other.
+
+    Raises InputError on links to files that are not there, OSError on a folder that cannot be read.
+    """
+    videos = [path for folder in folders for path in walk_files(folder) if is_video(path)]
+    _check_links(videos)
+    return videos
+
+
+def _check_links(paths: Sequence[Path]) -> None:
+    """Raise InputError if some are links that lead nowhere."""
+    if broken := sorted(path for path in paths if path.is_symlink() and not path.exists()):
+        folders = sorted({path.parent.name for path in broken})
+        more = f" ({len(broken)} such links, in {', '.join(folders[:20])}{', …' if len(folders) > 20 else ''})"
+        raise InputError(
+            f"{broken[0]}: a link to {broken[0].readlink()}, which is not there{more if len(broken) > 1 else ''}; "
+            "fetch the files (git annex get, dvc pull), or remove the links"
+        )
+
+
 def _class_folders(class_dir: Path) -> list[Path]:
     """The class folders of `class_dir`, sorted. Raises InputError if there is none."""
     if not class_dir.is_dir():
         raise InputError(f"{class_dir}: no such folder")
-    folders = [folder for folder in class_dir.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    entries = [entry for entry in class_dir.iterdir() if not entry.name.startswith(".")]
+    # A whole class may be a link to a folder that was not fetched.
+    _check_links([entry for entry in entries if not is_video(entry)])
+    folders = [entry for entry in entries if entry.is_dir()]
     if not folders:
         raise InputError(f"{class_dir}: no class folders in it; expected one folder of videos for each class")
     # By name: Windows orders paths without regard to case, and the order decides which class is which number
@@ -77,20 +102,34 @@ def _class_folders(class_dir: Path) -> list[Path]:
 def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
     """All videos below the class folders of `class_dir`: [(label, path)], sorted by label and path within the class.
 
-    Raises InputError if there is no folder, no class folder, or no video.
+    Raises InputError if there is no folder, no class folder, or no video, and on links to videos that are not there.
     """
     classes = _class_folders(class_dir)
-    videos = []
-    for folder in classes:
-        found = [path for path in folder.rglob("*") if is_video(path) and path.is_file()]
-        for path in found:
-            # No JSON can hold such a name, and OpenCV crashes on it
-            if not _is_utf8(str(path)):
-                raise InputError(f"{str(path)!a}: the name is not valid UTF-8; rename the file")
-        videos += [(folder.name, path) for path in sorted(found, key=lambda p: p.relative_to(folder).as_posix())]
-    if not videos:
+    found = videos_below(classes)
+    for path in found:
+        # No JSON can hold such a name, and OpenCV crashes on it
+        if not _is_utf8(str(path)):
+            raise InputError(f"{str(path)!a}: the name is not valid UTF-8; rename the file")
+    if not found:
         raise InputError(f"{class_dir}: no video in its {len(classes)} folders")
-    return videos
+    names = {path: path.relative_to(class_dir) for path in found}
+    order = sorted(found, key=lambda path: (names[path].parts[0], names[path].as_posix()))
+    return [(names[path].parts[0], path) for path in order]
+
+
+def lost_classes(class_dir: Path, kept: Collection[str], rejected: Collection[str] = ()) -> list[str]:
+    """A sentence for each class folder whose class is not among the `kept` ones; `rejected` are paths of videos."""
+    found = Counter(label for label, _ in find_videos(class_dir))
+    broken = Counter(path.partition("/")[0] for path in rejected)
+    sentences = []
+    for name in (folder.name for folder in _class_folders(class_dir)):
+        if name not in kept:
+            reason = "its folder holds no video"
+            if found[name]:
+                is_broken = broken[name] == found[name]
+                reason = f"none of its {pluralize(found[name], 'video')} {'can be read' if is_broken else 'is used'}"
+            sentences.append(f"class {name} is left out: {reason}")
+    return sentences
 
 
 def check_split_dir(split_dir: Path) -> None:
@@ -126,7 +165,7 @@ def find_others(class_dir: Path) -> list[Path]:
                 f"{class_dir}: class folder {folder.name!r}: a class's name has no spaces at its ends and no line "
                 "breaks; rename the folder"
             )
-        below = (path for path in folder.rglob("*") if path.is_file() and not is_system_file(path))
+        below = (path for path in walk_files(folder) if path.is_file() and not is_system_file(path))
         files = [path for path in below if not any(part[0] == "." for part in path.relative_to(folder).parts)]
         found = [path for path in files if not is_video(path)]
         if found and len(found) == len(files):
@@ -139,13 +178,13 @@ def find_others(class_dir: Path) -> list[Path]:
 
 
 def check_class_folders(class_dir: Path) -> None:
-    """Raise InputError if a class folder of `class_dir` holds no video: its class would go untested in silence."""
+    """Raise InputError if class folders of `class_dir` hold no video: their classes would go untested in silence."""
     found = {label for label, _ in find_videos(class_dir)}
-    for folder in _class_folders(class_dir):
-        if folder.name not in found:
-            raise InputError(
-                f"{folder}: no video in this class folder; fill it, or remove it to test without the class"
-            )
+    if empty := [folder for folder in _class_folders(class_dir) if folder.name not in found]:
+        more = f", nor in {', '.join(folder.name for folder in empty[1:])}" if len(empty) > 1 else ""
+        raise InputError(
+            f"{empty[0]}: no video in this class folder{more}; fill it, or remove it to test without the class"
+        )
 
 
 def has_entries(folder: Path) -> bool:

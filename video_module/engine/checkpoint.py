@@ -1,5 +1,6 @@
 """Checkpoints (.pth): weights under torchvision's names, and all that is needed to use or resume them."""
 
+import errno
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,6 +14,8 @@ from video_module.errors import InputError
 from video_module.files import FORMAT_VERSION, READABLE_VERSIONS, remove_partial, replacing
 from video_module.models.recognizer import Recognizer, build_model, load_torch_file, published_class_names
 from video_module.models.registry import get_spec
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(kw_only=True)
@@ -62,11 +65,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             os.fsync(file.fileno())
     # torch makes a RuntimeError of some errors of writing, with the disk's own error behind it
     except (OSError, RuntimeError) as error:
-        reason = next((e.strerror for e in (error, error.__context__) if isinstance(e, OSError)), None) or error
+        on_disk = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
+        reason = (on_disk and on_disk.strerror) or error
+        is_full = on_disk is None or on_disk.errno in _FULL
         left = "the one before is whole" if path.is_file() else "there is none"
         raise InputError(
-            f"{path}: the checkpoint cannot be written ({str(reason).splitlines()[0]}); {left}. Free some space and go "
-            "on with --resume"
+            f"{path}: the checkpoint cannot be written ({str(reason).splitlines()[0]}); {left}. "
+            f"{'Free some space and go' if is_full else 'Go'} on with --resume"
         ) from None
 
 

@@ -12,16 +12,20 @@ _PlotCurves = Callable[..., None]
 """plot_curves(path, logs, best_epoch=...) draws the columns of the log."""
 
 
+def log_paths(save_path: Path) -> tuple[Path, ...]:
+    """The files that record a run, and the folder of TensorBoard."""
+    stem = save_path.with_suffix("")
+    ends = ("_logs.json", "_logs.csv", "_curves.png", "_tensorboard")
+    return tuple(stem.with_name(stem.name + end) for end in ends)
+
+
 class Logbook:
     """Writes a run's log beside its checkpoint, anew after each epoch."""
 
     def __init__(self, save_path: Path, *, plot_curves: _PlotCurves, tensorboard: bool = False):
         """Raises InputError where TensorBoard is asked for and not installed."""
         self._plot_curves = plot_curves
-        stem = save_path.with_suffix("")
-        self._json, self._csv, self._curves, self._board = (
-            stem.with_name(stem.name + end) for end in ("_logs.json", "_logs.csv", "_curves.png", "_tensorboard")
-        )
+        self._json, self._csv, self._curves, self._board = log_paths(save_path)
         self._open_board = None
         if tensorboard:
             try:

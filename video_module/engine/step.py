@@ -247,7 +247,7 @@ class Trainer:
             return
         # torch.compile compiles in the first pass, where a missing compiler or an operator that it lacks shows.
         compiles = self._compiles and not self._compiled_works and not self._is_reducing
-        if not compiles or not isinstance(error, Exception):
+        if not compiles or not isinstance(error, Exception) or isinstance(error, InputError):
             raise error
         reason = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
         print(f"torch.compile failed ({reason}): going on without it")

@@ -106,6 +106,8 @@ def load_training_data(
         labels.check_split_dir(train_dir)
     val_dir = val_dir or data_dir / "val"
     class_names = labels.find_class_names(train_dir)
+    for sentence in labels.lost_classes(train_dir, class_names):
+        print(f"note: {sentence}")
     if len(class_names) < 2:
         raise InputError(f"{train_dir}: a classifier needs at least two classes, found {class_names}")
 

@@ -90,7 +90,7 @@ def export_files(
     trace_s = time.perf_counter() - begin
     reports = []
     for precision in sorted(set(precisions), key=PRECISIONS.index):
-        path = _onnx_path(stem, precision)
+        path = onnx_path(stem, precision)
         metadata = metadata_of(checkpoint, precision=precision, opset=opset)
         reports.append(
             _export_file(fp32, path, precision, metadata=metadata, trace_s=trace_s, reference=reference, gates=gates)
@@ -98,7 +98,7 @@ def export_files(
     return reports
 
 
-def _onnx_path(stem: Path, precision: str) -> Path:
+def onnx_path(stem: Path, precision: str) -> Path:
     """X.onnx, X_fp16.onnx, X_int8.onnx."""
     return stem.with_name(stem.name + ("" if precision == "fp32" else f"_{precision}") + ".onnx")
 
@@ -334,7 +334,7 @@ def find_outdated_files(stem: Path, reports: Sequence[_ExportReport], checkpoint
         except InputError:  # not even a file of this project
             return False
 
-    others = {_onnx_path(stem, precision) for precision in PRECISIONS} - {Path(report.path) for report in reports}
+    others = {onnx_path(stem, precision) for precision in PRECISIONS} - {Path(report.path) for report in reports}
     return sorted(path for path in others if path.is_file() and not holds_these_weights(path))
 
 

@@ -1,15 +1,16 @@
 """What `--video_path` names: videos, folders, a list on stdin, or a camera; and each process's share of it."""
 
+import codecs
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from video_module.data.capture import is_live
-from video_module.data.decoding import is_video
-from video_module.errors import InputError
+from video_module.data.labels import videos_below
+from video_module.errors import InputError, hide_secrets
 
 _STDIN = "-"
 
@@ -26,18 +27,20 @@ class Inputs:
     """The folders that were searched."""
 
 
-def find_inputs(names: Sequence[str], *, stdin: TextIO | None = None) -> Inputs:
+def find_inputs(names: Sequence[str], *, stdin: BinaryIO | None = None) -> Inputs:
     """Tell files, folders (searched at any depth), `-` (one name a line on stdin), cameras and streams apart.
 
     Raises InputError where nothing is found, or a camera or stream is named beside others.
     """
     is_many = len(names) > 1 or names[0] == _STDIN or Path(names[0]).is_dir()
-    names = [line for name in names for line in (_read_names(stdin or sys.stdin) if name == _STDIN else [name])]
+    names = [line for name in names for line in (_read_names(stdin) if name == _STDIN else [name])]
     if not names:
         raise InputError("--video_path -: no names came on stdin")
-    if live := [name for name in names if is_live(name) and not Path(name).exists()]:
+    if live := [name for name in names if is_live(name) and not _is_on_disk(Path(name))]:
         if len(names) > 1:
-            raise InputError(f"--video_path {live[0]}: a camera or stream is watched alone, without other inputs")
+            raise InputError(
+                f"--video_path {hide_secrets(live[0])}: a camera or stream is watched alone, without other inputs"
+            )
         return Inputs(live=live[0])
     # A video that is named twice, or lies in two of the folders, counts once, under its first name. Links are not
     # resolved: people link videos into folders of their own, and look for the answers there.
@@ -58,30 +61,36 @@ def find_inputs(names: Sequence[str], *, stdin: TextIO | None = None) -> Inputs:
     return Inputs(videos=videos, root=Path(root), folders=folders)
 
 
-def _read_names(stdin: TextIO | None) -> list[str]:
+def _is_on_disk(path: Path) -> bool:
+    # Not exists(), which /dev/video0 does too.
+    return path.is_file() or path.is_dir()
+
+
+def _read_names(stdin: BinaryIO | None) -> list[str]:
+    """Names, one a line or each with a NUL after it (find -print0), in UTF-8, UTF-16 (PowerShell's >) or any bytes."""
     if stdin is None:
-        raise InputError("--video_path -: stdin is closed")
-    return [line for line in (line.rstrip("\r\n") for line in stdin) if line.strip()]
+        if sys.stdin is None:
+            raise InputError("--video_path -: stdin is closed")
+        stdin = sys.stdin.buffer
+    content = stdin.read()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            text = content.decode("utf-16")
+        except UnicodeDecodeError:
+            text = "the list begins as UTF-16 and does not go on so; save it as UTF-8"
+            raise InputError(f"--video_path -: {text}") from None
+    else:
+        text = os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
+    lines = text.split("\0") if "\0" in text else [line.rstrip("\r") for line in text.split("\n")]
+    return [line for line in lines if line.strip()]
 
 
 def _videos_in(folder: Path) -> list[Path]:
     """List a folder's videos, sorted. Raises InputError if there are none, OSError if a folder cannot be read."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    videos, seen = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        # A link to a folder around this one would lead back here without end.
-        where = os.path.realpath(place)
-        if where in seen:
-            folders.clear()
-            continue
-        seen.add(where)
-        videos += [Path(place) / name for name in files if is_video(Path(name))]
+    videos = videos_below([folder])
     if not videos:
         raise InputError(f"{folder}: no video in this folder")
-    return sorted(video for video in videos if video.is_file())
+    return sorted(videos)
 
 
 @dataclass(frozen=True, kw_only=True)

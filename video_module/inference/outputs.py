@@ -13,6 +13,7 @@ from video_module.errors import InputError
 from video_module.files import check_output, file_key, lies_in
 from video_module.inference.inputs import Inputs, Shard
 
+_MOST_BYTES = 255
 _LINE_BEGIN = b'{"video": "'
 
 
@@ -41,7 +42,7 @@ def plan_outputs(inputs: Inputs, options: Mapping[str, tuple[Path | None, str]])
                 inside = absolute[video].relative_to(os.path.abspath(inputs.root))  # noqa: PTH100
                 # A video a.mp4 gives a.json, unless a.avi lies beside it: then they give a.mp4.json and a.avi.json.
                 is_alone = stems[absolute[video].with_suffix("")] == 1
-                path /= inside.with_name((inside.stem if is_alone else inside.name) + suffix)
+                path /= inside.with_name(_fitting(inside.stem if is_alone else inside.name, suffix))
             if (other := owner.setdefault(path, video)) != video:
                 raise InputError(f"--{flag}: {other} and {video} would both be written to {path}; rename one of them")
             if file_key(path) in originals:
@@ -50,6 +51,15 @@ def plan_outputs(inputs: Inputs, options: Mapping[str, tuple[Path | None, str]])
                 )
             outputs[video][flag] = path
     return outputs
+
+
+def _fitting(stem: str, suffix: str) -> str:
+    """A file's name; where file systems would not take it, with a shorter stem that ends in a hash of the whole."""
+    name = os.fsencode(stem + suffix)
+    if len(name) <= _MOST_BYTES:
+        return stem + suffix
+    end = f"-{hashlib.sha256(name).hexdigest()[:16]}{suffix}"
+    return name[: _MOST_BYTES - len(end)].decode("utf-8", "ignore") + end
 
 
 def _check_video_output(path: Path, flag: str, inputs: Inputs) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from video_module.config import TimelineConfig
 from video_module.data.capture import live_frames, paced_frames
-from video_module.errors import InputError
+from video_module.errors import InputError, hide_secrets
 from video_module.files import check_output
 from video_module.inference.live import LiveSession, Reading
 from video_module.inference.overlay import DisplayWindow, draw_label, segment_colors
@@ -46,11 +46,12 @@ def watch(
         _check_log(log_path)
         log_path.parent.mkdir(parents=True, exist_ok=True)
     frames = paced_frames(stream) if isinstance(stream, Path) else live_frames(stream, say=_say)
+    name = hide_secrets(str(stream))
     latencies: list[float] = []
     reading = None
     with ExitStack() as stack:
         log = stack.enter_context(open(log_path, "a", encoding="utf-8", newline="\n")) if log_path else None
-        window = stack.enter_context(DisplayWindow(str(stream))) if show else None
+        window = stack.enter_context(DisplayWindow(name)) if show else None
         session = stack.enter_context(LiveSession(frames, predictor, clip_step=clip_step, config=config))
         begin = time.monotonic()
         try:
@@ -61,7 +62,7 @@ def watch(
                     reading = news
                     latencies.append(news.latency_s)
                     if log:
-                        log.write(_log_line(news, predictor, stream=str(stream), k=k))
+                        log.write(_log_line(news, predictor, stream=name, k=k))
                         log.flush()
                 elif was_over:
                     break
@@ -74,7 +75,7 @@ def watch(
             print()  # the summary goes below the status line
     if not latencies:
         span = "" if session.span_s is None else f" ({session.span_s:.1f} s)"
-        raise InputError(f"{stream}: watched for {seconds:.1f} s, less than a whole clip of the model{span}")
+        raise InputError(f"{name}: watched for {seconds:.1f} s, less than a whole clip of the model{span}")
     # Cameras do not tell how many frames they dropped.
     dropped = f", {session.num_dropped} dropped" if isinstance(stream, Path) else ""
     return (

@@ -45,6 +45,12 @@ def results_stem(checkpoint: Path, output_dir: Path | None) -> Path:
     return (output_dir or checkpoint.parent) / name
 
 
+def result_paths(stem: Path) -> list[Path]:
+    """The files of write_results()."""
+    ends = ("_results.json", "_predictions.csv", "_confusion.csv", "_confusion.png")
+    return [stem.with_name(stem.name + end) for end in ends]
+
+
 def format_figures(figures: dict[str, Any]) -> str:
     """The figures with their intervals as a table, then where the model fails."""
     titles = dict(FIGURES)
@@ -113,10 +119,7 @@ def write_results(
 ) -> list[Path]:
     """Write <stem>_results.json, _predictions.csv, _confusion.csv and _confusion.png; returns their paths."""
     assert video_scores.shape == (len(paths), len(class_names))
-    results, predictions, table, picture = (
-        stem.with_name(stem.name + end)
-        for end in ("_results.json", "_predictions.csv", "_confusion.csv", "_confusion.png")
-    )
+    results, predictions, table, picture = result_paths(stem)
     write_json(results, figures)
     best = video_scores.argmax(axis=1)
     rows = []
