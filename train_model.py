@@ -123,7 +123,9 @@ def check_probe(args: argparse.Namespace) -> None:
             f"--probe takes a trained network: give {args.model_type} a file by --weights X.pth, or take a model with "
             f"published weights ({', '.join(published)})"
         )
-    if ignored := sorted(set(cli.given(args, TrainConfig)) - {"min_precision", "no_flip", "precision", "seed"}):
+    kept = {"min_precision", "no_flip", "precision", "seed"}
+    others = [name for name in ("resume", "tensorboard") if getattr(args, name)]
+    if ignored := sorted(set(cli.given(args, TrainConfig)) - kept) + others:
         raise InputError(f"--{ignored[0]} is for training in epochs: leave it out with --probe")
     if started_by_torchrun():
         raise InputError("--probe runs in one process: start it by python")
@@ -269,6 +271,7 @@ def show_estimate(fitted: "Probe", labels: "np.ndarray", class_names: list[str])
     import numpy as np
 
     from video_module.report.metrics import summarise
+    from video_module.report.statistics import interval_note
     from video_module.scores import video_score
 
     estimate = fitted.estimate
@@ -283,8 +286,8 @@ def show_estimate(fitted: "Probe", labels: "np.ndarray", class_names: list[str])
         f"cross-validated accuracy {figures['video_top1']:.3f}{shown} ({figures['num_videos']} videos of "
         f"{figures['num_sources']} sources in {estimate.num_folds} folds; C {fitted.strength:g})"
     )
-    if figures["interval_note"]:
-        print(figures["interval_note"])
+    if note := interval_note({"video_top1": interval}, figures["num_sources"]):
+        print(note)
     print(estimate.curve_table())
     print(estimate.advice())
 

@@ -131,3 +131,13 @@ def test_recipe(drawn_clips, tmp_path, capsys):
     rows = json.loads((tmp_path / "recipe.json").read_text())["rows"]
     assert [row["what"] for row in rows] == ["the recipe", "the original's"]
     assert all(0 <= row["top-1"] <= 1 for row in rows)
+
+
+@pytest.mark.slow
+def test_probe(trained, capsys):
+    main(["probe", "--weights", str(trained), "--num_videos", "2", "3", "--num_clips", "48"])
+    printed = capsys.readouterr().out.splitlines()
+    [header] = [number for number, line in enumerate(printed) if line.lstrip().startswith("videos per class")]
+    rows = [line.split() for line in printed[header + 1 :]]
+    assert [row[0] for row in rows] == ["2", "3"]
+    assert all(0 <= float(cell) <= 1 for row in rows for cell in (row[1], row[2], row[3]))

@@ -316,8 +316,8 @@ def test_refusals(drawn_data, trained, tmp_path):
         *nano, match=r"^--probe takes a trained network: give swin3d_nano a file by --weights X\.pth, or .*swin3d_t"
     )
     refused("--weights", "none", match="^--probe takes a trained network: give swin3d_b a file")
-    for flag in ("--lr", "--num_epochs"):
-        refused(*nano, "--weights", str(trained), flag, "3", match=f"^{flag} is for training in epochs: leave it out")
+    for flag, *value in (("--lr", "3"), ("--num_epochs", "3"), ("--resume",)):
+        refused(*nano, "--weights", str(trained), flag, *value, match=f"^{flag} is for training in epochs")
     refused(*nano, "--weights", str(trained), "--no_flip", "fly", match="--no_flip fly: not a class")
     named = tmp_path / "data"
     (named / "train").mkdir(parents=True)

@@ -4,6 +4,7 @@ python -m video_module.benchmark loader --data_dir hmdb51
 python -m video_module.benchmark predict --model X.pth X.onnx X_int8.onnx
 python -m video_module.benchmark zoo
 python -m video_module.benchmark train
+python -m video_module.benchmark probe --weights demo_output/swin3d_nano.pth
 python -m video_module.benchmark gpu
 """
 
@@ -45,6 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     _add_video(commands)
     _add_zoo(commands)
     _add_training(commands)
+    _add_probe(commands)
     _add_gpu(commands)
     return parser.parse_args(argv)
 
@@ -102,6 +104,15 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
     recipe.add_argument("--core", type=cli.natural, help="run on this core alone")
     recipe.add_argument("--part", type=cli.natural, default=0, help="which share of the runs to make, of --num_parts")
     recipe.add_argument("--num_parts", type=cli.positive_int, default=1, help="processes that share the runs")
+
+
+def _add_probe(commands: argparse._SubParsersAction) -> None:
+    probe = _add(commands, "probe", "a probe on few videos of new drawn actions, beside training from nothing on them")
+    probe.add_argument("--num_videos", type=cli.positive_int, nargs="+", default=[5, 10, 20], help="of each class")
+    probe.add_argument(
+        "--weights", type=Path, nargs="+", required=True, help="swin3d_nano.pth of demos; each is a seed"
+    )
+    probe.add_argument("--num_clips", type=cli.positive_int, default=2560, help="that training from nothing sees")
 
 
 def _add_gpu(commands: argparse._SubParsersAction) -> None:

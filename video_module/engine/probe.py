@@ -25,6 +25,8 @@ _STRENGTHS = tuple(float(f"{10**exponent:.1e}") for exponent in np.arange(-4, 1.
 # What an untried set of videos gets, where it cannot be chosen.
 _DEFAULT_STRENGTH = 0.01
 _MAX_FOLDS = 5
+# Values from which the fit gains by several threads.
+_MIN_THREADED = 2**23
 # Random parts of the videos whose mean is a point of the learning curve.
 _NUM_DRAWS = 3
 # A gain of accuracy below this is not worth filming for.
@@ -98,19 +100,20 @@ def fit_heads(
     """Fit a head of each strength (ascending) to some of the videos, which must hold every class."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     parts = [np.concatenate([examples.plain[index], examples.mirrored[index]]) for index in members]
     counts = np.array([len(part) for part in parts])
-    rows, labels = np.concatenate(parts).astype(np.float64), examples.labels[members]
+    rows, labels = np.concatenate(parts), examples.labels[members]
     assert len(set(labels.tolist())) == len(examples.class_names), "a class has no video to fit on"
-    mean, scale = rows.mean(axis=0), rows.std(axis=0)
+    mean, scale = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
     scale[scale < 1e-6 * max(1e-12, scale.max())] = 1.0
-    rows -= mean
-    rows /= scale
+    rows = ((rows - mean) / scale).astype(np.float32)
     # A video counts once, however many clips it has
     weights = (np.ones(len(labels)) if class_weights is None else np.asarray(class_weights)[labels]) / counts
     model, heads = LogisticRegression(max_iter=300, warm_start=True), []
-    with warnings.catch_warnings():
+    # Threads that wait for each other make small products forty times as slow
+    with warnings.catch_warnings(), threadpool_limits(1 if rows.size < _MIN_THREADED else None, user_api="blas"):
         # A loose fit of a large C that stops early is a somewhat tighter one, and the folds judge it as it is
         warnings.simplefilter("ignore", ConvergenceWarning)
         for strength in strengths:
