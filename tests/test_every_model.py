@@ -22,7 +22,7 @@ from video_module.engine.step import Trainer
 from video_module.inference import export
 from video_module.inference.predictor import load_predictor
 from video_module.inference.verification import load_clips
-from video_module.models import c3d, i3d, registry, swin3d, torchvision_zoo
+from video_module.models import c3d, i3d, registry, swin3d, torchvision_zoo, x3d
 from video_module.models.registry import MODELS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -37,6 +37,7 @@ SIZES = {
     "mvit_v2_s": (4, 64),
     "c3d": (16, 32),
     "i3d": (16, 64),
+    **dict.fromkeys(("x3d_xs", "x3d_s", "x3d_m"), (4, 64)),
     "tiny3d": (8, 64),
 }
 SWIN = (4, 64)
@@ -96,6 +97,7 @@ def small(monkeypatch):
         ),
     )
     monkeypatch.setattr(torchvision_zoo, "_STAGES", (1, 1, 2, 1))
+    monkeypatch.setattr(x3d, "_DEPTH", 1.0)
     for name in ("mvit_v1_b", "mvit_v2_s"):  # the last block of the third stage
         monkeypatch.setitem(MODELS, name, replace(MODELS[name], features="blocks.3"))
 

@@ -17,7 +17,7 @@ from video_module.models.cost import measure_cost
 from video_module.models.recognizer import build_model
 from video_module.models.registry import MODELS, get_spec
 
-OF_TORCHVISION = [name for name, spec in MODELS.items() if spec.weights]
+OF_TORCHVISION = [name for name, spec in MODELS.items() if spec.weights and not spec.weights_url]
 
 
 def published(name: str):

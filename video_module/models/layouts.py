@@ -11,7 +11,7 @@ from torch import Tensor
 
 from video_module.errors import InputError
 
-_WRAPPERS = ("weights", "state_dict", "model", "model_state_dict")
+_WRAPPERS = ("weights", "state_dict", "model", "model_state_dict", "model_state")
 """Under which training programs put the weights beside optimisers and the like."""
 
 

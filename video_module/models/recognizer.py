@@ -115,35 +115,48 @@ def _check_size(spec: ModelSpec, clip: ClipConfig) -> None:
 
 def published_class_names(name: str, weights: str) -> list[str]:
     """The classes that published weights tell apart, in the order of their logits."""
+    spec = _published_spec(name, weights)
+    # pytorchvideo's files name no classes. They are Kinetics-400's by alphabet, as torchvision lists them.
+    if spec.weights_url:
+        name, weights = "swin3d_t", "KINETICS400_V1"
     return list(_torchvision_weights(name, weights).meta["categories"])
+
+
+def _published_spec(name: str, weights: str) -> ModelSpec:
+    spec = get_spec(name)
+    if weights not in spec.weights:
+        raise InputError(f"{name} has no published weights {weights!r}; there are {', '.join(spec.weights) or 'none'}")
+    return spec
 
 
 def _torchvision_weights(name: str, weights: str):
     from torchvision.models import get_model_weights
 
-    if weights not in get_spec(name).weights:
-        raise InputError(
-            f"{name} has no published weights {weights!r}; there are {', '.join(get_spec(name).weights) or 'none'}"
-        )
     return get_model_weights(name)[weights]
 
 
 def _published_weights(name: str, weights: str) -> dict:
-    """torchvision's weights, downloaded once into torch's cache."""
-    url = _torchvision_weights(name, weights).url
+    """Published weights, downloaded once into torch's cache."""
+    url = _published_spec(name, weights).weights_url or _torchvision_weights(name, weights).url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        hash_prefix = file.stem.rpartition("-")[2]
-        print(f"downloading {url} to {file}")
-        try:
-            torch.hub.download_url_to_file(url, str(file), hash_prefix=hash_prefix)
-        except OSError as error:  # urllib's URLError is one
-            reason = getattr(error, "reason", error)
-            raise InputError(f"cannot download {weights} of {name} ({reason}); put {url} at {file}") from None
-        except RuntimeError as error:  # the hash does not fit
-            raise InputError(f"download of {url} is damaged ({error}); try again") from None
-    return load_torch_file(file)
+    if file.is_file():
+        return load_torch_file(file)
+    # torchvision's names end in the first digits of the file's SHA-256; pytorchvideo's do not.
+    hash_prefix = file.stem.rpartition("-")[2] if "-" in file.stem else None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    print(f"downloading {url} to {file}" + ("" if hash_prefix else "; no checksum of it is published"))
+    try:
+        torch.hub.download_url_to_file(url, str(file), hash_prefix=hash_prefix)
+        return load_torch_file(file)
+    except OSError as error:  # urllib's URLError is one
+        reason = getattr(error, "reason", error)
+        raise InputError(f"cannot download {weights} of {name} ({reason}); put {url} at {file}") from None
+    except RuntimeError as error:  # the hash does not fit
+        raise InputError(f"download of {url} is damaged ({error}); try again") from None
+    except InputError as error:
+        # Without a hash only reading it shows, and the next run would take the file for a whole one.
+        file.unlink()
+        raise InputError(f"download of {url} is damaged ({error}); try again") from None
 
 
 def _weights_file(name: str, file: Path) -> dict:

@@ -33,7 +33,9 @@ class ModelSpec:
     has_drop_path: bool = False
     """Whether it can skip blocks at random in training (stochastic depth)."""
     weights: tuple[str, ...] = ()
-    """Names of torchvision's weights for it; the first is the default."""
+    """Names of published weights for it; the first is the default."""
+    weights_url: str = ""
+    """Their file, of Kinetics-400's classes, where they are not torchvision's."""
     weights_files: str = ""
     """Published files of weights for it that `--weights PATH` takes as they are."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -142,6 +144,23 @@ def _swin3d(size: str, *, weights: tuple[str, ...] = ("KINETICS400_V1",), **reci
     return _torchvision(f"swin3d_{size}", module="swin3d", weights=weights, recipe=recipe, **_SWIN)
 
 
+def _x3d(size: str, **clip: Any) -> ModelSpec:
+    """A network of pytorchvideo with the clips of its hub entry."""
+    file = f"X3D_{size.upper()}.pyth"
+    return ModelSpec(
+        name=f"x3d_{size}",
+        clip=ClipConfig(target_fps=30, mean=(0.45,) * 3, std=(0.225,) * 3, **clip),
+        builder=f"video_module.models.x3d:x3d_{size}",
+        head="blocks.5.proj",
+        features="blocks.4",  # T x 6 x 6, of x3d_m T x 8 x 8
+        weights=("KINETICS400_V1",),
+        weights_url=f"https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/{file}",
+        weights_files=f"{file} of pytorchvideo",
+        recipe=_CONVOLUTIONAL,
+        paper="Feichtenhofer, X3D: Expanding Architectures for Efficient Video Recognition, CVPR 2020",
+    )
+
+
 _SPECS = (
     _swin3d("t", lr=1e-3, weight_decay=0.02, drop_path=0.1),
     _swin3d("s", lr=1e-3, weight_decay=0.02, drop_path=0.1),
@@ -178,6 +197,9 @@ _SPECS = (
     ),
     _torchvision("mvit_v1_b", paper="Fan et al., Multiscale Vision Transformers, ICCV 2021", **_MVIT),
     _torchvision("mvit_v2_s", paper="Li et al., MViTv2, CVPR 2022", **_MVIT),
+    _x3d("xs", num_frames=4, frame_stride=12, resize=182, crop=182),
+    _x3d("s", num_frames=13, frame_stride=6, resize=182, crop=182),
+    _x3d("m", num_frames=16, frame_stride=5, resize=256, crop=256),
     ModelSpec(
         name="c3d",
         # As in the paper: 16 consecutive frames, less the average of Sports-1M's mean cube over places and frames.
