@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import tracemalloc
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import test_model
 from video_module.config import ClipConfig
 from video_module.data import records
 from video_module.data.encoding import write_video
+from video_module.engine.checkpoint import load_checkpoint, save_checkpoint
 from video_module.errors import InputError
 from video_module.inference.predictor import METADATA_KEY, Predictor, describe, load_predictor
 
@@ -166,3 +168,15 @@ def test_a_video_may_be_left_midway(exported, drawn_data):
     scored.close()
     assert [window.start for window in first] == [0, 1]
     assert first[1].scores == pytest.approx(whole.windows[1].scores, abs=1e-6)
+
+
+def test_weights_that_are_not_finite_are_one_line(trained, tmp_path):
+    """They were a traceback of the JSON writer, after all videos were scored."""
+    checkpoint = load_checkpoint(trained)
+    for weight in checkpoint.weights.values():
+        if weight.is_floating_point():
+            weight.fill_(math.nan)
+    save_checkpoint(tmp_path / "nan.pth", checkpoint)
+    predictor = load_predictor(tmp_path / "nan.pth")
+    with pytest.raises(InputError, match="swin3d_nano: gives scores that are not finite numbers; train or export"):
+        predictor.predict_clips(np.zeros((1, *predictor.clip.shape), np.uint8))
