@@ -253,8 +253,9 @@ def write_outputs(
         from video_module.report.style import save
         from video_module.report.timeline_plot import draw_timeline
 
-        spans = [(s.start_s, s.end_s, s.label, s.score) for s in segments]
-        colors = segment_colors(prediction.class_names)
+        name = timeline.shown_label
+        spans = [(s.start_s, s.end_s, name(s.label), s.score) for s in segments]
+        colors = {name(label): color for label, color in segment_colors(prediction.class_names).items()}
         save(draw_timeline(spans, duration_s=prediction.duration_s, colors=colors), path)
     if path := paths.get("save_video"):
         from video_module.inference.overlay import write_annotated
@@ -274,11 +275,11 @@ def progress_of(bar):
 
 
 def print_table(prediction: "VideoPrediction", segments: "list[Segment]", *, k: int, min_score: float) -> None:
-    from video_module.inference.timeline import label_order
+    from video_module.inference.timeline import label_order, shown_label
 
     print(f"\n{prediction.path}  {prediction.duration_s:.1f} s, {prediction.num_frames} frames, {prediction.fps:g} fps")
     for s in segments[:MAX_SEGMENTS_PRINTED]:
-        print(f"  {s.start_s:8.2f} - {s.end_s:.2f} s  {s.label} ({s.score:.0%})")
+        print(f"  {s.start_s:8.2f} - {s.end_s:.2f} s  {shown_label(s.label)} ({s.score:.0%})")
     if len(segments) > MAX_SEGMENTS_PRINTED:
         print(f"  … and {len(segments) - MAX_SEGMENTS_PRINTED} more; --save_json writes all")
     if not label_order(segments):

@@ -106,6 +106,39 @@ def test_one_process_that_fails_ends_the_job_in_one_line(exported, odd_test_dir,
     assert not out.exists()
 
 
+@pytest.mark.slow
+def test_no_video_counts_twice_where_the_shares_are_uneven(exported, drawn_data, tmp_path):
+    """21 videos on two processes are 21 in every figure, of testing and of training. Others fill up to 22."""
+    clips = sorted((drawn_data / "test").rglob("*.avi"))
+    for split in ("train", "val"):
+        for number in range(21):
+            clip = clips[number % len(clips)]
+            target = tmp_path / "data" / split / clip.parent.name / f"{number:02}.avi"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(clip, target)
+    out = tmp_path / "out"
+    flags = ["--checkpoint", exported, "--num_workers", "0", "--output_dir", out, "--num_crops", "1"]
+    result = torchrun("--test_dir", tmp_path / "data" / "val", *flags)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((out / "nano_onnx_results.json").read_text())
+    assert figures["num_videos"] == 21
+    assert sum(row["support"] for row in figures["per_class"].values()) == 21
+    assert len(read_scores(out / "nano_onnx_predictions.csv")) == 21
+    header, *rows = (out / "nano_onnx_confusion.csv").read_text().splitlines()
+    assert sum(int(cell) for row in rows for cell in row.split(",")[1:]) == 21
+    assert figures["video_top1"] * 21 == pytest.approx(round(figures["video_top1"] * 21))
+
+    save_path = tmp_path / "run" / "nano.pth"
+    flags = ["--data_dir", tmp_path / "data", "--save_path", save_path, *PLAIN, "--num_epochs", "1"]
+    result = torchrun(*flags, script="train_model.py")
+    assert result.returncode == 0, result.stderr
+    [row] = zip(*(logs := json.loads(save_path.with_name("nano_logs.json").read_text())).values(), strict=True)
+    row = dict(zip(logs, row, strict=True))
+    assert row["clips_per_s"] * row["duration_s"] == pytest.approx(21)
+    for name in ("train_top1", "val_top1"):
+        assert row[name] * 21 == pytest.approx(round(row[name] * 21))
+
+
 # no chance in it: each process draws its own dropout and mixes its own clips
 PLAIN = (
     *("--model_type", "swin3d_nano", "--num_workers", "0", "--device", "cpu", "--num_epochs", "3", "--augment", "none"),

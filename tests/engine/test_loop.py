@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import train_model
 from tests.conftest import link
-from tests.engine.test_step import CPU, four_clips, small_config
+from tests.engine.test_step import CPU, four_clips, fp16_trainer, small_config
 from video_module.config import TrainConfig
 from video_module.engine import loop
 from video_module.engine.checkpoint import load_checkpoint
@@ -303,3 +303,16 @@ def test_one_class_is_refused(drawn_data, tmp_path):
     link(tmp_path / "train" / "wave", drawn_data / "train" / "wave")
     with pytest.raises(InputError, match="at least two classes"):
         train_model.main(["--data_dir", str(tmp_path), "--model_type", "swin3d_nano"])
+
+
+@pytest.mark.parametrize(("at", "goes_on"), [({3}, True), (set(range(3, 99)), False)])
+def test_a_run_in_fp16_goes_on_after_an_overflow(at, goes_on, monkeypatch):
+    trainer = fp16_trainer(monkeypatch, at, num_steps=30)
+    steps = [[four_clips()]] * 30
+    if not goes_on:
+        with pytest.raises(InputError, match=r"the loss is (nan|inf) at step 23 \(epoch 1\)"):
+            train_epoch(trainer, steps, 0, num_items=120)
+        return
+    row = train_epoch(trainer, steps, 0, num_items=120)
+    assert math.isfinite(row["train_loss"])
+    assert trainer.step == 30

@@ -1,5 +1,7 @@
+import math
 import re
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -261,3 +263,51 @@ def test_batch_norm_forgets_passes_that_ran_out_of_memory():
         assert trainer.micro_batch == 1
         statistics.append(dict(model.named_buffers()))
     assert all(torch.equal(value, statistics[1][name]) for name, value in statistics[0].items())
+
+
+class Overflows(torch.nn.Module):
+    """A head whose logits are infinite in some passes."""
+
+    def __init__(self, head: torch.nn.Module, at: set[int]):
+        super().__init__()
+        self.head, self.at, self.num_passes = head, at, 0
+        self.weight = head.weight
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        self.num_passes += 1
+        return self.head(features) * (math.inf if self.num_passes in self.at else 1.0)
+
+
+def fp16_trainer(monkeypatch, at: set[int], *, name: str = "swin3d_nano", num_steps: int = 4) -> Trainer:
+    """On the CPU, which is not offered fp16."""
+    monkeypatch.setattr("video_module.engine.step.choose_precision", lambda *_: "fp16")
+    trainer = Trainer(build_model(name, num_classes=4), small_config(), device=CPU, steps_per_epoch=num_steps)
+    monkeypatch.setattr(trainer, "precision", "fp16")
+    owner = trainer.model.backbone
+    attribute = "head" if hasattr(owner, "head") else "fc"
+    setattr(owner, attribute, Overflows(getattr(owner, attribute), at))
+    return trainer
+
+
+def test_an_overflow_in_fp16_skips_its_step(monkeypatch):
+    trainer = fp16_trainer(monkeypatch, {3})
+    trainer.set_mode(0)
+    states, scales = [], []
+    for number in range(4):
+        trainer.train_step([four_clips()], step=number)
+        states.append({key: value.clone() for key, value in trainer.model.state_dict().items()})
+        states[-1] |= {f"mean {key}": value.clone() for key, value in trainer.validated.state_dict().items()}
+        scales.append(trainer.scaler.get_scale())
+    assert scales == [2.0**16, 2.0**16, 2.0**15, 2.0**15]
+    same = [all(torch.equal(value, after[key]) for key, value in before.items()) for before, after in pairwise(states)]
+    assert same == [False, True, False]
+    assert all(value.isfinite().all() for value in states[-1].values() if value.is_floating_point())
+
+
+def test_labels_that_are_no_classes_are_one_line():
+    """As in lists that count from 1. On CUDA it was an assert on the device."""
+    trainer = Trainer(build_model("swin3d_nano", num_classes=4), small_config(), device=CPU, steps_per_epoch=1)
+    clips, labels, _ = four_clips()
+    for change, wrong in ((1, 4), (-1, -1)):
+        with pytest.raises(InputError, match=f"labels of 4 classes must be 0 to 3, got {wrong}"):
+            trainer.train_step([(clips, labels + change, [])])

@@ -75,7 +75,7 @@ def test_an_uncertain_stretch_is_written_as_wished(make_video):
         class_names=["a", "b"],
         windows=[Window(start=0, end=5, scores=np.array([0.2, 0.1]))],
     )
-    names = {"as it is": {}, "uncertain": {"uncertain": "uncertain"}, "другое": {"uncertain": "неуверенно"}}
+    names = {"as it is": {}, "(uncertain)": {"uncertain": "(uncertain)"}, "другое": {"uncertain": "неуверенно"}}
     english, same, russian = (next(overlay.annotated_frames(unsure, **settings)) for settings in names.values())
     assert np.array_equal(english, same)
     assert not np.array_equal(english[:40], russian[:40])

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -194,3 +195,15 @@ def test_temperature_and_threshold_of_a_file_are_used(trained, tmp_path):
         prediction = after.prediction_of(tmp_path / "x.avi", windows, fps=25.0)
         assert [s.label for s in find_segments(prediction)] == [UNCERTAIN]
         assert [s.label for s in find_segments(prediction, TimelineConfig(min_score=0.0))] != [UNCERTAIN]
+
+
+def test_weights_that_are_not_finite_are_one_line(trained, tmp_path):
+    """They were a traceback of the JSON writer, after all videos were scored."""
+    checkpoint = load_checkpoint(trained)
+    for weight in checkpoint.weights.values():
+        if weight.is_floating_point():
+            weight.fill_(math.nan)
+    save_checkpoint(tmp_path / "nan.pth", checkpoint)
+    predictor = load_predictor(tmp_path / "nan.pth")
+    with pytest.raises(InputError, match="swin3d_nano: gives scores that are not finite numbers; train or export"):
+        predictor.predict_clips(np.zeros((1, *predictor.clip.shape), np.uint8))

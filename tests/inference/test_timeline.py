@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 
 from video_module.config import TimelineConfig
+from video_module.inference.overlay import segment_colors
 from video_module.inference.predictor import VideoPrediction, Window
 from video_module.inference.timeline import (
     UNCERTAIN,
@@ -12,6 +15,7 @@ from video_module.inference.timeline import (
     Segment,
     find_segments,
     label_order,
+    shown_label,
     smooth_scores,
     to_json,
     write_csv,
@@ -131,7 +135,8 @@ def test_json_has_the_contracts_keys():
     assert content["top_k"] == [{"label": "a", "score": pytest.approx(0.5)}]
     second = {"start_frame": 20, "end_frame": 40, "start_s": 2.0, "end_s": 4.0}
     assert content["windows"][1] == {**second, "top_k": [{"label": "b", "score": 0.9}]}
-    assert content["segments"][1] == {**second, "label": "b", "score": 0.9, "top_k": [{"label": "b", "score": 0.9}]}
+    answer = {"label": "b", "is_uncertain": False, "score": 0.9, "top_k": [{"label": "b", "score": 0.9}]}
+    assert content["segments"][1] == {**second, **answer}
 
 
 def test_csv(tmp_path):
@@ -160,3 +165,19 @@ def test_subtitles(tmp_path):
         "00:15:05.000 --> 01:00:10.000",
         "c 90%",
     ]
+
+
+def test_a_class_called_uncertain_is_not_the_answer_uncertain(tmp_path):
+    """Neither in JSON and subtitles nor for people."""
+    named = replace(prediction((0, 20, 0.9), (20, 40, 0.5), num_frames=40), class_names=["uncertain", "b"])
+    segments = find_segments(named, TimelineConfig(smooth_s=0, min_score=0.6, hysteresis=0))
+    assert [str(s.label) for s in segments] == ["uncertain", "uncertain"]
+    assert [s.label == UNCERTAIN for s in segments] == [False, True]
+    assert [shown_label(s.label) for s in segments] == ["uncertain", "(uncertain)"]
+    assert label_order(segments) == ["uncertain"]
+    content = json.loads(json.dumps(to_json(named, segments, model="m", k=1)))
+    assert [(s["label"], s["is_uncertain"]) for s in content["segments"]] == [("uncertain", False), ("uncertain", True)]
+    write_vtt(tmp_path / "x.vtt", segments)
+    assert (tmp_path / "x.vtt").read_text().count("uncertain") == 1
+    colors = segment_colors(named.class_names)
+    assert len({colors[s.label] for s in segments}) == 2

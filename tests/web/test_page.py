@@ -85,7 +85,7 @@ def test_a_video_is_recognised_and_plays(open_page, server, recording):
     content = json.loads(downloads["recording.json"])
     assert content["video"] == "recording.avi"
     labels = [label for label, _ in groupby(s["label"] for s in content["segments"] if s["label"] != "uncertain")]
-    assert order == (" → ".join(labels) or "uncertain")
+    assert order == (" → ".join(labels) or "(uncertain)")
     assert content["segments"][-1]["end_frame"] == content["num_frames"] == 180
     assert downloads["recording_annotated.mp4"][4:8] == b"ftyp"
     assert downloads["recording.vtt"].startswith(b"WEBVTT")

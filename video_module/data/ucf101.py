@@ -19,7 +19,10 @@ def parse_source(name: str) -> str | None:
 
 
 def read_official_split(splits_dir: Path, fold: int) -> dict[tuple[str, str], str]:
-    """Read trainlist and testlist of a fold into {(label, file name): "train" or "test"}."""
+    """Read trainlist and testlist of a fold into {(label, file name): "train" or "test"}.
+
+    The number after a name, that of its class from 1 on, is not read: the folder in the name tells the class.
+    """
     assignment = {}
     for side in ("train", "test"):
         file = splits_dir / f"{side}list{fold:02d}.txt"

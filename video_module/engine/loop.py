@@ -35,6 +35,8 @@ _NUM_FAILURES_SHOWN = 10
 # Steps between looks at the loss on CUDA, since each look waits until the GPU has done all that it was given, and
 # between several processes, which exchange it.
 _CHECK_EVERY = 10
+# The scaler of fp16 begins at 2**16 and halves: after so many steps it is not the scale that overflows.
+_MOST_OVERFLOWS = 20
 # A run on the CPU is timed for 20 s, beside which the slow first pass no longer counts, and reported from 2 hours on.
 _TIMED_S, _LONG_RUN_S = 20.0, 2 * 3600.0
 
@@ -115,10 +117,10 @@ def train_epoch(
     """Go through the steps after `partial`; returns the epoch's row of the log.
 
     Clips that cannot be read are left out of their step, counted, and named when the epoch ends. Raises InputError at
-    the first loss that is not finite, naming the step, and where more than config.max_failed_share of the epoch's
-    `num_items` clips fail; Interrupted when `stop` is requested, with `partial` up to date. A single process then gives
-    up the step that runs, since one can take minutes; it is taken again when the run goes on. Several processes end
-    between two steps, where all are at the same place.
+    the first loss that is not finite, naming the step (in fp16, which skips such steps, at the 21st in a row), and
+    where more than config.max_failed_share of the epoch's `num_items` clips fail; Interrupted when `stop` is requested,
+    with `partial` up to date. A single process then gives up the step that runs, since one can take minutes; it is
+    taken again when the run goes on. Several processes end between two steps, where all are at the same place.
     """
     group = trainer.group
     partial = partial if partial is not None else PartialEpoch()
@@ -183,6 +185,7 @@ class _RunningEpoch:
         )
         self._is_timed = trainer.device.type == "cpu" and epoch == 0
         self._num_clips = 0  # that went through the network, here and now
+        self._num_overflows = 0  # losses in a row that are not finite
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._meter = WaitMeter(trainer.device)
         self._begin, self._first_step = time.perf_counter(), partial.num_steps
@@ -238,12 +241,14 @@ class _RunningEpoch:
             [hits] = trainer.group.all_reduce([torch.stack([hits for _, hits in self._pending]).sum().item()])
             self._pending.clear()
             for number, value in enumerate(losses, start=trainer.step - len(losses) + 1):
-                if not math.isfinite(value):
+                self._num_overflows = 0 if math.isfinite(value) else self._num_overflows + 1
+                # In fp16 the step was skipped, and the next ones are scaled less.
+                if self._num_overflows > (_MOST_OVERFLOWS if trainer.precision == "fp16" else 0):
                     raise InputError(
                         f"the loss is {value} at step {number} (epoch {self.epoch + 1}); start again with a lower --lr "
                         f"than {trainer.config.lr:g}"
                     )
-            partial.losses += losses
+            partial.losses += filter(math.isfinite, losses)
             partial.num_hits += round(hits)
         partial.waited_s = self._earlier_wait_s + self._meter.total()
         partial.duration_s = self._earlier_s + self._elapsed_s
@@ -332,6 +337,8 @@ def _name_failures(failures: list[str]) -> None:
 
 
 def _log_row(trainer: Trainer, partial: PartialEpoch, epoch: int) -> dict[str, Any]:
+    if not partial.losses and partial.num_clips:
+        raise InputError(f"epoch {epoch + 1}: no loss is finite; start again with a lower --lr, or --precision fp32")
     if not partial.num_clips:
         raise InputError(f"epoch {epoch + 1}: not one clip could be read; {partial.failures[0]}")
     config, duration = trainer.config, max(partial.duration_s, 1e-9)

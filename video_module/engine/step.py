@@ -112,6 +112,7 @@ class Trainer:
         `between_passes` may raise, and then nothing of the step is left. If memory runs out, the step starts again
         with fewer clips at once.
         """
+        self._check_labels(batches)
         if total is None:
             [total] = self.group.all_reduce([self.loss_weight(batches)])
         assert total > 0, "a step without a clip in any process has no mean loss"
@@ -135,13 +136,26 @@ class Trainer:
         # Clipped at their true size, without the factor that keeps small gradients alive in fp16.
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
-        if self.ema:
+        if self.scaler.get_scale() < scale:
+            # Something overflowed in fp16: the scaler left the weights as they were and scales less from now on. Batch
+            # norm has taken the infinities in.
+            copy_tensors(self._statistics, statistics)
+        elif self.ema:
             self.ema.update()
         self.step += 1
         return result
+
+    def _check_labels(self, batches: Sequence[Batch]) -> None:
+        # A label that is no class ends a CUDA program with an assert on the device, which names neither.
+        num_classes = self.model.head.weight.shape[0]
+        for _, labels, _ in batches:
+            if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
+                wrong = int(labels.max() if labels.max() >= num_classes else labels.min())
+                raise InputError(f"labels of {num_classes} classes must be 0 to {num_classes - 1}, got {wrong}")
 
     def _compute_gradients(
         self, batches: Sequence[Batch], epoch: int, step: int, total: float, between_passes: _BetweenPasses | None

@@ -19,7 +19,7 @@ from video_module.data.encoding import open_video
 from video_module.errors import InputError
 from video_module.fonts import load_font, shorten
 from video_module.inference.predictor import VideoPrediction
-from video_module.inference.timeline import UNCERTAIN, Segment, find_segments
+from video_module.inference.timeline import SHOWN_UNCERTAIN, UNCERTAIN, Segment, find_segments, shown_label
 
 _PANEL_ALPHA = 0.62
 _BAR_BACK = (90, 90, 90)
@@ -133,7 +133,7 @@ def annotated_frames(
     prediction: VideoPrediction,
     segments: list[Segment] | None = None,
     *,
-    uncertain: str = UNCERTAIN,
+    uncertain: str = SHOWN_UNCERTAIN,
     min_width: int = 1,
 ) -> Iterator[np.ndarray]:
     """Yield the video's frames, uint8 RGB, with the current segment's label, its score bar and the strip drawn in.
@@ -153,8 +153,7 @@ def annotated_frames(
             frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         if strip is None:
             strip = _segment_strip(segments, colors, frame.shape[1])
-        name = uncertain if segment.label == UNCERTAIN else segment.label
-        draw_label(frame, name, segment.score, color=colors[segment.label])
+        draw_label(frame, shown_label(segment.label, uncertain), segment.score, color=colors[segment.label])
         _draw_strip(frame, strip, progress=position / max(1, prediction.num_frames - 1))
         yield frame
 
@@ -172,7 +171,7 @@ def write_annotated(
 
 
 def iter_write_annotated(
-    path: Path, prediction: VideoPrediction, segments: list[Segment] | None = None, *, uncertain: str = UNCERTAIN
+    path: Path, prediction: VideoPrediction, segments: list[Segment] | None = None, *, uncertain: str = SHOWN_UNCERTAIN
 ) -> Iterator[int]:
     """write_annotated() for callers that may stop midway; yields the number of frames written so far.
 

@@ -88,12 +88,18 @@ class Predictor:
         return f"{self.model}, {self.precision} on {self.provider}, {len(self.class_names)} classes"
 
     def predict_clips(self, clips: np.ndarray) -> np.ndarray:
-        """Probabilities, float64 (N, num_classes), of uint8 RGB clips (N, T, H, W, 3)."""
+        """Probabilities, float64 (N, num_classes), of uint8 RGB clips (N, T, H, W, 3).
+
+        Raises InputError if the model's weights, or what it makes of these clips, are not finite.
+        """
         if clips.dtype != np.uint8 or clips.shape[1:] != self.clip.shape:
             raise ValueError(
                 f"clips must be uint8 (N, {', '.join(map(str, self.clip.shape))}), got {clips.dtype} {clips.shape}"
             )
-        return softmax(self.score_clips(clips), temperature=self.temperature)
+        logits = self.score_clips(clips)
+        if not np.isfinite(logits).all():
+            raise InputError(f"{self.model}: gives scores that are not finite numbers; train or export the model again")
+        return softmax(logits, temperature=self.temperature)
 
     def predict_video(
         self,

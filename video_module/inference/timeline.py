@@ -15,8 +15,24 @@ from video_module.files import replacing, write_text
 from video_module.inference.predictor import VideoPrediction, Window
 from video_module.scores import top_k
 
-UNCERTAIN = "uncertain"
+
+class _Uncertain(str):
+    """Text that equals itself alone: a class may be called "uncertain" too, and is another answer."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+
+UNCERTAIN = _Uncertain("uncertain")
 """Label of a stretch in which no class reaches TimelineConfig.min_score."""
+SHOWN_UNCERTAIN = "(uncertain)"
+"""How it is written where people read it."""
 DEFAULT_TIMELINE = TimelineConfig()
 
 
@@ -34,6 +50,11 @@ class Segment:
     """Mean probability of `label` over the stretch; of the best class where it is UNCERTAIN."""
     scores: np.ndarray
     """Mean probabilities over the stretch, not smoothed: float64 (num_classes,)."""
+
+
+def shown_label(label: str, uncertain: str = SHOWN_UNCERTAIN) -> str:
+    """A segment's label for people; `uncertain` is what UNCERTAIN is called."""
+    return uncertain if label == UNCERTAIN else label
 
 
 def label_order(segments: Sequence[Segment]) -> list[str]:
@@ -157,7 +178,8 @@ def to_json(
         "segments": [
             {
                 **_stretch(segment, prediction.fps),
-                "label": segment.label,
+                "label": str(segment.label),
+                "is_uncertain": segment.label == UNCERTAIN,
                 "score": segment.score,
                 "top_k": top_k(segment.scores, prediction.class_names, k),
             }

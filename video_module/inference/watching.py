@@ -16,6 +16,7 @@ from video_module.files import check_output
 from video_module.inference.live import LiveSession, Reading
 from video_module.inference.overlay import DisplayWindow, draw_label, segment_colors
 from video_module.inference.predictor import Predictor
+from video_module.inference.timeline import UNCERTAIN, shown_label
 from video_module.scores import top_k
 
 _LINE_BEGIN = b'{"source": "'
@@ -102,7 +103,7 @@ def _show(window: DisplayWindow, session: LiveSession, reading: Reading | None, 
     frame = session.newest.frame.copy()
     if reading:
         color = segment_colors(predictor.class_names)[reading.label]
-        draw_label(frame, reading.label, round(reading.score, 2), color=color)
+        draw_label(frame, shown_label(reading.label), round(reading.score, 2), color=color)
     return window.show(frame, wait_s=_FRAME_S)
 
 
@@ -120,7 +121,7 @@ def _report(reading: Reading, last: Reading | None) -> None:
 
 
 def _moment(reading: Reading) -> str:
-    return f"{reading.time_s:8.1f} s  {reading.label} {reading.score:.0%}"
+    return f"{reading.time_s:8.1f} s  {shown_label(reading.label)} {reading.score:.0%}"
 
 
 def _status_line(reading: Reading) -> str:
@@ -137,7 +138,8 @@ def _log_line(reading: Reading, predictor: Predictor, *, stream: str, k: int) ->
         "source": stream,
         "time": moment.isoformat(timespec="milliseconds"),
         "time_s": reading.time_s,
-        "label": reading.label,
+        "label": str(reading.label),
+        "is_uncertain": reading.label == UNCERTAIN,
         "score": reading.score,
         "top_k": top_k(reading.scores, predictor.class_names, k),
         "latency_s": reading.latency_s,

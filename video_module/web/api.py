@@ -14,7 +14,7 @@ from video_module.web.handlers import NUM_CLASSES_SHOWN, in_visitors_language, u
 from video_module.web.limits import Limits, Refused, check_header, score_within
 from video_module.web.storage import Storage
 
-_NUMBER, _INTEGER, _TEXT = {"type": "number"}, {"type": "integer"}, {"type": "string"}
+_NUMBER, _INTEGER, _TEXT, _BOOLEAN = ({"type": name} for name in ("number", "integer", "string", "boolean"))
 
 
 def _object(**properties: Any) -> dict[str, Any]:
@@ -33,7 +33,7 @@ _SEGMENTS_SCHEMA = _object(
     **_VIDEO,
     timeline=_object(smooth_s=_NUMBER, min_score=_NUMBER, hysteresis=_NUMBER),
     top_k=_TOP_K,
-    segments=_array(_object(**_STRETCH, label=_TEXT, score=_NUMBER, top_k=_TOP_K)),
+    segments=_array(_object(**_STRETCH, label=_TEXT, is_uncertain=_BOOLEAN, score=_NUMBER, top_k=_TOP_K)),
     windows=_array(_object(**_STRETCH, top_k=_TOP_K)),
 )
 

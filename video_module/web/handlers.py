@@ -168,7 +168,7 @@ def _draw_timeline(
     prediction: VideoPrediction, segments: list[timeline.Segment], texts: dict[str, str], *, is_narrow: bool
 ) -> PlotData:
     def name(label: str) -> str:
-        return texts["uncertain"] if label == timeline.UNCERTAIN else label
+        return timeline.shown_label(label, texts["uncertain"])
 
     figure = draw_timeline(
         [(s.start_s, s.end_s, name(s.label), s.score) for s in segments],

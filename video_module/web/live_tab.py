@@ -13,7 +13,7 @@ from video_module.data.decoding import DEFAULT_FPS, VideoError, VideoInfo, iter_
 from video_module.inference.live import ANSWERS_PER_CLIP, LiveLabeller, RecentFrames
 from video_module.inference.overlay import draw_label, segment_colors
 from video_module.inference.predictor import Predictor
-from video_module.inference.timeline import UNCERTAIN
+from video_module.inference.timeline import shown_label
 from video_module.inference.windows import WindowCutter
 from video_module.web.limits import Limits, Refused, check_length
 
@@ -124,6 +124,6 @@ def _draw(frame: np.ndarray, label: str | None, score: float, predictor: Predict
         frame = frame.copy()
     if label is None:
         return frame, None, 0.0
-    name = texts["uncertain"] if label == UNCERTAIN else label
+    name = shown_label(label, texts["uncertain"])
     draw_label(frame, name, round(score, 2), color=segment_colors(predictor.class_names)[label])
     return frame, name, score
