@@ -138,6 +138,7 @@ def test_probe(trained, capsys):
     main(["probe", "--weights", str(trained), "--num_videos", "2", "3", "--num_clips", "48"])
     printed = capsys.readouterr().out.splitlines()
     [header] = [number for number, line in enumerate(printed) if line.lstrip().startswith("videos per class")]
-    rows = [line.split() for line in printed[header + 1 :]]
-    assert [row[0] for row in rows] == ["2", "3"]
-    assert all(0 <= float(cell) <= 1 for row in rows for cell in (row[1], row[2], row[3]))
+    rows = printed[header + 1 :]
+    assert [row.split()[0] for row in rows] == ["2", "2", "2", "3", "3", "3"]
+    for row, way in zip(rows, ["probe", "trained on from it", "from nothing"] * 2, strict=True):
+        assert way in row

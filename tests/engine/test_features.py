@@ -205,6 +205,11 @@ def test_features_are_what_the_last_layer_gets(name):
         torch.testing.assert_close(model(clips), logits)
 
 
+def test_digest_of_a_network_with_counters():
+    """Batch norm's are no arrays but single numbers."""
+    assert len({network_digest(build_model("r3d_18", num_classes=n), precision="fp32") for n in (2, 2)}) == 1
+
+
 def test_digest_of_a_network():
     def digest(*, num_classes=3, seed=0, precision="fp32", **clip):
         clip = MODELS["swin3d_nano"].clip_config(**clip)

@@ -280,6 +280,17 @@ def test_a_second_run_computes_nothing_and_gives_the_same(probed, again, trained
     assert all(torch.equal(value, second.weights[name]) for name, value in first.weights.items())
 
 
+def test_features_in_another_precision_are_others(again, trained, drawn_data, capsys):
+    """By torch itself, which is what computes them on CUDA."""
+    train_model.main(command(trained, drawn_data, again, "--precision", "bf16"))
+    printed = capsys.readouterr().out
+    assert "features: 0 of 30 videos are in" in printed and "ONNX" not in printed
+    head = {name: value for name, value in load_checkpoint(again).weights.items() if name.startswith("head.")}
+    assert all(value.dtype == torch.float32 for value in head.values())
+    train_model.main(command(trained, drawn_data, again))
+    assert "features: 30 of 30 videos are in" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_new_class_computes_its_videos_alone(again, trained, drawn_data, tmp_path, capsys):
     data = tmp_path / "data"
@@ -310,7 +321,7 @@ def refused(*flags, match):
         train_model.main(["--probe", *flags])
 
 
-def test_refusals(drawn_data, trained, tmp_path):
+def test_refusals(drawn_data, trained, tmp_path, monkeypatch):
     nano = ("--model_type", "swin3d_nano", "--data_dir", str(drawn_data))
     refused(
         *nano, match=r"^--probe takes a trained network: give swin3d_nano a file by --weights X\.pth, or .*swin3d_t"
@@ -334,3 +345,5 @@ def test_refusals(drawn_data, trained, tmp_path):
         str(tmp_path / "x.pth"),
         match="class 'fly' has no training video; add some, or take it out of obj.names",
     )
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    refused(*nano, "--weights", str(trained), match="^--probe runs in one process: start it by python$")

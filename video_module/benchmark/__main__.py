@@ -112,7 +112,7 @@ def _add_probe(commands: argparse._SubParsersAction) -> None:
     probe.add_argument(
         "--weights", type=Path, nargs="+", required=True, help="swin3d_nano.pth of demos; each is a seed"
     )
-    probe.add_argument("--num_clips", type=cli.positive_int, default=2560, help="that training from nothing sees")
+    probe.add_argument("--num_clips", type=cli.positive_int, default=2560, help="that each training sees")
 
 
 def _add_gpu(commands: argparse._SubParsersAction) -> None:

@@ -32,27 +32,28 @@ from video_module.models.registry import NO_WEIGHTS, get_spec
 _MODEL = "swin3d_nano"
 _NUM_TEST_SOURCES = 20
 _CPU = torch.device("cpu")
-_WAYS = ("probe", "from nothing")
+_WAYS = ("probe", "trained on from it", "from nothing")
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each number of videos per class: top-1 of both ways, the mean over seeds and each seed's."""
-    hits: dict[tuple[int, str], list[np.ndarray]] = {}
+    """A row for each number of videos per class and way to learn: top-1, the mean over seeds and each seed's."""
+    results: dict[tuple[int, str], list[dict[str, float]]] = {}
     for seed, weights in enumerate(args.weights):
         with TemporaryDirectory() as folder:
-            for key, of_seed in _run_seed(Path(folder), seed, weights, args).items():
-                hits.setdefault(key, []).append(of_seed)
-    rows = []
-    for number in args.num_videos:
-        row: dict[str, Any] = {"videos per class": number}
-        for way in _WAYS:
-            by_seed = hits[number, way]
-            row[way] = float(np.mean([of_seed["all"] for of_seed in by_seed]))
-            row[f"{way}, seeds"] = " ".join(f"{of_seed['all']:.3f}" for of_seed in by_seed)
-            row[f"{way}, lift/lower"] = float(np.mean([of_seed["pair"] for of_seed in by_seed]))
-            row[f"{way}, s"] = float(np.mean([of_seed["seconds"] for of_seed in by_seed]))
-        rows.append(row)
-    return rows
+            for key, result in _run_seed(Path(folder), seed, weights, args).items():
+                results.setdefault(key, []).append(result)
+    return [
+        {
+            "videos per class": number,
+            "way": way,
+            "top-1": float(np.mean([result["all"] for result in results[number, way]])),
+            "by seed": " ".join(f"{result['all']:.3f}" for result in results[number, way]),
+            "lift and lower": float(np.mean([result["pair"] for result in results[number, way]])),
+            "seconds": float(np.mean([result["seconds"] for result in results[number, way]])),
+        }
+        for number in args.num_videos
+        for way in _WAYS
+    ]
 
 
 def _run_seed(
@@ -78,9 +79,10 @@ def _run_seed(
         for way in _WAYS:
             begin = time.perf_counter()
             if way == "probe":
-                model = _probe(few, weights, folder / "features.npz", seed=seed)
+                model = probed = _probe(few, weights, folder / f"features_{number}.npz", seed=seed)
             else:
-                model = _train(few, seed=seed, num_clips=args.num_clips)
+                start = probed if way == "trained on from it" else None
+                model = _train(few, start, seed=seed, num_clips=args.num_clips)
             seconds = time.perf_counter() - begin
             results[number, way] = result = _test(model, few, test) | {"seconds": seconds}
             print(f"seed {seed}, {number} videos per class, {way}: {result['all']:.3f}", flush=True)
@@ -95,12 +97,14 @@ def _data(root: Path, class_names: tuple[str, ...]) -> TrainingData:
     )
 
 
-def _train(data: TrainingData, *, seed: int, num_clips: int) -> Recognizer:
-    """From nothing, by the model's recipe, in as many epochs as make `num_clips` clips, however few the videos."""
+def _train(data: TrainingData, start: Recognizer | None, *, seed: int, num_clips: int) -> Recognizer:
+    """Train by the model's recipe, from nothing or from a probe, in as many epochs as make `num_clips` clips."""
     given = {"seed": seed, "num_epochs": max(1, round(num_clips / len(data.train_videos)))}
-    config = get_spec(_MODEL).train_config(weights=NO_WEIGHTS, given=given)
+    config = get_spec(_MODEL).train_config(weights="a probe" if start else NO_WEIGHTS, given=given)
     loaders = data.loaders(config, group=Group(device="cpu"), num_workers=default_num_workers(), pin_memory=False)
     model = build_model(_MODEL, num_classes=len(data.class_names), drop_path=config.drop_path, seed=seed)
+    if start:
+        model.backbone.load_state_dict(start.backbone.state_dict())
     trainer = Trainer(model, config, device=_CPU, steps_per_epoch=loaders.sampler.num_steps)
     for epoch in range(config.num_epochs):
         loaders.sampler.epoch = epoch
