@@ -124,7 +124,7 @@ def test_no_video_counts_twice_where_the_shares_are_uneven(exported, drawn_data,
     assert figures["num_videos"] == 21
     assert sum(row["support"] for row in figures["per_class"].values()) == 21
     assert len(read_scores(out / "nano_onnx_predictions.csv")) == 21
-    header, *rows = (out / "nano_onnx_confusion.csv").read_text().splitlines()
+    _, *rows = (out / "nano_onnx_confusion.csv").read_text().splitlines()
     assert sum(int(cell) for row in rows for cell in row.split(",")[1:]) == 21
     assert figures["video_top1"] * 21 == pytest.approx(round(figures["video_top1"] * 21))
 
