@@ -286,3 +286,29 @@ def test_tags_show_their_counts():
     text = shown_text(figure)
     assert "0.25   12 videos" in text
     assert "all videos 0.500" in text
+
+
+def test_of_very_many_classes_those_to_look_at_are_drawn():
+    """A confusion picture of 700 classes took 3 GB; bars of 2,000 are higher than matplotlib draws."""
+    names = [f"class {number}" for number in range(700)]
+    matrix = confused(700, [(3, 650), (650, 3), (699, 200)])
+    matrix[3, 5:300] += 1  # by far most of the mistakes, each of a video
+    figure = confusion.draw_confusion(matrix, names, title="t")
+    axes = figure.axes[0]
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(shown) == 100 and {"class 3", "class 650", "class 699", "class 200"} <= set(shown)
+    assert max(figure.get_size_inches()) < 20
+    assert "the 100 of 700 classes that are mistaken most often" in figure.get_suptitle()
+    shares = axes.images[0].get_array()
+    row, column = shown.index("class 650"), shown.index("class 3")
+    assert shares[row, column] == pytest.approx(8 / 28)
+    row, column = shown.index("class 3"), shown.index("class 650")
+    assert shares[row, column] == pytest.approx(8 / matrix[3].sum())  # of all its videos
+
+    figure = accuracy.draw_per_class(per_class_rows(names), mean=0.4)
+    assert "class 0" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert figure.axes[0].get_title(loc="left") == "the 400 worst of 700 classes"
+    counts = class_counts.draw_class_counts(distribution_of(names, with_tags=False))
+    for drawn in (figure, counts):
+        assert len(drawn.axes[0].get_yticklabels()) == 400
+        assert max(drawn.get_size_inches()) < 100

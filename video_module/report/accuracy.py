@@ -5,15 +5,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from video_module.report.style import BLUE, GREY, INK, ORANGE, abbreviate, new_figure, styled
+from video_module.report.style import BLUE, GREY, INK, MOST_BARS, ORANGE, abbreviate, new_figure, styled
 
 
 @styled()
 def draw_per_class(per_class: dict[str, dict[str, Any]], *, mean: float) -> Figure:
-    """Recall of each class as a bar and precision as a mark, best on top, with the class's number of videos."""
+    """Recall of each class as a bar and precision as a mark, best on top, with the class's number of videos.
+
+    Of very many classes, the worst ones are shown.
+    """
     rows = [(name, row) for name, row in reversed(per_class.items()) if row["recall"] is not None]
     # barh draws upwards, so the best class comes last.
     rows.sort(key=lambda item: (item[1]["recall"], item[1]["f1"] or 0))
+    num_classes, rows = len(rows), rows[:MOST_BARS]
     positions = np.arange(len(rows))
     recall = [row["recall"] for _, row in rows]
     # The precision of a class that was never predicted is unknown, and nothing is drawn for it.
@@ -35,6 +39,8 @@ def draw_per_class(per_class: dict[str, dict[str, Any]], *, mean: float) -> Figu
     axes.set(xlim=(0, 1.02), ylim=(-0.6, len(rows) - 0.4), xlabel="recall and precision, share of videos")
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.tick_params(axis="y", length=0)
+    if len(rows) < num_classes:
+        axes.set_title(f"the {len(rows)} worst of {num_classes:,} classes")
     figure.legend(handles=[bars, marks, line], frameon=False, loc="outside upper left", ncols=3, fontsize=7.5)
     return figure
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from video_module.report.style import BLUE, GREY, INK, ORANGE, abbreviate, new_figure, styled
+from video_module.report.style import BLUE, GREY, INK, MOST_BARS, ORANGE, abbreviate, new_figure, styled
 
 _SPLIT_COLORS = {"train": BLUE, "val": ORANGE, "test": GREY, "all": BLUE}
 
@@ -22,8 +22,13 @@ def draw_class_counts(distribution: dict[str, Any]) -> Figure:
     totals = {name: sum(split["classes"][name]["num_videos"] for split in splits.values()) for name in names}
     # barh draws upwards, so the largest class comes last.
     ordered = sorted(names, key=lambda name: (-totals[name], name))[::-1]
+    note = ""
+    if len(ordered) > MOST_BARS:
+        half = MOST_BARS // 2
+        note = f"the {half} largest and the {half} smallest of {len(ordered):,} classes"
+        ordered = ordered[:half] + ordered[-half:]
     tags = {name: split["tags"] for name, split in splits.items() if split["num_videos"]}
-    heights = [0.7 + 0.16 * max(3, len(names))]
+    heights = [0.7 + 0.16 * max(3, len(ordered))]
     if all(tags.values()):
         heights.append(1.25 + 0.2 * len(tags))
     figure = new_figure(8, sum(heights))
@@ -32,6 +37,8 @@ def draw_class_counts(distribution: dict[str, Any]) -> Figure:
     for axes, (name, split) in zip(panels, splits.items(), strict=True):
         _draw_split(axes, name, split, ordered)
     panels[0].set_yticks(range(len(ordered)), [abbreviate(name, 28) for name in ordered], fontsize=7.5)
+    if note:
+        parts[0].suptitle(note, x=0.01, ha="left", fontsize=9)
     panels[0].set_ylim(-0.6, len(ordered) - 0.4)
     if len(parts) > 1:
         _draw_tags(parts[1], tags)

@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 
 from video_module.report.style import GREY, abbreviate, new_figure, styled, text_width
 
+# A picture of 700 classes took 3 GB, and nobody found a class in it.
+_MOST_CLASSES = 100
+
 
 def confusion_order(matrix: np.ndarray) -> list[int]:
     """Order the classes so that those mistaken for each other stand together.
@@ -38,24 +41,36 @@ def confusion_order(matrix: np.ndarray) -> list[int]:
     return order
 
 
+def _most_mistaken(matrix: np.ndarray) -> np.ndarray:
+    """The classes to show, ascending: all, or of many those that are mistaken for one another most often."""
+    labels, predictions = np.nonzero(matrix)
+    is_mistake = labels != predictions
+    pairs = np.stack([labels, predictions], axis=1)[is_mistake]
+    order = np.argsort(-matrix[labels, predictions][is_mistake], kind="stable")
+    chosen = dict.fromkeys([*pairs[order].ravel().tolist(), *range(len(matrix))])
+    return np.sort(list(chosen)[:_MOST_CLASSES])
+
+
 @styled()
 def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> Figure:
     """Row-normalised confusion matrix (rows: labels, columns: predictions), in percent where there is room.
 
     Classes mistaken for each other stand together; rows of classes without a video are hatched. The picture is as
-    large as its names and cells need: about 9 inches for the 51 classes of HMDB51.
+    large as its names and cells need: about 9 inches for the 51 classes of HMDB51. Of more than 100 classes, the 100
+    that are mistaken most often are shown.
     """
-    num_classes = len(class_names)
+    shown = _most_mistaken(matrix)
+    if len(shown) < len(class_names):
+        title += f"\nthe {len(shown)} of {len(class_names):,} classes that are mistaken most often"
+    support = matrix.sum(axis=1, keepdims=True)[shown]
+    matrix = matrix[np.ix_(shown, shown)]
     order = confusion_order(matrix)
-    matrix = matrix[np.ix_(order, order)]
-    names = [abbreviate(class_names[index], 24) for index in order]
-    many = num_classes > 100
-    if num_classes <= 51:
-        side = float(np.clip(0.55 * num_classes, 2.6, 7.0))
-    else:
-        side = max(7.0, 0.06 * num_classes) if many else 7 / 51 * num_classes
+    matrix, support = matrix[np.ix_(order, order)], support[order]
+    names = [abbreviate(class_names[shown[index]], 24) for index in order]
+    num_classes = len(names)
+    side = float(np.clip(0.55 * num_classes, 2.6, 7.0)) if num_classes <= 51 else 7 / 51 * num_classes
     cell = 72 * side / num_classes  # points
-    size = 3.5 if many else min(9.0, 0.68 * cell)
+    size = min(9.0, 0.68 * cell)
     room = text_width(names, size)
     horizontal = 72 * room < 0.9 * cell
     figure = new_figure(side + room + 1.4, side + (0.2 if horizontal else room) + 0.75)
@@ -64,7 +79,6 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str
     # A title of the figure, not of the axes: it may be wider than a small matrix.
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     axes = figure.subplots()
-    support = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, support, out=np.full(matrix.shape, np.nan), where=support > 0)
     # A power below 1 brings out the few percent beside the diagonal.
     norm = matplotlib.colors.PowerNorm(0.6, vmin=0, vmax=1)
@@ -77,11 +91,10 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str
     axes.tick_params(length=0)
     axes.set(xlabel="prediction", ylabel="label")
     axes.spines[:].set_visible(False)
-    if not many:
-        edges = np.arange(num_classes + 1) - 0.5
-        axes.hlines(edges, -0.5, num_classes - 0.5, color="#dfe3e8", linewidth=0.4)
-        axes.vlines(edges, -0.5, num_classes - 0.5, color="#dfe3e8", linewidth=0.4)
-        _write_shares(axes, shares, cell=cell)
+    edges = np.arange(num_classes + 1) - 0.5
+    axes.hlines(edges, -0.5, num_classes - 0.5, color="#dfe3e8", linewidth=0.4)
+    axes.vlines(edges, -0.5, num_classes - 0.5, color="#dfe3e8", linewidth=0.4)
+    _write_shares(axes, shares, cell=cell)
     bar = figure.colorbar(
         image, ax=axes, label="share of the label's videos", shrink=0.8, aspect=35, fraction=0.05, pad=0.02
     )

@@ -36,6 +36,12 @@ def _reliability(scores: np.ndarray, labels: np.ndarray) -> dict[str, list]:
     }
 
 
+def _one_hot(numbers: np.ndarray, width: int) -> np.ndarray:
+    rows = np.zeros((len(numbers), width))
+    rows[np.arange(len(numbers)), numbers] = 1
+    return rows
+
+
 def tally(view_scores: Sequence[np.ndarray], video_scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """What each video adds to the figures, float64 (num_videos, width) each. figures_of() takes their sums.
 
@@ -47,7 +53,8 @@ def tally(view_scores: Sequence[np.ndarray], video_scores: np.ndarray, labels: n
     correct = best == labels
     view_hits = [(scores.argmax(axis=1) == label).sum() for scores, label in zip(view_scores, labels, strict=True)]
     picked = video_scores[np.arange(len(labels)), labels]
-    label_rows, bin_rows = np.eye(num_classes)[labels], np.eye(_NUM_CALIBRATION_BINS)[_calibration_bins(confidence)]
+    label_rows = _one_hot(labels, num_classes)
+    bin_rows = _one_hot(_calibration_bins(confidence), _NUM_CALIBRATION_BINS)
     columns = {
         "videos": np.ones(len(labels)),
         "top1": correct,
@@ -59,7 +66,7 @@ def tally(view_scores: Sequence[np.ndarray], video_scores: np.ndarray, labels: n
     }
     return {name: np.asarray(column, np.float64)[:, None] for name, column in columns.items()} | {
         "support": label_rows,
-        "predicted": np.eye(num_classes)[best],
+        "predicted": _one_hot(best, num_classes),
         "hits": label_rows * correct[:, None],
         "gap": bin_rows * (confidence - correct)[:, None],
     }

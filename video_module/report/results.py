@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +122,17 @@ def write_results(
     results, predictions, table, picture = result_paths(stem)
     write_json(results, figures)
     best = video_scores.argmax(axis=1)
-    rows = []
-    for path, source, label, prediction, scores in zip(paths, sources, labels, best, video_scores, strict=True):
-        # Six digits are what fp32 holds, and keep a table of 51 classes readable in a spreadsheet.
-        score, *rest = (f"{value:.6f}" for value in (scores[prediction], *scores))
-        rows.append([path, class_names[label], class_names[prediction], score, source, *rest])
-    _write_csv(predictions, [*_PREDICTION_COLUMNS, *class_names], rows)
+
+    def prediction_rows() -> Iterator[list[str]]:
+        for path, source, label, prediction, scores in zip(paths, sources, labels, best, video_scores, strict=True):
+            # Six digits are what fp32 holds, and keep a table of 51 classes readable in a spreadsheet.
+            score, *rest = (f"{value:.6f}" for value in (scores[prediction], *scores))
+            yield [path, class_names[label], class_names[prediction], score, source, *rest]
+
+    # Row by row: as text, the table of many classes would take many times the memory of its numbers.
+    _write_csv(predictions, [*_PREDICTION_COLUMNS, *class_names], prediction_rows())
     matrix = confusion_matrix(best, labels, len(class_names))
-    rows = [[name, *row] for name, row in zip(class_names, matrix.tolist(), strict=True)]
+    rows = ([name, *row.tolist()] for name, row in zip(class_names, matrix, strict=True))
     _write_csv(table, ["label \\ prediction", *class_names], rows)
     title = f"{figures['model']}: video top-1 {figures['video_top1']:.3f}"
     save(draw_confusion(matrix, class_names, title=title), picture)
@@ -138,7 +141,9 @@ def write_results(
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -33,6 +33,8 @@ STYLE = {
 # Blue differs from the other two in lightness as well, so bars that touch stay distinct in grey.
 BLUE, ORANGE, GREY = "#1f5fa8", "#e08a1e", "#9aa3ad"
 INK = "#444444"
+# A bar for each of 2,000 classes would make a picture higher than matplotlib draws.
+MOST_BARS = 400
 
 
 @contextmanager
