@@ -61,6 +61,9 @@ class WorkerLoader(DataLoader):
         try:
             return super().__iter__()
         except OSError as error:
+            # At once: torch would ask those that were started to end, and wait ten seconds for each.
+            _remember(before)
+            _end_workers()
             # The queues to the workers need shared memory too, and files.
             if error.errno == errno.ENOSPC:
                 raise InputError(_SHARED_MEMORY) from None
@@ -71,7 +74,12 @@ class WorkerLoader(DataLoader):
                 ) from None
             raise
         finally:
-            _processes.extend(child for child in multiprocessing.active_children() if child not in before)
+            _remember(before)
+
+
+def _remember(before: list[BaseProcess]) -> None:
+    """Take the processes that were started since `before` for workers."""
+    _processes.extend(child for child in multiprocessing.active_children() if child not in before + _processes)
 
 
 def start_worker(_: int) -> None:
