@@ -100,6 +100,16 @@ def test_shared_memory_that_is_full_is_named(drawn_data, tmp_path):
     assert "Traceback" not in errors
 
 
+@needs_signals
+@pytest.mark.slow
+def test_a_start_that_fails_midway_leaves_no_worker(drawn_data, tmp_path):
+    flags = ["--data_dir", str(drawn_data), "--save_path", str(tmp_path / "nano.pth"), *FLAGS, "--num_workers", "20"]
+    command = ["sh", "-c", 'ulimit -n 40; exec "$@"', "sh", sys.executable, "train_model.py", *flags]
+    code, errors = run_to_its_end(command)
+    assert code == 1
+    assert "error: too many open files for --num_workers 20; give fewer, or raise the limit (ulimit -n 4096)" in errors
+
+
 def fails_in_torch(frames, *, seed, may_flip):
     raise RuntimeError("a defect of ours")
 

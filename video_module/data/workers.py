@@ -38,13 +38,8 @@ class WorkerLoader(DataLoader):
 
     def __iter__(self):
         try:
-            before = multiprocessing.active_children()
-            batches = super().__iter__()
-            _processes.extend(child for child in multiprocessing.active_children() if child not in before)
+            batches = self._start()
             _watch_workers()
-            # Anew for each pass, to come before torch's own attempt to end them, which may wait for locks.
-            atexit.unregister(_end_workers)
-            atexit.register(_end_workers)
             yield from batches
         except InputError as error:
             # torch hands over the worker's whole traceback as text, of which the last line is the message.
@@ -56,11 +51,35 @@ class WorkerLoader(DataLoader):
             if not is_death:
                 raise
             raise _death(str(error)) from None
+
+    def _start(self):
+        """torch's iterator, which starts the workers in the first pass."""
+        # Anew for each pass, to come before torch's own attempt to end them, which may wait for locks.
+        atexit.unregister(_end_workers)
+        atexit.register(_end_workers)
+        before = multiprocessing.active_children()
+        try:
+            return super().__iter__()
         except OSError as error:
-            # The queues to the workers need shared memory too.
-            if error.errno != errno.ENOSPC:
-                raise
-            raise _death(_NO_ROOM) from None
+            # At once: torch would ask those that were started to end, and wait ten seconds for each.
+            _remember(before)
+            _end_workers()
+            # The queues to the workers need shared memory too, and files.
+            if error.errno == errno.ENOSPC:
+                raise InputError(_SHARED_MEMORY) from None
+            if error.errno == errno.EMFILE:
+                raise InputError(
+                    f"too many open files for --num_workers {self.num_workers}; give fewer, or raise the limit (ulimit "
+                    "-n 4096)"
+                ) from None
+            raise
+        finally:
+            _remember(before)
+
+
+def _remember(before: list[BaseProcess]) -> None:
+    """Take the processes that were started since `before` for workers."""
+    _processes.extend(child for child in multiprocessing.active_children() if child not in before + _processes)
 
 
 def start_worker(_: int) -> None:
