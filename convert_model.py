@@ -1,13 +1,20 @@
-"""Export a model to ONNX and prove that the file computes what torch does."""
+"""Export a model, or anybody's weights for one, to ONNX and prove that the file computes what torch does."""
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from video_module import cli
 from video_module.config import DEFAULT_OPSET, OPSETS, PRECISIONS, ExportGates
 from video_module.errors import InputError
-from video_module.models.registry import MODELS
+from video_module.models.registry import MODELS, NO_WEIGHTS, get_spec
+
+if TYPE_CHECKING:
+    from video_module.engine.checkpoint import Checkpoint
+
+# Published files come with all of a clip's settings, where train_model.py may change some.
+_CLIP_FLAGS = (*cli.CLIP_FLAGS, "resize", "mean", "std")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -16,7 +23,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--model_type", choices=list(MODELS), help="without --checkpoint: export published weights of this model"
     )
-    parser.add_argument("--weights", help="with --model_type: which (default: the model's first)")
+    parser.add_argument(
+        "--weights", help="with --model_type: published weights by name, or a file (default: the model's first)"
+    )
+    parser.add_argument("--obj_names", type=Path, help="with a file of --weights: its classes, one a line, in order")
     parser.add_argument(
         "--precision", nargs="+", choices=PRECISIONS, default=["fp32"], help="files to make: one of each"
     )
@@ -28,8 +38,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--verify_dir", type=Path, help="folder of classes whose videos the files are tested on (default: drawn clips)"
     )
     parser.add_argument(
-        "--num_verify_clips", type=cli.positive_int, help="clips (default: 200; 32 for more than 5 M parameters)"
+        "--num_verify_clips",
+        type=cli.positive_int,
+        help="clips (default: 200; 32 if one costs more than 10^9 multiply-adds)",
     )
+    clip = cli.add_clip_arguments(parser)
+    clip.add_argument("--resize", type=cli.positive_int, help="short side in pixels before the crop")
+    for name in ("mean", "std"):
+        clip.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help=f"{name} of colours in 0..1")
     parser.add_argument("--num_threads", type=cli.positive_int, help="CPU cores for the latencies (default: all)")
     gates = parser.add_argument_group("gates; a file that fails its own is not kept")
     cli.add_config_arguments(gates, ExportGates)
@@ -39,9 +55,34 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if sum(value is not None for value in (args.checkpoint, args.model_type, args.describe)) != 1:
         parser.error("give one of --checkpoint, --model_type and --describe")
-    if args.weights and not args.model_type:
-        parser.error("--weights goes with --model_type")
+    for name in ("weights", "obj_names", *_CLIP_FLAGS):
+        if getattr(args, name) is not None and not args.model_type:
+            parser.error(f"--{name} goes with --model_type")
     return args
+
+
+def read_weights(args: argparse.Namespace) -> "Checkpoint":
+    """What --model_type and the flags beside it ask for. Raises InputError if they contradict each other."""
+    from video_module.data.labels import read_class_names
+    from video_module.engine.checkpoint import published_checkpoint
+
+    spec = get_spec(args.model_type)
+    weights = args.weights or spec.default_weights
+    if weights == NO_WEIGHTS:
+        raise InputError(f"{spec.name}: no weights to export; give a file, with --obj_names, as --weights")
+    is_published = weights in spec.weights
+    if is_published and args.obj_names:
+        raise InputError(f"--obj_names {args.obj_names} goes with a file of --weights, got {weights}")
+    if not is_published and not args.obj_names and Path(weights).is_file():
+        raise InputError(
+            f"--weights {weights}: give its classes with --obj_names, a file of one a line in the order of its outputs"
+        )
+    return published_checkpoint(
+        spec.name,
+        weights,
+        class_names=read_class_names(args.obj_names) if args.obj_names else None,
+        clip=spec.clip_config(**{name: getattr(args, name) for name in _CLIP_FLAGS}),
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.checkpoint:
         check_model_file(args.checkpoint)
-    from video_module.engine.checkpoint import load_checkpoint, published_checkpoint
+    from video_module.engine.checkpoint import load_checkpoint
     from video_module.inference import export
     from video_module.inference.verification import load_clips
 
@@ -64,7 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.checkpoint:
         checkpoint, name, folder = load_checkpoint(args.checkpoint), args.checkpoint.stem, args.checkpoint.parent
     else:
-        checkpoint, name, folder = published_checkpoint(args.model_type, args.weights), args.model_type, Path()
+        checkpoint, folder = read_weights(args), Path()
+        name = Path(args.weights).stem if args.obj_names else args.model_type
     stem = (args.output_dir or folder) / name
     check_output(stem.parent, folder=True)
     report_path = stem.with_name(f"{name}_export.json")

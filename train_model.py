@@ -61,16 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--tensorboard", action=argparse.BooleanOptionalAction, help="also write <save_path>_tensorboard"
     )
-    clip = parser.add_argument_group("clips (defaults: the model's)")
-    clip.add_argument("--clip_len", type=cli.positive_int, help="frames of a clip")
-    clip.add_argument("--frame_stride", type=cli.positive_int, help="gap between a clip's frames")
-    clip.add_argument(
-        "--target_fps",
-        type=target_fps,
-        help="frames/s that files of other rates are brought to; --frame_stride and --clip_step count in it; 0: none, "
-        "every file keeps its own rate",
-    )
-    clip.add_argument("--img_size", type=cli.positive_int, help="side of the square the model sees, in pixels")
+    cli.add_clip_arguments(parser)
     cli.add_config_arguments(parser.add_argument_group("training"), TrainConfig)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
@@ -104,11 +95,6 @@ def main(argv: list[str] | None = None, *, on_epoch: "Callable[[Progress], None]
         writes = group.is_first and not args.preview
         with locked(args.save_path) if writes else nullcontext():
             run(args, config, group, on_epoch)
-
-
-def target_fps(text: str) -> float:
-    """argparse type for --target_fps."""
-    return 0.0 if text == "0" else cli.positive_float(text)
 
 
 def weights_of(args: argparse.Namespace) -> str:

@@ -44,7 +44,9 @@ SWIN = (4, 64)
 # of the largest logit; nothing is known of the best class, since two steps leave all of them near each other
 TOLERANCES = {"fp16": 0.02, "int8": 0.15}
 QUICK = ("tiny3d",)  # swin3d_nano goes through every stage in the demo's test
-OTHERS = [name for name in MODELS if name != "swin3d_s"]  # which is swin3d_t when it is made small
+# Made small, these are one network with another.
+TWINS = {"swin3d_s": "swin3d_t", "x3d_s": "x3d_xs", "x3d_m": "x3d_xs"}
+OTHERS = [name for name in MODELS if name not in TWINS]
 NO_GATES = ExportGates(fp16_agreement=0, int8_agreement=0)
 
 
@@ -117,13 +119,16 @@ def added_architecture(monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
-def test_made_small_two_swins_are_one():
-    """They differ in depth and recipe alone, so what is true of one network is true of the other."""
-    tiny, small = (replace(MODELS[name], name="", builder="", recipe={}) for name in ("swin3d_t", "swin3d_s"))
-    assert tiny == small
-    with torch.device("meta"):
-        tiny, small = (str(MODELS[name].build(num_classes=2)) for name in ("swin3d_t", "swin3d_s"))
-    assert tiny == small
+@pytest.mark.parametrize(("name", "twin"), TWINS.items())
+def test_made_small_twins_are_one_network(name, twin):
+    """They differ in depth, clips and recipe, so what is true of one network is true of the other."""
+    num_frames, side = SIZES.get(name, SWIN)
+    networks = []
+    for spec in (MODELS[name], MODELS[twin]):
+        with torch.device("meta"):
+            network = spec.build(num_classes=2, clip=spec.clip_config(clip_len=num_frames, img_size=side))
+        networks.append((spec.head, spec.features, spec.channels_last, spec.has_drop_path, str(network)))
+    assert networks[0] == networks[1]
 
 
 @pytest.mark.usefixtures("small", "added_architecture")

@@ -21,6 +21,8 @@ NOT_RUN = {
     "python3 -m venv": "the shell's environment",
     "pip install": "installs; .ci/run does it",
     "python run_model.py --video_path clip.mp4 --model swin3d_t": "fetches published weights",
+    "python convert_model.py --model_type swin3d_b_w16": "a published file; tests/test_convert_model.py runs it",
+    "python run_model.py --model swin_base": "the same",
     "python split_data.py --input_dir hmdb51_org.rar": "HMDB51 has to be fetched",
     "python train_model.py --data_dir hmdb51_folds": "the same",
     "python test_model.py --test_dir hmdb51_folds": "the same",

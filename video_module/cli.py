@@ -118,6 +118,28 @@ def fraction(text: str) -> float:
     return _checked(value := float(text), is_allowed=0 <= value < 1, rule="be at least 0 and below 1")
 
 
+CLIP_FLAGS = ("clip_len", "frame_stride", "target_fps", "img_size")
+
+
+def add_clip_arguments(parser: argparse.ArgumentParser) -> argparse._ActionsContainer:
+    """Add CLIP_FLAGS, which change a model's clips; ModelSpec.clip_config() takes them. Returns their group."""
+    clip = parser.add_argument_group("clips (defaults: the model's)")
+    clip.add_argument("--clip_len", type=positive_int, help="frames of a clip")
+    clip.add_argument("--frame_stride", type=positive_int, help="gap between a clip's frames")
+    clip.add_argument(
+        "--target_fps",
+        type=_target_fps,
+        help="frames/s that files of other rates are brought to; --frame_stride and --clip_step count in it; 0: none, "
+        "every file keeps its own rate",
+    )
+    clip.add_argument("--img_size", type=positive_int, help="side of the square the model sees, in pixels")
+    return clip
+
+
+def _target_fps(text: str) -> float:
+    return 0.0 if text == "0" else positive_float(text)
+
+
 def prepare_process(*, has_workers: bool = False) -> None:
     """Set what torch, OpenMP, OpenCV, albumentations and tqdm read when they are first imported; call this before.
 

@@ -170,6 +170,31 @@ def test_a_video_swin_checkpoint_as_a_file(tmp_path, capsys):
         build_model("swin3d_t", num_classes=7, weights=str(tmp_path / "window1677.pth"))
 
 
+def test_video_swin_on_something_something_has_windows_as_long_as_its_clips(tmp_path, monkeypatch, capsys):
+    """swin_base_patch244_window1677_sthv2.pth: a model of its own, which the other's error names."""
+    build = swin3d._build
+    monkeypatch.setattr(
+        swin3d,
+        "_build",
+        lambda *, depths, embed_dim, **settings: build(depths=[1] * len(depths), embed_dim=32, **settings),
+    )
+    clip = get_spec("swin3d_b_w16").clip_config(img_size=32)
+    donor = build_model("swin3d_b_w16", num_classes=174, clip=clip, seed=1).eval()
+    table = "features.0.0.attn.relative_position_bias_table"
+    assert donor.backbone.state_dict()[table].shape[0] == 31 * 13 * 13
+    path = tmp_path / "swin_base_patch244_window1677_sthv2.pth"
+    state = donor.backbone.state_dict()
+    torch.save({"state_dict": {to_video_swin(key): value for key, value in state.items()}}, path)
+    model = build_model("swin3d_b_w16", num_classes=174, clip=clip, weights=str(path), keeps_head=True).eval()
+    assert "read as Video-Swin-Transformer" in capsys.readouterr().out
+    assert all(torch.equal(value, state[key]) for key, value in model.backbone.state_dict().items())
+    assert {block.attn.window_size[0] for block in model.backbone.features[0]} == {16}
+    with pytest.raises(
+        InputError, match=r"does not fit swin3d_b; it is a file of swin3d_b_w16: --model_type swin3d_b_w"
+    ):
+        build_model("swin3d_b", num_classes=174, clip=clip, weights=str(path))
+
+
 @pytest.fixture(autouse=True)
 def narrow_c3d(monkeypatch):
     """C3D of a hundredth of its 78 M parameters: their names are the same."""

@@ -91,13 +91,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path}: not a checkpoint that this version reads ({error!r})") from None
 
 
-def published_checkpoint(model: str, weights: str | None) -> Checkpoint:
-    """torchvision's published weights as a checkpoint with their own classes, ready to export and to use."""
-    spec = get_spec(model)
-    weights = weights or spec.default_weights
-    class_names = published_class_names(model, weights)
-    built = build_model(model, num_classes=len(class_names), weights=weights)
-    return Checkpoint(model=model, weights=built.backbone.state_dict(), clip=spec.clip, class_names=class_names)
+def published_checkpoint(
+    model: str, weights: str | None, *, class_names: list[str] | None = None, clip: ClipConfig | None = None
+) -> Checkpoint:
+    """Published weights as a checkpoint, ready to export and to use: by name, or a file with the names of its classes.
+
+    `clip`: None for the model's own. Raises InputError if the file's last layer is for another number of classes.
+    """
+    weights = weights or get_spec(model).default_weights
+    class_names = class_names or published_class_names(model, weights)
+    built = build_model(model, num_classes=len(class_names), weights=weights, clip=clip, keeps_head=True)
+    return Checkpoint(
+        model=model,
+        weights=built.backbone.state_dict(),
+        clip=built.clip,
+        class_names=class_names,
+        train_config={"weights": weights},
+    )
 
 
 def build_from_checkpoint(checkpoint: Checkpoint) -> Recognizer:

@@ -30,14 +30,15 @@ from video_module.inference.latency import Latency, measure_latency
 from video_module.inference.predictor import METADATA_KEY, describe, load_predictor
 from video_module.inference.verification import Agreement, Reference, VerificationClips, batch_sizes
 from video_module.machine import available_cores, describe_machine
+from video_module.models.cost import measure_cost
 from video_module.models.recognizer import Recognizer
 from video_module.scores import ScoreClips
 from video_module.tables import align
 
 _LATENCY_BATCH_SIZES = (1, 4)
 
-# Parameters up to which a network is quick enough to be tried on 200 clips rather than 32.
-_MAX_SMALL_NETWORK = 5_000_000
+# 10^9 multiply-adds a clip up to which a network is quick enough to be tried on 200 clips rather than 32.
+_MAX_SMALL_GMACS = 1.0
 
 # Weights below which a convolution is not worth storing in 8 bits. MViT's poolings have 2,592.
 _MIN_STORED_CONVOLUTION = 2**12
@@ -67,7 +68,8 @@ class _ExportReport:
 
 def default_num_clips(checkpoint: Checkpoint) -> int:
     """Number of clips to test a file on by default."""
-    return 200 if sum(weight.numel() for weight in checkpoint.weights.values()) <= _MAX_SMALL_NETWORK else 32
+    cost = measure_cost(checkpoint.model, num_classes=len(checkpoint.class_names), clip=checkpoint.clip)
+    return 200 if cost.gmacs <= _MAX_SMALL_GMACS else 32
 
 
 def export_files(

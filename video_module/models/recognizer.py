@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from video_module.config import ClipConfig
 from video_module.errors import InputError
 from video_module.models import layouts
-from video_module.models.registry import NO_WEIGHTS, ModelSpec, get_spec
+from video_module.models.registry import MODELS, NO_WEIGHTS, ModelSpec, get_spec
 
 
 class Recognizer(nn.Module):
@@ -81,11 +81,12 @@ def build_model(
     clip: ClipConfig | None = None,
     drop_path: float = 0.0,
     seed: int = 0,
+    keeps_head: bool = False,
 ) -> Recognizer:
     """Build a model and load its weights: `none`, the name of published weights, or a path to a state dict.
 
-    What starts anew is drawn from `seed`: everything, or the last layer where the weights are for other classes.
-    Raises InputError if the weights cannot be had, or do not fit.
+    What starts anew is drawn from `seed`: everything, or the last layer where the weights are for other classes, which
+    `keeps_head` forbids. Raises InputError if the weights cannot be had, or do not fit.
     """
     spec = get_spec(name)
     clip = clip or spec.clip
@@ -95,7 +96,7 @@ def build_model(
     model = Recognizer(spec.build(num_classes=num_classes, clip=clip, drop_path=drop_path), name=name, clip=clip)
     if weights != NO_WEIGHTS:
         content = _published_weights(name, weights) if weights in spec.weights else _weights_file(name, Path(weights))
-        _load_backbone(model, layouts.find_weights(content, origin=weights), origin=weights)
+        _load_backbone(model, layouts.find_weights(content, origin=weights), origin=weights, keeps_head=keeps_head)
     return model
 
 
@@ -125,8 +126,13 @@ def published_class_names(name: str, weights: str) -> list[str]:
 def _published_spec(name: str, weights: str) -> ModelSpec:
     spec = get_spec(name)
     if weights not in spec.weights:
-        raise InputError(f"{name} has no published weights {weights!r}; there are {', '.join(spec.weights) or 'none'}")
+        raise _unknown_weights(name, weights)
     return spec
+
+
+def _unknown_weights(name: str, weights: str | Path) -> InputError:
+    known = ", ".join((*get_spec(name).weights, NO_WEIGHTS))
+    return InputError(f"--weights {weights}: neither a file nor a name of weights for {name} ({known})")
 
 
 def _torchvision_weights(name: str, weights: str):
@@ -161,8 +167,7 @@ def _published_weights(name: str, weights: str) -> dict:
 
 def _weights_file(name: str, file: Path) -> dict:
     if not file.is_file():
-        known = ", ".join((*get_spec(name).weights, NO_WEIGHTS))
-        raise InputError(f"--weights {file}: neither a file nor a name of weights for {name} ({known})")
+        raise _unknown_weights(name, file)
     return load_torch_file(file)
 
 
@@ -194,32 +199,22 @@ def load_torch_file(file: Path) -> dict:
     return content
 
 
-def _load_backbone(model: Recognizer, weights: dict[str, Tensor], *, origin: str) -> None:
+def _load_backbone(model: Recognizer, weights: dict[str, Tensor], *, origin: str, keeps_head: bool) -> None:
     """Load weights of any known layout; only the last layer may be of other classes, and start anew.
 
     What a file has on top is printed. Raises InputError that lists what is missing or of another shape.
     """
-    own = model.backbone.state_dict()
-    names_in_file = list(weights)
-    layout, weights = layouts.match_layout(weights, own)
+    own, in_file = model.backbone.state_dict(), weights
+    layout, weights = layouts.match_layout(in_file, own)
     fits = layouts.fitting(weights, own)
     head = get_spec(model.name).head + "."
-    # Batch norm's counter may be missing: files from before PyTorch 0.4.1 lack it, and no network here reads it.
-    needed = [key for key in own if not key.startswith(head) and not key.endswith("num_batches_tracked")]
-    if misfits := [key for key in needed if key not in fits]:
-        if len(misfits) == len(needed):
-            raise InputError(
-                f"{origin}: does not fit {model.name}: none of its {len(own)} tensors is there; the file holds "
-                f"{layouts.outline(names_in_file, names_in_file)}"
-            )
-        missing = [key for key in misfits if key not in weights]
-        resized = [f"{key} {_size(weights[key])} for {_size(own[key])}" for key in misfits if key in weights]
-        parts = [f"missing {layouts.outline(missing, own)}"] * bool(missing)
-        parts += [f"of another shape {', '.join(resized)}"] * bool(resized)
-        raise InputError(
-            f"{origin}: does not fit {model.name}: {len(misfits)} of its {len(own)} tensors are missing or of another "
-            f"shape: {'; '.join(parts)}"
-        )
+    if misfits := _misfits(model.name, weights, own):
+        raise InputError(f"{origin}: does not fit {model.name}{_explain_misfits(model, misfits, weights, in_file)}")
+    if keeps_head and (lost := [key for key in own if key.startswith(head) and key not in fits]):
+        num_classes, weight = len(own[head + "bias"]), weights.get(head + "weight")
+        if weight is not None and len(weight) != num_classes:
+            raise InputError(f"{origin}: its last layer is for {len(weight)} classes, and {num_classes} are named")
+        raise InputError(f"{origin}: holds no last layer ({', '.join(lost)}); train_model.py --weights trains one")
     if layout is not layouts.LAYOUTS[0]:
         print(f"{origin}: read as {layout.name}")
     if surplus := [key for key in weights if key not in own]:
@@ -228,6 +223,41 @@ def _load_backbone(model: Recognizer, weights: dict[str, Tensor], *, origin: str
         print(f"{origin}: the last layer starts anew for {own[head + 'weight'].shape[0]} classes")
     # The last layer keeps its fresh values where the file's is of other classes.
     model.backbone.load_state_dict({**own, **{key: weights[key] for key in fits}})
+
+
+def _misfits(name: str, weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """Tensors of the network `name` that the weights lack, or have in another shape; the last layer's do not count."""
+    fits, head = layouts.fitting(weights, own), get_spec(name).head + "."
+    # Batch norm's counter may be missing: files from before PyTorch 0.4.1 lack it, and no network here reads it.
+    needed = [key for key in own if not key.startswith(head) and not key.endswith("num_batches_tracked")]
+    return [key for key in needed if key not in fits]
+
+
+def _explain_misfits(
+    model: Recognizer, misfits: list[str], weights: dict[str, Tensor], in_file: dict[str, Tensor]
+) -> str:
+    """Which other model the file is of, or what is wrong with it."""
+    if others := _models_of(in_file):
+        return f"; it is a file of {' or '.join(others)}: --model_type {others[0]}"
+    own = model.backbone.state_dict()
+    if not any(key in own for key in weights):
+        return f": none of its {len(own)} tensors is there; the file holds {layouts.outline(in_file, in_file)}"
+    missing = [key for key in misfits if key not in weights]
+    resized = [f"{key} {_size(weights[key])} for {_size(own[key])}" for key in misfits if key in weights]
+    parts = [f"missing {layouts.outline(missing, own)}"] * bool(missing)
+    parts += [f"of another shape {', '.join(resized)}"] * bool(resized)
+    return f": {len(misfits)} of its {len(own)} tensors are missing or of another shape: {'; '.join(parts)}"
+
+
+def _models_of(weights: dict[str, Tensor]) -> list[str]:
+    """The models that a file's weights fit, each with its own clips."""
+    names = []
+    for name, spec in MODELS.items():
+        with torch.device("meta"):
+            own = spec.build(num_classes=2).state_dict()
+        if not _misfits(name, layouts.match_layout(weights, own)[1], own):
+            names.append(name)
+    return names
 
 
 def _size(tensor: Tensor) -> str:

@@ -1,7 +1,7 @@
 """The models by name: what each takes, how it is trained, where it is built. Imports no torch."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,21 +63,33 @@ class ModelSpec:
         frame_stride: int | None = None,
         target_fps: float | None = None,
         img_size: int | None = None,
+        resize: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> ClipConfig:
-        """The model's ClipConfig with the user's changes. `resize` keeps its proportion to the crop."""
+        """The model's ClipConfig with the user's changes. Without its own, `resize` keeps its proportion to the crop.
+
+        Raises InputError if they contradict each other.
+        """
         clip = self.clip
         if img_size:
             scale = img_size / clip.crop
-            resize = clip.resize
-            resize = round(resize * scale) if isinstance(resize, int) else tuple(round(side * scale) for side in resize)
-            clip = replace(clip, crop=img_size, resize=resize)
-        return replace(
-            clip,
-            num_frames=clip_len or clip.num_frames,
-            frame_stride=frame_stride or clip.frame_stride,
-            # 0 switches off what the model brings: every file then keeps its own rate.
-            target_fps=clip.target_fps if target_fps is None else target_fps or None,
-        )
+            own = clip.resize
+            scaled = round(own * scale) if isinstance(own, int) else tuple(round(side * scale) for side in own)
+            clip = replace(clip, crop=img_size, resize=scaled)
+        try:
+            return replace(
+                clip,
+                num_frames=clip_len or clip.num_frames,
+                frame_stride=frame_stride or clip.frame_stride,
+                # 0 switches off what the model brings: every file then keeps its own rate.
+                target_fps=clip.target_fps if target_fps is None else target_fps or None,
+                resize=resize or clip.resize,
+                mean=tuple(mean or clip.mean),
+                std=tuple(std or clip.std),
+            )
+        except ValueError as error:
+            raise InputError(f"--{error}") from None
 
     def train_config(self, *, weights: str, given: Mapping[str, Any]) -> TrainConfig:
         """TrainConfig's defaults, replaced by this model's recipe, replaced by what the user gave."""
@@ -165,6 +177,10 @@ _SPECS = (
     _swin3d("t", lr=1e-3, weight_decay=0.02, drop_path=0.1),
     _swin3d("s", lr=1e-3, weight_decay=0.02, drop_path=0.1),
     _swin3d("b", weights=("KINETICS400_IMAGENET22K_V1", "KINETICS400_V1"), lr=3e-4, weight_decay=0.05, drop_path=0.3),
+    replace(
+        _swin3d("b_w16", weights=(), lr=3e-4, weight_decay=0.05, drop_path=0.4),
+        weights_files="Video-Swin's swin_base_patch244_window1677_sthv2.pth (Something-Something v2)",
+    ),
     ModelSpec(
         name="swin3d_nano",
         clip=ClipConfig(num_frames=8, frame_stride=4, resize=72, crop=64),

@@ -297,6 +297,11 @@ def swin3d_b(*, clip: ClipConfig, **settings: Any) -> nn.Module:
     return _build(embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32], **settings)
 
 
+def swin3d_b_w16(*, clip: ClipConfig, **settings: Any) -> nn.Module:
+    """swin3d_b with windows of 16 tokens along time, all that a clip of 32 frames has."""
+    return swin3d_b(clip=clip, window_size=(16, 7, 7), **settings)
+
+
 def swin3d_nano(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
     """For 8x64x64 clips: patches of 2x8x8, three stages, windows of 4x4x4 tokens that span the whole time axis."""
     net = _build(

@@ -112,12 +112,12 @@ class _Pool(nn.Module):
         inner = int(_BOTTLENECK * inputs)
         self.pre_conv = nn.Conv3d(inputs, inner, 1, bias=False)
         self.pre_norm = nn.BatchNorm3d(inner)
-        self.window = window
+        self.pool = nn.AvgPool3d(window, stride=1)
         self.post_conv = nn.Conv3d(inner, _HIDDEN, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.pre_norm(self.pre_conv(x)))
-        return F.relu(self.post_conv(F.avg_pool3d(x, self.window, stride=1)))
+        return F.relu(self.post_conv(self.pool(x)))
 
 
 class _Head(nn.Module):
