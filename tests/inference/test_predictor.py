@@ -11,6 +11,7 @@ import convert_model
 import test_model
 from video_module.config import ClipConfig
 from video_module.data import records
+from video_module.data.decoding import VideoReader
 from video_module.data.encoding import write_video
 from video_module.errors import InputError
 from video_module.inference.predictor import METADATA_KEY, Predictor, describe, load_predictor
@@ -161,7 +162,7 @@ def test_a_video_may_be_left_midway(exported, drawn_data):
     predictor = load_predictor(exported)
     video = next((drawn_data / "test").rglob("*.avi"))
     whole = predictor.predict_video(video, clip_step=1)
-    scored = predictor.score_windows(video, fps=whole.fps, clip_step=1, batch_size=2)
+    scored = predictor.score_windows(VideoReader(video), clip_step=1, batch_size=2)
     first = next(scored)
     scored.close()
     assert [window.start for window in first] == [0, 1]
