@@ -216,6 +216,8 @@ def recognise_video(
         prediction = predictor.predict_video(
             video, clip_step=args.clip_step, batch_size=args.batch_size, on_progress=progress_of(bar)
         )
+    for note in prediction.notes():
+        tqdm.write(f"note: {note}")
     segments = find_segments(prediction, args.timeline)
     content = to_json(prediction, segments, model=predictor.model, k=args.top_k, config=args.timeline)
     write_outputs(prediction, segments, content, paths)

@@ -106,7 +106,7 @@ def test_they_serve_a_video_shorter_than_the_clip(program, exported, tmp_path, m
     blocks = (rng.integers(0, 255, (6, 8, 3)).astype(np.uint8) for _ in range(num_frames))
     write_video(tmp_path / "clip.mp4", (cv2.resize(block, (120, 90)) for block in blocks), fps=25)
     predictor = load_predictor(tmp_path / "model.onnx")
-    [window] = iter_windows(tmp_path / "clip.mp4", predictor.clip, clip_step=None, fps=25)
+    [window] = iter_windows(tmp_path / "clip.mp4", predictor.clip, clip_step=None)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(program, names)

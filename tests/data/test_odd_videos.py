@@ -69,11 +69,12 @@ def check(
     assert decoded.shape == (num_frames, size[1], size[0], 3)
     assert frame_numbers(decoded) == expected
     assert frame_numbers(read_frames(path, expected[::2])) == expected[::2]
-    probed, probed_fps = probe_video(path)
-    assert probed == num_frames
+    probe = probe_video(path)
+    assert (probe.num_frames, probe.num_damaged_frames) == (num_frames, 0)
     if fps is not None:
-        assert probed_fps == pytest.approx(fps, rel=0.01)
-    video = VideoRecord(path=path.name, label="a", source="s", num_frames=probed, fps=probed_fps)
+        assert probe.fps == pytest.approx(fps, rel=0.01)
+        assert probe.edges_s is None
+    video = VideoRecord(path=path.name, label="a", source="s", **probe._asdict())
     clip, _ = TrainingClips(path.parent, [video], ["a"], CLIP, TrainConfig(augment="none"))[0, 0]
     assert tuple(clip.shape) == CLIP.shape
     views = EvaluationViews(path.parent, [video], CLIP, Views(num_clips=1, num_crops=1))

@@ -55,16 +55,6 @@ def test_names_that_are_not_utf8_are_refused(tmp_path):
         records.scan(tmp_path, num_workers=1)
 
 
-def test_mkv_has_no_frame_count_to_hold_against_it(make_video):
-    """OpenCV's figure is duration times rate, far too high where the rate varies."""
-    from video_module.data.decoding import read_info
-
-    path = make_video(30, name="a.avi")
-    assert read_info(path).header_num_frames == 30
-    assert read_info(path.rename(path.with_suffix(".mkv"))).header_num_frames == 0
-    assert records.probe_video(path.with_suffix(".mkv")) == (30, 25.0)
-
-
 def test_groups_file(tmp_path):
     (tmp_path / "g.csv").write_text("path,label,source_video\na/1.avi,a,X\n./b/2.avi,b,Y\n")
     source_of = records.groups_source(tmp_path / "g.csv")

@@ -192,7 +192,7 @@ def drawn_video(drawn_data):
 def middle_clip(path, clip: ClipConfig) -> np.ndarray:
     from video_module.inference.windows import iter_windows
 
-    return next(iter_windows(path, clip, clip_step=None, fps=30)).frames
+    return next(iter_windows(path, clip, clip_step=None)).frames
 
 
 def test_a_trained_model_looks_somewhere(model, drawn_video):

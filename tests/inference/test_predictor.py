@@ -13,11 +13,12 @@ import convert_model
 import test_model
 from video_module.config import ClipConfig, TimelineConfig
 from video_module.data import records
+from video_module.data.decoding import VideoReader
 from video_module.data.encoding import write_video
 from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint, save_checkpoint
 from video_module.errors import InputError
 from video_module.inference.export import metadata_of, save_onnx, trace
-from video_module.inference.predictor import METADATA_KEY, Predictor, Window, describe, load_predictor
+from video_module.inference.predictor import METADATA_KEY, Predictor, VideoPrediction, Window, describe, load_predictor
 from video_module.inference.timeline import UNCERTAIN, find_segments
 from video_module.scores import softmax
 
@@ -167,7 +168,7 @@ def test_a_video_may_be_left_midway(exported, drawn_data):
     predictor = load_predictor(exported)
     video = next((drawn_data / "test").rglob("*.avi"))
     whole = predictor.predict_video(video, clip_step=1)
-    scored = predictor.score_windows(video, fps=whole.fps, clip_step=1, batch_size=2)
+    scored = predictor.score_windows(VideoReader(video), clip_step=1, batch_size=2)
     first = next(scored)
     scored.close()
     assert [window.start for window in first] == [0, 1]
@@ -192,7 +193,14 @@ def test_temperature_and_threshold_of_a_file_are_used(trained, tmp_path):
         np.testing.assert_allclose(before.predict_clips(clips), softmax(logits), atol=1e-5)
         np.testing.assert_allclose(after.predict_clips(clips), softmax(2 * logits), atol=1e-5)
         windows = [Window(start=0, end=8, scores=after.predict_clips(clips)[0])]
-        prediction = after.prediction_of(tmp_path / "x.avi", windows, fps=25.0)
+        prediction = VideoPrediction(
+            path=tmp_path / "x.avi",
+            fps=25.0,
+            num_frames=8,
+            class_names=after.class_names,
+            windows=windows,
+            min_score=after.min_score,
+        )
         assert [s.label for s in find_segments(prediction)] == [UNCERTAIN]
         assert [s.label for s in find_segments(prediction, TimelineConfig(min_score=0.0))] != [UNCERTAIN]
 

@@ -128,7 +128,18 @@ def test_json_has_the_contracts_keys():
     video = prediction((0, 20, 0.9), (20, 40, 0.1))
     content = to_json(video, find_segments(video), model="m", k=1)
     assert list(content) == [
-        *("video", "model", "fps", "num_frames", "duration_s", "timeline", "top_k", "segments", "windows")
+        *(
+            "video",
+            "model",
+            "fps",
+            "num_frames",
+            "num_damaged_frames",
+            "duration_s",
+            "timeline",
+            "top_k",
+            "segments",
+            "windows",
+        )
     ]
     assert content["duration_s"] == 4.0
     assert content["timeline"] == {"smooth_s": 2.0, "min_score": 0.3, "hysteresis": 0.1}

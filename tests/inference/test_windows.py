@@ -17,7 +17,7 @@ def test_streaming_cuts_the_windows_of_sampling(make_video):
     """The stream does not know the length beforehand, and still ends where sampling does."""
     for num_frames, clip_step in product((1, 3, 9, 10, 11, 19, 20, 21, 33), (None, 1, 4, 10, 13)):
         case = f"{num_frames} frames, a window every {clip_step}"
-        windows = list(iter_windows(make_video(num_frames), CLIP, clip_step=clip_step, fps=25))
+        windows = list(iter_windows(make_video(num_frames), CLIP, clip_step=clip_step))
         starts = sampling.window_starts(num_frames, CLIP, clip_step or CLIP.default_clip_step)
         assert [window.start for window in windows] == starts, case
         for window in windows:
@@ -30,21 +30,21 @@ def test_streaming_cuts_the_windows_of_sampling(make_video):
 
 def test_target_fps(make_video):
     clip = ClipConfig(num_frames=4, frame_stride=2, target_fps=25, resize=48, crop=40)
-    first = next(iter(iter_windows(make_video(40, fps=50), clip, clip_step=5, fps=50)))
+    first = next(iter(iter_windows(make_video(40, fps=50), clip, clip_step=5)))
     assert frame_numbers(first.frames) == [0, 4, 8, 12]
 
 
 def test_a_broken_file_is_an_error(tmp_path):
     (tmp_path / "x.avi").write_text("text")
     with pytest.raises(VideoError):
-        list(iter_windows(tmp_path / "x.avi", CLIP, clip_step=None, fps=25))
+        list(iter_windows(tmp_path / "x.avi", CLIP, clip_step=None))
 
 
 def test_frames_are_the_centre(tmp_path):
     """Columns of a 64 x 48 frame are told by their brightness; the middle 40 of 64 are seen."""
     frame = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None] * 4, (48, 64, 3))
     write_video(tmp_path / "ramp.mp4", [np.ascontiguousarray(frame)] * 12, fps=25)
-    window = next(iter(iter_windows(tmp_path / "ramp.mp4", CLIP, clip_step=1, fps=25)))
+    window = next(iter(iter_windows(tmp_path / "ramp.mp4", CLIP, clip_step=1)))
     assert window.frames.dtype == np.uint8
     columns = window.frames.mean(axis=(0, 1, 3)) / 4
     assert columns == pytest.approx(np.arange(12, 52), abs=1)

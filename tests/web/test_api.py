@@ -50,7 +50,7 @@ def call(server, endpoint: str, headers: dict[str, str] | None = None, **inputs)
 def test_predict_says_what_the_model_says(client, server, exported, recording):
     answer = client.predict(video=handle_file(recording), api_name="/predict")
     prediction = load_predictor(exported).predict_video(recording)
-    assert set(answer) == {"video", "model", "fps", "num_frames", "duration_s", "top_k"}
+    assert set(answer) == {"video", "model", "fps", "num_frames", "num_damaged_frames", "duration_s", "top_k"}
     assert answer["video"] == "recording.avi"
     assert answer["model"] == "swin3d_nano"
     assert answer["duration_s"] == pytest.approx(6.0)

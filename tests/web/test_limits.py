@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from video_module.data.decoding import VideoReader
 from video_module.inference.predictor import load_predictor
 from video_module.web import limits
 from video_module.web.limits import Limits, Refused, check_header, check_length, check_size, score_within
@@ -16,22 +17,23 @@ def test_limits_must_be_positive(field):
 
 
 @pytest.mark.parametrize(
-    ("num_frames", "fps", "key"),
+    ("num_frames", "duration_s", "key"),
     [
-        (100, 25, None),
-        (101, 25, None),  # headers of old files claim a frame too many
-        (102, 25, "too_long"),
-        (240, 60, None),
-        (241, 1000, "too_many_frames"),  # a rate that nobody films at would make any length short
-        (0, 25, None),
+        (100, 4.0, None),
+        (101, 4.04, None),  # a frame too many
+        (102, 4.08, "too_long"),
+        (5, 600.0, "too_long"),
+        (240, 4.0, None),
+        (241, 0.2, "too_many_frames"),  # a rate that nobody films at would make any length short
+        (0, 0.0, None),
     ],
 )
-def test_length_counts_in_seconds_and_in_frames(num_frames, fps, key):
+def test_length_counts_in_seconds_and_in_frames(num_frames, duration_s, key):
     if key is None:
-        check_length(num_frames, fps, LIMITS)
+        check_length(num_frames, duration_s, LIMITS)
     else:
         with pytest.raises(Refused, match=key):
-            check_length(num_frames, fps, LIMITS)
+            check_length(num_frames, duration_s, LIMITS)
 
 
 def test_frames_may_be_upright_or_lie():
@@ -58,10 +60,10 @@ def test_what_is_no_video_is_refused(tmp_path, content, key):
 
 def test_a_header_that_lies_is_found_out_while_decoding(make_video, exported):
     path = make_video(60, fps=10)
-    info = dataclasses.replace(check_header(path, Limits(max_seconds=6)), estimated_num_frames=10)
+    info = dataclasses.replace(check_header(path, Limits(max_seconds=6)), estimated_num_frames=10, duration_s=1.0)
     done = []
     with pytest.raises(Refused, match="too_long"):
-        for _, num_frames, total in score_within(load_predictor(exported), path, info, LIMITS):
+        for _, num_frames, total in score_within(load_predictor(exported), VideoReader(path), info, LIMITS):
             done.append(num_frames)
             assert total >= num_frames
     assert max(done, default=0) <= 41

@@ -119,10 +119,11 @@ def _measure_evaluation(
     dataset = EvaluationViews(root, videos, clip, Views())
     loader = EvaluationLoader(dataset, num_workers=args.num_workers)
 
+    infos = {video.path: read_info(root / video.path) for video in videos}
+
     def bare(_: int, interpolation: int = cv2.INTER_LINEAR_EXACT) -> int:
         for index, video in enumerate(videos):
-            info = read_info(root / video.path)
-            height, width = transforms.resized_size(info.height, info.width, clip.resize)
+            height, width = transforms.resized_size(infos[video.path].height, infos[video.path].width, clip.resize)
             _bare_read(root / video.path, np.unique(dataset.clip_indices(index)), (width, height), interpolation)
         return len(videos)
 

@@ -88,7 +88,7 @@ def _measure_reading(clip: ClipConfig, video: Path, *, num_repeats: int) -> list
     height, width = transforms.resized_size(info.height, info.width, clip.resize)
 
     def windows() -> None:
-        deque(iter_windows(video, clip, clip_step=None, fps=info.fps), 0)
+        deque(iter_windows(video, clip, clip_step=None), 0)
 
     def bare(num_threads: int) -> None:
         capture = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, num_threads])

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from video_module.data.decoding import DEFAULT_FPS, VideoError, is_rate, iter_positions, read_info
+from video_module.data.decoding import DEFAULT_FPS, VideoError, VideoReader, read_info
 from video_module.errors import hide_secrets
 
 # A camera goes by its number, or Linux's name for it; longer numbers are names of files.
@@ -84,7 +84,9 @@ def stream_frames(
         try:
             is_file = capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
             if is_file:
-                frames = pace(_grabs(capture), fps=_fps(capture), clock=clock, sleep=sleep)
+                fps = _fps(capture)
+                timed_grabs = ((position / fps, retrieve) for position, retrieve in enumerate(_grabs(capture)))
+                frames = pace(timed_grabs, fps=fps, clock=clock, sleep=sleep)
             else:
                 frames = _until_it_stops(capture, begin=begin, after_gap=has_come, clock=clock)
             for timed in frames:
@@ -106,7 +108,7 @@ def stream_frames(
 
 def _fps(capture: cv2.VideoCapture) -> float:
     claimed = capture.get(cv2.CAP_PROP_FPS)
-    return float(claimed) if is_rate(claimed) else DEFAULT_FPS
+    return float(claimed) if 0.1 <= claimed <= 1000 else DEFAULT_FPS
 
 
 def _until_it_stops(
@@ -140,23 +142,26 @@ def paced_frames(
     path: Path, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[TimedFrame]:
     """A file at its own speed, as a camera would give it. Raises VideoError if it cannot be read."""
-    fps = read_info(path).fps
-    yield from pace(iter_positions(path), fps=fps, clock=clock, sleep=sleep)
+    fps, reader = read_info(path).fps, VideoReader(path)
+    yield from pace(((frame.time_s, frame.to_rgb) for frame in reader), fps=fps, clock=clock, sleep=sleep)
 
 
 def pace(
-    frames: Iterator[Callable[[], np.ndarray | None]],
+    frames: Iterator[tuple[float, Callable[[], np.ndarray | None]]],
     *,
     fps: float,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[TimedFrame]:
-    """Give each frame when it is due; one that is damaged, or late by more than a frame, is left out and counted."""
+    """Give each (time in seconds, frame) when it is due.
+
+    One that is damaged, or late by more than a frame of `fps`, is left out and counted.
+    """
     begin, num_dropped = None, 0
-    for position, retrieve in enumerate(frames):
+    for time_s, retrieve in frames:
         now = clock()
         begin = now if begin is None else begin
-        wait_s = begin + position / fps - now
+        wait_s = begin + time_s - now
         if wait_s > 0:
             sleep(wait_s)
         # Converting a frame takes longer than grabbing it: one that is late is not worth it
@@ -164,5 +169,5 @@ def pace(
         if frame is None:
             num_dropped += 1
             continue
-        yield TimedFrame(frame=frame, time_s=position / fps, arrival_s=clock(), fps=fps, num_dropped=num_dropped)
+        yield TimedFrame(frame=frame, time_s=time_s, arrival_s=clock(), fps=fps, num_dropped=num_dropped)
         num_dropped = 0

@@ -72,7 +72,9 @@ class TrainingClips(Dataset):
             self._items = [
                 (number, start)
                 for number, video in enumerate(videos)
-                for start in sampling.window_starts(video.num_frames, clip, config.clip_step, fps=video.fps)
+                for start in sampling.window_starts(
+                    video.num_frames, clip, config.clip_step, fps=video.fps, edges_s=video.edges_s
+                )
             ]
 
     def __len__(self) -> int:
@@ -95,8 +97,8 @@ class TrainingClips(Dataset):
             [self.seed, epoch, zlib.crc32(video.path.encode()), start or 0] + [repeat] * bool(repeat)
         )
         if start is None:
-            start = sampling.random_start(video.num_frames, self.clip, rng, fps=video.fps)
-        indices = sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps)
+            start = sampling.random_start(video.num_frames, self.clip, rng, fps=video.fps, edges_s=video.edges_s)
+        indices = sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps, edges_s=video.edges_s)
         return indices, int(rng.integers(2**32))
 
     def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, int] | VideoError:
@@ -104,8 +106,9 @@ class TrainingClips(Dataset):
         number, _ = self._items[index]
         indices, seed = self.draw(epoch, index, *repeat)
         try:
-            path = self.root / self.videos[number].path
-            frames = read_frames(path, indices, per_frame=self.augment.cropper(seed))
+            video = self.videos[number]
+            crop = self.augment.cropper(seed)
+            frames = read_frames(self.root / video.path, indices, per_frame=crop, num_frames=video.num_frames)
         except VideoError as error:
             return error
         clip = self.augment.finish(frames, seed=seed, may_flip=self.labels[number] in self._flipped)
@@ -212,10 +215,17 @@ class Views:
             return {"sampling": "windows", "clip_step": step, "num_crops": self.num_crops}
         return {"sampling": "uniform", "num_clips": self.num_clips, "num_crops": self.num_crops}
 
-    def clip_starts(self, num_video_frames: int, clip: ClipConfig, *, fps: float | None = None) -> list[int]:
+    def clip_starts(
+        self,
+        num_video_frames: int,
+        clip: ClipConfig,
+        *,
+        fps: float | None = None,
+        edges_s: Sequence[float] | None = None,
+    ) -> list[int]:
         if self.sampling == "uniform":
-            return sampling.uniform_starts(num_video_frames, clip, self.num_clips, fps=fps)
-        return sampling.window_starts(num_video_frames, clip, self.clip_step, fps=fps)
+            return sampling.uniform_starts(num_video_frames, clip, self.num_clips, fps=fps, edges_s=edges_s)
+        return sampling.window_starts(num_video_frames, clip, self.clip_step, fps=fps, edges_s=edges_s)
 
 
 class EvaluationViews(Dataset):
@@ -234,8 +244,13 @@ class EvaluationViews(Dataset):
     def clip_indices(self, index: int) -> np.ndarray:
         """The frames of each clip of a video: int64 (num_clips, T)."""
         video = self.videos[index]
-        starts = self.views.clip_starts(video.num_frames, self.clip, fps=video.fps)
-        return np.stack([sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps) for start in starts])
+        starts = self.views.clip_starts(video.num_frames, self.clip, fps=video.fps, edges_s=video.edges_s)
+        return np.stack(
+            [
+                sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps, edges_s=video.edges_s)
+                for start in starts
+            ]
+        )
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         clips = self.clip_indices(index)
@@ -244,6 +259,7 @@ class EvaluationViews(Dataset):
             self.root / self.videos[index].path,
             wanted,
             per_frame=lambda frame: transforms.resize_frame(frame, self.clip),
+            num_frames=self.videos[index].num_frames,
         )
         return frames, positions.reshape(clips.shape)
 

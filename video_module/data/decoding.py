@@ -1,20 +1,23 @@
-"""The only reader of video files: OpenCV with its own FFmpeg, forward only, one thread per reader.
+"""The only reader of video files, on PyAV (FFmpeg): each frame that decodes, in order, upright, with its time.
 
-A seek to a frame costs a decode from the keyframe before it (every 100 frames or so in HMDB51), so frames are reached
-by grab(), which decodes without converting, and only wanted ones are retrieved. Loaders run many readers at once: with
-one decoder thread each they are twice as fast as with FFmpeg's default.
+Frames that nobody asked for are decoded and not converted. A clip that begins late in a file is reached by a seek to
+the keyframe before it where that is exact, else by reading forward.
 """
 
-import dataclasses
-import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
-from video_module.errors import InputError
+from video_module.data import packets
+from video_module.data.packets import DEFAULT_FPS, PacketTable, VideoError, packet_table
+
+__all__ = ["DEFAULT_FPS", "VideoError"]
 
 # fmt: off
 VIDEO_SUFFIXES = (
@@ -22,30 +25,29 @@ VIDEO_SUFFIXES = (
     ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".divx", ".mxf",
 )
 # fmt: on
-_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-# Containers that store the number of frames. Of others OpenCV's count is duration times rate, which is a guess.
-_SUFFIXES_WITH_COUNT = (".avi", ".mp4", ".mov", ".m4v")
-# So much is decoded to measure a rate that no header states: a minute and a half of 640x480.
-_MEASURED_PIXELS = 2**30
-# Where a container states no usable rate.
-DEFAULT_FPS = 25.0
 
-
-class VideoError(InputError):
-    """A video that cannot be opened, or holds fewer frames than asked for; the text names the file."""
+# Frames that are decoded rather than looked up.
+_MIN_SEEK = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a container's header says. Only frames that decode count, so its frame count is a hint."""
+    """What a file promises, by its packets and its first frame. Only frames that decode count."""
 
     width: int
     height: int
+    """Upright, as iter_frames() gives them."""
     fps: float
-    header_num_frames: int
-    """0 where the container stores no count."""
+    """Frames divided by duration."""
+    duration_s: float
     estimated_num_frames: int
-    """From the duration and the rate, for progress bars; 0 where even that is unknown."""
+    """Packets that should give a frame."""
+    has_times: bool
+    """Whether the file tells when its frames are shown; else `fps` is assumed."""
+
+    def note(self, path: str | Path) -> str | None:
+        """What a user should know of the times, in a line."""
+        return None if self.has_times else f"{path}: tells no times; {self.fps:g} frames/s are assumed"
 
 
 def is_video(path: Path) -> bool:
@@ -53,117 +55,217 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
 
 
-def _open(path: str | Path) -> cv2.VideoCapture:
-    path = Path(path)
+class _Converter:
+    """Makes uint8 RGB (H, W, 3), upright, of decoded frames. One for a file: it keeps what FFmpeg prepared.
+
+    There may be gaps between the rows.
+    """
+
+    def __init__(self) -> None:
+        self._reformatter, self._deep_reformatter = VideoReformatter(), VideoReformatter()
+
+    def to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        source = frame
+        if source.format.components[0].bits > 8:
+            # On the straight way FFmpeg dithers, and comes out a level too dark
+            source = self._deep_reformatter.reformat(frame, format="rgb48le", interpolation="BICUBIC", threads=1)
+        converted = self._reformatter.reformat(source, format="rgb24", threads=1)
+        plane = converted.planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(converted.height, plane.line_size)
+        pixels = rows[:, : 3 * converted.width].reshape(converted.height, converted.width, 3)
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is not None:
+            pixels = _upright(pixels, np.frombuffer(matrix, np.int32))
+        # What was RGB already is still the decoder's
+        return pixels.copy() if converted is frame else pixels
+
+
+def _upright(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Apply the linear part (a b, c d) of a display matrix, which takes (x, y) to (ax + cy, bx + dy), as FFmpeg does.
+
+    The eight ways to lay a rectangle are a swap of the axes, or none, and then a mirror along each axis, or none.
+    """
+    a, b, c, d = (int(matrix[place]) for place in (0, 1, 3, 4))
+    if abs(b) > abs(a):
+        pixels, flip_x, flip_y = cv2.transpose(pixels), c < 0, b < 0
+    else:
+        flip_x, flip_y = a < 0, d < 0
+    if flip_x or flip_y:
+        pixels = cv2.flip(pixels, -1 if flip_x and flip_y else int(flip_x))
+    return pixels
+
+
+class Frame:
+    """A decoded frame and when it is shown. It is converted only if it is asked for."""
+
+    __slots__ = ("_converter", "_frame", "time_s")
+
+    def __init__(self, frame: av.VideoFrame, converter: _Converter, time_s: float) -> None:
+        self._frame, self._converter, self.time_s = frame, converter, time_s
+
+    def to_rgb(self) -> np.ndarray:
+        """uint8 RGB (H, W, 3), upright, the caller's own."""
+        return np.ascontiguousarray(self._converter.to_rgb(self._frame))
+
+
+class VideoReader:
+    """Decodes a video from its first frame on: `for frame in VideoReader(path)`, once.
+
+    Decoding goes on after a packet that fails. What was counted can be read at any time. Raises VideoError, when it
+    begins, if the file cannot be opened.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.times_s: list[float] = []
+        """Of the frames so far, ascending from 0."""
+        self.num_packets = 0
+        """Packets that should have given a frame; once all are read, those that the file has lost are among them."""
+        self.num_failed = 0
+        """Those of them that failed to decode."""
+        self.num_corrupt = 0
+        """Frames that the decoder gave and called corrupt."""
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.times_s)
+
+    @property
+    def num_damaged(self) -> int:
+        """Frames that are lost, and frames that came damaged."""
+        return self.num_failed + self.num_corrupt
+
+    @property
+    def duration_s(self) -> float:
+        """From the first frame to the end of the last, once all are read."""
+        return self._end_s
+
+    @property
+    def fps(self) -> float:
+        """Frames divided by duration."""
+        if self._rate and self.edges_s is None:
+            return self._rate
+        return self.num_frames / self._end_s if self._end_s > 0 else DEFAULT_FPS
+
+    @property
+    def edges_s(self) -> np.ndarray | None:
+        """Where each frame begins and the last one ends, float64 (num_frames + 1,); None where frame n is at n / fps.
+
+        Once all are read.
+        """
+        if self._rate and self.times_s[-1] == (self.num_frames - 1) / self._rate:
+            return None
+        return np.array([*self.times_s, self._end_s])
+
+    def __iter__(self) -> Iterator[Frame]:
+        table = packet_table(self.path)
+        container, stream = packets.open_file(self.path)
+        converter, clock = _Converter(), _Clock(table, stream)
+        with container:
+            for frame in self._decode(container, stream):
+                self.num_corrupt += frame.is_corrupt
+                self.times_s.append(clock.time_of(frame))
+                yield Frame(frame, converter, self.times_s[-1])
+        self.num_packets += table.num_missing
+        self.num_failed += table.num_missing
+        self._end_s, self._rate = clock.end_s(), clock.rate
+        table.num_decoded = self.num_frames
+
+    def no_frame(self) -> VideoError:
+        """The error for a file of which no frame decodes."""
+        container, stream = packets.open_file(self.path)
+        with container:
+            return VideoError(f"{self.path}: no frame decodes (codec {stream.codec_context.name})")
+
+    def _decode(
+        self, container: av.container.InputContainer, stream: av.VideoStream, key: tuple[int, int] | None = None
+    ) -> Iterator[av.VideoFrame]:
+        context = stream.codec_context
+        for packet in packets.read_packets(container, stream, key):
+            promised = not packet.is_discard
+            self.num_packets += promised
+            try:
+                frames = context.decode(packet)
+            except av.error.FFmpegError:
+                self.num_failed += promised
+                continue
+            yield from frames
+        yield from _flush(context)
+
+
+def _flush(context: av.VideoCodecContext) -> list[av.VideoFrame]:
     try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        # OpenCV would crash on it
-        raise VideoError(f"{str(path)!a}: the name is not valid UTF-8; rename the file") from None
-    if not path.is_file():
-        raise VideoError(f"{path}: no such file")
-    if not os.access(path, os.R_OK):
-        raise VideoError(f"{path}: no permission to read it")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty (0 bytes)")
-    # FFmpeg takes a picture for a video of one frame
-    if path.suffix.lower() in _PICTURE_SUFFIXES:
-        raise VideoError(f"{path}: a picture, not a video")
-    # Absolute, so that no part of a name is taken for a protocol ("a:b.avi") or an option ("-x.avi")
-    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    if not capture.isOpened():
-        raise VideoError(f"{path}: not a video that can be read")
-    return capture
+        return context.decode(None)
+    except av.error.FFmpegError:
+        return []
 
 
-def is_rate(fps: float) -> bool:
-    """Whether frames/s, as a file or a stream claims them, can be true."""
-    return 0.1 <= fps <= 1000
+class _Clock:
+    """Gives frames their times in seconds, in the order in which they are shown: from 0, never backwards."""
 
+    def __init__(self, table: PacketTable, stream: av.VideoStream) -> None:
+        self._table, self._stream, self._tick = table, stream, float(stream.time_base)
+        self.rate = table.rate and float(table.rate)
+        self._first: int | None = None
+        self._number, self._time_s = -1, 0.0
 
-def _info(capture: cv2.VideoCapture, path: str | Path) -> VideoInfo:
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    # The count is negative or absurd where the header says nothing
-    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    count = int(count) if 0 < count < 1e9 else 0
-    return VideoInfo(
-        width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-        height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-        fps=float(fps) if is_rate(fps) else DEFAULT_FPS,
-        header_num_frames=count if Path(path).suffix.lower() in _SUFFIXES_WITH_COUNT else 0,
-        estimated_num_frames=count,
-    )
+    def time_of(self, frame: av.VideoFrame) -> float:
+        stamp = packets.stamp_of(frame, self._stream) if self._table.has_times else None
+        if self._first is None:
+            self._first = stamp
+        since_s = None if stamp is None or self._first is None else (stamp - self._first) * self._tick
+        self._number += 1
+        if self.rate:
+            # Of evenly spaced frames the container's rounding is undone, so that every reader counts the same times. A
+            # frame that is lost leaves a gap.
+            if since_s is not None and since_s > self._number / self.rate + packets.rounding_s(self._stream):
+                self._number = round(since_s * self.rate)
+            self._time_s = self._number / self.rate
+        elif since_s is not None:
+            # To the microsecond, as split.json has them
+            self._time_s = max(self._time_s, round(since_s, 6))
+        elif self._number:
+            self._time_s += self._table.step_s()
+        return self._time_s
+
+    def end_s(self) -> float:
+        """When the last frame ends."""
+        if self.rate:
+            return (self._number + 1) / self.rate
+        late_s = 0.0 if self._first is None else (self._first - int(self._table.stamps[0])) * self._tick
+        return max(round(self._table.end_s - late_s, 6), self._time_s)
 
 
 def read_info(path: str | Path) -> VideoInfo:
-    """Read a video's header. Raises VideoError if it cannot be opened.
-
-    Where it tells no duration, as in browsers' recordings, its rate is a guess too (of the first two frames): there the
-    first frames are decoded and their times taken.
-    """
-    capture = _open(path)
-    try:
-        info = _info(capture, path)
-        return info if info.estimated_num_frames else _measure(capture, info)
-    finally:
-        capture.release()
-
-
-def _measure(capture: cv2.VideoCapture, info: VideoInfo) -> VideoInfo:
-    most = _MEASURED_PIXELS // max(1, info.width * info.height)
-    times_s: list[float] = []
-    while len(times_s) < most and capture.grab():
-        times_s.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-    span_s = times_s[-1] - times_s[0] if times_s else 0.0
-    fps = (len(times_s) - 1) / span_s if span_s > 0 else info.fps
-    return dataclasses.replace(
-        info,
-        fps=fps if is_rate(fps) else info.fps,
-        estimated_num_frames=len(times_s) if len(times_s) < most else 0,
+    """What a file promises: reads all its packets and decodes a frame. Raises VideoError if none decodes."""
+    table, reader = packet_table(path), VideoReader(path)
+    first = next(iter(reader), None)
+    if first is None:
+        raise reader.no_frame()
+    height, width = first.to_rgb().shape[:2]
+    return VideoInfo(
+        width=width,
+        height=height,
+        fps=table.fps,
+        duration_s=table.end_s,
+        estimated_num_frames=table.num_frames,
+        has_times=table.has_times,
     )
 
 
 def count_frames(path: str | Path) -> tuple[int, VideoInfo]:
-    """Count the frames that decode, by decoding them. Raises VideoError if the file cannot be opened."""
-    capture = _open(path)
-    try:
-        num_frames = 0
-        while capture.grab():
-            num_frames += 1
-        info = _info(capture, path)
-        return num_frames, info if info.estimated_num_frames else read_info(path)
-    finally:
-        capture.release()
+    """Count the frames that decode, by decoding them. Raises VideoError if the file cannot be opened, or none does."""
+    info, reader = read_info(path), VideoReader(path)
+    return sum(1 for _ in reader), info
 
 
 def iter_frames(path: str | Path) -> Iterator[np.ndarray]:
     """Yield every frame that decodes, in order, as uint8 RGB (H, W, 3). Raises VideoError if there is none."""
-    for retrieve in iter_positions(path):
-        yield retrieve()
-
-
-def iter_positions(path: str | Path) -> Iterator[Callable[[], np.ndarray]]:
-    """iter_frames() for callers that skip some: yields, for each frame, a function that converts and returns it.
-
-    It is to be called before the next one is asked for.
-    """
-    capture = _open(path)
-
-    def retrieve() -> np.ndarray:
-        decoded, frame = capture.retrieve()
-        if not decoded:
-            raise VideoError(f"{path}: frame {num_frames - 1} does not decode")
-        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-
-    num_frames = 0
-    try:
-        while capture.grab():
-            num_frames += 1
-            yield retrieve
-        if num_frames == 0:
-            raise VideoError(f"{path}: no frame decodes")
-    finally:
-        capture.release()
+    reader = VideoReader(path)
+    for frame in reader:
+        yield frame.to_rgb()
+    if reader.num_frames == 0:
+        raise reader.no_frame()
 
 
 def read_frames(
@@ -171,44 +273,89 @@ def read_frames(
     indices: Sequence[int] | np.ndarray,
     *,
     per_frame: Callable[[np.ndarray], np.ndarray] | None = None,
+    num_frames: int | None = None,
 ) -> np.ndarray:
     """Decode the frames at `indices` (ascending, repeats allowed) in one forward pass.
 
     `per_frame` maps each (H, W, 3) frame as it comes (a resize, say), so that full-size frames need not pile up.
+    `num_frames`, where it is known, is how many decode: if some of a file are damaged, its frames can only be counted
+    from the start, which is found out here no earlier than in the part that is read.
     Returns uint8 RGB (len(indices), H, W, 3).
     Raises VideoError naming `path` if it cannot be opened or ends before the last index.
     """
     indices = np.asarray(indices, dtype=np.int64)
     if indices.ndim != 1 or len(indices) == 0 or indices[0] < 0 or (np.diff(indices) < 0).any():
         raise ValueError(f"indices must be ascending and not negative, got {indices.tolist()}")
-    capture = _open(path)
-    frames = size = None
-    position = -1
-    try:
-        for number, index in enumerate(indices):
-            if index == position:
-                frames[number] = frames[number - 1]
+    # A nearer frame is as soon decoded as a table is made
+    if indices[0] >= _MIN_SEEK:
+        table = packet_table(path)
+        counts = {num_frames, table.num_decoded} - {None}
+        if table.is_seekable and counts <= {table.num_frames} and indices[-1] < table.num_frames:
+            key = int(np.searchsorted(table.key_stamps[:, 0], table.stamps[indices[0]], side="right")) - 1
+            try:
+                if key > 0:
+                    return _collect(path, _frames_after(path, table, key), indices, per_frame)
+            except _InexactSeek:
+                pass
+    return _collect(path, _frames_from_start(path), indices, per_frame)
+
+
+class _InexactSeek(Exception):
+    """The frames after a seek are not surely those of reading forward."""
+
+
+def _frames_from_start(path: str | Path) -> Iterator[tuple[int, av.VideoFrame]]:
+    container, stream = packets.open_file(path)
+    with container:
+        yield from enumerate(VideoReader(path)._decode(container, stream))
+
+
+def _frames_after(path: str | Path, table: PacketTable, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(position, frame) from a keyframe on. Raises _InexactSeek as soon as a frame is not the one that is due."""
+    container, stream = packets.open_file(path)
+    with container:
+        first = int(table.key_stamps[key, 0])
+        due = int(np.searchsorted(table.stamps, first))
+        reader = VideoReader(path)
+        for frame in reader._decode(container, stream, table.key_stamps[key].tolist()):
+            stamp = packets.stamp_of(frame, stream)
+            # An open group of pictures: they lean on frames before the keyframe, and come broken
+            if stamp is not None and stamp < first:
                 continue
-            while position < index:
-                if not capture.grab():
-                    raise VideoError(
-                        f"{path}: frame {index} was wanted, but only {position + 1} decode; "
-                        "rerun split_data.py to count its frames anew"
-                    )
-                position += 1
-            decoded, frame = capture.retrieve()
-            if not decoded:
-                raise VideoError(f"{path}: frame {index} does not decode")
-            if size is not None and frame.shape != size:
+            if due == table.num_frames or stamp != table.stamps[due] or frame.is_corrupt or reader.num_failed:
+                raise _InexactSeek
+            yield due, frame
+            due += 1
+        raise _InexactSeek
+
+
+def _collect(
+    path: str | Path,
+    frames: Iterator[tuple[int, av.VideoFrame]],
+    indices: np.ndarray,
+    per_frame: Callable[[np.ndarray], np.ndarray] | None,
+) -> np.ndarray:
+    converter, number, position = _Converter(), 0, -1
+    clip = size = None
+    with closing(frames):
+        for position, frame in frames:
+            if position < indices[number]:
+                continue
+            if size is not None and (frame.height, frame.width) != size:
                 raise VideoError(f"{path}: the frame size changes midway")
-            size = frame.shape
-            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            size = frame.height, frame.width
+            pixels = converter.to_rgb(frame)
             if per_frame is not None:
-                frame = per_frame(frame)
-            if frames is None:
-                frames = np.empty((len(indices), *frame.shape), np.uint8)
-            # Copied at once rather than stacked at the end: the frame is still in the processor's cache
-            frames[number] = frame
-    finally:
-        capture.release()
-    return frames
+                pixels = per_frame(pixels)
+            if clip is None:
+                clip = np.empty((len(indices), *pixels.shape), np.uint8)
+            while number < len(indices) and indices[number] == position:
+                # Copied at once rather than stacked at the end: the frame is still in the processor's cache
+                clip[number] = pixels
+                number += 1
+            if number == len(indices):
+                return clip
+    raise VideoError(
+        f"{path}: frame {indices[number]} was wanted, but only {position + 1} decode; "
+        "rerun split_data.py to count its frames anew"
+    )

@@ -61,7 +61,9 @@ def count_videos(
     for video in videos:
         row = classes[video.label]
         row["num_videos"] += 1
-        row["num_clips"] += len(sampling.window_starts(video.num_frames, clip, clip_step, fps=video.fps))
+        row["num_clips"] += len(
+            sampling.window_starts(video.num_frames, clip, clip_step, fps=video.fps, edges_s=video.edges_s)
+        )
         row["duration_s"] += video.num_frames / video.fps
         row["share"] = row["num_videos"] / len(videos)
     described = [hmdb51.describe_tags(video.path, video.label) for video in videos]

@@ -26,6 +26,8 @@ _CODECS = {
 }
 # FFmpeg's AVCOL_SPC_SMPTE170M and AVCOL_RANGE_MPEG: what cvtColor makes. Players that are not told guess by the size.
 _BT601, _LIMITED_RANGE = 6, 1
+# Where frames have times of their own: a whole number for each frame of all usual rates, and for a millisecond.
+_TICKS_PER_S = 120_000
 
 
 class _VideoWriter:
@@ -42,10 +44,13 @@ class _VideoWriter:
         self._stream.codec_context.color_range = _LIMITED_RANGE
         self._size: tuple[int, int] | None = None
 
-    def write(self, frame: np.ndarray) -> None:
+    def write(self, frame: np.ndarray, times_s: tuple[float, float] | None = None) -> None:
+        """Add a frame, shown from times_s[0] to times_s[1], in seconds; of all frames or of none."""
         assert frame.dtype == np.uint8 and frame.shape[2:] == (3,), f"not RGB in bytes: {frame.dtype} {frame.shape}"
         if self._size is None:
             self._start(*frame.shape[:2])
+            if times_s is not None:
+                self._stream.codec_context.time_base = Fraction(1, _TICKS_PER_S)
         elif frame.shape[:2] != self._size:
             raise ValueError(f"frame size changed from {self._size} to {frame.shape[:2]}")
         if any(after for _, after in self._pad):
@@ -53,7 +58,11 @@ class _VideoWriter:
         # A third of the time of PyAV's own conversion
         planes = cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
         encoded = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-        encoded.pts = self._num_frames
+        if times_s is None:
+            encoded.pts = self._num_frames
+        else:
+            begin, end = (round(time_s * _TICKS_PER_S) for time_s in times_s)
+            encoded.pts, encoded.duration, encoded.time_base = begin, end - begin, Fraction(1, _TICKS_PER_S)
         self._num_frames += 1
         self._container.mux(self._stream.encode(encoded))
 

@@ -175,7 +175,7 @@ def fingerprint(path: Path, num_frames: int) -> np.ndarray:
     def shrink(frame: np.ndarray) -> np.ndarray:
         return cv2.resize(frame, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
 
-    frames = read_frames(path, [int(place * num_frames) for place in _PLACES], per_frame=shrink)
+    frames = read_frames(path, [int(place * num_frames) for place in _PLACES], per_frame=shrink, num_frames=num_frames)
     greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in frames]
     waves = [cv2.dct(grey)[:_SCALES, :_SCALES].ravel()[1:] for grey in greys]
     return np.concatenate([wave > np.median(wave) for wave in waves])

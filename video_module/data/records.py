@@ -7,17 +7,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from video_module.data import hmdb51, ucf101
-from video_module.data.decoding import VideoError, count_frames
+from video_module.data.decoding import VideoError, VideoReader
 from video_module.data.labels import SPLITS, find_videos, has_entries
 from video_module.errors import InputError
 from video_module.files import read_text
 
 SPLIT_JSON = "split.json"
+# Of a file's packets, so many may fail to decode. A tenth is damage, and the file is set aside.
+_MAX_FAILED = 0.1
 OFFICIAL = {"hmdb51": hmdb51, "ucf101": ucf101}
 """Protocols that the data sets' authors defined, and the module that reads the files of each."""
 
@@ -33,7 +35,12 @@ class VideoRecord:
     num_frames: int
     """Frames that decode, whatever the header claims; 0 where nothing was decoded."""
     fps: float
+    """Frames divided by duration."""
     split: str = ""
+    num_damaged_frames: int = 0
+    """Frames that are lost, and frames that came damaged."""
+    edges_s: tuple[float, ...] | None = None
+    """Where each frame begins and the last one ends, in seconds; None where frame n is at n / fps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +110,27 @@ def groups_source(file: Path) -> SourceOf:
     return source_of
 
 
-def probe_video(path: Path) -> tuple[int, float]:
-    """(frames that decode, frames per second). Raises VideoError with the reason to set the file aside."""
-    num_frames, info = count_frames(path)
-    if num_frames == 0:
-        raise VideoError(f"{path}: no frame decodes")
-    # Headers claim a frame or two that never decode: in HMDB51 all of them do. A tenth is damage, and so the file is
-    # set aside; in a clip of ten frames or fewer one frame is a tenth already.
-    if info.header_num_frames > 10 and num_frames < 0.9 * info.header_num_frames:
-        raise VideoError(f"{path}: only {num_frames} of {info.header_num_frames} frames decode")
-    return num_frames, info.fps
+class Probe(NamedTuple):
+    """What decoding a whole video tells; the fields are VideoRecord's."""
+
+    num_frames: int
+    fps: float
+    num_damaged_frames: int
+    edges_s: tuple[float, ...] | None
+
+
+def probe_video(path: Path) -> Probe:
+    """Decode a video. Raises VideoError with the reason to set the file aside."""
+    reader = VideoReader(path)
+    for _ in reader:
+        pass
+    if reader.num_frames == 0:
+        raise reader.no_frame()
+    if reader.num_failed > _MAX_FAILED * reader.num_packets:
+        num_sound = reader.num_packets - reader.num_failed
+        raise VideoError(f"{path}: damaged: only {num_sound} of {reader.num_packets} frames decode")
+    edges_s = None if reader.edges_s is None else tuple(reader.edges_s.tolist())
+    return Probe(reader.num_frames, reader.fps, reader.num_damaged, edges_s)
 
 
 def _read_records(
@@ -125,10 +143,10 @@ def _read_records(
 
     def read(name: str, label: str, source: str) -> VideoRecord | Rejected:
         try:
-            num_frames, fps = probe_video(folder / name) if decode else (0, 0.0)
+            probe = probe_video(folder / name) if decode else Probe(0, 0.0, 0, None)
         except VideoError as error:
             return Rejected(path=name, reason=str(error).removeprefix(f"{folder / name}: "))
-        return VideoRecord(path=name, label=label, source=source, num_frames=num_frames, fps=fps)
+        return VideoRecord(path=name, label=label, source=source, **probe._asdict())
 
     # Threads rather than processes: decoding releases the interpreter lock
     with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
@@ -205,6 +223,8 @@ def _recorded(split_dir: Path) -> dict[str, VideoRecord]:
         if entry["split"] == split_dir.name:
             name = entry["path"].removeprefix(f"{split_dir.name}/")
             known = {key: entry[key] for key in ("label", "source", "num_frames", "fps")}
+            # Files of earlier versions lack these
+            known |= {key: entry[key] for key in ("num_damaged_frames", "edges_s") if key in entry}
             videos[name] = VideoRecord(path=name, **known)
     return videos
 

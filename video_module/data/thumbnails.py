@@ -23,4 +23,4 @@ def read_thumbnails(
         height, width = (max(1, round(side * scale)) for side in frame.shape[:2])
         return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
-    return read_frames(path, middles, per_frame=fit)
+    return read_frames(path, middles, per_frame=fit, num_frames=num_video_frames)

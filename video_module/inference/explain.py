@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from video_module.config import ClipConfig
-from video_module.data import sampling, transforms
-from video_module.data.decoding import iter_frames, read_info
+from video_module.data import transforms
+from video_module.data.decoding import VideoReader, iter_frames
 from video_module.data.encoding import open_video
 from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint
 from video_module.engine.device import choose_device
@@ -118,15 +118,15 @@ def explain_video(
 
     Only the coarse grids of a window are kept: less than 100 MB for an hour. Raises VideoError if no frame decodes.
     """
-    info = read_info(path)
+    reader = VideoReader(path)
     windows: list[tuple[int, int, np.ndarray, float]] = []
-    stream = iter_windows(path, model.clip, clip_step=None, fps=info.fps)
+    stream = iter_windows(reader, model.clip, clip_step=None)
     while batch := list(islice(stream, batch_size)):
         evidence, logits = _class_evidence(model, np.stack([window.frames for window in batch]), target=target)
         scores = softmax(logits.cpu().numpy(), temperature=temperature)
         evidence = F.interpolate(evidence[:, None], size=(model.clip.num_frames, *evidence.shape[2:]), mode="trilinear")
         for window, grids, score in zip(batch, evidence[:, 0].cpu().numpy(), scores[:, target], strict=True):
-            windows.append((window.start, window.end, _at_frames(grids, window, model.clip, info.fps), float(score)))
+            windows.append((window.start, window.end, _at_frames(grids, window), float(score)))
 
     num_frames = windows[-1][1]
     grids, scores = np.zeros((num_frames, *windows[0][2].shape[1:]), np.float32), np.zeros(num_frames)
@@ -140,15 +140,14 @@ def explain_video(
     if (lit := grids[grids > 0]).size:
         grids = np.minimum(grids / np.quantile(lit, _STRONGEST), 1)
     return VideoHeat(
-        path=Path(path), fps=info.fps, clip=model.clip, target=target, grids=grids, scores=scores / num_windows
+        path=Path(path), fps=reader.fps, clip=model.clip, target=target, grids=grids, scores=scores / num_windows
     )
 
 
-def _at_frames(grids: np.ndarray, window: WindowClip, clip: ClipConfig, fps: float) -> np.ndarray:
+def _at_frames(grids: np.ndarray, window: WindowClip) -> np.ndarray:
     """Interpolate a clip's grids (T, h, w) to the frames window.start to window.end - 1 of its video."""
-    indices = sampling.clip_indices(window.start, window.end, clip, fps=fps)
     # The clip of a short video repeats its last frame: frames that occur several times get the mean of their grids.
-    frames, owners = np.unique(indices, return_inverse=True)
+    frames, owners = np.unique(window.indices, return_inverse=True)
     grids = np.stack([grids[owners == number].mean(axis=0) for number in range(len(frames))])
     positions = np.interp(np.arange(window.start, window.end), frames, np.arange(len(frames)))
     before = positions.astype(int)

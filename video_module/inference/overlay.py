@@ -113,9 +113,9 @@ def draw_label(frame: np.ndarray, label: str, score: float, *, color: tuple[int,
 def _segment_strip(segments: list[Segment], colors: Mapping[str, tuple[int, int, int]], width: int) -> np.ndarray:
     """The whole video from left to right in the colours of its segments: uint8 RGB (width, 3)."""
     strip = np.zeros((width, 3), np.uint8)
-    num_frames = segments[-1].end
+    duration_s = segments[-1].end_s
     for segment in segments:
-        left, right = (round(edge * width / num_frames) for edge in (segment.start, segment.end))
+        left, right = (round(edge_s * width / duration_s) for edge_s in (segment.start_s, segment.end_s))
         strip[left:right] = colors[segment.label]
     return strip
 
@@ -145,6 +145,7 @@ def annotated_frames(
     colors = segment_colors(prediction.class_names)
     remaining = iter(segments)
     segment, strip = next(remaining), None
+    last_s = prediction.time_of(prediction.num_frames - 1) or 1.0
     for position, frame in enumerate(iter_frames(prediction.path)):
         if position >= segment.end:
             # A file that is still being written may have grown since it was scored; its last label then stays.
@@ -154,7 +155,7 @@ def annotated_frames(
         if strip is None:
             strip = _segment_strip(segments, colors, frame.shape[1])
         draw_label(frame, shown_label(segment.label, uncertain), segment.score, color=colors[segment.label])
-        _draw_strip(frame, strip, progress=position / max(1, prediction.num_frames - 1))
+        _draw_strip(frame, strip, progress=prediction.time_of(position) / last_s)
         yield frame
 
 
@@ -165,7 +166,7 @@ def write_annotated(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write annotated_frames() as an .mp4 of the video's own rate, length and size (made even), or as a .webp."""
+    """Write annotated_frames() as an .mp4 of the video's own times and size (made even), or as a .webp."""
     for done in iter_write_annotated(path, prediction, segments):
         on_progress(done, prediction.num_frames)
 
@@ -181,9 +182,10 @@ def iter_write_annotated(
     with open_video(path, fps=prediction.fps) as writer:
         frames = annotated_frames(prediction, segments, uncertain=uncertain, min_width=min_width)
         frames = in_background(frames, depth=_FRAMES_AHEAD)
-        for done, frame in enumerate(frames, start=1):
-            writer.write(frame)
-            yield done
+        for position, frame in enumerate(frames):
+            is_even = prediction.edges_s is None
+            writer.write(frame, None if is_even else (prediction.time_of(position), prediction.time_of(position + 1)))
+            yield position + 1
 
 
 def show_annotated(prediction: VideoPrediction, segments: list[Segment] | None = None) -> None:
@@ -192,10 +194,9 @@ def show_annotated(prediction: VideoPrediction, segments: list[Segment] | None =
     Raises InputError where there is no display.
     """
     with DisplayWindow(prediction.path.name) as window:
-        due = time.monotonic()
-        for frame in annotated_frames(prediction, segments):
-            due += 1 / prediction.fps
-            if not window.show(frame, wait_s=due - time.monotonic()):
+        begin = time.monotonic()
+        for position, frame in enumerate(annotated_frames(prediction, segments)):
+            if not window.show(frame, wait_s=begin + prediction.time_of(position + 1) - time.monotonic()):
                 return
 
 

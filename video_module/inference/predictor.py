@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from video_module.config import DEFAULT_MIN_SCORE, ClipConfig
-from video_module.data.decoding import read_info
+from video_module.data.decoding import VideoReader, read_info
 from video_module.devices import parse_device
 from video_module.errors import InputError
 from video_module.files import FORMAT_VERSION, READABLE_VERSIONS
 from video_module.inference.windows import WindowClip, iter_windows
 from video_module.scores import ScoreClips, softmax, top_k, video_score
+from video_module.tables import pluralize
 
 METADATA_KEY = "video_module"
 
@@ -42,10 +43,15 @@ class VideoPrediction:
 
     path: Path
     fps: float
+    """Frames divided by duration."""
     num_frames: int
     """Frames that decoded."""
     class_names: list[str]
     windows: list[Window]
+    edges_s: np.ndarray | None = None
+    """Where each frame begins and the last one ends, float64 (num_frames + 1,); None where frame n is at n / fps."""
+    num_damaged_frames: int = 0
+    """Frames that are lost, and frames that came damaged."""
     min_score: float = DEFAULT_MIN_SCORE
     """The model's: below it an answer is uncertain."""
 
@@ -56,7 +62,21 @@ class VideoPrediction:
 
     @property
     def duration_s(self) -> float:
-        return self.num_frames / self.fps
+        return self.time_of(self.num_frames)
+
+    def time_of(self, frame: int) -> float:
+        """When a frame begins, which is when the one before it ends, in seconds from the first."""
+        if self.edges_s is None:
+            return frame / self.fps
+        # A file that is still being written may have grown since it was scored.
+        beyond = max(0, frame - self.num_frames)
+        return float(self.edges_s[frame - beyond]) + beyond / self.fps
+
+    def notes(self) -> list[str]:
+        """What a user should know of the file, a line each."""
+        if not self.num_damaged_frames:
+            return []
+        return [f"{self.path}: damaged: {pluralize(self.num_damaged_frames, 'frame')} lost or with faults"]
 
     def top_k(self, k: int) -> list[dict[str, str | float]]:
         return top_k(self.scores, self.class_names, k)
@@ -114,22 +134,22 @@ class Predictor:
         `on_progress(frames done, frames the header claims)` is called after each batch. Raises VideoError if no frame
         decodes.
         """
-        info = read_info(path)
+        info, reader = read_info(path), VideoReader(path)
         windows: list[Window] = []
-        for scored in self.score_windows(path, fps=info.fps, clip_step=clip_step, batch_size=batch_size):
+        for scored in self.score_windows(reader, clip_step=clip_step, batch_size=batch_size):
             windows += scored
             on_progress(windows[-1].end, info.estimated_num_frames)
-        return self.prediction_of(path, windows, fps=info.fps)
+        return self.prediction_of(reader, windows)
 
     def score_windows(
-        self, path: str | Path, *, fps: float, clip_step: int | None = None, batch_size: int = 4
+        self, reader: VideoReader, *, clip_step: int | None = None, batch_size: int = 4
     ) -> Iterator[list[Window]]:
-        """Yield a video's windows in batches as they are scored; `fps` is read_info()'s. Raises VideoError.
+        """Yield a video's windows in batches as they are scored. Raises VideoError.
 
         For callers that show partial answers or may stop midway; predict_video() does the same in one go.
         """
         waiting: list[WindowClip] = []
-        for window in iter_windows(path, self.clip, clip_step=clip_step, fps=fps):
+        for window in iter_windows(reader, self.clip, clip_step=clip_step):
             waiting.append(window)
             if len(waiting) == batch_size:
                 yield self._score(waiting)
@@ -137,14 +157,16 @@ class Predictor:
         if waiting:
             yield self._score(waiting)
 
-    def prediction_of(self, path: str | Path, windows: list[Window], *, fps: float) -> VideoPrediction:
+    def prediction_of(self, reader: VideoReader, windows: list[Window]) -> VideoPrediction:
         """Combine all windows of score_windows() into the video's prediction."""
         return VideoPrediction(
-            path=Path(path),
-            fps=fps,
-            num_frames=windows[-1].end,
+            path=reader.path,
+            fps=reader.fps,
+            num_frames=reader.num_frames,
             class_names=self.class_names,
             windows=windows,
+            edges_s=reader.edges_s,
+            num_damaged_frames=reader.num_damaged,
             min_score=self.min_score,
         )
 

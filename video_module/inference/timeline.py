@@ -125,7 +125,7 @@ def _smoothing_s(prediction: VideoPrediction, config: TimelineConfig) -> float:
     if config.smooth_s is not None:
         return config.smooth_s
     first = prediction.windows[0]
-    return (first.end - first.start) / prediction.fps
+    return prediction.time_of(first.end) - prediction.time_of(first.start)
 
 
 def find_segments(prediction: VideoPrediction, config: TimelineConfig = DEFAULT_TIMELINE) -> list[Segment]:
@@ -133,7 +133,7 @@ def find_segments(prediction: VideoPrediction, config: TimelineConfig = DEFAULT_
     config = config.for_model(prediction.min_score)
     borders = _window_borders(prediction)
     scores = np.stack([window.scores for window in prediction.windows])
-    times_s = np.array([(window.start + window.end) / 2 for window in prediction.windows]) / prediction.fps
+    times_s = np.array([(prediction.time_of(w.start) + prediction.time_of(w.end)) / 2 for w in prediction.windows])
     labeller = Labeller(config)
     smoothed = smooth_scores(scores, times_s, smooth_s=_smoothing_s(prediction, config))
     labels = np.array([-1 if (label := labeller.update(row)) is None else label for row in smoothed])
@@ -146,8 +146,8 @@ def find_segments(prediction: VideoPrediction, config: TimelineConfig = DEFAULT_
             Segment(
                 start=start,
                 end=end,
-                start_s=start / prediction.fps,
-                end_s=end / prediction.fps,
+                start_s=prediction.time_of(start),
+                end_s=prediction.time_of(end),
                 label=UNCERTAIN if label < 0 else prediction.class_names[label],
                 score=float(mean.max() if label < 0 else mean[label]),
                 scores=mean,
@@ -172,12 +172,13 @@ def to_json(
         "model": model,
         "fps": prediction.fps,
         "num_frames": prediction.num_frames,
+        "num_damaged_frames": prediction.num_damaged_frames,
         "duration_s": prediction.duration_s,
         "timeline": dataclasses.asdict(config) | {"smooth_s": _smoothing_s(prediction, config)},
         "top_k": prediction.top_k(k),
         "segments": [
             {
-                **_stretch(segment, prediction.fps),
+                **_stretch(segment, prediction),
                 "label": str(segment.label),
                 "is_uncertain": segment.label == UNCERTAIN,
                 "score": segment.score,
@@ -186,15 +187,15 @@ def to_json(
             for segment in segments
         ],
         "windows": [
-            {**_stretch(window, prediction.fps), "top_k": top_k(window.scores, prediction.class_names, k)}
+            {**_stretch(window, prediction), "top_k": top_k(window.scores, prediction.class_names, k)}
             for window in prediction.windows
         ],
     }
 
 
-def _stretch(part: Segment | Window, fps: float) -> dict[str, int | float]:
-    start, end = part.start, part.end
-    return {"start_frame": start, "end_frame": end, "start_s": start / fps, "end_s": end / fps}
+def _stretch(part: Segment | Window, prediction: VideoPrediction) -> dict[str, int | float]:
+    times = {"start_s": prediction.time_of(part.start), "end_s": prediction.time_of(part.end)}
+    return {"start_frame": part.start, "end_frame": part.end, **times}
 
 
 def write_csv(path: Path, prediction: VideoPrediction) -> None:
@@ -204,7 +205,7 @@ def write_csv(path: Path, prediction: VideoPrediction) -> None:
         writer.writerow(["start_frame", "end_frame", "start_s", "end_s", "label", "score"])
         for window in prediction.windows:
             best = int(window.scores.argmax())
-            times = f"{window.start / prediction.fps:.3f}", f"{window.end / prediction.fps:.3f}"
+            times = f"{prediction.time_of(window.start):.3f}", f"{prediction.time_of(window.end):.3f}"
             writer.writerow(
                 [window.start, window.end, *times, prediction.class_names[best], f"{window.scores[best]:.6f}"]
             )

@@ -3,25 +3,34 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from video_module.config import ClipConfig
 from video_module.data import sampling, transforms
-from video_module.data.decoding import iter_frames
+from video_module.data.decoding import VideoReader
 
 
 @dataclass(frozen=True)
 class WindowClip:
     """A clip ready for the model, and its place in the video."""
 
-    start: int
-    """First frame."""
-    end: int
-    """One past the last frame."""
+    indices: np.ndarray
+    """Its frames in the video, int64 (T,)."""
     frames: np.ndarray
     """uint8 RGB (T, crop, crop, 3)."""
+
+    @property
+    def start(self) -> int:
+        """First frame."""
+        return int(self.indices[0])
+
+    @property
+    def end(self) -> int:
+        """One past the last frame."""
+        return int(self.indices[-1]) + 1
 
 
 class WindowCutter:
@@ -30,42 +39,55 @@ class WindowCutter:
     The windows are those of sampling.window_starts(). Only one clip's span of small frames is kept.
     """
 
-    def __init__(self, clip: ClipConfig, *, clip_step: int | None, fps: float) -> None:
-        """`clip_step` is in frames; None means half a clip."""
-        self.clip, self.fps = clip, fps
-        self.span = sampling.clip_span(clip, fps)
+    def __init__(self, clip: ClipConfig, *, clip_step: int | None) -> None:
+        """`clip_step` is counted as frame_stride is; None means half a clip."""
+        self.clip, self.clip_step = clip, clip_step
         self.num_frames = 0
-        self._recent: deque[np.ndarray] = deque(maxlen=self.span)
-        self._starts = sampling.endless_window_starts(clip, clip_step, fps=fps)
-        self._next, self._previous = next(self._starts), None
+        # Where each frame begins, in what frame_stride counts, and its pixels
+        self._recent: deque[tuple[float, np.ndarray]] = deque()
+        self._due: deque[int] = deque()
+        self._previous: int | None = None
 
-    def push(self, frame: np.ndarray) -> WindowClip | None:
-        """Take the next frame, uint8 RGB (H, W, 3) of any size, and return the window that it completes, if any."""
-        self._recent.append(transforms.center_view(frame, self.clip))
+    def push(self, frame: np.ndarray, time_s: float) -> list[WindowClip]:
+        """Take the next frame, uint8 RGB (H, W, 3) of any size, and return the windows that are complete with it."""
+        begin = sampling.edge_of(time_s, self.num_frames, self.clip)
+        if self._recent and sampling.begins_window(self._recent[-1][0], begin, self.clip, self.clip_step):
+            self._due.append(self.num_frames - 1)
+        self._recent.append((begin, transforms.center_view(frame, self.clip)))
         self.num_frames += 1
-        if self.num_frames < self._next + self.span:
-            return None
-        self._previous, self._next = self._next, next(self._starts)
-        return self._cut(self._previous)
+        windows, span = [], sampling.span_of(self.clip)
+        # The last frame of a window is known as soon as another is shown at its moment, or later.
+        while self._due and self._recent[self._due[0] - self._oldest][0] + span <= begin + sampling.EPSILON:
+            windows.append(self._cut(self._due.popleft(), end=np.inf))
+        while len(self._recent) > 1 and self._recent[1][0] + span < begin - sampling.EPSILON:
+            self._recent.popleft()
+        return windows
 
-    def finish(self) -> WindowClip | None:
-        """Return the window that ends with the last frame, unless push() has returned it."""
-        last = sampling.last_start(self.num_frames, self.clip, fps=self.fps)
-        return None if last == self._previous else self._cut(last)
+    def finish(self, end_s: float) -> list[WindowClip]:
+        """Return the windows that push() has not returned. The last frame ends at `end_s`."""
+        end = sampling.edge_of(end_s, self.num_frames, self.clip)
+        edges = np.array([begin for begin, _ in self._recent] + [end])
+        last = self._oldest + sampling.last_fit(edges, self.clip)
+        starts = [start for start in self._due if start < last]
+        return [self._cut(start, end=end) for start in starts + [last] if start != self._previous]
 
-    def _cut(self, start: int) -> WindowClip:
-        indices = sampling.clip_indices(start, self.num_frames, self.clip, fps=self.fps)
-        oldest = self.num_frames - len(self._recent)
-        assert oldest <= indices.min(), (oldest, indices)
-        frames = np.stack([self._recent[index - oldest] for index in indices])
-        return WindowClip(start, min(start + self.span, self.num_frames), frames)
+    @property
+    def _oldest(self) -> int:
+        return self.num_frames - len(self._recent)
+
+    def _cut(self, start: int, *, end: float) -> WindowClip:
+        recent = list(islice(self._recent, start - self._oldest, None))
+        picked = sampling.pick_frames(np.array([begin for begin, _ in recent] + [end]), self.clip)
+        self._previous = start
+        return WindowClip(start + picked, np.stack([recent[index][1] for index in picked]))
 
 
-def iter_windows(path: str | Path, clip: ClipConfig, *, clip_step: int | None, fps: float) -> Iterator[WindowClip]:
+def iter_windows(video: str | Path | VideoReader, clip: ClipConfig, *, clip_step: int | None) -> Iterator[WindowClip]:
     """Yield a video's windows, centre-cropped, as it is decoded. Raises VideoError if no frame decodes."""
-    cutter = WindowCutter(clip, clip_step=clip_step, fps=fps)
-    for frame in iter_frames(path):
-        if window := cutter.push(frame):
-            yield window
-    if window := cutter.finish():
-        yield window
+    reader = video if isinstance(video, VideoReader) else VideoReader(video)
+    cutter = WindowCutter(clip, clip_step=clip_step)
+    for frame in reader:
+        yield from cutter.push(frame.to_rgb(), frame.time_s)
+    if reader.num_frames == 0:
+        raise reader.no_frame()
+    yield from cutter.finish(reader.duration_s)

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from video_module.config import TimelineConfig
+from video_module.data.decoding import VideoReader
 from video_module.inference import timeline
 from video_module.inference.predictor import Predictor, VideoPrediction
 from video_module.web.components import answer, in_place
@@ -28,6 +29,7 @@ def _array(items: dict[str, Any]) -> dict[str, Any]:
 _TOP_K = _array(_object(label=_TEXT, score=_NUMBER))
 _STRETCH = {"start_frame": _INTEGER, "end_frame": _INTEGER, "start_s": _NUMBER, "end_s": _NUMBER}
 _VIDEO = {"video": _TEXT, "model": _TEXT, "fps": _NUMBER, "num_frames": _INTEGER, "duration_s": _NUMBER}
+_VIDEO |= {"num_damaged_frames": _INTEGER}
 _PREDICT_SCHEMA = _object(**_VIDEO, top_k=_TOP_K)
 _SEGMENTS_SCHEMA = _object(
     **_VIDEO,
@@ -93,7 +95,8 @@ def _count(top_k: float | None) -> int:
 
 def _recognise(video: str | None, predictor: Predictor, limits: Limits) -> VideoPrediction:
     info = check_header(uploaded_path(video), limits)
-    windows = [window for scored, _, _ in score_within(predictor, video, info, limits) for window in scored]
-    prediction = predictor.prediction_of(video, windows, fps=info.fps)
+    reader = VideoReader(video)
+    windows = [window for scored, _, _ in score_within(predictor, reader, info, limits) for window in scored]
+    prediction = predictor.prediction_of(reader, windows)
     # The answer names the visitor's file, not where it lies on the server.
     return replace(prediction, path=Path(prediction.path.name))

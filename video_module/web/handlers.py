@@ -16,10 +16,11 @@ import numpy as np
 from gradio.components.plot import PlotData
 
 from video_module.config import TimelineConfig
+from video_module.data.decoding import VideoReader
 from video_module.files import write_json
 from video_module.inference import timeline
 from video_module.inference.overlay import iter_write_annotated, segment_colors
-from video_module.inference.predictor import Predictor, VideoPrediction, Window
+from video_module.inference.predictor import Predictor, VideoPrediction
 from video_module.report.style import to_png
 from video_module.report.timeline_plot import draw_timeline
 from video_module.web.limits import Limits, Refused, check_header, score_within
@@ -121,12 +122,12 @@ class Handlers:
     def _predict(self, video: str | None, model: str, bar: "_ProgressBar") -> Iterator[Any]:
         info = check_header(uploaded_path(video), self.limits)
         predictor = self.predictors[model]
-        windows: list[Window] = []
-        for scored, done, total in score_within(predictor, video, info, self.limits):
+        windows, reader = [], VideoReader(video)
+        for scored, done, total in score_within(predictor, reader, info, self.limits):
             windows += scored
             bar.show("scoring", done, total)
             yield _no_updates()
-        return predictor.prediction_of(video, windows, fps=info.fps)
+        return predictor.prediction_of(reader, windows)
 
     def _write_files(
         self,

@@ -10,7 +10,7 @@ from video_module.machine import available_cores
 
 # run_gradio.py reads the limits' defaults for --help, which should not wait for OpenCV.
 if TYPE_CHECKING:
-    from video_module.data.decoding import VideoInfo
+    from video_module.data.decoding import VideoInfo, VideoReader
     from video_module.inference.predictor import Predictor, Window
 
 # Of frames, upright or on their side. A frame of 4K is 28 MB once decoded, and several are held at a time.
@@ -81,7 +81,7 @@ def check_header(path: str | Path, limits: Limits) -> "VideoInfo":
     except VideoError:
         raise Refused("bad_video") from None
     check_size(info.height, info.width)
-    check_length(info.estimated_num_frames, info.fps, limits)
+    check_length(info.estimated_num_frames, info.duration_s, limits)
     return info
 
 
@@ -91,17 +91,17 @@ def check_size(height: int, width: int) -> None:
         raise Refused("too_large_frames", width=width, height=height, max_width=MAX_WIDTH, max_height=MAX_HEIGHT)
 
 
-def check_length(num_frames: int, fps: float, limits: Limits) -> None:
-    """Raise Refused if so many frames are too many."""
-    # Headers of old files claim a frame too many.
-    if num_frames > limits.max_seconds * fps + 1:
+def check_length(num_frames: int, duration_s: float, limits: Limits) -> None:
+    """Raise Refused if so many frames, or seconds, are too many."""
+    # A recording of just the permitted length may have a frame too many.
+    if duration_s > limits.max_seconds + 0.05:
         raise Refused("too_long", max_seconds=limits.max_seconds)
     if num_frames > limits.max_frames:
         raise Refused("too_many_frames", max_frames=limits.max_frames)
 
 
 def score_within(
-    predictor: "Predictor", path: str | Path, info: "VideoInfo", limits: Limits
+    predictor: "Predictor", reader: "VideoReader", info: "VideoInfo", limits: Limits
 ) -> "Iterator[tuple[list[Window], int, int]]":
     """Yield (windows scored, frames done, frames expected) for each batch of a video's windows.
 
@@ -110,9 +110,9 @@ def score_within(
     from video_module.data.decoding import VideoError
 
     try:
-        for windows in predictor.score_windows(path, fps=info.fps):
+        for windows in predictor.score_windows(reader):
             done = windows[-1].end
-            check_length(done, info.fps, limits)
+            check_length(reader.num_frames, reader.times_s[-1], limits)
             yield windows, done, max(done, info.estimated_num_frames)
     except VideoError:
         raise Refused("bad_video") from None

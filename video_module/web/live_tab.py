@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 
 from video_module.config import TimelineConfig
-from video_module.data.decoding import DEFAULT_FPS, VideoError, VideoInfo, iter_frames
+from video_module.data import sampling
+from video_module.data.decoding import DEFAULT_FPS, VideoError, VideoInfo, VideoReader
 from video_module.inference.live import ANSWERS_PER_CLIP, LiveLabeller, RecentFrames
 from video_module.inference.overlay import draw_label, segment_colors
 from video_module.inference.predictor import Predictor
 from video_module.inference.timeline import shown_label
-from video_module.inference.windows import WindowCutter
+from video_module.inference.windows import WindowClip, WindowCutter
 from video_module.web.limits import Limits, Refused, check_length
 
 # Each picture travels to the browser as a JPEG inside a message. 480 lines at 12 a second look like a live picture;
@@ -44,19 +45,25 @@ def watch_file(
     Windows are scored every `skip` half clips. A network that is slower than the video slows it down. Raises Refused.
     """
     step = max(1, predictor.clip.default_clip_step) * skip
-    cutter = WindowCutter(predictor.clip, clip_step=step, fps=info.fps)
+    cutter = WindowCutter(predictor.clip, clip_step=step)
+    smooth_s = sampling.clip_span(predictor.clip, info.fps) / info.fps
     config = config.for_model(predictor.min_score)
-    labeller = LiveLabeller(predictor.class_names, config, smooth_s=cutter.span / info.fps)
+    labeller = LiveLabeller(predictor.class_names, config, smooth_s=smooth_s)
+    reader = VideoReader(path)
     label, score, shown_s, begin = None, 0.0, -np.inf, time.monotonic()
+
+    def label_at(time_s: float, window: WindowClip) -> tuple[str, float]:
+        return labeller.update(time_s, predictor.predict_clips(window.frames[None])[0])[:2]
+
     try:
-        for index, frame in enumerate(iter_frames(path)):
-            check_length(index + 1, info.fps, limits)
-            if window := cutter.push(frame):
-                scores = predictor.predict_clips(window.frames[None])[0]
-                label, score, _ = labeller.update(window.end / info.fps, scores)
+        for index, timed in enumerate(reader):
+            check_length(index + 1, timed.time_s, limits)
+            frame = timed.to_rgb()
+            for window in cutter.push(frame, timed.time_s):
+                label, score = label_at(timed.time_s, window)
             if index % skip:
                 continue
-            due_s = begin + index / info.fps / skip
+            due_s = begin + timed.time_s / skip
             now = time.monotonic()
             if due_s < shown_s + 1 / _MAX_RATE:
                 continue
@@ -69,9 +76,10 @@ def watch_file(
                 due_s = now
             shown_s = due_s
             yield _draw(frame, label, score, predictor, texts)
-        if label is None and (window := cutter.finish()):  # shorter than a clip
-            scores = predictor.predict_clips(window.frames[None])[0]
-            label, score, _ = labeller.update(window.end / info.fps, scores)
+        if reader.num_frames == 0:
+            raise reader.no_frame()
+        for window in cutter.finish(reader.duration_s) if label is None else []:  # shorter than a clip
+            label, score = label_at(reader.duration_s, window)
         yield _draw(frame, label, score, predictor, texts)
     except VideoError:
         raise Refused("bad_video") from None

@@ -1,0 +1,289 @@
+"""What the packets of a video file tell before any is decoded: which stream, when its frames come, where keyframes are.
+
+Headers are not asked for counts and durations: an edit list hides frames, .avi pads with empty chunks, a longer audio
+track stretches the duration, and browsers' recordings state neither.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from threading import Lock
+
+import av
+import numpy as np
+
+from video_module.errors import InputError
+
+# FFmpeg reads far more than videos: playlists that name other files, pictures, text as moving letters. Only containers
+# of video are opened, by what is in the file and not by its name.
+_FORMATS = (
+    "avi,mov,mp4,matroska,webm,mpeg,mpegvideo,mpegts,asf,flv,ogg,mxf,rm,nut,dv,wtv,gxf,h264,hevc,vvc,m4v,h263,vc1,"
+    "ivf,obu,av1"
+)
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+_NOT_FILMS = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+# Where a file tells no times: raw .h264, for example.
+DEFAULT_FPS = 25.0
+# Containers round times to ticks. Frames that are no further than this from even steps are evenly spaced.
+_MAX_ROUNDING_S = 0.0015
+
+
+class VideoError(InputError):
+    """A video that cannot be opened, or holds fewer frames than asked for; the text names the file."""
+
+
+def open_file(path: str | Path) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """Open a video file and choose its stream: the default one, or the first that is not a cover picture.
+
+    Raises VideoError if it cannot be read, holds no video, or needs a decoder that is not there.
+    """
+    path = Path(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise VideoError(f"{str(path)!a}: the name is not valid UTF-8; rename the file") from None
+    if not path.is_file():
+        raise VideoError(f"{path}: no such file")
+    if not os.access(path, os.R_OK):
+        raise VideoError(f"{path}: no permission to read it")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path}: the file is empty (0 bytes)")
+    if path.suffix.lower() in _PICTURE_SUFFIXES:
+        raise VideoError(f"{path}: a picture, not a video")
+    try:
+        # Absolute, so that no part of a name is taken for a protocol ("a:b.avi") or an option ("-x.avi"). Titles need
+        # not be UTF-8; those of HMDB51 are not.
+        container = av.open(str(path.absolute()), options=dict(_OPTIONS), metadata_errors="ignore")
+    except (av.error.FFmpegError, ValueError):
+        raise VideoError(f"{path}: not a video that can be read") from None
+    try:
+        return container, _choose_stream(container, path)
+    except BaseException:
+        container.close()
+        raise
+
+
+def _choose_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    films = [stream for stream in container.streams.video if not stream.disposition & _NOT_FILMS]
+    if not films:
+        raise VideoError(f"{path}: holds no video stream")
+    stream = next((film for film in films if film.disposition & av.stream.Disposition.default), films[0])
+    context = stream.codec_context
+    if context is None:
+        tag = stream.codec_tag.replace("\x00", "").strip()
+        raise VideoError(
+            f"{path}: no decoder for its codec ({tag or 'unknown'}); convert it: ffmpeg -i {path.name} -c:v libx264 "
+            f"{path.stem}_h264.mp4"
+        )
+    # Loaders run many readers at once: with one decoder thread each they are twice as fast as with FFmpeg's default.
+    context.thread_count, context.thread_type = 1, "NONE"
+    return stream
+
+
+def read_packets(
+    container: av.container.InputContainer, stream: av.VideoStream, key: tuple[int, int] | None = None
+) -> Iterator[av.Packet]:
+    """The stream's packets, as far as they can be read. Empty ones, which .avi has for dropped frames, are left out.
+
+    They begin with the keyframe `key`, a row of PacketTable.key_stamps; there are none if it cannot be found.
+    """
+    if key is None:
+        yield from _packets_on(container, stream)
+        return
+    # Some containers seek by the time when a frame is shown, others by its place in the order of decoding, and .ts may
+    # come out a little late by either
+    for target in (key[0], key[1], key[1] - int(2 / stream.time_base)):
+        try:
+            container.seek(target, stream=stream)
+        except av.error.FFmpegError:
+            continue
+        is_there = False
+        for packet in _packets_on(container, stream):
+            if not is_there and packet.is_keyframe:
+                here = _key_of(packet, stream)
+                is_there = here == tuple(key)
+                if here is not None and here[1] > key[1]:
+                    break
+            if is_there:
+                yield packet
+        if is_there:
+            return
+
+
+def _packets_on(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError:
+            # FFmpeg's own programs end here as well.
+            return
+        if packet is None:
+            return
+        if packet.size:
+            yield packet
+
+
+def stamp_of(item: av.Packet | av.VideoFrame, stream: av.VideoStream) -> int | None:
+    """When a packet's or frame's picture is shown, in units of stream.time_base; None where that is unknown."""
+    # .avi numbers its chunks in the order of decoding and stores nothing else. What FFmpeg makes of it for a picture's
+    # own time is a guess, and goes back and forth in HMDB51. A decoder gives frames in the order in which they are
+    # shown: there, the chunk's number is the better time.
+    if stream.container.format.name == "avi":
+        return item.dts
+    return item.dts if item.pts is None else item.pts
+
+
+def _key_of(packet: av.Packet, stream: av.VideoStream) -> tuple[int, int] | None:
+    """A keyframe's row of PacketTable.key_stamps; None where it has no time."""
+    stamp = stamp_of(packet, stream)
+    return None if stamp is None else (stamp, stamp if packet.dts is None else packet.dts)
+
+
+def is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
+    """Whether a packet shows no frame of its own: an edit list hides it, or it only helps to predict others."""
+    # VP8's frame header (RFC 6386, 9.1): bit 4 of the first byte is show_frame.
+    return packet.is_discard or (stream.codec_context.codec.id == _VP8 and not memoryview(packet)[0] & 0x10)
+
+
+_VP8 = av.Codec("vp8", "r").id
+
+
+@dataclass(kw_only=True)
+class PacketTable:
+    """The frames that the packets of a file promise. Those that then fail to decode are still among them."""
+
+    stamps: np.ndarray
+    """When each is shown, int64 in the order of display; empty where the file tells no times."""
+    num_frames: int
+    num_missing: int
+    """Packets of the container's index that lie beyond the end of the file; not among num_frames."""
+    time_base: Fraction
+    end_s: float
+    """Seconds from the first frame to the end of the last."""
+    rate: Fraction | None
+    """Frames per second, where they are evenly spaced but for what the container rounds."""
+    has_times: bool
+    key_stamps: np.ndarray
+    """int64 (num_keyframes, 2): when each keyframe is shown, and its place in the order of decoding (dts)."""
+    is_seekable: bool
+    """Whether the n-th stamp is that of the n-th frame, whichever keyframe decoding begins with, if all decode."""
+    num_decoded: int | None = None
+    """Frames that decoded, once somebody has read the whole file."""
+
+    def step_s(self) -> float:
+        """Seconds from one frame to the next, on average."""
+        return self.end_s / self.num_frames
+
+    @property
+    def fps(self) -> float:
+        """Frames divided by duration."""
+        if self.rate:
+            return float(self.rate)
+        return self.num_frames / self.end_s if self.end_s > 0 else DEFAULT_FPS
+
+
+_cache: OrderedDict[tuple, PacketTable] = OrderedDict()
+_cache_lock = Lock()
+# Stamps that are kept: 64 MB, 80 hours of video at 30 frames/s.
+_MAX_CACHED = 2**23
+
+
+def packet_table(path: str | Path) -> PacketTable:
+    """The table of a file. It takes one reading without decoding and is kept in memory until the file changes.
+
+    Nothing is written to the disk: each process reads the packets of a file once. Raises VideoError as open_file().
+    """
+    status = Path(path).stat() if Path(path).is_file() else None
+    key = status and (os.path.abspath(path), status.st_size, status.st_mtime_ns)  # noqa: PTH100
+    with _cache_lock:
+        if key in _cache:
+            _cache.move_to_end(key)
+            return _cache[key]
+    container, stream = open_file(path)
+    with container:
+        table = _read_table(container, stream)
+    with _cache_lock:
+        _cache[key] = table
+        while len(_cache) > 1 and sum(len(kept.stamps) for kept in _cache.values()) > _MAX_CACHED:
+            _cache.popitem(last=False)
+    return table
+
+
+def _read_table(container: av.container.InputContainer, stream: av.VideoStream) -> PacketTable:
+    stamps: list[int | None] = []
+    keys, last, num_read, first_key = [], None, 0, None
+    for packet in read_packets(container, stream):
+        stamp, num_read = stamp_of(packet, stream), num_read + 1
+        if num_read == 1 and packet.is_keyframe:
+            first_key = stamp
+        if is_hidden(packet, stream):
+            continue
+        stamps.append(stamp)
+        if packet.is_keyframe and (key := _key_of(packet, stream)):
+            keys.append(key)
+        if stamp is not None and (last is None or stamp >= last[0]):
+            last = stamp, packet.duration or 0
+    has_times = bool(stamps) and None not in stamps
+    in_order = np.array(sorted(stamps) if has_times else [], np.int64)
+    edges_s, rate = _edges(in_order, stream, last_duration=last[1] if last else 0)
+    if not has_times:
+        rate = stream.average_rate or stream.guessed_rate or Fraction(DEFAULT_FPS)
+        edges_s = np.array([0.0, len(stamps) / rate])
+    # Frames that are shown before the first keyframe are lost by some decoders and shown by others; two frames of one
+    # time cannot be told apart; where frames are reordered but have no times of their own, the stamps are a guess.
+    is_seekable = (
+        has_times
+        and first_key is not None
+        and first_key <= in_order[0]
+        and bool((np.diff(in_order) > 0).all())
+        and not (container.format.name == "avi" and stream.codec_context.has_b_frames)
+    )
+    return PacketTable(
+        stamps=in_order,
+        num_frames=len(stamps),
+        num_missing=_count_missing(container, stream, num_read),
+        time_base=stream.time_base,
+        end_s=float(edges_s[-1]),
+        rate=rate,
+        has_times=has_times,
+        key_stamps=np.array(sorted(keys), np.int64).reshape(-1, 2),
+        is_seekable=is_seekable,
+    )
+
+
+def rounding_s(stream: av.VideoStream) -> float:
+    """How far the container may have moved a frame, in seconds."""
+    if stream.container.format.name == "mpeg" and stream.average_rate:
+        # A program stream dates some frames only, and FFmpeg may put those between a frame too late
+        return 1.01 / float(stream.average_rate)
+    return min(1.5 * float(stream.time_base), _MAX_ROUNDING_S)
+
+
+def _edges(stamps: np.ndarray, stream: av.VideoStream, *, last_duration: int) -> tuple[np.ndarray, Fraction | None]:
+    """Where each frame begins and the last ends, in seconds from the first; the rate where that is even."""
+    if len(stamps) == 0:
+        return np.zeros(1), None
+    tick = float(stream.time_base)
+    nominal = stream.average_rate or stream.guessed_rate
+    if last_duration <= 0:
+        gap = stamps[-1] - stamps[-2] if len(stamps) > 1 else 0
+        last_duration = gap if gap > 0 else (1 / (nominal or Fraction(DEFAULT_FPS))) / stream.time_base
+    edges_s = (np.append(stamps, stamps[-1] + float(last_duration)) - stamps[0]) * tick
+    tolerance_s = rounding_s(stream)
+    fitted = Fraction(len(stamps) / edges_s[-1]) if edges_s[-1] > 0 else None
+    for rate in (nominal, stream.guessed_rate, fitted):
+        if rate and np.abs(edges_s - np.arange(len(edges_s)) / float(rate)).max() <= tolerance_s:
+            return np.array([0.0, len(stamps) / float(rate)]), rate
+    return edges_s, None
+
+
+def _count_missing(container: av.container.InputContainer, stream: av.VideoStream, num_read: int) -> int:
+    """Packets of a whole index whose bytes the file no longer has: .mp4 and .mov that were cut short."""
+    if not container.format.name.startswith("mov") or num_read >= len(stream.index_entries):
+        return 0
+    return sum(not entry.is_discard and entry.pos + entry.size > container.size for entry in stream.index_entries)
