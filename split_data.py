@@ -112,6 +112,7 @@ def make_splits(args: argparse.Namespace) -> None:
     )
     for item in rejected:
         print(f"rejected {item.path}: {item.reason}")
+    show_faults(videos)
     if num_unused:
         print(f"skipped {num_unused} videos that the official files do not use")
     for sentence in labels.lost_classes(input_dir, {video.label for video in videos}, [item.path for item in rejected]):
@@ -143,6 +144,18 @@ def show_others(paths: list[Path], input_dir: Path, *, most: int = 5) -> None:
         names = ", ".join(path.relative_to(input_dir).as_posix() for path in paths[:most])
         more = ", …" if len(paths) > most else ""
         print(f"skipped {len(paths)} files: not videos, or outside the class folders ({names}{more})")
+
+
+def show_faults(videos) -> None:
+    """Say which of the accepted videos are not quite sound."""
+    if damaged := [video for video in videos if video.num_damaged_frames]:
+        num_frames = sum(video.num_damaged_frames for video in damaged)
+        print(f"note: {num_frames} frames of {len(damaged)} videos are lost or damaged, {damaged[0].path} among them")
+    if timeless := [video for video in videos if not video.has_times]:
+        print(
+            f"note: {len(timeless)} videos tell no times; {timeless[0].fps:g} frames/s are assumed of "
+            f"{timeless[0].path}, which is among them"
+        )
 
 
 def report(split, num_copied: int) -> None:

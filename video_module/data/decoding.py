@@ -45,10 +45,6 @@ class VideoInfo:
     has_times: bool
     """Whether the file tells when its frames are shown; else `fps` is assumed."""
 
-    def note(self, path: str | Path) -> str | None:
-        """What a user should know of the times, in a line."""
-        return None if self.has_times else f"{path}: tells no times; {self.fps:g} frames/s are assumed"
-
 
 def is_video(path: Path) -> bool:
     """Whether the name is that of a video file; hidden files (such as macOS's `._x.avi`) are not."""
@@ -129,6 +125,11 @@ class VideoReader:
     @property
     def num_frames(self) -> int:
         return len(self.times_s)
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the file tells when its frames are shown; else an even rate is assumed."""
+        return packet_table(self.path).has_times
 
     @property
     def num_damaged(self) -> int:

@@ -26,6 +26,8 @@ _CODECS = {
 }
 # FFmpeg's AVCOL_SPC_SMPTE170M and AVCOL_RANGE_MPEG: what cvtColor makes. Players that are not told guess by the size.
 _BT601, _LIMITED_RANGE = 6, 1
+# Of a frame's sides in pixels: .webp holds no more, and H.264 hardly.
+MAX_SIDE = 16_383
 # Where frames have times of their own: a whole number for each frame of all usual rates, and for a millisecond.
 _TICKS_PER_S = 120_000
 
@@ -43,6 +45,7 @@ class _VideoWriter:
         self._stream.codec_context.colorspace = _BT601
         self._stream.codec_context.color_range = _LIMITED_RANGE
         self._size: tuple[int, int] | None = None
+        self._durations: dict[int, int] = {}
 
     def write(self, frame: np.ndarray, times_s: tuple[float, float] | None = None) -> None:
         """Add a frame, shown from times_s[0] to times_s[1], in seconds; of all frames or of none."""
@@ -51,6 +54,9 @@ class _VideoWriter:
             self._start(*frame.shape[:2])
             if times_s is not None:
                 self._stream.codec_context.time_base = Fraction(1, _TICKS_PER_S)
+                # .mp4 stores how long after one frame the next is decoded. That is how long it is shown, for the last
+                # one too, if frames are not reordered.
+                self._stream.codec_context.max_b_frames = 0
         elif frame.shape[:2] != self._size:
             raise ValueError(f"frame size changed from {self._size} to {frame.shape[:2]}")
         if any(after for _, after in self._pad):
@@ -62,9 +68,16 @@ class _VideoWriter:
             encoded.pts = self._num_frames
         else:
             begin, end = (round(time_s * _TICKS_PER_S) for time_s in times_s)
-            encoded.pts, encoded.duration, encoded.time_base = begin, end - begin, Fraction(1, _TICKS_PER_S)
+            encoded.pts, encoded.time_base = begin, Fraction(1, _TICKS_PER_S)
+            self._durations[begin] = end - begin
         self._num_frames += 1
-        self._container.mux(self._stream.encode(encoded))
+        self._mux(self._stream.encode(encoded))
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        for packet in packets:
+            # Encoders do not hand it on
+            packet.duration = self._durations.pop(packet.pts, packet.duration)
+            self._container.mux(packet)
 
     def _start(self, height: int, width: int) -> None:
         self._size = height, width
@@ -77,7 +90,7 @@ class _VideoWriter:
 
     def close(self) -> None:
         if self._size is not None:
-            self._container.mux(self._stream.encode(None))
+            self._mux(self._stream.encode(None))
         self._container.close()
 
 

@@ -5,6 +5,7 @@ track stretches the duration, and browsers' recordings state neither.
 """
 
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 
 import av
+import av.logging
 import numpy as np
 
 from video_module.errors import InputError
@@ -74,14 +76,25 @@ def _choose_stream(container: av.container.InputContainer, path: Path) -> av.Vid
     stream = next((film for film in films if film.disposition & av.stream.Disposition.default), films[0])
     context = stream.codec_context
     if context is None:
-        tag = stream.codec_tag.replace("\x00", "").strip()
         raise VideoError(
-            f"{path}: no decoder for its codec ({tag or 'unknown'}); convert it: ffmpeg -i {path.name} -c:v libx264 "
-            f"{path.stem}_h264.mp4"
+            f"{path}: no decoder for its codec, {_codec_name(container, stream)}; convert the file, for example by "
+            f"ffmpeg -i {path.name} -c:v libx264 {path.stem}_h264.mp4"
         )
     # Loaders run many readers at once: with one decoder thread each they are twice as fast as with FFmpeg's default.
     context.thread_count, context.thread_type = 1, "NONE"
     return stream
+
+
+def _codec_name(container: av.container.InputContainer, stream: av.VideoStream) -> str:
+    """The name of a codec that has no decoder, which FFmpeg tells in its summary of the file alone."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        summary = container.dumps_format()
+    finally:
+        av.logging.set_level(level)
+    found = re.search(rf"Stream #0:{stream.index}\b.*Video: (?:none \()?(\w+)", summary)
+    return found[1] if found else "unknown"
 
 
 def read_packets(
@@ -187,10 +200,12 @@ class PacketTable:
         return self.num_frames / self.end_s if self.end_s > 0 else DEFAULT_FPS
 
 
-_cache: OrderedDict[tuple, PacketTable] = OrderedDict()
-_cache_lock = Lock()
 # Stamps that are kept: 64 MB, 80 hours of video at 30 frames/s.
-_MAX_CACHED = 2**23
+_MAX_STAMPS = 2**23
+# A table of few frames takes as much memory as this many.
+_MIN_STAMPS = 100
+_tables: OrderedDict[tuple, PacketTable] = OrderedDict()
+_tables_lock = Lock()
 
 
 def packet_table(path: str | Path) -> PacketTable:
@@ -200,17 +215,18 @@ def packet_table(path: str | Path) -> PacketTable:
     """
     status = Path(path).stat() if Path(path).is_file() else None
     key = status and (os.path.abspath(path), status.st_size, status.st_mtime_ns)  # noqa: PTH100
-    with _cache_lock:
-        if key in _cache:
-            _cache.move_to_end(key)
-            return _cache[key]
+    with _tables_lock:
+        if key in _tables:
+            _tables.move_to_end(key)
+            return _tables[key]
     container, stream = open_file(path)
     with container:
         table = _read_table(container, stream)
-    with _cache_lock:
-        _cache[key] = table
-        while len(_cache) > 1 and sum(len(kept.stamps) for kept in _cache.values()) > _MAX_CACHED:
-            _cache.popitem(last=False)
+    with _tables_lock:
+        _tables[key] = table
+        # As few as may all be of the length of this one
+        while len(_tables) > max(1, _MAX_STAMPS // (_MIN_STAMPS + len(table.stamps))):
+            _tables.popitem(last=False)
     return table
 
 

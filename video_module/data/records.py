@@ -41,6 +41,8 @@ class VideoRecord:
     """Frames that are lost, and frames that came damaged."""
     edges_s: tuple[float, ...] | None = None
     """Where each frame begins and the last one ends, in seconds; None where frame n is at n / fps."""
+    has_times: bool = True
+    """Whether the file tells when its frames are shown; else `fps` is assumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +119,7 @@ class Probe(NamedTuple):
     fps: float
     num_damaged_frames: int
     edges_s: tuple[float, ...] | None
+    has_times: bool
 
 
 def probe_video(path: Path) -> Probe:
@@ -130,7 +133,7 @@ def probe_video(path: Path) -> Probe:
         num_sound = reader.num_packets - reader.num_failed
         raise VideoError(f"{path}: damaged: only {num_sound} of {reader.num_packets} frames decode")
     edges_s = None if reader.edges_s is None else tuple(reader.edges_s.tolist())
-    return Probe(reader.num_frames, reader.fps, reader.num_damaged, edges_s)
+    return Probe(reader.num_frames, reader.fps, reader.num_damaged, edges_s, reader.has_times)
 
 
 def _read_records(
@@ -143,7 +146,7 @@ def _read_records(
 
     def read(name: str, label: str, source: str) -> VideoRecord | Rejected:
         try:
-            probe = probe_video(folder / name) if decode else Probe(0, 0.0, 0, None)
+            probe = probe_video(folder / name) if decode else Probe(0, 0.0, 0, None, True)
         except VideoError as error:
             return Rejected(path=name, reason=str(error).removeprefix(f"{folder / name}: "))
         return VideoRecord(path=name, label=label, source=source, **probe._asdict())
@@ -224,7 +227,7 @@ def _recorded(split_dir: Path) -> dict[str, VideoRecord]:
             name = entry["path"].removeprefix(f"{split_dir.name}/")
             known = {key: entry[key] for key in ("label", "source", "num_frames", "fps")}
             # Files of earlier versions lack these
-            known |= {key: entry[key] for key in ("num_damaged_frames", "edges_s") if key in entry}
+            known |= {key: entry[key] for key in ("num_damaged_frames", "edges_s", "has_times") if key in entry}
             videos[name] = VideoRecord(path=name, **known)
     return videos
 

@@ -9,6 +9,9 @@ import numpy as np
 
 from video_module.config import ClipConfig
 
+# Of ordinary videos, none is as many times as long as it is wide.
+_LONGEST = 8
+
 
 def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) after resizing: the short side brought to `resize`, or both sides to (height, width)."""
@@ -20,7 +23,15 @@ def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tupl
 
 
 def resize_frame(frame: np.ndarray, clip: ClipConfig) -> np.ndarray:
-    """Resize one (H, W, 3) frame as the model was trained to see it."""
+    """Resize one (H, W, 3) frame as the model was trained to see it.
+
+    Of a frame that is more than _LONGEST times as long as it is wide, only what cut_crops() takes is left: its two ends
+    and its middle, side by side.
+    """
+    return _resize(_cut_long(frame, clip, num_parts=3), clip)
+
+
+def _resize(frame: np.ndarray, clip: ClipConfig) -> np.ndarray:
     height, width = resized_size(*frame.shape[:2], clip.resize)
     if (height, width) == frame.shape[:2]:
         return frame
@@ -49,7 +60,21 @@ def center_crop(frames: np.ndarray, clip: ClipConfig) -> np.ndarray:
 
 def center_view(frame: np.ndarray, clip: ClipConfig) -> np.ndarray:
     """A frame (H, W, 3) of any size as serving sees it: resized, then its centre, (crop, crop, 3)."""
-    return center_crop(resize_frame(frame, clip), clip)
+    return center_crop(_resize(_cut_long(frame, clip, num_parts=1), clip), clip)
+
+
+def _cut_long(frame: np.ndarray, clip: ClipConfig, *, num_parts: int) -> np.ndarray:
+    """The squares of a very long frame that crops come from; other frames as they are.
+
+    With its short side brought to 256, a frame of 2 x 4096 pixels would become 400 MB, of which crops need little.
+    """
+    length, side = max(frame.shape[:2]), min(frame.shape[:2])
+    if length <= _LONGEST * side or not isinstance(clip.resize, int):
+        return frame
+    middle = (length - side) // 2
+    begins = [middle] if num_parts == 1 else [0, middle, length - side]
+    axis = int(frame.shape[1] == length)
+    return np.concatenate([frame.take(range(begin, begin + side), axis) for begin in begins], axis)
 
 
 def cut_crops(frames: np.ndarray, clip: ClipConfig, num_crops: int) -> list[np.ndarray]:

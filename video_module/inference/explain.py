@@ -24,7 +24,7 @@ from tqdm import tqdm
 from video_module.config import ClipConfig
 from video_module.data import transforms
 from video_module.data.decoding import VideoReader, iter_frames
-from video_module.data.encoding import open_video
+from video_module.data.encoding import MAX_SIDE, open_video
 from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint
 from video_module.engine.device import choose_device
 from video_module.errors import InputError
@@ -202,7 +202,7 @@ def attention_frames(heat: VideoHeat, class_names: list[str], *, label: str | No
     moments = heat.grids.mean(axis=(1, 2))
     moments /= max(float(moments.max()), _TINY)
     for position, frame in enumerate(iter_frames(heat.path)):
-        scale = -(-_MIN_SHORT_SIDE // min(frame.shape[:2]))
+        scale = min(-(-_MIN_SHORT_SIDE // min(frame.shape[:2])), MAX_SIDE // max(frame.shape[:2]))
         if scale > 1:
             frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         height, width = frame.shape[:2]

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from video_module.background import in_background
 from video_module.data.decoding import iter_frames
-from video_module.data.encoding import open_video
+from video_module.data.encoding import MAX_SIDE, open_video
 from video_module.errors import InputError
 from video_module.fonts import load_font, shorten
 from video_module.inference.predictor import VideoPrediction
@@ -150,7 +150,8 @@ def annotated_frames(
         if position >= segment.end:
             # A file that is still being written may have grown since it was scored; its last label then stays.
             segment = next(remaining, segment)
-        if (scale := -(-min_width // frame.shape[1])) > 1:
+        scale = min(-(-min_width // frame.shape[1]), MAX_SIDE // max(frame.shape[:2]))
+        if scale > 1:
             frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         if strip is None:
             strip = _segment_strip(segments, colors, frame.shape[1])

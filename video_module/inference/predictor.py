@@ -52,6 +52,8 @@ class VideoPrediction:
     """Where each frame begins and the last one ends, float64 (num_frames + 1,); None where frame n is at n / fps."""
     num_damaged_frames: int = 0
     """Frames that are lost, and frames that came damaged."""
+    has_times: bool = True
+    """Whether the file tells when its frames are shown; else `fps` is assumed."""
     min_score: float = DEFAULT_MIN_SCORE
     """The model's: below it an answer is uncertain."""
 
@@ -74,9 +76,12 @@ class VideoPrediction:
 
     def notes(self) -> list[str]:
         """What a user should know of the file, a line each."""
-        if not self.num_damaged_frames:
-            return []
-        return [f"{self.path}: damaged: {pluralize(self.num_damaged_frames, 'frame')} lost or with faults"]
+        notes = []
+        if self.num_damaged_frames:
+            notes.append(f"{self.path}: {pluralize(self.num_damaged_frames, 'frame')} lost or damaged")
+        if not self.has_times:
+            notes.append(f"{self.path}: tells no times; {self.fps:g} frames/s are assumed")
+        return notes
 
     def top_k(self, k: int) -> list[dict[str, str | float]]:
         return top_k(self.scores, self.class_names, k)
@@ -167,6 +172,7 @@ class Predictor:
             windows=windows,
             edges_s=reader.edges_s,
             num_damaged_frames=reader.num_damaged,
+            has_times=reader.has_times,
             min_score=self.min_score,
         )
 

@@ -74,7 +74,7 @@ class Handlers:
             self.storage.own(files[0], session=request.session_hash, slot="result")
             best = {item["label"]: item["score"] for item in prediction.top_k(NUM_CLASSES_SHOWN)}
             picture = _draw_timeline(prediction, segments, texts, is_narrow=(width_px or 0) < _NARROW_PX)
-            yield _order_html(segments, texts), best, files[0], picture, files
+            yield _order_html(segments, texts) + _notes_html(prediction, texts), best, files[0], picture, files
 
     def watch(self, video: str | None, model: str, skip: float, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Yields (frame, label) as the video goes on."""
@@ -163,6 +163,16 @@ def _order_html(segments: list[timeline.Segment], texts: dict[str, str]) -> str:
     more = ["…"] if len(order) > _NUM_IN_HEADING else []
     text = " → ".join(order[:_NUM_IN_HEADING] + more) or texts["uncertain"]
     return f'<div class="order" role="status">{html.escape(text)}</div>'
+
+
+def _notes_html(prediction: VideoPrediction, texts: dict[str, str]) -> str:
+    """What the visitor should know of the file."""
+    notes = []
+    if prediction.num_damaged_frames:
+        notes.append(texts["damaged"].format(num_frames=prediction.num_damaged_frames))
+    if not prediction.has_times:
+        notes.append(texts["no_times"].format(fps=prediction.fps))
+    return "".join(f"<p>{note}</p>" for note in notes)
 
 
 def _draw_timeline(
