@@ -30,6 +30,10 @@ class InputError(ValueError):
     """
 
 
+class VideoError(InputError):
+    """A video that cannot be opened, or holds fewer frames than asked for; the text names the file."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A run that one of STOP_SIGNALS ended in good order; its text says what was saved."""
 

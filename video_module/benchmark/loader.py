@@ -20,7 +20,6 @@ import numpy as np
 from video_module.config import ClipConfig, TrainConfig
 from video_module.data import transforms
 from video_module.data.dataset import EvaluationLoader, EvaluationViews, TrainingClips, Views, training_loader
-from video_module.data.decoding import read_info
 from video_module.data.records import VideoRecord, load_videos
 from video_module.models.registry import get_spec
 
@@ -118,6 +117,8 @@ def _measure_evaluation(
 ) -> list[dict[str, Any]]:
     dataset = EvaluationViews(root, videos, clip, Views())
     loader = EvaluationLoader(dataset, num_workers=args.num_workers)
+
+    from video_module.data.decoding import read_info
 
     infos = {video.path: read_info(root / video.path) for video in videos}
 

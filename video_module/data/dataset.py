@@ -17,10 +17,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 
 from video_module.config import ALL_CLASSES, ClipConfig, TrainConfig
 from video_module.data import sampling, transforms
-from video_module.data.decoding import VideoError, read_frames
 from video_module.data.records import VideoRecord
 from video_module.data.workers import WorkerLoader, start_worker
-from video_module.errors import InputError
+from video_module.errors import InputError, VideoError
 
 
 def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> list[int]:
@@ -102,6 +101,9 @@ class TrainingClips(Dataset):
         return indices, int(rng.integers(2**32))
 
     def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, int] | VideoError:
+        # Here and not above: networks train on clips in memory where PyAV is missing, as on a bare machine with a GPU.
+        from video_module.data.decoding import read_frames
+
         epoch, index, *repeat = key
         number, _ = self._items[index]
         indices, seed = self.draw(epoch, index, *repeat)
@@ -253,6 +255,8 @@ class EvaluationViews(Dataset):
         )
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        from video_module.data.decoding import read_frames
+
         clips = self.clip_indices(index)
         wanted, positions = np.unique(clips, return_inverse=True)
         frames = read_frames(

@@ -15,16 +15,10 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from video_module.data import packets
-from video_module.data.packets import DEFAULT_FPS, PacketTable, VideoError, packet_table
+from video_module.data.packets import DEFAULT_FPS, PacketTable, packet_table
+from video_module.errors import VideoError
 
 __all__ = ["DEFAULT_FPS", "VideoError"]
-
-# fmt: off
-VIDEO_SUFFIXES = (
-    ".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".m4v", ".mpeg", ".mpe", ".m2v", ".vob", ".ts", ".mts", ".m2ts",
-    ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".divx", ".mxf",
-)
-# fmt: on
 
 # Frames that are decoded rather than looked up.
 _MIN_SEEK = 16
@@ -44,11 +38,6 @@ class VideoInfo:
     """Packets that should give a frame."""
     has_times: bool
     """Whether the file tells when its frames are shown; else `fps` is assumed."""
-
-
-def is_video(path: Path) -> bool:
-    """Whether the name is that of a video file; hidden files (such as macOS's `._x.avi`) are not."""
-    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
 
 
 class _Converter:

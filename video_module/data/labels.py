@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from video_module.data.decoding import VIDEO_SUFFIXES, is_video
 from video_module.errors import InputError
 from video_module.files import read_text, walk_files, write_text
 from video_module.tables import pluralize
@@ -12,6 +11,17 @@ from video_module.tables import pluralize
 OBJ_NAMES = "obj.names"
 SPLITS = ("train", "val", "test")
 _SYSTEM_FILES = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"}
+# fmt: off
+VIDEO_SUFFIXES = (
+    ".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".m4v", ".mpeg", ".mpe", ".m2v", ".vob", ".ts", ".mts", ".m2ts",
+    ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".divx", ".mxf",
+)
+# fmt: on
+
+
+def is_video(path: Path) -> bool:
+    """Whether the name is that of a video file; hidden files (such as macOS's `._x.avi`) are not."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
 
 
 def write_class_names(path: Path, class_names: Sequence[str]) -> None:

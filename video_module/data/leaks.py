@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from video_module.data.decoding import read_frames
 from video_module.data.labels import SPLITS, has_entries, is_split_tree
 from video_module.data.records import OFFICIAL, SPLIT_JSON, Rejected, SourceOf, VideoRecord, load_or_scan
 from video_module.errors import InputError
@@ -171,6 +170,8 @@ def fingerprint(path: Path, num_frames: int) -> np.ndarray:
     Copies that were renamed, encoded anew or resized differ from their original in few bits, other videos in half.
     Raises VideoError if the video holds fewer than `num_frames`.
     """
+
+    from video_module.data.decoding import read_frames
 
     def shrink(frame: np.ndarray) -> np.ndarray:
         return cv2.resize(frame, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)

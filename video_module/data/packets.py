@@ -17,7 +17,7 @@ import av
 import av.logging
 import numpy as np
 
-from video_module.errors import InputError
+from video_module.errors import VideoError
 
 # FFmpeg reads far more than videos: playlists that name other files, pictures, text as moving letters. Only containers
 # of video are opened, by what is in the file and not by its name.
@@ -32,10 +32,6 @@ _NOT_FILMS = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_th
 DEFAULT_FPS = 25.0
 # Containers round times to ticks. Frames that are no further than this from even steps are evenly spaced.
 _MAX_ROUNDING_S = 0.0015
-
-
-class VideoError(InputError):
-    """A video that cannot be opened, or holds fewer frames than asked for; the text names the file."""
 
 
 def open_file(path: str | Path) -> tuple[av.container.InputContainer, av.VideoStream]:

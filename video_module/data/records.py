@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from video_module.data import hmdb51, ucf101
-from video_module.data.decoding import VideoError, VideoReader
 from video_module.data.labels import SPLITS, find_videos, has_entries
-from video_module.errors import InputError
+from video_module.errors import InputError, VideoError
 from video_module.files import read_text
 
 SPLIT_JSON = "split.json"
@@ -124,6 +123,8 @@ class Probe(NamedTuple):
 
 def probe_video(path: Path) -> Probe:
     """Decode a video. Raises VideoError with the reason to set the file aside."""
+    from video_module.data.decoding import VideoReader
+
     reader = VideoReader(path)
     for _ in reader:
         pass

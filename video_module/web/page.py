@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from video_module.config import TimelineConfig
-from video_module.data.decoding import VIDEO_SUFFIXES
+from video_module.data.labels import VIDEO_SUFFIXES
 from video_module.inference.predictor import Predictor
 from video_module.web.api import add_endpoints
 from video_module.web.components import camera_frames, in_place, live_picture
