@@ -116,8 +116,8 @@ def test_frames_of_a_damaged_file_are_counted_from_the_start(tmp_path):
     path = write_textures(tmp_path / "x.mp4", 200, codec="libx264", bf="0")
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
-        third = list(container.streams.video[0].index_entries)[30]
-    data[third.pos : third.pos + third.size] = bytes(third.size)
+        entry = container.streams.video[0].index_entries[30]
+        data[entry.pos : entry.pos + entry.size] = bytes(entry.size)
     path.write_bytes(data)
     reader = VideoReader(path)
     whole = [frame.to_rgb() for frame in reader]

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -50,3 +51,34 @@ def test_resize_keeps_flat_colour_and_dtype():
 def test_two_crops_are_refused():
     with pytest.raises(ValueError, match="num_crops"):
         transforms.cut_crops(np.zeros((2, 72, 96, 3), np.uint8), CLIP, 2)
+
+
+def test_a_very_long_frame_costs_no_more_than_a_square_of_its_area():
+    clip = ClipConfig(resize=256, crop=224)
+    for shape in ((2, 4096), (4096, 2), (2, 65500), (65500, 2), (31, 249)):
+        frame = np.zeros((*shape, 3), np.uint8)
+        square = 256 * 256 * 3
+        assert transforms.resize_frame(frame, clip).nbytes <= 3 * square, shape
+        view = transforms.center_view(frame, clip)
+        assert view.shape == (224, 224, 3), shape
+        assert (view if view.base is None else view.base).nbytes <= square, shape
+
+
+def test_the_crops_of_a_very_long_frame_are_its_ends_and_its_middle():
+    clip = ClipConfig(resize=40, crop=32)
+    ramp = np.broadcast_to(np.linspace(0, 255, 1000).astype(np.uint8)[None, :, None], (20, 1000, 3))
+    for frame, name in ((ramp, "wide"), (ramp.transpose(1, 0, 2), "tall")):
+        resized = transforms.resize_frame(np.ascontiguousarray(frame), clip)
+        crops = transforms.cut_crops(resized[None], clip, 3)
+        assert [float(crop.mean()) for crop in crops] == pytest.approx([2, 127, 253], abs=2), name
+        assert transforms.center_view(frame, clip).mean() == pytest.approx(127, abs=2), name
+
+
+@pytest.mark.parametrize("shape", [(240, 320), (240, 1920), (1920, 240), (31, 248)])
+def test_frames_of_ordinary_shapes_are_resized_whole(shape):
+    clip = ClipConfig(resize=64, crop=56)
+    frame = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    height, width = transforms.resized_size(*shape, 64)
+    whole = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
+    assert np.array_equal(transforms.resize_frame(frame, clip), whole)
+    assert np.array_equal(transforms.center_view(frame, clip), transforms.center_crop(whole, clip))

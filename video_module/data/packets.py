@@ -298,4 +298,4 @@ def _count_missing(container: av.container.InputContainer, stream: av.VideoStrea
     """Packets of a whole index whose bytes the file no longer has: .mp4 and .mov that were cut short."""
     if not container.format.name.startswith("mov") or num_read >= len(stream.index_entries):
         return 0
-    return sum(not entry.is_discard and entry.pos + entry.size > container.size for entry in stream.index_entries)
+    return sum(not entry.is_discard and entry.pos >= container.size for entry in stream.index_entries)
