@@ -171,3 +171,21 @@ def test_subtitles(tmp_path):
         "00:15:05.000 --> 01:00:10.000",
         "c 90%",
     ]
+
+
+def test_times_are_those_of_the_frames():
+    """20 frames at 10/s and then 20 at 20/s."""
+    edges_s = np.array([*np.arange(20) / 10, *(2 + np.arange(21) / 20)])
+    video = VideoPrediction(
+        path=Path("x.mp4"),
+        fps=40 / 3,
+        num_frames=40,
+        class_names=["sit", "wave"],
+        windows=[Window(start=s, end=s + 20, scores=np.array(p)) for s, p in ((0, [0.9, 0.1]), (20, [0.1, 0.9]))],
+        edges_s=edges_s,
+    )
+    segments = find_segments(video, TimelineConfig(smooth_s=0))
+    assert [(s.start_s, s.end_s, s.label) for s in segments] == [(0.0, 2.0, "sit"), (2.0, 3.0, "wave")]
+    content = to_json(video, segments, model="m", k=1)
+    assert content["duration_s"] == 3.0
+    assert [(w["start_s"], w["end_s"]) for w in content["windows"]] == [(0.0, 2.0), (2.0, 3.0)]
