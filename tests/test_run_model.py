@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import pytest
 from PIL import Image
 
 import run_model
+from tests.data.test_times import write_timed
 from video_module.data.drawing import draw_recording
 from video_module.errors import InputError
 
@@ -128,6 +130,28 @@ def test_a_picture_is_no_video(exported, tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "curves.png")
     with pytest.raises(InputError, match=r"curves\.png: a picture, not a video"):
         run_model.main(["--video_path", str(tmp_path / "curves.png"), "--model", str(exported)])
+
+
+def test_damage_is_said_and_written(exported, tmp_path, capsys):
+    path = write_timed(tmp_path / "x.mp4", list(range(40)), bf="0", g="1")
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        entry = container.streams.video[0].index_entries[20]
+        data[entry.pos : entry.pos + entry.size] = bytes(entry.size)
+    path.write_bytes(data)
+    command = ["--video_path", str(path), "--model", str(exported), "--save_json", str(tmp_path / "x.json")]
+    run_model.main(command)
+    assert f"note: {path}: 1 frame lost or damaged" in capsys.readouterr().out
+    answer = json.loads((tmp_path / "x.json").read_text())
+    assert (answer["num_frames"], answer["num_damaged_frames"]) == (39, 1)
+    assert answer["duration_s"] == pytest.approx(40 / 25)
+    assert answer["fps"] == pytest.approx(39 / answer["duration_s"])
+
+
+def test_a_file_without_times_is_said(exported, tmp_path, capsys):
+    path = write_timed(tmp_path / "x.h264", list(range(40)), codec="libx264")
+    run_model.main(["--video_path", str(path), "--model", str(exported)])
+    assert f"note: {path}: tells no times; 25 frames/s are assumed" in capsys.readouterr().out
 
 
 def test_a_file_in_place_of_a_camera(exported, tmp_path, capsys):

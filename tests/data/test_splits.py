@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import split_data
+from tests.data.test_times import write_timed
 from video_module.data import hmdb51, records, splits, ucf101
 from video_module.data.records import VideoRecord
 from video_module.errors import InputError
@@ -195,3 +196,32 @@ def test_broken_files_are_listed_and_left_out(make_video, tmp_path):
     assert "0 bytes" in reasons["a/zero.mp4"]
     assert "of 60 frames decode" in reasons["b/cut.mp4"] or "no frame" in reasons["b/cut.mp4"]
     assert len(record["videos"]) == 12
+
+
+def test_split_json_holds_what_training_needs_to_pick_frames_by_time(tmp_path, capsys):
+    times = [number + number // 2 for number in range(24)]
+    for number in range(4):
+        for label in ("a", "b"):
+            (tmp_path / "in" / label).mkdir(parents=True, exist_ok=True)
+            write_timed(tmp_path / "in" / label / f"{number}.mp4", times if label == "a" else list(range(24)))
+    split_data.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")])
+    content = json.loads((tmp_path / "out" / "split.json").read_text())
+    for entry in content["videos"]:
+        edges_s = [time / 25 for time in [*times, times[-1] + 2]] if entry["label"] == "a" else None
+        assert entry["num_frames"] == 24
+        assert entry["num_damaged_frames"] == 0
+        assert entry["edges_s"] == (None if edges_s is None else pytest.approx(edges_s, abs=0.05))
+    [first, *_] = records.load_videos(tmp_path / "out" / "train", num_workers=1)
+    assert first.edges_s is None or len(first.edges_s) == 25
+
+
+def test_a_split_json_of_an_earlier_version_still_loads(drawn_clips, tmp_path):
+    split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "out")])
+    path = tmp_path / "out" / "split.json"
+    videos = records.load_videos(tmp_path / "out" / "train", num_workers=1)
+    content = json.loads(path.read_text())
+    for entry in content["videos"]:
+        for key in ("num_damaged_frames", "edges_s", "has_times"):
+            del entry[key]
+    path.write_text(json.dumps(content))
+    assert records.load_videos(tmp_path / "out" / "train", num_workers=1) == videos

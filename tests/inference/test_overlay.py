@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.test_times import write_timed
 from video_module.data import decoding
 from video_module.errors import InputError
 from video_module.inference import overlay
-from video_module.inference.predictor import VideoPrediction, Window
+from video_module.inference.predictor import VideoPrediction, Window, load_predictor
 
 
 def predict(path, num_frames: int, *, fps: float = 25, cut: int | None = None) -> VideoPrediction:
@@ -137,3 +138,15 @@ def test_no_display_is_said_in_a_line(make_video, monkeypatch):
     monkeypatch.setattr(cv2, "namedWindow", no_window)
     with pytest.raises(InputError, match="no display to open a window on"):
         overlay.show_annotated(predict(make_video(5), 5))
+
+
+def test_an_annotated_video_keeps_each_frames_time(tmp_path, exported):
+    source = write_timed(tmp_path / "x.mp4", [*range(0, 120, 6), *range(120, 180)], rate=60)
+    prediction = load_predictor(exported).predict_video(source)
+    overlay.write_annotated(tmp_path / "out.mp4", prediction)
+    readers = decoding.VideoReader(source), decoding.VideoReader(tmp_path / "out.mp4")
+    counts = [sum(1 for _ in reader) for reader in readers]
+    assert counts == [80, 80]
+    assert readers[1].times_s == pytest.approx(readers[0].times_s, abs=1e-5)
+    assert readers[1].duration_s == pytest.approx(readers[0].duration_s, abs=1e-5)
+    assert readers[0].times_s[20] == pytest.approx(2.0)

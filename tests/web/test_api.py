@@ -124,15 +124,28 @@ def test_bad_requests_are_told_why(server, recording, inputs, message):
     assert not server.visitors_files()
 
 
+PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile://{}\n#EXT-X-ENDLIST\n"
+
+
 def test_bad_videos_are_told_why_in_the_visitors_language(server, client, recording, long_video, tmp_path):
     frame = tmp_path / "one_frame.avi"
     write_video(frame, iter([np.zeros((64, 64, 3), np.uint8)]), fps=25)
     (tmp_path / "broken.mp4").write_text("not a video")
     (tmp_path / "empty.mp4").touch()
+    # These name another file of the server; FFmpeg would read it
+    for name, text in (
+        ("list.m3u8", PLAYLIST),
+        ("list.mp4", PLAYLIST),
+        ("list.avi", "ffconcat version 1.0\nfile {}\n"),
+    ):
+        (tmp_path / name).write_text(text.format(recording))
     (tmp_path / "no_suffix").write_bytes(recording.read_bytes())
     for path, message in (
         (tmp_path / "broken.mp4", "Этот файл не читается как видео."),
         (tmp_path / "empty.mp4", "Этот файл не читается как видео."),
+        (tmp_path / "list.m3u8", "Этот файл не читается как видео."),
+        (tmp_path / "list.mp4", "Этот файл не читается как видео."),
+        (tmp_path / "list.avi", "Этот файл не читается как видео."),
         (long_video, "Это видео длиннее 20 с."),
     ):
         [uploaded] = upload(server, path).json()

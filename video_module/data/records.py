@@ -229,6 +229,8 @@ def _recorded(split_dir: Path) -> dict[str, VideoRecord]:
             known = {key: entry[key] for key in ("label", "source", "num_frames", "fps")}
             # Files of earlier versions lack these
             known |= {key: entry[key] for key in ("num_damaged_frames", "edges_s", "has_times") if key in entry}
+            if known.get("edges_s"):
+                known["edges_s"] = tuple(known["edges_s"])
             videos[name] = VideoRecord(path=name, **known)
     return videos
 
