@@ -194,3 +194,19 @@ def test_times_are_those_of_the_frames():
     content = to_json(video, segments, model="m", k=1)
     assert content["duration_s"] == 3.0
     assert [(w["start_s"], w["end_s"]) for w in content["windows"]] == [(0.0, 2.0), (2.0, 3.0)]
+
+
+def test_a_class_called_uncertain_is_not_the_answer_uncertain(tmp_path):
+    """Neither in JSON and subtitles nor for people."""
+    named = replace(prediction((0, 20, 0.9), (20, 40, 0.5), num_frames=40), class_names=["uncertain", "b"])
+    segments = find_segments(named, TimelineConfig(smooth_s=0, min_score=0.6, hysteresis=0))
+    assert [str(s.label) for s in segments] == ["uncertain", "uncertain"]
+    assert [s.label == UNCERTAIN for s in segments] == [False, True]
+    assert [shown_label(s.label) for s in segments] == ["uncertain", "(uncertain)"]
+    assert label_order(segments) == ["uncertain"]
+    content = json.loads(json.dumps(to_json(named, segments, model="m", k=1)))
+    assert [(s["label"], s["is_uncertain"]) for s in content["segments"]] == [("uncertain", False), ("uncertain", True)]
+    write_vtt(tmp_path / "x.vtt", segments)
+    assert (tmp_path / "x.vtt").read_text().count("uncertain") == 1
+    colors = segment_colors(named.class_names)
+    assert len({colors[s.label] for s in segments}) == 2
