@@ -255,17 +255,17 @@ class EvaluationViews(Dataset):
         )
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        from video_module.data.decoding import read_frames
+        from video_module.data.decoding import wanted_frames
 
         clips = self.clip_indices(index)
         wanted, positions = np.unique(clips, return_inverse=True)
-        frames = read_frames(
-            self.root / self.videos[index].path,
-            wanted,
-            per_frame=lambda frame: transforms.resize_frame(frame, self.clip),
-            num_frames=self.videos[index].num_frames,
-        )
-        return frames, positions.reshape(clips.shape)
+        video, resized = self.videos[index], None
+        for number, frame in wanted_frames(self.root / video.path, wanted, num_frames=video.num_frames):
+            if resized is None:
+                first = transforms.resize_frame(frame, self.clip)
+                resized = np.empty((len(wanted), *first.shape), np.uint8)
+            transforms.resize_frame(frame, self.clip, out=resized[number])
+        return resized, positions.reshape(clips.shape)
 
     def cut(self, frames: np.ndarray, positions: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the views of an item, uint8 (T, crop, crop, 3) each: the crops of the first clip, then of the next."""

@@ -5,7 +5,6 @@ the keyframe before it where that is exact, else by reading forward.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -265,29 +264,77 @@ def read_frames(
     per_frame: Callable[[np.ndarray], np.ndarray] | None = None,
     num_frames: int | None = None,
 ) -> np.ndarray:
-    """Decode the frames at `indices` (ascending, repeats allowed) in one forward pass.
+    """Decode the frames at `indices` (ascending, repeats allowed), as wanted_frames() does.
 
     `per_frame` maps each (H, W, 3) frame as it comes (a resize, say), so that full-size frames need not pile up.
-    `num_frames`, where it is known, is how many decode: if some of a file are damaged, its frames can only be counted
-    from the start, which is found out here no earlier than in the part that is read.
     Returns uint8 RGB (len(indices), H, W, 3).
+    """
+    clip = None
+    for number, pixels in wanted_frames(path, indices, num_frames=num_frames):
+        if number and indices[number] == indices[number - 1]:
+            clip[number] = clip[number - 1]
+            continue
+        if per_frame is not None:
+            pixels = per_frame(pixels)
+        if clip is None:
+            clip = np.empty((len(indices), *pixels.shape), np.uint8)
+        # Copied at once rather than stacked at the end: the frame is still in the processor's cache
+        clip[number] = pixels
+    return clip
+
+
+def wanted_frames(
+    path: str | Path, indices: Sequence[int] | np.ndarray, *, num_frames: int | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode the frames at `indices` (ascending, repeats allowed) in one pass, from the keyframe before the first.
+
+    Yields (place among the indices, uint8 RGB (H, W, 3)); a frame may have gaps between its rows, and is to be used
+    before the next one is asked for. `num_frames`, where it is known, is how many decode: frames of a damaged file can
+    only be counted from its start, and that it is damaged is seen here no earlier than in the part that is read.
     Raises VideoError naming `path` if it cannot be opened or ends before the last index.
     """
     indices = np.asarray(indices, dtype=np.int64)
     if indices.ndim != 1 or len(indices) == 0 or indices[0] < 0 or (np.diff(indices) < 0).any():
         raise ValueError(f"indices must be ascending and not negative, got {indices.tolist()}")
+    converter, number, position, size = _Converter(), 0, -1, None
+    for frames in _ways_to(path, indices, num_frames):
+        try:
+            for position, frame in frames:
+                if position < indices[number]:
+                    continue
+                if size is not None and (frame.height, frame.width) != size:
+                    raise VideoError(f"{path}: the frame size changes midway")
+                size = frame.height, frame.width
+                pixels = converter.to_rgb(frame)
+                while number < len(indices) and indices[number] == position:
+                    yield number, pixels
+                    number += 1
+                if number == len(indices):
+                    return
+        except _InexactSeek:
+            # What was given until now was exact
+            continue
+        finally:
+            frames.close()
+    raise VideoError(
+        f"{path}: frame {indices[number]} was wanted, but only {position + 1} decode; "
+        "rerun split_data.py to count its frames anew"
+    )
+
+
+def _ways_to(
+    path: str | Path, indices: np.ndarray, num_frames: int | None
+) -> Iterator[Iterator[tuple[int, av.VideoFrame]]]:
+    """Ways to read on to the indices: by a seek, where that may be exact; and from the start."""
     # A nearer frame is as soon decoded as a table is made
     if indices[0] >= _MIN_SEEK:
         table = packet_table(path)
         counts = {num_frames, table.num_decoded} - {None}
         if table.is_seekable and counts <= {table.num_frames} and indices[-1] < table.num_frames:
             key = int(np.searchsorted(table.key_stamps[:, 0], table.stamps[indices[0]], side="right")) - 1
-            try:
-                if key > 0:
-                    return _collect(path, _frames_after(path, table, key), indices, per_frame)
-            except _InexactSeek:
-                pass
-    return _collect(path, _frames_from_start(path), indices, per_frame)
+            if key > 0:
+                yield _frames_after(path, table, key)
+    yield _frames_from_start(path)
 
 
 class _InexactSeek(Exception):
@@ -317,35 +364,3 @@ def _frames_after(path: str | Path, table: PacketTable, key: int) -> Iterator[tu
             yield due, frame
             due += 1
         raise _InexactSeek
-
-
-def _collect(
-    path: str | Path,
-    frames: Iterator[tuple[int, av.VideoFrame]],
-    indices: np.ndarray,
-    per_frame: Callable[[np.ndarray], np.ndarray] | None,
-) -> np.ndarray:
-    converter, number, position = _Converter(), 0, -1
-    clip = size = None
-    with closing(frames):
-        for position, frame in frames:
-            if position < indices[number]:
-                continue
-            if size is not None and (frame.height, frame.width) != size:
-                raise VideoError(f"{path}: the frame size changes midway")
-            size = frame.height, frame.width
-            pixels = converter.to_rgb(frame)
-            if per_frame is not None:
-                pixels = per_frame(pixels)
-            if clip is None:
-                clip = np.empty((len(indices), *pixels.shape), np.uint8)
-            while number < len(indices) and indices[number] == position:
-                # Copied at once rather than stacked at the end: the frame is still in the processor's cache
-                clip[number] = pixels
-                number += 1
-            if number == len(indices):
-                return clip
-    raise VideoError(
-        f"{path}: frame {indices[number]} was wanted, but only {position + 1} decode; "
-        "rerun split_data.py to count its frames anew"
-    )

@@ -22,20 +22,23 @@ def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tupl
     return max(resize, int(resize * height / width)), resize
 
 
-def resize_frame(frame: np.ndarray, clip: ClipConfig) -> np.ndarray:
-    """Resize one (H, W, 3) frame as the model was trained to see it.
+def resize_frame(frame: np.ndarray, clip: ClipConfig, out: np.ndarray | None = None) -> np.ndarray:
+    """Resize one (H, W, 3) frame as the model was trained to see it, into `out` if it is given.
 
     Of a frame that is more than _LONGEST times as long as it is wide, only what cut_crops() takes is left: its two ends
     and its middle, side by side.
     """
-    return _resize(_cut_long(frame, clip, num_parts=3), clip)
+    return _resize(_cut_long(frame, clip, num_parts=3), clip, out)
 
 
-def _resize(frame: np.ndarray, clip: ClipConfig) -> np.ndarray:
+def _resize(frame: np.ndarray, clip: ClipConfig, out: np.ndarray | None = None) -> np.ndarray:
     height, width = resized_size(*frame.shape[:2], clip.resize)
-    if (height, width) == frame.shape[:2]:
+    if (height, width) != frame.shape[:2]:
+        return cv2.resize(frame, (width, height), dst=out, interpolation=cv2.INTER_LINEAR_EXACT)
+    if out is None:
         return frame
-    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
+    out[:] = frame
+    return out
 
 
 def crop_offsets(height: int, width: int, crop: int, num_crops: int) -> list[tuple[int, int]]:
