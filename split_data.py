@@ -148,13 +148,18 @@ def show_others(paths: list[Path], input_dir: Path, *, most: int = 5) -> None:
 
 def show_faults(videos) -> None:
     """Say which of the accepted videos are not quite sound."""
+    from video_module.tables import pluralize
+
     if damaged := [video for video in videos if video.num_damaged_frames]:
         num_frames = sum(video.num_damaged_frames for video in damaged)
-        print(f"note: {num_frames} frames of {len(damaged)} videos are lost or damaged, {damaged[0].path} among them")
+        print(
+            f"note: {pluralize(num_frames, 'frame')} of {pluralize(len(damaged), 'video')} lost or damaged, "
+            f"{damaged[0].path} among them"
+        )
     if timeless := [video for video in videos if not video.has_times]:
         print(
-            f"note: {len(timeless)} videos tell no times; {timeless[0].fps:g} frames/s are assumed of "
-            f"{timeless[0].path}, which is among them"
+            f"note: {pluralize(len(timeless), 'video')} without times, {timeless[0].path} among them; "
+            f"{timeless[0].fps:g} frames/s are assumed there"
         )
 
 
