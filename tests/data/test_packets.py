@@ -234,4 +234,5 @@ def test_no_file_stays_open(tmp_path):
             read_info(tmp_path / "text.mp4")
         with pytest.raises(VideoError):
             read_frames(path, [60])
-    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
+    # Not more; files of earlier tests may be closed meanwhile.
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= before
