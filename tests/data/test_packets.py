@@ -1,5 +1,6 @@
 """Which stream is read, what is refused, and clips that are reached by a seek."""
 
+import gc
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -236,3 +237,16 @@ def test_no_file_stays_open(tmp_path):
             read_frames(path, [60])
     # Not more; files of earlier tests may be closed meanwhile.
     assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= before
+
+
+def test_no_frame_outlives_its_reading(tmp_path):
+    """Each holds some of the decoder's memory; thousands of readings would fill it before Python looks for cycles."""
+    path = write_textures(tmp_path / "x.mp4", 60, codec="libx264")
+    gc.collect()
+    gc.disable()
+    try:
+        read_frames(path, [2, 50])
+        assert sum(1 for _ in iter_frames(path)) == 60
+        assert not [kept for kept in gc.get_objects() if type(kept).__name__ in ("VideoFrame", "SideDataContainer")]
+    finally:
+        gc.enable()

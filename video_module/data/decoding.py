@@ -5,12 +5,14 @@ the keyframe before it where that is exact, else by reading forward.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 
 from video_module.data import packets
@@ -57,7 +59,9 @@ class _Converter:
         plane = converted.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(converted.height, plane.line_size)
         pixels = rows[:, : 3 * converted.width].reshape(converted.height, converted.width, 3)
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        # Not by frame.side_data: the two would then hold each other, and the decoder's memory, until Python looks for
+        # cycles.
+        matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
         if matrix is not None:
             pixels = _upright(pixels, np.frombuffer(matrix, np.int32))
         # What was RGB already is still the decoder's
@@ -150,8 +154,9 @@ class VideoReader:
         table = packet_table(self.path)
         container, stream = packets.open_file(self.path)
         converter, clock = _Converter(), _Clock(table, stream)
-        with container:
-            for frame in self._decode(container, stream):
+        # Closed in this order: what FFmpeg keeps for packets is lost if the container goes first.
+        with container, closing(self._decode(container, stream)) as frames:
+            for frame in frames:
                 self.num_corrupt += frame.is_corrupt
                 self.times_s.append(clock.time_of(frame))
                 yield Frame(frame, converter, self.times_s[-1])
@@ -170,16 +175,17 @@ class VideoReader:
         self, container: av.container.InputContainer, stream: av.VideoStream, key: tuple[int, int] | None = None
     ) -> Iterator[av.VideoFrame]:
         context = stream.codec_context
-        for packet in packets.read_packets(container, stream, key):
-            promised = not packet.is_discard
-            self.num_packets += promised
-            try:
-                frames = context.decode(packet)
-            except av.error.FFmpegError:
-                self.num_failed += promised
-                continue
-            yield from frames
-        yield from _flush(context)
+        with closing(packets.read_packets(container, stream, key)) as stream_packets:
+            for packet in stream_packets:
+                promised = not packet.is_discard
+                self.num_packets += promised
+                try:
+                    frames = context.decode(packet)
+                except av.error.FFmpegError:
+                    self.num_failed += promised
+                    continue
+                yield from frames
+            yield from _flush(context)
 
 
 def _flush(context: av.VideoCodecContext) -> list[av.VideoFrame]:
@@ -343,18 +349,17 @@ class _InexactSeek(Exception):
 
 def _frames_from_start(path: str | Path) -> Iterator[tuple[int, av.VideoFrame]]:
     container, stream = packets.open_file(path)
-    with container:
-        yield from enumerate(VideoReader(path)._decode(container, stream))
+    with container, closing(VideoReader(path)._decode(container, stream)) as frames:
+        yield from enumerate(frames)
 
 
 def _frames_after(path: str | Path, table: PacketTable, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
     """(position, frame) from a keyframe on. Raises _InexactSeek as soon as a frame is not the one that is due."""
-    container, stream = packets.open_file(path)
-    with container:
+    (container, stream), reader = packets.open_file(path), VideoReader(path)
+    with container, closing(reader._decode(container, stream, tuple(table.key_stamps[key].tolist()))) as frames:
         first = int(table.key_stamps[key, 0])
         due = int(np.searchsorted(table.stamps, first))
-        reader = VideoReader(path)
-        for frame in reader._decode(container, stream, table.key_stamps[key].tolist()):
+        for frame in frames:
             stamp = packets.stamp_of(frame, stream)
             # An open group of pictures: they lean on frames before the keyframe, and come broken
             if stamp is not None and stamp < first:

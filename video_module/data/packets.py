@@ -8,6 +8,7 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -111,30 +112,31 @@ def read_packets(
         except av.error.FFmpegError:
             continue
         is_there = False
-        for packet in _packets_on(container, stream):
-            if not is_there and packet.is_keyframe:
-                here = _key_of(packet, stream)
-                is_there = here == tuple(key)
-                if here is not None and here[1] > key[1]:
-                    break
-            if is_there:
-                yield packet
+        with closing(_packets_on(container, stream)) as packets:
+            for packet in packets:
+                if not is_there and packet.is_keyframe:
+                    here = _key_of(packet, stream)
+                    is_there = here == key
+                    if here is not None and here[1] > key[1]:
+                        break
+                if is_there:
+                    yield packet
         if is_there:
             return
 
 
 def _packets_on(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.error.FFmpegError:
-            # FFmpeg's own programs end here as well.
-            return
-        if packet is None:
-            return
-        if packet.size:
-            yield packet
+    with closing(container.demux(stream)) as packets:
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError:
+                # FFmpeg's own programs end here as well.
+                return
+            if packet is None:
+                return
+            if packet.size:
+                yield packet
 
 
 def stamp_of(item: av.Packet | av.VideoFrame, stream: av.VideoStream) -> int | None:
