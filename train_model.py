@@ -247,7 +247,7 @@ def probe(
     settings |= {"no_flip": list(config.no_flip), "precision": precision, "seed": config.seed}
     checkpoint = data.checkpoint(model=args.model_type, train_config=settings)
     if calibration is not None:
-        checkpoint = replace(checkpoint, temperature=calibration.temperature, min_score=calibration.min_score)
+        checkpoint = replace(checkpoint, **calibration.recorded)
     save_checkpoint(save_path, replace(checkpoint, weights=model.backbone.state_dict()))
     cli.show_written([save_path, cache])
 

@@ -30,6 +30,11 @@ class Calibration:
     """Videos whose best class reaches it."""
     num_videos: int
 
+    @property
+    def recorded(self) -> dict[str, float]:
+        """What a checkpoint keeps of it."""
+        return {"temperature": self.temperature, "min_score": self.min_score}
+
     def describe(self, min_precision: float) -> str:
         """A line for the end of training."""
         text = (

@@ -77,9 +77,7 @@ def train(
                 if loaders.val is not None:
                     figures, calibration = validate(trainer, loaders.val, loaders.val_labels, stop=stop)
                     row |= figures
-                    keeper.template = replace(
-                        template, temperature=calibration.temperature, min_score=calibration.min_score
-                    )
+                    keeper.template = replace(template, **calibration.recorded)
             except Interrupted:
                 keeper.save()
                 raise stop.interrupted(_where_it_stopped(trainer, progress, keeper.path)) from None
