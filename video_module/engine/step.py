@@ -25,7 +25,7 @@ from video_module.tables import pluralize
 _BetweenPasses = Callable[[int], None]
 """Called with the number of a step's clips that are done."""
 
-# On an H100, compiling swin3d_b took 90 s and then saved 5 ms a clip.
+# On an H100, compiling swin3d_b took 68 to 90 s and then saved 5 ms a clip.
 _CLIPS_WORTH_COMPILING = 20_000
 
 
