@@ -30,6 +30,52 @@ def test_a_console_of_few_letters_shows_what_it_can():
     assert (result.returncode, result.stderr.split()) == (1, [b"error:", b"????:", b"no"])
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a SIGTERM ends a program at once in there")
+def test_a_sigterm_leaves_no_half_written_file(tmp_path):
+    path = tmp_path / "x.json"
+    code = "import signal; from pathlib import Path; from video_module.files import replacing\n"
+    result = run(
+        f"{code}with replacing(Path({str(path)!r})) as part: part.touch(); signal.raise_signal(signal.SIGTERM)"
+    )
+    assert (result.returncode, result.stderr) == (143, b"interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals to close")
+def test_a_closed_terminal_ends_it_in_good_order(tmp_path):
+    """Output to it fails from then on, also that of whatever tidies up."""
+    import pty
+
+    program = f"""
+import fcntl, signal, sys, termios
+from pathlib import Path
+from video_module import cli
+def main():
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    print("ready", flush=True)
+    try:
+        signal.pause()
+    finally:
+        print("tidying up", file=sys.stderr, flush=True)
+        Path({str(tmp_path / "tidy")!r}).touch()
+cli.run(main)"""
+    ours, theirs = pty.openpty()
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, start_new_session=True, **streams)
+    os.close(theirs)
+    assert os.read(ours, 100).startswith(b"ready")
+    os.close(ours)
+    assert process.wait(timeout=60) == 129
+    assert (tmp_path / "tidy").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no nohup")
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    program = "import signal; from video_module import cli; cli.run(lambda: signal.raise_signal(signal.SIGHUP))"
+    command = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", sys.executable, "-c", program]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+
+
 def test_a_notebooks_streams_are_left_as_they_are(monkeypatch):
     """They are no files, and have no encoding to set."""
     monkeypatch.setattr(sys, "stdout", io.StringIO())

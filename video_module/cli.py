@@ -7,13 +7,14 @@ import difflib
 import errno
 import math
 import os
+import signal
 import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
 
 from video_module import machine
-from video_module.errors import InputError, Interrupted, hide_secrets
+from video_module.errors import STOP_SIGNALS, InputError, Interrupted, hide_secrets
 
 # Of sheets of frames. A .jpg is a fifth as large.
 PICTURE_SUFFIXES = (".png", ".jpg")
@@ -171,12 +172,15 @@ def show_written(paths: Sequence[str | os.PathLike], *, limit: int = 20) -> None
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a script's main(): mistakes end in one line on stderr and exit code 1, Ctrl-C in 130."""
+    """Run a script's main(): mistakes end in one line on stderr and exit code 1, Ctrl-C in 130, SIGTERM in 143."""
     # A console with few letters shows "?" rather than a traceback. A stream may be None (closed by the shell) or a
     # notebook's, which has no encoding to set.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    # By itself a SIGTERM or SIGHUP ends Python at once, and would leave half-written files behind.
+    for number in set(STOP_SIGNALS) - {signal.SIGINT}:
+        signal.signal(number, _interrupt)
     try:
         _run(main)
         code = 0
@@ -196,6 +200,12 @@ def run(main: Callable[[], object]) -> None:
             if stream is not None:
                 stream.flush()
         os._exit(code)
+
+
+def _interrupt(number: int, _: types.FrameType | None) -> None:
+    if signal.Signals(number).name == "SIGHUP":
+        machine.leave_terminal()
+    raise Interrupted("interrupted", exit_code=128 + number)
 
 
 def _run(main: Callable[[], object]) -> None:

@@ -3,9 +3,14 @@
 import re
 import signal
 
-# What ends a run in good order: Ctrl-C, SIGTERM, and on Windows Ctrl-Break. There it is the only one that can be sent
-# to another program, since a SIGTERM ends a program at once.
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+# What ends a run in good order: Ctrl-C, SIGTERM, a terminal that was closed (SIGHUP), and on Windows Ctrl-Break. There
+# it is the only one that can be sent to another program, since a SIGTERM ends a program at once. Signals that are
+# ignored from the start stay ignored: that is how nohup works, and how shells keep Ctrl-C from background jobs.
+STOP_SIGNALS = tuple(
+    number
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    if (number := getattr(signal, name, None)) and signal.getsignal(number) != signal.SIG_IGN
+)
 
 # Names and passwords stand before the host, where a password may hold any letter, or further back, as parameters.
 _SECRETS = (

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -51,6 +52,16 @@ def default_num_workers() -> int:
 def started_by_torchrun() -> bool:
     """Whether this process is one of torchrun's; RANK alone is set by other launchers too."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def leave_terminal() -> None:
+    """Discard what is still written to a terminal. Once it is closed, each print() would raise an OSError."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(stream).st_mode):
+                os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def _core_limits() -> Iterator[int]:

@@ -6,8 +6,9 @@ from video_module.engine import interruption
 from video_module.engine.interruption import StopRequest
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGBREAK"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"])
 def test_each_way_to_stop_is_taken_once_and_given_back(name, monkeypatch, capsys):
+    monkeypatch.setattr(interruption, "leave_terminal", lambda: None)
     number = getattr(signal, name, None)
     if number is None:  # Windows' Ctrl-Break, in whose place another signal stands here
         number = signal.SIGUSR1

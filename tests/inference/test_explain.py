@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torchvision.models import video as torchvision_video
 
+from tests.data.test_times import write_timed
 from video_module.config import ClipConfig, TrainConfig
 from video_module.data import decoding
 from video_module.data.encoding import write_video
@@ -322,6 +323,16 @@ def test_the_overlay_video_keeps_rate_and_count(model, tmp_path, size):
     named = next(explain.attention_frames(heat, names, label="c"))
     assert len(named) > len(first)  # a wrong prediction names the label, on a line of its own
     np.testing.assert_array_equal(next(explain.attention_frames(heat, names, label=names[1])), first)
+
+
+def test_the_overlay_video_keeps_each_frames_time(model, tmp_path):
+    source = write_timed(tmp_path / "in.mp4", [*range(0, 60, 6), *range(60, 80)], rate=60)
+    heat = explain.explain_video(model, source, target=1)
+    explain.write_attention(tmp_path / "out.mp4", heat, list("abcdef"))
+    readers = decoding.VideoReader(source), decoding.VideoReader(tmp_path / "out.mp4")
+    assert [sum(1 for _ in reader) for reader in readers] == [30, 30]
+    assert readers[1].times_s == pytest.approx(readers[0].times_s, abs=1e-5)
+    assert readers[1].duration_s == pytest.approx(readers[0].duration_s, abs=1e-5)
 
 
 def test_scores_are_those_of_serving(model, trained, drawn_video):

@@ -3,7 +3,7 @@
 H.264 .mp4 is for browsers, .webp for pages and slides that show pictures only, MPEG-4 .avi for drawn clips.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -114,9 +114,17 @@ def open_video(path: str | Path, *, fps: float, keyframe_interval: int | None = 
 
 
 def write_video(
-    path: str | Path, frames: Iterable[np.ndarray], *, fps: float, keyframe_interval: int | None = None
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    *,
+    fps: float,
+    keyframe_interval: int | None = None,
+    edges_s: Sequence[float] | None = None,
 ) -> None:
-    """Write frames, uint8 RGB (H, W, 3) each, as open_video() does."""
+    """Write frames, uint8 RGB (H, W, 3) each, as open_video() does.
+
+    `edges_s` tells when each frame begins and the last one ends, where they are not evenly spaced.
+    """
     with open_video(path, fps=fps, keyframe_interval=keyframe_interval) as writer:
-        for frame in frames:
-            writer.write(frame)
+        for position, frame in enumerate(frames):
+            writer.write(frame, None if edges_s is None else (edges_s[position], edges_s[position + 1]))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop as soon as the state can be saved."""
+"""Ctrl-C, SIGTERM and a closed terminal as a request to stop as soon as the state can be saved."""
 
 import signal
 import sys
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from video_module.errors import STOP_SIGNALS, Interrupted
+from video_module.machine import leave_terminal
 
 
 class StopRequest:
@@ -40,6 +41,8 @@ class StopRequest:
         def note(number: int, _) -> None:
             self.signal = signal.Signals(number)
             restore()
+            if self.signal.name == "SIGHUP":
+                leave_terminal()
             text = "stopping as soon as the state can be saved; press Ctrl-C again to quit without saving"
             print(f"\n{self.signal.name}: {text}", file=sys.stderr)
 

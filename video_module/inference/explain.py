@@ -24,7 +24,7 @@ from tqdm import tqdm
 from video_module.config import ClipConfig
 from video_module.data import transforms
 from video_module.data.decoding import VideoReader, iter_frames
-from video_module.data.encoding import MAX_SIDE, open_video
+from video_module.data.encoding import MAX_SIDE, write_video
 from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint
 from video_module.engine.device import choose_device
 from video_module.errors import InputError
@@ -58,6 +58,8 @@ class VideoHeat:
     """float32 (num_frames, h, w) in 0..1: a coarse grid over the centre crop; 1 is the strongest of the video."""
     scores: np.ndarray
     """Probability of the class at each frame, float64 (num_frames,): the mean over the windows that contain it."""
+    edges_s: np.ndarray | None = None
+    """When each frame begins and the last one ends, float64 (num_frames + 1,); None: frame n at n / fps."""
 
 
 def grad_cam(model: Recognizer, clip: np.ndarray, *, target: int | None = None) -> np.ndarray:
@@ -140,7 +142,13 @@ def explain_video(
     if (lit := grids[grids > 0]).size:
         grids = np.minimum(grids / np.quantile(lit, _STRONGEST), 1)
     return VideoHeat(
-        path=Path(path), fps=reader.fps, clip=model.clip, target=target, grids=grids, scores=scores / num_windows
+        path=Path(path),
+        fps=reader.fps,
+        clip=model.clip,
+        target=target,
+        grids=grids,
+        scores=scores / num_windows,
+        edges_s=reader.edges_s,
     )
 
 
@@ -219,10 +227,8 @@ def attention_frames(heat: VideoHeat, class_names: list[str], *, label: str | No
 
 
 def write_attention(path: Path, heat: VideoHeat, class_names: list[str], *, label: str | None = None) -> None:
-    """Write attention_frames() as an .mp4 of the source's rate and frame count."""
-    with open_video(path, fps=heat.fps) as writer:
-        for frame in attention_frames(heat, class_names, label=label):
-            writer.write(frame)
+    """Write attention_frames() as an .mp4 that shows each frame when the source does."""
+    write_video(path, attention_frames(heat, class_names, label=label), fps=heat.fps, edges_s=heat.edges_s)
 
 
 def explain_videos(
