@@ -279,7 +279,8 @@ from video_module.config import ClipConfig
 import torch
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path, content = Path(sys.argv[1]), lambda n: Checkpoint(
-    model="swin3d_nano", weights={"w": torch.full((n,), 7.0)}, clip=ClipConfig(), class_names=["a"])
+    model="swin3d_nano", weights={"w": torch.full((n,), 7.0)}, clip=ClipConfig(), class_names=["a"],
+    train_config={"probe": True} if sys.argv[2:] else {})
 save_checkpoint(path, content(1000))
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 cli.run(lambda: save_checkpoint(path, content(1_000_000)))
@@ -290,8 +291,11 @@ cli.run(lambda: save_checkpoint(path, content(1_000_000)))
 def test_a_full_disk_ends_the_run_in_a_line_and_leaves_the_checkpoint_before(tmp_path):
     """Here full means: no file may grow beyond 200 kB."""
     path = tmp_path / "x_last.pth"
-    result = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 1
+    for kind, advice in (["probe"], "and run it again"), ([], "and go on with --resume"):
+        command = [sys.executable, "-c", FULL_DISK, str(path), *kind]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 1
+        assert result.stderr.endswith(f"Free some space {advice}\n")
     assert result.stderr.startswith(f"error: {path}: the checkpoint cannot be written (File too large); the one before")
     assert result.stderr.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["x_last.pth"]

@@ -69,9 +69,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         reason = (on_disk and on_disk.strerror) or error
         is_full = on_disk is None or on_disk.errno in _FULL
         left = "the one before is whole" if path.is_file() else "there is none"
+        # A probe is done in one go, from its features, which are kept
+        again = "run it again" if checkpoint.train_config.get("probe") else "go on with --resume"
+        again = f"Free some space and {again}" if is_full else again.capitalize()
         raise InputError(
-            f"{path}: the checkpoint cannot be written ({str(reason).splitlines()[0]}); {left}. "
-            f"{'Free some space and go' if is_full else 'Go'} on with --resume"
+            f"{path}: the checkpoint cannot be written ({str(reason).splitlines()[0]}); {left}. {again}"
         ) from None
 
 
