@@ -22,6 +22,14 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
+def test_a_full_disk_names_the_file_that_has_no_room(tmp_path):
+    path = tmp_path / "out.json"
+    for error in OSError(errno.ENOSPC, "No space left on device"), OSError(errno.ENOSPC, "No space", "the copied one"):
+        with pytest.raises(OSError, match="No space") as raised, files.replacing(path):
+            raise error
+        assert raised.value.filename == str(path)
+
+
 def test_nan_is_no_json(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "x.json", {"a": float("nan")})

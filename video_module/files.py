@@ -21,6 +21,8 @@ from video_module.errors import InputError
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 
+# Errors of writing on a full disk, beyond a quota, and beyond the largest size of a file.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # File systems allow 255 bytes for a name. What is unfinished has a longer name than what it becomes.
 _MOST_BYTES = 230
 # Between attempts to move a file that another program has open on Windows. Virus scanners and indexers let go within
@@ -54,6 +56,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
                 raise
         else:
             move(partial, path)
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            # Python does not say which file had no room, and shutil names the one that was copied
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         for leftover in (partial, old):
             if leftover.is_dir():

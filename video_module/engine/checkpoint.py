@@ -1,6 +1,5 @@
 """Checkpoints (.pth): weights under torchvision's names, and all that is needed to use or resume them."""
 
-import errno
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,11 +10,9 @@ import torch
 from video_module import __version__
 from video_module.config import ClipConfig
 from video_module.errors import InputError
-from video_module.files import FORMAT_VERSION, READABLE_VERSIONS, remove_partial, replacing
+from video_module.files import FORMAT_VERSION, FULL_DISK, READABLE_VERSIONS, remove_partial, replacing
 from video_module.models.recognizer import Recognizer, build_model, load_torch_file, published_class_names
 from video_module.models.registry import get_spec
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(kw_only=True)
@@ -67,7 +64,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     except (OSError, RuntimeError) as error:
         on_disk = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
         reason = (on_disk and on_disk.strerror) or error
-        is_full = on_disk is None or on_disk.errno in _FULL
+        is_full = on_disk is None or on_disk.errno in FULL_DISK
         left = "the one before is whole" if path.is_file() else "there is none"
         # A probe is done in one go, from its features, which are kept
         again = "run it again" if checkpoint.train_config.get("probe") else "go on with --resume"
