@@ -172,6 +172,7 @@ def run(args: argparse.Namespace, config: TrainConfig, group: "Group", on_epoch:
     model = build_model(
         args.model_type,
         num_classes=len(data.class_names),
+        class_names=data.class_names,
         weights=NO_WEIGHTS if resumes else weights_of(args),  # a resumed run brings its own
         clip=clip,
         drop_path=config.drop_path,
@@ -218,9 +219,13 @@ def probe(
     if save_path.is_file():
         print(f"note: {save_path} of an earlier run will be replaced; another --save_path keeps it")
     precision = choose_precision(config.precision, device)
-    num_classes = len(data.class_names)
     model = build_model(
-        args.model_type, num_classes=num_classes, weights=weights_of(args), clip=data.clip, seed=config.seed
+        args.model_type,
+        num_classes=len(data.class_names),
+        class_names=data.class_names,
+        weights=weights_of(args),
+        clip=data.clip,
+        seed=config.seed,
     ).eval()
     print(f"{args.model_type}: weights {weights_of(args)}, {device}, {precision}")
 

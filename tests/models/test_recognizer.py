@@ -9,7 +9,8 @@ from torchvision.models import get_model_weights
 from video_module.config import ClipConfig
 from video_module.errors import InputError
 from video_module.models import recognizer
-from video_module.models.recognizer import build_model
+from video_module.models.recognizer import Recognizer, build_model
+from video_module.models.registry import MODELS
 
 NANO = "swin3d_nano"
 
@@ -49,6 +50,31 @@ def test_weights_from_a_file(tmp_path, capsys):
     other = build_model(NANO, num_classes=9, weights=str(tmp_path / "plain.pth"))
     assert "last layer starts anew for 9 classes" in capsys.readouterr().out
     assert torch.equal(other.backbone.patch_embed.proj.weight, donor.backbone.patch_embed.proj.weight)
+
+
+def test_a_last_layer_of_as_many_other_classes_starts_anew(tmp_path, capsys):
+    donor = build_model(NANO, num_classes=2, seed=3)
+    torch.save({"weights": donor.backbone.state_dict(), "class_names": ["run", "sit"]}, tmp_path / "x.pth")
+
+    def load(*class_names: str):
+        return build_model(NANO, num_classes=2, class_names=class_names, weights=str(tmp_path / "x.pth"))
+
+    assert torch.equal(load("run", "sit").head.weight, donor.head.weight)
+    assert capsys.readouterr().out == ""
+    other = load("jump", "sit")
+    assert "the last layer starts anew for 2 classes" in capsys.readouterr().out
+    assert torch.equal(other.head.weight, build_model(NANO, num_classes=2).head.weight)
+    assert torch.equal(other.backbone.patch_embed.proj.weight, donor.backbone.patch_embed.proj.weight)
+
+
+def test_the_inputs_of_every_networks_last_layer_can_be_dropped():
+    for name, spec in MODELS.items():
+        with torch.device("meta"):
+            model = Recognizer(spec.build(num_classes=2), name=name, clip=spec.clip)
+            calls = []
+            model.head.register_forward_pre_hook(lambda *_, name=name, calls=calls: calls.append(name))
+            model.backbone(torch.zeros(1, 3, *spec.clip.shape[:3]))
+        assert calls == [name], name
 
 
 def test_weights_that_do_not_fit_name_the_tensor(tmp_path):

@@ -45,8 +45,7 @@ def replace_head(model: Recognizer, weight: torch.Tensor, bias: torch.Tensor) ->
 
 def expose_features(model: Recognizer) -> int:
     """Make the network return the inputs of its last layer in place of logits; returns how many they are."""
-    # The identity as the last layer rather than no layer: what comes after it, I3D's mean along time for one, stays,
-    # and it works whether the network calls the layer or reads its weight.
+    # The identity as the last layer rather than no layer: what comes after it, I3D's mean along time for one, stays.
     num_features = model.head.weight.shape[1]
     replace_head(model, torch.eye(num_features), torch.zeros(num_features))
     return num_features

@@ -3,6 +3,8 @@
 Parameters have the names of the PyTorch port in circulation, so that its files (rgb_imagenet.pt) load as they are.
 """
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,17 +56,16 @@ def _pad_uneven(x: Tensor, kernel: Size3, stride: Size3) -> tuple[Tensor, Size3]
 
 
 class Unit3D(nn.Module):
-    """Convolution, batch norm, ReLU; or the convolution alone, with a bias."""
+    """Convolution, batch norm, ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, normalised: bool = True):
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1):
         super().__init__()
-        self.conv3d = nn.Conv3d(inputs, outputs, kernel, stride=stride, bias=not normalised)
-        self.bn = nn.BatchNorm3d(outputs, eps=1e-3, momentum=0.01) if normalised else None
+        self.conv3d = nn.Conv3d(inputs, outputs, kernel, stride=stride, bias=False)
+        self.bn = nn.BatchNorm3d(outputs, eps=1e-3, momentum=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         x, padding = _pad_uneven(x, self.conv3d.kernel_size, self.conv3d.stride)
-        x = F.conv3d(x, self.conv3d.weight, self.conv3d.bias, self.conv3d.stride, padding)
-        return x if self.bn is None else F.relu(self.bn(x))
+        return F.relu(self.bn(F.conv3d(x, self.conv3d.weight, None, self.conv3d.stride, padding)))
 
 
 class SamePool3d(nn.Module):
@@ -117,7 +118,7 @@ class I3D(nn.Module):
         time, side = -(-clip.num_frames // 8), -(-clip.crop // 32)
         self.avg_pool = nn.AvgPool3d((min(2, time), min(7, side), min(7, side)), stride=1)
         self.dropout = nn.Dropout(0.5)
-        self.logits = Unit3D(channels, num_classes, 1, normalised=False)
+        self.logits = nn.Sequential(OrderedDict(conv3d=nn.Conv3d(channels, num_classes, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         for name in _TRUNK:

@@ -1,6 +1,7 @@
 """A network with its input contract: uint8 clips in, logits out."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -81,13 +82,16 @@ def build_model(
     clip: ClipConfig | None = None,
     drop_path: float = 0.0,
     seed: int = 0,
+    class_names: Sequence[str] = (),
     keeps_head: bool = False,
 ) -> Recognizer:
-    """Build a model and load its weights: `none`, the name of published weights, or a path to a state dict.
+    """Build a model and load its weights: `none`, the name of published weights, or a path to a file of them.
 
-    What starts anew is drawn from `seed`: everything, or the last layer where the weights are for other classes, which
-    `keeps_head` forbids. Raises InputError if the weights cannot be had, or do not fit.
+    What starts anew is drawn from `seed`: everything, or the last layer where the weights are for other classes, by
+    their number or by the names in the file if `class_names` tells them; `keeps_head` forbids that. Raises InputError
+    if the weights cannot be had, or do not fit.
     """
+    assert not class_names or len(class_names) == num_classes, (num_classes, class_names)
     spec = get_spec(name)
     clip = clip or spec.clip
     if clip.shape != spec.clip.shape:
@@ -96,7 +100,14 @@ def build_model(
     model = Recognizer(spec.build(num_classes=num_classes, clip=clip, drop_path=drop_path), name=name, clip=clip)
     if weights != NO_WEIGHTS:
         content = _published_weights(name, weights) if weights in spec.weights else _weights_file(name, Path(weights))
-        _load_backbone(model, layouts.find_weights(content, origin=weights), origin=weights, keeps_head=keeps_head)
+        theirs = content.get("class_names")
+        _load_backbone(
+            model,
+            layouts.find_weights(content, origin=weights),
+            origin=weights,
+            keeps_head=keeps_head,
+            has_others=bool(theirs and class_names) and list(theirs) != list(class_names),
+        )
     return model
 
 
@@ -199,15 +210,17 @@ def load_torch_file(file: Path) -> dict:
     return content
 
 
-def _load_backbone(model: Recognizer, weights: dict[str, Tensor], *, origin: str, keeps_head: bool) -> None:
-    """Load weights of any known layout; only the last layer may be of other classes, and start anew.
+def _load_backbone(
+    model: Recognizer, weights: dict[str, Tensor], *, origin: str, keeps_head: bool, has_others: bool
+) -> None:
+    """Load weights of any known layout; only the last layer may be of other classes (`has_others`), and start anew.
 
     What a file has on top is printed. Raises InputError that lists what is missing or of another shape.
     """
     own, in_file = model.backbone.state_dict(), weights
     layout, weights = layouts.match_layout(in_file, own)
-    fits = layouts.fitting(weights, own)
     head = get_spec(model.name).head + "."
+    fits = [key for key in layouts.fitting(weights, own) if not (has_others and key.startswith(head))]
     if misfits := _misfits(model.name, weights, own):
         raise InputError(f"{origin}: does not fit {model.name}{_explain_misfits(model, misfits, weights, in_file)}")
     if keeps_head and (lost := [key for key in own if key.startswith(head) and key not in fits]):
