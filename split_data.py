@@ -1,4 +1,4 @@
-"""Split a folder of classes into train, val and test by source, so that no film stands on two sides."""
+"""Split labelled videos into train, val and test by source, so that no film stands on two sides."""
 
 import argparse
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 from video_module import cli
 from video_module.config import LINKS
-from video_module.machine import default_num_workers
+from video_module.machine import available_cores
 
 PROTOCOLS = ("grouped", "hmdb51", "ucf101")
 FOLDS = ("1", "2", "3", "all")
@@ -20,6 +20,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--input_dir", type=Path, help="folder with a folder of videos for each class, or a .rar, .zip or .tar of one")
     add("--output_dir", type=Path, default=Path("data"), help="where train/, val/ and test/ go")
+    add(
+        "--annotations",
+        type=Path,
+        metavar="CSV",
+        help="instead of class folders: a table with columns path and label, and as needed start_s and end_s (or "
+        "start_frame and end_frame, from 0, the end left out), source, split; or a list of lines 'path label'. Paths "
+        "are relative to it or to --input_dir; segments are cut to <output_dir>_clips",
+    )
+    add("--class_list", type=Path, help="names of numeric labels: one a line, numbered from 0, or as in '1 Archery'")
+    add("--background", metavar="NAME", help="cut unlabelled stretches as one more class of this name")
+    add(
+        "--short_side",
+        type=cli.positive_int,
+        metavar="PIXELS",
+        help="encode larger videos once at this short side, in files that train fast; smaller ones are linked "
+        "(default: 256 for segments; whole files stay as they are)",
+    )
     add("--protocol", choices=PROTOCOLS, default="grouped", help="grouped: by source; others: the official split files")
     add("--splits_dir", type=Path, help="folder of the official split files, or an archive of them")
     add("--fold", choices=FOLDS, help="of an official protocol; all: <output_dir>/fold1..3 (default: 1)")
@@ -29,7 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--group_regex", help="regular expression whose first group in a file name is the source")
     add("--link", choices=LINKS, default="hard", help="how files get there; copies where linking fails")
     add("--seed", type=cli.natural, default=777, help="of the assignment of sources")
-    add("--num_workers", type=cli.positive_int, default=default_num_workers(), help="files decoded at once")
+    add("--num_workers", type=cli.positive_int, default=available_cores(), help="files decoded at once")
     audit = parser.add_argument_group("instead of splitting, look for leaks").add_argument
     audit(
         "--audit",
@@ -53,8 +70,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End with a usage error where flags do not go together."""
-    if (args.input_dir is None) == (args.audit is None):
-        parser.error("give --input_dir to split a folder, or --audit to look for leaks")
+    if (args.input_dir is None and args.annotations is None) == (args.audit is None):
+        parser.error("give --input_dir or --annotations to split videos, or --audit to look for leaks")
+    for flag, value in (("--class_list", args.class_list), ("--background", args.background)):
+        if value is not None and args.annotations is None:
+            parser.error(f"{flag} goes with --annotations")
+    if args.annotations and args.groups:
+        parser.error("--groups goes with class folders; a table has its own column source")
+    if args.protocol != "grouped" and (args.annotations or args.short_side):
+        flag = "--annotations" if args.annotations else "--short_side"
+        parser.error(f"{flag} goes with --protocol grouped; official split files name the videos as they are")
     if args.audit and len(args.audit) > 2:
         parser.error("--audit takes one folder or two")
     if args.save_to and not args.audit:
@@ -88,21 +113,52 @@ def read_source_of(args: argparse.Namespace) -> Callable[[str, str], str]:
 
 
 def make_splits(args: argparse.Namespace) -> None:
-    from video_module.data import archives, labels, layout, records, splits
+    from video_module.data import layout, splits
 
-    source_of = read_source_of(args)
-    splits_dir = args.splits_dir
-    if splits_dir is not None and archives.is_archive(splits_dir):
-        splits_dir = archives.folder_holding(archives.unpacked(splits_dir), "*_test_split?.txt", "trainlist*.txt")
-    input_dir = archives.class_folder(args.input_dir)
     folds = [1, 2, 3] if args.fold == "all" else [int(args.fold)]
     output_dirs = [args.output_dir / f"fold{fold}" if args.fold == "all" else args.output_dir for fold in folds]
+    official: dict[int, dict[tuple[str, str], str]] = {}
+    if args.protocol != "grouped":
+        official = {fold: splits.read_official(args.protocol, read_splits_dir(args), fold) for fold in folds}
+    find = prepare_videos if args.annotations or args.short_side else scan_videos
+    videos, rejected, folder = find(args, output_dirs, official)
+    for item in rejected:
+        print(f"rejected {item.path}: {item.reason}")
+    show_faults(videos)
+    for fold, output_dir in zip(folds, output_dirs, strict=True):
+        settings = {"val_fraction": args.val_fraction, "seed": args.seed}
+        if official:
+            made = splits.split_official(
+                videos, rejected, official[fold], protocol=args.protocol, fold=fold, **settings
+            )
+        elif any(video.split for video in videos):
+            made = splits.split_by_table(videos, rejected, seed=args.seed)
+        else:
+            made = splits.split_grouped(videos, rejected, test_fraction=args.test_fraction, **settings)
+        num_copied = layout.write_split(made, folder, output_dir, link=args.link)
+        report(made, num_copied)
+    cli.show_written(
+        [folder / name for folder in output_dirs for name in ("train", "val", "test", "obj.names", "split.json")]
+    )
+
+
+def read_splits_dir(args: argparse.Namespace) -> Path:
+    from video_module.data import archives
+
+    if not archives.is_archive(args.splits_dir):
+        return args.splits_dir
+    return archives.folder_holding(archives.unpacked(args.splits_dir), "*_test_split?.txt", "trainlist*.txt")
+
+
+def scan_videos(args: argparse.Namespace, output_dirs: list[Path], official: dict[int, dict]):
+    """The videos of --input_dir as they are, those that are rejected, and the folder of classes."""
+    from video_module.data import archives, labels, layout, records
+
+    source_of = read_source_of(args)
+    input_dir = archives.class_folder(args.input_dir)
     # Whatever can be refused is refused before the videos are decoded, which takes hours for large data sets
     for output_dir in output_dirs:
         layout.check_split_output(input_dir, output_dir)
-    official = {}
-    if args.protocol != "grouped":
-        official = {fold: splits.read_official(args.protocol, splits_dir, fold) for fold in folds}
     show_others(labels.find_others(input_dir), input_dir)
     videos, rejected, num_unused = records.scan(
         input_dir,
@@ -110,31 +166,69 @@ def make_splits(args: argparse.Namespace) -> None:
         wanted=lambda label, name: not official or any((label, name) in fold for fold in official.values()),
         num_workers=args.num_workers,
     )
-    for item in rejected:
-        print(f"rejected {item.path}: {item.reason}")
-    show_faults(videos)
     if num_unused:
         print(f"skipped {num_unused} videos that the official files do not use")
+    show_lost_classes(input_dir, videos, rejected)
+    if not official and source_of is records.name_source and all(map(records.has_own_source, videos)):
+        show_own_sources()
+    return videos, rejected, input_dir
+
+
+def show_lost_classes(input_dir: Path, videos, rejected) -> None:
+    from video_module.data import labels
+
     for sentence in labels.lost_classes(input_dir, {video.label for video in videos}, [item.path for item in rejected]):
         print(f"note: {sentence}")
-    if not official and source_of is records.name_source and all(map(records.has_own_source, videos)):
-        print(
-            "note: no source in the names: each file counts as its own recording; if some are cuts of one, say so with "
-            "--groups or --group_regex"
-        )
 
-    for fold, output_dir in zip(folds, output_dirs, strict=True):
-        settings = {"val_fraction": args.val_fraction, "seed": args.seed}
-        if official:
-            made = splits.split_official(
-                videos, rejected, official[fold], protocol=args.protocol, fold=fold, **settings
-            )
-        else:
-            made = splits.split_grouped(videos, rejected, test_fraction=args.test_fraction, **settings)
-        num_copied = layout.write_split(made, input_dir, output_dir, link=args.link)
-        report(made, num_copied)
-    cli.show_written(
-        [folder / name for folder in output_dirs for name in ("train", "val", "test", "obj.names", "split.json")]
+
+def show_own_sources() -> None:
+    print(
+        "note: no source in the names: each file counts as its own recording; if some are cuts of one, say so with "
+        "--groups or --group_regex"
+    )
+
+
+def prepare_videos(args: argparse.Namespace, output_dirs: list[Path], official: dict[int, dict]):
+    """The clips of --annotations, or of --input_dir with --short_side, those that are rejected, and their folder."""
+    from video_module.data import annotations, archives, labels, layout, preparing, records, segments
+
+    store = preparing.store_beside(args.output_dir)
+    rejected, notes = [], []
+    input_dir = args.input_dir and (args.input_dir if args.annotations else archives.class_folder(args.input_dir))
+    if args.annotations:
+        found, rejected, notes = annotations.read_annotations(
+            args.annotations,
+            input_dir=input_dir,
+            class_list=args.class_list,
+            source_of=records.regex_source(args.group_regex) if args.group_regex else None,
+            num_workers=args.num_workers,
+        )
+    else:
+        show_others(labels.find_others(input_dir), input_dir)
+        found = segments.whole_files(input_dir, source_of=read_source_of(args))
+    if args.background:
+        background, more = segments.add_background(found, args.background, seed=args.seed)
+        found, notes = found + background, notes + more
+    for note in notes:
+        print(f"note: {note}")
+    for output_dir in output_dirs:
+        layout.check_split_output(store, output_dir)
+    preparing.check_store(store, found, output_dirs)
+    made = preparing.prepare(found, store, short_side=args.short_side, num_workers=args.num_workers)
+    show_prepared(made, store)
+    if not args.annotations:
+        show_lost_classes(input_dir, made.videos, made.rejected)
+    return made.videos, rejected + made.rejected, store
+
+
+def show_prepared(made, store: Path) -> None:
+    from video_module.tables import pluralize
+
+    there = f", of which {made.num_found} were there already" if made.num_found else ""
+    print(
+        f"{store}: {pluralize(len(made.videos), 'clip')}{there}, in {made.seconds / 60:.1f} min; "
+        f"{made.bytes_before / 1e6:,.1f} MB and {made.duration_before_s / 60:.1f} min of video became "
+        f"{made.bytes_after / 1e6:,.1f} MB and {made.duration_after_s / 60:.1f} min"
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from video_module.config import LINKS
@@ -37,13 +38,13 @@ def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -
     """
     assert link in LINKS, f"link must be one of {LINKS}, got {link!r}"
     check_split_output(input_dir, output_dir)
-    num_linked = 0
+    num_linked, links = 0, () if link == "copy" else (link,)
     with replacing(output_dir) as partial:
         for video in split.videos:
             target = partial / video.split / video.path
             target.parent.mkdir(parents=True, exist_ok=True)
             # Through links of the input: a link to a link would break when the one in between goes
-            num_linked += _place((input_dir / video.path).resolve(), target, link)
+            num_linked += place((input_dir / video.path).resolve(), target, *links)
         for name in SPLITS:
             (partial / name).mkdir(exist_ok=True)
         write_class_names(partial / OBJ_NAMES, split.class_names)
@@ -51,17 +52,13 @@ def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -
     return 0 if link == "copy" else len(split.videos) - num_linked
 
 
-def _place(file: Path, target: Path, link: str) -> bool:
-    """Link a file, or copy it; whether it was linked."""
-    try:
-        if link == "hard":
-            os.link(file, target)
+def place(file: Path, target: Path, *links: str) -> bool:
+    """Link a file in the first of the ways that works here, or copy it; whether it was linked."""
+    ways = {"hard": os.link, "sym": os.symlink}
+    for link in links:
+        # It may be another file system, one without links, or Windows without the right to make them
+        with suppress(OSError):
+            ways[link](file, target)
             return True
-        if link == "sym":
-            target.symlink_to(file)
-            return True
-    except OSError:
-        # Another file system, one without links, or Windows without the right to make them: copied below
-        pass
     shutil.copy2(file, target)
     return False

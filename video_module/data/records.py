@@ -42,6 +42,11 @@ class VideoRecord:
     """Where each frame begins and the last one ends, in seconds; None where frame n is at n / fps."""
     has_times: bool = True
     """Whether the file tells when its frames are shown; else `fps` is assumed."""
+    cut_from: str | None = None
+    """The labelled file that it is, or is a part of; None where a folder of classes holds it."""
+    start_s: float | None = None
+    end_s: float | None = None
+    """Where in that file it begins and ends; None where it is all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,9 @@ from video_module.data.records import OFFICIAL, Rejected, VideoRecord
 from video_module.errors import InputError
 from video_module.tables import pluralize
 
+TABLE = "table"
+"""The protocol of a split that a table's column gives."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -41,8 +44,15 @@ class Split:
     @property
     def leaks(self) -> int:
         """Sources on two sides, as the protocol counts them: the official ones forbid that within a class only."""
-        within = self.shared.sources_within_class
-        return within if self.protocol in OFFICIAL else within + self.shared.sources_across_classes
+        return self.shared.sources_within_class if self.protocol in OFFICIAL else len(self.torn_sources)
+
+    @property
+    def torn_sources(self) -> list[str]:
+        """Sources on more than one side, in whatever classes."""
+        sides: dict[str, set[str]] = defaultdict(set)
+        for video in self.videos:
+            sides[video.source].add(video.split)
+        return sorted(source for source, of_source in sides.items() if len(of_source) > 1)
 
     @property
     def digest(self) -> str:
@@ -127,6 +137,18 @@ def split_grouped(
     return split
 
 
+def split_by_table(videos: Sequence[VideoRecord], rejected: Sequence[Rejected], *, seed: int) -> Split:
+    """Leave each video on the side that its table gives it; a note names sources that stand on two."""
+    split = _make_split(TABLE, None, seed, {}, list(videos), rejected, [])
+    if torn := split.torn_sources:
+        names = ", ".join(torn[:5]) + (", …" if len(torn) > 5 else "")
+        split.notes.append(
+            f"the column split puts {pluralize(len(torn), 'source')} on two sides ({names}): what was learned from one "
+            "recording is tested on it, which flatters"
+        )
+    return split
+
+
 def read_official(protocol: str, splits_dir: Path, fold: int) -> dict[tuple[str, str], str]:
     """Read the split files of a protocol: {(label, file name): "train" or "test"}."""
     if not splits_dir.is_dir():
@@ -205,7 +227,7 @@ def _make_split(
             if split in fractions:
                 note += f"(too few sources): {names}; that takes more recordings, or a larger --{split}_fraction"
             else:
-                note += f"(none in the fold): {names}"
+                note += f"(none in the {'table' if protocol == TABLE else 'fold'}): {names}"
             notes.append(note)
     return Split(
         protocol=protocol,
