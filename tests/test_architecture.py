@@ -34,7 +34,8 @@ WITHOUT_TORCH = [
         f"video_module.data.{name}"
         for name in ("sampling", "decoding", "transforms", "drawing", "encoding", "splits", "records", "thumbnails")
     ),
-    *(f"video_module.data.{name}" for name in ("annotations", "archives", "distribution", "layout", "leaks", "preparing")),
+    *(f"video_module.data.{name}" for name in ("annotations", "archives", "distribution", "layout", "leaks")),
+    *(f"video_module.data.{name}" for name in ("preparing", "segments")),
     *(
         f"video_module.inference.{name}"
         for name in ("predictor", "windows", "timeline", "overlay", "latency", "verification")
