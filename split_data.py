@@ -3,14 +3,20 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from video_module import cli
 from video_module.config import LINKS
+from video_module.errors import InputError
 from video_module.machine import available_cores
+
+if TYPE_CHECKING:
+    from video_module.data.records import Rejected, VideoRecord
+    from video_module.data.splits import Split
 
 PROTOCOLS = ("grouped", "hmdb51", "ucf101")
 FOLDS = ("1", "2", "3", "all")
+DEFAULT_TEST_FRACTION = 0.1
 # Near-identical pairs that are printed; --save_to writes all.
 NUM_PAIRS = 10
 
@@ -40,8 +46,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--protocol", choices=PROTOCOLS, default="grouped", help="grouped: by source; others: the official split files")
     add("--splits_dir", type=Path, help="folder of the official split files, or an archive of them")
     add("--fold", choices=FOLDS, help="of an official protocol; all: <output_dir>/fold1..3 (default: 1)")
+    add("--num_folds", type=cli.positive_int, help="cross-validate: <output_dir>/fold1, fold2, …; each tests its part")
     add("--val_fraction", type=cli.fraction, default=0.2, help="of all videos; official: of the official train side")
-    add("--test_fraction", type=cli.fraction, default=0.1, help="of all videos (grouped only)")
+    add("--test_fraction", type=cli.fraction, help="of all videos (grouped, without --num_folds; default: 0.1)")
     add("--groups", type=Path, help="CSV with columns path (<class>/<file>) and source or source_video")
     add("--group_regex", help="regular expression whose first group in a file name is the source")
     add("--link", choices=LINKS, default="hard", help="how files get there; copies where linking fails")
@@ -65,6 +72,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     check_args(parser, args)
     args.fold = args.fold or "1"
+    if args.test_fraction is None:
+        args.test_fraction = DEFAULT_TEST_FRACTION
     return args
 
 
@@ -88,6 +97,12 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--groups and --group_regex exclude each other")
     if args.protocol != "grouped" and args.splits_dir is None:
         parser.error(f"--protocol {args.protocol} needs --splits_dir")
+    if args.num_folds == 1:
+        parser.error("--num_folds must be at least 2, got 1")
+    if args.num_folds and (args.audit or args.protocol != "grouped"):
+        parser.error("--num_folds goes with the default protocol, grouped; official protocols have --fold all")
+    if args.num_folds and args.test_fraction is not None:
+        parser.error("--num_folds tests one fold of the videos: leave out --test_fraction")
     if args.protocol == "grouped" and not args.audit:
         for flag, value in (("--splits_dir", args.splits_dir), ("--fold", args.fold)):
             if value is not None:
@@ -115,31 +130,56 @@ def read_source_of(args: argparse.Namespace) -> Callable[[str, str], str]:
 def make_splits(args: argparse.Namespace) -> None:
     from video_module.data import layout, splits
 
-    folds = [1, 2, 3] if args.fold == "all" else [int(args.fold)]
-    output_dirs = [args.output_dir / f"fold{fold}" if args.fold == "all" else args.output_dir for fold in folds]
+    folds = folds_of(args)
+    output_dirs = [args.output_dir if fold is None else args.output_dir / f"fold{fold}" for fold in folds]
+    if folds[-1] is not None:
+        layout.check_further_folds(args.output_dir, folds[-1])
     official: dict[int, dict[tuple[str, str], str]] = {}
     if args.protocol != "grouped":
-        official = {fold: splits.read_official(args.protocol, read_splits_dir(args), fold) for fold in folds}
+        numbers = [int(args.fold) if fold is None else fold for fold in folds]
+        official = {number: splits.read_official(args.protocol, read_splits_dir(args), number) for number in numbers}
     find = prepare_videos if args.annotations or args.short_side else scan_videos
     videos, rejected, folder = find(args, output_dirs, official)
     for item in rejected:
         print(f"rejected {item.path}: {item.reason}")
     show_faults(videos)
-    for fold, output_dir in zip(folds, output_dirs, strict=True):
-        settings = {"val_fraction": args.val_fraction, "seed": args.seed}
-        if official:
-            made = splits.split_official(
-                videos, rejected, official[fold], protocol=args.protocol, fold=fold, **settings
-            )
-        elif any(video.split for video in videos):
-            made = splits.split_by_table(videos, rejected, seed=args.seed)
-        else:
-            made = splits.split_grouped(videos, rejected, test_fraction=args.test_fraction, **settings)
-        num_copied = layout.write_split(made, folder, output_dir, link=args.link)
-        report(made, num_copied)
-    cli.show_written(
-        [folder / name for folder in output_dirs for name in ("train", "val", "test", "obj.names", "split.json")]
-    )
+    made = assign(args, videos, rejected, official)
+    for split, output_dir in zip(made, output_dirs, strict=True):
+        num_copied = layout.write_split(split, folder, output_dir, link=args.link)
+        if split.num_folds is None:
+            report(split)
+        if num_copied:
+            print(f"  {num_copied} files were copied to {output_dir}, since linking them failed")
+    if args.num_folds:
+        print(splits.describe_folds(made))
+    names = ("split.json",) if args.num_folds else ("train", "val", "test", "obj.names", "split.json")
+    cli.show_written([folder / name for folder in output_dirs for name in names])
+
+
+def folds_of(args: argparse.Namespace) -> list[int | None]:
+    """The folds that get a folder each; None for the split that --output_dir itself becomes."""
+    if args.num_folds:
+        return list(range(1, args.num_folds + 1))
+    return [1, 2, 3] if args.fold == "all" else [None]
+
+
+def assign(
+    args: argparse.Namespace, videos: list["VideoRecord"], rejected: list["Rejected"], official: dict[int, dict]
+) -> list["Split"]:
+    """The split of the videos, or its folds."""
+    from video_module.data import splits
+
+    settings = {"val_fraction": args.val_fraction, "seed": args.seed}
+    if args.num_folds:
+        return splits.split_folds(videos, rejected, num_folds=args.num_folds, **settings)
+    if any(video.split for video in videos):
+        return [splits.split_by_table(videos, rejected, seed=args.seed)]
+    if not official:
+        return [splits.split_grouped(videos, rejected, test_fraction=args.test_fraction, **settings)]
+    return [
+        splits.split_official(videos, rejected, sides, protocol=args.protocol, fold=fold, **settings)
+        for fold, sides in official.items()
+    ]
 
 
 def read_splits_dir(args: argparse.Namespace) -> Path:
@@ -203,6 +243,8 @@ def prepare_videos(args: argparse.Namespace, output_dirs: list[Path], official: 
             source_of=records.regex_source(args.group_regex) if args.group_regex else None,
             num_workers=args.num_workers,
         )
+        if args.num_folds and any(segment.split for segment in found):
+            raise InputError(f"{args.annotations}: its column split says who tests; leave it out, or --num_folds")
     else:
         show_others(labels.find_others(input_dir), input_dir)
         found = segments.whole_files(input_dir, source_of=read_source_of(args))
@@ -257,7 +299,7 @@ def show_faults(videos) -> None:
         )
 
 
-def report(split, num_copied: int) -> None:
+def report(split: "Split") -> None:
     title = split.protocol if split.fold is None else f"{split.protocol} fold {split.fold}"
     print(f"{title}: {len(split.class_names)} classes, digest {split.digest}")
     for name in ("train", "val", "test"):
@@ -266,8 +308,6 @@ def report(split, num_copied: int) -> None:
     print(f"  shared by test and the rest: {split.shared}")
     for note in split.notes:
         print(f"  note: {note}")
-    if num_copied:
-        print(f"  {num_copied} files were copied, since linking them failed")
 
 
 def audit(args: argparse.Namespace) -> None:

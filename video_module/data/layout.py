@@ -1,6 +1,7 @@
 """A split on the disk: train/, val/ and test/ with their classes, obj.names, and split.json."""
 
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,16 @@ def check_split_output(input_dir: Path, output_dir: Path) -> None:
         raise InputError(f"{output_dir}: not empty, and not written by split_data.py; choose another folder")
     if others := sorted(entries - {*SPLITS, OBJ_NAMES, SPLIT_JSON}):
         raise InputError(f"{output_dir}: holds {others[0]} beside an earlier split; move it away first")
+
+
+def check_further_folds(output_dir: Path, num_folds: int) -> None:
+    """Raise InputError if folds of an earlier split into more would stay beside the new ones."""
+    numbers = [int(match[1]) for path in output_dir.glob("fold*") if (match := re.fullmatch(r"fold(\d+)", path.name))]
+    if further := sorted(number for number in numbers if number > num_folds):
+        raise InputError(
+            f"{output_dir / f'fold{further[0]}'}: of an earlier split into more folds than {num_folds}; move it away "
+            "first"
+        )
 
 
 def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -> int:
