@@ -76,7 +76,11 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
         "existing results (no model is run; --output_dir: where folds.json or comparison.json goes)"
     ).add_mutually_exclusive_group()
     existing.add_argument(
-        "--results", type=Path, nargs="+", metavar="X_results.json", help="mean and deviation over the folds of a model"
+        "--results",
+        type=Path,
+        nargs="+",
+        metavar="X_results.json",
+        help="mean and deviation over the folds of a model; folds that test each video once are also pooled",
     )
     existing.add_argument(
         "--compare", type=Path, nargs=2, metavar="X_results.json", help="difference between two models on one split"
