@@ -161,8 +161,8 @@ def recognise(
     from tqdm import tqdm
 
     from video_module.data.decoding import VideoError
-    from video_module.files import locked
-    from video_module.inference.outputs import ResultLog, file_digest
+    from video_module.files import file_digest, locked
+    from video_module.inference.outputs import ResultLog
 
     is_many = inputs.root is not None
     videos, written, failed = shard.take(inputs.videos), [], []

@@ -7,7 +7,7 @@ import pytest
 from video_module import files
 from video_module.errors import InputError
 from video_module.inference.inputs import Inputs, Shard
-from video_module.inference.outputs import ResultLog, check_log, file_digest, plan_outputs
+from video_module.inference.outputs import ResultLog, check_log, plan_outputs
 
 RUN = {"model_digest": "abc", "clip_step": None}
 
@@ -144,12 +144,6 @@ def test_lines_of_another_run_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"other\.jsonl, line 1: not a line of run_model\.py"):
         ResultLog(path.with_name("other.jsonl"), shard=Shard(), run=RUN)
     assert path.read_bytes() == before
-
-
-def test_digests_tell_files_apart(tmp_path):
-    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
-        (tmp_path / name).write_bytes(content)
-    assert file_digest(tmp_path / "a") == file_digest(tmp_path / "b") != file_digest(tmp_path / "c")
 
 
 def test_a_line_is_on_the_disk_when_its_video_is_done(tmp_path, monkeypatch):

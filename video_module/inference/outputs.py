@@ -146,9 +146,3 @@ class ResultLog:
         if not _LINE_BEGIN.startswith(rest[: len(_LINE_BEGIN)]):
             raise InputError(f"{self.path}: does not end in a line of run_model.py; choose another file")
         os.truncate(self.path, len(content) - len(rest))
-
-
-def file_digest(path: Path) -> str:
-    """The file's SHA-256, shortened."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
