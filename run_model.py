@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     save.add_argument("--save_timeline", type=Path, help="segments as a picture, .png")
     save.add_argument("--save_video", type=Path, help="annotated .mp4; one video's also as an animated picture, .webp")
     save.add_argument(
+        "--save_annotations",
+        type=Path,
+        metavar="CSV",
+        help="one table of the segments of all videos; corrected, split_data.py --annotations reads it (--min_score 0: "
+        "also the uncertain ones, as their best class)",
+    )
+    save.add_argument(
         "--save_jsonl",
         type=Path,
         help="one file with a line per video, from which another run goes on; of a camera, a line per answer",
@@ -75,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.prepare_process()
     from video_module.data.labels import read_class_names
     from video_module.inference.inputs import find_inputs, find_shard
-    from video_module.inference.outputs import check_log, plan_outputs
+    from video_module.inference.outputs import check_annotations, check_log, plan_outputs
     from video_module.inference.predictor import load_predictor
     from video_module.inference.published import find_model
 
@@ -86,6 +94,9 @@ def main(argv: list[str] | None = None) -> None:
     outputs = plan_outputs(inputs, {flag: (getattr(args, flag), suffix) for flag, suffix in OUTPUTS.items()})
     if args.save_jsonl:
         check_log(args.save_jsonl, inputs)
+    if args.save_annotations:
+        args.save_annotations = shard.name(args.save_annotations)
+        check_annotations(args.save_annotations, inputs)
     args.model = find_model(args.model)
     check_written(args, outputs)
     device, num_threads = args.device, args.num_threads
@@ -107,7 +118,7 @@ def check_written(args: argparse.Namespace, outputs: "dict[Path, dict[str, Path]
 
     written = [(f"--{flag}", path) for paths in outputs.values() for flag, path in paths.items()]
     read = [("--model", args.model), ("--obj_names", args.obj_names)]
-    check_outputs([*written, ("--save_jsonl", args.save_jsonl)], read)
+    check_outputs([*written, ("--save_annotations", args.save_annotations), ("--save_jsonl", args.save_jsonl)], read)
 
 
 def check_flags(args: argparse.Namespace, inputs: "Inputs") -> None:
@@ -115,7 +126,7 @@ def check_flags(args: argparse.Namespace, inputs: "Inputs") -> None:
     if inputs.videos and not inputs.root and not inputs.videos[0].exists():
         raise InputError(f"{inputs.videos[0]}: no such file")
     is_live = inputs.live is not None or args.realtime
-    if is_live and (unfit := next((flag for flag in OUTPUTS if getattr(args, flag)), None)):
+    if is_live and (unfit := next((flag for flag in [*OUTPUTS, "save_annotations"] if getattr(args, flag)), None)):
         raise InputError(
             f"--{unfit} goes with files; what a camera shows is logged by --save_jsonl and seen with --show"
         )
@@ -161,11 +172,12 @@ def recognise(
     from tqdm import tqdm
 
     from video_module.data.decoding import VideoError
-    from video_module.files import locked
-    from video_module.inference.outputs import ResultLog, file_digest
+    from video_module.files import file_digest, locked
+    from video_module.inference.outputs import ResultLog
 
     is_many = inputs.root is not None
     videos, written, failed = shard.take(inputs.videos), [], []
+    answers: dict[str, list[dict[str, Any]]] = {}
     with ExitStack() as stack:
         log = None
         if args.save_jsonl:
@@ -173,6 +185,7 @@ def recognise(
             run = {"model_digest": file_digest(args.model), **settings}
             stack.enter_context(locked(shard.name(args.save_jsonl)))
             log = stack.enter_context(ResultLog(args.save_jsonl, shard=shard, run=run))
+            answers = log.answers() if args.save_annotations else {}
             num_all = len(videos)
             videos = [v for v in videos if str(v) not in log.done or not all(map(Path.exists, outputs[v].values()))]
             if len(videos) < num_all:
@@ -181,7 +194,9 @@ def recognise(
             print(f"process {shard.index} of {shard.count}: {len(videos)} of {len(inputs.videos)} videos")
         for video in stack.enter_context(tqdm(videos, unit="video", disable=not is_many or None)):
             try:
-                recognise_video(video, predictor, args, outputs[video], log=log, is_many=is_many)
+                content = recognise_video(video, predictor, args, outputs[video], log=log, is_many=is_many)
+                if args.save_annotations:
+                    answers[str(video)] = content["segments"]
                 written += outputs[video].values()
             except VideoError as error:
                 if not is_many:
@@ -192,6 +207,8 @@ def recognise(
                     log.append(video, {"error": str(error)})
     if log and videos:
         written.append(log.path)
+    if args.save_annotations:
+        written += save_annotations(args.save_annotations, shard.take(inputs.videos), answers)
     if written:
         cli.show_written(written)
     if failed:
@@ -206,8 +223,8 @@ def recognise_video(
     *,
     log: "ResultLog | None",
     is_many: bool,
-) -> None:
-    """Score a video; print, write and show the answer."""
+) -> dict[str, Any]:
+    """Score a video; print, write, show and return the answer."""
     from tqdm import tqdm
 
     from video_module.inference.timeline import find_segments, to_json
@@ -233,6 +250,21 @@ def recognise_video(
         from video_module.inference.overlay import show_annotated
 
         show_annotated(prediction, segments)
+    return content
+
+
+def save_annotations(path: Path, videos: Sequence[Path], answers: dict[str, list[dict[str, Any]]]) -> list[Path]:
+    """Write the table of the videos that have an answer; returns what was written."""
+    from video_module.inference.outputs import name_in_table, write_annotations
+    from video_module.tables import pluralize
+
+    answered = [video for video in videos if str(video) in answers]
+    num_rows = write_annotations(path, ((name_in_table(video, path), answers[str(video)]) for video in answered))
+    num_uncertain = sum(len(answers[str(video)]) for video in answered) - num_rows
+    if num_uncertain:
+        held = "not in the table" if num_rows else "all that was found, so there is no table"
+        print(f"note: {pluralize(num_uncertain, 'uncertain segment')}: {held}; --min_score 0 gives each its best class")
+    return [path] if num_rows else []
 
 
 def write_outputs(

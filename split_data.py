@@ -1,16 +1,22 @@
-"""Split a folder of classes into train, val and test by source, so that no film stands on two sides."""
+"""Split labelled videos into train, val and test by source, so that no film stands on two sides."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from video_module import cli
 from video_module.config import LINKS
-from video_module.machine import default_num_workers
+from video_module.errors import InputError
+from video_module.machine import available_cores
+
+if TYPE_CHECKING:
+    from video_module.data.records import Rejected, VideoRecord
+    from video_module.data.splits import Split
 
 PROTOCOLS = ("grouped", "hmdb51", "ucf101")
 FOLDS = ("1", "2", "3", "all")
+DEFAULT_TEST_FRACTION = 0.1
 # Near-identical pairs that are printed; --save_to writes all.
 NUM_PAIRS = 10
 
@@ -20,16 +26,34 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--input_dir", type=Path, help="folder with a folder of videos for each class, or a .rar, .zip or .tar of one")
     add("--output_dir", type=Path, default=Path("data"), help="where train/, val/ and test/ go")
+    add(
+        "--annotations",
+        type=Path,
+        metavar="CSV",
+        help="instead of class folders: a table with columns path and label, and as needed start_s and end_s (or "
+        "start_frame and end_frame, from 0, the end left out), source, split; or a list of lines 'path label'. Paths "
+        "are relative to it or to --input_dir; segments are cut to <output_dir>_clips",
+    )
+    add("--class_list", type=Path, help="names of numeric labels: one a line, numbered from 0, or as in '1 Archery'")
+    add("--background", metavar="NAME", help="cut unlabelled stretches as one more class of this name")
+    add(
+        "--short_side",
+        type=cli.positive_int,
+        metavar="PIXELS",
+        help="encode larger videos once at this short side, in files that train fast; smaller ones are linked "
+        "(default: 256 for segments; whole files stay as they are)",
+    )
     add("--protocol", choices=PROTOCOLS, default="grouped", help="grouped: by source; others: the official split files")
     add("--splits_dir", type=Path, help="folder of the official split files, or an archive of them")
     add("--fold", choices=FOLDS, help="of an official protocol; all: <output_dir>/fold1..3 (default: 1)")
+    add("--num_folds", type=cli.positive_int, help="cross-validate: <output_dir>/fold1, fold2, …; each tests its part")
     add("--val_fraction", type=cli.fraction, default=0.2, help="of all videos; official: of the official train side")
-    add("--test_fraction", type=cli.fraction, default=0.1, help="of all videos (grouped only)")
+    add("--test_fraction", type=cli.fraction, help="of all videos (grouped, without --num_folds; default: 0.1)")
     add("--groups", type=Path, help="CSV with columns path (<class>/<file>) and source or source_video")
     add("--group_regex", help="regular expression whose first group in a file name is the source")
     add("--link", choices=LINKS, default="hard", help="how files get there; copies where linking fails")
     add("--seed", type=cli.natural, default=777, help="of the assignment of sources")
-    add("--num_workers", type=cli.positive_int, default=default_num_workers(), help="files decoded at once")
+    add("--num_workers", type=cli.positive_int, default=available_cores(), help="files decoded at once")
     audit = parser.add_argument_group("instead of splitting, look for leaks").add_argument
     audit(
         "--audit",
@@ -48,13 +72,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     check_args(parser, args)
     args.fold = args.fold or "1"
+    if args.test_fraction is None:
+        args.test_fraction = DEFAULT_TEST_FRACTION
     return args
 
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End with a usage error where flags do not go together."""
-    if (args.input_dir is None) == (args.audit is None):
-        parser.error("give --input_dir to split a folder, or --audit to look for leaks")
+    if (args.input_dir is None and args.annotations is None) == (args.audit is None):
+        parser.error("give --input_dir or --annotations to split videos, or --audit to look for leaks")
+    for flag, value in (("--class_list", args.class_list), ("--background", args.background)):
+        if value is not None and args.annotations is None:
+            parser.error(f"{flag} goes with --annotations")
+    if args.annotations and args.groups:
+        parser.error("--groups goes with class folders; a table has its own column source")
+    if args.protocol != "grouped" and (args.annotations or args.short_side):
+        flag = "--annotations" if args.annotations else "--short_side"
+        parser.error(f"{flag} goes with --protocol grouped; official split files name the videos as they are")
     if args.audit and len(args.audit) > 2:
         parser.error("--audit takes one folder or two")
     if args.save_to and not args.audit:
@@ -63,6 +97,12 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--groups and --group_regex exclude each other")
     if args.protocol != "grouped" and args.splits_dir is None:
         parser.error(f"--protocol {args.protocol} needs --splits_dir")
+    if args.num_folds == 1:
+        parser.error("--num_folds must be at least 2, got 1")
+    if args.num_folds and (args.audit or args.protocol != "grouped"):
+        parser.error("--num_folds goes with the default protocol, grouped; official protocols have --fold all")
+    if args.num_folds and args.test_fraction is not None:
+        parser.error("--num_folds tests one fold of the videos: leave out --test_fraction")
     if args.protocol == "grouped" and not args.audit:
         for flag, value in (("--splits_dir", args.splits_dir), ("--fold", args.fold)):
             if value is not None:
@@ -88,21 +128,77 @@ def read_source_of(args: argparse.Namespace) -> Callable[[str, str], str]:
 
 
 def make_splits(args: argparse.Namespace) -> None:
-    from video_module.data import archives, labels, layout, records, splits
+    from video_module.data import layout, splits
+
+    folds = folds_of(args)
+    output_dirs = [args.output_dir if fold is None else args.output_dir / f"fold{fold}" for fold in folds]
+    if folds[-1] is not None:
+        layout.check_further_folds(args.output_dir, folds[-1])
+    official: dict[int, dict[tuple[str, str], str]] = {}
+    if args.protocol != "grouped":
+        numbers = [int(args.fold) if fold is None else fold for fold in folds]
+        official = {number: splits.read_official(args.protocol, read_splits_dir(args), number) for number in numbers}
+    find = prepare_videos if args.annotations or args.short_side else scan_videos
+    videos, rejected, folder = find(args, output_dirs, official)
+    for item in rejected:
+        print(f"rejected {item.path}: {item.reason}")
+    show_faults(videos)
+    made = assign(args, videos, rejected, official)
+    for split, output_dir in zip(made, output_dirs, strict=True):
+        num_copied = layout.write_split(split, folder, output_dir, link=args.link)
+        if split.num_folds is None:
+            report(split)
+        if num_copied:
+            print(f"  {num_copied} files were copied to {output_dir}, since linking them failed")
+    if args.num_folds:
+        print(splits.describe_folds(made))
+    names = ("split.json",) if args.num_folds else ("train", "val", "test", "obj.names", "split.json")
+    cli.show_written([folder / name for folder in output_dirs for name in names])
+
+
+def folds_of(args: argparse.Namespace) -> list[int | None]:
+    """The folds that get a folder each; None for the split that --output_dir itself becomes."""
+    if args.num_folds:
+        return list(range(1, args.num_folds + 1))
+    return [1, 2, 3] if args.fold == "all" else [None]
+
+
+def assign(
+    args: argparse.Namespace, videos: list["VideoRecord"], rejected: list["Rejected"], official: dict[int, dict]
+) -> list["Split"]:
+    """The split of the videos, or its folds."""
+    from video_module.data import splits
+
+    settings = {"val_fraction": args.val_fraction, "seed": args.seed}
+    if args.num_folds:
+        return splits.split_folds(videos, rejected, num_folds=args.num_folds, **settings)
+    if any(video.split for video in videos):
+        return [splits.split_by_table(videos, rejected, seed=args.seed)]
+    if not official:
+        return [splits.split_grouped(videos, rejected, test_fraction=args.test_fraction, **settings)]
+    return [
+        splits.split_official(videos, rejected, sides, protocol=args.protocol, fold=fold, **settings)
+        for fold, sides in official.items()
+    ]
+
+
+def read_splits_dir(args: argparse.Namespace) -> Path:
+    from video_module.data import archives
+
+    if not archives.is_archive(args.splits_dir):
+        return args.splits_dir
+    return archives.folder_holding(archives.unpacked(args.splits_dir), "*_test_split?.txt", "trainlist*.txt")
+
+
+def scan_videos(args: argparse.Namespace, output_dirs: list[Path], official: dict[int, dict]):
+    """The videos of --input_dir as they are, those that are rejected, and the folder of classes."""
+    from video_module.data import archives, labels, layout, records
 
     source_of = read_source_of(args)
-    splits_dir = args.splits_dir
-    if splits_dir is not None and archives.is_archive(splits_dir):
-        splits_dir = archives.folder_holding(archives.unpacked(splits_dir), "*_test_split?.txt", "trainlist*.txt")
     input_dir = archives.class_folder(args.input_dir)
-    folds = [1, 2, 3] if args.fold == "all" else [int(args.fold)]
-    output_dirs = [args.output_dir / f"fold{fold}" if args.fold == "all" else args.output_dir for fold in folds]
     # Whatever can be refused is refused before the videos are decoded, which takes hours for large data sets
     for output_dir in output_dirs:
         layout.check_split_output(input_dir, output_dir)
-    official = {}
-    if args.protocol != "grouped":
-        official = {fold: splits.read_official(args.protocol, splits_dir, fold) for fold in folds}
     show_others(labels.find_others(input_dir), input_dir)
     videos, rejected, num_unused = records.scan(
         input_dir,
@@ -110,31 +206,71 @@ def make_splits(args: argparse.Namespace) -> None:
         wanted=lambda label, name: not official or any((label, name) in fold for fold in official.values()),
         num_workers=args.num_workers,
     )
-    for item in rejected:
-        print(f"rejected {item.path}: {item.reason}")
-    show_faults(videos)
     if num_unused:
         print(f"skipped {num_unused} videos that the official files do not use")
+    show_lost_classes(input_dir, videos, rejected)
+    if not official and source_of is records.name_source and all(map(records.has_own_source, videos)):
+        show_own_sources()
+    return videos, rejected, input_dir
+
+
+def show_lost_classes(input_dir: Path, videos, rejected) -> None:
+    from video_module.data import labels
+
     for sentence in labels.lost_classes(input_dir, {video.label for video in videos}, [item.path for item in rejected]):
         print(f"note: {sentence}")
-    if not official and source_of is records.name_source and all(map(records.has_own_source, videos)):
-        print(
-            "note: no source in the names: each file counts as its own recording; if some are cuts of one, say so with "
-            "--groups or --group_regex"
-        )
 
-    for fold, output_dir in zip(folds, output_dirs, strict=True):
-        settings = {"val_fraction": args.val_fraction, "seed": args.seed}
-        if official:
-            made = splits.split_official(
-                videos, rejected, official[fold], protocol=args.protocol, fold=fold, **settings
-            )
-        else:
-            made = splits.split_grouped(videos, rejected, test_fraction=args.test_fraction, **settings)
-        num_copied = layout.write_split(made, input_dir, output_dir, link=args.link)
-        report(made, num_copied)
-    cli.show_written(
-        [folder / name for folder in output_dirs for name in ("train", "val", "test", "obj.names", "split.json")]
+
+def show_own_sources() -> None:
+    print(
+        "note: no source in the names: each file counts as its own recording; if some are cuts of one, say so with "
+        "--groups or --group_regex"
+    )
+
+
+def prepare_videos(args: argparse.Namespace, output_dirs: list[Path], official: dict[int, dict]):
+    """The clips of --annotations, or of --input_dir with --short_side, those that are rejected, and their folder."""
+    from video_module.data import annotations, archives, labels, layout, preparing, records, segments
+
+    store = preparing.store_beside(args.output_dir)
+    rejected, notes = [], []
+    input_dir = args.input_dir and (args.input_dir if args.annotations else archives.class_folder(args.input_dir))
+    if args.annotations:
+        found, rejected, notes = annotations.read_annotations(
+            args.annotations,
+            input_dir=input_dir,
+            class_list=args.class_list,
+            source_of=records.regex_source(args.group_regex) if args.group_regex else None,
+            num_workers=args.num_workers,
+        )
+        if args.num_folds and any(segment.split for segment in found):
+            raise InputError(f"{args.annotations}: its column split says who tests; leave it out, or --num_folds")
+    else:
+        show_others(labels.find_others(input_dir), input_dir)
+        found = segments.whole_files(input_dir, source_of=read_source_of(args))
+    if args.background:
+        background, more = segments.add_background(found, args.background, seed=args.seed)
+        found, notes = found + background, notes + more
+    for note in notes:
+        print(f"note: {note}")
+    for output_dir in output_dirs:
+        layout.check_split_output(store, output_dir)
+    preparing.check_store(store, found, output_dirs)
+    made = preparing.prepare(found, store, short_side=args.short_side, num_workers=args.num_workers)
+    show_prepared(made, store)
+    if not args.annotations:
+        show_lost_classes(input_dir, made.videos, made.rejected)
+    return made.videos, rejected + made.rejected, store
+
+
+def show_prepared(made, store: Path) -> None:
+    from video_module.tables import pluralize
+
+    there = f", of which {made.num_found} were there already" if made.num_found else ""
+    print(
+        f"{store}: {pluralize(len(made.videos), 'clip')}{there}, in {made.seconds / 60:.1f} min; "
+        f"{made.bytes_before / 1e6:,.1f} MB and {made.duration_before_s / 60:.1f} min of video became "
+        f"{made.bytes_after / 1e6:,.1f} MB and {made.duration_after_s / 60:.1f} min"
     )
 
 
@@ -163,7 +299,7 @@ def show_faults(videos) -> None:
         )
 
 
-def report(split, num_copied: int) -> None:
+def report(split: "Split") -> None:
     title = split.protocol if split.fold is None else f"{split.protocol} fold {split.fold}"
     print(f"{title}: {len(split.class_names)} classes, digest {split.digest}")
     for name in ("train", "val", "test"):
@@ -172,8 +308,6 @@ def report(split, num_copied: int) -> None:
     print(f"  shared by test and the rest: {split.shared}")
     for note in split.notes:
         print(f"  note: {note}")
-    if num_copied:
-        print(f"  {num_copied} files were copied, since linking them failed")
 
 
 def audit(args: argparse.Namespace) -> None:

@@ -3,17 +3,19 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_module import cli
 from video_module.devices import own_threads
 from video_module.errors import InputError
-from video_module.files import check_model_file, check_output, check_outputs, write_json
+from video_module.files import check_model_file, check_output, check_outputs, file_digest, write_json
 from video_module.machine import default_num_workers
 
 if TYPE_CHECKING:
     from video_module.data.dataset import Views
+    from video_module.engine.distributed import Group
     from video_module.engine.evaluation import EvaluationSplit, Scores
     from video_module.inference.predictor import Predictor
 
@@ -76,7 +78,11 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
         "existing results (no model is run; --output_dir: where folds.json or comparison.json goes)"
     ).add_mutually_exclusive_group()
     existing.add_argument(
-        "--results", type=Path, nargs="+", metavar="X_results.json", help="mean and deviation over the folds of a model"
+        "--results",
+        type=Path,
+        nargs="+",
+        metavar="X_results.json",
+        help="mean and deviation over the folds of a model; folds that test each video once are also pooled",
     )
     existing.add_argument(
         "--compare", type=Path, nargs=2, metavar="X_results.json", help="difference between two models on one split"
@@ -99,7 +105,11 @@ def main(argv: list[str] | None = None) -> None:
         print(comparison.format_comparison(compared))
         write_summary(args, "comparison.json", compared)
     else:
-        evaluate(args, shlex.join(["test_model.py", *(sys.argv[1:] if argv is None else argv)]))
+        check_paths(args)
+        from video_module.engine.distributed import join_group
+
+        with join_group(args.device) as group:
+            evaluate(args, group, sys.argv[1:] if argv is None else argv)
 
 
 def write_summary(args: argparse.Namespace, name: str, content: dict[str, Any]) -> None:
@@ -108,53 +118,68 @@ def write_summary(args: argparse.Namespace, name: str, content: dict[str, Any]) 
         cli.show_written([args.output_dir / name])
 
 
-def evaluate(args: argparse.Namespace, command: str) -> None:
-    """Score the videos, each of torchrun's processes its share; the first reports."""
-    check_paths(args)
+def evaluate(args: argparse.Namespace, group: "Group", argv: Sequence[str]) -> None:
+    """Score the videos, each of the group's processes its share; the first reports. `argv` is for the record."""
     import numpy as np
 
     from video_module.data.dataset import Views
-    from video_module.engine.distributed import join_group
     from video_module.engine.evaluation import load_test_split, score_split
     from video_module.inference.predictor import load_predictor
     from video_module.report import results
 
     views = Views(sampling=args.sampling, num_clips=args.num_clips, num_crops=args.num_crops, clip_step=args.clip_step)
-    with join_group(args.device) as group:
-        predictor = load_predictor(
-            args.checkpoint,
-            device=group.device,
-            num_threads=own_threads(args.num_threads),
-            precision=args.precision or "fp32",
-        )
-        split = group.broadcast(
-            lambda: load_test_split(args.test_dir, predictor.class_names, num_workers=default_num_workers())
-        )
-        overlap = check_overlap(args, predictor, split)
-        print(f"{len(split.videos)} videos; {predictor.summary()}; {group}")
-        scores = score_split(
-            split,
-            predictor.score_clips,
-            clip=predictor.clip,
-            views=views,
-            group=group,
-            batch_size=args.batch_size,
-            num_workers=args.num_workers,
-            temperature=predictor.temperature,
-            pin_memory=predictor.provider.startswith("cuda"),
-        )
-        if scores is None:  # the first process has them all
-            return
-        if not np.isfinite(scores.video_scores).all():
-            raise InputError(f"{args.checkpoint}: gives scores that are not finite numbers; train or export it again")
+    predictor = load_predictor(
+        args.checkpoint,
+        device=group.device,
+        num_threads=own_threads(args.num_threads),
+        precision=args.precision or "fp32",
+    )
+    split = group.broadcast(
+        lambda: load_test_split(args.test_dir, predictor.class_names, num_workers=default_num_workers())
+    )
+    overlap = check_overlap(args, predictor, split)
+    print(f"{len(split.videos)} videos; {predictor.summary()}; {group}")
+    scores = score_split(
+        split,
+        predictor.score_clips,
+        clip=predictor.clip,
+        views=views,
+        group=group,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        temperature=predictor.temperature,
+        pin_memory=predictor.provider.startswith("cuda"),
+    )
+    if scores is None:  # the first process has them all
+        return
+    if not np.isfinite(scores.video_scores).all():
+        raise InputError(f"{args.checkpoint}: gives scores that are not finite numbers; train or export it again")
     figures = {
         **measure(predictor, split, scores, views=views),
         "train_overlap": overlap,
         "checkpoint": str(args.checkpoint),
-        "command": f"{group.launcher} {command}",
+        "checkpoint_digest": file_digest(args.checkpoint),
+        "command": f"{group.launcher} {shlex.join(['test_model.py', *argv])}",
     }
     print(results.format_figures(figures))
     cli.show_written(write_outputs(args, figures, split, scores, device=group.device))
+
+
+def find_earlier_results(checkpoint: Path, test_dir: Path) -> Path | None:
+    """The results beside a checkpoint, if they are of just this file on just this split; else None."""
+    from video_module.data.records import load_videos, split_digest
+    from video_module.report import results
+
+    path, *others = results.result_paths(results.results_stem(checkpoint, None))
+    if not all(file.is_file() for file in (path, *others)):
+        return None
+    try:
+        figures = results.read_results(path)
+    except InputError:
+        return None
+    found = figures.get("checkpoint_digest"), figures["split_digest"]
+    wanted = file_digest(checkpoint), split_digest(test_dir, load_videos(test_dir, num_workers=1))
+    return path if found == wanted else None
 
 
 def check_paths(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Fine-tune a video classifier on the train split, keeping the epoch that does best on the val split.
 
-With --probe, fit the last layer alone to both splits, in minutes and without a GPU.
+With --probe, fit the last layer alone to both splits, in minutes and without a GPU. With --fold all, do so for each
+fold of a cross-validation, and test it.
 """
 
 import argparse
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="what split_data.py wrote")
+    parser.add_argument(
+        "--fold",
+        metavar="{all,1,2,…}",
+        help="train and test <save_path>_fold1 on <data_dir>/fold1, and so on; all: each, and show them together",
+    )
     parser.add_argument("--train_dir", type=Path, help="folder of classes to train on (default: <data_dir>/train)")
     parser.add_argument(
         "--val_dir", type=Path, help="folder of classes to choose the epoch by (default: <data_dir>/val)"
@@ -83,18 +89,79 @@ def main(argv: list[str] | None = None, *, on_epoch: "Callable[[Progress], None]
     if args.preview and args.preview.suffix not in cli.PICTURE_SUFFIXES:
         raise InputError(f"--preview {args.preview}: a picture's name ends in {' or '.join(cli.PICTURE_SUFFIXES)}")
     args.save_path = args.save_path or Path(f"{args.model_type}.pth")
+    # One file for all folds, which hold the same videos on other sides
+    args.features_of = args.save_path
     config = get_spec(args.model_type).train_config(weights=weights_of(args), given=cli.given(args, TrainConfig))
     if args.probe:
         check_probe(args)
     cli.prepare_process(has_workers=True)
     from video_module.engine.distributed import join_group
+    from video_module.engine.memory import forget_run
     from video_module.files import locked
 
     with join_group(args.device) as group:
-        check_paths(args)
-        writes = group.is_first and not args.preview
-        with locked(args.save_path) if writes else nullcontext():
-            run(args, config, group, on_epoch)
+        runs = folds_of(args) if args.fold else [args]
+        for own in runs:
+            check_paths(own)
+        # One after the other in this process: torchrun's stay one group, and what was imported stays so.
+        for own in runs:
+            if args.fold:
+                print(f"\n{own.data_dir}", flush=True)
+            writes = group.is_first and not args.preview
+            with locked(own.save_path) if writes else nullcontext():
+                run(own, config, group, on_epoch)
+                if args.fold:
+                    test_fold(own, group)
+            forget_run()
+        if len(runs) > 1 and group.is_first:
+            show_folds(args, runs)
+
+
+def folds_of(args: argparse.Namespace) -> list[argparse.Namespace]:
+    """The flags of the run of each fold that --fold names."""
+    from video_module.data.records import find_folds
+
+    for flag in ("train_dir", "val_dir", "preview"):
+        if getattr(args, flag):
+            raise InputError(f"--{flag} goes with one split: leave out --fold, and give --data_dir one of the folds")
+    folders = find_folds(args.data_dir)
+    names = [folder.name.removeprefix("fold") for folder in folders]
+    if args.fold not in ("all", *names):
+        raise InputError(f"--fold {args.fold}: {args.data_dir} holds folds {', '.join(names)}; give one, or all")
+    runs = []
+    for folder, name in zip(folders, names, strict=True):
+        if args.fold in ("all", name):
+            save_path = args.save_path.with_name(f"{args.save_path.stem}_fold{name}.pth")
+            runs.append(argparse.Namespace(**vars(args) | {"data_dir": folder, "save_path": save_path}))
+    return runs
+
+
+def test_fold(args: argparse.Namespace, group: "Group") -> None:
+    """Test a fold's checkpoint as test_model.py would, unless its results are there."""
+    import test_model
+
+    argv = ["--test_dir", str(args.data_dir / "test"), "--checkpoint", str(args.save_path), "--device", args.device]
+    argv += ["--num_workers", str(args.num_workers)]
+    # The first process alone has written the checkpoint, and looks while the others wait for it
+    if path := group.broadcast(lambda: test_model.find_earlier_results(args.save_path, args.data_dir / "test")):
+        print(f"tested already: {path}")
+        return
+    test_args = test_model.parse_args(argv)
+    test_model.check_paths(test_args)
+    test_model.evaluate(test_args, group, argv)
+
+
+def show_folds(args: argparse.Namespace, runs: list[argparse.Namespace]) -> None:
+    """Print the results of all folds together, and write them beside the checkpoints."""
+    from video_module.files import write_json
+    from video_module.report import folds
+    from video_module.report.results import result_paths, results_stem
+
+    combined = folds.combine([result_paths(results_stem(run.save_path, None))[0] for run in runs])
+    print(f"\n{folds.format_folds(combined)}")
+    path = args.save_path.with_name(f"{args.save_path.stem}_folds.json")
+    write_json(path, combined)
+    cli.show_written([path])
 
 
 def weights_of(args: argparse.Namespace) -> str:
@@ -127,7 +194,7 @@ def check_paths(args: argparse.Namespace) -> None:
     if args.probe:
         from video_module.engine.features import features_path
 
-        outputs = [("--save_path", path) for path in (args.save_path, features_path(args.save_path))]
+        outputs = [("--save_path", path) for path in (args.save_path, features_path(args.features_of))]
     elif not args.preview:
         *logs, board = log_paths(args.save_path)
         outputs = [("--save_path", path) for path in (args.save_path, last_path(args.save_path), *logs)]
@@ -215,7 +282,7 @@ def probe(
     from video_module.models.recognizer import build_model
     from video_module.scores import ScoreClips
 
-    cache = features.features_path(save_path)
+    cache = features.features_path(args.features_of)
     if save_path.is_file():
         print(f"note: {save_path} of an earlier run will be replaced; another --save_path keeps it")
     precision = choose_precision(config.precision, device)

@@ -34,7 +34,8 @@ WITHOUT_TORCH = [
         f"video_module.data.{name}"
         for name in ("sampling", "decoding", "transforms", "drawing", "encoding", "splits", "records", "thumbnails")
     ),
-    *(f"video_module.data.{name}" for name in ("archives", "distribution", "layout", "leaks")),
+    *(f"video_module.data.{name}" for name in ("annotations", "archives", "distribution", "layout", "leaks")),
+    *(f"video_module.data.{name}" for name in ("preparing", "segments")),
     *(
         f"video_module.inference.{name}"
         for name in ("predictor", "windows", "timeline", "overlay", "latency", "verification")
@@ -102,7 +103,8 @@ def test_what_is_imported_is_in_the_requirements():
                 modules.add(node.module.partition(".")[0])
             elif isinstance(node, ast.Import):
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
-    modules -= {*sys.stdlib_module_names, "video_module", "IPython"}  # the last is there in every notebook
+    scripts = {file.stem for file in ROOT.glob("*.py")}
+    modules -= {*sys.stdlib_module_names, *scripts, "video_module", "IPython"}  # the last is there in every notebook
     text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     declared = set(re.findall(r"^[\w-]+", text, flags=re.MULTILINE))
     packages = packages_distributions()

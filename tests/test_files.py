@@ -302,3 +302,9 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
     with files.locked(tmp_path / "x.pth"):
         pass
     assert "no locks there (No locks available); see that no other run writes x.pth" in capsys.readouterr().out
+
+
+def test_digests_tell_files_apart(tmp_path):
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / name).write_bytes(content)
+    assert files.file_digest(tmp_path / "a") == files.file_digest(tmp_path / "b") != files.file_digest(tmp_path / "c")

@@ -1,5 +1,6 @@
 """run_model.py as the shell runs it: lists, logs that go on, shares of the work, live sources."""
 
+import csv
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 import run_model
+import split_data
 from tests.data.test_times import write_timed
 from video_module.data.drawing import draw_recording
 from video_module.errors import InputError
@@ -126,6 +128,88 @@ def test_what_happens_when_stands_before_the_mean(exported, drawn_data, capsys, 
     assert mean.count("%") == 5
 
 
+def table_rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_table_holds_the_segments_of_all_videos(exported, videos, tmp_path, capsys):
+    folder = tmp_path / "recordings"
+    for number, video in enumerate(videos[:3]):
+        (folder / f"day {number}").mkdir(parents=True)
+        (folder / f"day {number}" / "x.avi").write_bytes(video.read_bytes())
+    (folder / "broken.avi").write_text("text")
+    table = tmp_path / "tables" / "found.csv"
+    flags = ["--video_path", str(folder), "--model", str(exported), "--save_annotations", str(table)]
+    with pytest.raises(InputError, match="1 of 4 videos could not be read"):
+        run_model.main([*flags, "--min_score", "0", "--save_json", str(tmp_path / "json")])
+    rows = table_rows(table)
+    assert [row["path"] for row in rows] == [f"../recordings/day {number}/x.avi" for number in range(3)]
+    for number, row in enumerate(rows):
+        [segment] = json.loads((tmp_path / "json" / f"day {number}" / "x.json").read_text())["segments"]
+        assert (row["label"], float(row["score"])) == (segment["label"], pytest.approx(segment["score"], abs=1e-3))
+        assert float(row["start_s"]) == 0
+        assert float(row["end_s"]) == pytest.approx(segment["end_s"], abs=1e-3)
+    assert f"\n  {table}\n" in capsys.readouterr().out
+    with pytest.raises(InputError, match="may hold corrections"):
+        run_model.main(flags)
+
+
+def test_uncertain_segments_are_told_of(exported, videos, tmp_path, capsys):
+    flags = ["--video_path", str(videos[0]), "--model", str(exported), "--min_score", "1"]
+    run_model.main([*flags, "--save_annotations", str(tmp_path / "found.csv")])
+    printed = capsys.readouterr().out
+    assert "note: 1 uncertain segment: all that was found, so there is no table; --min_score 0 gives each" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_of_a_run_that_goes_on_has_all_videos(exported, videos, tmp_path):
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    shared = ["--video_path", str(folder), "--model", str(exported), "--min_score", "0"]
+    for number, video in enumerate(videos[:2]):
+        (folder / f"{number}.avi").write_bytes(video.read_bytes())
+        table = tmp_path / f"{number}.csv"
+        run_model.main([*shared, "--save_jsonl", str(tmp_path / "log.jsonl"), "--save_annotations", str(table)])
+    assert len(lines(tmp_path / "log.jsonl")) == 2
+    assert [row["path"] for row in table_rows(table)] == ["recordings/0.avi", "recordings/1.avi"]
+
+
+def test_what_was_found_is_corrected_and_split(exported, tmp_path, capsys):
+    """The way from a recording through a table to data to train on."""
+    for number in range(4):
+        draw_recording(tmp_path / "recordings" / f"{number}.avi", ("wave", "sit", "jump"), seed=1, source=number)
+    table = tmp_path / "recordings" / "found.csv"
+    run_model.main(
+        ["--video_path", str(table.parent), "--model", str(exported), "--save_annotations", str(table)]
+        + ["--min_score", "0"]
+    )
+    rows = table_rows(table)
+    assert [row["path"] for row in rows] == [f"{number}.avi" for number in range(4)]
+    # What was one action to two epochs' training is cut in three, by a spreadsheet of a country with decimal commas
+    corrected = [
+        (row["path"], round(float(row["end_s"]) * part / 3, 2), round(float(row["end_s"]) * (part + 1) / 3, 2), label)
+        for row in rows
+        for part, label in enumerate(("wave", "sit", "jump"))
+    ]
+    text = "".join(
+        f"{path};{start_s};{end_s};{label};0.9\r\n".replace(".", ",").replace(",avi", ".avi")
+        for path, start_s, end_s, label in corrected
+    )
+    table.write_bytes(b"\xef\xbb\xbf" + f"path;start_s;end_s;label;score\r\n{text}".encode())
+    split_data.main(["--annotations", str(table), "--output_dir", str(tmp_path / "data"), "--num_folds", "2"])
+    printed = capsys.readouterr().out
+    assert "columns that are not used: score" in printed
+    content = json.loads((tmp_path / "data" / "fold1" / "split.json").read_text())
+    assert content["rejected"] == []
+    found = {(v["cut_from"], v["start_s"], v["end_s"], v["label"]) for v in content["videos"]}
+    assert found == set(corrected)
+    # Each recording is one source, and is tested in one fold
+    for fold in (1, 2):
+        content = json.loads((tmp_path / "data" / f"fold{fold}" / "split.json").read_text())
+        assert len({v["source"] for v in content["videos"] if v["split"] == "test"}) == 2
+
+
 def test_a_picture_is_no_video(exported, tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "curves.png")
     with pytest.raises(InputError, match=r"curves\.png: a picture, not a video"):
@@ -225,6 +309,7 @@ def test_no_log_overwrites_anything_else(exported, videos, tmp_path, flags):
     ("flags", "reason"),
     [
         (["--realtime", "--save_csv", "x.csv"], "--save_csv goes with files"),
+        (["--realtime", "--save_annotations", "x.csv"], "--save_annotations goes with files"),
         (["--stop_after_s", "3"], "--stop_after_s goes with a camera"),
         (["--min_score", "2"], r"min_score must be in 0\.\.1"),
         (["--obj_names", "requirements-dev.txt"], "lists other classes"),

@@ -251,6 +251,12 @@ def file_key(path: Path) -> Hashable:
     return path.resolve()
 
 
+def file_digest(path: Path) -> str:
+    """The file's SHA-256, shortened."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
 def read_text(path: Path) -> str:
     """Read a UTF-8 text file, with or without a byte order mark. Raises InputError if it is missing or not UTF-8."""
     if not path.is_file():

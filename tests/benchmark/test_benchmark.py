@@ -76,6 +76,18 @@ def test_loader(tmp_path, capsys):
     assert "training loader" in capsys.readouterr().out
 
 
+def test_loaders_of_several_folders(drawn_clips, drawn_data, tmp_path):
+    folders = [str(drawn_clips), str(drawn_data / "train")]
+    main(
+        ["loader", "--num_videos", "6", "--num_repeats", "1", "--model_type", "swin3d_nano", "--data_dir", *folders]
+        + ["--save_json", str(tmp_path / "loader.json")]
+    )
+    first, second = json.loads((tmp_path / "loader.json").read_text())["rows"]
+    assert [first["what"], second["what"]] == [f"training clip of {folder}" for folder in folders]
+    assert first["times the first"] == 1
+    assert second["times the first"] == pytest.approx(second["ms"] / first["ms"])
+
+
 def test_video(exported, drawn_data, tmp_path):
     video = next((drawn_data / "test").rglob("*.avi"))
     main(

@@ -68,6 +68,99 @@ def test_one_class_is_refused():
         splits.split_grouped(fake_videos(9, ("a",)), [], val_fraction=0.2, test_fraction=0.2, seed=0)
 
 
+@pytest.mark.parametrize("num_folds", [2, 3, 5, 10])
+def test_folds_test_every_video_once_and_keep_sources_and_classes_even(num_folds):
+    videos = fake_videos(60, ("a", "b", "c"))
+    made = splits.split_folds(videos, [], num_folds=num_folds, val_fraction=0.2, seed=3)
+    assert [split.fold for split in made] == list(range(1, num_folds + 1))
+    assert Counter(video.path for split in made for video in split.videos_in("test")) == Counter(
+        video.path for video in videos
+    )
+    totals = Counter(video.label for video in videos)
+    for split in made:
+        assert split.leaks == 0
+        assert {video.path for video in split.videos} == {video.path for video in videos}
+        assert {video.label for video in split.videos_in("train")} == set(totals)
+        assert not split.notes
+        tested = Counter(video.label for video in split.videos_in("test"))
+        assert all(abs(tested[label] - total / num_folds) <= 2.5 for label, total in totals.items()), tested
+        validating = Counter(video.label for video in split.videos_in("val"))
+        assert all(abs(validating[label] - 0.2 * total) <= 3.5 for label, total in totals.items()), validating
+
+
+def test_folds_know_what_belongs_together():
+    videos = fake_videos(40, ("a", "b"))
+    settings = {"num_folds": 4, "val_fraction": 0.2}
+    made = splits.split_folds(videos, [], seed=7, **settings)
+    again = splits.split_folds(random.Random(1).sample(videos, len(videos)), [], seed=7, **settings)
+    other = splits.split_folds(videos, [], seed=8, **settings)
+    assert [split.to_json() for split in made] == [split.to_json() for split in again]
+    assert len({split.folds_digest for split in made}) == 1
+    assert len({split.digest for split in made}) == 4
+    assert made[0].folds_digest != other[0].folds_digest
+    content = made[2].to_json()
+    assert (content["protocol"], content["fold"], content["num_folds"]) == ("grouped", 3, 4)
+    assert content["fractions"] == {"train": 0.55, "val": 0.2, "test": 0.25}
+    assert splits.split_grouped(videos, [], val_fraction=0.2, test_fraction=0.2, seed=7).to_json()["num_folds"] is None
+
+
+def sources_of_classes(**sources: str) -> list[VideoRecord]:
+    """A video of each class for each letter, which names its source."""
+    return [
+        VideoRecord(path=f"{label}/{source}.avi", label=label, source=source, num_frames=9, fps=25)
+        for label, letters in sources.items()
+        for source in letters
+    ]
+
+
+def test_no_class_is_untrained_in_any_fold():
+    num_made = 0
+    for seed in range(300):
+        rng = random.Random(seed)
+        videos = sources_of_classes(
+            **{f"c{label}": "".join(rng.sample("stuvwxyz", rng.randint(2, 5))) for label in range(rng.randint(2, 6))}
+        )
+        num_folds = rng.randint(3, 5)
+        if len({video.source for video in videos}) < num_folds:
+            continue
+        for split in splits.split_folds(videos, [], num_folds=num_folds, val_fraction=0.2, seed=seed):
+            assert {v.label for v in split.videos_in("train")} == {v.label for v in videos}, f"seed {seed}"
+            assert split.videos_in("test"), f"seed {seed}"
+        num_made += 1
+    assert num_made > 200
+
+
+@pytest.mark.parametrize(
+    ("sources", "num_folds", "reason"),
+    [
+        ({"a": "stu", "b": "stu"}, 4, "--num_folds 4: the videos are of 3 sources, which stay whole; at most 3 folds"),
+        ({"a": "stuv", "b": "w"}, 3, "all videos of class 'b' are of one source, so none would be left to train on"),
+        ({"a": "stuv"}, 3, "at least two classes"),
+        # each two of the sources have a class of their own, and two folds cannot part all three pairs
+        ({"a": "st", "b": "tu", "c": "su"}, 2, "the sources of class '.' fell into one fold; try another --seed"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(sources, num_folds, reason):
+    with pytest.raises(InputError, match=reason):
+        splits.split_folds(sources_of_classes(**sources), [], num_folds=num_folds, val_fraction=0.2, seed=0)
+
+
+def test_folds_leave_something_to_train_on():
+    with pytest.raises(InputError, match=r"val_fraction 0\.5 and a test side of 1/2 leave nothing to train on"):
+        splits.split_folds(fake_videos(9, ("a", "b")), [], num_folds=2, val_fraction=0.5, seed=0)
+
+
+def test_classes_of_few_sources_are_named_once():
+    videos = sources_of_classes(a="pqrstu", b="pqr", c="qs")
+    made = splits.split_folds(videos, [], num_folds=5, val_fraction=0.2, seed=0)
+    notes = {note for split in made for note in split.notes if note.startswith("2 classes")}
+    assert notes == {
+        "2 classes of fewer than 5 sources, missing on the test side of some folds: b (3), c (2); the pooled result of "
+        "all folds has all their videos"
+    }
+    assert not any("test_fraction" in note for split in made for note in split.notes)
+
+
 def official(videos: list[VideoRecord]) -> dict[tuple[str, str], str]:
     """Every fifth video tests, as official files might say it."""
     return {(v.label, Path(v.path).name): "test" if i % 5 == 0 else "train" for i, v in enumerate(videos)}
@@ -143,6 +236,38 @@ def test_all_that_will_be_written_is_checked_before_a_video_is_read(drawn_clips,
             ["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data")]
             + ["--protocol", "hmdb51", "--splits_dir", str(tmp_path), "--fold", "all"]
         )
+
+
+def test_num_folds_writes_folders_of_their_own(drawn_clips, tmp_path, capsys):
+    command = ["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "folds")]
+    split_data.main([*command, "--num_folds", "3"])
+    printed = capsys.readouterr().out
+    contents = [json.loads((tmp_path / "folds" / f"fold{fold}" / "split.json").read_text()) for fold in (1, 2, 3)]
+    assert [content["fold"] for content in contents] == [1, 2, 3]
+    [digest] = {content["folds_digest"] for content in contents}
+    assert f"3 folds of 36 videos of 6 sources, 6 classes, digest {digest}" in printed
+    row = ["3", "18", "6", "12", "2", "2", contents[2]["digest"]]
+    assert row in [line.split() for line in printed.splitlines()]
+    tested = [file.name for file in (tmp_path / "folds").glob("fold*/test/*/*")]
+    assert sorted(tested) == sorted(file.name for file in drawn_clips.glob("*/*.avi"))
+    split_data.main([*command, "--num_folds", "3"])  # replaces its own
+    with pytest.raises(InputError, match="fold3: of an earlier split into more folds than 2; move it away first"):
+        split_data.main([*command, "--num_folds", "2"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--num_folds", "1"], "must be at least 2, got 1"),
+        (["--num_folds", "5", "--test_fraction", "0.2"], "leave out --test_fraction"),
+        (["--num_folds", "5", "--protocol", "hmdb51", "--splits_dir", "s"], "official protocols have --fold all"),
+        (["--num_folds", "5", "--fold", "2"], "--fold goes with --protocol hmdb51 or ucf101"),
+    ],
+)
+def test_flags_that_do_not_go_with_folds(flags, reason, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        split_data.main(["--input_dir", "videos", *flags])
+    assert reason in capsys.readouterr().err
 
 
 def test_files_that_are_passed_over_are_named(drawn_clips, tmp_path, capsys):

@@ -4,10 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import link
 from video_module import files
 from video_module.errors import InputError
 from video_module.inference.inputs import Inputs, Shard
-from video_module.inference.outputs import ResultLog, check_log, file_digest, plan_outputs
+from video_module.inference.outputs import (
+    ResultLog,
+    check_annotations,
+    check_log,
+    name_in_table,
+    plan_outputs,
+    write_annotations,
+)
 
 RUN = {"model_digest": "abc", "clip_step": None}
 
@@ -146,12 +154,6 @@ def test_lines_of_another_run_are_refused(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_digests_tell_files_apart(tmp_path):
-    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
-        (tmp_path / name).write_bytes(content)
-    assert file_digest(tmp_path / "a") == file_digest(tmp_path / "b") != file_digest(tmp_path / "c")
-
-
 def test_a_line_is_on_the_disk_when_its_video_is_done(tmp_path, monkeypatch):
     """A machine that loses its power loses no answer: the whole line is there when the disk is asked to keep it."""
     kept = []
@@ -163,3 +165,59 @@ def test_a_line_is_on_the_disk_when_its_video_is_done(tmp_path, monkeypatch):
             sizes.append(path.stat().st_size)
     assert kept == sizes
     assert path.read_bytes().count(b"\n") == 2
+
+
+def test_a_table_names_videos_as_seen_from_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for video, table, name in (
+        ("a/x.avi", "a/t.csv", "x.avi"),
+        (tmp_path / "a" / "b" / "x.avi", "a/t.csv", "b/x.avi"),
+        ("a/x.avi", tmp_path / "out" / "t.csv", "../a/x.avi"),
+        ("x.avi", "t.csv", "x.avi"),
+    ):
+        assert name_in_table(Path(video), Path(table)) == name
+
+
+def test_a_table_in_a_linked_folder_finds_its_videos(tmp_path):
+    for folder in ("deep/er/real", "videos"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "videos" / "x.avi").touch()
+    (tmp_path / "deep" / "er" / "real" / "y.avi").touch()
+    link(tmp_path / "linked", tmp_path / "deep" / "er" / "real")
+    table = tmp_path / "linked" / "t.csv"
+    assert (table.parent / name_in_table(tmp_path / "videos" / "x.avi", table)).is_file()
+    assert name_in_table(tmp_path / "linked" / "y.avi", table) == "y.avi"
+
+
+def segment(start_s: float, end_s: float, label: str, *, is_uncertain: bool = False) -> dict:
+    return {"start_s": start_s, "end_s": end_s, "label": label, "score": 0.87654, "is_uncertain": is_uncertain}
+
+
+def test_a_table_has_the_certain_segments(tmp_path):
+    answers = [
+        ("b/x.avi", [segment(0, 1.2345, "run"), segment(1.2345, 4, "uncertain", is_uncertain=True)]),
+        ("a, 2.avi", [segment(0, 3, "uncertain")]),  # a class may have that name
+    ]
+    assert write_annotations(tmp_path / "t.csv", answers) == 2
+    assert (tmp_path / "t.csv").read_bytes() == (
+        b'path,start_s,end_s,label,score\r\nb/x.avi,0.000,1.234,run,0.877\r\n"a, 2.avi",0.000,3.000,uncertain,0.877\r\n'
+    )
+    assert write_annotations(tmp_path / "none.csv", [("x.avi", answers[0][1][1:])]) == 0
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_spreadsheets_are_told_of_letters_beyond_ascii(tmp_path):
+    write_annotations(tmp_path / "t.csv", [("día.avi", [segment(0, 1, "бег")])])
+    assert (tmp_path / "t.csv").read_bytes().startswith(b"\xef\xbb\xbfpath,")
+    assert "día.avi,0.000,1.000,бег" in (tmp_path / "t.csv").read_text(encoding="utf-8-sig")
+
+
+def test_no_table_is_replaced(tmp_path):
+    """It may hold an afternoon's corrections."""
+    (tmp_path / "t.csv").write_text("path,label\n")
+    with pytest.raises(InputError, match=r"--save_annotations .*t\.csv: is there already, and may hold corrections"):
+        check_annotations(tmp_path / "t.csv", Inputs(videos=(tmp_path / "x.avi",)))
+    with pytest.raises(InputError, match="is one of the videos"):
+        check_annotations(tmp_path / "x.avi", Inputs(videos=(tmp_path / "x.avi",)))
+    check_annotations(tmp_path / "new.csv", Inputs(videos=(tmp_path / "x.avi",)))

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import test_model
 from video_module.errors import InputError
+from video_module.report import metrics, results
 
 CLASSES = [f"class {number}" for number in range(51)]
 
@@ -80,7 +82,7 @@ def test_three_official_folds_stand_beside_the_published(write, tmp_path, capsys
 def test_other_rows_stand_alone_and_say_why(write, capsys, changes, reason):
     test_model.main(["--results", *write(*(result(fold, 0.7) | changes for fold in (1, 2, 3)))])
     printed = capsys.readouterr().out
-    assert "0.7000   0.0000" in printed
+    assert "0.7000  0.0000" in printed
     assert "not comparable with published numbers" in printed
     assert reason in printed
     assert "VideoMAE" not in printed
@@ -154,3 +156,108 @@ def test_results_need_no_model_and_write_nothing_unasked(write, tmp_path):
     with pytest.raises(SystemExit):
         test_model.parse_args(["--results", *paths, "--compare", *paths])
     assert not Path("swin3d_b.pth").exists()
+
+
+def write_folds(folder: Path, *, num_folds: int = 5, only: tuple[int, ...] = (), **changes) -> list[str]:
+    """Results of a cross-validation of 100 videos of two classes, five of each source.
+
+    Every third video is taken for the other class. Fold 1 tests eight sources, the others three each.
+    """
+    fold_of = [1] * 8 + [2 + number // 3 for number in range(12)]
+    paths = []
+    for fold in only or range(1, num_folds + 1):
+        own = [number for number in range(100) if fold_of[number // 5] == fold]
+        labels = np.array([number % 2 for number in own])
+        best = np.array([label ^ (number % 3 == 0) for number, label in zip(own, labels, strict=True)])
+        scores = np.where(np.eye(2)[best] > 0, 0.8, 0.2)
+        sources = [f"cam {number // 5}" for number in own]
+        figures = metrics.summarise([row[None] for row in scores], scores, labels, ["run", "wave"], sources=sources)
+        recorded = result(fold, figures["video_top1"], protocol="grouped", num_folds=num_folds, folds_digest="all five")
+        kept = {key: value for key, value in recorded.items() if key not in figures}
+        written = results.write_results(
+            folder / f"x_fold{fold}",
+            figures | kept | changes,
+            paths=[f"{('run', 'wave')[number % 2]}/{number}.avi" for number in own],
+            sources=sources,
+            labels=labels,
+            video_scores=scores,
+            class_names=["run", "wave"],
+        )
+        paths.append(str(written[0]))
+    return paths
+
+
+def test_folds_that_test_every_video_once_are_pooled(tmp_path, capsys):
+    test_model.main(["--results", *write_folds(tmp_path), "--output_dir", str(tmp_path)])
+    printed = capsys.readouterr().out
+    pooled = json.loads((tmp_path / "folds.json").read_text())["pooled"]
+    assert pooled["video_top1"] == pytest.approx(0.66)  # 34 of 100 are wrong, whatever folds they are in
+    assert pooled["mean_class_accuracy"] == pytest.approx(0.66)
+    assert pooled["log_loss"] == pytest.approx(0.66 * -np.log(0.8) + 0.34 * -np.log(0.2), abs=1e-6)
+    assert (pooled["num_videos"], pooled["num_sources"]) == (100, 20)
+    assert pooled["per_class"]["run"] == {"precision": 0.66, "recall": 0.66, "f1": 0.66, "support": 50}
+    low, high = pooled["intervals"]["video_top1"]
+    # Of five videos in a row one or two are wrong, so the sources differ little
+    assert 0.6 < low < 0.65 < 0.67 < high < 0.72
+    assert "clip_top1" not in pooled
+    rows = {line[2:25].strip(): line.split() for line in printed.splitlines()}
+    top1 = rows["video top-1"]
+    assert top1[2:5] == ["0.6600", f"[{low:.4f},", f"{high:.4f}]"]
+    folds = [float(cell) for cell in top1[7:]]
+    assert len(folds) == 5
+    assert float(top1[5]) == pytest.approx(np.mean(folds), abs=1e-4)
+    assert rows["videos"][1:] == ["100", "40", "15", "15", "15", "15"]
+    assert len(rows["clip top-1"]) == 2 + 2 + 5  # its mean and deviation, and no pooled one
+    assert "most confused: run as wave (17 of 50), wave as run (17 of 50)" in printed
+    assert "missing" not in printed
+
+
+def test_pooled_folds_say_which_are_missing(tmp_path, capsys):
+    test_model.main(["--results", *write_folds(tmp_path, only=(1, 3, 4))])
+    assert "2 folds of 5 missing: 2, 5" in capsys.readouterr().out
+
+
+def test_folds_of_official_protocols_are_not_pooled(write, tmp_path):
+    """Their test sides overlap, and published numbers are means; so no predictions are needed either."""
+    paths = write(result(1, 0.74), result(2, 0.72), result(3, 0.76))
+    test_model.main(["--results", *paths, "--output_dir", str(tmp_path)])
+    assert json.loads((tmp_path / "folds.json").read_text())["pooled"] is None
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (lambda folder: (folder / "x_fold2_predictions.csv").unlink(), "x_fold2_predictions.csv: no such file"),
+        (
+            lambda folder: (folder / "x_fold3_predictions.csv").write_bytes(
+                (folder / "x_fold2_predictions.csv").read_bytes()
+            ),
+            "is tested in two folds",
+        ),
+        (lambda folder: write_folds(folder, only=(2,), folds_digest="others"), "folds_digest all five and others"),
+        (lambda folder: write_folds(folder, only=(2,), num_folds=6), "do not mix: num_folds 5 and 6"),
+        (lambda folder: edit(folder / "x_fold2_predictions.csv", "0.8", "x"), "could not convert string to float"),
+        (lambda folder: edit(folder / "x_fold2_predictions.csv", ",wave\n", ",jump\n"), "of another run than"),
+    ],
+)
+def test_what_cannot_be_pooled_is_refused(tmp_path, break_it, reason):
+    paths = write_folds(tmp_path)
+    break_it(tmp_path)
+    with pytest.raises(InputError, match=reason):
+        test_model.main(["--results", *paths])
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_equal_scores_are_pooled_as_they_were_predicted(tmp_path):
+    """Six digits of the table do not tell which of two classes is ahead; the prediction does."""
+    paths = write_folds(tmp_path)
+    for path in tmp_path.glob("*_predictions.csv"):
+        edit(path, "0.800000", "0.500000")
+        edit(path, "0.200000", "0.500000")
+    test_model.main(["--results", *paths, "--output_dir", str(tmp_path)])
+    assert json.loads((tmp_path / "folds.json").read_text())["pooled"]["video_top1"] == pytest.approx(0.66)

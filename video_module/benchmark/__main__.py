@@ -1,6 +1,7 @@
 """Measure speed on this machine, everything that is compared in one run.
 
 python -m video_module.benchmark loader --data_dir hmdb51
+python -m video_module.benchmark loader --data_dir videos prepared
 python -m video_module.benchmark predict --model X.pth X.onnx X_int8.onnx
 python -m video_module.benchmark zoo
 python -m video_module.benchmark train
@@ -25,7 +26,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.prog = "python -m video_module.benchmark"
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT", parser_class=type(parser))
     loader = _add(commands, "loader", "the loaders beside a bare OpenCV read, and beside a seek for every frame")
-    loader.add_argument("--data_dir", type=Path, help="folder of classes (default: drawn clips that resemble HMDB51's)")
+    loader.add_argument(
+        "--data_dir",
+        type=Path,
+        nargs="+",
+        help="folder of classes (default: drawn clips that resemble HMDB51's); of several, the training loaders alone "
+        "are compared",
+    )
     loader.add_argument("--num_videos", type=cli.positive_int, default=48, help="videos of one pass")
     loader.add_argument("--num_repeats", type=cli.positive_int, default=5, help="paired passes; medians are shown")
     loader.add_argument("--model_type", choices=list(MODELS), default="swin3d_b", help="whose clips are read")

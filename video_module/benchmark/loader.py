@@ -19,12 +19,20 @@ import numpy as np
 
 from video_module.config import ClipConfig, TrainConfig
 from video_module.data import transforms
-from video_module.data.dataset import EvaluationLoader, EvaluationViews, TrainingClips, Views, training_loader
+from video_module.data.dataset import (
+    EvaluationLoader,
+    EvaluationViews,
+    StepSampler,
+    TrainingClips,
+    Views,
+    training_loader,
+)
 from video_module.data.records import VideoRecord, load_videos
 from video_module.models.registry import get_spec
 
 if TYPE_CHECKING:
     import albumentations as A
+    from torch.utils.data import DataLoader
 
 # The original's way is timed on every sixth clip only, because it takes most of a second for each.
 _ORIGINAL_SHARE = 6
@@ -34,8 +42,10 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of the training loader, then of the evaluation loader, each beside a bare read."""
     # The loaders' workers switch OpenCV's threads off, so what is compared with them runs without threads too.
     cv2.setNumThreads(0)
+    if args.data_dir and len(args.data_dir) > 1:
+        return _compare_folders(args)
     with tempfile.TemporaryDirectory() as folder:
-        root = args.data_dir or draw_videos(Path(folder), args.num_videos)
+        root = args.data_dir[0] if args.data_dir else draw_videos(Path(folder), args.num_videos)
         videos = repeat_to(load_videos(root, num_workers=args.num_workers), args.num_videos)
         clip = get_spec(args.model_type).clip
         return _measure_training(root, videos, clip, args) + _measure_evaluation(root, videos, clip, args)
@@ -66,14 +76,37 @@ def repeat_to(videos: Sequence[VideoRecord], num_videos: int) -> list[VideoRecor
     return [videos[number * len(videos) // num_videos] for number in range(num_videos)]
 
 
+def _compare_folders(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the training loader for each of several folders: the same videos large, long or prepared, for example."""
+    clip, ways = get_spec(args.model_type).clip, {}
+    for root in args.data_dir:
+        videos = repeat_to(load_videos(root, num_workers=args.num_workers), args.num_videos)
+        _, *loader = _training_loader(root, videos, clip, args)
+        ways[f"training clip of {root}"] = partial(_training_pass, *loader)
+    rows = _compare(ways, num_repeats=args.num_repeats, floor=next(iter(ways)))
+    kept = ("what", "ms", "per s and worker")
+    return [{**{key: row[key] for key in kept}, "times the first": 1 / row["of the bare read"]} for row in rows]
+
+
+def _training_loader(
+    root: Path, videos: Sequence[VideoRecord], clip: ClipConfig, args: argparse.Namespace
+) -> tuple[TrainingClips, "DataLoader", StepSampler]:
+    config = TrainConfig(augment=args.augment)
+    clips = TrainingClips(root, videos, sorted({video.label for video in videos}), clip, config)
+    return clips, *training_loader(clips, effective_batch=8, num_workers=args.num_workers, pin_memory=False)
+
+
+def _training_pass(loader: "DataLoader", sampler: StepSampler, epoch: int) -> float:
+    sampler.epoch = epoch
+    return sum(len(labels) for _, labels, _ in loader) / loader.num_workers
+
+
 def _measure_training(
     root: Path, videos: Sequence[VideoRecord], clip: ClipConfig, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     import albumentations as A
 
-    config = TrainConfig(augment=args.augment)
-    clips = TrainingClips(root, videos, sorted({video.label for video in videos}), clip, config)
-    loader, sampler = training_loader(clips, effective_batch=8, num_workers=args.num_workers, pin_memory=False)
+    clips, loader, sampler = _training_loader(root, videos, clip, args)
     size = (clip.crop, clip.crop)
     compose = A.ReplayCompose(
         [
@@ -88,10 +121,6 @@ def _measure_training(
         sampler.epoch = epoch
         return [(root / videos[key[1]].path, clips.draw(*key)[0]) for load in sampler for key in load]
 
-    def ours(epoch: int) -> float:
-        sampler.epoch = epoch
-        return sum(len(labels) for _, labels, _ in loader) / args.num_workers
-
     def bare(epoch: int) -> int:
         chosen = plan(epoch)
         for path, indices in chosen:
@@ -105,7 +134,7 @@ def _measure_training(
         return len(chosen)
 
     ways = {
-        f"training loader, {args.augment}": ours,
+        f"training loader, {args.augment}": partial(_training_pass, loader, sampler),
         "bare read and resize": bare,
         "the original's way": original,
     }
@@ -137,7 +166,11 @@ def _measure_evaluation(
 
 
 def _compare(
-    ways: dict[str, Callable[[int], float]], *, num_repeats: int, floor: str, original: str | None = None
+    ways: dict[str, Callable[[int], float]],
+    *,
+    num_repeats: int,
+    floor: str,
+    original: str | None = None,
 ) -> list[dict[str, Any]]:
     """Time all ways in turn, `num_repeats` times after a pass that warms up.
 

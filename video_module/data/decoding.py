@@ -343,6 +343,35 @@ def _ways_to(
     yield _frames_from_start(path)
 
 
+def frames_from(path: str | Path, start_s: float) -> Iterator[Frame]:
+    """Decode the frames that begin at `start_s` or later, to the end of the file, reached as in wanted_frames().
+
+    Times are in seconds from the file's first frame. Raises VideoError if the file cannot be opened.
+    """
+    table, converter = packet_table(path), _Converter()
+    edges_s = table.edges_s()
+    first = int(np.searchsorted(edges_s[:-1], start_s))
+    key = 0
+    if table.is_seekable and first < table.num_frames and table.num_decoded in (None, table.num_frames):
+        key = int(np.searchsorted(table.key_stamps[:, 0], table.stamps[first], side="right")) - 1
+    if key > 0:
+        try:
+            with closing(_frames_after(path, table, key)) as frames:
+                for position, frame in frames:
+                    if position >= first:
+                        yield Frame(frame, converter, float(edges_s[position]))
+                        # Where the way from the start would go on
+                        start_s = float(edges_s[position : position + 2].mean())
+                    if position == table.num_frames - 1:
+                        return
+        except _InexactSeek:
+            # What was given until now was exact
+            pass
+    for frame in VideoReader(path):
+        if frame.time_s >= start_s:
+            yield frame
+
+
 class _InexactSeek(Exception):
     """The frames after a seek are not surely those of reading forward."""
 

@@ -149,6 +149,11 @@ def check_split_dir(split_dir: Path) -> None:
     if split_dir.name not in SPLITS:
         raise InputError(f"{split_dir}: no such folder")
     above = split_dir.parent
+    if (above / "fold1").is_dir():
+        raise InputError(
+            f"{above}: holds folds; give one of them, as {above / 'fold1' / split_dir.name}, or let train_model.py "
+            f"--data_dir {above} --fold all train and test each"
+        )
     was_split = any((above / name).is_dir() for name in SPLITS)
     if not was_split and any(map(is_video, above.glob("*/**/*"))):
         # The scripts look for a split in "data", so it goes there unless something is there already

@@ -1,7 +1,9 @@
 """A split on the disk: train/, val/ and test/ with their classes, obj.names, and split.json."""
 
 import os
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from video_module.config import LINKS
@@ -29,6 +31,16 @@ def check_split_output(input_dir: Path, output_dir: Path) -> None:
         raise InputError(f"{output_dir}: holds {others[0]} beside an earlier split; move it away first")
 
 
+def check_further_folds(output_dir: Path, num_folds: int) -> None:
+    """Raise InputError if folds of an earlier split into more would stay beside the new ones."""
+    numbers = [int(match[1]) for path in output_dir.glob("fold*") if (match := re.fullmatch(r"fold(\d+)", path.name))]
+    if further := sorted(number for number in numbers if number > num_folds):
+        raise InputError(
+            f"{output_dir / f'fold{further[0]}'}: of an earlier split into more folds than {num_folds}; move it away "
+            "first"
+        )
+
+
 def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -> int:
     """Lay the split out as `<output_dir>/{train,val,test}/<class>/<file>` with obj.names and split.json.
 
@@ -37,13 +49,13 @@ def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -
     """
     assert link in LINKS, f"link must be one of {LINKS}, got {link!r}"
     check_split_output(input_dir, output_dir)
-    num_linked = 0
+    num_linked, links = 0, () if link == "copy" else (link,)
     with replacing(output_dir) as partial:
         for video in split.videos:
             target = partial / video.split / video.path
             target.parent.mkdir(parents=True, exist_ok=True)
             # Through links of the input: a link to a link would break when the one in between goes
-            num_linked += _place((input_dir / video.path).resolve(), target, link)
+            num_linked += place((input_dir / video.path).resolve(), target, *links)
         for name in SPLITS:
             (partial / name).mkdir(exist_ok=True)
         write_class_names(partial / OBJ_NAMES, split.class_names)
@@ -51,17 +63,13 @@ def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -
     return 0 if link == "copy" else len(split.videos) - num_linked
 
 
-def _place(file: Path, target: Path, link: str) -> bool:
-    """Link a file, or copy it; whether it was linked."""
-    try:
-        if link == "hard":
-            os.link(file, target)
+def place(file: Path, target: Path, *links: str) -> bool:
+    """Link a file in the first of the ways that works here, or copy it; whether it was linked."""
+    ways = {"hard": os.link, "sym": os.symlink}
+    for link in links:
+        # It may be another file system, one without links, or Windows without the right to make them
+        with suppress(OSError):
+            ways[link](file, target)
             return True
-        if link == "sym":
-            target.symlink_to(file)
-            return True
-    except OSError:
-        # Another file system, one without links, or Windows without the right to make them: copied below
-        pass
     shutil.copy2(file, target)
     return False

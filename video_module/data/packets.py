@@ -190,6 +190,13 @@ class PacketTable:
         """Seconds from one frame to the next, on average."""
         return self.end_s / self.num_frames
 
+    def edges_s(self) -> np.ndarray:
+        """Where each frame begins and the last one ends, in seconds from the first: float64 (num_frames + 1,)."""
+        if self.rate or not self.has_times:
+            return np.arange(self.num_frames + 1) / self.fps
+        times_s = (self.stamps - self.stamps[0]) * float(self.time_base)
+        return np.append(times_s.round(6), self.end_s)
+
     @property
     def fps(self) -> float:
         """Frames divided by duration."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from video_module.data import hmdb51, ucf101
-from video_module.data.labels import SPLITS, find_videos, has_entries
+from video_module.data.labels import SPLITS, check_split_dir, find_videos, has_entries
 from video_module.errors import InputError, VideoError
 from video_module.files import read_text
 
@@ -42,6 +42,11 @@ class VideoRecord:
     """Where each frame begins and the last one ends, in seconds; None where frame n is at n / fps."""
     has_times: bool = True
     """Whether the file tells when its frames are shown; else `fps` is assumed."""
+    cut_from: str | None = None
+    """The labelled file that it is, or is a part of; None where a folder of classes holds it."""
+    start_s: float | None = None
+    end_s: float | None = None
+    """Where in that file it begins and ends; None where it is all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +196,34 @@ def _read_split_json(folder: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: not a split.json of this project ({error!r}); rerun split_data.py") from None
     return content
+
+
+def find_folds(data_dir: Path) -> list[Path]:
+    """The folders fold1, fold2, … of `data_dir`, checked to be those of one split and to have all their videos.
+
+    So that a run over all of them does not fail at the last. Raises InputError, naming the folder that is at fault.
+    """
+    found = [path for path in data_dir.glob("fold*") if path.name[len("fold") :].isdecimal() and path.is_dir()]
+    folders = sorted(found, key=lambda path: int(path.name[len("fold") :]))
+    if len(folders) < 2:
+        raise InputError(f"{data_dir}: no folders fold1, fold2, … in it; split_data.py --num_folds 5 makes them")
+    first = None
+    for number, folder in enumerate(folders, start=1):
+        if folder.name != f"fold{number}":
+            raise InputError(f"{data_dir / f'fold{number}'}: no such folder, beside {folder}; rerun split_data.py")
+        content = _read_split_json(folder)
+        if content is None:
+            raise InputError(f"{folder}: no {SPLIT_JSON} in it, so it is not a split; rerun split_data.py")
+        first = first or content
+        is_same = all(content.get(key) == first.get(key) for key in ("protocol", "num_folds", "folds_digest"))
+        if not is_same or content.get("fold") != number:
+            raise InputError(f"{folder}: not of the same split as {folders[0]}; rerun split_data.py")
+        for split in ("train", "test"):
+            check_split_dir(folder / split)
+            load_videos(folder / split, num_workers=1)
+    if first.get("num_folds") not in (None, len(folders)):
+        raise InputError(f"{data_dir}: holds {len(folders)} of {first['num_folds']} folds; rerun split_data.py")
+    return folders
 
 
 def load_videos(split_dir: Path, *, num_workers: int, allow_none: bool = False) -> list[VideoRecord]:

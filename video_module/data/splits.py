@@ -4,7 +4,7 @@ import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ from video_module.data.labels import SPLITS
 from video_module.data.leaks import SharedSources, shared_sources
 from video_module.data.records import OFFICIAL, Rejected, VideoRecord
 from video_module.errors import InputError
-from video_module.tables import pluralize
+from video_module.tables import align, pluralize
+
+TABLE = "table"
+"""The protocol of a split that a table's column gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +23,17 @@ class Split:
     """A finished assignment of videos to splits, ready to be written."""
 
     protocol: str
-    fold: int | None
+    fold: int | None = None
     seed: int
     fractions: dict[str, float]
     videos: list[VideoRecord]
     rejected: list[Rejected]
-    notes: list[str]
+    notes: list[str] = field(default_factory=list)
     """What a user should know of it, in sentences."""
+    num_folds: int | None = None
+    """Of a cross-validation, in which every video is tested in one fold."""
+    folds_digest: str | None = None
+    """Equal for the folds of one cross-validation, and for those alone."""
 
     @property
     def class_names(self) -> list[str]:
@@ -41,14 +48,20 @@ class Split:
     @property
     def leaks(self) -> int:
         """Sources on two sides, as the protocol counts them: the official ones forbid that within a class only."""
-        within = self.shared.sources_within_class
-        return within if self.protocol in OFFICIAL else within + self.shared.sources_across_classes
+        return self.shared.sources_within_class if self.protocol in OFFICIAL else len(self.torn_sources)
+
+    @property
+    def torn_sources(self) -> list[str]:
+        """Sources on more than one side, in whatever classes."""
+        sides: dict[str, set[str]] = defaultdict(set)
+        for video in self.videos:
+            sides[video.source].add(video.split)
+        return sorted(source for source, of_source in sides.items() if len(of_source) > 1)
 
     @property
     def digest(self) -> str:
         """Equal for two splits exactly if they put the same names on the same sides."""
-        lines = sorted(f"{video.split}/{video.path}\n" for video in self.videos)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+        return _digest(f"{video.split}/{video.path}\n" for video in self.videos)
 
     def videos_in(self, split: str) -> list[VideoRecord]:
         return [video for video in self.videos if video.split == split]
@@ -57,6 +70,8 @@ class Split:
         return {
             "protocol": self.protocol,
             "fold": self.fold,
+            "num_folds": self.num_folds,
+            "folds_digest": self.folds_digest,
             "seed": self.seed,
             "fractions": self.fractions,
             "counts": {split: len(self.videos_in(split)) for split in SPLITS},
@@ -71,39 +86,75 @@ class Split:
         }
 
 
-def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *, seed: int) -> dict[str, str]:
-    """Put each source, with all its videos, into one split, so that every class nears its `fractions` there.
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()[:16]
 
-    Greedy: sources from the largest to the smallest (the seed orders equals), each to the split that it brings
-    nearest to its wanted counts, in shares of what that split wants. Every class gets into train. Returns
-    {source: split}.
-    """
+
+def _by_size(videos: Iterable[VideoRecord], *, seed: int) -> tuple[dict[str, Counter[str]], list[str]]:
+    """How many videos of each class a source has, and the sources from the largest on; the seed orders equals."""
     clips: dict[str, Counter[str]] = defaultdict(Counter)
     for video in videos:
         clips[video.source][video.label] += 1
-    totals: Counter[str] = sum(clips.values(), Counter())
     order = sorted(clips)
     random.Random(seed).shuffle(order)
     order.sort(key=lambda source: -clips[source].total())
+    return clips, order
+
+
+def _cost(added: Counter[str], have: Counter[str], totals: Counter[str], fraction: float) -> float:
+    """How much further from its wanted counts, `fraction` of the totals, a split is with these videos added."""
+    # Of each class, how much the squared distance from the wanted count w grows when h videos become h + c, in units
+    # of w: ((h + c - w)² - (h - w)²) / w = (2ch + c²) / w - 2c.
+    return sum(
+        (2 * count * have[label] + count**2) / (fraction * totals[label]) - 2 * count for label, count in added.items()
+    )
+
+
+def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *, seed: int) -> dict[str, str]:
+    """Put each source, with all its videos, into one split, so that every class nears its `fractions` there.
+
+    Greedy: sources from the largest to the smallest, each to the split that it brings nearest to its wanted counts, in
+    shares of what that split wants. Every class gets into train. Returns {source: split}.
+    """
+    clips, order = _by_size(videos, seed=seed)
+    totals: Counter[str] = sum(clips.values(), Counter())
     last_place = {label: place for place, source in enumerate(order) for label in clips[source]}
     have = {split: Counter() for split in fractions}
     assignment = {}
     for place, source in enumerate(order):
-        # Of each class, how much the squared distance from the wanted count w grows when h videos become h + c, in
-        # units of w: ((h + c - w)² - (h - w)²) / w = (2ch + c²) / w - 2c.
-        def cost(split: str, source: str = source) -> float:
-            return sum(
-                (2 * count * have[split][label] + count**2) / (fractions[split] * totals[label]) - 2 * count
-                for label, count in clips[source].items()
-            )
-
-        best = min((split for split in fractions if fractions[split] > 0), key=cost)
+        added = clips[source]
+        wanted = [split for split in fractions if fractions[split] > 0]
+        best = min(wanted, key=lambda split, added=added: _cost(added, have[split], totals, fractions[split]))
         # The last source of a class that is not in train yet goes there: a class without training videos is no use
-        if any(last_place[label] == place and not have["train"][label] for label in clips[source]):
+        if any(last_place[label] == place and not have["train"][label] for label in added):
             best = "train"
-        have[best].update(clips[source])
+        have[best].update(added)
         assignment[source] = best
     assert all(have["train"][label] for label in totals), f"a class has no training video: {have['train']}"
+    return assignment
+
+
+def assign_folds(videos: Iterable[VideoRecord], num_folds: int, *, seed: int) -> dict[str, int]:
+    """Put each source, with all its videos, into one of the folds 1 to `num_folds`: {source: fold}.
+
+    Greedy as assign_sources(), so that every class is spread as evenly as its sources allow, and the videos where
+    the classes leave a choice.
+    """
+    clips, order = _by_size(videos, seed=seed)
+    totals: Counter[str] = sum(clips.values(), Counter())
+    have = {fold: Counter() for fold in range(1, num_folds + 1)}
+    assignment = {}
+    for source in order:
+        added = clips[source]
+
+        def key(fold: int, added: Counter[str] = added) -> tuple[int, float, int]:
+            held = have[fold]
+            # Classes that would be in this fold alone, so that nothing would be left to train on where it is tested
+            num_alone = sum(held[label] + count == totals[label] for label, count in added.items())
+            return num_alone, _cost(added, held, totals, 1 / num_folds), held.total()
+
+        assignment[source] = min(have, key=key)
+        have[assignment[source]].update(added)
     return assignment
 
 
@@ -122,9 +173,108 @@ def split_grouped(
     fractions = {split: round(share, 6) for split, share in fractions.items()}
     assignment = assign_sources(videos, fractions, seed=seed)
     placed = [replace(video, split=assignment[video.source]) for video in videos]
-    split = _make_split("grouped", None, seed, fractions, placed, rejected, [])
+    split = _checked(Split(protocol="grouped", seed=seed, fractions=fractions, videos=placed, rejected=list(rejected)))
     assert split.leaks == 0, f"a split by source shares sources: {split.shared}"
     return split
+
+
+def split_by_table(videos: Sequence[VideoRecord], rejected: Sequence[Rejected], *, seed: int) -> Split:
+    """Leave each video on the side that its table gives it; a note names sources that stand on two."""
+    split = _checked(Split(protocol=TABLE, seed=seed, fractions={}, videos=list(videos), rejected=list(rejected)))
+    if torn := split.torn_sources:
+        names = ", ".join(torn[:5]) + (", …" if len(torn) > 5 else "")
+        split.notes.append(
+            f"the column split puts {pluralize(len(torn), 'source')} on two sides ({names}): what was learned from one "
+            "recording is tested on it, which flatters"
+        )
+    return split
+
+
+def split_folds(
+    videos: Sequence[VideoRecord], rejected: Sequence[Rejected], *, num_folds: int, val_fraction: float, seed: int
+) -> list[Split]:
+    """Splits for cross-validation: each video is tested in one of them, and trains or validates in all others.
+
+    Sources stay whole, and `val_fraction` is of all videos. Raises InputError where a class cannot be both tested and
+    trained, or a fold would be empty.
+    """
+    assert num_folds >= 2
+    fractions = {"train": 1 - val_fraction - 1 / num_folds, "val": val_fraction, "test": 1 / num_folds}
+    fractions = {split: round(share, 6) for split, share in fractions.items()}
+    if fractions["train"] <= 0:
+        raise InputError(f"val_fraction {val_fraction} and a test side of 1/{num_folds} leave nothing to train on")
+    note = _check_sources(videos, num_folds)
+    fold_of = assign_folds(videos, num_folds, seed=seed)
+    for label in sorted({video.label for video in videos}):
+        if len({fold_of[video.source] for video in videos if video.label == label}) == 1:
+            raise InputError(
+                f"--num_folds {num_folds}: the sources of class {label!r} fell into one fold; try another --seed, or "
+                "more folds"
+            )
+    folds_digest = _digest(f"{fold_of[video.source]}/{video.path}\n" for video in videos)
+    sides = {name: share / (1 - fractions["test"]) for name, share in fractions.items() if name != "test"}
+    made = []
+    for fold in range(1, num_folds + 1):
+        side_of = assign_sources([video for video in videos if fold_of[video.source] != fold], sides, seed=seed)
+        placed = [replace(video, split=side_of.get(video.source, "test")) for video in videos]
+        split = Split(
+            protocol="grouped",
+            fold=fold,
+            num_folds=num_folds,
+            folds_digest=folds_digest,
+            seed=seed,
+            fractions=fractions,
+            videos=placed,
+            rejected=list(rejected),
+            notes=[note] if note else [],
+        )
+        made.append(_checked(split))
+        assert split.leaks == 0, f"a split by source shares sources: {split.shared}"
+    return made
+
+
+def describe_folds(folds: Sequence[Split]) -> str:
+    """The folds of a cross-validation as a table, with the fewest and the most test videos of a class."""
+    first = folds[0]
+    rows = [["fold", "train", "val", "test", "sources", "of a class", "digest"]]
+    for split in folds:
+        train, val, test = map(split.videos_in, SPLITS)
+        counts = [sum(video.label == name for video in test) for name in split.class_names]
+        of_a_class = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        num_sources = len({video.source for video in test})
+        cells = (split.fold, len(train), len(val), len(test), num_sources, of_a_class)
+        rows.append([*map(str, cells), split.digest])
+    title = (
+        f"{first.num_folds} folds of {len(first.videos)} videos of {len({video.source for video in first.videos})} "
+        f"sources, {len(first.class_names)} classes, digest {first.folds_digest}; sources and videos of a class on the "
+        "test side:"
+    )
+    notes = dict.fromkeys(note for split in folds for note in split.notes)
+    return "\n".join([title, align(rows), *(f"  note: {note}" for note in notes)])
+
+
+def _check_sources(videos: Sequence[VideoRecord], num_folds: int) -> str | None:
+    """A note on classes that cannot be in each fold's test side. Raises InputError if there are too few sources."""
+    sources = {label: {v.source for v in videos if v.label == label} for label in sorted({v.label for v in videos})}
+    if num_folds > (num_sources := len({video.source for video in videos})):
+        raise InputError(
+            f"--num_folds {num_folds}: the videos are of {pluralize(num_sources, 'source')}, which stay whole; at most "
+            f"{num_sources} folds are possible"
+        )
+    if alone := [label for label, of_class in sources.items() if len(of_class) == 1]:
+        more = f" (and {len(alone) - 1} more such)" if len(alone) > 1 else ""
+        raise InputError(
+            f"--num_folds: all videos of class {alone[0]!r}{more} are of one source, so none would be left to train "
+            "on where they are tested; record it once more elsewhere, or leave it out"
+        )
+    few = {label: len(of_class) for label, of_class in sources.items() if len(of_class) < num_folds}
+    if not few:
+        return None
+    names = ", ".join(f"{label} ({number})" for label, number in list(few.items())[:5])
+    return (
+        f"{pluralize(len(few), 'class')} of fewer than {num_folds} sources, missing on the test side of some folds: "
+        f"{names}{', …' if len(few) > 5 else ''}; the pooled result of all folds has all their videos"
+    )
 
 
 def read_official(protocol: str, splits_dir: Path, fold: int) -> dict[tuple[str, str], str]:
@@ -164,7 +314,17 @@ def split_official(
         for video in used
     ]
     notes = _missing_videos(videos, official, f"{protocol} fold {fold}")
-    return _make_split(protocol, fold, seed, fractions, placed, rejected, notes)
+    return _checked(
+        Split(
+            protocol=protocol,
+            fold=fold,
+            seed=seed,
+            fractions=fractions,
+            videos=placed,
+            rejected=list(rejected),
+            notes=notes,
+        )
+    )
 
 
 def _missing_videos(videos: Sequence[VideoRecord], official: dict[tuple[str, str], str], fold: str) -> list[str]:
@@ -180,39 +340,25 @@ def _missing_videos(videos: Sequence[VideoRecord], official: dict[tuple[str, str
     return notes
 
 
-def _make_split(
-    protocol: str,
-    fold: int | None,
-    seed: int,
-    fractions: dict[str, float],
-    videos: list[VideoRecord],
-    rejected: Sequence[Rejected],
-    notes: list[str],
-) -> Split:
-    """Put a split together, with notes on the classes that a side lacks. Raises InputError if train lacks one."""
-    labels = sorted({video.label for video in videos})
+def _checked(split: Split) -> Split:
+    """The same with notes on the classes that a side lacks. Raises InputError if train lacks one."""
+    labels, notes = split.class_names, list(split.notes)
     if len(labels) < 2:
         raise InputError(f"a classifier needs at least two classes with videos that decode, found {labels}")
-    for split in SPLITS:
-        present = {video.label for video in videos if video.split == split}
+    for side in SPLITS:
+        present = {video.label for video in split.videos_in(side)}
         lacking = [label for label in labels if label not in present]
-        if lacking and split == "train":
+        if lacking and side == "train":
             raise InputError(f"class {lacking[0]!r} has no video left to train on")
+        # In a cross-validation, one note tells of the test sides of all folds
+        is_told = side == "test" and split.num_folds is not None
         # Official fractions name no test: that side is the fold's own
-        if lacking and fractions.get(split, 1):
-            note = f"{split} has no video of {pluralize(len(lacking), 'class')} "
+        if lacking and not is_told and split.fractions.get(side, 1):
+            note = f"{side} has no video of {pluralize(len(lacking), 'class')} "
             names = ", ".join(lacking[:5])
-            if split in fractions:
-                note += f"(too few sources): {names}; that takes more recordings, or a larger --{split}_fraction"
+            if side in split.fractions:
+                note += f"(too few sources): {names}; that takes more recordings, or a larger --{side}_fraction"
             else:
-                note += f"(none in the fold): {names}"
+                note += f"(none in the {'table' if split.protocol == TABLE else 'fold'}): {names}"
             notes.append(note)
-    return Split(
-        protocol=protocol,
-        fold=fold,
-        seed=seed,
-        fractions=fractions,
-        videos=videos,
-        rejected=list(rejected),
-        notes=notes,
-    )
+    return replace(split, notes=notes)

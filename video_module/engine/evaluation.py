@@ -33,6 +33,8 @@ class EvaluationSplit:
     digest: str | None
     protocol: str | None
     fold: int | None
+    num_folds: int | None
+    folds_digest: str | None
 
     @property
     def sources(self) -> list[str]:
@@ -50,6 +52,8 @@ class EvaluationSplit:
             "split": self.test_dir.absolute().name if self.digest else None,
             "protocol": self.protocol,
             "fold": self.fold,
+            "num_folds": self.num_folds,
+            "folds_digest": self.folds_digest,
         }
 
 
@@ -69,6 +73,8 @@ def load_test_split(test_dir: Path, class_names: Sequence[str], *, num_workers: 
         digest=record.get("digest"),
         protocol=record.get("protocol"),
         fold=record.get("fold"),
+        num_folds=record.get("num_folds"),
+        folds_digest=record.get("folds_digest"),
     )
 
 

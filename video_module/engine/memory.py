@@ -1,6 +1,8 @@
 """How many clips go through the network at once where --batch_size is auto."""
 
+import gc
 import math
+import sys
 from collections.abc import Callable
 
 import torch
@@ -14,6 +16,17 @@ _MARGIN = 0.9
 # tried out. A fixed number also gives the same micro-batch, and so the same draws of dropout, on every machine; larger
 # passes are no faster there.
 _CPU_VALUES = 32 * 224 * 224 * 3
+
+
+def forget_run() -> None:
+    """After a run, when nothing holds its model any more: what follows in this process begins as in a new one."""
+    gc.collect()
+    # The compiler makes code for a few networks of a kind and then gives up. It was imported if something compiled.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def micro_batch_on_cpu(clip: ClipConfig, most: int) -> int:

@@ -1,16 +1,18 @@
-"""Where the answers for many videos go: a file for each, and a log from which an interrupted run goes on."""
+"""Where the answers for many videos go: a file for each, a table of all, a log from which a stopped run goes on."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from video_module.errors import InputError
-from video_module.files import check_output, file_key, lies_in
+from video_module.files import check_output, file_key, lies_in, replacing
 from video_module.inference.inputs import Inputs, Shard
 
 _MOST_BYTES = 255
@@ -73,11 +75,59 @@ def _check_video_output(path: Path, flag: str, inputs: Inputs) -> None:
         )
 
 
-def check_log(path: Path, inputs: Inputs) -> None:
+def check_log(path: Path, inputs: Inputs, *, flag: str = "save_jsonl") -> None:
     """Raise InputError, before any work, if --save_jsonl cannot be written, or would change one of the videos."""
     check_output(path)
     if file_key(path) in {file_key(video) for video in inputs.videos}:
-        raise InputError(f"--save_jsonl {path}: is one of the videos; choose another place")
+        raise InputError(f"--{flag} {path}: is one of the videos; choose another place")
+
+
+def check_annotations(path: Path, inputs: Inputs) -> None:
+    """Raise InputError, before any work, if --save_annotations cannot be written, or would replace a table."""
+    check_log(path, inputs, flag="save_annotations")
+    # Other outputs can be made again. This one is made to be corrected by hand.
+    if path.exists():
+        raise InputError(
+            f"--save_annotations {path}: is there already, and may hold corrections; move it away, or choose another "
+            "name"
+        )
+
+
+def name_in_table(video: Path, table: Path) -> str:
+    """A video's path as a table names it: relative to the table's folder, with forward slashes."""
+    video, folder = Path(os.path.abspath(video)), Path(os.path.abspath(table)).parent  # noqa: PTH100
+    if video.is_relative_to(folder):
+        return video.relative_to(folder).as_posix()
+    try:
+        # Systems go up by ".." from where a folder really is, whatever links led there.
+        return Path(os.path.relpath(video, folder.resolve())).as_posix()
+    except ValueError:  # another drive of Windows
+        return video.as_posix()
+
+
+def write_annotations(path: Path, answers: Iterable[tuple[str, Sequence[Mapping[str, Any]]]]) -> int:
+    """Write the segments of videos as a table, which split_data.py --annotations reads once it is corrected.
+
+    `answers` are pairs of a video's path, as the table is to name it, and the "segments" of its to_json(). Columns:
+    path, start_s, end_s, label, score. Uncertain segments are left out. Returns the number of rows; without any, no
+    file is written.
+    """
+    rows = [
+        [name, f"{segment['start_s']:.3f}", f"{segment['end_s']:.3f}", segment["label"], f"{segment['score']:.3f}"]
+        for name, segments in answers
+        for segment in segments
+        if not segment["is_uncertain"]
+    ]
+    if not rows:
+        return 0
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer).writerows([["path", "start_s", "end_s", "label", "score"], *rows])
+    # Excel takes a file for text of its own country unless it begins with a byte order mark, and would save names of
+    # videos and classes as other ones.
+    encoding = "utf-8" if buffer.getvalue().isascii() else "utf-8-sig"
+    with replacing(path) as partial:
+        partial.write_text(buffer.getvalue(), encoding=encoding, newline="")
+    return len(rows)
 
 
 class ResultLog:
@@ -98,8 +148,8 @@ class ResultLog:
         folder.mkdir(parents=True, exist_ok=True)
         # All processes' files are read, whatever their number was, so that a run can go on with another number.
         of_this_name = re.compile(rf"{re.escape(path.stem)}(-\d+-of-\d+)?{re.escape(path.suffix)}")
-        files = sorted(file for file in folder.iterdir() if of_this_name.fullmatch(file.name))
-        self.done = {video for file in files for video in self._read(file)}
+        self._files = sorted(file for file in folder.iterdir() if of_this_name.fullmatch(file.name))
+        self.done = {line["video"] for line in self._lines()}
         """The videos that have an answer, as they were named."""
         if self.path.is_file():
             self._drop_broken_line()
@@ -120,24 +170,32 @@ class ResultLog:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _read(self, file: Path) -> list[str]:
-        videos = []
-        # What follows the last line break is a line that was not finished.
-        for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
-            try:
-                line = json.loads(text)
-                video, run, has_failed = line["video"], dict(line["run"]), "error" in line
-            except (ValueError, KeyError, TypeError):
-                raise InputError(f"{file}, line {number}: not a line of run_model.py; choose another file") from None
-            if run != self._run:
-                key = next(key for key in {**run, **self._run} if run.get(key, "none") != self._run.get(key, "none"))
-                raise InputError(
-                    f"{file} was made with {key} {run.get(key)}, this run has {self._run.get(key)}; choose another "
-                    "file, or delete it to start afresh"
-                )
-            if not has_failed:
-                videos.append(video)
-        return videos
+    def answers(self) -> dict[str, list[dict[str, Any]]]:
+        """The segments of the videos that had an answer when the log was opened."""
+        return {line["video"]: line["segments"] for line in self._lines()}
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """The lines of all files that hold an answer."""
+        for file in self._files:
+            # What follows the last line break is a line that was not finished.
+            for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+                line = self._parse(text, f"{file}, line {number}", file)
+                if "error" not in line:
+                    yield line
+
+    def _parse(self, text: bytes, where: str, file: Path) -> dict[str, Any]:
+        try:
+            line = json.loads(text)
+            _, run = line["video"], dict(line["run"])
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{where}: not a line of run_model.py; choose another file") from None
+        if run != self._run:
+            key = next(key for key in {**run, **self._run} if run.get(key, "none") != self._run.get(key, "none"))
+            raise InputError(
+                f"{file} was made with {key} {run.get(key)}, this run has {self._run.get(key)}; choose another "
+                "file, or delete it to start afresh"
+            )
+        return line
 
     def _drop_broken_line(self) -> None:
         """Cut off a last line that was not finished. Raises InputError if it is not the beginning of one of ours."""
@@ -146,9 +204,3 @@ class ResultLog:
         if not _LINE_BEGIN.startswith(rest[: len(_LINE_BEGIN)]):
             raise InputError(f"{self.path}: does not end in a line of run_model.py; choose another file")
         os.truncate(self.path, len(content) - len(rest))
-
-
-def file_digest(path: Path) -> str:
-    """The file's SHA-256, shortened."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from video_module.errors import InputError
-from video_module.report.results import FIGURES, describe_views, find_leaks, read_results
+from video_module.report.metrics import summarise
+from video_module.report.results import (
+    FIGURES,
+    describe_views,
+    failure_lines,
+    find_leaks,
+    read_predictions,
+    read_results,
+)
+from video_module.tables import align, pluralize
 
 _MEAN, _FIRST = "mean of the 3 official splits", "official split 1 alone"
 # Method, HMDB51 top-1 in percent, protocol. No Video Swin number on the official splits has been published.
@@ -23,6 +32,10 @@ _PUBLISHED = (
     ("R3D-50 from scratch", "22.4", _FIRST),
     ("R(2+1)D-50 from scratch", "21.7", _FIRST),
 )
+_MUST_AGREE = (
+    *("protocol", "num_folds", "folds_digest", "split"),
+    *("model", "weights", "precision", "clip", "classes", "views"),
+)
 # In each official fold of HMDB51. Results on fewer of them must not be compared with published ones.
 _NUM_OFFICIAL_TEST_VIDEOS = 1530
 
@@ -30,15 +43,19 @@ _NUM_OFFICIAL_TEST_VIDEOS = 1530
 def combine(paths: Sequence[Path]) -> dict[str, Any]:
     """Mean and sample standard deviation of every figure over the folds of one protocol.
 
-    Raises InputError unless the results are of one model that started from the same weights and was tested with the
-    same views on different folds.
+    Folds of a cross-validation, which test every video once, are also pooled: see _pool(). Raises InputError unless
+    the results are of one model that started from the same weights and was tested with the same views on different
+    folds.
     """
     if len(paths) < 2:
         raise InputError(f"--results needs the results of at least two folds, got {len(paths)}")
     results = [read_results(path) for path in paths]
     for result in results:
         result["classes"] = list(result["per_class_accuracy"])
-    for key in ("protocol", "split", "model", "weights", "precision", "clip", "classes", "views"):
+        # Results of earlier versions lack these
+        result.setdefault("num_folds", None)
+        result.setdefault("folds_digest", None)
+    for key in _MUST_AGREE:
         for path, result in zip(paths[1:], results[1:], strict=True):
             if result[key] != results[0][key]:
                 first, other = _difference(results[0][key], result[key])
@@ -60,10 +77,35 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
         **{key: results[0][key] for key in ("protocol", "model", "weights", "precision", "views")},
         "folds": [result["fold"] for result in results],
         "split_digests": [result["split_digest"] for result in results],
+        "num_folds": results[0]["num_folds"],
+        "folds_digest": results[0]["folds_digest"],
         "num_videos": [result["num_videos"] for result in results],
         "figures": figures,
+        "pooled": _pool(paths, results) if results[0]["folds_digest"] else None,
         "leaks": find_leaks(paths, results),
     }
+
+
+def _pool(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures over the videos of all folds together, each scored by a model that had not seen its source.
+
+    A fold of a small set has too few videos to say much; all of them together have as many as there are, and an
+    interval by source. It holds for the models as they are: what other draws of the folds, or another training, would
+    change is not in it. Raises InputError if predictions are missing, or of a video in two folds.
+    """
+    rows = [row for path, result in zip(paths, results, strict=True) for row in read_predictions(path, result)]
+    if twice := [video for video, count in Counter(row["video"] for row in rows).items() if count > 1]:
+        raise InputError(f"{paths[0]} and the others: {twice[0]} is tested in two folds; run test_model.py again")
+    class_names = results[0]["classes"]
+    scores = np.stack([row["scores"] for row in rows])
+    best = np.array([class_names.index(row["prediction"]) for row in rows])
+    # Two classes can be equal in the table's six digits; which one was ahead, the prediction tells.
+    scores[np.arange(len(rows)), best] = np.minimum(scores[np.arange(len(rows)), best] + 1e-9, 1)
+    labels = np.array([class_names.index(row["label"]) for row in rows])
+    pooled = summarise(list(scores[:, None]), scores, labels, class_names, sources=[row["source"] for row in rows])
+    # The table has no clips.
+    del pooled["clip_top1"], pooled["intervals"]["clip_top1"], pooled["num_clips"]
+    return pooled
 
 
 def _difference(value: Any, other: Any) -> tuple[Any, Any]:
@@ -94,21 +136,13 @@ def _why_unpublished(combined: dict[str, Any]) -> str | None:
 
 def format_folds(combined: dict[str, Any]) -> str:
     """The folds as a table; for the three of HMDB51, followed by the published numbers and this mean."""
-    names = [
-        f"fold {fold}" if fold is not None else f"split {digest[:6]}"
-        for fold, digest in zip(combined["folds"], combined["split_digests"], strict=True)
-    ]
     weights = {None: "", "none": " from scratch"}.get(combined["weights"], f" from {combined['weights']}")
     views = describe_views(combined["views"])
     lines = [
         f"{combined['model']}{weights}, {combined['protocol']}, {views}",
-        f"  {'':24}{'mean':>9}{'sd':>9}" + "".join(f"{name:>14}" for name in names),
+        align(_table(combined), left=(0,)),
+        *(_describe_pool(combined) if combined["pooled"] else []),
     ]
-    for key, title in FIGURES.items():
-        figure = combined["figures"][key]
-        cells = "".join(f"{value:14.4f}" for value in figure["values"])
-        lines.append(f"  {title:24}{figure['mean']:9.4f}{figure['sd']:9.4f}{cells}")
-    lines.append(f"  {'videos':24}{'':18}" + "".join(f"{count:14,}" for count in combined["num_videos"]))
     lines += [f"{path}: tested with --allow_leak on what its model was trained on" for path in combined["leaks"]]
     if reason := _why_unpublished(combined):
         return "\n".join([*lines, f"not comparable with published numbers: {reason}"])
@@ -119,3 +153,38 @@ def format_folds(combined: dict[str, Any]) -> str:
     lines.append("HMDB51 top-1, percent")
     lines += [f"  {method:{widths[0]}}  {figure:>{widths[1]}}  {protocol}" for method, figure, protocol in rows]
     return "\n".join(lines)
+
+
+def _table(combined: dict[str, Any]) -> list[list[str]]:
+    """A row for each figure: pooled with its interval where the folds are, mean, deviation, and each fold."""
+    names = [
+        f"fold {fold}" if fold is not None else f"split {digest[:6]}"
+        for fold, digest in zip(combined["folds"], combined["split_digests"], strict=True)
+    ]
+    pooled = combined["pooled"]
+    rows = [["", *(["pooled", ""] if pooled else []), "mean", "sd", *names]]
+    for key, title in FIGURES.items():
+        cells = []
+        if pooled:
+            interval = pooled["intervals"].get(key)
+            cells.append(f"{pooled[key]:.4f}" if key in pooled else "")
+            cells.append(f"[{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+        figure = combined["figures"][key]
+        rows.append([title, *cells, *(f"{value:.4f}" for value in (figure["mean"], figure["sd"], *figure["values"]))])
+    counts = [f"{count:,}" for count in combined["num_videos"]]
+    return [*rows, ["videos", *([f"{pooled['num_videos']:,}", ""] if pooled else []), "", "", *counts]]
+
+
+def _describe_pool(combined: dict[str, Any]) -> list[str]:
+    """What the pooled figures are of, and where the models fail."""
+    pooled = combined["pooled"]
+    text = f"pooled: each video once, by the model of the fold that tests it; {pooled['num_sources']} sources"
+    if any(pooled["intervals"].values()):
+        text += "; in brackets 95 % intervals, resampled by source"
+    lines = [f"  {text}"]
+    if missing := sorted(set(range(1, combined["num_folds"] + 1)) - set(combined["folds"])):
+        names = ", ".join(map(str, missing))
+        lines.append(f"  {pluralize(len(missing), 'fold')} of {combined['num_folds']} missing: {names}")
+    if pooled["interval_note"]:
+        lines.append(f"  {pooled['interval_note']}")
+    return [*lines, *failure_lines(pooled)]

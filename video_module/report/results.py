@@ -73,6 +73,12 @@ def format_figures(figures: dict[str, Any]) -> str:
     lines.append(f"  {counts}")
     if figures["interval_note"]:
         lines.append(f"  {figures['interval_note']}")
+    return "\n".join([*lines, *failure_lines(figures)])
+
+
+def failure_lines(figures: dict[str, Any]) -> list[str]:
+    """Where a model fails: the worst classes, and those that it takes for others."""
+    lines = []
     classes = {name: row for name, row in figures["per_class"].items() if row["support"]}
     if absent := len(figures["per_class"]) - len(classes):
         lines.append(f"  {absent} of {len(figures['per_class'])} classes have no test video and count in no mean")
@@ -85,7 +91,7 @@ def format_figures(figures: dict[str, Any]) -> str:
     for title, items in (("worst classes", worst), ("most confused", confused)):
         if items:
             lines.append(f"  {title}: {', '.join(items)}")
-    return "\n".join(lines)
+    return lines
 
 
 def describe_views(views: dict[str, Any]) -> str:
@@ -176,10 +182,11 @@ def find_leaks(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> list
     return [str(path) for path, overlap in overlaps if overlap and overlap["is_leak"]]
 
 
-def read_predictions(results_path: Path, figures: dict[str, Any]) -> list[dict[str, str]]:
+def read_predictions(results_path: Path, figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Read the X_predictions.csv beside an X_results.json that holds `figures`: a row for each video.
 
-    Raises InputError if it is missing, not a table with these columns, or of another run than the figures.
+    A row's "scores" are those of all classes, float64 (num_classes,); its other cells are text. Raises InputError if it
+    is missing, not a table with these columns, or of another run than the figures.
     """
     if not results_path.name.endswith("_results.json"):
         raise InputError(
@@ -193,8 +200,18 @@ def read_predictions(results_path: Path, figures: dict[str, Any]) -> list[dict[s
         raise InputError(
             f"{path}: not a table with the columns {', '.join(_PREDICTION_COLUMNS)}; run test_model.py again"
         )
-    rows = [dict(zip(_PREDICTION_COLUMNS, line[:width], strict=True)) for line in lines]
+    try:
+        scores = [np.array(line[width:], np.float64) for line in lines]
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; run test_model.py again") from None
+    rows = [
+        dict(zip(_PREDICTION_COLUMNS, line[:width], strict=True)) | {"scores": row}
+        for line, row in zip(lines, scores, strict=True)
+    ]
     num_right = sum(row["label"] == row["prediction"] for row in rows)
-    if len(rows) != figures["num_videos"] or not math.isclose(num_right, figures["video_top1"] * len(rows)):
+    class_names = header[width:]
+    is_same = class_names == list(figures["per_class_accuracy"]) and len(rows) == figures["num_videos"]
+    is_same = is_same and {row[key] for row in rows for key in ("label", "prediction")} <= set(class_names)
+    if not is_same or not math.isclose(num_right, figures["video_top1"] * len(rows)):
         raise InputError(f"{path}: of another run than {results_path}; run test_model.py again")
     return rows

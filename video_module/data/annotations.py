@@ -1,0 +1,354 @@
+"""Tables that name clips: which file shows which action, from when to when. They are read and checked here."""
+
+import csv
+import difflib
+import io
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from video_module.data.labels import SPLITS, VIDEO_SUFFIXES, is_video
+from video_module.data.packets import PacketTable
+from video_module.data.records import Rejected, SourceOf
+from video_module.data.segments import TOLERANCE_S, Segment, look_over, read_tables
+from video_module.errors import InputError, VideoError
+from video_module.files import file_key, read_text
+from video_module.tables import pluralize
+
+_COLUMNS = ("path", "label", "start_s", "end_s", "start_frame", "end_frame", "source", "source_video", "split")
+# A column of one of these names is a time that would be passed over, and whole files labelled in place of segments.
+_TIMES = re.compile(r"(start|begin|from|end|stop|until|to)\b|(start|begin|end|stop)_")
+_HEADER = "a first line with the columns path and label (and start_s, end_s, source, split, as needed)"
+# A row may end so much after its file does. Players round, and count the sound that goes on.
+_MAX_LATE_S = 0.5
+_MOST_MISTAKES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A line of a table: cells as they are written, by the names of their columns."""
+
+    line: int
+    cells: dict[str, str]
+
+
+class _Mistakes:
+    """What is wrong with a table, of which all is told at once."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._found: list[tuple[int, str]] = []
+
+    def add(self, line: int, text: str) -> None:
+        self._found.append((line, text))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def end(self) -> None:
+        """Raise InputError if there were any, with the first of many."""
+        found = [f"{self.file}:{line}: {text}" for line, text in sorted(self._found)]
+        if len(found) == 1:
+            raise InputError(found[0])
+        if found:
+            more = [f"and {len(found) - _MOST_MISTAKES} more"] if len(found) > _MOST_MISTAKES else []
+            lines = [f"{self.file}: {len(found)} mistakes", *found[:_MOST_MISTAKES], *more]
+            raise InputError("\n  ".join(lines))
+
+
+def read_annotations(
+    file: Path,
+    *,
+    input_dir: Path | None = None,
+    class_list: Path | None = None,
+    source_of: SourceOf | None = None,
+    num_workers: int,
+) -> tuple[list[Segment], list[Rejected], list[str]]:
+    """Read a table, or a list of lines `path label`: the segments, files that cannot be read, and notes for the user.
+
+    Paths are relative to `input_dir` or to the table's folder. A row without a source has that of `source_of`, else its
+    file. Raises InputError, telling of ten mistakes at a time by line, before a video is decoded.
+    """
+    mistakes = _Mistakes(file)
+    rows, notes = _read_rows(file, mistakes)
+    folders = [folder for folder in (input_dir, file.parent) if folder is not None]
+    settings = {
+        "folders": folders,
+        "class_names": read_class_list(class_list) if class_list else None,
+        "needs_split": any(row.cells.get("split") for row in rows),
+    }
+    read = [_read_row(row, mistakes, **settings) for row in rows]
+    mistakes.end()
+    first_names: dict[object, str] = {}
+    segments = []
+    for segment in read:
+        # One file may be written in several ways
+        name = first_names.setdefault(file_key(segment.file), segment.name)
+        source = segment.source or (source_of(name, segment.label) if source_of else name)
+        segments.append(replace(segment, name=name, source=source))
+    segments, rejected = _check_times(rows, segments, mistakes, num_workers=num_workers)
+    mistakes.end()
+    if class_list is None and all(segment.label.isdecimal() for segment in segments):
+        notes.append("all labels are numbers; --class_list names the classes")
+    unique = list(dict.fromkeys(segments))
+    if len(unique) < len(segments):
+        notes.append(f"{pluralize(len(segments) - len(unique), 'row')} repeated word for word, used once")
+    return unique, rejected, notes + look_over(unique)
+
+
+# ---- lines
+
+
+def _read_rows(file: Path, mistakes: _Mistakes) -> tuple[list[_Row], list[str]]:
+    text = read_text(file)
+    first = next((line for line in text.splitlines() if line.strip()), None)
+    if first is None:
+        raise InputError(f"{file}: empty; expected {_HEADER}")
+    for delimiter in ",;\t":
+        columns = [cell.strip().strip('"').lower() for cell in first.split(delimiter)]
+        if {"path", "label"} <= set(columns):
+            return _read_table(file, text, delimiter, mistakes)
+    return _read_list(file, text, first, mistakes), []
+
+
+def _read_table(file: Path, text: str, delimiter: str, mistakes: _Mistakes) -> tuple[list[_Row], list[str]]:
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+    lines = _lines(reader, file)
+    _, header = next(lines)
+    columns = [name.strip().lower() for name in header]
+    if twice := [name for name, count in Counter(columns).items() if count > 1 and name]:
+        raise InputError(f"{file}: two columns are called {twice[0]}")
+    unused = [name for name in columns if name not in _COLUMNS and name]
+    if wrong := [name for name in unused if _TIMES.match(name)]:
+        raise InputError(
+            f"{file}: column {wrong[0]}: times are read from start_s and end_s (seconds), or start_frame and "
+            "end_frame; rename it"
+        )
+    if "start_s" in columns or "end_s" in columns:
+        unused += [name for name in columns if name.endswith("_frame")]
+    notes = [f"columns that are not used: {', '.join(unused)}"] if unused else []
+    rows = []
+    for line, cells in lines:
+        if any(cell.strip() for cell in cells[len(columns) :]):
+            mistakes.add(line, f"{len(cells)} cells, where the first line has {len(columns)}; quote cells with commas")
+            continue
+        # Spreadsheets write a comma in numbers where the cells are separated by something else
+        values = {
+            name: cell.strip().replace(",", ".") if delimiter != "," and name.endswith("_s") else cell.strip()
+            for name, cell in zip(columns, cells, strict=False)
+        }
+        rows.append(_Row(line=line, cells={name: values[name] for name in values if name not in unused}))
+    if not rows:
+        mistakes.end()
+        raise InputError(f"{file}: no row below its first line")
+    return rows, notes
+
+
+def _lines(reader, file: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of the line, cells) of each line that is not empty."""
+    while True:
+        begin = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise InputError(f"{file}:{begin}: {error}") from None
+        if cells is None:
+            return
+        if any(cell.strip() for cell in cells):
+            yield begin, cells
+
+
+def _read_list(file: Path, text: str, first: str, mistakes: _Mistakes) -> list[_Row]:
+    """The lines `path label` of mmaction2, SlowFast and VideoMAE, with a space, comma, semicolon or tab in between."""
+
+    def parts(line: str, separator: str) -> tuple[str, str]:
+        path, _, label = line.strip().rpartition(separator)
+        return path.strip().strip('"'), label.strip().strip('"')
+
+    found = [separator for separator in "\t;, " if _has_video_suffix(parts(first, separator)[0])]
+    if not found:
+        raise InputError(f"{file}: expected {_HEADER}, or lines of a video's path and its label; got {first[:80]!r}")
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        path, label = parts(line, found[0])
+        if line.strip() and not path:
+            mistakes.add(number, f"expected a path and a label, got {line[:80]!r}")
+        elif line.strip():
+            rows.append(_Row(line=number, cells={"path": path, "label": label}))
+    return rows
+
+
+def _has_video_suffix(path: str) -> bool:
+    return path.lower().endswith(VIDEO_SUFFIXES)
+
+
+def read_class_list(file: Path) -> dict[str, str]:
+    """Names of classes by their numbers: one a line, numbered from 0, or as the lines begin, `1 Archery`."""
+    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"{file}: names no class")
+    numbered = [re.fullmatch(r"(\d+)[\s,;:]+(.+)", line) for line in lines]
+    names = dict(enumerate(lines))
+    if all(numbered) and int(numbered[0][1]) in (0, 1):
+        numbers = [int(match[1]) for match in numbered]
+        if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            names = dict(zip(numbers, (match[2] for match in numbered), strict=True))
+    if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+        raise InputError(f"{file}: class {twice[0]!r} is named twice")
+    return {str(number): name for number, name in names.items()}
+
+
+# ---- rows
+
+
+def _read_row(
+    row: _Row,
+    mistakes: _Mistakes,
+    *,
+    folders: Sequence[Path],
+    class_names: dict[str, str] | None,
+    needs_split: bool,
+) -> Segment | None:
+    """A row with its file found; times are still as written (see _check_times). None if it has a mistake."""
+    cells, num_before = row.cells, len(mistakes)
+    label = cells.get("label", "")
+    if class_names is not None and label not in class_names.values():
+        if not re.fullmatch(r"\d+", label) or str(int(label)) not in class_names:
+            mistakes.add(row.line, _unknown_class(label, class_names))
+        else:
+            label = class_names[str(int(label))]
+    if reason := _bad_label(label):
+        mistakes.add(row.line, reason)
+    split = cells.get("split", "").lower()
+    if split not in ("", *SPLITS):
+        mistakes.add(row.line, f"split {cells['split']!r}: expected train, val or test")
+    if not split and needs_split:
+        mistakes.add(row.line, "split is empty; fill it in every row, or in none")
+    for name in ("start_s", "end_s", "start_frame", "end_frame"):
+        if reason := _bad_number(name, cells.get(name, "")):
+            mistakes.add(row.line, reason)
+    name = cells.get("path", "").replace("\\", "/")
+    file, reason = _find_file(cells.get("path", ""), folders)
+    if reason:
+        mistakes.add(row.line, reason)
+    if len(mistakes) > num_before:
+        return None
+    source = cells.get("source") or cells.get("source_video") or ""
+    return Segment(file=file, name=os.path.normpath(name).replace("\\", "/"), label=label, source=source, split=split)
+
+
+def _unknown_class(label: str, class_names: dict[str, str]) -> str:
+    first, *_, last = class_names if len(class_names) > 1 else (*class_names, *class_names)
+    hint = ""
+    if label == str(int(last) + 1) and first == "0":
+        hint = "; if labels begin at 1, put its number before each class in the list (1 NAME)"
+    return f"label {label!r}: --class_list numbers its classes from {first} to {last}{hint}"
+
+
+def _bad_label(label: str) -> str | None:
+    """Why a label cannot be a class, which is a folder and a line of obj.names; None if it can."""
+    if not label:
+        return "label is empty"
+    if re.search(r"[/\\\x00-\x1f\x7f\x85\u2028\u2029]", label) or label.startswith("."):
+        return f"label {label!r}: becomes the name of a folder, so without slashes or line breaks, nor a dot in front"
+    return f"label {label[:40]!r}…: too long for the name of a folder" if len(os.fsencode(label)) > 200 else None
+
+
+def _bad_number(name: str, text: str) -> str | None:
+    try:
+        value = (int if name.endswith("_frame") else float)(text or "0")
+    except ValueError:
+        return f"{name} must be {'a whole number' if name.endswith('_frame') else 'seconds'}, got {text!r}"
+    return None if 0 <= value < math.inf else f"{name} must be 0 or more, got {text}"
+
+
+def _find_file(path: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
+    """Where a row's file is, and what is wrong with it, or None."""
+    if not path:
+        return Path(), "path is empty"
+    # On Linux a name may hold a backslash
+    for name in dict.fromkeys((path, path.replace("\\", "/"))):
+        for folder in folders:
+            file = folder / name
+            if file.is_file():
+                if is_video(file):
+                    return file, None
+                return file, f"{path}: not a video by its name; names of videos end in {', '.join(VIDEO_SUFFIXES)}"
+            if file.is_dir():
+                return file, f"{path}: a folder; folders of frames are not read"
+    where = " nor in ".join(str(folder) for folder in folders)
+    return Path(), f"{path}: no such file{'' if Path(path).is_absolute() else f' in {where}'}{_similar(path, folders)}"
+
+
+def _similar(path: str, folders: Sequence[Path]) -> str:
+    wanted = PurePosixPath(path.replace("\\", "/"))
+    for folder in folders:
+        above = folder / wanted.parent
+        if above.is_dir():
+            names = {entry.name.lower(): entry.name for entry in above.iterdir() if is_video(entry)}
+            names |= {entry.rpartition(".")[0]: name for entry, name in list(names.items())}
+            if close := difflib.get_close_matches(wanted.name.lower(), names, n=1, cutoff=0.85):
+                return f"; did you mean {names[close[0]]}?"
+    return ""
+
+
+# ---- times
+
+
+def _check_times(
+    rows: Sequence[_Row], segments: Sequence[Segment], mistakes: _Mistakes, *, num_workers: int
+) -> tuple[list[Segment], list[Rejected]]:
+    """Give segments their times in seconds, by the packets of their files. Files that cannot be read are rejected."""
+
+    def has_times(row: _Row) -> bool:
+        return any(row.cells.get(name) for name in ("start_s", "end_s", "start_frame", "end_frame"))
+
+    pairs = list(zip(rows, segments, strict=True))
+    timed = {file_key(segment.file): segment.file for row, segment in pairs if has_times(row)}
+    tables = read_tables(timed.values(), num_workers=num_workers)
+    kept, rejected = [], {}
+    for row, segment in pairs:
+        if not has_times(row):
+            kept.append(segment)
+            continue
+        table = tables[file_key(segment.file)]
+        if isinstance(table, VideoError):
+            reason = str(table).removeprefix(f"{segment.file}: ")
+            rejected[segment.name] = Rejected(path=segment.name, reason=reason)
+            continue
+        start_s, end_s = _times_of(row.cells, table)
+        if reason := _bad_times(start_s, end_s, table):
+            mistakes.add(row.line, reason)
+        kept.append(replace(segment, start_s=round(start_s, 6), end_s=round(min(end_s, table.end_s), 6)))
+    return kept, list(rejected.values())
+
+
+def _times_of(cells: dict[str, str], table: PacketTable) -> tuple[float, float]:
+    """A row's start and end in seconds. Its frames count from 0, and the end is the first frame that is left out."""
+
+    def second(name: str, default: float) -> float:
+        if text := cells.get(f"{name}_s"):
+            return float(text)
+        if text := cells.get(f"{name}_frame"):
+            number, edges_s = int(text), table.edges_s()
+            late_s = max(0, number - table.num_frames) * table.step_s()
+            return float(edges_s[min(number, table.num_frames)]) + late_s
+        return default
+
+    return second("start", 0.0), second("end", table.end_s)
+
+
+def _bad_times(start_s: float, end_s: float, table: PacketTable) -> str | None:
+    if end_s <= start_s and start_s < table.end_s:
+        return f"ends at {end_s:g} s, which is not after its start, {start_s:g} s"
+    if max(start_s, end_s - _MAX_LATE_S) >= table.end_s + TOLERANCE_S:
+        late = "ends" if start_s < table.end_s else "starts"
+        return f"{late} at {end_s if late == 'ends' else start_s:g} s, after the end of its file, {table.end_s:.2f} s"
+    first, last = np.searchsorted(table.edges_s()[:-1], [start_s - TOLERANCE_S, end_s - TOLERANCE_S])
+    return None if last > first else f"no frame from {start_s:g} to {end_s:g} s, at {table.fps:.3g} frames/s"

@@ -1,0 +1,178 @@
+"""Labelled parts of videos: what may be a slip in them, and the stretches in between, which show nothing labelled."""
+
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from tqdm import tqdm
+
+from video_module.data.labels import find_videos
+from video_module.data.packets import PacketTable, packet_table
+from video_module.data.records import SourceOf
+from video_module.errors import InputError, VideoError
+from video_module.files import file_key
+from video_module.tables import pluralize
+
+# Times in tables are rounded to milliseconds: a frame that begins by so much earlier is still meant.
+TOLERANCE_S = 0.0005
+# Where an action begins and ends is a matter of taste: so near to one there is no background.
+_MARGIN_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A labelled file, or a labelled part of one."""
+
+    file: Path
+    name: str
+    """The file as the table names it, with forward slashes."""
+    label: str
+    start_s: float | None = None
+    end_s: float | None = None
+    """Seconds from the file's first frame; None where the whole file is meant."""
+    source: str = ""
+    split: str = ""
+
+    def __str__(self) -> str:
+        return self.name if self.start_s is None else f"{self.name}, {self.start_s:g} to {self.end_s:g} s"
+
+
+def whole_files(class_dir: Path, *, source_of: SourceOf) -> list[Segment]:
+    """The videos of a folder of classes."""
+    found = [(path, path.relative_to(class_dir).as_posix(), label) for label, path in find_videos(class_dir)]
+    return [Segment(file=path, name=name, label=label, source=source_of(name, label)) for path, name, label in found]
+
+
+def read_tables(files: Collection[Path], *, num_workers: int) -> dict[object, PacketTable | VideoError]:
+    """The packet table of each file, or why there is none, by file_key()."""
+
+    def read(file: Path) -> PacketTable | VideoError:
+        try:
+            return packet_table(file)
+        except VideoError as error:
+            return error
+
+    with ThreadPoolExecutor(num_workers) as pool:
+        tables = list(tqdm(pool.map(read, files), total=len(files), desc="reading", unit="file", delay=0.5))
+    return {file_key(file): table for file, table in zip(files, tables, strict=True)}
+
+
+def look_over(segments: Sequence[Segment]) -> list[str]:
+    """Notes on what may be a slip: classes of one example, labels that differ in case, labels that overlap."""
+    notes = []
+    counts = Counter(segment.label for segment in segments)
+    if single := sorted(label for label, count in counts.items() if count == 1):
+        names = ", ".join(single[:5]) + (", …" if len(single) > 5 else "")
+        notes.append(f"a single example of {pluralize(len(single), 'class')}: {names}")
+    spelled = defaultdict(list)
+    for label in sorted(counts):
+        spelled[label.casefold()].append(label)
+    for labels in spelled.values():
+        if len(labels) > 1:
+            notes.append(f"labels that differ in case alone are classes of their own: {', '.join(labels)}")
+    if overlapping := list(_overlaps(segments)):
+        first, second = overlapping[0]
+        notes.append(
+            f"{pluralize(len(overlapping), 'pair')} of segments of different labels overlap: "
+            f"{first} ({first.label}), and {second.start_s or 0:g} s on ({second.label})"
+        )
+    return notes
+
+
+def _overlaps(segments: Sequence[Segment]) -> Iterator[tuple[Segment, Segment]]:
+    """Neighbours in a file that overlap and have different labels."""
+    for of_file in by_file(segments).values():
+        ordered = sorted(of_file, key=lambda segment: (segment.start_s or 0.0, segment.end_s or math.inf))
+        for first, second in pairwise(ordered):
+            late_s = (first.end_s or math.inf) - (second.start_s or 0.0)
+            if first.label != second.label and late_s > TOLERANCE_S:
+                yield first, second
+
+
+def by_file(segments: Sequence[Segment]) -> dict[object, list[Segment]]:
+    """Segments by file_key()."""
+    found = defaultdict(list)
+    for segment in segments:
+        found[file_key(segment.file)].append(segment)
+    return found
+
+
+# ---- background
+
+
+def add_background(segments: Sequence[Segment], name: str, *, seed: int) -> tuple[list[Segment], list[str]]:
+    """Segments of unlabelled stretches as a class `name`, as many as an average class has, and notes.
+
+    They are as long as labelled segments are, overlap neither these nor each other, and the recordings take turns.
+    Files that are labelled as a whole have no such stretches.
+    """
+    counts = Counter(segment.label for segment in segments)
+    num_there = counts.pop(name, 0)
+    num_wanted = round(counts.total() / max(1, len(counts))) - num_there
+    rng = random.Random(seed)
+    recordings = [
+        of_file for of_file in by_file(segments).values() if all(segment.start_s is not None for segment in of_file)
+    ]
+    recordings.sort(key=lambda of_file: of_file[0].name)
+    rng.shuffle(recordings)
+    lengths_s = sorted(
+        segment.end_s - segment.start_s
+        for of_file in recordings
+        for segment in of_file
+        if segment.label != name and segment.end_s - segment.start_s > 0
+    )
+    stretches = [(of_file[0], _stretches(of_file)) for of_file in recordings]
+    found: list[Segment] = []
+    while stretches and len(found) < num_wanted:
+        recording, free = stretches.pop(0)
+        if (taken := _take(free, rng.choice(lengths_s), shortest_s=lengths_s[0], rng=rng)) is None:
+            continue
+        found.append(replace(recording, label=name, start_s=taken[0], end_s=taken[1]))
+        stretches.append((recording, free))
+    if not found and not num_there:
+        raise InputError(
+            f"--background {name}: no unlabelled stretch is left in the recordings; it needs rows with start_s and "
+            "end_s, and at least a second between them"
+        )
+    notes = []
+    if len(found) < num_wanted:
+        notes.append(f"only {len(found)} of {num_wanted} segments of background fit between the labelled ones")
+    return found, notes
+
+
+def _stretches(segments: Sequence[Segment]) -> list[tuple[float, float]]:
+    """Where none of a file's segments is near, in seconds."""
+    end_s, free = 0.0, []
+    for segment in sorted(segments, key=lambda segment: segment.start_s):
+        free.append((end_s, segment.start_s - _MARGIN_S))
+        end_s = max(end_s, segment.end_s + _MARGIN_S)
+    free.append((end_s, packet_table(segments[0].file).end_s))
+    return [(begin, end) for begin, end in free if end > begin]
+
+
+def _take(
+    free: list[tuple[float, float]], length_s: float, *, shortest_s: float, rng: random.Random
+) -> tuple[float, float] | None:
+    """Cut a stretch of `length_s` out of the `free` ones, or of the longest of them if all are shorter.
+
+    None if that is shorter than `shortest_s`.
+    """
+    if not free:
+        return None
+    longest_s = max(end - begin for begin, end in free)
+    if longest_s < shortest_s:
+        return None
+    length_s = min(length_s, longest_s)
+    # A millisecond is what the names of clips tell
+    room = [max(0.0, end - begin - length_s + 0.001) for begin, end in free]
+    [place] = rng.choices(range(len(free)), room)
+    begin, end = free[place]
+    start_s = round(rng.uniform(begin, end - length_s), 3)
+    taken = max(begin, start_s), min(end, start_s + length_s)
+    free[place : place + 1] = [(begin, taken[0]), (taken[1], end)]
+    return round(taken[0], 6), round(taken[1], 6)
