@@ -104,6 +104,8 @@ def make_splits(args: argparse.Namespace) -> None:
     if args.protocol != "grouped":
         official = {fold: splits.read_official(args.protocol, splits_dir, fold) for fold in folds}
     show_others(labels.find_others(input_dir), input_dir)
+    if not official and source_of is records.name_source:
+        labels.check_level(input_dir)
     videos, rejected, num_unused = records.scan(
         input_dir,
         source_of=source_of,
