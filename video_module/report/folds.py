@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from video_module.errors import InputError
-from video_module.report.results import FIGURES, describe_views, find_leaks, read_results
+from video_module.report.results import FIGURES, describe_views, find_leaks, read_results, shown_figures
 
 _MEAN, _FIRST = "mean of the 3 official splits", "official split 1 alone"
 # Method, HMDB51 top-1 in percent, protocol. No Video Swin number on the official splits has been published.
@@ -61,6 +61,7 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
         "folds": [result["fold"] for result in results],
         "split_digests": [result["split_digest"] for result in results],
         "num_videos": [result["num_videos"] for result in results],
+        "num_classes": len(results[0]["classes"]),
         "figures": figures,
         "leaks": find_leaks(paths, results),
     }
@@ -104,7 +105,7 @@ def format_folds(combined: dict[str, Any]) -> str:
         f"{combined['model']}{weights}, {combined['protocol']}, {views}",
         f"  {'':24}{'mean':>9}{'sd':>9}" + "".join(f"{name:>14}" for name in names),
     ]
-    for key, title in FIGURES.items():
+    for key, title in shown_figures(combined["num_classes"]).items():
         figure = combined["figures"][key]
         cells = "".join(f"{value:14.4f}" for value in figure["values"])
         lines.append(f"  {title:24}{figure['mean']:9.4f}{figure['sd']:9.4f}{cells}")
