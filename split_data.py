@@ -133,6 +133,7 @@ def make_splits(args: argparse.Namespace) -> None:
             )
         else:
             made = splits.split_grouped(videos, rejected, test_fraction=args.test_fraction, **settings)
+            show_smallness(made)
         num_copied = layout.write_split(made, input_dir, output_dir, link=args.link)
         report(made, num_copied)
     cli.show_written(
@@ -163,6 +164,16 @@ def show_faults(videos) -> None:
             f"note: {pluralize(len(timeless), 'video')} without times, {timeless[0].path} among them; "
             f"{timeless[0].fps:g} frames/s are assumed there"
         )
+
+
+def show_smallness(split) -> None:
+    """Say what a test on the split can tell, where that is little."""
+    from video_module.scores import describe_small_test, is_small_test
+
+    test = split.videos_in("test")
+    num_sources = len({video.source for video in test})
+    if is_small_test(len(test), num_sources):
+        print(f"note: {describe_small_test(len(test), num_sources)}")
 
 
 def report(split, num_copied: int) -> None:
