@@ -66,8 +66,9 @@ def accuracy_interval(num_right: float, num_videos: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def is_small_test(num_videos: int, num_sources: int) -> bool:
-    return 0 < num_videos < _SMALL_TEST or 0 < num_sources < _FEW_SOURCES
+def is_small_test(num_videos: int, num_sources: int | None = None) -> bool:
+    """Whether so many videos (of so many sources, where they are known) tell little."""
+    return 0 < num_videos < _SMALL_TEST or (num_sources is not None and 0 < num_sources < _FEW_SOURCES)
 
 
 def describe_small_test(num_videos: int, num_sources: int, num_right: int | None = None) -> str:

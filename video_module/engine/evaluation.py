@@ -19,6 +19,7 @@ from video_module.data.leaks import TrainOverlap, hash_clip, train_overlap
 from video_module.data.records import VideoRecord, load_videos, split_record
 from video_module.engine.device import scoring
 from video_module.engine.distributed import Group
+from video_module.machine import leaves_bars
 from video_module.scores import ScoreClips, softmax, video_score
 
 
@@ -157,7 +158,7 @@ def _batches(
     loader: EvaluationLoader, batch_size: int, desc: str, pin_memory: bool
 ) -> Generator[tuple[np.ndarray, tuple[int, ...]], None, None]:
     """(clips, the videos they are of), `batch_size` clips at a time."""
-    videos = tqdm(loader, desc=desc, unit="video", leave=False)
+    videos = tqdm(loader, desc=desc, unit="video", leave=leaves_bars())
     stream = ((view, index) for views, index in videos for view in views)
     # Batches run across videos: a video of three views would otherwise leave most of a batch of eight empty.
     while batch := list(islice(stream, batch_size)):
