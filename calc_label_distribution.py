@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from video_module import cli
-from video_module.config import ClipConfig
 from video_module.errors import InputError
 from video_module.machine import default_num_workers
+from video_module.models.registry import DEFAULT_MODEL, MODELS, get_spec
 from video_module.tables import align, pluralize
 
 
@@ -28,12 +28,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--class_weights", type=Path, metavar="JSON", help="also write weights of the classes, for train_model.py"
     )
-    clip = ClipConfig()
-    parser.add_argument("--clip_len", type=cli.positive_int, default=clip.num_frames, help="frames of a clip")
     parser.add_argument(
-        "--frame_stride", type=cli.positive_int, default=clip.frame_stride, help="gap between a clip's frames"
+        "--model_type", choices=list(MODELS), default=DEFAULT_MODEL, help="architecture whose clips are counted"
     )
-    parser.add_argument("--target_fps", type=cli.positive_float, help="as train_model.py takes it")
+    parser.add_argument("--clip_len", type=cli.positive_int, help="frames of a clip (default: the model's)")
+    parser.add_argument(
+        "--frame_stride", type=cli.positive_int, help="gap between a clip's frames (default: the model's)"
+    )
+    parser.add_argument(
+        "--target_fps", type=cli.positive_float, help="as train_model.py takes it (default: the model's)"
+    )
     parser.add_argument(
         "--clip_step", "--step", type=cli.positive_int, help="frames between clips (default: half a clip)"
     )
@@ -61,13 +65,15 @@ def main(argv: list[str] | None = None) -> None:
     written = [args.save_to, args.save_to.with_suffix(".png")]
     flags = ("--save_to", "--save_to", "--examples", "--class_weights")
     check_outputs(list(zip(flags, (*written, args.examples, args.class_weights), strict=True)))
-    clip = ClipConfig(num_frames=args.clip_len, frame_stride=args.frame_stride, target_fps=args.target_fps)
+    clip = get_spec(args.model_type).clip_config(
+        clip_len=args.clip_len, frame_stride=args.frame_stride, target_fps=args.target_fps
+    )
     distribution, rejected = label_distribution(
         args.data_dir, clip=clip, clip_step=args.clip_step, num_workers=args.num_workers
     )
     for item in rejected:
         print(f"not counted: {item.path}: {item.reason}")
-    report(distribution)
+    report(distribution, model_type=args.model_type)
     write_json(args.save_to, distribution)
     save(draw_class_counts(distribution), written[1])
     if args.examples:
@@ -105,7 +111,7 @@ def show_examples(path: Path, data_dir: Path, class_names: list[str], *, num_wor
     write_examples(path, rows, title=f"One video of {which}, from start to end")
 
 
-def report(distribution: dict[str, Any]) -> None:
+def report(distribution: dict[str, Any], *, model_type: str) -> None:
     """Print a table of videos, and a line on each split."""
     splits = distribution["splits"]
     rows = [["", *splits]]
@@ -115,7 +121,9 @@ def report(distribution: dict[str, Any]) -> None:
     print(align(rows, left=(0,), indent=""))
     clip, step = distribution["clip"], distribution["clip"]["clip_step"]
     every = "every frame" if step == 1 else f"every {step} frames"
-    print(f"clips of {pluralize(clip['num_frames'], 'frame')}, stride {clip['frame_stride']}, one {every}")
+    rate = f" at {clip['target_fps']:g} frames/s" if clip["target_fps"] else ""
+    frames = pluralize(clip["num_frames"], "frame")
+    print(f"clips for {model_type}: {frames}, stride {clip['frame_stride']}{rate}, one {every}")
     for name, split in splits.items():
         print(
             f"{name:5} {pluralize(split['num_videos'], 'video')}, {pluralize(split['num_clips'], 'clip')}, "

@@ -11,6 +11,7 @@ from video_module import cli
 from video_module.config import TimelineConfig
 from video_module.devices import own_device, own_threads
 from video_module.errors import InputError
+from video_module.machine import leaves_bars
 
 if TYPE_CHECKING:
     from video_module.inference.inputs import Inputs, Shard
@@ -229,7 +230,7 @@ def recognise_video(
 
     from video_module.inference.timeline import find_segments, to_json
 
-    with tqdm(desc=video.name, unit="frame", leave=False, delay=0.5) as bar:
+    with tqdm(desc=video.name, unit="frame", leave=leaves_bars(), delay=0.5) as bar:
         prediction = predictor.predict_video(
             video, clip_step=args.clip_step, batch_size=args.batch_size, on_progress=progress_of(bar)
         )
@@ -294,7 +295,7 @@ def write_outputs(
     if path := paths.get("save_video"):
         from video_module.inference.overlay import write_annotated
 
-        with tqdm(desc="drawing", unit="frame", leave=False, delay=0.5) as bar:
+        with tqdm(desc="drawing", unit="frame", leave=leaves_bars(), delay=0.5) as bar:
             write_annotated(path, prediction, segments, on_progress=progress_of(bar))
 
 

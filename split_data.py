@@ -144,6 +144,8 @@ def make_splits(args: argparse.Namespace) -> None:
         print(f"rejected {item.path}: {item.reason}")
     show_faults(videos)
     made = assign(args, videos, rejected, official)
+    if made[0].protocol == "grouped" and not args.num_folds:
+        show_smallness(made[0])
     for split, output_dir in zip(made, output_dirs, strict=True):
         num_copied = layout.write_split(split, folder, output_dir, link=args.link)
         if split.num_folds is None:
@@ -200,6 +202,8 @@ def scan_videos(args: argparse.Namespace, output_dirs: list[Path], official: dic
     for output_dir in output_dirs:
         layout.check_split_output(input_dir, output_dir)
     show_others(labels.find_others(input_dir), input_dir)
+    if not official and source_of is records.name_source:
+        labels.check_level(input_dir)
     videos, rejected, num_unused = records.scan(
         input_dir,
         source_of=source_of,
@@ -297,6 +301,16 @@ def show_faults(videos) -> None:
             f"note: {pluralize(len(timeless), 'video')} without times, {timeless[0].path} among them; "
             f"{timeless[0].fps:g} frames/s are assumed there"
         )
+
+
+def show_smallness(split: "Split") -> None:
+    """Say what a test on the split can tell, where that is little."""
+    from video_module.scores import describe_small_test, is_small_test
+
+    test = split.videos_in("test")
+    num_sources = len({video.source for video in test})
+    if is_small_test(len(test), num_sources):
+        print(f"note: {describe_small_test(len(test), num_sources)}")
 
 
 def report(split: "Split") -> None:

@@ -201,11 +201,15 @@ def check_paths(args: argparse.Namespace) -> None:
     )
     if args.attention:
         check_output(stem.with_name(f"{stem.name}_attention"), folder=True)
+    if found := next((path for path in [*written, args.report] if path and path.is_file()), None):
+        print(f"note: {found} of an earlier test, and what lies beside it, is replaced; another --output_dir keeps it")
 
 
 def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "EvaluationSplit") -> dict[str, Any] | None:
     """What the test videos share with the model's training. Raises InputError on a leak that is not allowed."""
-    overlap = split.overlap_with(predictor.train_sources, predictor.train_clips)
+    from video_module.data.records import has_own_source
+
+    overlap = split.overlap_with(predictor.train_sources, predictor.train_clips, train_digest=predictor.split_digest)
     if overlap is None:
         print(f"{args.checkpoint} records no training videos, so a leak cannot be ruled out")
         return None
@@ -214,6 +218,8 @@ def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "Eval
         raise InputError(f"{args.test_dir}: {overlap}; {hint}est on a split that it never saw, or add --allow_leak")
     if overlap.num_sources or overlap.num_clips:
         print(f"{'leak, as allowed: ' if overlap.is_leak else ''}{overlap}")
+    if all(map(has_own_source, split.videos)):
+        print("note: the recordings of these videos are unknown, so only videos that were trained on are noticed")
     return overlap.to_dict()
 
 

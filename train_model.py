@@ -344,7 +344,7 @@ def show_estimate(fitted: "Probe", labels: "np.ndarray", class_names: list[str])
         f"cross-validated accuracy {figures['video_top1']:.3f}{shown} ({figures['num_videos']} videos of "
         f"{figures['num_sources']} sources in {estimate.num_folds} folds; C {fitted.strength:g})"
     )
-    if note := interval_note({"video_top1": interval}, figures["num_sources"]):
+    if note := interval_note({"video_top1": interval}, num_sources=figures["num_sources"]):
         print(note)
     print(estimate.curve_table())
     print(estimate.advice())

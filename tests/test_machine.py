@@ -1,6 +1,7 @@
 import os
 import platform
 import sys
+import types
 from pathlib import Path
 
 import numpy
@@ -78,3 +79,15 @@ def make_groups(own: str, files: dict[str, str], folder: Path, monkeypatch: pyte
     (folder / "cgroup").write_text(own)
     monkeypatch.setattr(machine, "_OWN_CGROUPS", folder / "cgroup")
     monkeypatch.setattr(machine, "_CGROUPS", folder / "groups")
+
+
+def test_bars_stay_in_logs_and_are_wiped_from_terminals(monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setattr(sys, "stderr", None)  # closed by the shell
+    assert machine.leaves_bars()
+    for is_terminal in (False, True):
+        monkeypatch.setattr(sys, "stderr", types.SimpleNamespace(isatty=lambda value=is_terminal: value))
+        assert machine.leaves_bars() != is_terminal
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))  # in a notebook
+    assert not machine.leaves_bars()

@@ -124,6 +124,15 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
     (files["one"] / "wave").mkdir(parents=True)
     (files["one"] / "wave" / "text.avi").write_text("text")
     files["onnx"], files["pth"] = exported, trained
+    for name, content in (("network.pth", exported), ("weights.onnx", trained)):
+        files[name] = tmp_path / name
+        files[name].write_bytes(content.read_bytes())
+    for name, folders in (("split", ("train", "test")), ("parent", ("clips", "more"))):
+        files[name] = tmp_path / name
+        for folder in folders:
+            for label in ("sit", "wave"):
+                (files[name] / folder / label).mkdir(parents=True)
+                (files[name] / folder / label / "x.avi").write_text("text")
     files["one.pth"] = tmp_path / "one.pth"
     files["one.pth"].mkdir()
     files["taken"] = tmp_path / "taken"
@@ -169,7 +178,21 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ),
         ("convert_model.py --checkpoint {pth} --output_dir {text.avi}", "is a file; expected a directory"),
         ("convert_model.py --checkpoint {none}.pth", "no such file; train_model.py makes it"),
-        ("convert_model.py --checkpoint {onnx}", "not a plain PyTorch file"),
+        ("convert_model.py --checkpoint {onnx}", "this is an ONNX file; expected a .pth of train_model.py"),
+        ("convert_model.py --checkpoint {network.pth}", "this is an ONNX file; expected a .pth of train_model.py"),
+        ("test_model.py --test_dir {one} --checkpoint {network.pth}", "this is an ONNX file; expected a .pth"),
+        (
+            "test_model.py --test_dir {one} --checkpoint {weights.onnx}",
+            "it seems to be a file of PyTorch; convert",
+        ),
+        ("test_model.py --test_dir {split} --checkpoint {onnx}", "holds train and test, not classes; give"),
+        ("train_model.py --train_dir {split} --model_type swin3d_nano", "not classes; give"),
+        ("split_data.py --input_dir {split} --output_dir {empty}/x", "holds train and test, not classes; give the"),
+        (
+            "split_data.py --input_dir {parent} --output_dir {empty}/x",
+            "but hold the same folders sit, wave; if these",
+        ),
+        ("test_model.py --test_dir {parent} --checkpoint {onnx}", "clips is no class of the model, but holds some"),
         ("convert_model.py --describe {cut.onnx}", "not an ONNX file that can be read"),
         ("run_model.py --video_path {text.avi} --model {onnx}", "not a video"),
         ("run_model.py --video_path {zero.mp4} --model {onnx}", "0 bytes"),
@@ -241,7 +264,7 @@ def assert_one_line(errors: str, reason: str) -> None:
             *("test_model.py --test_dir {one} --checkpoint {onnx} --output_dir {empty}", "text.avi: not a video"),
             marks=pytest.mark.slow,
         ),
-        pytest.param(*("convert_model.py --checkpoint {onnx}", "not a plain PyTorch file"), marks=pytest.mark.slow),
+        pytest.param(*("convert_model.py --checkpoint {onnx}", "this is an ONNX file"), marks=pytest.mark.slow),
         ("run_model.py --video_path {text.avi} --model {onnx}", "not a video"),
         ("run_gradio.py --model {cut.onnx}", "not an ONNX file that can be read"),
     ],

@@ -173,11 +173,12 @@ def show_written(paths: Sequence[str | os.PathLike], *, limit: int = 20) -> None
 
 def run(main: Callable[[], object]) -> None:
     """Run a script's main(): mistakes end in one line on stderr and exit code 1, Ctrl-C in 130, SIGTERM in 143."""
-    # A console with few letters shows "?" rather than a traceback. A stream may be None (closed by the shell) or a
-    # notebook's, which has no encoding to set.
+    # A console with few letters shows "?" rather than a traceback. Line by line, what is printed stands in a log where
+    # it belongs, among the bars on stderr. A stream may be None (closed by the shell) or a notebook's, which has no
+    # encoding to set.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="replace", line_buffering=True)
     # By itself a SIGTERM or SIGHUP ends Python at once, and would leave half-written files behind.
     for number in set(STOP_SIGNALS) - {signal.SIGINT}:
         signal.signal(number, _interrupt)

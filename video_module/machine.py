@@ -4,6 +4,7 @@ import math
 import os
 import platform
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +48,13 @@ def share_of_cores() -> int:
 def default_num_workers() -> int:
     """Default number of decoding processes: one per core of this process's share, at most eight."""
     return min(8, share_of_cores())
+
+
+def leaves_bars() -> bool:
+    """Whether a bar that is done stays in the output: in a log, where it ends its line and what follows begins a new
+    one. From a terminal or a notebook it is wiped.
+    """
+    return not ((sys.stderr and sys.stderr.isatty()) or "ipykernel" in sys.modules)
 
 
 def started_by_torchrun() -> bool:

@@ -1,8 +1,11 @@
-"""From logits to the score of a video; evaluation and serving share these lines."""
+"""From logits to the score of a video, and what an accuracy over few videos is worth; all rooms share these lines."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
+
+from video_module.tables import pluralize
 
 ScoreClips = Callable[[np.ndarray], np.ndarray]
 """uint8 RGB (N, T, H, W, 3) -> logits float32 (N, num_classes)."""
@@ -47,3 +50,33 @@ def is_in_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
     """Share of rows of `scores` (N, K) whose label is among the k best."""
     return float(is_in_top_k(scores, labels, k).mean())
+
+
+# Smaller tests leave more open than most differences between models: an interval of 0.18 and more.
+_SMALL_TEST, _FEW_SOURCES = 100, 5
+
+
+def accuracy_interval(num_right: float, num_videos: int) -> tuple[float, float]:
+    """95 % interval of the accuracy of which `num_right` of `num_videos` independent videos tell (Wilson, 1927)."""
+    square = 1.96**2
+    centre = (num_right + square / 2) / (num_videos + square)
+    share = num_right / num_videos
+    half = math.sqrt(square * (share * (1 - share) / num_videos + square / (4 * num_videos**2)))
+    half /= 1 + square / num_videos
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def is_small_test(num_videos: int, num_sources: int | None = None) -> bool:
+    """Whether so many videos (of so many sources, where they are known) tell little."""
+    return 0 < num_videos < _SMALL_TEST or (num_sources is not None and 0 < num_sources < _FEW_SOURCES)
+
+
+def describe_small_test(num_videos: int, num_sources: int, num_right: int | None = None) -> str:
+    """What a small test can tell, or does if `num_right` is known, and what would tell more."""
+    low, high = accuracy_interval(2 / 3 * num_videos if num_right is None else num_right, num_videos)
+    right = "two thirds right" if num_right is None else f"{num_right} right"
+    wider = " or wider, since videos of one source are alike" if num_sources < num_videos else ""
+    return (
+        f"a test on {pluralize(num_videos, 'video')} of {pluralize(num_sources, 'source')} tells little: {right} mean "
+        f"an accuracy of {low:.2f} to {high:.2f} (95 %){wider}; split_data.py --num_folds 5 tests on every video"
+    )

@@ -153,3 +153,14 @@ def test_weights_that_cannot_be_used(tmp_path, text, message):
     (tmp_path / "w.json").write_text(text)
     with pytest.raises(InputError, match=message):
         distribution.read_class_weights(tmp_path / "w.json", ["a", "b"])
+
+
+def test_the_clips_are_those_of_a_model_and_it_is_named(drawn_data, tmp_path, capsys):
+    flags = ["--data_dir", str(drawn_data), "--save_to", str(tmp_path / "x.json")]
+    for more, expected in (
+        ([], "clips for swin3d_b: 32 frames, stride 2, one every 31 frames"),
+        (["--model_type", "r3d_18"], "clips for r3d_18: 16 frames, stride 1 at 15 frames/s, one every 8 frames"),
+        (["--model_type", "swin3d_nano", "--clip_len", "4"], "clips for swin3d_nano: 4 frames, stride 4, one"),
+    ):
+        calc_label_distribution.main([*flags, *more])
+        assert expected in capsys.readouterr().out

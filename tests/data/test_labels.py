@@ -185,3 +185,36 @@ def test_each_lost_class_is_told_with_its_reason(tmp_path):
         "class jump is left out: none of its 1 video is used",
         "class wave is left out: none of its 2 videos can be read",
     ]
+
+
+def test_classes_one_level_deeper_are_told(tmp_path):
+    names = ["lob", "volley"]
+    make_files(tmp_path, *(f"mine/{folder}/{name}/1.avi" for folder in ("aside", "clips") for name in names))
+    expected = r"mine: aside and clips would be classes, but hold the same folders lob, volley; .*, give \S+aside; if"
+    with pytest.raises(InputError, match=expected):
+        labels.check_level(tmp_path / "mine")
+    labels.check_level(tmp_path / "mine" / "clips")
+    # Folders within classes, as long as they are not the same
+    make_files(tmp_path, "other/run/anna/1.avi", "other/run/ben/1.avi", "other/sit/anna/1.avi", "other/sit/2.avi")
+    labels.check_level(tmp_path / "other")
+
+
+def test_the_side_of_a_split_is_suggested(tmp_path):
+    make_files(tmp_path, *(f"data/{side}/{name}/1.avi" for side in labels.SPLITS for name in ("sit", "wave")))
+    with pytest.raises(InputError, match=r"data: holds train and val and test, not classes; give \S+test$"):
+        labels.check_split_dir(tmp_path / "data")
+    with pytest.raises(InputError, match=r"give \S+train$"):
+        labels.check_split_dir(tmp_path / "data", side="train")
+    with pytest.raises(InputError, match="data: holds train and val and test, not classes; give the folder"):
+        labels.check_level(tmp_path / "data")
+    make_files(tmp_path, "vehicles/train/day/1.avi", "vehicles/tram/2.avi")
+    labels.check_split_dir(tmp_path / "vehicles")
+    labels.check_level(tmp_path / "vehicles")
+
+
+def test_a_folder_above_the_models_classes_is_told(tmp_path):
+    make_files(tmp_path, "mine/clips/sit/1.avi", "mine/clips/wave/1.avi", "mine/other/2.avi")
+    with pytest.raises(InputError, match=r"mine: clips is no class of the model, but holds some \(sit\); give \S+c"):
+        labels.check_known_classes(tmp_path / "mine", ["sit", "wave"])
+    for class_names in (["clips"], ["jump", "run"]):
+        labels.check_known_classes(tmp_path / "mine", class_names)

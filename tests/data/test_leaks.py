@@ -264,8 +264,8 @@ def test_files_of_one_number_in_two_classes_are_two_videos():
         (video("run/Film_run_3.avi", "Film"), "grouped", (1, 1, 0, True)),
         (video("run/Film_run_3.avi", "Film"), "hmdb51", (1, 1, 0, False)),  # across classes, as official folds do
         (video("wave/Film_wave_0.mp4", "Film"), "hmdb51", (1, 1, 1, True)),
-        (video("walk/0001.mp4", "Other"), "grouped", (0, 0, 1, False)),  # of a recording that split.json tells apart
-        (video("walk/0001.mp4", "Other"), None, (0, 0, 1, True)),  # without split.json names are all there is
+        (video("walk/0001.mp4", "Other"), "grouped", (0, 0, 1, True)),  # another split may name its source otherwise
+        (video("walk/0001.mp4", "Other"), None, (0, 0, 1, True)),
         (video("run/0001.mp4", "run/0001.mp4"), None, (0, 0, 0, False)),
     ],
 )

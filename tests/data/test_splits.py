@@ -350,3 +350,13 @@ def test_a_split_json_of_an_earlier_version_still_loads(drawn_clips, tmp_path):
             del entry[key]
     path.write_text(json.dumps(content))
     assert records.load_videos(tmp_path / "out" / "train", num_workers=1) == videos
+
+
+def test_a_test_that_will_tell_little_is_announced(drawn_clips, tmp_path, capsys):
+    split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "out"), "--test_fraction", "0.17"])
+    out = capsys.readouterr().out
+    expected = (
+        "note: a test on 6 videos of 1 source tells little: two thirds right mean an accuracy of 0.30 to 0.90 (95 %)"
+    )
+    assert out.index(expected) < out.index("grouped: 6 classes")
+    assert "--num_folds 5" in out

@@ -78,6 +78,14 @@ def test_a_run_repeats_to_the_bit(model, drawn_data, tmp_path):
     assert tables[0] == tables[1]
 
 
+def test_earlier_results_are_not_replaced_in_silence(exported, drawn_data, tmp_path, capsys):
+    run(drawn_data / "test", exported, tmp_path)
+    assert "earlier test" not in capsys.readouterr().out
+    run(drawn_data / "test", exported, tmp_path)
+    expected = "nano_onnx_results.json of an earlier test, and what lies beside it, is replaced; another --output_dir"
+    assert expected in capsys.readouterr().out
+
+
 def test_what_results_record(model, drawn_data, tmp_path):
     figures = run(drawn_data / "test", model, tmp_path)
     record = json.loads((drawn_data / "split.json").read_text())

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 import types
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ import train_model
 from tests.conftest import link
 from tests.engine.test_step import CPU, four_clips, fp16_trainer, small_config
 from video_module.config import TrainConfig
-from video_module.engine import loop
+from video_module.engine import loop, waiting
 from video_module.engine.checkpoint import load_checkpoint
 from video_module.engine.loop import train_epoch
 from video_module.engine.step import Trainer
@@ -219,13 +220,28 @@ def test_what_is_seen_of_a_run(unbroken, drawn_data, tmp_path, monkeypatch, caps
     monkeypatch.setattr(loop.WaitMeter, "total", lambda self: 100.0)  # seconds, as if all the time was spent waiting
     run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "2")
     out = capsys.readouterr().out
+    assert re.search(r"\n\* marks the best epoch so far, which \S+nano\.pth keeps; with 6 validation videos", out)
     assert re.search(r"epoch   1/2  loss \d\.\d+ .* clips/s  data wait \d+%", out)
     assert re.search(r"\n +epoch +train loss +train top-1 +val loss +val top-1\n +kept +[12] ", out)
     warning = r"warning: \d+% of the epoch was spent waiting for clips; raise --num_workers above 0"
     assert len(re.findall(warning, out)) == 1  # and not at each epoch
-    monkeypatch.setattr(loop, "default_num_workers", lambda: 0)  # no core is left for another reader
+    monkeypatch.setattr(waiting, "default_num_workers", lambda: 0)  # no core is left for another reader
     run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "2")
     assert "waiting for clips" not in capsys.readouterr().out
+
+
+def test_messages_stand_apart_from_the_bar(drawn_data, tmp_path):
+    """In a log, where a bar that is done is not wiped."""
+    log = io.StringIO()
+    with redirect_stdout(log), redirect_stderr(log):
+        run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "1")
+    lines = log.getvalue().split("\n")
+    for message in ("--batch_size auto", "epoch   1/1  loss"):
+        [line] = [line for line in lines if message in line]
+        # What comes before a carriage return is a bar that was wiped
+        assert line.rpartition("\r")[2].startswith(message)
+        before = line.rpartition("\r")[0].split("\r")[-1]
+        assert not before.strip()
 
 
 def test_a_caller_is_told_of_each_epoch_after_its_logs(drawn_data, tmp_path):

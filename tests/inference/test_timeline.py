@@ -124,6 +124,19 @@ def test_uncertain_segments_name_the_best_score():
     assert [(s.label, s.score) for s in segments] == [("a", pytest.approx(0.9)), (UNCERTAIN, pytest.approx(0.55))]
 
 
+def test_the_score_of_an_uncertain_segment_is_the_one_that_decided():
+    """A single window may score more than what it takes, before it is smoothed."""
+    rows = np.full((3, 6), 0.02)
+    rows[[0, 1, 2], [0, 1, 2]] = 0.9, 0.42, 0.9
+    rows[1, 3:] = 0.18
+    windows = [Window(start=10 * n, end=10 * n + 20, scores=row) for n, row in enumerate(rows)]
+    video = replace(prediction(num_frames=40), class_names=list("abcdef"), windows=windows)
+    segments = find_segments(video, TimelineConfig(min_score=0.3, hysteresis=0))
+    [uncertain] = [segment for segment in segments if segment.label == UNCERTAIN]
+    assert uncertain.score == uncertain.scores.max() < 0.3
+    assert uncertain.scores.argmax() != 1
+
+
 def test_json_has_the_contracts_keys():
     video = prediction((0, 20, 0.9), (20, 40, 0.1))
     content = to_json(video, find_segments(video), model="m", k=1)

@@ -1,3 +1,4 @@
+import hashlib
 import pickle
 import urllib.error
 from pathlib import Path
@@ -112,12 +113,17 @@ def torch_cache(tmp_path, monkeypatch) -> Path:
 
 
 def test_published_weights_come_from_torchs_cache(torch_cache, monkeypatch, capsys):
-    """A file of the right layout under torchvision's name is used without asking the network."""
+    """A file under torchvision's name is used without asking the network, if its content is what the name says."""
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("asked the network"))
     donor = build_model("swin3d_t", num_classes=400, seed=1)
-    url = get_model_weights("swin3d_t")["KINETICS400_V1"].url
+    file = torch_cache / get_model_weights("swin3d_t")["KINETICS400_V1"].url.rpartition("/")[2]
     torch_cache.mkdir()
-    torch.save(donor.backbone.state_dict(), torch_cache / url.rpartition("/")[2])
+    torch.save(donor.backbone.state_dict(), file)
+    for weights in ("KINETICS400_V1", str(file)):
+        with pytest.raises(InputError, match=r"swin3d_t-7615ae03\.pth: not the weights .* with 7615ae03, this file"):
+            build_model("swin3d_t", num_classes=51, weights=weights)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setattr(recognizer, "_published_hash", {file.name: digest[:8]}.get)
     model = build_model("swin3d_t", num_classes=51, weights="KINETICS400_V1")
     assert torch.equal(model.backbone.norm.weight, donor.backbone.norm.weight)
     block = "features.4.3.attn.qkv.weight"
@@ -125,7 +131,12 @@ def test_published_weights_come_from_torchs_cache(torch_cache, monkeypatch, caps
     assert model.head.weight.shape == (51, 768)
 
 
-def test_offline_one_line_says_which_file_to_put_where(torch_cache, monkeypatch):
+def test_names_of_published_files_tell_their_hash():
+    hashes = [recognizer._published_hash(name) for name in ("swin3d_t-7615ae03.pth", "run-20240101.pth", "X3D_S.pyth")]
+    assert hashes == ["7615ae03", None, None]
+
+
+def test_offline_one_line_says_which_file_to_put_where_and_what_else_would_do(torch_cache, monkeypatch):
     def no_network(*_, **__):
         raise urllib.error.URLError("Name or service not known")
 
@@ -134,7 +145,11 @@ def test_offline_one_line_says_which_file_to_put_where(torch_cache, monkeypatch)
         build_model("swin3d_b", num_classes=51, weights="KINETICS400_IMAGENET22K_V1")
     url = get_model_weights("swin3d_b")["KINETICS400_IMAGENET22K_V1"].url
     assert f"put {url} at {torch_cache / url.rpartition('/')[2]}" in str(error.value)
+    assert all(flag in str(error.value) for flag in ("--weights none", "--model_type swin3d_nano", "--probe"))
     assert "\n" not in str(error.value)
+    with pytest.raises(InputError) as error:  # as for an export, which takes no other weights
+        build_model("swin3d_b", num_classes=400, weights="KINETICS400_V1", keeps_head=True)
+    assert "--probe" not in str(error.value)
 
 
 def test_unknown_weights_list_the_known():

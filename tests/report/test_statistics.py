@@ -101,8 +101,31 @@ def test_intervals_that_would_mislead(num_sources, accuracy, given, note):
     intervals = statistics.intervals(metrics.tally(views, scores, labels), sources, metrics.figures_of)
     assert (intervals["video_top1"] is not None) == given
     intervals.pop("video_top5")  # of three classes
-    text = statistics.interval_note(intervals, num_sources)
+    text = statistics.interval_note(intervals, num_sources=num_sources)
     assert text is None if note is None else note in text
+
+
+@pytest.mark.parametrize(
+    ("num_videos", "num_sources", "num_right", "expected"),
+    [
+        (
+            8,
+            8,
+            5,
+            "a test on 8 videos of 8 sources tells little: 5 right mean an accuracy of 0.31 to 0.86 (95 %); split_",
+        ),
+        (99, 30, 66, "0.57 to 0.75 (95 %) or wider, since videos of one source are alike; split_data.py --num_folds 5"),
+        (500, 4, 400, "of 4 sources tells little"),
+        (100, 30, 66, None),
+    ],
+)
+def test_a_small_test_is_told(num_videos, num_sources, num_right, expected):
+    note = statistics.interval_note({}, num_sources=num_sources, num_videos=num_videos, num_right=num_right)
+    assert note is None if expected is None else expected in note
+
+
+def test_few_videos_are_counted():
+    assert [statistics.describe_share(*pair) for pair in ((1, 2), (0, 9), (5, 10))] == ["1 of 2", "0 of 9", "50%"]
 
 
 def test_mcnemar_by_hand():

@@ -131,7 +131,9 @@ def _unpack(archive: Path, folder: Path) -> None:
         needed, free = sum(member.size for member in missing.values()), shutil.disk_usage(folder).free
         if needed > free:
             raise InputError(f"{archive}: takes {needed / 1e9:.1f} GB unpacked, the disk has {free / 1e9:.1f} GB left")
-        for path, member in tqdm(missing.items(), desc=archive.name, unit="file", leave=False, delay=0.5):
+        for path, member in tqdm(
+            missing.items(), desc=archive.name, unit="file", leave=machine.leaves_bars(), delay=0.5
+        ):
             assert ".." not in path.parts and not path.is_absolute(), f"{path} would leave {folder}"
             with replacing(folder / path) as partial, member.open() as content, open(partial, "wb") as file:
                 shutil.copyfileobj(content, file, 1 << 20)

@@ -142,9 +142,14 @@ def lost_classes(class_dir: Path, kept: Collection[str], rejected: Collection[st
     return sentences
 
 
-def check_split_dir(split_dir: Path) -> None:
-    """Raise InputError, saying which stage was left out, if a folder that split_data.py makes is not there."""
+def check_split_dir(split_dir: Path, *, side: str = "test") -> None:
+    """Raise InputError if a folder that split_data.py makes is not there, saying which stage was left out.
+
+    Likewise if it is not the wanted side of a split, but the folder of all.
+    """
     if split_dir.is_dir():
+        if sides := _sides_in(split_dir):
+            raise InputError(f"{split_dir}: holds {' and '.join(sides)}, not classes; give {split_dir / side}")
         return
     if split_dir.name not in SPLITS:
         raise InputError(f"{split_dir}: no such folder")
@@ -164,6 +169,31 @@ def check_split_dir(split_dir: Path) -> None:
             f"{output_dir} first"
         )
     raise InputError(f"{split_dir}: no such folder; split_data.py makes it")
+
+
+def check_level(class_dir: Path) -> None:
+    """Raise InputError if the classes seem to lie one level below `class_dir`.
+
+    That is so if all its folders hold no videos themselves, but folders of the same names, two or more of them.
+    """
+    if sides := _sides_in(class_dir):
+        raise InputError(
+            f"{class_dir}: holds {' and '.join(sides)}, not classes; give the folder that they were made of, "
+            f"or one side, such as {class_dir / sides[0]}"
+        )
+    below: dict[str, set[str]] = {}
+    for label, path in find_videos(class_dir):
+        parts = path.relative_to(class_dir).parts
+        # "" stands for the class folder itself
+        below.setdefault(label, set()).add(parts[1] if len(parts) > 2 else "")
+    shared = sorted(set.intersection(*below.values()))
+    if len(below) > 1 and len(shared) > 1 and not any("" in names for names in below.values()):
+        classes = list(below)
+        raise InputError(
+            f"{class_dir}: {' and '.join(classes[:2])} would be classes, but hold the same folders "
+            f"{', '.join(shared[:4])}; if these are the classes, give {class_dir / classes[0]}; if recordings, "
+            "say by --groups which videos belong together"
+        )
 
 
 def find_others(class_dir: Path) -> list[Path]:
@@ -202,9 +232,27 @@ def check_class_folders(class_dir: Path) -> None:
         )
 
 
+def check_known_classes(class_dir: Path, class_names: Collection[str]) -> None:
+    """Raise InputError if no folder is one of these classes, and one of them holds folders that are."""
+    folders = _class_folders(class_dir)
+    if any(folder.name in class_names for folder in folders):
+        return
+    for folder in folders:
+        if found := [name for name in class_names if (folder / name).is_dir()]:
+            raise InputError(
+                f"{class_dir}: {folder.name} is no class of the model, but holds some ({found[0]}); give {folder}"
+            )
+
+
 def has_entries(folder: Path) -> bool:
     """Whether a folder is there and not empty; hidden files and systems' do not count."""
     return folder.is_dir() and not all(map(_is_hidden, folder.iterdir()))
+
+
+def _sides_in(folder: Path) -> list[str]:
+    """The sides of a split that a folder holds, if there are two or more; one alone may be a class of that name."""
+    sides = [split for split in SPLITS if (folder / split).is_dir()]
+    return sides if len(sides) > 1 and is_split_tree(folder) else []
 
 
 def is_split_tree(data_dir: Path) -> bool:

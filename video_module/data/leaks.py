@@ -117,27 +117,31 @@ def train_overlap(
     train_sources: Collection[str],
     train_clips: Collection[str],
     protocol: str | None,
+    namesakes: Collection[str] = (),
 ) -> TrainOverlap | None:
     """Compare a test set with the hashes that a model file records; None where it records nothing.
 
-    Official folds share sources between train and test across classes, so there only a shared clip is a leak. Where no
-    split.json tells the sources (`protocol` None), they are guessed from the names, and a shared clip is one as well;
-    not so by its name alone, which "0001.mp4" of two classes would share.
+    A shared clip is a leak wherever it comes from: two splits may give it two sources. By its name alone, which
+    "0001.mp4" of two classes would share, it counts in official folds only. A shared source is a leak but in official
+    folds, which share sources between train and test across classes. `namesakes` are hashes that do not count: those of
+    the other sides, where the test set is a side of the very split that the model was trained on. In one split, two
+    files of one class and name (in two folders) are two videos.
     """
     if not train_sources:
         return None
     known_sources, known_clips = set(train_sources), set(train_clips)
+    counted_clips = known_clips - set(namesakes)
     by_name_alone = any(len(clip) == _NAME_DIGITS for clip in known_clips)
     shared = [video.source for video in videos if hash_source(video.source) in known_sources]
     hashes = [
         _hash(PurePosixPath(video.path).stem, _NAME_DIGITS) if by_name_alone else hash_clip(video.path)
         for video in videos
     ]
-    num_clips = sum(clip in known_clips for clip in hashes)
+    num_clips = sum(clip in counted_clips for clip in hashes)
     if protocol in OFFICIAL:
         is_leak = num_clips > 0
     else:
-        is_leak = bool(shared) or (protocol is None and num_clips > 0 and not by_name_alone)
+        is_leak = bool(shared) or (num_clips > 0 and not by_name_alone)
     return TrainOverlap(
         num_sources=len(set(shared)),
         num_videos=len(shared),

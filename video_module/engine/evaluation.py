@@ -14,11 +14,12 @@ from tqdm import tqdm
 from video_module.background import in_background
 from video_module.config import ClipConfig
 from video_module.data.dataset import EvaluationLoader, EvaluationViews, Views, label_indices
-from video_module.data.labels import check_class_folders, check_split_dir
-from video_module.data.leaks import TrainOverlap, train_overlap
+from video_module.data.labels import check_class_folders, check_known_classes, check_split_dir
+from video_module.data.leaks import TrainOverlap, hash_clip, train_overlap
 from video_module.data.records import VideoRecord, load_videos, split_record
 from video_module.engine.device import scoring
 from video_module.engine.distributed import Group
+from video_module.machine import leaves_bars
 from video_module.scores import ScoreClips, softmax, video_score
 
 
@@ -35,15 +36,25 @@ class EvaluationSplit:
     fold: int | None
     num_folds: int | None
     folds_digest: str | None
+    other_clips: frozenset[str] = frozenset()
+    """Hashes of the videos on the other sides of split.json."""
 
     @property
     def sources(self) -> list[str]:
         """The source of each video."""
         return [video.source for video in self.videos]
 
-    def overlap_with(self, train_sources: Collection[str], train_clips: Collection[str]) -> TrainOverlap | None:
+    def overlap_with(
+        self, train_sources: Collection[str], train_clips: Collection[str], *, train_digest: str | None
+    ) -> TrainOverlap | None:
         """What they share with the training of a model whose file records these hashes; None if it records none."""
-        return train_overlap(self.videos, train_sources=train_sources, train_clips=train_clips, protocol=self.protocol)
+        return train_overlap(
+            self.videos,
+            train_sources=train_sources,
+            train_clips=train_clips,
+            protocol=self.protocol,
+            namesakes=self.other_clips if self.digest == train_digest else frozenset(),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """What X_results.json records of the split."""
@@ -63,6 +74,7 @@ def load_test_split(test_dir: Path, class_names: Sequence[str], *, num_workers: 
     Raises InputError if the folder is missing, failed to split or has a class that is empty or not in `class_names`.
     """
     check_split_dir(test_dir)
+    check_known_classes(test_dir, class_names)
     videos = load_videos(test_dir, num_workers=num_workers)
     check_class_folders(test_dir)
     record = split_record(test_dir, videos) or {}
@@ -75,6 +87,11 @@ def load_test_split(test_dir: Path, class_names: Sequence[str], *, num_workers: 
         fold=record.get("fold"),
         num_folds=record.get("num_folds"),
         folds_digest=record.get("folds_digest"),
+        other_clips=frozenset(
+            hash_clip(video["path"].partition("/")[2])
+            for video in record.get("videos", [])
+            if video["split"] != test_dir.absolute().name
+        ),
     )
 
 
@@ -147,7 +164,7 @@ def _batches(
     loader: EvaluationLoader, batch_size: int, desc: str, pin_memory: bool
 ) -> Generator[tuple[np.ndarray, tuple[int, ...]], None, None]:
     """(clips, the videos they are of), `batch_size` clips at a time."""
-    videos = tqdm(loader, desc=desc, unit="video", leave=False)
+    videos = tqdm(loader, desc=desc, unit="video", leave=leaves_bars())
     stream = ((view, index) for views, index in videos for view in views)
     # Batches run across videos: a video of three views would otherwise leave most of a batch of eight empty.
     while batch := list(islice(stream, batch_size)):

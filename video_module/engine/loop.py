@@ -19,18 +19,16 @@ from video_module.engine.checkpoint import Checkpoint, save_checkpoint
 from video_module.engine.evaluation import Scores, score_views, torch_scorer
 from video_module.engine.interruption import StopRequest
 from video_module.engine.optim import describe_rates
-from video_module.engine.progress import PartialEpoch, Progress, epoch_line, format_duration
+from video_module.engine.progress import PartialEpoch, Progress, describe_choice, epoch_line, format_duration
 from video_module.engine.state import StateKeeper, earlier_path, last_path
 from video_module.engine.step import Trainer
 from video_module.engine.training_data import Loaders
-from video_module.engine.waiting import WaitMeter
+from video_module.engine.waiting import WaitMeter, wait_warning
 from video_module.errors import InputError, Interrupted
-from video_module.machine import default_num_workers, peak_process_bytes
+from video_module.machine import leaves_bars, peak_process_bytes
 from video_module.scores import log_loss, top_k_accuracy
 from video_module.tables import pluralize
 
-# Share of an epoch spent waiting for clips that is worth a warning.
-_LARGEST_WAIT = 0.1
 _NUM_FAILURES_SHOWN = 10
 # Steps between looks at the loss on CUDA, since each look waits until the GPU has done all that it was given, and
 # between several processes, which exchange it.
@@ -59,6 +57,8 @@ def train(
     print(describe_rates(config))
     if loaders.val is None:
         print("no validation videos: the last epoch is kept")
+    else:
+        print(describe_choice(len(loaders.val_labels), config.num_epochs, save_path))
     progress = _resume(trainer, template, last_path(save_path)) if resume else Progress()
     if progress.num_epochs and is_first:
         # The run may have died after it saved its state and before it wrote its logs.
@@ -89,8 +89,8 @@ def train(
                 save_checkpoint(save_path, checkpoint)
                 best_calibration = calibration
             keeper.save(checkpoint)
-            print(epoch_line(row, config.num_epochs) + (" *" if is_best else ""))
-            if not is_warned and (warning := _data_wait_warning(trainer, row["data_wait"], loaders.train.num_workers)):
+            print(epoch_line(row, config.num_epochs) + (" *" if is_best and loaders.val is not None else ""))
+            if not is_warned and (warning := wait_warning(row["data_wait"], loaders.train, trainer.device)):
                 print(warning)
                 is_warned = True
             on_epoch(progress)
@@ -177,9 +177,10 @@ class _RunningEpoch:
             initial=self._clips_per_epoch * partial.num_steps // trainer.steps_per_epoch,
             desc=f"epoch {epoch + 1}/{trainer.config.num_epochs}",
             unit="clip",
-            leave=False,
-            # tqdm itself puts a comma in front of the postfix.
-            bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt}{postfix}",
+            leave=leaves_bars(),
+            # tqdm itself puts a comma in front of the postfix. It cuts lines that are too long for the terminal if they
+            # hold {bar}; others would wrap, and each new one begin below the last.
+            bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt}{postfix} {bar}",
         )
         self._is_timed = trainer.device.type == "cpu" and epoch == 0
         self._num_clips = 0  # that went through the network, here and now
@@ -257,11 +258,10 @@ class _RunningEpoch:
         steps_left = (trainer.config.num_epochs - self.epoch) * trainer.steps_per_epoch - partial.num_steps
         left_s = steps_left * self._elapsed_s / (partial.num_steps - self._first_step)
         return (
-            f"loss {partial.losses[-1] if partial.losses else math.nan:.3f}  "
-            f"rate {trainer.optimizer.param_groups[0]['lr']:.1e}  "
+            f"loss {partial.losses[-1] if partial.losses else math.nan:.3f}  {format_duration(left_s)} left  "
             f"{partial.num_clips / partial.duration_s:.1f} clips/s  "
-            f"data wait {partial.waited_s / partial.duration_s:.0%}  "
-            f"{_memory_gb(trainer.device) or math.nan:.1f} GB  {format_duration(left_s)} left"
+            f"data wait {partial.waited_s / partial.duration_s:.0%}  {_memory_gb(trainer.device) or math.nan:.1f} GB  "
+            f"rate {trainer.optimizer.param_groups[0]['lr']:.1e}"
         )
 
     def _tell_of_a_long_run(self) -> None:
@@ -360,18 +360,6 @@ def _memory_gb(device: torch.device) -> float | None:
         return torch.cuda.max_memory_allocated(device) / 1e9
     peak = peak_process_bytes()
     return None if peak is None else peak / 1e9
-
-
-def _data_wait_warning(trainer: Trainer, share: float, num_workers: int) -> str | None:
-    # Without a GPU, network and readers share the cores. Once each core has a reader, waiting for clips is the time in
-    # which the readers have the cores, and another reader would not shorten it.
-    can_read_faster = trainer.device.type != "cpu" or num_workers < default_num_workers()
-    if share <= _LARGEST_WAIT or not can_read_faster:
-        return None
-    return (
-        f"warning: {share:.0%} of the epoch was spent waiting for clips; raise --num_workers above {num_workers} if "
-        "cores are idle, store the videos at a lower resolution or on a faster disk"
-    )
 
 
 def _resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress:

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from video_module.scores import accuracy_interval, is_small_test
 from video_module.tables import align, pluralize
 
 LOG_COLUMNS = (
@@ -91,6 +93,18 @@ class Progress:
         if self.logs["val_top1"][index] is None:  # no validation videos: the newest is the best
             return (math.inf, self.logs["epoch"][index])
         return (self.logs["val_top1"][index], -self.logs["val_loss"][index])
+
+
+def describe_choice(num_videos: int, num_epochs: int, save_path: Path) -> str:
+    """What the star in the table of epochs means, and how far the choice of an epoch can be trusted."""
+    text = f"* marks the best epoch so far, which {save_path} keeps"
+    if not is_small_test(num_videos):
+        return text
+    low, high = accuracy_interval(2 / 3 * num_videos, num_videos)
+    return (
+        f"{text}; with {pluralize(num_videos, 'validation video')} val top-1 is known to ± {(high - low) / 2:.2f}, so "
+        f"the best of {pluralize(num_epochs, 'epoch')} looks better than it is"
+    )
 
 
 def epoch_line(row: dict[str, Any], num_epochs: int) -> str:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from video_module.config import AUTO, TrainConfig
 from video_module.data.dataset import Batch, largest_batch
@@ -254,7 +255,7 @@ class Trainer:
                     "--img_size, or a smaller model"
                 ) from None
             self.micro_batch = fewer
-            print(
+            tqdm.write(
                 f"out of memory in epoch {epoch + 1}, step {step + 1}: going on with {pluralize(fewer, 'clip')} at "
                 f"once, still {self.config.effective_batch} per step"
             )
@@ -264,7 +265,7 @@ class Trainer:
         if not compiles or not isinstance(error, Exception) or isinstance(error, InputError):
             raise error
         reason = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
-        print(f"torch.compile failed ({reason}): going on without it")
+        tqdm.write(f"torch.compile failed ({reason}): going on without it")
         self._compiles = False
 
     def _copy_statistics(self) -> list[Tensor]:
@@ -280,9 +281,9 @@ class Trainer:
         else:
             size = memory.micro_batch_on_cpu(self.model.clip, most)
         if size == 0 and not self.config.checkpoint_activations:
-            print("not even one clip fits with a margin: --checkpoint_activations would save memory")
+            tqdm.write("not even one clip fits with a margin: --checkpoint_activations would save memory")
         size = max(1, size)
-        print(
+        tqdm.write(
             f"--batch_size auto: {pluralize(size, 'clip')} at once in each process, {self.config.effective_batch} per "
             "step"
         )

@@ -101,10 +101,10 @@ def load_training_data(
     that nobody named may be missing.
     """
     may_lack_val = val_dir is None
-    if train_dir is None:
-        train_dir = data_dir / "train"
-        labels.check_split_dir(train_dir)
-    val_dir = val_dir or data_dir / "val"
+    train_dir, val_dir = train_dir or data_dir / "train", val_dir or data_dir / "val"
+    labels.check_split_dir(train_dir, side="train")
+    if val_dir.is_dir():
+        labels.check_split_dir(val_dir, side="val")
     class_names = labels.find_class_names(train_dir)
     for sentence in labels.lost_classes(train_dir, class_names):
         print(f"note: {sentence}")

@@ -30,6 +30,7 @@ from video_module.engine.device import choose_device
 from video_module.errors import InputError
 from video_module.inference.overlay import class_colors, draw_label, label_height, put_text
 from video_module.inference.windows import WindowClip, iter_windows
+from video_module.machine import leaves_bars
 from video_module.models.recognizer import Recognizer
 from video_module.models.registry import get_spec
 from video_module.scores import softmax
@@ -245,7 +246,7 @@ def explain_videos(
     for earlier in folder.glob("*.mp4"):
         if re.match(r"\d\d+_", earlier.name):
             earlier.unlink()
-    bar = tqdm(videos, desc="attention", unit="video", leave=False)
+    bar = tqdm(videos, desc="attention", unit="video", leave=leaves_bars())
     for number, (video, target, label) in enumerate(bar, start=1):
         heat = explain_video(model, video, target=target, batch_size=batch_size, temperature=checkpoint.temperature)
         write_attention(folder / f"{number:02d}_{video.stem}.mp4", heat, checkpoint.class_names, label=label)

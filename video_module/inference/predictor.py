@@ -270,6 +270,9 @@ def _open_session(path: Path, *, providers: list[Any], num_threads: int | None =
     except Exception as error:
         # onnxruntime's exceptions have no base class of their own.
         reason = str(error).splitlines()[0]
+        with open(path, "rb") as file:
+            if file.read(2) == b"PK":  # torch.save() writes an archive
+                reason = "it seems to be a file of PyTorch; convert_model.py makes an ONNX file of it"
         raise InputError(f"{path}: not an ONNX file that can be read ({reason})") from None
 
 

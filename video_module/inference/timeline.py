@@ -49,7 +49,8 @@ class Segment:
     score: float
     """Mean probability of `label` over the stretch; of the best class where it is UNCERTAIN."""
     scores: np.ndarray
-    """Mean probabilities over the stretch, not smoothed: float64 (num_classes,)."""
+    """Mean probabilities over the stretch: float64 (num_classes,). They are smoothed where it is UNCERTAIN, as it was
+    the smoothed ones that did not reach min_score; single windows may."""
 
 
 def shown_label(label: str, uncertain: str = SHOWN_UNCERTAIN) -> str:
@@ -141,7 +142,7 @@ def find_segments(prediction: VideoPrediction, config: TimelineConfig = DEFAULT_
     segments = []
     for rows in np.split(np.arange(len(labels)), np.flatnonzero(np.diff(labels)) + 1):
         start, end, label = int(borders[rows[0]]), int(borders[rows[-1] + 1]), labels[rows[0]]
-        mean = np.average(scores[rows], axis=0, weights=weights[rows])
+        mean = np.average((smoothed if label < 0 else scores)[rows], axis=0, weights=weights[rows])
         segments.append(
             Segment(
                 start=start,

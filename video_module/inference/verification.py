@@ -16,6 +16,7 @@ from video_module.data.labels import find_videos
 from video_module.data.sampling import clip_indices, uniform_starts
 from video_module.data.transforms import center_view
 from video_module.errors import InputError
+from video_module.machine import leaves_bars
 from video_module.scores import ScoreClips
 
 # A graph that took the batch size for a constant would pass a test with that size alone. 1 is among them because
@@ -87,7 +88,7 @@ def load_clips(
             videos = [videos[index * len(videos) // num_clips] for index in range(num_clips)]
         per_video = [
             _evenly_spaced(path, clip, -(-num_clips // len(videos)))
-            for _, path in tqdm(videos, desc="reading", unit="video", leave=False)
+            for _, path in tqdm(videos, desc="reading", unit="video", leave=leaves_bars())
         ]
         # The first clip of each video, then the second of each, so that cutting the list short leaves no class out.
         order = sorted((number, index) for index, clips in enumerate(per_video) for number in range(len(clips)))
@@ -134,7 +135,7 @@ def extreme_clips(clip: ClipConfig) -> np.ndarray:
 def _score_in_batches(score_clips: ScoreClips, clips: np.ndarray, *, sizes: Sequence[int], desc: str) -> np.ndarray:
     """Score clips in batches of alternating sizes. Returns logits (N, num_classes)."""
     logits, turns, done = [], cycle(sizes), 0
-    with tqdm(total=len(clips), desc=desc, unit="clip", leave=False) as bar:
+    with tqdm(total=len(clips), desc=desc, unit="clip", leave=leaves_bars()) as bar:
         while done < len(clips):
             logits.append(score_clips(clips[done : done + next(turns)]))
             done += len(logits[-1])

@@ -1,5 +1,6 @@
 """A network with its input contract: uint8 clips in, logits out."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,12 @@ from video_module.config import ClipConfig
 from video_module.errors import InputError
 from video_module.models import layouts
 from video_module.models.registry import MODELS, NO_WEIGHTS, ModelSpec, get_spec
+
+# What training can do where published weights cannot be fetched.
+_WITHOUT_PUBLISHED = (
+    "; or do without: --weights none trains from nothing, which --model_type swin3d_nano is small enough for, and "
+    "--weights X.pth --probe takes any network that was trained before"
+)
 
 
 class Recognizer(nn.Module):
@@ -99,7 +106,10 @@ def build_model(
     torch.manual_seed(seed)
     model = Recognizer(spec.build(num_classes=num_classes, clip=clip, drop_path=drop_path), name=name, clip=clip)
     if weights != NO_WEIGHTS:
-        content = _published_weights(name, weights) if weights in spec.weights else _weights_file(name, Path(weights))
+        if weights in spec.weights:
+            content = _published_weights(name, weights, can_train=not keeps_head)
+        else:
+            content = _weights_file(name, Path(weights))
         theirs = content.get("class_names")
         _load_backbone(
             model,
@@ -152,14 +162,14 @@ def _torchvision_weights(name: str, weights: str):
     return get_model_weights(name)[weights]
 
 
-def _published_weights(name: str, weights: str) -> dict:
-    """Published weights, downloaded once into torch's cache."""
+def _published_weights(name: str, weights: str, *, can_train: bool) -> dict:
+    """Published weights, downloaded once into torch's cache. `can_train`: whether others, or none, would do."""
     url = _published_spec(name, weights).weights_url or _torchvision_weights(name, weights).url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if file.is_file():
+        _check_published_name(file)
         return load_torch_file(file)
-    # torchvision's names end in the first digits of the file's SHA-256; pytorchvideo's do not.
-    hash_prefix = file.stem.rpartition("-")[2] if "-" in file.stem else None
+    hash_prefix = _published_hash(file.name)
     file.parent.mkdir(parents=True, exist_ok=True)
     print(f"downloading {url} to {file}" + ("" if hash_prefix else "; no checksum of it is published"))
     try:
@@ -167,7 +177,8 @@ def _published_weights(name: str, weights: str) -> dict:
         return load_torch_file(file)
     except OSError as error:  # urllib's URLError is one
         reason = getattr(error, "reason", error)
-        raise InputError(f"cannot download {weights} of {name} ({reason}); put {url} at {file}") from None
+        hint = _WITHOUT_PUBLISHED if can_train else ""
+        raise InputError(f"cannot download {weights} of {name} ({reason}); put {url} at {file}{hint}") from None
     except RuntimeError as error:  # the hash does not fit
         raise InputError(f"download of {url} is damaged ({error}); try again") from None
     except InputError as error:
@@ -176,9 +187,34 @@ def _published_weights(name: str, weights: str) -> dict:
         raise InputError(f"download of {url} is damaged ({error}); try again") from None
 
 
+def _published_hash(file_name: str) -> str | None:
+    """The first digits of a file's SHA-256, with which torchvision ends its name; None of files of other names."""
+    from torchvision.models import get_model_weights, list_models
+
+    urls = (weights.url for model in list_models() for weights in get_model_weights(model))
+    is_published = any(url.rpartition("/")[2] == file_name for url in urls)
+    return Path(file_name).stem.rpartition("-")[2] if is_published else None
+
+
+def _check_published_name(file: Path) -> None:
+    """Raise InputError on a file that has the name of one that torchvision publishes, and other content."""
+    hash_prefix = _published_hash(file.name)
+    if hash_prefix is None:
+        return
+    with open(file, "rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if not digest.startswith(hash_prefix):
+        raise InputError(
+            f"{file}: not the weights that torchvision publishes under this name: their SHA-256 begins with "
+            f"{hash_prefix}, this file's with {digest[: len(hash_prefix)]}; delete it, and it is downloaded again, or "
+            "rename it and give it as --weights FILE"
+        )
+
+
 def _weights_file(name: str, file: Path) -> dict:
     if not file.is_file():
         raise _unknown_weights(name, file)
+    _check_published_name(file)
     return load_torch_file(file)
 
 
@@ -188,6 +224,10 @@ def load_torch_file(file: Path) -> dict:
 
     if not file.is_file():
         raise InputError(f"{file}: no such file")
+    with open(file, "rb") as start:
+        # An ONNX file begins with its format's version, as field 1; files of torch are archives or pickles.
+        if file.suffix.lower() == ".onnx" or start.read(1) == b"\x08":
+            raise InputError(f"{file}: this is an ONNX file; expected a .pth of train_model.py")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

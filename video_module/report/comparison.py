@@ -54,7 +54,7 @@ def compare(first_path: Path, second_path: Path) -> dict[str, Any]:
         "num_sources": len(set(sources)),
         "num_resamples": statistics.NUM_RESAMPLES,
         "figures": figures,
-        "interval_note": statistics.interval_note(intervals, len(set(sources))),
+        "interval_note": statistics.interval_note(intervals, num_sources=len(set(sources))),
         "mcnemar": {
             "num_first_only": len(worse),
             "num_second_only": len(better),

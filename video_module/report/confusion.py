@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from video_module.report.statistics import describe_share
 from video_module.report.style import GREY, abbreviate, new_figure, styled, text_width
 
 # A picture of 700 classes took 3 GB, and nobody found a class in it.
@@ -55,6 +56,8 @@ def _most_mistaken(matrix: np.ndarray) -> np.ndarray:
 def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> Figure:
     """Row-normalised confusion matrix (rows: labels, columns: predictions), in percent where there is room.
 
+    Rows of few videos say how many of how many.
+
     Classes mistaken for each other stand together; rows of classes without a video are hatched. The picture is as
     large as its names and cells need: about 9 inches for the 51 classes of HMDB51. Of more than 100 classes, the 100
     that are mistaken most often are shown.
@@ -94,7 +97,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str
     edges = np.arange(num_classes + 1) - 0.5
     axes.hlines(edges, -0.5, num_classes - 0.5, color="#dfe3e8", linewidth=0.4)
     axes.vlines(edges, -0.5, num_classes - 0.5, color="#dfe3e8", linewidth=0.4)
-    _write_shares(axes, shares, cell=cell)
+    _write_shares(axes, matrix, support[:, 0], cell=cell)
     bar = figure.colorbar(
         image, ax=axes, label="share of the label's videos", shrink=0.8, aspect=35, fraction=0.05, pad=0.02
     )
@@ -103,12 +106,16 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str
     return figure
 
 
-def _write_shares(axes: Axes, shares: np.ndarray, *, cell: float) -> None:
-    """Write the percentages into cells that are `cell` points wide: all of few classes, from 5 % up of many."""
-    few = len(shares) <= 20
+def _write_shares(axes: Axes, matrix: np.ndarray, support: np.ndarray, *, cell: float) -> None:
+    """Write the shares of each row into cells that are `cell` points wide: all of few classes, from 5 % up of many."""
+    few = len(matrix) <= 20
     size = min(9.0, 0.47 * cell / (1 + few))
-    for row, column in np.argwhere(shares > 0 if few else shares >= 0.05):
-        share = shares[row, column]
-        text = f"{share:.0%}" if few else f"{100 * share:.0f}"
+    for row, column in np.argwhere(matrix):
+        share = matrix[row, column] / support[row]
+        if not few and share < 0.05:
+            continue
+        text = describe_share(matrix[row, column], support[row])
+        if not few:
+            text = text.removesuffix("%").replace(" of ", "/")
         color = "white" if share > 0.45 else "black"
         axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)

@@ -16,6 +16,7 @@ from video_module.report.results import (
     find_leaks,
     read_predictions,
     read_results,
+    shown_figures,
 )
 from video_module.tables import align, pluralize
 
@@ -80,6 +81,7 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
         "num_folds": results[0]["num_folds"],
         "folds_digest": results[0]["folds_digest"],
         "num_videos": [result["num_videos"] for result in results],
+        "num_classes": len(results[0]["classes"]),
         "figures": figures,
         "pooled": _pool(paths, results) if results[0]["folds_digest"] else None,
         "leaks": find_leaks(paths, results),
@@ -163,7 +165,7 @@ def _table(combined: dict[str, Any]) -> list[list[str]]:
     ]
     pooled = combined["pooled"]
     rows = [["", *(["pooled", ""] if pooled else []), "mean", "sd", *names]]
-    for key, title in FIGURES.items():
+    for key, title in shown_figures(combined["num_classes"]).items():
         cells = []
         if pooled:
             interval = pooled["intervals"].get(key)

@@ -16,7 +16,8 @@ from video_module.files import write_text
 from video_module.report.accuracy import draw_by_tag, draw_per_class, draw_reliability
 from video_module.report.confusion import draw_confusion
 from video_module.report.contact_sheet import Strip
-from video_module.report.results import FIGURES, WINDOW_FIGURES, count_views, describe_views
+from video_module.report.results import WINDOW_FIGURES, count_views, describe_views, shown_figures
+from video_module.report.statistics import describe_share
 from video_module.report.style import to_png
 from video_module.tables import pluralize
 
@@ -52,7 +53,8 @@ def write_report(
         plots["tags"] = draw_by_tag(figures["by_tag"], overall=figures["video_top1"])
     page = _TEMPLATES.get_template("report.html.jinja").render(
         figures=figures,
-        titles=FIGURES | WINDOW_FIGURES,
+        titles=shown_figures(len(class_names)) | WINDOW_FIGURES,
+        share=describe_share,
         num_classes=len(class_names),
         log_num_classes=math.log(len(class_names)),
         facts=_facts(figures, num_classes=len(class_names)),

@@ -169,7 +169,9 @@ def summarise(
     return {
         **{name: float(value) for name, value in figures_of(statistics.add_up(tallies)).items()},
         "intervals": intervals,
-        "interval_note": statistics.interval_note(intervals, num_sources),
+        "interval_note": statistics.interval_note(
+            intervals, num_sources=num_sources, num_videos=len(labels), num_right=int(tallies["top1"].sum())
+        ),
         "per_class_accuracy": {name: row["recall"] for name, row in classes.items()},
         "per_class": classes,
         "most_confused": most_confused(matrix, class_names),

@@ -14,6 +14,7 @@ from video_module.errors import InputError
 from video_module.files import read_text, replacing, write_json
 from video_module.report.confusion import draw_confusion
 from video_module.report.metrics import confusion_matrix
+from video_module.report.statistics import describe_share
 from video_module.report.style import save
 from video_module.tables import pluralize
 
@@ -26,13 +27,18 @@ FIGURES = {
     "log_loss": "log-loss",
     "ece": "calibration error (ECE)",
 }
-"""The figures that X_results.json always holds, with their names in tables."""
+"""The figures that X_results.json always holds, with their names in tables; shown_figures() says which to show."""
 WINDOW_FIGURES = {"window_mean_class_accuracy": "mean class accuracy per window"}
 """What it also holds if windows were scored, as the original project did."""
 
 # Of X_predictions.csv; one column for each class follows.
 _PREDICTION_COLUMNS = ["video", "label", "prediction", "score", "source"]
 _NUM_SHOWN = 5
+
+
+def shown_figures(num_classes: int) -> dict[str, str]:
+    """FIGURES without those that say nothing: of five classes or fewer, every label is among the five best."""
+    return {key: title for key, title in FIGURES.items() if key != "video_top5" or num_classes > 5}
 
 
 def results_stem(checkpoint: Path, output_dir: Path | None) -> Path:
@@ -53,7 +59,7 @@ def result_paths(stem: Path) -> list[Path]:
 
 def format_figures(figures: dict[str, Any]) -> str:
     """The figures with their intervals as a table, then where the model fails."""
-    titles = dict(FIGURES)
+    titles = shown_figures(len(figures["per_class"]))
     if "window_top1" in figures:
         titles["clip_top1"] = "clip top-1 (per window, as the original counted)"
         titles |= WINDOW_FIGURES
@@ -83,7 +89,11 @@ def failure_lines(figures: dict[str, Any]) -> list[str]:
     if absent := len(figures["per_class"]) - len(classes):
         lines.append(f"  {absent} of {len(figures['per_class'])} classes have no test video and count in no mean")
     worst = sorted(classes, key=lambda name: (classes[name]["recall"], name))
-    worst = [f"{name} {classes[name]['recall']:.2f}" for name in worst if classes[name]["recall"] < 1][:_NUM_SHOWN]
+    worst = [
+        f"{name} {describe_share(round(row['recall'] * row['support']), row['support'])}"
+        for name in worst
+        if (row := classes[name])["recall"] < 1
+    ][:_NUM_SHOWN]
     confused = [
         f"{pair['label']} as {pair['prediction']} ({pair['count']} of {classes[pair['label']]['support']})"
         for pair in figures["most_confused"][:_NUM_SHOWN]

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from video_module.scores import describe_small_test, is_small_test
+
 Sums = Mapping[str, np.ndarray]
 """Tallies summed over videos, (..., width) each. A tally has one row for each video: (num_videos, width)."""
 
@@ -12,6 +14,8 @@ NUM_RESAMPLES = 2000
 
 # With fewer sources no interval is given: it would depend on which few happened to be filmed.
 _MIN_SOURCES = 5
+# Of fewer videos a share in percent would promise more than it knows.
+_FEW_VIDEOS = 10
 # With fewer sources, intervals of this kind are known to come out too narrow (Cameron, Gelbach & Miller, 2008).
 _FEW_SOURCES = 20
 
@@ -62,11 +66,24 @@ def intervals(
     }
 
 
-def interval_note(intervals: Mapping[str, list[float] | None], num_sources: int) -> str | None:
-    """What a reader of the intervals should know; None if there is nothing."""
-    if num_sources < _MIN_SOURCES:
-        return f"no intervals: too few sources to resample ({num_sources}; at least {_MIN_SOURCES} are needed)"
+def describe_share(count: int, total: int) -> str:
+    """A share in percent; of few videos as a count: "1 of 2"."""
+    return f"{count} of {total}" if total < _FEW_VIDEOS else f"{count / total:.0%}"
+
+
+def interval_note(
+    intervals: Mapping[str, list[float] | None], *, num_sources: int, num_videos: int = 0, num_right: int | None = None
+) -> str | None:
+    """What a reader of the intervals should know; None if there is nothing.
+
+    `num_videos` (and how many of them were right): of one test, which may be small.
+    """
     notes = []
+    if num_videos and is_small_test(num_videos, num_sources):
+        notes.append(describe_small_test(num_videos, num_sources, num_right))
+    if num_sources < _MIN_SOURCES:
+        notes.append(f"no intervals: too few sources to resample ({num_sources}; at least {_MIN_SOURCES} are needed)")
+        return "; ".join(notes)
     if num_sources < _FEW_SOURCES:
         notes.append(f"only {num_sources} sources: the true intervals are wider")
     if None in intervals.values():
