@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import anyio
 import gradio as gr
 from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 from typing_extensions import TypedDict
 
 from video_module.config import TimelineConfig
@@ -118,7 +118,7 @@ class Service:
     async def _recognise(
         self, path: str, predictor: Predictor, job: Job, is_gone: Callable[[], Awaitable[bool]]
     ) -> VideoPrediction:
-        info = await anyio.to_thread.run_sync(check_header, path, self.limits)
+        info = await run_in_threadpool(check_header, path, self.limits)
         job.size = work_size(info)
         while not job.start():
             if await is_gone():
@@ -139,7 +139,7 @@ class Service:
 
         watcher = asyncio.create_task(watch())
         try:
-            return await anyio.to_thread.run_sync(work)
+            return await run_in_threadpool(work)
         finally:
             watcher.cancel()
 

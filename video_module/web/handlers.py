@@ -231,7 +231,8 @@ def _address(path: Path) -> str:
 
 
 def _video_html(path: Path) -> str:
-    return f'<video src="{_address(path)}" controls autoplay muted loop playsinline></video>'
+    # Not muted, though it has no sound: browsers start muted ones only where they can be seen.
+    return f'<video src="{_address(path)}" controls autoplay loop playsinline></video>'
 
 
 def _links_html(paths: list[Path], texts: dict[str, str]) -> str:
