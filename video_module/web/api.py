@@ -24,6 +24,8 @@ from video_module.web.uploads import Uploads
 from video_module.web.work import LimitedReader, score_within, work_size
 
 NUM_CLASSES_SHOWN = 5
+INPUTS = ("video", "model", "top_k")
+"""Of gradio_client's endpoints."""
 
 
 class Score(TypedDict):

@@ -65,6 +65,8 @@ def build_application(
         jobs=service.jobs,
         storage=service.storage,
         limits=service.limits,
+        num_inputs={function["id"]: len(function["inputs"]) for function in page.get_config_file()["dependencies"]},
+        inputs=api.INPUTS,
         root_path=root_path,
     )
 

@@ -7,7 +7,7 @@ import ipaddress
 import json
 import re
 import socket
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,12 +32,13 @@ _OPEN = re.compile(
     r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|login|logout|(assets|static|svelte)/.+)?"
     r"|/api/(predict|segments|status|docs|openapi\.json)"
     r"|/gradio_api/(info|app_id|startup-events|theme\.css|upload|upload_progress|reset|file=(?!https?:).+"
-    r"|queue/(join|data|status)|call/.+|run/predict|cancel|heartbeat/[^/]+|stream/[^/]+(/close)?)"
+    r"|queue/(join|data|status)|call/(v2/)?(predict|segments)(/[^/]+)?|run/predict|cancel|heartbeat/[^/]+|stream/[^/]+(/close)?)"
 )
 _WITHOUT_LOGIN = ("/login", "/logout", "/favicon.ico", "/robots.txt")
 # Those that read what they are sent themselves, as it arrives.
 _READ_BY_ROUTES = ("/login", "/logout", "/api/predict", "/api/segments", "/gradio_api/upload")
 _QUEUED = re.compile(r"/gradio_api/(queue/join|call/.+)")
+_PAGE_CALLS = ("/gradio_api/queue/join", "/gradio_api/run/predict")
 _ONE_RANGE = re.compile(r"bytes=(\d{1,15}-\d{0,15}|-\d{1,15})")
 
 # Bytes of a request that is not an upload; the largest are frames of cameras. The limit bounds what a stranger can make
@@ -77,10 +78,14 @@ class Gate:
         jobs: Jobs,
         storage: Storage,
         limits: Limits,
+        num_inputs: Mapping[int, int],
+        inputs: Collection[str],
         root_path: str = "",
     ) -> None:
+        """`num_inputs` are those of the page's functions, by id; `inputs` name those of each endpoint."""
         self._app, self._accounts, self._jobs, self._storage = app, accounts, jobs, storage
         self._limits, self._root_path = limits, root_path
+        self._num_inputs, self._inputs = num_inputs, inputs
         self._hosts = {name.lower() for name in allowed_hosts}
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
@@ -148,7 +153,7 @@ class Gate:
         is_queued = _QUEUED.fullmatch(path) is not None
         if is_queued and self._jobs.is_full:
             raise self._busy()
-        body = await self._checked_body(request)
+        body = await self._checked_body(request, path)
         sent.hides_503 = is_queued
         await self._app(scope, _replay(scope, body, receive), sent)
         if sent.was_hidden:
@@ -159,21 +164,34 @@ class Gate:
     def _busy(self) -> Refused:
         return Refused("busy", waiting=self._limits.queue_size)
 
-    async def _checked_body(self, request: Request) -> bytes:
+    async def _checked_body(self, request: Request, path: str) -> bytes:
         """The JSON of a request to Gradio, which may name no files but those that were uploaded.
 
         Gradio would copy whichever file of the server such a request names, and fetch what a link leads to.
         """
         body = b"".join([part async for part in read_body(request, most=_MAX_BODY, too_large=_TOO_LARGE)])
-        if not body:
-            return body
         try:
-            content = json.loads(body)
+            content = json.loads(body or b"{}")
             self._check_files(content)
         except (ValueError, RecursionError):
             raise Refused("bad_request") from None
+        if not (isinstance(content, dict) and self._is_call(path, content)):
+            raise Refused("bad_request")
         # Written anew, so that no other reader can find something else in it.
         return json.dumps(content).encode()
+
+    def _is_call(self, path: str, content: dict[str, Any]) -> bool:
+        """Whether a request calls what is there with as much as it takes; Gradio would log a traceback for others."""
+        data = content.get("data")
+        if path in _PAGE_CALLS:
+            number, session = content.get("fn_index"), content.get("session_hash")
+            is_known = type(number) is int and isinstance(data, list) and self._num_inputs.get(number) == len(data)
+            return is_known and isinstance(session, str)
+        if path.startswith("/gradio_api/call/v2/"):
+            return set(content) <= {*self._inputs, "session_hash"} and "video" in content
+        if path.startswith("/gradio_api/call/"):
+            return isinstance(data, list) and len(data) == len(self._inputs)
+        return True
 
     def _check_files(self, value: Any) -> None:
         if isinstance(value, list):

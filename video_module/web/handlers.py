@@ -122,6 +122,13 @@ class Handlers:
             drawn, label, score = watch.push(frame, time.monotonic(), texts)
             return _picture(drawn), _label_html(label, score, texts)
 
+    def known_actions(self, model: Any) -> str:
+        """The classes of a model, as HTML."""
+        try:
+            return ", ".join(html.escape(name) for name in self._service.model(model).class_names)
+        except Refused:
+            return ""
+
     def keep_in(self, slot: str) -> Callable[[Any, gr.Request], None]:
         """A function that notes whose upload this is; the earlier one of the same slot is deleted."""
 

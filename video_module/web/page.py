@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 
 from video_module.data.labels import VIDEO_SUFFIXES
-from video_module.inference.predictor import Predictor
 from video_module.web.api import NUM_CLASSES_SHOWN, Service, add_endpoints
 from video_module.web.handlers import Handlers
 from video_module.web.limits import Limits
@@ -68,8 +67,8 @@ def build_page(
         names = list(predictors)
         model = gr.Dropdown(names, value=names[0], label=translate("model"), visible=len(names) > 1, elem_id="model")
         with gr.Accordion(translate("known"), open=False, elem_id="known"):
-            known = gr.HTML(_names_of(predictors[names[0]]))
-        model.change(lambda name: _names_of(predictors[name]), model, known, **_ASIDE)
+            known = gr.HTML(do.known_actions(names[0]))
+        model.change(do.known_actions, model, known, **_ASIDE)
         with gr.Tabs():
             with gr.Tab(translate("file_tab")):
                 _build_video_tab(do, translate, model, examples)
@@ -82,10 +81,6 @@ def build_page(
         add_endpoints(service)
     # Videos wait in the service's own queue; Gradio's is that of the live tab.
     return page.queue(max_size=limits.queue_size, default_concurrency_limit=None, api_open=False), translate
-
-
-def _names_of(predictor: Predictor) -> str:
-    return ", ".join(html.escape(name) for name in predictor.class_names)
 
 
 def page_script(limits: Limits) -> str:
@@ -207,7 +202,9 @@ def _build_live_tab(
 def _connect_box(do: Handlers, video: gr.File, samples: gr.Dataset, examples: Sequence[Path], *, slot: str) -> None:
     """Put an example into the box when it is clicked, and note whose video is in it."""
 
-    def choose(index: Any) -> dict[str, Any]:
+    def choose(index: Any) -> dict[str, Any] | None:
+        if index not in range(len(examples)):
+            return None
         path = examples[index]
         return {"path": str(path), "orig_name": path.name, "size": path.stat().st_size, "meta": _META}
 

@@ -89,6 +89,7 @@ def _run(app: Any, sockets: list[socket.socket], jobs: "Jobs") -> None:
     import uvicorn
 
     from video_module.web.connections import Connection
+    from video_module.web.log import BoundedLog
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -96,7 +97,9 @@ def _run(app: Any, sockets: list[socket.socket], jobs: "Jobs") -> None:
             jobs.close()
             await super().shutdown(sockets)
 
-    # What strangers send makes warnings, as many as they like.
+    # What strangers send makes warnings, as many as they like, and in Gradio tracebacks.
+    sys.stderr = BoundedLog(sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(logging.ERROR)
     settings = uvicorn.Config(
