@@ -1,6 +1,7 @@
 """Serve a web page that recognises actions in uploaded videos and from cameras, and an API for programs."""
 
 import argparse
+from pathlib import Path
 
 from video_module import cli
 from video_module.config import TimelineConfig
@@ -22,7 +23,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--share", action=argparse.BooleanOptionalAction, default=False, help="a public link through gradio.live"
     )
     parser.add_argument(
-        "--auth", type=name_and_password, action="append", metavar="USER:PASSWORD", help="require a login; repeatable"
+        "--auth_file",
+        type=Path,
+        help="require a login: a file of lines name:password (or the same lines in the variable VIDEO_MODULE_AUTH)",
+    )
+    parser.add_argument(
+        "--allowed_hosts",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names by which visitors may reach this server, beside IP addresses, localhost and the machine's own",
     )
     parser.add_argument("--root_path", default="", help="path under which a proxy serves the page, such as /actions")
     cli.add_config_arguments(parser.add_argument_group("limits"), Limits)
@@ -32,21 +42,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def name_and_password(text: str) -> tuple[str, str]:
-    """argparse type: user:password."""
-    name, _, password = text.partition(":")
-    if not name or not password:
-        raise argparse.ArgumentTypeError("must be user:password")
-    return name, password
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cli.prepare_process()
     from video_module.inference.predictor import load_predictor
     from video_module.inference.published import find_model
+    from video_module.web.login import read_accounts
     from video_module.web.server import serve
 
+    accounts = read_accounts(args.auth_file)
     limits, config = cli.read_config(args, Limits), cli.read_config(args, TimelineConfig)
     predictors = {}
     for model in args.model:
@@ -61,7 +65,8 @@ def main(argv: list[str] | None = None) -> None:
         host=args.host,
         port=args.port,
         share=args.share,
-        auth=args.auth or (),
+        accounts=accounts,
+        allowed_hosts=args.allowed_hosts,
         root_path=args.root_path,
     )
 

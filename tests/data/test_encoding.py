@@ -46,6 +46,15 @@ def test_odd_sizes_grow_by_one(tmp_path, height, width):
     assert (info.height, info.width) == (height + height % 2, width + width % 2)
 
 
+@pytest.mark.parametrize("times_s", [[0, 0.05, 0.05, 0.1], [0, 0.05, 0.1, 0.1], [0, 0.1, 0.05, 0.2]])
+def test_frames_of_one_time_are_all_written(tmp_path, times_s):
+    """As cameras give them, and files whose times go back."""
+    with open_video(tmp_path / "out.mp4", fps=25) as writer:
+        for frame, begin_s, end_s in zip(brightness_frames(4), times_s, [*times_s[1:], 0.3], strict=True):
+            writer.write(frame, (begin_s, end_s))
+    assert frame_numbers(np.stack(list(decoding.iter_frames(tmp_path / "out.mp4")))) == [0, 1, 2, 3]
+
+
 def test_a_failed_video_leaves_nothing(tmp_path):
     def frames():
         yield from brightness_frames(3)

@@ -48,8 +48,8 @@ class Server:
         return f"{self.address}gradio_api"
 
     def visitors_files(self) -> list[Path]:
-        """Files below its folder, but for the page's examples."""
-        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        """Files below its folder, but for the page's examples and the lock that shows that the folder is in use."""
+        files = [path for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
         return [path for path in files if path.parent.name != "examples"]
 
 

@@ -17,7 +17,7 @@ from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError
 
 from tests.conftest import link
-from tests.web.conftest import MAX_FILE_MB, QUEUE_SIZE, ROOT, run_server
+from tests.web.conftest import MAX_FILE_MB, QUEUE_SIZE, ROOT
 from video_module.data.encoding import write_video
 from video_module.inference import timeline
 from video_module.inference.predictor import load_predictor
@@ -39,7 +39,8 @@ def upload(server, path: Path, **settings) -> httpx.Response:
 def call(server, endpoint: str, headers: dict[str, str] | None = None, **inputs) -> tuple[str, object]:
     """(complete or error, the answer or its message), as a script would get them in two steps."""
     reply = httpx.post(f"{server.api}/call/v2/{endpoint}", json=inputs, headers=headers, timeout=30)
-    reply.raise_for_status()
+    if reply.is_error:
+        return "error", reply.json()["detail"]
     event_id = reply.json()["event_id"]
     events = httpx.get(f"{server.api}/call/{endpoint}/{event_id}", timeout=120).text
     kind, data = (line.partition(": ")[2] for line in events.strip().splitlines()[-2:])
@@ -68,6 +69,65 @@ def test_segments_are_those_of_run_model(client, server, exported, recording):
     assert answer["video"] == "recording.avi"
     assert_close(answer, expected | {"video": "recording.avi"})
     assert not server.visitors_files()
+
+
+@pytest.mark.parametrize("endpoint", ["predict", "segments"])
+def test_one_request_with_a_form_gets_one_answer(server, client, recording, endpoint):
+    with open(recording, "rb") as file:
+        reply = httpx.post(
+            f"{server.address}api/{endpoint}", files={"file": file}, data={"top_k": "2", "model": ""}, timeout=60
+        )
+    assert reply.status_code == 200, reply.text
+    expected = client.predict(video=handle_file(recording), top_k=2, api_name=f"/{endpoint}")
+    assert_close(reply.json(), expected)
+    assert not server.visitors_files()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": "resnet"}, "There is no model of this name; there are:"),
+        ({"top_k": "0"}, "top_k must be a whole number"),
+        ({"top_k": "nan"}, "top_k must be a whole number"),
+        ({"top_k": "1e999"}, "top_k must be a whole number"),
+        ({"top_k": "many"}, "top_k must be a whole number"),
+        ({"file": "text"}, "This upload could not be read."),
+        ({"other": "x" * 1000}, "This upload could not be read."),
+    ],
+)
+def test_bad_forms_are_told_why(server, recording, fields, message):
+    with open(recording, "rb") as file:
+        reply = httpx.post(f"{server.address}api/predict", files={"file": file}, data=fields)
+    assert reply.status_code == 400 and reply.json()["detail"].startswith(message)
+    reply = httpx.post(f"{server.address}api/predict", data=fields)
+    assert reply.status_code == 400 and reply.json()["detail"].startswith("This upload could not be read.")
+    assert not server.visitors_files()
+
+
+def test_bad_videos_get_a_status_of_their_own(server, long_video):
+    with open(long_video, "rb") as file:
+        reply = httpx.post(f"{server.address}api/predict", files={"file": file}, headers=RUSSIAN)
+    assert reply.status_code == 422 and reply.json()["detail"].startswith("Это видео длиннее 20 с.")
+    reply = httpx.post(f"{server.address}api/predict", files={"file": ("a.mp4", b"no video")})
+    assert reply.status_code == 422 and reply.json()["detail"].startswith("This file cannot be read as a video.")
+    assert not server.visitors_files()
+
+
+def test_its_openapi_has_types_and_its_docs_load_nothing(server):
+    schema = httpx.get(f"{server.address}api/openapi.json").json()
+    assert {"/api/predict", "/api/segments"} <= set(schema["paths"])
+    operation = schema["paths"]["/api/segments"]["post"]
+    assert set(operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]) == {
+        "file",
+        "model",
+        "top_k",
+    }
+    assert {"400", "401", "413", "422", "503"} <= set(operation["responses"])
+    answer = schema["components"]["schemas"]["Timeline"]
+    assert {"top_k", "segments", "windows", "timeline"} <= set(answer["required"])
+    docs = httpx.get(f"{server.address}api/docs").text
+    assert "/api/segments" in docs and "is_uncertain" in docs and f"{server.address}api/segments" in docs
+    assert not re.search(r"<(script|link|img|iframe)|url\(|@import", docs)
 
 
 def assert_close(answer, expected) -> None:
@@ -131,10 +191,8 @@ def test_bad_videos_are_told_why_in_the_visitors_language(server, client, record
     frame = tmp_path / "one_frame.avi"
     write_video(frame, iter([np.zeros((64, 64, 3), np.uint8)]), fps=25)
     (tmp_path / "broken.mp4").write_text("not a video")
-    (tmp_path / "empty.mp4").touch()
     # These name another file of the server; FFmpeg would read it
     for name, text in (
-        ("list.m3u8", PLAYLIST),
         ("list.mp4", PLAYLIST),
         ("list.avi", "ffconcat version 1.0\nfile {}\n"),
     ):
@@ -142,8 +200,6 @@ def test_bad_videos_are_told_why_in_the_visitors_language(server, client, record
     (tmp_path / "no_suffix").write_bytes(recording.read_bytes())
     for path, message in (
         (tmp_path / "broken.mp4", "Этот файл не читается как видео."),
-        (tmp_path / "empty.mp4", "Этот файл не читается как видео."),
-        (tmp_path / "list.m3u8", "Этот файл не читается как видео."),
         (tmp_path / "list.mp4", "Этот файл не читается как видео."),
         (tmp_path / "list.avi", "Этот файл не читается как видео."),
         (long_video, "Это видео длиннее 20 с."),
@@ -155,6 +211,23 @@ def test_bad_videos_are_told_why_in_the_visitors_language(server, client, record
         client.predict(video=handle_file(long_video), api_name="/predict")
     for path in (frame, tmp_path / "no_suffix"):
         assert len(client.predict(video=handle_file(path), api_name="/predict")["top_k"]) == 5
+    assert not server.visitors_files()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status", "message"),
+    [
+        ("list.m3u8", PLAYLIST.encode(), 415, "Files of this kind (.m3u8) are not taken."),
+        ("page.html", b"<script>", 415, "Files of this kind (.html) are not taken."),
+        ("video.mp4.exe", b"MZ", 415, "Files of this kind (.exe) are not taken."),
+        ("empty.mp4", b"", 400, "This file is empty."),
+    ],
+)
+def test_files_of_other_kinds_and_empty_ones_are_refused_at_once(server, name, content, status, message):
+    reply = httpx.post(f"{server.api}/upload", files={"files": (name, content)})
+    assert reply.status_code == status and reply.text.startswith(message)
+    reply = httpx.post(f"{server.address}api/predict", files={"file": (name, content)})
+    assert reply.status_code == status and reply.json()["detail"].startswith(message)
     assert not server.visitors_files()
 
 
@@ -288,7 +361,7 @@ def test_other_doors_of_gradio_are_shut(server, path):
 
 def test_large_requests_are_refused(server):
     reply = httpx.post(f"{server.api}/call/predict", content=b'{"data": ["' + bytes(9_000_000), timeout=30)
-    assert (reply.status_code, reply.text) == (413, "This request is too large.")
+    assert (reply.status_code, reply.json()) == (413, {"detail": "This request is too large."})
 
 
 def test_the_page_may_load_from_here_alone(server):
@@ -304,14 +377,18 @@ def test_the_page_itself_has_no_public_endpoints(server, client):
 
 
 @pytest.mark.slow
-def test_when_the_queue_is_full_it_says_so_politely(server, client, slow_video):
+def test_when_the_queue_is_full_it_says_so_politely(server, client, recording, slow_video):
     """One works, QUEUE_SIZE wait, one is turned away; then all goes on."""
     with ThreadPoolExecutor(QUEUE_SIZE + 1) as pool:
         jobs = [pool.submit(_call_slow, server, slow_video) for _ in range(QUEUE_SIZE + 1)]
         end = time.monotonic() + 30
-        while httpx.get(f"{server.api}/queue/status").json()["queue_size"] < QUEUE_SIZE:
+        while not httpx.get(f"{server.address}api/status").json()["is_full"]:
             assert time.monotonic() < end, [job.result() for job in jobs if job.done()]
             time.sleep(0.02)
+        with open(recording, "rb") as file:
+            reply = httpx.post(f"{server.address}api/predict", files={"file": file}, headers=RUSSIAN)
+        assert reply.status_code == 503 and int(reply.headers["retry-after"]) > 0
+        assert reply.json()["detail"] == f"Сервер занят, в очереди {QUEUE_SIZE}. Попробуйте через минуту."
         body = {"data": [None, None, None]}
         reply = httpx.post(f"{server.api}/call/predict", json=body)
         assert reply.status_code == 503 and int(reply.headers["retry-after"]) > 0
@@ -332,32 +409,16 @@ def _call_slow(server, video: Path) -> tuple[str, object]:
     return call(server, "predict", video={"path": path, "meta": META})
 
 
-def test_with_a_password(exported, recording, tmp_path):
-    with run_server(tmp_path / "server", exported, "--auth", "anna:secret", "--auth", "boris:other") as server:
-        assert upload(server, recording).status_code == 401
-        assert not server.visitors_files()
-        assert httpx.get(f"{server.address}config").status_code == 401
-        assert httpx.post(f"{server.api}/call/predict", json={"data": [None] * 3}).status_code == 401
-        for wrong in (("anna", "other"), ("anna", ""), ("", "")):
-            with pytest.raises(Exception, match=r"[Aa]uth|login|credentials"):
-                Client(server.address, auth=wrong, verbose=False)
-        client = Client(server.address, auth=("boris", "other"), verbose=False)
-        assert client.predict(video=handle_file(recording), api_name="/predict")["num_frames"] == 180
-
-
 @pytest.mark.skipif(not (shutil.which("bash") and shutil.which("curl")), reason="needs bash and curl")
 def test_what_readme_shows(server, recording, tmp_path):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    readme = readme.replace("http://127.0.0.1:7860/gradio_api", server.api).replace(
-        "http://127.0.0.1:7860", server.address
-    )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("http://127.0.0.1:7860/", server.address)
+    readme = readme.replace("http://127.0.0.1:7860", server.address)
     [python] = [block for block in _blocks(readme, "python") if "gradio_client" in block]
     [bash] = [block for block in _blocks(readme, "bash") if "curl" in block]
     shutil.copy(recording, tmp_path / "clip.mp4")
     run = {"cwd": tmp_path, "check": True, "capture_output": True, "text": True}
     assert "6.0 [{'label':" in subprocess.run([sys.executable, "-I", "-c", python], **run).stdout
-    lines = subprocess.run(["bash", "-euo", "pipefail", "-c", bash], **run).stdout.split("\n")
-    [answer] = json.loads(lines[lines.index("event: complete") + 1].removeprefix("data: "))
+    answer = json.loads(subprocess.run(["bash", "-euo", "pipefail", "-c", bash], **run).stdout)
     assert answer["segments"][-1]["end_s"] == pytest.approx(6.0)
 
 

@@ -9,13 +9,12 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from gradio.data_classes import ImageData
 
 from video_module.config import TimelineConfig
 from video_module.data.decoding import iter_frames, read_info
 from video_module.inference.predictor import load_predictor
 from video_module.web import live_tab
-from video_module.web.components import _decode
+from video_module.web.handlers import read_picture
 from video_module.web.limits import Limits, Refused
 from video_module.web.live_tab import CameraWatch, watch_file
 from video_module.web.texts import TEXTS
@@ -117,28 +116,31 @@ def test_a_gap_in_the_camera_resets_the_smoothing(exported, recording):
         assert label_after(40, start_s=20.0) == predictor.class_names[1]
 
 
-def picture(array: np.ndarray, suffix: str = ".jpg", kind: str = "image/jpeg") -> ImageData:
+def picture(array: np.ndarray, suffix: str = ".jpg", kind: str = "image/jpeg") -> dict[str, str]:
     encoded = cv2.imencode(suffix, array)[1]
-    return ImageData(url=f"data:{kind};base64,{base64.b64encode(encoded).decode()}")
+    return {"url": f"data:{kind};base64,{base64.b64encode(encoded).decode()}"}
 
 
 def test_frames_of_the_camera_come_as_rgb():
     red = np.full((48, 64, 3), (20, 30, 200), np.uint8)  # OpenCV writes BGR
-    frame = _decode(picture(red))
+    frame = read_picture(picture(red))
     assert np.abs(frame.astype(int) - (200, 30, 20)).max() < 6
-    assert _decode(None) is None
 
 
 @pytest.mark.parametrize(
     "payload",
     [
-        ImageData(path="/etc/passwd"),
-        ImageData(url="http://127.0.0.1/frame.jpg"),
-        ImageData(url="data:image/jpeg;base64,????"),
-        ImageData(url="data:image/jpeg;base64,"),
-        ImageData(url="data:text/html;base64,PGI+"),
+        {"path": "/etc/passwd"},
+        {"url": "http://127.0.0.1/frame.jpg"},
+        {"url": "data:image/jpeg;base64,????"},
+        {"url": "data:image/jpeg;base64,"},
+        {"url": "data:text/html;base64,PGI+"},
+        {"url": 7},
+        "data:image/jpeg;base64,",
+        [],
         picture(np.zeros((5000, 5000, 3), np.uint8), ".png", "image/png"),  # 75 MB in 75 KB
     ],
 )
 def test_what_is_no_frame_of_a_camera_is_refused(payload):
-    assert isinstance(_decode(payload), Refused)
+    with pytest.raises(Refused, match="bad_picture"):
+        read_picture(payload)

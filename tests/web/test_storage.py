@@ -1,8 +1,14 @@
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from video_module.web.storage import Storage, StorageFull
+from tests.conftest import link
+from tests.web.conftest import ROOT
+from video_module.web.limits import Refused
+from video_module.web.storage import Storage, own_folder
 
 
 @pytest.fixture
@@ -11,9 +17,10 @@ def storage(tmp_path) -> Storage:
 
 
 def new_file(storage: Storage, size: int = 10):
-    path = storage.new_folder() / "video.mp4"
-    path.write_bytes(bytes(size))
-    return path
+    folder = storage.new_folder()
+    storage.take(folder, size)
+    (folder / "video.mp4").write_bytes(bytes(size))
+    return folder / "video.mp4"
 
 
 def test_equal_files_lie_apart(storage):
@@ -80,12 +87,11 @@ def test_what_cannot_be_deleted_yet_is_deleted_later(storage, monkeypatch):
         with storage.using(path):  # nobody gets it any more
             pass
     assert path.exists()
-    with pytest.raises(StorageFull), storage.room_for(500):
-        pass
+    with pytest.raises(Refused, match="storage_full"):
+        new_file(storage, 500)
     storage.sweep()
     assert not path.parent.exists()
-    with storage.room_for(1000):
-        pass
+    new_file(storage, 1000)
 
 
 def test_a_failed_user_still_lets_go(storage):
@@ -106,12 +112,61 @@ def test_other_files_are_left_alone(storage, path):
     assert storage.root.is_dir()
 
 
-def test_room_is_limited_and_set_aside_while_files_arrive(storage):
+def test_room_is_what_has_arrived_and_not_what_was_announced(storage):
     path = new_file(storage, 600)
-    with storage.room_for(400), pytest.raises(StorageFull), storage.room_for(1):
-        pass
-    with storage.room_for(400):
-        pass
+    for _ in range(4):
+        storage.take(path.parent, 100)
+    with pytest.raises(Refused, match="storage_full"):
+        storage.take(path.parent, 1)
     storage.drop(path)
-    with storage.room_for(1000):
-        pass
+    new_file(storage, 1000)
+
+
+def test_what_is_written_without_asking_is_counted_afterwards(storage):
+    folder = storage.new_folder()
+    with storage.using(folder):
+        (folder / "result.mp4").write_bytes(bytes(900))
+    with pytest.raises(Refused, match="storage_full"):
+        new_file(storage, 101)
+
+
+LEAVE = """
+import os, signal, sys
+from pathlib import Path
+from video_module.web.storage import own_folder
+with own_folder(Path(sys.argv[1])) as root:
+    (root / "upload.mp4").write_bytes(b"x")
+    print(root.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_start_removes_what_killed_servers_left_but_not_what_running_ones_have(tmp_path):
+    (tmp_path / "action-recognition-not-a-folder").write_text("stays")
+    (tmp_path / "other").mkdir()
+    running, killed = (
+        subprocess.Popen([sys.executable, "-c", LEAVE, tmp_path], stdin=-1, stdout=-1, text=True, cwd=ROOT)
+        for _ in range(2)
+    )
+    try:
+        names = [process.stdout.readline().strip() for process in (running, killed)]
+        killed.kill()
+        killed.wait()
+        assert (tmp_path / names[1] / "upload.mp4").is_file()
+        with own_folder(tmp_path) as ours:
+            assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"other", names[0], ours.name}
+            assert (tmp_path / names[0] / "upload.mp4").is_file()
+    finally:
+        running.communicate()
+        killed.communicate()
+    assert {path.name for path in tmp_path.iterdir()} == {"other", "action-recognition-not-a-folder"}
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "", ".", "..", "\0", "a" * 5000, "link.mp4", "./../../etc/passwd"])
+def test_only_files_of_visitors_and_examples_are_found(storage, path):
+    storage.examples.mkdir()
+    (storage.examples / "wave.mp4").touch()
+    assert storage.find(str(storage.examples / "wave.mp4")) and storage.find(str(new_file(storage)))
+    link(storage.root / "link.mp4", Path("/etc/passwd"))
+    assert storage.find(str(storage.root / path)) is None
+    assert storage.find(path) is None

@@ -91,6 +91,15 @@ class Frame:
     def __init__(self, frame: av.VideoFrame, converter: _Converter, time_s: float) -> None:
         self._frame, self._converter, self.time_s = frame, converter, time_s
 
+    @property
+    def height(self) -> int:
+        """As coded, before it is put upright; so is the width."""
+        return self._frame.height
+
+    @property
+    def width(self) -> int:
+        return self._frame.width
+
     def to_rgb(self) -> np.ndarray:
         """uint8 RGB (H, W, 3), upright, the caller's own."""
         return np.ascontiguousarray(self._converter.to_rgb(self._frame))

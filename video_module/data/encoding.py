@@ -46,6 +46,7 @@ class _VideoWriter:
         self._stream.codec_context.color_range = _LIMITED_RANGE
         self._size: tuple[int, int] | None = None
         self._durations: dict[int, int] = {}
+        self._last_begin = -1
 
     def write(self, frame: np.ndarray, times_s: tuple[float, float] | None = None) -> None:
         """Add a frame, shown from times_s[0] to times_s[1], in seconds; of all frames or of none."""
@@ -68,6 +69,9 @@ class _VideoWriter:
             encoded.pts = self._num_frames
         else:
             begin, end = (round(time_s * _TICKS_PER_S) for time_s in times_s)
+            # Cameras give two frames one time now and then, which no container takes.
+            begin = max(begin, self._last_begin + 1)
+            self._last_begin, end = begin, max(end, begin + 1)
             encoded.pts, encoded.time_base = begin, Fraction(1, _TICKS_PER_S)
             self._durations[begin] = end - begin
         self._num_frames += 1

@@ -1,102 +1,264 @@
-"""The endpoints for programs: /predict and /segments, JSON with a schema."""
+"""What programs ask: a video goes in, JSON comes out, by plain HTTP and through gradio_client."""
 
-from dataclasses import replace
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from typing_extensions import TypedDict
 
 from video_module.config import TimelineConfig
-from video_module.data.decoding import VideoReader
 from video_module.inference import timeline
 from video_module.inference.predictor import Predictor, VideoPrediction
-from video_module.web.components import answer, in_place
-from video_module.web.handlers import NUM_CLASSES_SHOWN, in_visitors_language, uploaded_path
-from video_module.web.limits import Limits, Refused, check_header, score_within
+from video_module.web.gate import RETRY_AFTER_S, address_of
+from video_module.web.jobs import POLL_S, Job, Jobs
+from video_module.web.limits import Limits, Refused, check_header
 from video_module.web.storage import Storage
+from video_module.web.texts import texts_for
+from video_module.web.uploads import Uploads
+from video_module.web.work import LimitedReader, score_within, work_size
 
-_NUMBER, _INTEGER, _TEXT, _BOOLEAN = ({"type": name} for name in ("number", "integer", "string", "boolean"))
-
-
-def _object(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-def _array(items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": items}
+NUM_CLASSES_SHOWN = 5
+INPUTS = ("video", "model", "top_k")
+"""Of gradio_client's endpoints."""
 
 
-_TOP_K = _array(_object(label=_TEXT, score=_NUMBER))
-_STRETCH = {"start_frame": _INTEGER, "end_frame": _INTEGER, "start_s": _NUMBER, "end_s": _NUMBER}
-_VIDEO = {"video": _TEXT, "model": _TEXT, "fps": _NUMBER, "num_frames": _INTEGER, "duration_s": _NUMBER}
-_VIDEO |= {"num_damaged_frames": _INTEGER}
-_PREDICT_SCHEMA = _object(**_VIDEO, top_k=_TOP_K)
-_SEGMENTS_SCHEMA = _object(
-    **_VIDEO,
-    timeline=_object(smooth_s=_NUMBER, min_score=_NUMBER, hysteresis=_NUMBER),
-    top_k=_TOP_K,
-    segments=_array(_object(**_STRETCH, label=_TEXT, is_uncertain=_BOOLEAN, score=_NUMBER, top_k=_TOP_K)),
-    windows=_array(_object(**_STRETCH, top_k=_TOP_K)),
-)
+class Score(TypedDict):
+    label: str
+    score: float
 
 
-def add_endpoints(
-    predictors: dict[str, Predictor], *, storage: Storage, limits: Limits, config: TimelineConfig
-) -> None:
-    """Add /predict and /segments to the page that is being built. An upload is deleted with its answer."""
+class Video(TypedDict):
+    video: str
+    model: str
+    fps: float
+    num_frames: int
+    num_damaged_frames: int
+    duration_s: float
 
-    def predict(video: str, model: str | None, top_k: float | None, request: gr.Request) -> dict[str, Any]:
-        content = segments(video, model, top_k, request)
-        return {key: content[key] for key in _PREDICT_SCHEMA["properties"]}
 
-    def segments(video: str, model: str | None, top_k: float | None, request: gr.Request) -> dict[str, Any]:
+class Prediction(Video):
+    top_k: list[Score]
+
+
+class Stretch(TypedDict):
+    start_frame: int
+    end_frame: int
+    start_s: float
+    end_s: float
+
+
+class Window(Stretch):
+    top_k: list[Score]
+
+
+class Segment(Window):
+    label: str
+    is_uncertain: bool
+    score: float
+
+
+class Smoothing(TypedDict):
+    smooth_s: float
+    min_score: float
+    hysteresis: float
+
+
+class Timeline(Prediction):
+    timeline: Smoothing
+    segments: list[Segment]
+    windows: list[Window]
+
+
+class Status(TypedDict):
+    models: list[str]
+    waiting: int
+    is_full: bool
+
+
+class Problem(TypedDict):
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What the API and the page share."""
+
+    predictors: dict[str, Predictor]
+    """By the names that visitors see; the first is the default."""
+    storage: Storage
+    jobs: Jobs
+    limits: Limits
+    config: TimelineConfig
+
+    def model(self, name: Any) -> Predictor:
+        """The model of this name, the first one for none. Raises Refused."""
+        name = name or next(iter(self.predictors))
+        if not isinstance(name, str) or name not in self.predictors:
+            raise Refused("unknown_model", models=", ".join(self.predictors))
+        return self.predictors[name]
+
+    async def timeline_of(
+        self, path: str, *, model: Any, top_k: Any, visitor: str, is_gone: Callable[[], Awaitable[bool]]
+    ) -> dict[str, Any]:
+        """All that is known of an upload, which is deleted in the end. Raises Refused."""
+        with self.storage.using(path):
+            try:
+                predictor, k = self.model(model), _count(top_k)
+                with self.jobs.join(visitor) as job:
+                    prediction = await self._recognise(path, predictor, job, is_gone)
+                segments = timeline.find_segments(prediction, self.config)
+                return timeline.to_json(prediction, segments, model=predictor.model, k=k, config=self.config)
+            finally:
+                self.storage.drop(path)
+
+    async def _recognise(
+        self, path: str, predictor: Predictor, job: Job, is_gone: Callable[[], Awaitable[bool]]
+    ) -> VideoPrediction:
+        info = await run_in_threadpool(check_header, path, self.limits)
+        job.size = work_size(info)
+        while not job.start():
+            if await is_gone():
+                raise Refused("closing")
+            await asyncio.sleep(POLL_S)
+
+        def work() -> VideoPrediction:
+            reader = LimitedReader(path, self.limits, check=lambda: job.check(self.limits))
+            windows = [window for scored, _, _ in score_within(predictor, reader, info) for window in scored]
+            job.is_done = True
+            # The answer names the visitor's file, not where it lies on the server.
+            return replace(predictor.prediction_of(reader, windows), path=Path(Path(path).name))
+
+        async def watch() -> None:
+            while not job.is_done:
+                job.is_stopped = job.is_stopped or await is_gone()
+                await asyncio.sleep(POLL_S)
+
+        watcher = asyncio.create_task(watch())
         try:
-            with in_visitors_language(request), storage.using(video or ""):
-                predictor, k = _model_named(model, predictors), _count(top_k)
-                prediction = _recognise(video, predictor, limits)
-                found = timeline.find_segments(prediction, config)
-                return timeline.to_json(prediction, found, model=predictor.model, k=k, config=config)
+            return await run_in_threadpool(work)
         finally:
-            storage.drop(video or "")
+            watcher.cancel()
 
-    for function, schema, text in (
-        (predict, _PREDICT_SCHEMA, "The best classes of a video: the mean over its windows."),
-        (segments, _SEGMENTS_SCHEMA, "What happens when: labelled stretches of a video, and its windows."),
-    ):
-        inputs = [
-            in_place(gr.File(visible=False, label="a video")),
-            gr.Textbox(next(iter(predictors)), visible=False, label=f"one of: {', '.join(predictors)}"),
-            gr.Number(NUM_CLASSES_SHOWN, visible=False, label="classes named, the best first"),
-        ]
-        gr.Button(visible=False).click(
-            function,
-            inputs,
-            answer(schema),
-            api_name=function.__name__,
-            api_description=text,
-            concurrency_id="recognise",
-            concurrency_limit=limits.num_at_once,
+
+def uploaded_path(video: Any) -> str:
+    """The path of an upload, as Gradio and its clients name one. Raises Refused if it is none."""
+    path = video.get("path") if isinstance(video, dict) else None
+    if not isinstance(path, str) or not path:
+        raise Refused("no_video")
+    return path
+
+
+def _count(top_k: Any) -> int:
+    if top_k in (None, ""):
+        return NUM_CLASSES_SHOWN
+    try:
+        count = float(top_k)
+    except (TypeError, ValueError):
+        raise Refused("bad_number") from None
+    if not (math.isfinite(count) and count >= 1 and count == int(count)):
+        raise Refused("bad_number")
+    return int(count)
+
+
+_FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "file": {"type": "string", "format": "binary", "description": "the video"},
+                        "model": {"type": "string", "description": "one of the models; the first if left out"},
+                        "top_k": {
+                            "type": "integer",
+                            "minimum": 1,
+                            "default": NUM_CLASSES_SHOWN,
+                            "description": "classes named, the best first",
+                        },
+                    },
+                    "required": ["file"],
+                }
+            }
+        },
+    }
+}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The request cannot be understood."},
+    401: {"model": Problem, "description": "A password is needed: `curl -u name:password`."},
+    413: {"model": Problem, "description": "The file is too large."},
+    415: {"model": Problem, "description": "By its name the file is no video."},
+    422: {"model": Problem, "description": "The file cannot be read as a video, or is beyond a limit."},
+    503: {"model": Problem, "description": f"Busy; ask again after `Retry-After`, {RETRY_AFTER_S} seconds."},
+    507: {"model": Problem, "description": "No room for more files just now."},
+}
+_PREDICT = "The best classes of a video: the mean over its windows."
+_SEGMENTS = "What happens when: labelled stretches of a video, and its windows."
+
+
+def routes(service: Service, uploads: Uploads) -> APIRouter:
+    """/api/predict and /api/segments: one request with a form, one answer."""
+    router = APIRouter(prefix="/api")
+
+    async def answer(request: Request) -> dict[str, Any]:
+        upload = await uploads.receive(request, field_name="file")
+        return await service.timeline_of(
+            str(upload.path),
+            model=upload.fields.get("model"),
+            top_k=upload.fields.get("top_k"),
+            visitor=address_of(request),
+            is_gone=request.is_disconnected,
         )
 
+    @router.post("/predict", summary=_PREDICT, openapi_extra=_FORM, responses=_PROBLEMS)
+    async def predict(request: Request) -> Prediction:
+        return await answer(request)
 
-def _model_named(model: str | None, predictors: dict[str, Predictor]) -> Predictor:
-    if model and model not in predictors:
-        raise Refused("unknown_model", models=", ".join(predictors))
-    return predictors[model or next(iter(predictors))]
+    @router.post("/segments", summary=_SEGMENTS, openapi_extra=_FORM, responses=_PROBLEMS)
+    async def segments(request: Request) -> Timeline:
+        return await answer(request)
+
+    @router.get("/status", summary="Which models there are, and how many videos wait.")
+    async def status() -> Status:
+        jobs = service.jobs
+        return {"models": list(service.predictors), "waiting": jobs.num_waiting, "is_full": jobs.is_full}
+
+    return router
 
 
-def _count(top_k: float | None) -> int:
-    if top_k is None:
-        return NUM_CLASSES_SHOWN
-    if top_k < 1 or top_k != int(top_k):
-        raise Refused("bad_number")
-    return int(top_k)
+def add_endpoints(service: Service) -> None:
+    """Add /predict and /segments for gradio_client to the page that is being built."""
+    first = next(iter(service.predictors))
+
+    async def segments(
+        video: gr.FileData, request: gr.Request, model: str = first, top_k: int = NUM_CLASSES_SHOWN
+    ) -> Timeline:
+        async def stays() -> bool:
+            return False
+
+        try:
+            path = uploaded_path(video)
+            return await service.timeline_of(path, model=model, top_k=top_k, visitor=address_of(request), is_gone=stays)
+        except Refused as refusal:
+            raise shown(refusal, request) from None
+
+    async def predict(
+        video: gr.FileData, request: gr.Request, model: str = first, top_k: int = NUM_CLASSES_SHOWN
+    ) -> Prediction:
+        content = await segments(video, request, model, top_k)
+        return {key: content[key] for key in Prediction.__annotations__}
+
+    for function, text in ((predict, _PREDICT), (segments, _SEGMENTS)):
+        gr.api(function, api_name=function.__name__, api_description=text, concurrency_limit=None)
 
 
-def _recognise(video: str | None, predictor: Predictor, limits: Limits) -> VideoPrediction:
-    info = check_header(uploaded_path(video), limits)
-    reader = VideoReader(video)
-    windows = [window for scored, _, _ in score_within(predictor, reader, info, limits) for window in scored]
-    prediction = predictor.prediction_of(reader, windows)
-    # The answer names the visitor's file, not where it lies on the server.
-    return replace(prediction, path=Path(prediction.path.name))
+def shown(refusal: Refused, request: gr.Request) -> gr.Error:
+    """A refusal as a message of the page, in the visitor's language."""
+    texts = texts_for(request.headers.get("accept-language"))
+    return gr.Error(refusal.text(texts), title=texts["error_title"], print_exception=False)

@@ -1,176 +1,305 @@
-"""What may reach Gradio's server: the addresses that the page needs, in requests of bounded size."""
+"""What may reach the server: from which pages, by which names, by whom, and how much of it.
 
-import asyncio
+Every rule here is one of HTTP, so that none depends on how Gradio is built: what is not listed is refused.
+"""
+
+import ipaddress
+import json
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+import socket
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
-import gradio as gr
-from gradio.route_utils import upload_fn
-from gradio.routes import file_upload_statuses
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from video_module.web.limits import Limits
-from video_module.web.storage import Storage, StorageFull
+from video_module.web.jobs import Jobs
+from video_module.web.limits import Limits, Refused
+from video_module.web.login import Accounts, login_page
+from video_module.web.storage import Storage
 from video_module.web.texts import texts_for
+from video_module.web.uploads import read_body
 
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_UPLOAD_PATH = "/gradio_api/upload"
 # The addresses that the page and the API need. Gradio has more, which nobody here asks for: a proxy for foreign links,
 # pages of past runs, links that store a visitor's state, an editor.
 _OPEN = re.compile(
-    r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|login|logout|(assets|static|svelte)/.*)?"
-    r"|/gradio_api/(info|openapi\.json|app_id|user|login_check|startup-events|theme\.css|upload|upload_progress|reset"
-    r"|file=(?!https?:).*|queue/(join|data|status)|call/.+|run/predict|cancel|heartbeat/[^/]+|stream/[^/]+(/close)?)"
+    r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|login|logout|(assets|static|svelte)/.+)?"
+    r"|/api/(predict|segments|status|docs|openapi\.json)"
+    r"|/gradio_api/(info|app_id|startup-events|theme\.css|upload|upload_progress|reset|file=(?!https?:).+"
+    r"|queue/(join|data|status)|call/(v2/)?(predict|segments)(/[^/]+)?|run/predict|cancel|heartbeat/[^/]+|stream/[^/]+(/close)?)"
 )
+_WITHOUT_LOGIN = ("/login", "/logout", "/favicon.ico", "/robots.txt")
+# Those that read what they are sent themselves, as it arrives.
+_READ_BY_ROUTES = ("/login", "/logout", "/api/predict", "/api/segments", "/gradio_api/upload")
 _QUEUED = re.compile(r"/gradio_api/(queue/join|call/.+)")
+_PAGE_CALLS = ("/gradio_api/queue/join", "/gradio_api/run/predict")
+_ONE_RANGE = re.compile(r"bytes=(\d{1,15}-\d{0,15}|-\d{1,15})")
+
 # Bytes of a request that is not an upload; the largest are frames of cameras. The limit bounds what a stranger can make
 # the server keep in memory.
 _MAX_BODY = 8_000_000
 
-# What a form puts around the file of an upload.
-_FORM_BYTES = 10_000
+# Set by proxies. Those that uvicorn trusts have been read by now; nobody else's should reach Gradio, which builds
+# addresses of them.
+_FORWARDED = {b"forwarded", *(f"x-forwarded-{name}".encode() for name in ("for", "host", "port", "prefix", "proto"))}
 
 _HEADERS = {
     # Scripts, fonts and pictures come from this server alone. Gradio's page has scripts and styles inline.
-    "content-security-policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'",
+    "content-security-policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; "
+    "form-action 'self'; base-uri 'self'; object-src 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
 
+RETRY_AFTER_S = 30
 
-class _TooLarge(Exception):
-    """The body of a request went on beyond its limit."""
+
+def own_names(host: str) -> set[str]:
+    """The names by which visitors may ask for this server if nothing else is said."""
+    name = socket.gethostname().lower()
+    return {"localhost", name, f"{name}.local", host.lower()}
 
 
 class Gate:
-    """ASGI middleware around Gradio's application."""
+    """ASGI middleware around the whole application."""
 
-    def __init__(self, app: Any, *, page: gr.Blocks, limits: Limits) -> None:
-        self._app, self._page, self._limits = app, page, limits
+    def __init__(
+        self,
+        app: Any,
+        *,
+        allowed_hosts: Iterable[str],
+        accounts: Accounts,
+        jobs: Jobs,
+        storage: Storage,
+        limits: Limits,
+        num_inputs: Mapping[int, int],
+        inputs: Collection[str],
+        root_path: str = "",
+    ) -> None:
+        """`num_inputs` are those of the page's functions, by id; `inputs` name those of each endpoint."""
+        self._app, self._accounts, self._jobs, self._storage = app, accounts, jobs, storage
+        self._limits, self._root_path = limits, root_path
+        self._num_inputs, self._inputs = num_inputs, inputs
+        self._hosts = {name.lower() for name in allowed_hosts}
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        path = re.sub(r"/+", "/", scope["path"])
-        texts = texts_for(Headers(scope=scope).get("accept-language"))
-        if not _OPEN.fullmatch(path if path == "/" else path.removesuffix("/")):
-            await PlainTextResponse("Not found", 404)(scope, receive, send)
+        if scope["type"] != "http":  # the page needs no WebSocket
             return
-        await self._pass_on(path, scope, receive, send, texts)
-
-    async def _pass_on(self, path: str, scope: _Scope, receive: _Receive, send: _Send, texts: dict[str, str]) -> None:
-        is_upload = path.removesuffix("/") == _UPLOAD_PATH
-        is_queued = scope["method"] == "POST" and _QUEUED.fullmatch(path) is not None
-        most = self._limits.max_bytes + _FORM_BYTES if is_upload else _MAX_BODY
-        too_large = PlainTextResponse(
-            texts["too_large_file" if is_upload else "too_large_request"].format(max_file_mb=self._limits.max_file_mb),
-            413,
-        )
-        if int(Headers(scope=scope).get("content-length", 0)) > most:
-            await too_large(scope, receive, send)
-            return
-        # The header may lie or be missing, so what arrives is counted. Once an answer has begun it cannot be replaced
-        # any more; Gradio's own "queue is full" is held back and replaced by a text in the visitor's language.
-        taken, has_begun, is_full = 0, False, False
-
-        async def receive_counted() -> MutableMapping[str, Any]:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > most:
-                raise _TooLarge
-            return message
-
-        async def send_watched(message: MutableMapping[str, Any]) -> None:
-            nonlocal has_begun, is_full
-            if message["type"] == "http.response.start":
-                is_full = is_queued and message["status"] == 503
-                has_begun = True
-                headers = MutableHeaders(raw=message["headers"])
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-            if not is_full:
-                await send(message)
-
-        try:
-            await self._app(scope, receive_counted, send_watched)
-        except _TooLarge:
-            if not has_begun:
-                await too_large(scope, receive, send_watched)
-        if is_full:
-            text = texts["busy"].format(waiting=len(self._page._queue))
-            await _busy(Headers(scope=scope), text)(scope, receive, send)
-
-
-def _busy(headers: Headers, text: str) -> Response:
-    """What a visitor gets instead of Gradio's answer when the queue is full."""
-    # 503 is what gradio_client and scripts understand. For a 503, though, Gradio's page shows an English text of its
-    # own, so browsers get another status.
-    status = 429 if headers.get("user-agent", "").startswith("Mozilla/") else 503
-    return JSONResponse({"detail": text}, status, headers={"retry-after": "30"})
-
-
-def upload_route(storage: Storage, limits: Limits) -> Route:
-    """Replaces Gradio's: each upload gets a folder of its own, and leaves nothing behind if it fails.
-
-    Gradio's own puts equal files of two visitors into one place, so that neither could be deleted.
-    """
-
-    async def upload(request: Request) -> Response:
+        request = Request(scope, receive)
         texts = texts_for(request.headers.get("accept-language"))
-        if not _is_signed_in(request):
-            return PlainTextResponse(texts["sign_in"], 401)
-        upload_id = request.query_params.get("upload_id")
+        # Whatever the address looks like, all that follows sees it as the list does.
+        path = re.sub(r"/+", "/", scope["path"])
+        path = scope["path"] = path if path == "/" else path.removesuffix("/")
+        sent = _Sent(send)
         try:
-            with storage.room_for(int(request.headers.get("content-length", limits.max_bytes))):
-                return JSONResponse(await _receive(request, storage, max_bytes=limits.max_bytes, upload_id=upload_id))
-        except StorageFull:
-            return PlainTextResponse(texts["storage_full"], 507)
-        except MultiPartException as error:
-            if "maximum allowed size" in error.message:
-                return PlainTextResponse(texts["too_large_file"].format(max_file_mb=limits.max_file_mb), 413)
-            return PlainTextResponse(texts["bad_upload"], 400)
-        except (ClientDisconnect, ValueError, KeyError, TypeError, AttributeError, gr.exceptions.InvalidPathError):
-            return PlainTextResponse(texts["bad_upload"], 400)  # no form, or not one of files
-        finally:
-            # Gradio forgets an upload's progress when it was asked for to the end; many clients never ask.
-            if upload_id:
-                asyncio.get_running_loop().call_later(30, file_upload_statuses.stop_tracking, upload_id)
+            answer = self._refuse(request, path) or self._ask_to_sign_in(request, path, texts)
+            if answer is None:
+                _strip(scope, path)
+                answer = await self._pass_on(request, path, receive, sent)
+        except Refused as refusal:
+            answer = refused(refusal, request)
+        except ClientDisconnect:
+            return
+        if answer is not None and not sent.has_begun:
+            await answer(scope, receive, sent)
 
-    return Route(_UPLOAD_PATH, upload, methods=["POST"])
+    def _refuse(self, request: Request, path: str) -> Response | None:
+        """The answer to a request that nobody may make."""
+        headers = request.headers
+        host, _ = _split(headers.get("host", ""))
+        if not (_is_address(host) or host in self._hosts):
+            return _plain("unknown host; the server's --allowed_hosts names those that it has", 400)
+        origin = headers.get("origin")
+        if origin is not None and _split(urlsplit(origin).netloc) != _split(headers["host"]):
+            raise Refused("foreign")
+        # What another page asks for without saying its origin, such as a picture. To follow a link is allowed.
+        is_link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+        is_foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if is_foreign and not (is_link and request.method in ("GET", "HEAD")):
+            raise Refused("foreign")
+        if request.method not in ("GET", "HEAD", "POST"):
+            return Response(status_code=405, headers={"allow": "GET, HEAD, POST"})
+        if not _OPEN.fullmatch(path):
+            return _plain("Not found", 404)
+        return None
 
+    def _ask_to_sign_in(self, request: Request, path: str, texts: dict[str, str]) -> Response | None:
+        if not self._accounts.are_needed or path in _WITHOUT_LOGIN:
+            return None
+        if self._accounts.knows(request.cookies.get(self._accounts.cookie, "")):
+            return None
+        basic = request.headers.get("authorization")
+        if basic is not None and self._accounts.knows_basic(basic, address=address_of(request)):
+            return None
+        if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(login_page(texts, action=f"{self._root_path}/login"), 401)
+        raise Refused("sign_in")
 
-async def _receive(request: Request, storage: Storage, *, max_bytes: int, upload_id: str | None) -> list[str]:
-    folder = storage.new_folder()
-    try:
-        with storage.using(folder):
-            files, _, _ = await upload_fn(
-                request,
-                str(folder),
-                max_bytes,
-                upload_id,
-                upload_progress=file_upload_statuses if upload_id else None,
-            )
-        if not files:
-            raise ValueError("no file in the form")
-        return files
-    except BaseException:
-        storage.drop(folder)
-        raise
+    async def _pass_on(self, request: Request, path: str, receive: _Receive, sent: "_Sent") -> Response | None:
+        """Let the application answer; gives the answer instead if there has to be another one."""
+        scope = request.scope
+        if request.method != "POST" or path in _READ_BY_ROUTES:
+            await self._app(scope, receive, sent)
+            return None
+        is_queued = _QUEUED.fullmatch(path) is not None
+        if is_queued and self._jobs.is_full:
+            raise self._busy()
+        body = await self._checked_body(request, path)
+        sent.hides_503 = is_queued
+        await self._app(scope, _replay(scope, body, receive), sent)
+        if sent.was_hidden:
+            sent.was_hidden = False
+            raise self._busy()
+        return None
 
+    def _busy(self) -> Refused:
+        return Refused("busy", waiting=self._limits.queue_size)
 
-def _is_signed_in(request: Request) -> bool:
-    app = request.app
-    if app.auth is None:
+    async def _checked_body(self, request: Request, path: str) -> bytes:
+        """The JSON of a request to Gradio, which may name no files but those that were uploaded.
+
+        Gradio would copy whichever file of the server such a request names, and fetch what a link leads to.
+        """
+        body = b"".join([part async for part in read_body(request, most=_MAX_BODY, too_large=_TOO_LARGE)])
+        try:
+            content = json.loads(body or b"{}")
+            self._check_files(content)
+        except (ValueError, RecursionError):
+            raise Refused("bad_request") from None
+        if not (isinstance(content, dict) and self._is_call(path, content)):
+            raise Refused("bad_request")
+        # Written anew, so that no other reader can find something else in it.
+        return json.dumps(content).encode()
+
+    def _is_call(self, path: str, content: dict[str, Any]) -> bool:
+        """Whether a request calls what is there with as much as it takes; Gradio would log a traceback for others."""
+        data = content.get("data")
+        if path in _PAGE_CALLS:
+            number, session = content.get("fn_index"), content.get("session_hash")
+            is_known = type(number) is int and isinstance(data, list) and self._num_inputs.get(number) == len(data)
+            return is_known and isinstance(session, str)
+        if path.startswith("/gradio_api/call/v2/"):
+            return set(content) <= {*self._inputs, "session_hash"} and "video" in content
+        if path.startswith("/gradio_api/call/"):
+            return isinstance(data, list) and len(data) == len(self._inputs)
         return True
-    names = f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}"
-    return any(request.cookies.get(name) in app.tokens for name in names)
+
+    def _check_files(self, value: Any) -> None:
+        if isinstance(value, list):
+            for item in value:
+                self._check_files(item)
+        if not isinstance(value, dict):
+            return
+        for item in value.values():
+            self._check_files(item)
+        path = value.get("path")
+        if not isinstance(path, str):
+            return
+        if re.match(r"(?i)https?:", path):
+            raise Refused("no_links")
+        if path and not self._storage.is_below(path):
+            raise Refused("gone")
+
+
+_TOO_LARGE = Refused("too_large_request")
+
+
+class _Sent:
+    """The `send` of a request: adds our headers to what is answered, and can hold an answer back."""
+
+    def __init__(self, send: _Send) -> None:
+        self._send = send
+        self.has_begun = self.hides_503 = self.was_hidden = False
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            # Gradio's own "queue is full", which gives way to a text in the visitor's language.
+            self.was_hidden = self.hides_503 and message["status"] == 503
+            self.hides_503 = False
+            headers = MutableHeaders(raw=message["headers"])
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+        if self.was_hidden:
+            return
+        self.has_begun = True
+        await self._send(message)
+
+
+def refused(refusal: Refused, request: Request) -> Response:
+    """An answer that says why not, in the visitor's language."""
+    text = refusal.text(texts_for(request.headers.get("accept-language")))
+    status, headers = refusal.status, {}
+    if status in (429, 503):
+        headers["retry-after"] = str(refusal.values.get("seconds", RETRY_AFTER_S))
+    # 503 is what gradio_client and scripts understand. For a 503, though, Gradio's page shows an English text of its
+    # own, so browsers get another status there.
+    if status == 503 and request.headers.get("user-agent", "").startswith("Mozilla/"):
+        status = 429 if "/gradio_api/" in request.url.path else status
+    return JSONResponse({"detail": text}, status, headers)
+
+
+def address_of(request: Any) -> str:
+    """Where a request comes from, as one visitor: of IPv6, a visitor has a whole /64."""
+    host = request.client.host if request.client else ""
+    if ":" in host and _is_address(host):
+        return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
+    return host
+
+
+def _plain(text: str, status: int) -> Response:
+    return Response(text, status, media_type="text/plain")
+
+
+def _split(netloc: str) -> tuple[str, str]:
+    """(host, port) of a Host header or an origin, with the usual ports left out."""
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]@]*)(?::(\d*))?", netloc)
+    if found is None:
+        return "", ""
+    host, port = found[1].lower().strip("[]").removesuffix("."), found[2] or ""
+    return host, "" if port in ("80", "443") else port
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _strip(scope: _Scope, path: str) -> None:
+    """Take away headers that nothing behind this should act on."""
+
+    def stays(name: bytes, value: bytes) -> bool:
+        if name == b"range":
+            # Files alone are served in parts, and one part at a time.
+            return path.startswith("/gradio_api/file=") and _ONE_RANGE.fullmatch(value.decode("latin-1")) is not None
+        return name not in _FORWARDED
+
+    scope["headers"] = [(name, value) for name, value in scope["headers"] if stays(name, value)]
+
+
+def _replay(scope: _Scope, body: bytes, receive: _Receive) -> _Receive:
+    """A `receive` that gives a body that has been read already."""
+    headers = Headers(scope=scope)
+    kept = [(name, value) for name, value in headers.raw if name not in (b"content-length", b"transfer-encoding")]
+    scope["headers"] = [*kept, (b"content-length", str(len(body)).encode())]
+    was_given = False
+
+    async def replay() -> MutableMapping[str, Any]:
+        nonlocal was_given
+        if was_given:
+            return await receive()
+        was_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

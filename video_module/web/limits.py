@@ -1,6 +1,5 @@
 """What a visitor may ask of the server, checked before the work and during it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,7 @@ from video_module.machine import available_cores
 
 # run_gradio.py reads the limits' defaults for --help, which should not wait for OpenCV.
 if TYPE_CHECKING:
-    from video_module.data.decoding import VideoInfo, VideoReader
-    from video_module.inference.predictor import Predictor, Window
+    from video_module.data.decoding import VideoInfo
 
 # Of frames, upright or on their side. A frame of 4K is 28 MB once decoded, and several are held at a time.
 MAX_WIDTH, MAX_HEIGHT = 4096, 2304
@@ -20,6 +18,29 @@ MAX_WIDTH, MAX_HEIGHT = 4096, 2304
 # limit on a video's length.
 _MAX_FPS = 60
 
+# HTTP statuses of refusals; of all others it is 400.
+_STATUS = {
+    "sign_in": 401,
+    "foreign": 403,
+    "gone": 404,
+    "too_slow_upload": 408,
+    "too_large_file": 413,
+    "too_large_request": 413,
+    "bad_suffix": 415,
+    "bad_video": 422,
+    "too_long": 422,
+    "too_many_frames": 422,
+    "too_many_pixels": 422,
+    "too_large_frames": 422,
+    "too_slow": 422,
+    "too_many_attempts": 429,
+    "busy": 503,
+    "too_many_jobs": 503,
+    "too_many_uploads": 503,
+    "closing": 503,
+    "storage_full": 507,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -27,6 +48,10 @@ class Limits:
 
     max_file_mb: int = setting(200, "largest upload, in megabytes (10^6 bytes)")
     max_seconds: int = setting(120, "longest video, and longest live session, in seconds")
+    max_gigapixels: float = setting(
+        4.0, "most pixels of a video, frames x height x width, in 10^9; 4 is two minutes of 1280x720 at 36 frames/s"
+    )
+    max_work_s: int = setting(600, "longest work on one video, in seconds; waiting does not count")
     concurrency: int | None = setting(
         None, "videos recognised at a time, and live sessions at a time", default="half of the cores"
     )
@@ -35,9 +60,11 @@ class Limits:
     max_disk_mb: int = setting(4000, "disk space for all visitors' files, in megabytes")
 
     def __post_init__(self) -> None:
-        for name in ("max_file_mb", "max_seconds", "queue_size", "keep_minutes"):
+        for name in ("max_file_mb", "max_seconds", "max_work_s", "queue_size", "keep_minutes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.max_gigapixels > 0:
+            raise ValueError(f"max_gigapixels must be above 0, got {self.max_gigapixels}")
         if self.concurrency is not None and self.concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, got {self.concurrency}")
         if self.max_disk_mb < self.max_file_mb:
@@ -69,6 +96,11 @@ class Refused(Exception):
     def text(self, texts: dict[str, str]) -> str:
         return texts[self.key].format(**self.values)
 
+    @property
+    def status(self) -> int:
+        """What it is in HTTP."""
+        return _STATUS.get(self.key, 400)
+
 
 def check_header(path: str | Path, limits: Limits) -> "VideoInfo":
     """The header of a video that may be recognised, as far as it can be believed. Raises Refused."""
@@ -82,7 +114,13 @@ def check_header(path: str | Path, limits: Limits) -> "VideoInfo":
         raise Refused("bad_video") from None
     check_size(info.height, info.width)
     check_length(info.estimated_num_frames, info.duration_s, limits)
+    check_pixels(num_pixels(info), limits)
     return info
+
+
+def num_pixels(info: "VideoInfo") -> int:
+    """Of all frames that a header promises."""
+    return info.estimated_num_frames * info.height * info.width
 
 
 def check_size(height: int, width: int) -> None:
@@ -100,19 +138,7 @@ def check_length(num_frames: int, duration_s: float, limits: Limits) -> None:
         raise Refused("too_many_frames", max_frames=limits.max_frames)
 
 
-def score_within(
-    predictor: "Predictor", reader: "VideoReader", info: "VideoInfo", limits: Limits
-) -> "Iterator[tuple[list[Window], int, int]]":
-    """Yield (windows scored, frames done, frames expected) for each batch of a video's windows.
-
-    Raises Refused if it cannot be decoded or turns out longer than its header said.
-    """
-    from video_module.data.decoding import VideoError
-
-    try:
-        for windows in predictor.score_windows(reader):
-            done = windows[-1].end
-            check_length(reader.num_frames, reader.times_s[-1], limits)
-            yield windows, done, max(done, info.estimated_num_frames)
-    except VideoError:
-        raise Refused("bad_video") from None
+def check_pixels(num_pixels: int, limits: Limits) -> None:
+    """Raise Refused if a video has more pixels than can be worked on in reasonable time."""
+    if num_pixels > limits.max_gigapixels * 1e9:
+        raise Refused("too_many_pixels", max_gigapixels=f"{limits.max_gigapixels:g}")

@@ -10,13 +10,14 @@ import numpy as np
 
 from video_module.config import TimelineConfig
 from video_module.data import sampling
-from video_module.data.decoding import DEFAULT_FPS, VideoError, VideoInfo, VideoReader
+from video_module.data.decoding import DEFAULT_FPS, VideoError, VideoInfo
 from video_module.inference.live import ANSWERS_PER_CLIP, LiveLabeller, RecentFrames
 from video_module.inference.overlay import draw_label, segment_colors
 from video_module.inference.predictor import Predictor
 from video_module.inference.timeline import shown_label
 from video_module.inference.windows import WindowClip, WindowCutter
-from video_module.web.limits import Limits, Refused, check_length
+from video_module.web.limits import Limits, Refused
+from video_module.web.work import LimitedReader
 
 # Each picture travels to the browser as a JPEG inside a message. 480 lines at 12 a second look like a live picture;
 # more of either fills the line of a visitor without a fast one, and the label does not change that often anyway.
@@ -49,7 +50,7 @@ def watch_file(
     smooth_s = sampling.clip_span(predictor.clip, info.fps) / info.fps
     config = config.for_model(predictor.min_score)
     labeller = LiveLabeller(predictor.class_names, config, smooth_s=smooth_s)
-    reader = VideoReader(path)
+    reader = LimitedReader(path, limits)
     label, score, shown_s, begin = None, 0.0, -np.inf, time.monotonic()
 
     def label_at(time_s: float, window: WindowClip) -> tuple[str, float]:
@@ -57,7 +58,6 @@ def watch_file(
 
     try:
         for index, timed in enumerate(reader):
-            check_length(index + 1, timed.time_s, limits)
             frame = timed.to_rgb()
             for window in cutter.push(frame, timed.time_s):
                 label, score = label_at(timed.time_s, window)

@@ -8,14 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from video_module.config import TimelineConfig
 from video_module.data.labels import VIDEO_SUFFIXES
-from video_module.inference.predictor import Predictor
-from video_module.web.api import add_endpoints
-from video_module.web.components import camera_frames, in_place, live_picture
-from video_module.web.handlers import NUM_CLASSES_SHOWN, Handlers
+from video_module.web.api import NUM_CLASSES_SHOWN, Service, add_endpoints
+from video_module.web.handlers import Handlers
 from video_module.web.limits import Limits
-from video_module.web.storage import Storage
 from video_module.web.texts import TEXTS
 
 _STREAM_EVERY_S = 0.1
@@ -31,8 +27,10 @@ CSS = """
 #title h1 { margin-bottom: 0; }
 #limits { opacity: 0.75; font-size: 0.9em; }
 #timeline img { width: 100%; }
-#downloads .label-clear-button, footer .divider { display: none; }
-#downloads .empty { min-height: 80px; }
+footer .divider { display: none; }
+#annotated { min-height: 320px; }
+#annotated video { width: 100%; max-height: 60vh; background: #000; }
+#sign-out form { text-align: right; }
 /* cutting a recording would fetch a program from a foreign host */
 #input-camera .icon-button-wrapper button:not(:last-child) { display: none; }
 .order { font-size: 1.4em; font-weight: 600; overflow-wrap: anywhere; }
@@ -55,15 +53,13 @@ CSS = """
 
 
 def build_page(
-    predictors: dict[str, Predictor],
-    *,
-    storage: Storage,
-    limits: Limits,
-    config: TimelineConfig,
-    examples: Sequence[Path],
+    service: Service, *, examples: Sequence[Path], sign_out_at: str | None = None
 ) -> tuple[gr.Blocks, gr.I18n]:
-    """The page over one or more models, by the name that the visitor sees, and its texts for launch()."""
-    do = Handlers(predictors, storage=storage, limits=limits, config=config)
+    """The page over one or more models, and its texts for mounting it.
+
+    `sign_out_at` is the address of the button for that; None where nobody signs in.
+    """
+    do, predictors, limits = Handlers(service), service.predictors, service.limits
     translate = gr.I18n(**_page_texts(limits))
     with gr.Blocks(title=TEXTS["en"]["title"], analytics_enabled=False) as page:
         gr.Markdown(translate("heading"), elem_id="title")
@@ -71,26 +67,25 @@ def build_page(
         names = list(predictors)
         model = gr.Dropdown(names, value=names[0], label=translate("model"), visible=len(names) > 1, elem_id="model")
         with gr.Accordion(translate("known"), open=False, elem_id="known"):
-            known = gr.HTML(_names_of(predictors[names[0]]))
-        model.change(lambda name: _names_of(predictors[name]), model, known, **_ASIDE)
+            known = gr.HTML(do.known_actions(names[0]))
+        model.change(do.known_actions, model, known, **_ASIDE)
         with gr.Tabs():
             with gr.Tab(translate("file_tab")):
                 _build_video_tab(do, translate, model, examples)
             with gr.Tab(translate("live_tab")):
-                _build_live_tab(do, translate, model, examples)
+                _build_live_tab(do, translate, model, examples, limits)
         gr.Markdown(translate("limits"), elem_id="limits")
+        if sign_out_at is not None:
+            gr.HTML(_SIGN_OUT.format(address=html.escape(sign_out_at)), elem_id="sign-out")
         page.unload(do.forget)
-        add_endpoints(predictors, storage=storage, limits=limits, config=config)
-    return page, translate
-
-
-def _names_of(predictor: Predictor) -> str:
-    return ", ".join(html.escape(name) for name in predictor.class_names)
+        add_endpoints(service)
+    # Videos wait in the service's own queue; Gradio's is that of the live tab.
+    return page.queue(max_size=limits.queue_size, default_concurrency_limit=None, api_open=False), translate
 
 
 def page_script(limits: Limits) -> str:
     """page.js with its gaps filled."""
-    keys = ("title", "too_large_file")
+    keys = ("title", "too_large_file", "empty_file", "sign_out")
     texts = {language: {key: texts[key] for key in keys} for language, texts in _page_texts(limits).items()}
     script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
     return script.replace("__MAX_BYTES__", str(limits.max_bytes)).replace("__TEXTS__", json.dumps(texts))
@@ -111,9 +106,15 @@ def _page_texts(limits: Limits) -> dict[str, dict[str, str]]:
     }
 
 
-_PRIVATE = {"api_visibility": "private"}
+# page.js puts in what it is called in the visitor's language.
+_SIGN_OUT = '<form method="post" action="{address}"><button class="sign-out">Sign out</button></form>'
+
+_PRIVATE = {"api_visibility": "private", "preprocess": False}
+_META = {"_type": "gradio.FileData"}
 _ASIDE = {"queue": False, "show_progress": "hidden", **_PRIVATE}
 """Settings of events that take no time, and need not wait in the queue behind those that do."""
+_AS_IT_IS = {"postprocess": False}
+"""Of events whose answer is what the browser gets."""
 
 
 def _build_video_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, examples: Sequence[Path]) -> None:
@@ -123,28 +124,22 @@ def _build_video_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, examp
                 with gr.Tab(translate("upload_tab")):
                     video = _upload_box("input-video")
                 with gr.Tab(translate("camera_tab")):
-                    camera = in_place(
-                        gr.Video(
-                            sources=["webcam"],
-                            show_label=False,
-                            include_audio=False,
-                            webcam_options=_CAMERA,
-                            height=240,
-                            elem_id="input-camera",
-                        )
+                    camera = gr.Video(
+                        sources=["webcam"],
+                        show_label=False,
+                        include_audio=False,
+                        webcam_options=_CAMERA,
+                        height=240,
+                        elem_id="input-camera",
                     )
             samples = _example_box(examples, translate("examples"), "examples")
             start, stop = _buttons(translate("recognise"), translate("cancel"), ("recognise", "cancel"))
             order = gr.HTML(elem_id="order")
             actions = gr.Label(label=translate("whole_video"), num_top_classes=NUM_CLASSES_SHOWN, elem_id="actions")
         with gr.Column(min_width=300):
-            annotated = in_place(
-                gr.Video(show_label=False, interactive=False, autoplay=True, loop=True, height=320, elem_id="annotated")
-            )
-            timeline = gr.Plot(show_label=False, elem_id="timeline")
-            files = in_place(
-                gr.File(label=translate("downloads"), file_count="multiple", interactive=False, elem_id="downloads")
-            )
+            annotated = gr.HTML(elem_id="annotated")
+            timeline = gr.HTML(elem_id="timeline")
+            files = gr.HTML(elem_id="downloads")
     # The browser fills in the width of its window, for which the timeline is drawn.
     width = gr.Number(visible=False)
     run = start.click(
@@ -152,17 +147,18 @@ def _build_video_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, examp
         [video, model, width],
         [order, actions, annotated, timeline, files],
         js="(video, model, width) => [video, model, window.innerWidth]",
-        concurrency_id="recognise",
-        concurrency_limit=do.limits.num_at_once,
+        concurrency_limit=None,
         show_progress_on=[annotated],
         **_PRIVATE,
     )
     stop.click(None, cancels=[run], **_PRIVATE)
-    camera.change(lambda recording: recording, camera, video, **_ASIDE)
+    camera.change(None, camera, video, js="(recording) => recording", **_ASIDE)
     _connect_box(do, video, samples, examples, slot="video")
 
 
-def _build_live_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, examples: Sequence[Path]) -> None:
+def _build_live_tab(
+    do: Handlers, translate: gr.I18n, model: gr.Dropdown, examples: Sequence[Path], limits: Limits
+) -> None:
     with gr.Row():
         with gr.Column(min_width=300), gr.Tabs():
             with gr.Tab(translate("live_file_tab")):
@@ -173,25 +169,31 @@ def _build_live_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, exampl
                 )
                 start, stop = _buttons(translate("start"), translate("stop"), ("start", "stop"))
             with gr.Tab(translate("live_camera_tab")):
-                frames = camera_frames(show_label=False, webcam_options=_CAMERA, elem_id="live-frames")
+                frames = gr.Image(
+                    sources=["webcam"],
+                    streaming=True,
+                    show_label=False,
+                    webcam_options=_CAMERA,
+                    elem_id="live-frames",
+                )
         with gr.Column(min_width=300):
-            picture = live_picture(show_label=False, buttons=["fullscreen"], height=360, elem_id="live")
+            picture = gr.Image(interactive=False, show_label=False, buttons=["fullscreen"], height=360, elem_id="live")
             label = gr.HTML(elem_id="now")
     live: dict[str, Any] = {
         "concurrency_id": "live",
-        "concurrency_limit": do.limits.num_at_once,
+        "concurrency_limit": limits.num_at_once,
         "show_progress": "hidden",
         **_PRIVATE,
+        **_AS_IT_IS,
     }
     run = start.click(do.watch, [video, model, skip], [picture, label], **live)
     stop.click(None, cancels=[run], **_PRIVATE)
-    watch = gr.State(None, time_to_live=do.limits.keep_minutes * 60)
     frames.stream(
         do.watch_camera,
-        [frames, model, watch],
-        [picture, label, watch],
+        [frames, model],
+        [picture, label],
         stream_every=_STREAM_EVERY_S,
-        time_limit=do.limits.max_seconds,
+        time_limit=limits.max_seconds,
         **live,
     )
     _connect_box(do, video, samples, examples, slot="live")
@@ -199,13 +201,20 @@ def _build_live_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, exampl
 
 def _connect_box(do: Handlers, video: gr.File, samples: gr.Dataset, examples: Sequence[Path], *, slot: str) -> None:
     """Put an example into the box when it is clicked, and note whose video is in it."""
-    samples.click(lambda index: str(examples[index]), samples, video, **_ASIDE)
+
+    def choose(index: Any) -> dict[str, Any] | None:
+        if index not in range(len(examples)):
+            return None
+        path = examples[index]
+        return {"path": str(path), "orig_name": path.name, "size": path.stat().st_size, "meta": _META}
+
+    samples.click(choose, samples, video, **_ASIDE, **_AS_IT_IS)
     video.change(do.keep_in(slot), video, None, **_ASIDE)
 
 
 def _upload_box(elem_id: str) -> gr.File:
     # Not a gr.Video: it complains about every .avi, which browsers cannot preview.
-    return in_place(gr.File(show_label=False, file_types=list(VIDEO_SUFFIXES), height=140, elem_id=elem_id))
+    return gr.File(show_label=False, file_types=list(VIDEO_SUFFIXES), height=140, elem_id=elem_id)
 
 
 def _example_box(examples: Sequence[Path], label: Any, elem_id: str) -> gr.Dataset:

@@ -1,8 +1,11 @@
-"""Serving the page: its own folder for files, its limits, and a clean end."""
+"""Serving the page and the API: one application, its own folder for files, its limits, and a clean end."""
 
+import errno
+import logging
 import os
-import shutil
+import secrets
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -10,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from video_module.config import TimelineConfig
 from video_module.errors import STOP_SIGNALS, InputError
@@ -17,15 +21,13 @@ from video_module.inference.predictor import Predictor
 from video_module.web.limits import Limits
 
 if TYPE_CHECKING:
-    import gradio as gr
-
+    from video_module.web.jobs import Jobs
     from video_module.web.storage import Storage
 
 _SWEEP_EVERY_S = 20
-
-# Visitors whose state Gradio keeps; its default is 10,000. The only state is that of a live camera, which holds the
-# frames of a clip.
-_MAX_SESSIONS = 100
+# What is under way when the server is told to end.
+_GRACE_S = 3
+_LOOPBACK = ["127.0.0.1", "::1"]
 
 
 def serve(
@@ -36,75 +38,120 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     share: bool = False,
-    auth: Sequence[tuple[str, str]] = (),
+    accounts: dict[str, str] | None = None,
+    allowed_hosts: Sequence[str] = (),
     root_path: str = "",
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM. Raises InputError if the port is taken.
 
-    Visitors' files lie in one folder of their own, below GRADIO_TEMP_DIR or the system's, and go with the server.
+    `accounts` are passwords by name; without any, nobody has to sign in. Visitors' files lie in one folder of their
+    own, below GRADIO_TEMP_DIR or the system's, and go with the server.
     """
-    if parent := os.environ.get("GRADIO_TEMP_DIR"):
-        Path(parent).mkdir(parents=True, exist_ok=True)
-    root = Path(tempfile.mkdtemp(prefix="action-recognition-", dir=parent)).resolve()
-    # SIGTERM must end the process by an exception, or the folder would stay. Gradio sees to Ctrl-C itself.
-    for number in set(STOP_SIGNALS) - {signal.SIGINT}:
+    # A signal must end the process by an exception, or the folder would stay.
+    for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))
+    parent = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+    parent.mkdir(parents=True, exist_ok=True)
+    from video_module.web.storage import Storage, own_folder
+
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, root, ignore_errors=True)
+        sockets = _listen(host, port)
+        for part in sockets:
+            stack.callback(part.close)
+        root = stack.enter_context(own_folder(parent))
         _set_environment(root)
         # Gradio reads its settings when it is imported, so nothing that imports it may come before.
+        from video_module.web.api import Service
+        from video_module.web.application import build_application
         from video_module.web.examples import draw_examples
-        from video_module.web.page import build_page
-        from video_module.web.storage import Storage
+        from video_module.web.gate import own_names
+        from video_module.web.jobs import Jobs
+        from video_module.web.login import Accounts
 
         storage = Storage(root, keep_s=limits.keep_minutes * 60, max_bytes=limits.max_disk_mb * 1e6)
-        page, translate = build_page(
-            predictors, storage=storage, limits=limits, config=config, examples=draw_examples(root / "examples")
+        jobs = Jobs(limits)
+        url = _share(host, port) if share else f"http://{host}:{port}/"
+        app = build_application(
+            Service(predictors=predictors, storage=storage, jobs=jobs, limits=limits, config=config),
+            Accounts(accounts or {}),
+            allowed_hosts={*allowed_hosts, *own_names(host), urlsplit(url).hostname},
+            examples=draw_examples(storage.examples),
+            root_path=root_path,
         )
         is_over = threading.Event()
         stack.callback(is_over.set)
         threading.Thread(target=_sweep, args=(storage, is_over), daemon=True).start()
-        stack.callback(page.close, verbose=False)
-        settings = {"share": share, "auth": list(auth) or None, "root_path": root_path, "i18n": translate}
-        try:
-            url = _launch(page, storage, limits, server_name=host, server_port=port, **settings)
-        except OSError as error:
-            if "port" not in str(error):
-                raise
-            raise InputError(f"port {port} is in use; choose another with --port") from None
         print(f"serving at {url}; Ctrl-C ends it", flush=True)
-        page.block_thread()
+        _run(app, sockets, jobs)
 
 
-def _launch(page: "gr.Blocks", storage: "Storage", limits: Limits, **settings: Any) -> str:
-    """Start the server beside this thread; returns the address to open."""
-    from starlette.middleware import Middleware
+def _run(app: Any, sockets: list[socket.socket], jobs: "Jobs") -> None:
+    import uvicorn
 
-    from video_module.web.gate import Gate, upload_route
-    from video_module.web.page import CSS, THEME, page_script
+    from video_module.web.connections import Connection
+    from video_module.web.log import BoundedLog
 
-    _, url, share_url = page.queue(max_size=limits.queue_size, api_open=False).launch(
-        **settings,
-        max_threads=max(40, 4 * limits.num_at_once),
-        state_session_capacity=_MAX_SESSIONS,
-        app_kwargs={
-            "routes": [upload_route(storage, limits)],
-            "middleware": [Middleware(Gate, page=page, limits=limits)],
-        },
-        theme=THEME,
-        css=CSS,
-        js="() => { document.title = window.pageTitle; }",
-        head=f"<script>{page_script(limits)}</script>",
-        footer_links=["api"],
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        pwa=False,
-        show_error=False,
-        quiet=True,
-        prevent_thread_lock=True,
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # Before the connections are waited for, which wait for the work.
+            jobs.close()
+            await super().shutdown(sockets)
+
+    # What strangers send makes warnings, as many as they like, and in Gradio tracebacks.
+    sys.stderr = BoundedLog(sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    settings = uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Proxies of this machine, such as nginx or the tunnel of a shared link, say who is behind them.
+        forwarded_allow_ips=_LOOPBACK,
+        timeout_graceful_shutdown=_GRACE_S,
     )
-    return share_url or url
+    Server(settings).run(sockets=sockets)
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of a host. Raises InputError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror:
+        raise InputError(f"--host {host}: there is no such address") from None
+    sockets: list[socket.socket] = []
+    for family, _, _, _, address in found:
+        try:
+            sockets.append(socket.create_server(address[:2], family=family))
+        except OSError as error:
+            # "localhost" may have an address of a kind that this machine does not use.
+            if error.errno == errno.EADDRNOTAVAIL and len(found) > 1:
+                continue
+            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise InputError(f"port {port} {reason}; choose another with --port") from None
+    if not sockets:
+        raise InputError(f"--host {host}: this machine has no such address")
+    return sockets
+
+
+def _share(host: str, port: int) -> str:
+    """Open a tunnel to gradio.live; returns the public address. Raises InputError if there is none to be had."""
+    from gradio.networking import setup_tunnel
+
+    try:
+        return setup_tunnel(
+            local_host="127.0.0.1" if host in ("0.0.0.0", "::") else host,
+            local_port=port,
+            share_token=secrets.token_urlsafe(32),
+            share_server_address=None,
+            share_server_tls_certificate=None,
+        )
+    except Exception as error:
+        raise InputError(f"--share: no public link ({error}); check the connection to the internet") from None
 
 
 def _set_environment(root: Path) -> None:

@@ -1,5 +1,6 @@
 """Visitors' files: where they are, whose they are, and when they are deleted."""
 
+import os
 import secrets
 import shutil
 import threading
@@ -8,9 +9,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from video_module.errors import InputError
+from video_module.files import locked
+from video_module.web.limits import Refused
 
-class StorageFull(Exception):
-    """There is no room for another file."""
+_PREFIX = "action-recognition-"
+
+# Of the disk, in bytes: other programs need some too.
+_KEEP_FREE = 100_000_000
+
+
+@contextmanager
+def own_folder(parent: Path) -> Iterator[Path]:
+    """A new folder below `parent` for one server's files, which goes with the block.
+
+    Those that servers left behind that are no more, killed or out of memory, are removed first.
+    """
+    for folder in sorted(parent.glob(f"{_PREFIX}*")):
+        _remove_leftover(folder)
+    root = (parent / f"{_PREFIX}{secrets.token_hex(8)}").resolve()
+    # Locked before it is there, or another server that starts just now would take it for a leftover. The lock of a
+    # process ends with it, however it ends.
+    with locked(root):
+        root.mkdir(mode=0o700)
+        try:
+            yield root
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _remove_leftover(folder: Path) -> None:
+    try:
+        is_ours = not hasattr(os, "getuid") or folder.lstat().st_uid == os.getuid()
+        if is_ours and folder.is_dir() and not folder.is_symlink():
+            with locked(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+    except (InputError, OSError):  # a running server's, or gone meanwhile
+        pass
 
 
 class Storage:
@@ -28,7 +63,9 @@ class Storage:
         self._owned: dict[tuple[str, str], Path] = {}
         # Folders to delete again: Windows keeps files that are open, such as one that is being sent.
         self._kept: set[Path] = set()
-        self._promised = 0
+        self._sizes: dict[Path, int] = {}
+        self.examples = self.root / "examples"
+        """Files for everybody, which are not deleted before the end."""
 
     def new_folder(self) -> Path:
         """An empty folder, which counts as used now."""
@@ -38,23 +75,15 @@ class Storage:
             self._last_use[folder] = time.monotonic()
         return folder
 
-    @contextmanager
-    def room_for(self, num_bytes: int) -> Iterator[None]:
-        """Reserve space while a file arrives. Raises StorageFull if there is too little."""
+    def take(self, folder: Path, num_bytes: int) -> None:
+        """Count bytes that are about to be written to a folder. Raises Refused if there is no room for them."""
         with self._lock:
-            folders = {*self._last_use, *self._kept}
-            used = sum(_size(file) for folder in folders for file in folder.rglob("*"))
             if (
-                used + self._promised + num_bytes > self._max_bytes
-                or num_bytes > shutil.disk_usage(self.root).free - self._promised
+                sum(self._sizes.values()) + num_bytes > self._max_bytes
+                or shutil.disk_usage(self.root).free < num_bytes + _KEEP_FREE
             ):
-                raise StorageFull
-            self._promised += num_bytes
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._promised -= num_bytes
+                raise Refused("storage_full")
+            self._sizes[folder] = self._sizes.get(folder, 0) + num_bytes
 
     def own(self, path: str | Path, *, session: str, slot: str) -> None:
         """Give a file to a visitor, in place of the one in the same slot."""
@@ -80,6 +109,7 @@ class Storage:
             with self._lock:
                 if folder in self._users:
                     assert self._users[folder] > 0, folder
+                    self._sizes[folder] = _size(folder)
                     self._users[folder] -= 1
                     if not self._users[folder]:
                         del self._users[folder]
@@ -122,7 +152,27 @@ class Storage:
 
     def _delete(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
-        (self._kept.add if folder.exists() else self._kept.discard)(folder)
+        if folder.exists():
+            self._kept.add(folder)
+        else:
+            self._kept.discard(folder)
+            self._sizes.pop(folder, None)
+
+    def find(self, path: str) -> Path | None:
+        """The file of a visitor, or the example, that a path leads to; None for all other paths."""
+        try:
+            place = Path(path).resolve()
+            is_served = place.is_relative_to(self.examples) or self._folder_of(place) is not None
+            return place if is_served and place.is_file() else None
+        except (OSError, ValueError):  # too long, or with a null byte
+            return None
+
+    def is_below(self, path: str) -> bool:
+        """Whether a path leads to where visitors' files are, or were."""
+        try:
+            return Path(path).resolve().is_relative_to(self.root)
+        except (OSError, ValueError):
+            return False
 
     def _folder_of(self, path: str | Path) -> Path | None:
         """The folder that this storage made for a path; None for any other path."""
@@ -133,8 +183,11 @@ class Storage:
         return folder if folder in self._last_use or folder in self._users else None
 
 
-def _size(file: Path) -> int:
-    try:
-        return file.lstat().st_size
-    except OSError:  # deleted meanwhile
-        return 0
+def _size(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        try:
+            total += file.lstat().st_size
+        except OSError:  # deleted meanwhile
+            continue
+    return total

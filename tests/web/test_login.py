@@ -1,0 +1,109 @@
+import base64
+
+import pytest
+
+from video_module.errors import InputError
+from video_module.web import login
+from video_module.web.limits import Refused
+from video_module.web.login import Accounts, read_accounts
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def accounts(clock) -> Accounts:
+    return Accounts({"anna": "secret", "борис": "пароль: да"}, clock=clock)
+
+
+def test_passwords_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv(login.ENVIRONMENT, raising=False)
+    assert read_accounts(None) == {}
+    path = tmp_path / "accounts"
+    path.write_text("anna:secret\n\nборис:пароль: да\n", encoding="utf-8")
+    assert read_accounts(path) == {"anna": "secret", "борис": "пароль: да"}
+    monkeypatch.setenv(login.ENVIRONMENT, "carl:other")
+    assert read_accounts(None) == {"carl": "other"}
+    assert "carl" not in read_accounts(path)
+
+
+@pytest.mark.parametrize("text", ["anna", ":secret", "anna:", ""])
+def test_a_bad_file_is_refused_and_not_shown(tmp_path, text):
+    path = tmp_path / "accounts"
+    path.write_text(f"boris:hidden\n{text}\n" if text else "\n")
+    with pytest.raises(InputError) as error:
+        read_accounts(path)
+    assert "accounts" in str(error.value) and "secret" not in str(error.value)
+
+
+def test_who_has_signed_in_is_known_until_they_sign_out(accounts):
+    assert accounts.sign_in("anna", "пароль: да", address="a") is None
+    one, other = (accounts.sign_in("борис", "пароль: да", address="a") for _ in range(2))
+    assert one != other and accounts.knows(one) and accounts.knows(other)
+    accounts.sign_out(one)
+    assert not accounts.knows(one) and accounts.knows(other)
+    assert not accounts.knows("") and not accounts.knows("x")
+
+
+def test_a_session_ends_by_itself(accounts, clock):
+    token = accounts.sign_in("anna", "secret", address="a")
+    clock.now += 13 * 3600
+    assert not accounts.knows(token)
+
+
+def test_wrong_attempts_become_slow_for_their_address_alone(accounts, clock):
+    waits = []
+    for _ in range(12):
+        while True:
+            try:
+                assert not accounts.check("anna", "guess", address="a")
+                break
+            except Refused as refusal:
+                assert refusal.status == 429
+                waits.append(refusal.values["seconds"])
+                clock.now += refusal.values["seconds"]
+    assert waits == sorted(waits) and len(waits) == 7 and waits[-1] >= 64
+    with pytest.raises(Refused):
+        accounts.check("anna", "secret", address="a")  # even the right one has to wait
+    assert accounts.check("anna", "secret", address="b")
+    clock.now += 1000
+    assert accounts.check("anna", "secret", address="a")
+    assert not accounts.check("anna", "guess", address="a")  # begins anew
+    assert accounts.check("anna", "secret", address="a")
+
+
+def test_what_is_remembered_of_strangers_is_bounded(accounts, monkeypatch):
+    monkeypatch.setattr(login, "_MAX_ADDRESSES", 50)
+    for number in range(200):
+        accounts.check("anna", "guess", address=str(number))
+    assert len(accounts._wrong) == 50
+
+
+def test_basic_authorization(accounts):
+    def header(text: str) -> str:
+        return "Basic " + base64.b64encode(text.encode()).decode()
+
+    assert accounts.knows_basic(header("борис:пароль: да"), address="a")
+    for wrong in (header("anna:other"), header("anna"), "Basic ???", "Basic", "Bearer x", "", header("eve:")):
+        assert not accounts.knows_basic(wrong, address="a")
+        assert accounts.check("anna", "secret", address="a")
+
+
+def test_the_login_page_escapes(accounts):
+    page = login.login_page(login_texts(), action='/"><script>', message="<b>")
+    assert "<script>" not in page and "<b>" not in page
+
+
+def login_texts() -> dict[str, str]:
+    from video_module.web.texts import TEXTS
+
+    return TEXTS["en"]

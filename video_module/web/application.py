@@ -1,0 +1,75 @@
+"""The one application that is served: the gate, our own routes, and behind them Gradio's page."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI, Request, Response
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from video_module import __version__
+from video_module.web import api, routes
+from video_module.web.api import Service
+from video_module.web.gate import Gate, refused
+from video_module.web.limits import Refused
+from video_module.web.login import Accounts
+from video_module.web.page import CSS, THEME, build_page, page_script
+from video_module.web.texts import TEXTS
+from video_module.web.uploads import Uploads
+
+
+def build_application(
+    service: Service, accounts: Accounts, *, allowed_hosts: Iterable[str], examples: Sequence[Path], root_path: str
+) -> Any:
+    """The ASGI application. Visitors may ask for it by an IP address, or by one of `allowed_hosts`."""
+    # Without a CORSMiddleware of ours, Gradio would add one that lets any page read its answers.
+    app = FastAPI(
+        title=TEXTS["en"]["title"],
+        version=__version__,
+        openapi_url=None,
+        middleware=[Middleware(CORSMiddleware)],
+        exception_handlers={Refused: _answer_refusal},
+    )
+    uploads = Uploads(service.storage, service.limits)
+    app.include_router(api.routes(service, uploads))
+    app.include_router(routes.description_routes(app, root_path=root_path))
+    app.include_router(routes.upload_routes(uploads, service.storage))
+    app.include_router(routes.login_routes(accounts, root_path=root_path))
+    page, translate = build_page(
+        service, examples=examples, sign_out_at=f"{root_path}/logout" if accounts.are_needed else None
+    )
+    gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        root_path=root_path or None,
+        theme=THEME,
+        css=CSS,
+        js="() => window.finishPage()",
+        head=f"<script>{page_script(service.limits)}</script>",
+        i18n=translate,
+        footer_links=["api"],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        show_error=False,
+    )
+    return Gate(
+        app,
+        allowed_hosts=allowed_hosts,
+        accounts=accounts,
+        jobs=service.jobs,
+        storage=service.storage,
+        limits=service.limits,
+        num_inputs={function["id"]: len(function["inputs"]) for function in page.get_config_file()["dependencies"]},
+        inputs=api.INPUTS,
+        root_path=root_path,
+    )
+
+
+async def _answer_refusal(request: Request, refusal: Refused) -> Response:
+    return refused(refusal, request)

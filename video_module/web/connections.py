@@ -1,0 +1,68 @@
+"""The limits of single connections, which uvicorn leaves open: how many there are, and how long one may be idle."""
+
+import asyncio
+import ipaddress
+from collections import Counter
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+# A page needs about ten, and stays open in several tabs. Proxies of this machine stand for many visitors.
+_MAX_EACH = 64
+_MAX_ALL = 512
+
+# A request that has not begun or arrived for so long ends its connection, and so does an answer that nobody takes;
+# browsers ask for the rest of a video that was paused.
+_PATIENCE_S = 20.0
+_PATIENCE_UNSENT_S = 60.0
+_LOOK_EVERY_S = 5.0
+
+_open: Counter[str] = Counter()
+
+
+class Connection(H11Protocol):
+    """One connection. uvicorn makes them."""
+
+    _address: str | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _idle_s = 0.0
+    _last_seen: tuple[Any, int] = (None, 0)
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        address = self.client[0] if self.client else ""
+        most = _MAX_ALL if _is_loopback(address) else _MAX_EACH
+        if _open.total() >= _MAX_ALL or _open[address] >= most:
+            transport.abort()
+            return
+        self._address = address
+        _open[address] += 1
+        self._timer = self.loop.call_later(_LOOK_EVERY_S, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._address is not None:
+            _open[self._address] -= 1
+            if not _open[self._address]:
+                del _open[self._address]
+
+    def _look(self) -> None:
+        """Now and then: has anything gone on?"""
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        seen = self.cycle, self.transport.get_write_buffer_size()
+        is_waiting = not is_answering or seen[1] > 0
+        self._idle_s = self._idle_s + _LOOK_EVERY_S if is_waiting and seen == self._last_seen else 0.0
+        self._last_seen = seen
+        if self._idle_s >= (_PATIENCE_UNSENT_S if is_answering else _PATIENCE_S):
+            self.transport.abort()
+            return
+        self._timer = self.loop.call_later(_LOOK_EVERY_S, self._look)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False

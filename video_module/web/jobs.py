@@ -1,0 +1,147 @@
+"""Whose video is worked on when: one queue for the page and for programs, fair to its visitors."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from video_module.web.limits import Limits, Refused
+
+# Videos of one visitor that may wait beside the one that is worked on.
+_MAX_WAITING_EACH = 5
+
+# How often those who wait ask for their turn. Who has not asked for a while has gone.
+POLL_S = 0.2
+_GONE_S = 15.0
+
+# Pixels of video a second, before the first videos have shown how fast this machine and model are.
+_FIRST_RATE = 15e6
+# How far each video that is done moves the rate.
+_ADAPT = 0.3
+
+
+class Jobs:
+    """Lets so many videos be worked on at once, one of each visitor, first come first served.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits, self.now = limits, clock
+        self._lock = threading.Lock()
+        self._waiting: list[Job] = []
+        self._running: list[Job] = []
+        self._rate = _FIRST_RATE
+        self.is_closing = False
+
+    @property
+    def is_full(self) -> bool:
+        return self.num_waiting >= self._limits.queue_size
+
+    @property
+    def num_waiting(self) -> int:
+        with self._lock:
+            self._forget_the_gone()
+            # Those whose turn it is already only have to ask for it.
+            return max(0, len(self._waiting) - max(0, self._limits.num_at_once - len(self._running)))
+
+    @contextmanager
+    def join(self, visitor: str) -> Iterator["Job"]:
+        """Stand in the queue, and then be worked on, until the block ends. Raises Refused if there is no room."""
+        if self.is_full:
+            raise Refused("busy", waiting=self._limits.queue_size)
+        job = Job(self, visitor)
+        with self._lock:
+            if sum(other.visitor == visitor for other in self._waiting) >= _MAX_WAITING_EACH:
+                raise Refused("too_many_jobs", most=_MAX_WAITING_EACH)
+            self._waiting.append(job)
+        try:
+            yield job
+        finally:
+            self._leave(job)
+
+    def close(self) -> None:
+        """End all work at its next step."""
+        self.is_closing = True
+
+    def start(self, job: "Job") -> bool:
+        """Whether it is this job's turn, which it then takes."""
+        if self.is_closing:
+            raise Refused("closing")
+        with self._lock:
+            job.asked_at = self.now()
+            self._forget_the_gone()
+            if job not in self._waiting:
+                # The process was suspended, say.
+                self._waiting.append(job)
+            if job not in self._next():
+                return False
+            self._waiting.remove(job)
+            self._running.append(job)
+            job.started_at = self.now()
+            return True
+
+    def wait_s(self, job: "Job") -> float:
+        """Seconds until a waiting job's turn, as far as headers tell."""
+        with self._lock:
+            before = self._waiting[: self._waiting.index(job)] if job in self._waiting else []
+            pixels = sum(other.size for other in before)
+            for other in self._running:
+                pixels += max(0.0, other.size - (self.now() - other.started_at) * self._rate)
+            return pixels / self._rate / self._limits.num_at_once
+
+    def num_before(self, job: "Job") -> int:
+        with self._lock:
+            return len(self._running) + (self._waiting.index(job) if job in self._waiting else 0)
+
+    def _next(self) -> "list[Job]":
+        """Those who may begin now: one of each visitor, the first ones that came."""
+        busy = {job.visitor for job in self._running}
+        chosen = []
+        for job in self._waiting:
+            if job.visitor not in busy:
+                chosen.append(job)
+                busy.add(job.visitor)
+        return chosen[: max(0, self._limits.num_at_once - len(self._running))]
+
+    def _forget_the_gone(self) -> None:
+        self._waiting = [job for job in self._waiting if job.asked_at > self.now() - _GONE_S]
+
+    def _leave(self, job: "Job") -> None:
+        with self._lock:
+            if job in self._waiting:
+                self._waiting.remove(job)
+            if job in self._running:
+                self._running.remove(job)
+                if job.is_done and (seconds := self.now() - job.started_at) > 0:
+                    self._rate += _ADAPT * (job.size / seconds - self._rate)
+
+
+class Job:
+    """A visitor's place in the queue, and the work on one video. Made by Jobs.join()."""
+
+    def __init__(self, jobs: Jobs, visitor: str) -> None:
+        self._jobs, self.visitor = jobs, visitor
+        self.size = 1
+        """How much work it is, as num_pixels() counts."""
+        self.asked_at, self.started_at = jobs.now(), 0.0
+        self.is_done = self.is_stopped = False
+
+    def start(self) -> bool:
+        """Whether its turn has come; to be asked every POLL_S until then."""
+        return self._jobs.start(self)
+
+    @property
+    def num_before(self) -> int:
+        return self._jobs.num_before(self)
+
+    @property
+    def wait_s(self) -> float:
+        return self._jobs.wait_s(self)
+
+    def check(self, limits: Limits) -> None:
+        """Raise Refused if the work has taken too long, or nobody waits for it any more."""
+        if self._jobs.is_closing or self.is_stopped:
+            raise Refused("closing")
+        if self._jobs.now() - self.started_at > limits.max_work_s:
+            raise Refused("too_slow", max_work_s=limits.max_work_s)

@@ -1,0 +1,143 @@
+"""Who may come in: names and passwords, and what those who have signed in carry."""
+
+import base64
+import binascii
+import hmac
+import html
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from video_module.errors import InputError
+from video_module.files import read_text
+from video_module.web.limits import Refused
+
+ENVIRONMENT = "VIDEO_MODULE_AUTH"
+
+_MAX_AGE_S = 12 * 3600
+_MAX_SESSIONS = 10_000
+
+# After so many wrong attempts from an address each further one has to wait: 1, 2, 4 ... seconds.
+_NUM_FREE = 5
+_MAX_WAIT_S = 300.0
+_MAX_ADDRESSES = 10_000
+
+
+def read_accounts(path: Path | None) -> dict[str, str]:
+    """Password by name, from a file of lines `name:password`, or else from the environment; none if neither is set.
+
+    Raises InputError, which never shows what stands in a line.
+    """
+    text = read_text(path) if path is not None else os.environ.get(ENVIRONMENT, "")
+    where = str(path) if path is not None else ENVIRONMENT
+    accounts = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        name, _, password = line.strip().partition(":")
+        if not name or not password:
+            raise InputError(f"{where}: line {number} is not name:password")
+        accounts[name] = password
+    if path is not None and not accounts:
+        raise InputError(f"{where}: names nobody; write lines of name:password")
+    return accounts
+
+
+class Accounts:
+    """Checks passwords, slower after wrong ones, and knows who has signed in."""
+
+    def __init__(self, accounts: dict[str, str], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._accounts, self._now = accounts, clock
+        # Browsers send cookies to all ports of a host, so two servers need two names.
+        self.cookie = f"session_{secrets.token_hex(4)}"
+        self._lock = threading.Lock()
+        self._sessions: dict[str, tuple[str, float]] = {}
+        """(name, when it ends) by token, oldest first."""
+        self._wrong: dict[str, tuple[int, float]] = {}
+        """(wrong attempts, when the next is allowed) by address."""
+
+    @property
+    def are_needed(self) -> bool:
+        return bool(self._accounts)
+
+    def sign_in(self, name: str, password: str, *, address: str) -> str | None:
+        """A token for the right password, else None. Raises Refused to an address that has to wait."""
+        if not self.check(name, password, address=address):
+            return None
+        token = secrets.token_urlsafe(32)
+        with self._lock:
+            while len(self._sessions) >= _MAX_SESSIONS:
+                del self._sessions[next(iter(self._sessions))]
+            self._sessions[token] = name, self._now() + _MAX_AGE_S
+        return token
+
+    def sign_out(self, token: str) -> None:
+        with self._lock:
+            self._sessions.pop(token, None)
+
+    def knows(self, token: str) -> bool:
+        """Whether a token is that of somebody who has signed in and not out."""
+        with self._lock:
+            _, end = self._sessions.get(token, ("", 0.0))
+            if end > self._now():
+                return True
+            self._sessions.pop(token, None)
+            return False
+
+    def knows_basic(self, authorization: str, *, address: str) -> bool:
+        """Whether an Authorization header, as of `curl -u name:password`, has the right password. Raises Refused."""
+        kind, _, encoded = authorization.partition(" ")
+        if kind.lower() != "basic":
+            return False
+        try:
+            name, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+        except (binascii.Error, ValueError):
+            return False
+        return self.check(name, password, address=address)
+
+    def check(self, name: str, password: str, *, address: str) -> bool:
+        """Whether the password is right. Raises Refused to an address that has to wait."""
+        with self._lock:
+            num_wrong, allowed_at = self._wrong.get(address, (0, 0.0))
+            if allowed_at > self._now():
+                raise Refused("too_many_attempts", seconds=int(allowed_at - self._now()) + 1)
+            # Compared in the same time whether the name exists or not.
+            expected = self._accounts.get(name, secrets.token_urlsafe(16))
+            if hmac.compare_digest(password.encode(), expected.encode()) and name in self._accounts:
+                self._wrong.pop(address, None)
+                return True
+            wait_s = min(2.0 ** (num_wrong + 1 - _NUM_FREE), _MAX_WAIT_S) if num_wrong + 1 >= _NUM_FREE else 0.0
+            self._wrong.pop(address, None)
+            while len(self._wrong) >= _MAX_ADDRESSES:
+                del self._wrong[next(iter(self._wrong))]
+            self._wrong[address] = num_wrong + 1, self._now() + wait_s
+            return False
+
+
+_PAGE = """<!doctype html>
+<html lang="{language}"><head><meta charset="utf-8"><title>{sign_in_title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font-family: system-ui, sans-serif; display: grid; place-items: center; min-height: 90vh; margin: 0; }}
+form {{ display: grid; gap: 0.8em; width: min(20em, 90vw); }}
+input, button {{ font: inherit; padding: 0.5em; }}
+p {{ color: #dc2626; margin: 0; min-height: 1.2em; }}
+</style></head><body>
+<form method="post" action="{action}">
+<h1>{sign_in_title}</h1>
+<label>{user_name}<br><input name="username" autocomplete="username" autofocus required></label>
+<label>{password}<br><input name="password" type="password" autocomplete="current-password" required></label>
+<p role="alert">{message}</p>
+<button>{sign_in_title}</button>
+</form></body></html>
+"""
+
+
+def login_page(texts: dict[str, str], *, action: str, message: str = "") -> str:
+    """The page that asks for a password, and says nothing else of what is served."""
+    values = {key: html.escape(texts[key]) for key in ("language", "sign_in_title", "user_name", "password")}
+    return _PAGE.format(**values, action=html.escape(action), message=html.escape(message))

@@ -1,0 +1,44 @@
+"""Scoring a visitor's video within the limits."""
+
+from collections.abc import Callable, Iterator
+
+from video_module.data.decoding import Frame, VideoError, VideoInfo, VideoReader
+from video_module.inference.predictor import Predictor, Window
+from video_module.web.limits import Limits, Refused, check_length, check_pixels, check_size
+
+# What the network does for each frame, as pixels of video: it sees none larger than this.
+_NETWORK_PIXELS = 256 * 256
+
+
+def work_size(info: VideoInfo) -> int:
+    """How much work a video is, in pixels: the unit that waiting times are estimated in."""
+    return info.estimated_num_frames * (info.height * info.width + _NETWORK_PIXELS)
+
+
+class LimitedReader(VideoReader):
+    """A reader that raises Refused as soon as a video turns out longer or larger than its header said."""
+
+    def __init__(self, path: str, limits: Limits, *, check: Callable[[], None] = lambda: None) -> None:
+        super().__init__(path)
+        self._limits, self._check, self._num_pixels = limits, check, 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in super().__iter__():
+            self._check()
+            check_length(self.num_frames, frame.time_s, self._limits)
+            check_size(frame.height, frame.width)
+            self._num_pixels += frame.height * frame.width
+            check_pixels(self._num_pixels, self._limits)
+            yield frame
+
+
+def score_within(
+    predictor: Predictor, reader: LimitedReader, info: VideoInfo
+) -> Iterator[tuple[list[Window], int, int]]:
+    """Yield (windows scored, frames done, frames expected) for each batch of a video's windows. Raises Refused."""
+    try:
+        for windows in predictor.score_windows(reader):
+            done = windows[-1].end
+            yield windows, done, max(done, info.estimated_num_frames)
+    except VideoError:
+        raise Refused("bad_video") from None
