@@ -172,7 +172,7 @@ def recognise(
     """Recognise each video of this process's share. Of many, those that cannot be read are reported and counted."""
     from tqdm import tqdm
 
-    from video_module.data.decoding import VideoError
+    from video_module.errors import VideoError
     from video_module.files import file_digest, locked
     from video_module.inference.outputs import ResultLog
 

@@ -12,7 +12,8 @@ import pytest
 
 from tests.conftest import LEVEL_STEP, frame_numbers
 from video_module.data import capture
-from video_module.data.decoding import DEFAULT_FPS, VideoError
+from video_module.data.packets import DEFAULT_FPS
+from video_module.errors import VideoError
 
 
 class Camera:

@@ -9,8 +9,9 @@ import av
 import numpy as np
 import pytest
 
-from video_module.data.decoding import VideoError, count_frames, iter_frames, read_frames
+from video_module.data.decoding import count_frames, iter_frames, read_frames
 from video_module.data.records import probe_video
+from video_module.errors import VideoError
 
 NUM_FRAMES = 40
 CODECS = {".avi": "mpeg4", ".mp4": "libx264", ".mkv": "libx264", ".webm": "libvpx"}

@@ -14,10 +14,10 @@ import torch
 from tests.conftest import frame_numbers
 from video_module.config import ClipConfig, TrainConfig
 from video_module.data import dataset, records, sampling, transforms
-from video_module.data.decoding import VideoError, read_frames
+from video_module.data.decoding import read_frames
 from video_module.data.encoding import write_video
 from video_module.data.labels import find_class_names
-from video_module.errors import InputError
+from video_module.errors import InputError, VideoError
 from video_module.inference.windows import iter_windows
 
 CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import frame_numbers
 from video_module.data import decoding
-from video_module.data.decoding import VideoError
+from video_module.errors import VideoError
 
 
 @pytest.mark.parametrize("name", ["a.avi", "b.mp4"])

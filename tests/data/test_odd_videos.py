@@ -12,9 +12,10 @@ import pytest
 from tests.conftest import LEVEL_STEP, frame_numbers
 from video_module.config import ClipConfig, TrainConfig
 from video_module.data.dataset import EvaluationViews, TrainingClips, Views
-from video_module.data.decoding import VideoError, count_frames, iter_frames, read_frames, read_info
+from video_module.data.decoding import count_frames, iter_frames, read_frames, read_info
 from video_module.data.labels import VIDEO_SUFFIXES
 from video_module.data.records import VideoRecord, probe_video
+from video_module.errors import VideoError
 
 NUM_FRAMES = 30
 CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)

@@ -12,7 +12,8 @@ import pytest
 from tests.conftest import frame_numbers
 from tests.data.test_times import write_timed
 from video_module.data import decoding, packets, records
-from video_module.data.decoding import VideoError, VideoReader, count_frames, iter_frames, read_frames, read_info
+from video_module.data.decoding import VideoReader, count_frames, iter_frames, read_frames, read_info
+from video_module.errors import VideoError
 
 
 def texture(number: int) -> np.ndarray:

@@ -1,8 +1,8 @@
 import pytest
 
 from tests.conftest import frame_numbers
-from video_module.data.decoding import VideoError
 from video_module.data.thumbnails import read_thumbnails
+from video_module.errors import VideoError
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from video_module.config import ClipConfig
-from video_module.data.decoding import VideoError
 from video_module.data.records import VideoRecord
 from video_module.engine import features
 from video_module.engine.features import LocatedVideo, compute_features, expose_features, network_digest
-from video_module.errors import InputError
+from video_module.errors import InputError, VideoError
 from video_module.models.recognizer import build_model
 from video_module.models.registry import MODELS
 

@@ -11,7 +11,8 @@ from tests.conftest import frame_numbers
 from video_module.config import ClipConfig, TimelineConfig
 from video_module.data import sampling
 from video_module.data.capture import TimedFrame, paced_frames
-from video_module.data.decoding import VideoError, iter_frames
+from video_module.data.decoding import iter_frames
+from video_module.errors import VideoError
 from video_module.inference import live
 from video_module.inference.live import LiveLabeller, LiveSession, Reading, RecentFrames
 from video_module.inference.predictor import Predictor

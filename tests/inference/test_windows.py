@@ -6,8 +6,8 @@ import pytest
 from tests.conftest import frame_numbers
 from video_module.config import ClipConfig
 from video_module.data import sampling
-from video_module.data.decoding import VideoError
 from video_module.data.encoding import write_video
+from video_module.errors import VideoError
 from video_module.inference.windows import iter_windows
 
 CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)  # spans 10 frames

@@ -9,8 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from video_module.data.decoding import DEFAULT_FPS, VideoError, VideoReader, read_info
-from video_module.errors import hide_secrets
+from video_module.data.decoding import VideoReader, read_info
+from video_module.data.packets import DEFAULT_FPS
+from video_module.errors import VideoError, hide_secrets
 
 # A camera goes by its number, or Linux's name for it; longer numbers are names of files.
 _CAMERA = re.compile(r"(?:/dev/video)?(\d{1,3})")

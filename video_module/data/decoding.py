@@ -19,8 +19,6 @@ from video_module.data import packets
 from video_module.data.packets import DEFAULT_FPS, PacketTable, packet_table
 from video_module.errors import VideoError
 
-__all__ = ["DEFAULT_FPS", "VideoError"]
-
 # Frames that are decoded rather than looked up.
 _MIN_SEEK = 16
 

@@ -10,12 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from video_module.config import ClipConfig, ExportGates
-from video_module.data.decoding import VideoError, count_frames, read_frames
+from video_module.data.decoding import count_frames, read_frames
 from video_module.data.drawing import ACTIONS, draw_frames, make_scene
 from video_module.data.labels import find_videos
 from video_module.data.sampling import clip_indices, uniform_starts
 from video_module.data.transforms import center_view
-from video_module.errors import InputError
+from video_module.errors import InputError, VideoError
 from video_module.machine import leaves_bars
 from video_module.scores import ScoreClips
 

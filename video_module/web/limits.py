@@ -104,7 +104,8 @@ class Refused(Exception):
 
 def check_header(path: str | Path, limits: Limits) -> "VideoInfo":
     """The header of a video that may be recognised, as far as it can be believed. Raises Refused."""
-    from video_module.data.decoding import VideoError, read_info
+    from video_module.data.decoding import read_info
+    from video_module.errors import VideoError
 
     if not Path(path).is_file():
         raise Refused("gone")

@@ -10,7 +10,9 @@ import numpy as np
 
 from video_module.config import TimelineConfig
 from video_module.data import sampling
-from video_module.data.decoding import DEFAULT_FPS, VideoError, VideoInfo
+from video_module.data.decoding import VideoInfo
+from video_module.data.packets import DEFAULT_FPS
+from video_module.errors import VideoError
 from video_module.inference.live import ANSWERS_PER_CLIP, LiveLabeller, RecentFrames
 from video_module.inference.overlay import draw_label, segment_colors
 from video_module.inference.predictor import Predictor

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from video_module.data.decoding import Frame, VideoError, VideoInfo, VideoReader
+from video_module.data.decoding import Frame, VideoInfo, VideoReader
+from video_module.errors import VideoError
 from video_module.inference.predictor import Predictor, Window
 from video_module.web.limits import Limits, Refused, check_length, check_pixels, check_size
 
