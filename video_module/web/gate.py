@@ -222,6 +222,7 @@ class Gate:
 
 
 _TOO_LARGE = Refused("too_large_request")
+_META = {"_type": "gradio.FileData"}
 _NO_FUNCTION = Function(inputs=None)
 
 
@@ -231,8 +232,7 @@ def _fits(kind: str, value: Any) -> bool:
         return True
     return (
         isinstance(value, dict)
-        and value.get("meta") == {"_type": "gradio.FileData"}
-        and (kind == "image" or isinstance(value.get("path"), str))
+        and (kind == "image" or (isinstance(value.get("path"), str) and value.get("meta") == _META))
         and type(value.get("is_stream", False)) is bool
         and type(value.get("size")) in (int, type(None))
         and all(type(value.get(name)) in (str, type(None)) for name in ("path", "url", "orig_name", "mime_type"))
