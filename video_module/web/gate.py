@@ -54,7 +54,8 @@ _HEADERS = {
     "content-security-policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; "
     "form-action 'self'; base-uri 'self'; object-src 'none'",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    # Without any referrer, browsers would send the forms for signing in and out as of an unknown origin.
+    "referrer-policy": "same-origin",
 }
 
 RETRY_AFTER_S = 30
