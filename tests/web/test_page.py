@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.web.conftest import run_server
+
 pytestmark = pytest.mark.slow
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}
 
@@ -218,6 +220,41 @@ def test_bad_files_give_a_message_and_the_page_lives_on(open_page, recording, lo
     page.get_by_role("alert").get_by_text("This file is empty.").wait_for()
     recognise(page, recording)
     wait_until_it_plays(page)
+
+
+def test_who_waits_is_told_how_long(open_page, slow_video):
+    first, second = open_page(), open_page()
+    for page in (first, second):
+        choose(page, slow_video)
+        page.locator("#recognise").click()
+    second.locator("#annotated").get_by_text(re.compile(r"1 before you, about \d+ s")).wait_for()
+    first.locator("#cancel").click()
+    second.locator("#annotated").get_by_text("recognising").wait_for()
+    second.locator("#cancel").click()
+
+
+def test_signing_in_and_out(browser, exported, recording, tmp_path):
+    accounts = tmp_path / "accounts"
+    accounts.write_text("anna:secret\n")
+    with run_server(tmp_path / "server", exported, "--auth_file", str(accounts)) as server:
+        context = browser.new_context(locale="ru-RU")
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.goto(server.address)
+        for password in ("wrong", "secret"):
+            page.get_by_label("Имя").fill("anna")
+            page.get_by_label("Пароль").fill(password)
+            page.get_by_role("button", name="Вход").click()
+            if password == "wrong":
+                page.get_by_text("Имя или пароль неверны.").wait_for()
+        recognise(page, recording)
+        wait_until_it_plays(page)
+        page.get_by_role("button", name="Выйти").click()
+        page.get_by_label("Пароль").wait_for()
+        page.go_back()
+        page.reload()
+        page.get_by_label("Пароль").wait_for()
+        context.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

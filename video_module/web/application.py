@@ -12,12 +12,15 @@ from starlette.middleware.cors import CORSMiddleware
 from video_module import __version__
 from video_module.web import api, routes
 from video_module.web.api import Service
-from video_module.web.gate import Gate, refused
+from video_module.web.gate import Function, Gate, refused
 from video_module.web.limits import Refused
 from video_module.web.login import Accounts
-from video_module.web.page import CSS, THEME, build_page, page_script
+from video_module.web.page import CSS, JOB_NAMES, THEME, build_page, page_script
 from video_module.web.texts import TEXTS
 from video_module.web.uploads import Uploads
+
+# Visitors whose components Gradio keeps, some 80 kB each; its default is 10,000.
+_MAX_SESSIONS = 100
 
 
 def build_application(
@@ -40,6 +43,8 @@ def build_application(
     page, translate = build_page(
         service, examples=examples, sign_out_at=f"{root_path}/logout" if accounts.are_needed else None
     )
+    # launch() has an argument for it, where mounting has none.
+    page.state_session_capacity = _MAX_SESSIONS
     gr.mount_gradio_app(
         app,
         page,
@@ -65,7 +70,7 @@ def build_application(
         jobs=service.jobs,
         storage=service.storage,
         limits=service.limits,
-        num_inputs={function["id"]: len(function["inputs"]) for function in page.get_config_file()["dependencies"]},
+        functions=_functions(page),
         inputs=api.INPUTS,
         root_path=root_path,
     )
@@ -73,3 +78,15 @@ def build_application(
 
 async def _answer_refusal(request: Request, refusal: Refused) -> Response:
     return refused(refusal, request)
+
+
+def _functions(page: gr.Blocks) -> dict[int, Function]:
+    """What the browser may call, as it is told itself."""
+    config = page.get_config_file()
+    kinds = {component["id"]: component["type"] for component in config["components"]}
+    return {
+        function["id"]: Function(
+            inputs=[kinds[number] for number in function["inputs"]], is_job=function["api_name"] in JOB_NAMES
+        )
+        for function in config["dependencies"]
+    }
