@@ -194,8 +194,10 @@ def prepare_videos(args: argparse.Namespace, output_dirs: list[Path], official: 
 
     store = preparing.store_beside(args.output_dir)
     rejected, notes = [], []
-    input_dir = args.input_dir and (args.input_dir if args.annotations else archives.class_folder(args.input_dir))
+    input_dir = args.input_dir
     if args.annotations:
+        if input_dir is not None and archives.is_archive(input_dir):
+            input_dir = archives.unpacked(input_dir)
         found, rejected, notes = annotations.read_annotations(
             args.annotations,
             input_dir=input_dir,
@@ -204,6 +206,9 @@ def prepare_videos(args: argparse.Namespace, output_dirs: list[Path], official: 
             num_workers=args.num_workers,
         )
     else:
+        input_dir = archives.class_folder(input_dir)
+        for output_dir in output_dirs:
+            layout.check_split_output(input_dir, output_dir)
         show_others(labels.find_others(input_dir), input_dir)
         found = segments.whole_files(input_dir, source_of=read_source_of(args))
     if args.background:
@@ -211,6 +216,7 @@ def prepare_videos(args: argparse.Namespace, output_dirs: list[Path], official: 
         found, notes = found + background, notes + more
     for note in notes:
         print(f"note: {note}")
+    segments.check_classes(found)
     for output_dir in output_dirs:
         layout.check_split_output(store, output_dir)
     preparing.check_store(store, found, output_dirs)

@@ -148,13 +148,19 @@ A = "../videos/a.mp4"
         (f"{HEAD}{A},walk,0,5,1,5,\n", r"t\.csv:2: 6 cells, where the first line has 5|7 cells"),
         ("path,label\r\n\u0430.mp4,\u0431\r\n".encode("cp1251"), r"t\.csv: not UTF-8 text"),
         (f"path,label\n{A},walk\n".encode("utf-16"), r"t\.csv: not UTF-8 text"),
-        (f'path,label\n"{A},walk\n', r"t\.csv:2: "),
+        (f'path,label\n"{A},walk\n{A},run\n', r"t\.csv:2: a cell holds a line break; a quote may not be closed"),
         ("path,label\n" + "x" * 200_000 + ",walk\n", r"t\.csv:2: field larger than field limit"),
     ],
 )
 def test_mistakes_are_named_by_line(folder, content, message):
     with pytest.raises(InputError, match=message):
         read(folder, content)
+
+
+def test_spreadsheets_are_named_as_such(folder):
+    (folder / "t.xlsx").write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match=r"t\.xlsx: a spreadsheet; save it as CSV"):
+        read_annotations(folder / "t.xlsx", num_workers=1)
 
 
 def test_numbers_beyond_the_class_list(folder):
@@ -209,7 +215,9 @@ def test_what_may_be_a_slip_is_told(folder):
 
 def test_videos_that_cannot_be_read_are_rejected(folder):
     (folder / "tables" / "broken.mp4").write_text("text")
-    segments, rejected, _ = read_all(folder, f"{HEAD}broken.mp4,walk,0,1,\n{A},run,0,1,\nbroken.mp4,run,3,4,\n")
+    table = f"{HEAD}broken.mp4,walk,0,1,\n{A},run,0,1,\nbroken.mp4,run,3,4,\n"
+    segments, rejected, notes = read_all(folder, table)
+    assert "class walk is left out: none of its files can be read" in notes
     assert plain(segments) == [("a.mp4", "run", 0.0, 1.0)]
     assert [(item.path, item.reason) for item in rejected] == [("broken.mp4", "not a video that can be read")]
 

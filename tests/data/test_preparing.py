@@ -301,6 +301,27 @@ def test_nothing_is_written_for_a_wrong_table(recordings):
     assert not (recordings / "data").exists() and not (recordings / "data_clips").exists()
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("day0.mp4,a,\nday1.mp4,a,\n", "at least two classes, found \\['a'\\]"),
+        ("day0.mp4,a,train\nday1.mp4,b,val\n", "class 'b' has no video left to train on"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_it_is_cut(recordings, rows, message):
+    (recordings / "actions.csv").write_text(f"path,label,split\n{rows}")
+    with pytest.raises(InputError, match=message):
+        split(recordings)
+    assert not (recordings / "data_clips").exists()
+
+
+def test_output_inside_the_classes_is_refused(drawn_clips):
+    with pytest.raises(InputError, match="overlaps"):
+        split_data.main(
+            ["--input_dir", str(drawn_clips), "--output_dir", str(drawn_clips / "data"), "--short_side", "64"]
+        )
+
+
 def test_a_folder_of_classes_is_prepared(drawn_clips, tmp_path, capsys):
     flags = ["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data"), "--short_side", "64"]
     split_data.main(flags)

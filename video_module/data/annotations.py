@@ -25,6 +25,7 @@ _COLUMNS = ("path", "label", "start_s", "end_s", "start_frame", "end_frame", "so
 # A column of one of these names is a time that would be passed over, and whole files labelled in place of segments.
 _TIMES = re.compile(r"(start|begin|from|end|stop|until|to)\b|(start|begin|end|stop)_")
 _HEADER = "a first line with the columns path and label (and start_s, end_s, source, split, as needed)"
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 # A row may end so much after its file does. Players round, and count the sound that goes on.
 _MAX_LATE_S = 0.5
 _MOST_MISTAKES = 10
@@ -92,8 +93,11 @@ def read_annotations(
         name = first_names.setdefault(file_key(segment.file), segment.name)
         source = segment.source or (source_of(name, segment.label) if source_of else name)
         segments.append(replace(segment, name=name, source=source))
+    labels = {segment.label for segment in segments}
     segments, rejected = _check_times(rows, segments, mistakes, num_workers=num_workers)
     mistakes.end()
+    for label in sorted(labels - {segment.label for segment in segments}):
+        notes.append(f"class {label} is left out: none of its files can be read")
     if class_list is None and all(segment.label.isdecimal() for segment in segments):
         notes.append("all labels are numbers; --class_list names the classes")
     unique = list(dict.fromkeys(segments))
@@ -106,6 +110,8 @@ def read_annotations(
 
 
 def _read_rows(file: Path, mistakes: _Mistakes) -> tuple[list[_Row], list[str]]:
+    if file.is_file() and file.suffix.lower() in _SPREADSHEETS:
+        raise InputError(f"{file}: a spreadsheet; save it as CSV (UTF-8)")
     text = read_text(file)
     first = next((line for line in text.splitlines() if line.strip()), None)
     if first is None:
@@ -136,7 +142,11 @@ def _read_table(file: Path, text: str, delimiter: str, mistakes: _Mistakes) -> t
     rows = []
     for line, cells in lines:
         if any(cell.strip() for cell in cells[len(columns) :]):
-            mistakes.add(line, f"{len(cells)} cells, where the first line has {len(columns)}; quote cells with commas")
+            text = f"{len(cells)} cells, where the first line has {len(columns)}"
+            mistakes.add(line, f"{text}; quote cells that hold a comma, and write numbers as 1.5")
+            continue
+        if any("\n" in cell or "\r" in cell for cell in cells):
+            mistakes.add(line, "a cell holds a line break; a quote may not be closed")
             continue
         # Spreadsheets write a comma in numbers where the cells are separated by something else
         values = {
