@@ -146,6 +146,7 @@ A = "../videos/a.mp4"
         (f"{HEAD}{A},walk,0,1,trian\n", r"t\.csv:2: split 'trian': expected train, val or test"),
         (f"{HEAD}{A},walk,0,1,train\n{A},run,1,2,\n", r"t\.csv:3: split is empty; fill it in every row, or in none"),
         (f"{HEAD}{A},walk,0,5,1,5,\n", r"t\.csv:2: 6 cells, where the first line has 5|7 cells"),
+        (f"{HEAD}{A},walk,0,1,train\n{A},walk,0,1,test\n", r"t\.csv:3: repeats line 2, with another source or split"),
         ("path,label\r\n\u0430.mp4,\u0431\r\n".encode("cp1251"), r"t\.csv: not UTF-8 text"),
         (f"path,label\n{A},walk\n".encode("utf-16"), r"t\.csv: not UTF-8 text"),
         (f'path,label\n"{A},walk\n{A},run\n', r"t\.csv:2: a cell holds a line break; a quote may not be closed"),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -128,6 +129,18 @@ def test_files_of_one_name_stay_apart(tmp_path, make_video):
     assert paths[4] == "alone"
 
 
+def test_segments_of_one_name_are_not_written_at_once(tmp_path, make_video):
+    """The same part with another source, and parts that differ by less than the names tell."""
+    original = make_video(50, name="x.mp4")
+    one = segment(original, 0.4, 0.8)
+    rows = [one, replace(one, source="other"), segment(original, 0.4001, 0.8001), segment(original, 0.4, 1.2)]
+    made = prepared(rows, tmp_path / "store")
+    assert [video.num_frames for video in made.videos] == [10, 10, 10, 20]
+    assert made.videos[0].path == made.videos[1].path
+    assert len({video.path for video in made.videos}) == 3
+    assert prepared(rows, tmp_path / "store").num_found == 4
+
+
 def test_a_second_run_makes_nothing_again(tmp_path, make_video, monkeypatch):
     original = make_video(50, name="x.mp4")
     rows = [segment(original, 0, 0.4), segment(original, 0.4, 1.0), segment(make_video(9, name="y.mp4"))]
@@ -155,7 +168,7 @@ def test_what_a_killed_run_left_is_cleared_and_the_rest_kept(tmp_path, make_vide
     leftover = tmp_path / "store" / "a" / ".x_400-1000.partial-1.mp4"
     leftover.write_bytes(b"half")
     with open(tmp_path / "store" / "prepared.jsonl", "a") as log:
-        log.write('{"key": [1, "cut')
+        log.write('{"key": "[1, ')
     second = prepared(rows, tmp_path / "store")
     assert second.num_found == 1
     assert second.videos[0] == first.videos[0]

@@ -322,20 +322,22 @@ def _check_times(
     pairs = list(zip(rows, segments, strict=True))
     timed = {file_key(segment.file): segment.file for row, segment in pairs if has_times(row)}
     tables = read_tables(timed.values(), num_workers=num_workers)
-    kept, rejected = [], {}
+    kept, rejected, lines = [], {}, {}
     for row, segment in pairs:
-        if not has_times(row):
-            kept.append(segment)
-            continue
-        table = tables[file_key(segment.file)]
-        if isinstance(table, VideoError):
-            reason = str(table).removeprefix(f"{segment.file}: ")
-            rejected[segment.name] = Rejected(path=segment.name, reason=reason)
-            continue
-        start_s, end_s = _times_of(row.cells, table)
-        if reason := _bad_times(start_s, end_s, table):
-            mistakes.add(row.line, reason)
-        kept.append(replace(segment, start_s=round(start_s, 6), end_s=round(min(end_s, table.end_s), 6)))
+        if has_times(row):
+            table = tables[file_key(segment.file)]
+            if isinstance(table, VideoError):
+                reason = str(table).removeprefix(f"{segment.file}: ")
+                rejected[segment.name] = Rejected(path=segment.name, reason=reason)
+                continue
+            start_s, end_s = _times_of(row.cells, table)
+            if reason := _bad_times(start_s, end_s, table):
+                mistakes.add(row.line, reason)
+            segment = replace(segment, start_s=round(start_s, 6), end_s=round(min(end_s, table.end_s), 6))
+        line, first = lines.setdefault(replace(segment, source="", split=""), (row.line, segment))
+        if first != segment:
+            mistakes.add(row.line, f"repeats line {line}, with another source or split")
+        kept.append(segment)
     return kept, list(rejected.values())
 
 

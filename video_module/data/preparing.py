@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from threading import Event, Lock
 from typing import Any
@@ -100,21 +101,22 @@ def prepare(segments: Sequence[Segment], store: Path, *, short_side: int | None,
         for leftover in store.glob("*/.*.partial-*"):
             leftover.unlink()
         log = _Log(store)
-        done = {number: entry for number, job in enumerate(jobs) if (entry := log.find(job))}
-        num_found = len(done)
-        todo = {number: job for number, job in enumerate(jobs) if number not in done}
+        done = {job.key: entry for job in jobs if (entry := log.find(job))}
+        num_found = sum(job.key in done for job in jobs)
+        todo = {job.key: job for job in jobs if job.key not in done}
         made = _make_all(todo, log, num_workers=num_workers) if todo else {}
-    done |= {number: entry for number, entry in made.items() if isinstance(entry, dict)}
+    done |= {key: entry for key, entry in made.items() if isinstance(entry, dict)}
     rejected = [entry for entry in made.values() if isinstance(entry, Rejected)]
-    videos = [_record(jobs[number].segment, done[number]) for number in sorted(done)]
-    originals = {file_key(jobs[number].segment.file): number for number in done}
+    kept = [job for job in jobs if job.key in done]
+    videos = [_record(job.segment, done[job.key]) for job in kept]
+    originals = {file_key(job.segment.file): job for job in kept}
     return Prepared(
         videos=videos,
         rejected=sorted(rejected, key=lambda item: item.path),
         num_found=num_found,
         seconds=time.monotonic() - begin_s,
-        bytes_before=sum(jobs[number].segment.file.stat().st_size for number in originals.values()),
-        duration_before_s=sum(done[number]["file_s"] for number in originals.values()),
+        bytes_before=sum(job.segment.file.stat().st_size for job in originals.values()),
+        duration_before_s=sum(done[job.key]["file_s"] for job in originals.values()),
         bytes_after=sum(entry["bytes"] for entry in done.values()),
         duration_after_s=sum(video.num_frames / video.fps for video in videos),
     )
@@ -137,7 +139,7 @@ def _record(segment: Segment, entry: dict[str, Any]) -> VideoRecord:
 # ---- what to make
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Job:
     """A segment, and what its clip is called within its class, without a suffix."""
 
@@ -146,22 +148,28 @@ class _Job:
     short_side: int | None
     """None: link, whatever its size."""
 
-    @property
-    def key(self) -> list[Any]:
+    @cached_property
+    def key(self) -> str:
         """Equal for two jobs exactly if they make the same file."""
         segment, status = self.segment, self.segment.file.stat()
         original = [str(segment.file.resolve()), status.st_size, status.st_mtime_ns]
-        return [_VERSION, *original, segment.start_s, segment.end_s, self.short_side, segment.label, self.stem]
+        times = [segment.start_s, segment.end_s]
+        return json.dumps([_VERSION, *original, *times, self.short_side, segment.label, self.stem])
 
 
 def _plan(segments: Sequence[Segment], short_side: int | None) -> list[_Job]:
     stems = _stems(segments)
     jobs = []
+    names: dict[tuple[str, str], tuple[float, float]] = {}
     for segment in segments:
         stem, size = stems[file_key(segment.file)], short_side
         if segment.start_s is not None:
-            stem = f"{stem}_{round(segment.start_s * 1000)}-{round(segment.end_s * 1000)}"
+            times = segment.start_s, segment.end_s
+            stem = f"{stem}_{round(times[0] * 1000)}-{round(times[1] * 1000)}"
             size = short_side or SHORT_SIDE
+            # Frames may stand less than a millisecond apart
+            if names.setdefault((segment.label, stem), times) != times:
+                stem = f"{stem}_{crc32(str(times).encode()):08x}"
         jobs.append(_Job(segment=segment, stem=stem, short_side=size))
     return jobs
 
@@ -206,7 +214,7 @@ class _Log:
         for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else ():
             try:
                 entry = json.loads(line)
-                self._entries[json.dumps(entry["key"])] = entry
+                self._entries[entry["key"]] = entry
             except (ValueError, KeyError, TypeError):
                 # Where a run was killed, or the disk was full
                 continue
@@ -214,7 +222,7 @@ class _Log:
             write_text(self._path, "".join(f"{json.dumps(entry)}\n" for entry in self._entries.values()))
 
     def find(self, job: _Job) -> dict[str, Any] | None:
-        entry = self._entries.get(json.dumps(job.key))
+        entry = self._entries.get(job.key)
         if entry is None:
             return None
         file = self.store / entry["path"]
@@ -229,14 +237,14 @@ class _Stopped(Exception):
     """Another clip failed, or the user pressed Ctrl-C."""
 
 
-def _make_all(todo: dict[int, _Job], log: _Log, *, num_workers: int) -> dict[int, dict[str, Any] | Rejected]:
+def _make_all(todo: dict[str, _Job], log: _Log, *, num_workers: int) -> dict[str, dict[str, Any] | Rejected]:
     """Make the files of all jobs at once, with a bar: what the log has of each, or why there is none."""
     files = {file_key(job.segment.file): job.segment.file for job in todo.values()}
     tables = read_tables(files.values(), num_workers=num_workers)
-    lengths_s = {number: _length_s(job.segment, tables) for number, job in todo.items()}
+    length_s = sum(_length_s(job.segment, tables) for job in todo.values())
     stop, lock, made = Event(), Lock(), {}
     bar = tqdm(
-        total=round(sum(lengths_s.values()), 1),
+        total=round(length_s, 1),
         desc="preparing",
         unit="s",
         delay=0.5,
@@ -254,9 +262,9 @@ def _make_all(todo: dict[int, _Job], log: _Log, *, num_workers: int) -> dict[int
     cv2.setNumThreads(1)
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="prepare")
     try:
-        numbers = {pool.submit(_make, job, log, advance): number for number, job in todo.items()}
-        for future in as_completed(numbers):
-            made[numbers[future]] = future.result()
+        keys = {pool.submit(_make, job, log, advance): key for key, job in todo.items()}
+        for future in as_completed(keys):
+            made[keys[future]] = future.result()
             bar.set_postfix_str(f"{len(made)}/{len(todo)} clips")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
