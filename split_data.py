@@ -190,7 +190,7 @@ def show_own_sources() -> None:
 
 def prepare_videos(args: argparse.Namespace, output_dirs: list[Path], official: dict[int, dict]):
     """The clips of --annotations, or of --input_dir with --short_side, those that are rejected, and their folder."""
-    from video_module.data import annotations, archives, labels, layout, preparing, records, segments
+    from video_module.data import annotations, archives, labels, layout, preparing, segments
 
     store = preparing.store_beside(args.output_dir)
     rejected, notes = [], []
@@ -202,7 +202,7 @@ def prepare_videos(args: argparse.Namespace, output_dirs: list[Path], official: 
             args.annotations,
             input_dir=input_dir,
             class_list=args.class_list,
-            source_of=records.regex_source(args.group_regex) if args.group_regex else None,
+            source_of=read_source_of(args),
             num_workers=args.num_workers,
         )
     else:
@@ -231,11 +231,11 @@ def show_prepared(made, store: Path) -> None:
     from video_module.tables import pluralize
 
     there = f", of which {made.num_found} were there already" if made.num_found else ""
-    print(
-        f"{store}: {pluralize(len(made.videos), 'clip')}{there}, in {made.seconds / 60:.1f} min; "
-        f"{made.bytes_before / 1e6:,.1f} MB and {made.duration_before_s / 60:.1f} min of video became "
-        f"{made.bytes_after / 1e6:,.1f} MB and {made.duration_after_s / 60:.1f} min"
-    )
+    before = f"{made.bytes_before / 1e6:,.1f} MB and {made.duration_before_s / 60:.1f} min of video"
+    after = f"{made.bytes_after / 1e6:,.1f} MB and {made.duration_after_s / 60:.1f} min"
+    # Links alone change nothing
+    became = before if made.bytes_after == made.bytes_before else f"{before} became {after}"
+    print(f"{store}: {pluralize(len(made.videos), 'clip')}{there}, in {made.seconds / 60:.1f} min; {became}")
 
 
 def show_others(paths: list[Path], input_dir: Path, *, most: int = 5) -> None:

@@ -107,6 +107,22 @@ def test_sources_and_sides_come_from_their_columns(folder):
     assert [segment.source for segment in segments] == ["walk!"]
 
 
+def test_names_that_tell_the_recording_are_understood(folder):
+    """Cuts of one film must not part because they are listed rather than in class folders."""
+    video = (folder / "videos" / "a.mp4").read_bytes()
+    names = ["v_Archery_g08_c01.avi", "v_Archery_g08_c02.avi", "TrumanShow_wave_f_nm_np1_fr_med_26.avi", "own.avi"]
+    for name in names:
+        (folder / "tables" / name).write_bytes(video)
+    table = "".join(f"{name} {label}\n" for name, label in zip(names, ("Archery", "Archery", "wave", "x"), strict=True))
+    segments, _, notes = read_all(folder, table)
+    assert [segment.source for segment in segments] == ["v_Archery_g08", "v_Archery_g08", "TrumanShow", "own.avi"]
+    assert not any("own recording" in note for note in notes)
+    _, _, notes = read_all(folder, "own.avi x\n")
+    assert any("each file counts as its own recording; if some are cuts of one, say so in a column" in n for n in notes)
+    _, _, notes = read_all(folder, "path,label,end_s\nown.avi,x,1\n")
+    assert not any("own recording" in note for note in notes)
+
+
 HEAD = "path,label,start_s,end_s,split\n"
 A = "../videos/a.mp4"
 

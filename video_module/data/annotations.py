@@ -15,7 +15,7 @@ import numpy as np
 
 from video_module.data.labels import SPLITS, VIDEO_SUFFIXES, is_video
 from video_module.data.packets import PacketTable
-from video_module.data.records import Rejected, SourceOf
+from video_module.data.records import Rejected, SourceOf, name_source
 from video_module.data.segments import TOLERANCE_S, Segment, look_over, read_tables
 from video_module.errors import InputError, VideoError
 from video_module.files import file_key, read_text
@@ -68,13 +68,13 @@ def read_annotations(
     *,
     input_dir: Path | None = None,
     class_list: Path | None = None,
-    source_of: SourceOf | None = None,
+    source_of: SourceOf = name_source,
     num_workers: int,
 ) -> tuple[list[Segment], list[Rejected], list[str]]:
     """Read a table, or a list of lines `path label`: the segments, files that cannot be read, and notes for the user.
 
-    Paths are relative to `input_dir` or to the table's folder. A row without a source has that of `source_of`, else its
-    file. Raises InputError, telling of ten mistakes at a time by line, before a video is decoded.
+    Paths are relative to `input_dir` or to the table's folder. A row without a source has that of `source_of`, or is of
+    the recording that its file is. Raises InputError, with ten mistakes at a time by line; no video is decoded.
     """
     mistakes = _Mistakes(file)
     rows, notes = _read_rows(file, mistakes)
@@ -91,13 +91,20 @@ def read_annotations(
     for segment in read:
         # One file may be written in several ways
         name = first_names.setdefault(file_key(segment.file), segment.name)
-        source = segment.source or (source_of(name, segment.label) if source_of else name)
-        segments.append(replace(segment, name=name, source=source))
+        source = segment.source or source_of(name, segment.label)
+        # Where the name tells nothing, the file is the recording, whatever is shown in it
+        is_own = source == f"{segment.label}/{PurePosixPath(name).name}"
+        segments.append(replace(segment, name=name, source=name if is_own else source))
     labels = {segment.label for segment in segments}
     segments, rejected = _check_times(rows, segments, mistakes, num_workers=num_workers)
     mistakes.end()
     for label in sorted(labels - {segment.label for segment in segments}):
         notes.append(f"class {label} is left out: none of its files can be read")
+    if all(segment.start_s is None and segment.source == segment.name for segment in segments):
+        notes.append(
+            "no source in the table or the names: each file counts as its own recording; if some are cuts of one, say "
+            "so in a column source, or with --group_regex"
+        )
     if class_list is None and all(segment.label.isdecimal() for segment in segments):
         notes.append("all labels are numbers; --class_list names the classes")
     unique = list(dict.fromkeys(segments))
