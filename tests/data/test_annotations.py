@@ -117,6 +117,8 @@ def test_names_that_tell_the_recording_are_understood(folder):
     segments, _, notes = read_all(folder, table)
     assert [segment.source for segment in segments] == ["v_Archery_g08", "v_Archery_g08", "TrumanShow", "own.avi"]
     assert not any("own recording" in note for note in notes)
+    segments = read(folder, f"path,label,end_s\n{names[2]},wave,1\n{names[2]},run,2\n")
+    assert [segment.source for segment in segments] == ["TrumanShow", "TrumanShow"]  # one recording, one source
     _, _, notes = read_all(folder, "own.avi x\n")
     assert any("each file counts as its own recording; if some are cuts of one, say so in a column" in n for n in notes)
     _, _, notes = read_all(folder, "path,label,end_s\nown.avi,x,1\n")

@@ -125,6 +125,15 @@ def test_what_a_killed_run_left_is_cleared_and_the_rest_kept(tmp_path, make_vide
     assert prepared(rows, tmp_path / "store").num_found == 2
 
 
+def test_a_run_that_is_killed_at_once_leaves_a_store_of_ours(tmp_path, make_video, monkeypatch):
+    rows = [segment(make_video(50, name="x.mp4"), 0, 0.4)]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(preparing, "write_clips", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        prepared(rows, tmp_path / "store")
+    preparing.check_store(tmp_path / "store", [], [])
+    assert len(prepared(rows, tmp_path / "store").videos) == 1
+
+
 def test_damaged_footage_is_counted_or_set_aside(tmp_path):
     whole = write_timed(tmp_path / "x.mp4", list(range(200)), g="10")
     with av.open(str(whole)) as container:

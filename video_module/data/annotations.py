@@ -86,15 +86,7 @@ def read_annotations(
     }
     read = [_read_row(row, mistakes, **settings) for row in rows]
     mistakes.end()
-    first_names: dict[object, str] = {}
-    segments = []
-    for segment in read:
-        # One file may be written in several ways
-        name = first_names.setdefault(file_key(segment.file), segment.name)
-        source = segment.source or source_of(name, segment.label)
-        # Where the name tells nothing, the file is the recording, whatever is shown in it
-        is_own = source == f"{segment.label}/{PurePosixPath(name).name}"
-        segments.append(replace(segment, name=name, source=name if is_own else source))
+    segments = _name_sources(read, source_of)
     labels = {segment.label for segment in segments}
     segments, rejected = _check_times(rows, segments, mistakes, num_workers=num_workers)
     mistakes.end()
@@ -111,6 +103,23 @@ def read_annotations(
     if len(unique) < len(segments):
         notes.append(f"{pluralize(len(segments) - len(unique), 'row')} repeated word for word, used once")
     return unique, rejected, notes + look_over(unique)
+
+
+def _name_sources(segments: Sequence[Segment], source_of: SourceOf) -> list[Segment]:
+    """Give each file one name, in however many ways it is written, and one source, whatever is shown in it."""
+    names: dict[object, str] = {}
+    sources: dict[object, str] = {}
+    named = []
+    for segment in segments:
+        key = file_key(segment.file)
+        name = names.setdefault(key, segment.name)
+        if not segment.source and key not in sources:
+            source = source_of(name, segment.label)
+            # So it is where the name tells nothing
+            is_own = source == f"{segment.label}/{PurePosixPath(name).name}"
+            sources[key] = name if is_own else source
+        named.append(replace(segment, name=name, source=segment.source or sources[key]))
+    return named
 
 
 # ---- lines

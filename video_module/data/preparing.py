@@ -209,8 +209,8 @@ class _Log:
             except (ValueError, KeyError, TypeError):
                 # Where a run was killed, or the disk was full
                 continue
-        if self._path.is_file():
-            write_text(self._path, "".join(f"{json.dumps(entry)}\n" for entry in self._entries.values()))
+        # Before any clip, since a folder without it is taken for another's
+        write_text(self._path, "".join(f"{json.dumps(entry)}\n" for entry in self._entries.values()))
 
     def find(self, job: _Job) -> dict[str, Any] | None:
         entry = self._entries.get(job.key)
