@@ -55,6 +55,15 @@ def test_frames_keep_their_own_times(tmp_path):
     assert shown(tmp_path / "clip.mp4") == nth(120)[30:90]
 
 
+@pytest.mark.parametrize("fps", [12.5, 24000 / 1001, 30000 / 1001, 50, 60000 / 1001, 120, 240])
+def test_an_even_rate_stays_even(tmp_path, fps):
+    write_video(tmp_path / "x.mp4", brightness_frames(60), fps=fps, keyframe_interval=10)
+    cut(tmp_path / "clip.mp4", segment(tmp_path / "x.mp4", round(20 / fps, 3), round(50 / fps, 3)))
+    probe = records.probe_video(tmp_path / "clip.mp4")
+    assert (probe.num_frames, probe.fps, probe.edges_s) == (30, pytest.approx(fps), None)
+    assert shown(tmp_path / "clip.mp4") == list(range(20, 50))
+
+
 def test_a_frame_that_stands_still_ends_with_the_segment(tmp_path):
     original = write_timed(tmp_path / "x.mp4", [*range(50), *range(200, 250)])  # nothing new for six seconds
     cut(tmp_path / "clip.mp4", segment(original, 1.0, 3.0))
