@@ -46,7 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--protocol", choices=PROTOCOLS, default="grouped", help="grouped: by source; others: the official split files")
     add("--splits_dir", type=Path, help="folder of the official split files, or an archive of them")
     add("--fold", choices=FOLDS, help="of an official protocol; all: <output_dir>/fold1..3 (default: 1)")
-    add("--num_folds", type=cli.positive_int, help="cross-validate: <output_dir>/fold1, fold2, …; each tests its part")
+    add("--num_folds", type=cli.positive_int, help="cross-validate: <output_dir>/fold1, …; each video tests once")
     add("--val_fraction", type=cli.fraction, default=0.2, help="of all videos; official: of the official train side")
     add("--test_fraction", type=cli.fraction, help="of all videos (grouped, without --num_folds; default: 0.1)")
     add("--groups", type=Path, help="CSV with columns path (<class>/<file>) and source or source_video")
@@ -194,13 +194,16 @@ def read_splits_dir(args: argparse.Namespace) -> Path:
 
 def scan_videos(args: argparse.Namespace, output_dirs: list[Path], official: dict[int, dict]):
     """The videos of --input_dir as they are, those that are rejected, and the folder of classes."""
-    from video_module.data import archives, labels, layout, records
+    from video_module.data import archives, labels, layout, records, splits
 
     source_of = read_source_of(args)
     input_dir = archives.class_folder(args.input_dir)
     # Whatever can be refused is refused before the videos are decoded, which takes hours for large data sets
     for output_dir in output_dirs:
         layout.check_split_output(input_dir, output_dir)
+    if args.num_folds:
+        found = [(label, path.relative_to(input_dir).as_posix()) for label, path in labels.find_videos(input_dir)]
+        splits.check_sources([(label, source_of(name, label)) for label, name in found], args.num_folds)
     show_others(labels.find_others(input_dir), input_dir)
     if not official and source_of is records.name_source:
         labels.check_level(input_dir)
@@ -234,29 +237,37 @@ def show_own_sources() -> None:
 
 def prepare_videos(args: argparse.Namespace, output_dirs: list[Path], official: dict[int, dict]):
     """The clips of --annotations, or of --input_dir with --short_side, those that are rejected, and their folder."""
-    from video_module.data import annotations, archives, labels, layout, preparing, records, segments
+    from video_module.data import annotations, archives, labels, layout, preparing, segments, splits
 
     store = preparing.store_beside(args.output_dir)
     rejected, notes = [], []
-    input_dir = args.input_dir and (args.input_dir if args.annotations else archives.class_folder(args.input_dir))
+    input_dir = args.input_dir
     if args.annotations:
+        if input_dir is not None and archives.is_archive(input_dir):
+            input_dir = archives.unpacked(input_dir)
         found, rejected, notes = annotations.read_annotations(
             args.annotations,
             input_dir=input_dir,
             class_list=args.class_list,
-            source_of=records.regex_source(args.group_regex) if args.group_regex else None,
+            source_of=read_source_of(args),
             num_workers=args.num_workers,
         )
         if args.num_folds and any(segment.split for segment in found):
             raise InputError(f"{args.annotations}: its column split says who tests; leave it out, or --num_folds")
     else:
+        input_dir = archives.class_folder(input_dir)
+        for output_dir in output_dirs:
+            layout.check_split_output(input_dir, output_dir)
         show_others(labels.find_others(input_dir), input_dir)
         found = segments.whole_files(input_dir, source_of=read_source_of(args))
+    if args.num_folds:
+        splits.check_sources([(segment.label, segment.source) for segment in found], args.num_folds)
     if args.background:
         background, more = segments.add_background(found, args.background, seed=args.seed)
         found, notes = found + background, notes + more
     for note in notes:
         print(f"note: {note}")
+    segments.check_classes(found)
     for output_dir in output_dirs:
         layout.check_split_output(store, output_dir)
     preparing.check_store(store, found, output_dirs)
@@ -271,11 +282,11 @@ def show_prepared(made, store: Path) -> None:
     from video_module.tables import pluralize
 
     there = f", of which {made.num_found} were there already" if made.num_found else ""
-    print(
-        f"{store}: {pluralize(len(made.videos), 'clip')}{there}, in {made.seconds / 60:.1f} min; "
-        f"{made.bytes_before / 1e6:,.1f} MB and {made.duration_before_s / 60:.1f} min of video became "
-        f"{made.bytes_after / 1e6:,.1f} MB and {made.duration_after_s / 60:.1f} min"
-    )
+    before = f"{made.bytes_before / 1e6:,.1f} MB and {made.duration_before_s / 60:.1f} min of video"
+    after = f"{made.bytes_after / 1e6:,.1f} MB and {made.duration_after_s / 60:.1f} min"
+    # Links alone change nothing
+    became = before if made.bytes_after == made.bytes_before else f"{before} became {after}"
+    print(f"{store}: {pluralize(len(made.videos), 'clip')}{there}, in {made.seconds / 60:.1f} min; {became}")
 
 
 def show_others(paths: list[Path], input_dir: Path, *, most: int = 5) -> None:

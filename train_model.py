@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from video_module import cli
 from video_module.config import TrainConfig
-from video_module.errors import InputError
+from video_module.errors import InputError, Interrupted
 from video_module.machine import default_num_workers, started_by_torchrun
 from video_module.models.registry import DEFAULT_MODEL, MODELS, NO_WEIGHTS, get_spec
 
@@ -148,7 +148,11 @@ def test_fold(args: argparse.Namespace, group: "Group") -> None:
         return
     test_args = test_model.parse_args(argv)
     test_model.check_paths(test_args)
-    test_model.evaluate(test_args, group, argv)
+    try:
+        test_model.evaluate(test_args, group, argv)
+    except KeyboardInterrupt:
+        way = "the same command" if args.probe else "--resume"
+        raise Interrupted(f"stopped while testing {args.save_path}; {way} goes on from there", exit_code=130) from None
 
 
 def show_folds(args: argparse.Namespace, runs: list[argparse.Namespace]) -> None:
