@@ -267,10 +267,11 @@ def suggest_groups(args: argparse.Namespace) -> None:
 
 def show_smallness(split) -> None:
     """Say what a test on the split can tell, where that is little."""
+    from video_module.data.leaks import sources_known
     from video_module.scores import describe_small_test, is_small_test
 
     test = split.videos_in("test")
-    num_sources = len({video.source for video in test})
+    num_sources = len({video.source for video in test}) if sources_known(split.videos) else None
     if is_small_test(len(test), num_sources):
         print(f"note: {describe_small_test(len(test), num_sources)}")
 
