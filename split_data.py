@@ -46,7 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         metavar="CSV",
         help="write which videos of --input_dir seem to be cut from one recording, as a table for --groups, and a "
-        "picture of each group to check it by",
+        "picture of each group to check it by; where sources are known, say how far it agrees",
     )
     audit = parser.add_argument_group("instead of splitting, look for leaks").add_argument
     audit(
@@ -75,10 +75,10 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("give --input_dir to split a folder, or --audit to look for leaks")
     if args.audit and len(args.audit) > 2:
         parser.error("--audit takes one folder or two")
-    if args.suggest_groups and (args.audit or args.groups or args.group_regex):
-        parser.error("--suggest_groups goes with --input_dir alone")
-    if args.audit and args.groups == AUTO:
-        parser.error("--groups auto is for splitting; write the table by --suggest_groups, and audit with that")
+    if args.suggest_groups and args.audit:
+        parser.error("--suggest_groups and --audit exclude each other")
+    if (args.audit or args.suggest_groups) and args.groups == AUTO:
+        parser.error("--groups auto is for splitting; --suggest_groups writes a table")
     if args.save_to and not args.audit:
         parser.error("--save_to goes with --audit; a split is written to --output_dir")
     if args.groups and args.group_regex:
@@ -225,19 +225,20 @@ def show_torn_apart(suggested, split) -> None:
 def suggest_groups(args: argparse.Namespace) -> None:
     """Write the table of suggested groups, and a picture of each group of two and more."""
     from video_module.data import archives, grouping, records
+    from video_module.data.leaks import sources_known
     from video_module.data.thumbnails import read_thumbnails
     from video_module.files import check_output, check_outputs, replacing
     from video_module.report.contact_sheet import Preview, write_preview
 
     table, sheets = args.suggest_groups, args.suggest_groups.with_name(f"{args.suggest_groups.stem}_sheets")
-    check_outputs([("--suggest_groups", table)])
+    check_outputs([("--suggest_groups", table)], [("--groups", args.groups)])
     check_output(sheets, folder=True)
     if sheets.is_dir() and (others := [path for path in sheets.iterdir() if not path.name.startswith("suggested_")]):
         raise InputError(
             f"{sheets}: holds {others[0].name} beside earlier pictures; move it away, or choose another name"
         )
     input_dir = archives.class_folder(args.input_dir)
-    videos, rejected, _ = records.scan(input_dir, num_workers=args.num_workers)
+    videos, rejected, _ = records.scan(input_dir, source_of=read_source_of(args), num_workers=args.num_workers)
     for item in rejected:
         print(f"left out {item.path}: {item.reason}")
     found = grouping.suggest_groups(input_dir, videos, num_workers=args.num_workers)
@@ -261,6 +262,8 @@ def suggest_groups(args: argparse.Namespace) -> None:
                 shown = f", {MOST_SHOWN} of them" if len(members) > MOST_SHOWN else ""
                 write_preview(partial / f"{source}.jpg", rows, title=f"{source}: {len(members)} videos{shown}")
     print(grouping.describe(found))
+    if sources_known(videos):
+        print(grouping.describe_agreement(found, [video.source for video in videos]))
     print(f"look at the pictures, correct the column source where it is wrong, then split with --groups {table}")
     cli.show_written([table, sheets])
 

@@ -169,3 +169,15 @@ def test_an_audit_says_that_sources_are_unknown(scenes, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "same source       unknown: nothing tells of recordings, so this finds nothing" in out
     assert "same file name    40 within a class" in out
+
+
+def test_agreement_with_known_sources_is_counted_in_pairs(scenes, tmp_path, capsys):
+    items = [grouping.Suggestion(path="", source=source, confidence=None, basis="") for source in "xxxyyz"]
+    expected = "of 4 pairs of one known source, 2 are in one suggested group, and 2 pairs of two sources"
+    assert grouping.describe_agreement(items, list("aabbbc")) == expected
+    folder, scene_of = scenes
+    rows = "".join(f"{path},{scene}\n" for path, scene in scene_of.items())
+    (tmp_path / "known.csv").write_text(f"path,source\n{rows}")
+    flags = ["--input_dir", str(folder), "--groups", str(tmp_path / "known.csv")]
+    split_data.main([*flags, "--suggest_groups", str(tmp_path / "groups.csv")])
+    assert "of 60 pairs of one known source, " in capsys.readouterr().out

@@ -8,7 +8,7 @@ frame rate, codec and encoder must be the same. So cuts of one camera are found;
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -258,6 +258,20 @@ def describe(found: Sequence[Suggestion]) -> str:
         f"{pluralize(len(found), 'video')} in {pluralize(len(sizes), 'suggested group')}, {num_alone} of one video; by "
         "backgrounds and numbers in names, which may find no more than half of the pairs of one recording: its other "
         "cameras, and those that move, stay apart"
+    )
+
+
+def describe_agreement(found: Sequence[Suggestion], sources: Sequence[str]) -> str:
+    """How the suggestion agrees with the known sources of its videos, in pairs of videos."""
+
+    def num_pairs(groups: Iterable[object]) -> int:
+        return sum(size * (size - 1) // 2 for size in Counter(groups).values())
+
+    suggested = [item.source for item in found]
+    num_both = num_pairs(zip(suggested, sources, strict=True))
+    return (
+        f"of {pluralize(num_pairs(sources), 'pair')} of one known source, {num_both:,} are in one suggested group, and "
+        f"{pluralize(num_pairs(suggested) - num_both, 'pair')} of two sources"
     )
 
 
