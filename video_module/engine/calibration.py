@@ -49,6 +49,8 @@ class Calibration:
     num_videos: int
     trade_offs: tuple[TradeOff, ...] = ()
     """Of min_score and of higher thresholds; none of fewer than three classes."""
+    learned_unknown: bool = False
+    """Whether the network has learned the classes that stand for unknown ones in them."""
 
     @property
     def recorded(self) -> dict[str, float]:
@@ -62,7 +64,11 @@ class Calibration:
     def _describe_unknown(self) -> Iterator[str]:
         if not self.trade_offs:
             return
-        yield "actions that no class is for, judged by leaving each class out in turn:"
+        yield "actions that no class is for, by leaving each class out in turn" + (
+            " (of the answers alone: the network has learned it, so new actions pass more often)"
+            if self.learned_unknown
+            else ""
+        )
         rows = [["--min_score", "known videos answered", "of these right", "unknown ones called uncertain"]]
         for row in self.trade_offs:
             right = "-" if row.precision is None else f"{row.precision:.2f}"
@@ -80,39 +86,56 @@ class Calibration:
         return f"{text})"
 
 
-def calibrate(view_scores: Sequence[np.ndarray], labels: np.ndarray, *, min_precision: float) -> Calibration:
+def calibrate(
+    view_scores: Sequence[np.ndarray],
+    labels: np.ndarray,
+    *,
+    min_precision: float,
+    unknown: Sequence[np.ndarray] | None = None,
+) -> Calibration:
     """Fit temperature and threshold to held-out videos.
 
     `view_scores` holds each video's probabilities at temperature 1, (num_views, num_classes), `labels` the classes.
+    `unknown`: probabilities of videos by models that know no class for them. Without them, a video stands for an
+    unknown action if its class is taken out of the softmax, so that the others share its scores. That is kinder than
+    the truth, since the network has learned to tell the class from the others.
     """
     assert len(view_scores) == len(labels) > 0
     temperature = _fit_temperature(view_scores, labels)
     scores = np.stack([video_score(at_temperature(views, temperature)) for views in view_scores])
     min_score, num_answers, precision = _choose_threshold(scores, labels, min_precision)
+    learned_unknown = unknown is None
+    if learned_unknown:
+        unknown = [_without(views, label) for views, label in zip(view_scores, labels, strict=True)]
     return Calibration(
         temperature=temperature,
         min_score=min_score,
         precision=precision,
         num_answers=num_answers,
         num_videos=len(labels),
-        trade_offs=_trade_offs(view_scores, scores, labels, temperature=temperature, min_score=min_score),
+        trade_offs=_trade_offs(scores, labels, _best_unknown(unknown, temperature), min_score=min_score),
+        learned_unknown=learned_unknown,
     )
+
+
+def _best_unknown(unknown: Sequence[np.ndarray], temperature: float) -> np.ndarray:
+    """The score of each video's best class."""
+    return np.array([video_score(at_temperature(views, temperature)).max() for views in unknown])
+
+
+def _without(views: np.ndarray, label: int) -> np.ndarray:
+    """The scores of a video's views, had the model no class `label`; they need not sum to 1."""
+    # A score that rounded to 0 would leave nothing to share out
+    return np.maximum(np.delete(views, label, axis=1), 1e-300)
 
 
 def _trade_offs(
-    view_scores: Sequence[np.ndarray], scores: np.ndarray, labels: np.ndarray, *, temperature: float, min_score: float
+    scores: np.ndarray, labels: np.ndarray, unknown: np.ndarray, *, min_score: float
 ) -> tuple[TradeOff, ...]:
-    """The chosen threshold, and those from which on more of what is unknown is called uncertain.
-
-    A video stands for an unknown action if its class is taken out of the softmax: then the others share its scores. The
-    network has still learned that class, so truly new actions may score a little higher or lower.
-    """
+    """The chosen threshold, and those from which on more of what is unknown is called uncertain."""
     if scores.shape[1] < 3:  # the one class that is left would always score 1
         return ()
     best, is_right = scores.max(axis=1), scores.argmax(axis=1) == labels
-    unknown = np.array(
-        [_best_without(views, label, temperature) for views, label in zip(view_scores, labels, strict=True)]
-    )
     higher = [float(np.quantile(unknown, share, method="higher")) for share in _WANTED_SHARES]
     # A score that is reached is an answer: just above it the share is held
     thresholds = [min_score, *(np.nextafter(value, 2) for value in higher if value >= min_score)]
@@ -125,13 +148,6 @@ def _trade_offs(
         )
         for threshold in thresholds
     )
-
-
-def _best_without(views: np.ndarray, label: int, temperature: float) -> float:
-    """The score of a video's best class, had the model no class `label`."""
-    # A score that rounded to 0 would leave nothing to share out
-    others = np.maximum(np.delete(views, label, axis=1), 1e-300)
-    return float(video_score(at_temperature(others, temperature)).max())
 
 
 def _fit_temperature(view_scores: Sequence[np.ndarray], labels: np.ndarray) -> float:
