@@ -202,7 +202,9 @@ def check_paths(args: argparse.Namespace) -> None:
     if args.attention:
         check_output(stem.with_name(f"{stem.name}_attention"), folder=True)
     if found := next((path for path in [*written, args.report] if path and path.is_file()), None):
-        print(f"note: {found} of an earlier test, and what lies beside it, is replaced; another --output_dir keeps it")
+        print(
+            f"note: {found} of an earlier test will be replaced, and what lies beside it; another --output_dir keeps it"
+        )
 
 
 def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "EvaluationSplit") -> dict[str, Any] | None:

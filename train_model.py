@@ -316,7 +316,12 @@ def probe(
     calibration = None
     if fitted.estimate is not None:
         # On what the folds left out: the head itself has learned from all videos.
-        calibration = calibrate(fitted.estimate.view_scores, examples.labels, min_precision=config.min_precision)
+        calibration = calibrate(
+            fitted.estimate.view_scores,
+            examples.labels,
+            min_precision=config.min_precision,
+            unknown=fitted.estimate.unknown,
+        )
         print(calibration.describe(config.min_precision))
     features.replace_head(model.cpu(), torch.from_numpy(fitted.head.weight), torch.from_numpy(fitted.head.bias))
     settings = {"probe": True, "C": fitted.strength, "weights": weights_of(args), "class_weights": class_weights}

@@ -82,7 +82,7 @@ def test_earlier_results_are_not_replaced_in_silence(exported, drawn_data, tmp_p
     run(drawn_data / "test", exported, tmp_path)
     assert "earlier test" not in capsys.readouterr().out
     run(drawn_data / "test", exported, tmp_path)
-    expected = "nano_onnx_results.json of an earlier test, and what lies beside it, is replaced; another --output_dir"
+    expected = "nano_onnx_results.json of an earlier test will be replaced, and what lies beside it; another --output"
     assert expected in capsys.readouterr().out
 
 

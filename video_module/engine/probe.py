@@ -150,6 +150,9 @@ class Estimate:
     curve: list[CurvePoint]
     """From few videos to all."""
     sources: list[str]
+    unknown: list[np.ndarray] | None = None
+    """Probabilities of each video's clips by a head that was fitted without its class, (num_clips, num_classes - 1);
+    None of two classes."""
 
     @cached_property
     def view_scores(self) -> list[np.ndarray]:
@@ -203,7 +206,11 @@ def fit_probe(examples: Examples, *, class_weights: Sequence[float] | None = Non
         curve = _learning_curve(examples, sides, strength, class_weights=class_weights, seed=seed)
         all_videos = CurvePoint(num_videos=_typical_count(examples, sides), hits=_hits(held_out[best], examples.labels))
         estimate = Estimate(
-            num_folds=len(sides), logits=held_out[best], curve=[*curve, all_videos], sources=examples.sources
+            num_folds=len(sides),
+            logits=held_out[best],
+            curve=[*curve, all_videos],
+            sources=examples.sources,
+            unknown=_as_unknown(examples, strength, class_weights=class_weights),
         )
     [head] = fit_heads(examples, every, [strength], class_weights=class_weights)
     return Probe(head=head, strength=strength, estimate=estimate, note=note)
@@ -241,6 +248,29 @@ def _held_out(examples: Examples, sides: _Sides, heads: Sequence[Head]) -> list[
         for index in left_out:
             logits[index] = head.logits(examples.plain[index])
     return logits
+
+
+def _as_unknown(
+    examples: Examples, strength: float, *, class_weights: Sequence[float] | None
+) -> list[np.ndarray] | None:
+    """What heads say of the videos of a class that they were not fitted to, each class in turn."""
+    if len(examples.class_names) < 3:
+        return None
+    scores: list[np.ndarray] = [np.empty(0)] * len(examples.videos)
+    for label in range(len(examples.class_names)):
+        rest = np.flatnonzero(examples.labels != label)
+        others = Examples(
+            videos=[examples.videos[index] for index in rest],
+            labels=examples.labels[rest] - (examples.labels[rest] > label),
+            plain=[examples.plain[index] for index in rest],
+            mirrored=[examples.mirrored[index] for index in rest],
+            class_names=examples.class_names[:label] + examples.class_names[label + 1 :],
+        )
+        weights = None if class_weights is None else np.delete(class_weights, label)
+        [head] = fit_heads(others, range(len(rest)), [strength], class_weights=weights)
+        for index in np.flatnonzero(examples.labels == label):
+            scores[index] = softmax(head.logits(examples.plain[index]))
+    return scores
 
 
 def _video_scores(logits: Sequence[np.ndarray]) -> np.ndarray:
