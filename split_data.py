@@ -1,10 +1,10 @@
 """Split labelled videos into train, val and test by source, so that no film stands on two sides."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from video_module import cli
 from video_module.config import LINKS
@@ -18,13 +18,10 @@ if TYPE_CHECKING:
 PROTOCOLS = ("grouped", "hmdb51", "ucf101")
 FOLDS = ("1", "2", "3", "all")
 DEFAULT_TEST_FRACTION = 0.1
-# Near-identical pairs that are printed; --save_to writes all.
-NUM_PAIRS = 10
-SOURCES_UNKNOWN = "unknown: nothing tells of recordings, so this finds nothing; --suggest_groups looks for some"
-# In the place of a table: sources are those that grouping suggests.
-AUTO = Path("auto")
 # Videos of a suggested group in its picture.
 MOST_SHOWN = 24
+# In the place of a table: sources are those that grouping suggests.
+AUTO = Path("auto")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -165,7 +162,8 @@ def make_splits(args: argparse.Namespace) -> None:
     videos, rejected, folder = find(args, output_dirs, official)
     for item in rejected:
         print(f"rejected {item.path}: {item.reason}")
-    show_faults(videos)
+    for sentence in records.describe_faults(videos):
+        print(f"note: {sentence}")
     suggested = None
     if not official and not args.annotations and read_source_of(args) is records.name_source:
         suggested = suggest_sources(args, videos, folder)
@@ -318,23 +316,6 @@ def show_others(paths: list[Path], input_dir: Path, *, most: int = 5) -> None:
         print(f"skipped {len(paths)} files: not videos, or outside the class folders ({names}{more})")
 
 
-def show_faults(videos) -> None:
-    """Say which of the accepted videos are not quite sound."""
-    from video_module.tables import pluralize
-
-    if damaged := [video for video in videos if video.num_damaged_frames]:
-        num_frames = sum(video.num_damaged_frames for video in damaged)
-        print(
-            f"note: {pluralize(num_frames, 'frame')} of {pluralize(len(damaged), 'video')} lost or damaged, "
-            f"{damaged[0].path} among them"
-        )
-    if timeless := [video for video in videos if not video.has_times]:
-        print(
-            f"note: {pluralize(len(timeless), 'video')} without times, {timeless[0].path} among them; "
-            f"{timeless[0].fps:g} frames/s are assumed there"
-        )
-
-
 def suggest_sources(args: argparse.Namespace, videos, input_dir: Path):
     """Where no names tell of sources, or --groups auto asks for it: what seems to be of one recording; else None."""
     from video_module.data import grouping, records
@@ -392,21 +373,20 @@ def suggest_groups(args: argparse.Namespace) -> None:
     groups: dict[str, list] = {}
     for video, item in zip(videos, found, strict=True):
         groups.setdefault(item.source, []).append((video, item))
+
+    def previews(members: list) -> Iterator["Preview"]:
+        for video, item in members:
+            frames = read_thumbnails(input_dir / video.path, num_video_frames=video.num_frames)
+            named = {"path": f"{video.path}: {item.basis}", "label": video.label, "names": [f"{item.confidence:.2f}"]}
+            yield Preview(clips=[frames], **named)
+
     with replacing(sheets) as partial:
         partial.mkdir()
         for source, members in groups.items():
             if len(members) > 1:
-                rows = [
-                    Preview(
-                        path=f"{video.path}: {item.basis}",
-                        label=video.label,
-                        clips=[read_thumbnails(input_dir / video.path, num_video_frames=video.num_frames)],
-                        names=[f"{item.confidence:.2f}"],
-                    )
-                    for video, item in members[:MOST_SHOWN]
-                ]
                 shown = f", {MOST_SHOWN} of them" if len(members) > MOST_SHOWN else ""
-                write_preview(partial / f"{source}.jpg", rows, title=f"{source}: {len(members)} videos{shown}")
+                title = f"{source}: {len(members)} videos{shown}"
+                write_preview(partial / f"{source}.jpg", list(previews(members[:MOST_SHOWN])), title=title)
     print(grouping.describe(found))
     if sources_known(videos):
         print(grouping.describe_agreement(found, [video.source for video in videos]))
@@ -427,6 +407,7 @@ def show_smallness(split: "Split") -> None:
 
 def report(split: "Split") -> None:
     from video_module.data.leaks import sources_known
+    from video_module.report.audit import SOURCES_UNKNOWN
 
     title = split.protocol if split.fold is None else f"{split.protocol} fold {split.fold}"
     print(f"{title}: {len(split.class_names)} classes, digest {split.digest}")
@@ -442,6 +423,7 @@ def report(split: "Split") -> None:
 def audit(args: argparse.Namespace) -> None:
     from video_module.data import archives, leaks
     from video_module.files import check_outputs, write_json
+    from video_module.report.audit import format_audit
 
     check_outputs(
         [("--save_to", args.save_to)], [("--groups", args.groups), *(("--audit", path) for path in args.audit)]
@@ -454,60 +436,10 @@ def audit(args: argparse.Namespace) -> None:
         test_fraction=args.test_fraction,
         num_workers=args.num_workers,
     )
-    for item in found["rejected"]:
-        print(f"not compared: {item['path']}: {item['reason']}")
-    for pair in found["comparisons"]:
-        show_comparison(pair)
-    if "random_split" in found:
-        show_random_split(found["random_split"])
-        show_near(found["near_identical"])
+    print(format_audit(found))
     if args.save_to:
         write_json(args.save_to, found)
         cli.show_written([args.save_to])
-
-
-def show_comparison(pair: dict[str, Any]) -> None:
-    sources, names = pair["sources"], pair["same_name"]
-    print(f"{pair['second']} ({pair['num_videos'][1]} videos) against {pair['first']} ({pair['num_videos'][0]})")
-    if pair["sources_known"]:
-        print(
-            f"  same source       {sources['test_clips_within_class']} within a class "
-            f"({sources['sources_within_class']} sources), {sources['test_clips_across_classes']} across classes "
-            f"({sources['sources_across_classes']})"
-        )
-    else:
-        print(f"  same source       {SOURCES_UNKNOWN}")
-    print(f"  same file name    {names['within_class']} within a class, {names['across_classes']} across classes")
-    show_near(pair["near_identical"])
-
-
-def show_random_split(found: dict[str, Any] | None) -> None:
-    if found is None:
-        print("a random split cannot be judged: no class has two videos that decode, or --test_fraction is 0")
-        return
-    if not found["sources_known"]:
-        print(f"{found['num_videos']} videos; what a random split of them would leak: {SOURCES_UNKNOWN}")
-        return
-    fractions = ", ".join(f"{100 * share:.4g} % {name}" for name, share in found["fractions"].items())
-    print(
-        f"{found['num_videos']} videos of {found['num_sources']} sources; split at random, video by video, "
-        f"{found['test_share_within_class']:.1%} of the test videos would have their source in train or val under the "
-        f"same class, {found['test_share_any_class']:.1%} under any "
-        f"(mean of {found['num_draws']} draws of {fractions}, of each class at least one test video)"
-    )
-
-
-def show_near(pairs: list[dict] | None) -> None:
-    if pairs is None:
-        print("  near identical    not looked for (--no-content)")
-        return
-    within = sum(pair["same_class"] for pair in pairs)
-    print(f"  near identical    {within} pairs within a class, {len(pairs) - within} across classes")
-    for pair in pairs[:NUM_PAIRS]:
-        source = "" if pair["same_source"] else ", of another source"
-        print(f"    {pair['first']}  {pair['second']}  {pair['distance']:.1%} of the hash differs{source}")
-    if len(pairs) > NUM_PAIRS:
-        print(f"    and {len(pairs) - NUM_PAIRS} more; --save_to writes all")
 
 
 if __name__ == "__main__":
