@@ -66,8 +66,8 @@ class Calibration:
             return
         if self.learned_unknown:
             yield (
-                "actions that no class is for, estimated by leaving each class out of the scores in turn; the network has "
-                "learned it, so truly new actions are noticed less often:"
+                "actions that no class is for, estimated by leaving each class out of the scores in turn; the network "
+                "has learned it, so truly new actions are noticed less often:"
             )
         else:
             yield "actions that no class is for, measured by fitting without each class in turn:"
