@@ -72,7 +72,7 @@ def test_the_trade_off_with_unknown_actions_is_told():
     assert [row.unknown_held for row in higher] == pytest.approx([0.75, 0.9], abs=0.01)
     assert all(row.unknown_held >= share for row, share in zip(higher, (0.75, 0.9), strict=True))
     told = found.describe(0.8).splitlines()
-    assert told[1].startswith("actions that no class is for, by leaving each class out in turn (of the answers alone")
+    assert told[1].startswith("actions that no class is for, estimated by leaving each class out of the scores in turn")
     assert told[3].startswith(f"  {found.min_score:.2f} (the model's)")
     assert len(told) == 6
 
@@ -81,7 +81,7 @@ def test_what_models_say_that_do_not_know_a_class_comes_first():
     scores, labels = drawn(400, sharpness=1.0)
     found = calibrate(scores, labels, min_precision=0.8, unknown=[np.array([[0.9, 0.1, 0.0]])] * 10)
     assert found.trade_offs[0].unknown_held == 0
-    assert found.describe(0.8).splitlines()[1] == "actions that no class is for, by leaving each class out in turn"
+    assert found.describe(0.8).splitlines()[1].endswith("measured by fitting without each class in turn:")
 
 
 def test_a_score_of_1_leaves_the_other_classes_equal():

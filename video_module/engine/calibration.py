@@ -64,11 +64,13 @@ class Calibration:
     def _describe_unknown(self) -> Iterator[str]:
         if not self.trade_offs:
             return
-        yield "actions that no class is for, by leaving each class out in turn" + (
-            " (of the answers alone: the network has learned it, so new actions pass more often)"
-            if self.learned_unknown
-            else ""
-        )
+        if self.learned_unknown:
+            yield (
+                "actions that no class is for, estimated by leaving each class out of the scores in turn; the network "
+                "has learned it, so truly new actions are noticed less often:"
+            )
+        else:
+            yield "actions that no class is for, measured by fitting without each class in turn:"
         rows = [["--min_score", "known videos answered", "of these right", "unknown ones called uncertain"]]
         for row in self.trade_offs:
             right = "-" if row.precision is None else f"{row.precision:.2f}"
