@@ -15,9 +15,9 @@ from typing_extensions import TypedDict
 from video_module.config import TimelineConfig
 from video_module.inference import timeline
 from video_module.inference.predictor import Predictor, VideoPrediction
-from video_module.web.gate import RETRY_AFTER_S, address_of
+from video_module.web.gate import RETRY_AFTER_S
 from video_module.web.jobs import POLL_S, Job, Jobs
-from video_module.web.limits import Limits, Refused, check_header
+from video_module.web.limits import Limits, Refused, address_of, check_header
 from video_module.web.storage import Storage
 from video_module.web.texts import texts_for
 from video_module.web.uploads import Uploads

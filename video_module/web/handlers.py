@@ -27,9 +27,8 @@ from video_module.inference.predictor import VideoPrediction
 from video_module.report.style import to_png
 from video_module.report.timeline_plot import draw_timeline
 from video_module.web.api import NUM_CLASSES_SHOWN, Service, shown, uploaded_path
-from video_module.web.gate import address_of
 from video_module.web.jobs import POLL_S, Job
-from video_module.web.limits import MAX_HEIGHT, MAX_WIDTH, Refused, check_header
+from video_module.web.limits import MAX_HEIGHT, MAX_WIDTH, Refused, address_of, check_header
 from video_module.web.live_tab import CameraWatch, watch_file
 from video_module.web.texts import texts_for
 from video_module.web.work import LimitedReader, score_within, work_size
