@@ -68,9 +68,10 @@ class Handlers:
     ) -> Iterator[tuple[Any, ...]]:
         """Yields (order, best classes, annotated video, timeline, files) at the end, and clears an earlier answer."""
         yield ("", None, "", "", "")
-        with in_visitors_language(request) as texts:
+        # The place that is kept for this visitor is taken first of all.
+        with in_visitors_language(request) as texts, self._service.jobs.join(address_of(request)) as job:
             path = uploaded_path(video)
-            with self._storage.using(path), self._service.jobs.join(address_of(request)) as job:
+            with self._storage.using(path):
                 bar = _ProgressBar(progress, texts)
                 prediction = yield from self._predict(path, model, job, bar)
                 segments = timeline.find_segments(prediction, self._service.config)
