@@ -27,7 +27,7 @@ from video_module.inference.predictor import VideoPrediction
 from video_module.report.style import to_png
 from video_module.report.timeline_plot import draw_timeline
 from video_module.web.api import NUM_CLASSES_SHOWN, Service, shown, uploaded_path
-from video_module.web.jobs import POLL_S, Job
+from video_module.web.jobs import Job
 from video_module.web.limits import MAX_HEIGHT, MAX_WIDTH, Refused, address_of, check_header
 from video_module.web.live_tab import CameraWatch, watch_file
 from video_module.web.texts import texts_for
@@ -44,6 +44,9 @@ _INK = "#7d8590"
 
 # A handler can be cancelled only where it yields; while it draws a video, it yields this often.
 _NUM_PAUSES = 50
+
+# How often those who wait are told how long.
+_SHOW_EVERY_S = 0.3
 
 _JPEG_QUALITY = 80
 
@@ -146,10 +149,9 @@ class Handlers:
     def _predict(self, path: str, model: Any, job: Job, bar: "_ProgressBar") -> Iterator[Any]:
         predictor, info = self._service.model(model), check_header(path, self._limits)
         job.size = work_size(info)
-        while not job.start():
+        while not job.start_within(_SHOW_EVERY_S):
             bar.show_waiting(job.num_before, job.wait_s)
             yield _no_updates()
-            time.sleep(POLL_S)
         windows, reader = [], LimitedReader(path, self._limits, check=lambda: job.check(self._limits))
         for scored, done, total in score_within(predictor, reader, info):
             windows += scored
