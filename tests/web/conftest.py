@@ -49,7 +49,9 @@ class Server:
 
     def visitors_files(self) -> list[Path]:
         """Files below its folder, but for the page's examples and the lock that shows that the folder is in use."""
-        files = [path for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+        # Not by rglob(), which fails if a folder goes meanwhile.
+        files = [Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names]
+        files = [path for path in files if path.suffix != ".lock"]
         return [path for path in files if path.parent.name != "examples"]
 
 

@@ -27,9 +27,8 @@ from video_module.inference.predictor import VideoPrediction
 from video_module.report.style import to_png
 from video_module.report.timeline_plot import draw_timeline
 from video_module.web.api import NUM_CLASSES_SHOWN, Service, shown, uploaded_path
-from video_module.web.gate import address_of
-from video_module.web.jobs import POLL_S, Job
-from video_module.web.limits import MAX_HEIGHT, MAX_WIDTH, Refused, check_header
+from video_module.web.jobs import Job
+from video_module.web.limits import MAX_HEIGHT, MAX_WIDTH, Refused, address_of, check_header
 from video_module.web.live_tab import CameraWatch, watch_file
 from video_module.web.texts import texts_for
 from video_module.web.work import LimitedReader, score_within, work_size
@@ -45,6 +44,9 @@ _INK = "#7d8590"
 
 # A handler can be cancelled only where it yields; while it draws a video, it yields this often.
 _NUM_PAUSES = 50
+
+# How often those who wait are told how long.
+_SHOW_EVERY_S = 0.3
 
 _JPEG_QUALITY = 80
 
@@ -69,9 +71,10 @@ class Handlers:
     ) -> Iterator[tuple[Any, ...]]:
         """Yields (order, best classes, annotated video, timeline, files) at the end, and clears an earlier answer."""
         yield ("", None, "", "", "")
-        with in_visitors_language(request) as texts:
+        # The place that is kept for this visitor is taken first of all.
+        with in_visitors_language(request) as texts, self._service.jobs.join(address_of(request)) as job:
             path = uploaded_path(video)
-            with self._storage.using(path), self._service.jobs.join(address_of(request)) as job:
+            with self._storage.using(path):
                 bar = _ProgressBar(progress, texts)
                 prediction = yield from self._predict(path, model, job, bar)
                 segments = timeline.find_segments(prediction, self._service.config)
@@ -146,10 +149,9 @@ class Handlers:
     def _predict(self, path: str, model: Any, job: Job, bar: "_ProgressBar") -> Iterator[Any]:
         predictor, info = self._service.model(model), check_header(path, self._limits)
         job.size = work_size(info)
-        while not job.start():
+        while not job.start_within(_SHOW_EVERY_S):
             bar.show_waiting(job.num_before, job.wait_s)
             yield _no_updates()
-            time.sleep(POLL_S)
         windows, reader = [], LimitedReader(path, self._limits, check=lambda: job.check(self._limits))
         for scored, done, total in score_within(predictor, reader, info):
             windows += scored

@@ -170,7 +170,7 @@ class Storage:
     def is_below(self, path: str) -> bool:
         """Whether a path leads to where visitors' files are, or were."""
         try:
-            return Path(path).resolve().is_relative_to(self.root)
+            return bool(path) and Path(path).resolve().is_relative_to(self.root)
         except (OSError, ValueError):
             return False
 
