@@ -30,7 +30,8 @@ NOT_RUN = {
 }
 # what would take hours on a CPU, or wants a weights file from the network
 SMALLER = {
-    "--model_type swin3d_t": "--model_type swin3d_nano --num_epochs 2",
+    "train_model.py --data_dir data --model_type swin3d_t": "train_model.py --data_dir data --model_type swin3d_nano "
+    "--num_epochs 2",
     "--nproc_per_node 8": "--nproc_per_node 2",
     "--model swin3d_b.onnx": "--model doors.onnx",
 }
