@@ -5,9 +5,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from video_module.data import transforms
 from video_module.data.decoding import Frame, frames_from
 from video_module.data.encoding import open_video
 from video_module.data.packets import packet_table
@@ -91,7 +91,8 @@ def _encode(
             frame = yield
             until_s = min(frame.time_s if frame else table.end_s, latest_s) - zero_s
             until_s = max(until_s, now_s + _LEAST_S)
-            writer.write(_resize(pixels, size), (now_s, until_s))
+            # As evaluation and serving resize, so that a network sees the same in a clip and in what it was cut from
+            writer.write(transforms.resize(pixels, size), (now_s, until_s))
             advance(until_s - now_s)
             num_frames, now_s = num_frames + 1, until_s
         if num_frames == 0:
@@ -118,8 +119,3 @@ def _prepared_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """(height, width) with the short side brought to `short_side`, if it is longer; even, as H.264 wants them."""
     scale = short_side / min(height, width)
     return (height, width) if scale >= 1 else (2 * round(height * scale / 2), 2 * round(width * scale / 2))
-
-
-def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    # As evaluation and serving resize, so that a network sees the same in a clip and in what it was cut from
-    return pixels if pixels.shape[:2] == size else cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_LINEAR_EXACT)

@@ -14,6 +14,7 @@ from video_module.config import TrainConfig
 from video_module.data.dataset import flipped_labels, label_indices
 from video_module.data.records import VideoRecord
 from video_module.data.splits import assign_sources
+from video_module.engine.calibration import Calibration, calibrate
 from video_module.engine.features import LocatedVideo, compute_features
 from video_module.engine.training_data import TrainingData
 from video_module.errors import InputError
@@ -31,6 +32,8 @@ _MIN_THREADED = 2**23
 _NUM_DRAWS = 3
 # A gain of accuracy below this is not worth filming for.
 _MIN_GAIN = 0.01
+# Classes that are left out in turn, each of which takes a fit to all other videos.
+_MOST_LEFT_OUT = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +154,8 @@ class Estimate:
     """From few videos to all."""
     sources: list[str]
     unknown: list[np.ndarray] | None = None
-    """Probabilities of each video's clips by a head that was fitted without its class, (num_clips, num_classes - 1);
-    None of two classes."""
+    """For the videos of up to _MOST_LEFT_OUT classes, the probabilities that a head fitted without that class gives to
+    their clips, (num_clips, num_classes - 1) each; None of two classes."""
 
     @cached_property
     def view_scores(self) -> list[np.ndarray]:
@@ -188,6 +191,12 @@ class Probe:
     """None where a class has videos of one source only."""
     note: str
     """Why there is no estimate."""
+
+    def calibrate(self, labels: np.ndarray, *, min_precision: float) -> Calibration | None:
+        """Temperature and threshold by what the folds left out, since the head itself has learned from all videos."""
+        if self.estimate is None:
+            return None
+        return calibrate(self.estimate.view_scores, labels, min_precision=min_precision, unknown=self.estimate.unknown)
 
 
 def fit_probe(examples: Examples, *, class_weights: Sequence[float] | None = None, seed: int = 0) -> Probe:
@@ -253,11 +262,12 @@ def _held_out(examples: Examples, sides: _Sides, heads: Sequence[Head]) -> list[
 def _as_unknown(
     examples: Examples, strength: float, *, class_weights: Sequence[float] | None
 ) -> list[np.ndarray] | None:
-    """What heads say of the videos of a class that they were not fitted to, each class in turn."""
-    if len(examples.class_names) < 3:
+    """What heads say of the videos of a class that they were not fitted to, one class after the other."""
+    num_classes = len(examples.class_names)
+    if num_classes < 3:
         return None
-    scores: list[np.ndarray] = [np.empty(0)] * len(examples.videos)
-    for label in range(len(examples.class_names)):
+    scores = []
+    for label in np.unique(np.linspace(0, num_classes - 1, min(num_classes, _MOST_LEFT_OUT)).round().astype(int)):
         rest = np.flatnonzero(examples.labels != label)
         others = Examples(
             videos=[examples.videos[index] for index in rest],
@@ -268,8 +278,7 @@ def _as_unknown(
         )
         weights = None if class_weights is None else np.delete(class_weights, label)
         [head] = fit_heads(others, range(len(rest)), [strength], class_weights=weights)
-        for index in np.flatnonzero(examples.labels == label):
-            scores[index] = softmax(head.logits(examples.plain[index]))
+        scores += [softmax(head.logits(examples.plain[index])) for index in np.flatnonzero(examples.labels == label)]
     return scores
 
 
