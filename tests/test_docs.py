@@ -110,10 +110,12 @@ def test_a_command_in_the_text_is_understood(command):
     script = next(position for position, word in enumerate(words) if word.endswith(".py"))
     module = importlib.import_module(Path(words[script]).stem)
     arguments = words[script + 1 :]
-    if "…" in command or len(arguments) == 1:  # a part of a command: what it lacks is beside the point
+    if "…" in command or len(arguments) < 2:  # a part of a command: what it lacks is beside the point
         required = {"run_model": ["--video_path", "v", "--model", "m"], "run_gradio": ["--model", "m"]}
+        required |= {"split_data": ["--input_dir", "v", "--splits_dir", "s"]}
         arguments = [*required.get(module.__name__, []), *arguments]
-    module.parse_args(arguments)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(*[SystemExit] * ("--help" in arguments)):
+        module.parse_args(arguments)
 
 
 def test_the_table_of_models_is_right():
