@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from video_module import cli
+from video_module import __version__, cli
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
@@ -57,6 +57,15 @@ def test_help_imports_no_heavy_package(script):
     assert result.returncode == 0
     assert "default:" in result.stdout
     assert result.stdout.splitlines()[-1] == "imported:"
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "video_module.demo.__main__", "video_module.benchmark.__main__"])
+def test_every_script_tells_its_version(name, capsys):
+    script = importlib.import_module(name)
+    with pytest.raises(SystemExit) as end:
+        getattr(script, "parse_args", script.main)(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"video_module {__version__}\n"
 
 
 @pytest.mark.parametrize("name", ["demo", "benchmark"])

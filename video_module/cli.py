@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 
-from video_module import machine
+from video_module import __version__, machine
 from video_module.errors import STOP_SIGNALS, InputError, Interrupted, hide_secrets
 
 # Of sheets of frames. A .jpg is a fifth as large.
@@ -48,7 +48,10 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """An ArgumentParser with this project's habits: defaults in --help, no abbreviated flags, mistakes in a line."""
-    return _Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser = _Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    version = f"video_module {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
+    return parser
 
 
 def add_config_arguments(parser: argparse._ActionsContainer, config_class: type) -> None:
