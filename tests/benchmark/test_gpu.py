@@ -68,7 +68,7 @@ def test_all_parts_within_a_minute():
     begin = time.monotonic()
     result = run_gpu()
     assert result.returncode == 0, result.stderr
-    assert time.monotonic() - begin < 120  # twice of what it takes, since other tests may run beside it
+    assert time.monotonic() - begin < 240  # four times what it takes alone, since other tests run beside it
     rows = json_rows(result.stdout)
     assert list(ends(rows)) == list(gpu.PARTS)
     assert all("took_s" in row for row in ends(rows).values())
@@ -123,7 +123,7 @@ def test_a_part_that_fails_or_overruns_leaves_the_others(monkeypatch, tmp_path, 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(gpu, "PARTS", {**dict.fromkeys(parts, 15), "kernels": 1})
     with pytest.raises(SystemExit) as error:
-        main(["gpu", "--device", "cpu", "--parts", *parts, "--time_limit_s", "40"])
+        main(["gpu", "--device", "cpu", "--parts", *parts, "--time_limit_s", "80"])
     assert error.value.code == 1
     rows = json_rows(capsys.readouterr().out)
     assert ends(rows)["versions"]["error"] == "RuntimeError: last"
