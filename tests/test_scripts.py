@@ -82,6 +82,15 @@ def test_a_flag_that_is_nearly_one_is_told_with_that(capsys):
     assert capsys.readouterr().err.startswith(expected)
 
 
+def test_a_known_flag_of_a_wrong_value_gets_no_hint(capsys):
+    import split_data
+
+    with pytest.raises(SystemExit, match="2"):
+        split_data.parse_args(["--val_fraction", "1"])
+    expected = "error: argument --val_fraction: must be at least 0 and below 1, got 1.0 (--help shows the flags)\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_a_models_frame_rate_is_switched_off_by_zero(capsys):
     import train_model
 

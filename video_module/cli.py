@@ -7,6 +7,7 @@ import difflib
 import errno
 import math
 import os
+import re
 import signal
 import sys
 import types
@@ -40,8 +41,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         known = [flag for action in self._actions for flag in action.option_strings]
-        wrong = [word for word in message.split() if word.startswith("--") and word.partition("=")[0] not in known]
-        meant = [match for word in wrong for match in difflib.get_close_matches(word.partition("=")[0], known, n=1)]
+        words = [re.split("[=:,;]", word)[0] for word in message.split() if word.startswith("--")]
+        wrong = [word for word in words if word not in known]
+        meant = [match for word in wrong for match in difflib.get_close_matches(word, known, n=1)]
         hint = f"; did you mean {' '.join(meant)}?" if meant else ""
         self.exit(2, f"error: {hide_secrets(message)}{hint} (--help shows the flags)\n")
 

@@ -15,7 +15,7 @@ import pytest
 import split_data
 from video_module import machine
 from video_module.data import archives
-from video_module.data.archives import class_root, folder_holding, unpacked
+from video_module.data.archives import class_root, splits_folder, unpacked
 from video_module.errors import InputError
 
 ODD_NAMES = ["a [1] (2) + !.avi", "50% & more #3.avi", "Ünï.avi"]
@@ -390,8 +390,8 @@ def test_no_program_for_rar(tmp_path, monkeypatch):
         unpacked(archive)
 
 
-def test_folder_holding(tmp_path):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "trainlist01.txt").touch()
-    assert folder_holding(tmp_path, "*_test_split?.txt", "trainlist*.txt") == tmp_path / "a" / "b"
-    assert folder_holding(tmp_path, "nothing") == tmp_path
+@pytest.mark.parametrize(("name", "found"), [("a/b/trainlist01.txt", "a/b"), ("wave_test_split1.txt", ""), ("x", "")])
+def test_the_folder_of_split_files_is_found_in_an_archive(name, found, tmp_path):
+    archive = write_zip(tmp_path / "files.zip", {name: b"1"})
+    assert splits_folder(archive) == tmp_path / "files" / found
+    assert splits_folder(tmp_path / "files") == tmp_path / "files"

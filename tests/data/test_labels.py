@@ -86,6 +86,11 @@ def test_what_is_passed_over_is_known(tmp_path):
     make_files(tmp_path, *SYSTEM_FILES, *(f"wave/{name}" for name in SYSTEM_FILES), "empty/.ipynb_checkpoints/z.txt")
     found = [path.relative_to(tmp_path).as_posix() for path in labels.find_others(tmp_path)]
     assert found == ["loose.avi", "wave/a.txt", "wave/deep/b.rm"]
+    line = "skipped 3 files: not videos, or outside the class folders (loose.avi, wave/a.txt, …)"
+    assert labels.describe_others(tmp_path, most=2) == line
+    for name in found:
+        (tmp_path / name).unlink()
+    assert labels.describe_others(tmp_path) is None
 
 
 def test_a_class_of_files_that_are_no_videos_is_refused(tmp_path):

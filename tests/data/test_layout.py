@@ -37,7 +37,7 @@ def test_falls_back_to_copies_and_says_so(drawn_clips, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr("os.link", no_link)
     split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data")])
-    assert "36 files were copied" in capsys.readouterr().out
+    assert "copied 36 files to" in capsys.readouterr().out
     assert all(path.stat().st_nlink == 1 for path in (tmp_path / "data").rglob("*.avi"))
 
 

@@ -108,14 +108,9 @@ def test_intervals_that_would_mislead(num_sources, accuracy, given, note):
 @pytest.mark.parametrize(
     ("num_videos", "num_sources", "num_right", "expected"),
     [
-        (
-            8,
-            8,
-            5,
-            "a test on 8 videos of 8 sources tells little: 5 right mean an accuracy of 0.31 to 0.86 (95 %); split_",
-        ),
-        (99, 30, 66, "0.57 to 0.75 (95 %) or wider, since videos of one source are alike; split_data.py --num_folds 5"),
-        (500, 4, 400, "of 4 sources tells little"),
+        (8, 8, 5, "a test on 8 videos of 8 sources says little: 5 correct means an accuracy between 0.31 and 0.86"),
+        (99, 30, 66, "0.57 and 0.75 (95 % interval; wider if videos share a recording); to test on every video"),
+        (500, 4, 400, "of 4 sources says little"),
         (100, 30, 66, None),
     ],
 )

@@ -283,9 +283,12 @@ def class_root(folder: Path) -> Path:
         folder = below[0]
 
 
-def folder_holding(folder: Path, *patterns: str) -> Path:
-    """The folder, at or below `folder`, of the first file that fits one of the patterns; `folder` where none does."""
-    for pattern in patterns:
-        for path in sorted(folder.rglob(pattern)):
-            return path.parent
+def splits_folder(path: Path) -> Path:
+    """The folder of official split files: `path` itself, or where they are in the archive `path`, once unpacked."""
+    if not is_archive(path):
+        return path
+    folder = unpacked(path)
+    for pattern in ("*_test_split?.txt", "trainlist*.txt"):
+        for file in sorted(folder.rglob(pattern)):
+            return file.parent
     return folder

@@ -225,6 +225,15 @@ def find_others(class_dir: Path) -> list[Path]:
     return sorted(path for path in others if not _is_hidden(path))
 
 
+def describe_others(class_dir: Path, *, most: int = 5) -> str | None:
+    """A line on the files that find_others() finds, naming the first of them; None if there are none."""
+    if not (others := find_others(class_dir)):
+        return None
+    names = ", ".join(path.relative_to(class_dir).as_posix() for path in others[:most])
+    more = ", …" if len(others) > most else ""
+    return f"skipped {pluralize(len(others), 'file')}: not videos, or outside the class folders ({names}{more})"
+
+
 def check_class_folders(class_dir: Path) -> None:
     """Raise InputError if class folders of `class_dir` hold no video: their classes would go untested in silence."""
     found = {label for label, _ in find_videos(class_dir)}

@@ -25,12 +25,13 @@ from tqdm import tqdm
 from video_module.data.cutting import Stopped, write_clips
 from video_module.data.decoding import read_info
 from video_module.data.labels import has_entries
-from video_module.data.layout import place
+from video_module.data.layout import check_split_output, place
 from video_module.data.packets import PacketTable, packet_table
 from video_module.data.records import Rejected, VideoRecord, probe_video
 from video_module.data.segments import Segment, by_file, read_tables
 from video_module.errors import InputError, VideoError
 from video_module.files import check_output, file_key, lies_in, locked, write_text
+from video_module.tables import pluralize
 
 SHORT_SIDE = 256
 """Of segments, in pixels: what most models resize to."""
@@ -58,25 +59,43 @@ class Prepared:
     bytes_after: int
     duration_after_s: float
 
+    def summary(self) -> str:
+        """One line: how many clips there are, how long that took, and how much smaller they are than the originals."""
+        found = f" ({self.num_found} of them from an earlier run)" if self.num_found else ""
+        sizes = f"{self.bytes_before / 1e6:,.1f} MB ({self.duration_before_s / 60:.1f} min) of video"
+        # Links alone change nothing
+        if self.bytes_after != self.bytes_before:
+            sizes += f" became {self.bytes_after / 1e6:,.1f} MB ({self.duration_after_s / 60:.1f} min)"
+        return f"{pluralize(len(self.videos), 'clip')}{found} in {self.seconds / 60:.1f} min; {sizes}"
+
 
 def store_beside(output_dir: Path) -> Path:
     """The folder for the clips of a split that goes to `output_dir`."""
     named = output_dir if output_dir.name else output_dir.absolute()
+    if not named.name:
+        raise InputError(
+            f"--output_dir {output_dir}: clips go to a folder beside it, and there is none; choose another"
+        )
     return named.with_name(f"{named.name}_clips")
 
 
 def check_store(store: Path, segments: Sequence[Segment], output_dirs: Sequence[Path]) -> None:
-    """Raise InputError if the store is another's, or if an original lies where files are replaced."""
+    """Raise InputError if clips or splits cannot be written here, or would replace files of others."""
     check_output(store, folder=True)
     if has_entries(store) and not (store / _LOG).is_file():
-        raise InputError(f"{store}: not empty, and not made by split_data.py, which would put clips there; move it")
+        raise InputError(
+            f"{store}: split_data.py puts clips here, but the folder holds other files; move it, or choose another "
+            "--output_dir"
+        )
     for folder in {segment.file.parent for segment in segments}:
         for place_of_ours in (store, *output_dirs):
             if lies_in(folder, place_of_ours):
                 raise InputError(
-                    f"{folder}: holds videos of the table, and lies in {place_of_ours}, which this replaces; choose "
+                    f"{folder}: contains videos to split, and is in {place_of_ours}, which will be replaced; choose "
                     "another --output_dir"
                 )
+    for output_dir in output_dirs:
+        check_split_output(store, output_dir)
 
 
 def prepare(segments: Sequence[Segment], store: Path, *, short_side: int | None, num_workers: int) -> Prepared:

@@ -1,13 +1,14 @@
 """Strips of frames below each other: the videos that a model gets most wrong, and what augmentation makes of clips."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from video_module.files import replacing
+from video_module.errors import InputError
+from video_module.files import check_output, replacing
 from video_module.fonts import load_font, shorten
 from video_module.report.style import BLUE, ORANGE
 
@@ -15,6 +16,8 @@ _MARGIN, _GAP = 20, 4
 _CAPTION_HEIGHT = 44
 _NAMES_WIDTH = 96
 _MIN_WIDTH = 640
+# Videos that the picture of a group shows.
+_MOST_IN_GROUP = 24
 _INK, _FAINT, _PAPER = "#1b1f24", "#5b6570", "#ffffff"
 
 
@@ -118,6 +121,24 @@ def write_preview(path: Path, previews: Sequence[Preview], *, title: str) -> Non
     """Write clips as training sees them below each other as PNG or JPEG, a video to a block."""
     blocks = [_Block(picture=video.picture(), headline=[(video.label, True)], path=video.path) for video in previews]
     _write_sheet(path, blocks, title=title)
+
+
+def check_group_sheets(folder: Path) -> None:
+    """Raise InputError if write_group_sheets() would replace anything but its own earlier pictures."""
+    check_output(folder, folder=True)
+    if others := sorted(path.name for path in folder.glob("*") if not path.name.startswith("suggested_")):
+        raise InputError(f"{folder}: contains {others[0]} besides earlier pictures; move it, or choose another name")
+
+
+def write_group_sheets(folder: Path, groups: Mapping[str, Sequence[Callable[[], Preview]]]) -> None:
+    """Write a JPEG of each group of at least two videos; its videos are read while it is drawn."""
+    with replacing(folder) as partial:
+        partial.mkdir()
+        for name, members in groups.items():
+            if len(members) > 1:
+                shown = f" (first {_MOST_IN_GROUP} shown)" if len(members) > _MOST_IN_GROUP else ""
+                previews = [read() for read in members[:_MOST_IN_GROUP]]
+                write_preview(partial / f"{name}.jpg", previews, title=f"{name}: {len(members)} videos{shown}")
 
 
 def write_examples(path: Path, rows: Mapping[str, np.ndarray], *, title: str) -> None:
