@@ -158,7 +158,7 @@ def test_folders_of_others_are_not_written_to(tmp_path, make_video):
         InputError, match=r"data_clips: split_data\.py puts clips here, but the folder holds other files"
     ):
         preparing.check_store(preparing.store_beside(tmp_path / "data"), [video], [tmp_path / "data"])
-    with pytest.raises(InputError, match=r"holds videos of the table, and lies in"):
+    with pytest.raises(InputError, match=r"contains videos to split, and is in"):
         preparing.check_store(tmp_path / "y_clips", [video], [tmp_path])
     assert preparing.store_beside(Path()).is_absolute()
 

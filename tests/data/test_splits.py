@@ -268,7 +268,7 @@ def test_too_many_folds_are_refused_before_a_video_is_read(drawn_clips, tmp_path
         with pytest.raises(InputError, match="--num_folds 7: the videos come from 6 sources"):
             split_data.main([*flags, "--output_dir", str(tmp_path / "folds"), "--num_folds", "7"])
     table.write_text("path,label,split\n" + f"{next(drawn_clips.glob('*/*.avi'))},wave,test\n")
-    with pytest.raises(InputError, match=r"t\.csv: its column split says who tests; leave it out, or --num_folds"):
+    with pytest.raises(InputError, match=r"t\.csv: its column split already says which videos are tested; remove"):
         split_data.main(["--annotations", str(table), "--output_dir", str(tmp_path / "folds"), "--num_folds", "2"])
 
 

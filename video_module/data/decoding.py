@@ -7,6 +7,7 @@ the keyframe before it where that is exact, else by reading forward.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -90,13 +91,9 @@ class Frame:
         self._frame, self._converter, self.time_s = frame, converter, time_s
 
     @property
-    def height(self) -> int:
-        """As coded, before it is put upright; so is the width."""
-        return self._frame.height
-
-    @property
-    def width(self) -> int:
-        return self._frame.width
+    def size(self) -> tuple[int, int]:
+        """(height, width) as coded, before the frame is put upright."""
+        return self._frame.height, self._frame.width
 
     def to_rgb(self) -> np.ndarray:
         """uint8 RGB (H, W, 3), upright, the caller's own."""
@@ -183,8 +180,9 @@ class VideoReader:
     ) -> Iterator[av.VideoFrame]:
         context = stream.codec_context
         with closing(packets.read_packets(container, stream, key)) as stream_packets:
-            for packet in stream_packets:
-                promised = not packet.is_discard
+            # None asks for the frames that the decoder still holds
+            for packet in chain(stream_packets, (None,)):
+                promised = packet is not None and not packet.is_discard
                 self.num_packets += promised
                 try:
                     frames = context.decode(packet)
@@ -192,14 +190,6 @@ class VideoReader:
                     self.num_failed += promised
                     continue
                 yield from frames
-            yield from _flush(context)
-
-
-def _flush(context: av.VideoCodecContext) -> list[av.VideoFrame]:
-    try:
-        return context.decode(None)
-    except av.error.FFmpegError:
-        return []
 
 
 class _Clock:
