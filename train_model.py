@@ -368,7 +368,7 @@ def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int, 
         [view] = dataset.cut(*dataset[0])
         drawn = [clips[epoch, index][0].numpy() for epoch in range(num_epochs)]
         names = ["evaluation", *(f"epoch {epoch + 1}" for epoch in range(num_epochs))]
-        previews.append(Preview(path=video.path, label=video.label, clips=[view, *drawn], names=names))
+        previews.append(Preview(title=video.label, note=video.path, clips=[view, *drawn], names=names))
     write_preview(path, previews, title=f"{title}: clips as evaluation and the first epochs see them")
     cli.show_written([path])
 

@@ -95,7 +95,7 @@ class _Cache:
             parts = np.split(features, np.cumsum(counts)[:-1]) if names else []
             self._rows = dict(zip(names, parts, strict=True))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: damaged, or not a file of features ({error}); delete it") from None
+            raise InputError(f"{path}: damaged, or not a feature file ({error}); delete it") from None
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
