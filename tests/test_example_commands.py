@@ -18,6 +18,7 @@ EXAMPLES = ROOT / "examples"
 NOT_RUN = {
     "first_steps.sh": "installs packages; .ci/run does the same",
     "install.sh": "the same",
+    "install_serving.sh": "the same; tests/test_scripts.py runs run_model.py without torch",
     "published.sh": "downloads weights",
     "published_file.sh": "wants a published file; tests/test_convert_model.py runs these commands on one of its own",
     "hmdb51.sh": "wants HMDB51; tests/test_pipeline.py and tests/test_cross_validation.py run these commands",
@@ -32,6 +33,7 @@ SMALLER = {
     "train_model.py --data_dir data --model_type swin3d_t": "train_model.py --num_epochs 2 --model_type swin3d_nano",
     "train_model.py --data_dir fight": "train_model.py --num_epochs 2 --data_dir fight",
     "--num_folds 5": "--num_folds 2",
+    "--verify_dir": "--num_verify_clips 8 --verify_dir",
     "--nproc_per_node 8": "--nproc_per_node 2",
 }
 WRITES = {
@@ -41,6 +43,8 @@ WRITES = {
     "recordings.sh": ("data/split.json", "data_clips"),
     "label_with_model.sh": ("found.csv", "more_data/split.json"),
     "few_videos.sh": ("folds/fold2/split.json", "doors_fold1_results.json", "doors_fold2_results.json"),
+    "audit.sh": (),
+    "look.sh": ("label_distribution.png", "examples.png", "weights.json", "sheet.png"),
     "compare.sh": (),
     "fight_surv.sh": ("fight.pth", "fight.onnx"),
     "archive.sh": ("results-00000-of-00002.jsonl", "results-00001-of-00002.jsonl"),
@@ -57,6 +61,8 @@ def folder(tmp_path, drawn_clips, drawn_data, trained, exported) -> Path:
         (tmp_path / script.name).symlink_to(script)
     shutil.copytree(drawn_clips, tmp_path / "videos")
     shutil.copytree(drawn_data, tmp_path / "data")
+    for name in ("train", "test"):
+        shutil.copytree(drawn_data / name, tmp_path / name)
     for name in ("doors.pth", "trained.pth"):
         shutil.copy(trained, tmp_path / name)
     shutil.copy(exported, tmp_path / "doors.onnx")
