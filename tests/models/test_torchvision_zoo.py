@@ -192,7 +192,7 @@ def test_stochastic_depth_reaches_the_last_block(name):
 )
 def test_clips_that_a_network_cannot_take_are_one_line(name, size):
     clip = get_spec(name).clip_config(**size)
-    with pytest.raises(InputError, match=rf"{name} does not take clips of .*--clip_len") as error:
+    with pytest.raises(InputError, match=rf"{name} does not support clips of .*--clip_len") as error:
         build_model(name, num_classes=2, clip=clip)
     assert "\n" not in str(error.value)
 
