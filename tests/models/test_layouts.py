@@ -189,9 +189,7 @@ def test_video_swin_on_something_something_has_windows_as_long_as_its_clips(tmp_
     assert "read as Video-Swin-Transformer" in capsys.readouterr().out
     assert all(torch.equal(value, state[key]) for key, value in model.backbone.state_dict().items())
     assert {block.attn.window_size[0] for block in model.backbone.features[0]} == {16}
-    with pytest.raises(
-        InputError, match=r"does not fit swin3d_b; it is for swin3d_b_w16: use --model_type swin3d_b_w"
-    ):
+    with pytest.raises(InputError, match=r"does not fit swin3d_b; it is for swin3d_b_w16: use --model_type swin3d_b_w"):
         build_model("swin3d_b", num_classes=174, clip=clip, weights=str(path))
 
 
@@ -254,9 +252,7 @@ def test_an_i3d_file_from_before_batch_norm_counted(tmp_path, capsys):
     model = build_model("i3d", num_classes=51, weights=str(tmp_path / "rgb_imagenet.pt"))
     state = model.backbone.state_dict()
     assert all(torch.equal(state[key], value) for key, value in old.items() if not key.startswith("logits."))
-    assert capsys.readouterr().out.splitlines() == [
-        f"{tmp_path / 'rgb_imagenet.pt'}: new last layer for 51 classes"
-    ]
+    assert capsys.readouterr().out.splitlines() == [f"{tmp_path / 'rgb_imagenet.pt'}: new last layer for 51 classes"]
 
 
 def test_googlenet_is_inflated_into_i3d(tmp_path, capsys):

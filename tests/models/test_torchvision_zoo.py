@@ -167,7 +167,7 @@ def test_mvit_of_torchvisions_size_is_torchvisions_network():
 def test_stochastic_depth_where_there_is_none_is_an_error(name):
     spec = get_spec(name)
     assert spec.train_config(weights="none", given={}).drop_path == 0
-    with pytest.raises(InputError, match=rf"--drop_path 0.2: {name} has no blocks to skip"):
+    with pytest.raises(InputError, match=rf"--drop_path 0.2: not supported by {name}; leave it out"):
         spec.train_config(weights="none", given={"drop_path": 0.2})
     with pytest.raises(InputError, match="drop_path must be 0"):
         spec.build(num_classes=2, drop_path=0.2)

@@ -153,7 +153,7 @@ def _published_spec(name: str, weights: str) -> ModelSpec:
 
 def _unknown_weights(name: str, weights: str | Path) -> InputError:
     known = ", ".join((*get_spec(name).weights, NO_WEIGHTS))
-    return InputError(f"--weights {weights}: neither a file nor weights known for {name} ({known})")
+    return InputError(f"--weights {weights}: neither a file nor known weights for {name} ({known})")
 
 
 def _torchvision_weights(name: str, weights: str):
@@ -171,7 +171,7 @@ def _published_weights(name: str, weights: str, *, can_train: bool) -> dict:
         return load_torch_file(file)
     hash_prefix = _published_hash(file.name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    print(f"downloading {url} to {file}" + ("" if hash_prefix else "; there is no checksum to verify it"))
+    print(f"downloading {url} to {file}" + ("" if hash_prefix else "; no checksum to verify it"))
     try:
         torch.hub.download_url_to_file(url, str(file), hash_prefix=hash_prefix)
         return load_torch_file(file)
@@ -301,7 +301,7 @@ def _explain_misfits(
     resized = [f"{key} {_size(weights[key])} for {_size(own[key])}" for key in misfits if key in weights]
     parts = [f"missing {layouts.outline(missing, own)}"] * bool(missing)
     parts += [f"different shape {', '.join(resized)}"] * bool(resized)
-    return f": {len(misfits)} of {len(own)} tensors are missing or have a different shape: {'; '.join(parts)}"
+    return f": {len(misfits)} of {len(own)} tensors do not match: {'; '.join(parts)}"
 
 
 def _models_of(weights: dict[str, Tensor]) -> list[str]:
