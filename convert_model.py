@@ -24,7 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--model_type", choices=list(MODELS), help="architecture to export with --weights, in place of --checkpoint"
     )
     parser.add_argument(
-        "--weights", help="for --model_type: name of published weights, or a file (default: the model's first entry)"
+        "--weights", help="for --model_type: name of published weights, or a file (default: the first published)"
     )
     parser.add_argument(
         "--obj_names", type=Path, help="classes for a file of --weights, one per line, in the order of its outputs"

@@ -235,7 +235,7 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
             "none.mp4: no such file",
         ),
         ("run_model.py --video_path {text.avi} --model {none}.onnx", "create it with convert_model.py"),
-        ("run_model.py --video_path {text.avi} --model swin3d", "nor a model with weights: swin3d_t, "),
+        ("run_model.py --video_path {text.avi} --model swin3d", "neither a file nor a model with weights (swin3d_t, "),
         ("run_model.py --video_path {empty} --model {onnx}", "no videos in this folder"),
         ("run_model.py --video_path {text.avi} --model {none.onnx}", "no such file"),
         ("run_model.py --video_path {text.avi} --model {onnx} --save_json {text.avi}", "would be overwritten"),

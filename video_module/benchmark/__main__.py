@@ -159,7 +159,9 @@ def _add_recipe(commands: argparse._SubParsersAction) -> None:
     recipe.add_argument(
         "--seconds", type=cli.positive_float, default=60.0, help="CPU time to train in each run, in seconds"
     )
-    recipe.add_argument("--seeds", type=cli.natural, nargs="+", default=[0, 1], help="random seeds, one run each")
+    recipe.add_argument(
+        "--seeds", type=cli.natural, nargs="+", default=[0, 1], help="random seeds; each repeats all runs"
+    )
     recipes = ("recipe", "original", "dense", "slow", "flat")
     recipe.add_argument(
         "--recipes", nargs="+", choices=recipes, default=["recipe", "original"], help="recipes to compare"

@@ -149,7 +149,7 @@ class ResultLog:
         of_this_name = re.compile(rf"{re.escape(path.stem)}(-\d+-of-\d+)?{re.escape(path.suffix)}")
         self._files = sorted(file for file in folder.iterdir() if of_this_name.fullmatch(file.name))
         self.done = {line["video"] for line in self._lines()}
-        """The videos that have an answer, by the path they were given as."""
+        """The videos that have an answer, by their paths as given."""
         if self.path.is_file():
             self._drop_broken_line()
         self._file = open(self.path, "ab")  # noqa: SIM115 (closed by __exit__)

@@ -29,7 +29,8 @@ def find_model(model: str) -> Path:
         maker = {".onnx": "; create it with convert_model.py", ".pth": "; create it with train_model.py"}.get(
             Path(model).suffix
         )
-        raise InputError(f"--model {model}: no such file{maker or f', nor a model with weights: {with_weights}'}")
+        reason = f"no such file{maker}" if maker else f"neither a file nor a model with weights ({with_weights})"
+        raise InputError(f"--model {model}: {reason}")
     spec = MODELS[model]
     if not spec.weights:
         raise InputError(

@@ -59,7 +59,7 @@ def shown_label(label: str, uncertain: str = SHOWN_UNCERTAIN) -> str:
 
 
 def label_order(segments: Sequence[Segment]) -> list[str]:
-    """The classes of the segments in order, without UNCERTAIN and then without consecutive repeats."""
+    """The classes of the segments in order, without UNCERTAIN ones. Repeats in a row then count once."""
     certain = [segment.label for segment in segments if segment.label != UNCERTAIN]
     return [label for label, _ in groupby(certain)]
 

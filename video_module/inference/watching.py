@@ -92,7 +92,7 @@ def _check_log(path: Path) -> None:
     if path.is_file() and path.stat().st_size:
         with open(path, "rb") as file:
             if not file.readline().startswith(_LINE_BEGIN):
-                raise InputError(f"--save_jsonl {path}: contains other text than live answers; choose another file")
+                raise InputError(f"--save_jsonl {path}: not a log of live answers; choose another file")
 
 
 def _show(window: DisplayWindow, session: LiveSession, reading: Reading | None, predictor: Predictor) -> bool:
