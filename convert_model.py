@@ -13,7 +13,7 @@ from video_module.models.registry import MODELS, NO_WEIGHTS, get_spec
 if TYPE_CHECKING:
     from video_module.engine.checkpoint import Checkpoint
 
-# Published files come with all of a clip's settings, where train_model.py may change some.
+# Weights from elsewhere may need any clip setting, so there are more flags for them here than in train_model.py.
 _CLIP_FLAGS = (*cli.CLIP_FLAGS, "resize", "mean", "std")
 
 
@@ -24,7 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--model_type", choices=list(MODELS), help="architecture to export with --weights, in place of --checkpoint"
     )
     parser.add_argument(
-        "--weights", help="for --model_type: name of published weights, or a file (default: the model's first)"
+        "--weights", help="for --model_type: name of published weights, or a file (default: the first published)"
     )
     parser.add_argument(
         "--obj_names", type=Path, help="classes for a file of --weights, one per line, in the order of its outputs"
@@ -80,7 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def read_weights(args: argparse.Namespace) -> "Checkpoint":
-    """What --model_type and the flags beside it ask for. Raises InputError if they contradict each other."""
+    """Load the weights that --model_type and its related flags select. Raises InputError if the flags conflict."""
     from video_module.data.labels import read_class_names
     from video_module.engine.checkpoint import published_checkpoint
 
@@ -143,11 +143,11 @@ def main(argv: list[str] | None = None) -> None:
     reports = export.measure_latencies(reports, clips.clips, num_threads=args.num_threads)
     print(export.format_reports(reports))
     if len(clips.clips) < num_clips:
-        print(f"  found only {len(clips.clips)} different clips of {num_clips}")
+        print(f"  found only {len(clips.clips)} of {num_clips} different clips")
     if reports[0].agreement.num_predicted_classes < min(2, len(checkpoint.class_names)):
         print("  torch predicts the same class for all clips, so agreement says little")
     for path in export.find_outdated_files(stem, reports, checkpoint):
-        print(f"  {path} has other weights; export it again, or delete it")
+        print(f"  {path} holds different weights; export it again, or delete it")
     write_json(
         report_path,
         export.report_dict(

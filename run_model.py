@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
 
     args.timeline = cli.read_config(args, TimelineConfig)
     inputs, shard = find_inputs(args.video_path), find_shard()
-    # Everything that can be wrong with the flags is found before a model is loaded, or even fetched.
+    # All flags are checked before a model is downloaded or loaded.
     check_flags(args, inputs)
     outputs = plan_outputs(inputs, {flag: (getattr(args, flag), suffix) for flag, suffix in OUTPUTS.items()})
     if args.save_jsonl:
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def check_written(args: argparse.Namespace, outputs: "dict[Path, dict[str, Path]]") -> None:
-    """Raise InputError, before any work, if two flags name one file, or one names the model or the class names."""
+    """Raise InputError if two flags would write the same file, or one would overwrite the model or the class names."""
     from video_module.files import check_outputs
 
     written = [(f"--{flag}", path) for paths in outputs.values() for flag, path in paths.items()]
@@ -126,7 +126,7 @@ def check_written(args: argparse.Namespace, outputs: "dict[Path, dict[str, Path]
 
 
 def check_flags(args: argparse.Namespace, inputs: "Inputs") -> None:
-    """Raise InputError where flags do not fit what was found under --video_path."""
+    """Raise InputError if flags do not fit the inputs that --video_path names."""
     if inputs.videos and not inputs.root and not inputs.videos[0].exists():
         raise InputError(f"{inputs.videos[0]}: no such file")
     is_live = inputs.live is not None or args.realtime
@@ -142,7 +142,7 @@ def check_flags(args: argparse.Namespace, inputs: "Inputs") -> None:
         from video_module.fonts import FONTS
         from video_module.inference.overlay import check_display
 
-        # Qt, which OpenCV's wheel brings for its windows, looks for fonts where the wheel has none, and complains.
+        # OpenCV's wheel bundles Qt, but no fonts. Qt prints warnings unless it is told where to find some.
         os.environ.setdefault("QT_QPA_FONTDIR", str(FONTS))
         check_display()
 
@@ -172,7 +172,7 @@ def recognise(
     args: argparse.Namespace,
     outputs: dict[Path, dict[str, Path]],
 ) -> None:
-    """Recognise each video of this process's share. Of many, those that cannot be read are reported and counted."""
+    """Recognise this process's share of the videos. If there are many, unreadable ones are reported and skipped."""
     from tqdm import tqdm
 
     from video_module.errors import VideoError
@@ -193,7 +193,7 @@ def recognise(
             num_all = len(videos)
             videos = [v for v in videos if str(v) not in log.done or not all(map(Path.exists, outputs[v].values()))]
             if len(videos) < num_all:
-                print(f"{num_all - len(videos)} of {num_all} videos are done already: {args.save_jsonl}")
+                print(f"{num_all - len(videos)} of {num_all} videos are already done ({args.save_jsonl})")
         if shard.count > 1:
             print(f"process {shard.index} of {shard.count}: {len(videos)} of {len(inputs.videos)} videos")
         for video in stack.enter_context(tqdm(videos, unit="video", disable=not is_many or None)):
@@ -216,7 +216,7 @@ def recognise(
     if written:
         cli.show_written(written)
     if failed:
-        raise InputError(f"{len(failed)} of {len(videos)} videos could not be read ({failed[0]}, for example)")
+        raise InputError(f"{len(failed)} of {len(videos)} videos could not be read, for example {failed[0]}")
 
 
 def recognise_video(
@@ -247,7 +247,7 @@ def recognise_video(
         tqdm.write(f"{video}  {best['label']} {best['score']:.1%}, {prediction.duration_s:.1f} s")
     else:
         print_table(prediction, segments, k=args.top_k, min_score=content["timeline"]["min_score"])
-    # Last of all that is written: a video that has a line in the log has its other files too.
+    # The log is written last, so that a video with a line in the log has all its other files too.
     if log:
         log.append(video, {key: value for key, value in content.items() if key != "windows"})
     if args.show:
@@ -258,7 +258,7 @@ def recognise_video(
 
 
 def save_annotations(path: Path, videos: Sequence[Path], answers: dict[str, list[dict[str, Any]]]) -> list[Path]:
-    """Write the table of the videos that have an answer; returns what was written."""
+    """Write one table with the segments of all videos that have an answer. Returns the files written."""
     from video_module.inference.outputs import name_in_table, write_annotations
     from video_module.tables import pluralize
 
@@ -266,15 +266,16 @@ def save_annotations(path: Path, videos: Sequence[Path], answers: dict[str, list
     num_rows = write_annotations(path, ((name_in_table(video, path), answers[str(video)]) for video in answered))
     num_uncertain = sum(len(answers[str(video)]) for video in answered) - num_rows
     if num_uncertain:
-        held = "not in the table" if num_rows else "all that was found, so there is no table"
-        print(f"note: {pluralize(num_uncertain, 'uncertain segment')}: {held}; --min_score 0 gives each its best class")
+        uncertain = pluralize(num_uncertain, "uncertain segment")
+        what = f"{uncertain} left out of the table" if num_rows else f"no table: found only {uncertain}"
+        print(f"note: {what}; use --min_score 0 to include them under their best class")
     return [path] if num_rows else []
 
 
 def write_outputs(
     prediction: "VideoPrediction", segments: "list[Segment]", content: dict[str, Any], paths: dict[str, Path]
 ) -> None:
-    """Write what was asked for of one video; `content` is that of its JSON."""
+    """Write the requested files of one video; `content` goes into its JSON file."""
     from tqdm import tqdm
 
     from video_module.files import write_json

@@ -72,10 +72,10 @@ def test_without_clip_flags_the_clips_are_the_models(folder, monkeypatch):
         (["--weights", "theirs.pth"], r"--weights theirs\.pth: pass its classes with --obj_names"),
         (
             ["--weights", "theirs.pth", "--obj_names", "five.txt", *CLIP_FLAGS],
-            r"theirs\.pth: its last layer is for 7 classes, and 5 are named",
+            r"theirs\.pth: its last layer has 7 classes, but 5 were given",
         ),
-        (["--weights", "none.pth", "--obj_names", "names.txt"], r"--weights none\.pth: neither a file nor a name"),
-        (["--weights", "none.pth"], r"--weights none\.pth: neither a file nor a name"),
+        (["--weights", "none.pth", "--obj_names", "names.txt"], r"--weights none\.pth: neither a file nor known"),
+        (["--weights", "none.pth"], r"--weights none\.pth: neither a file nor known"),
         (["--weights", "theirs.pth", "--obj_names", "no.txt"], r"no\.txt"),
         ([], "swin3d_nano: no weights to export; pass a file"),
         (["--weights", "theirs.pth", "--obj_names", "names.txt", "--resize", "40"], "--resize 40 is smaller than crop"),
@@ -91,7 +91,7 @@ def test_what_is_missing_is_one_line(folder, flags, message):
 def test_a_file_without_a_last_layer_is_not_exported(folder, donor):
     trunk = {key: value for key, value in donor.backbone.state_dict().items() if not key.startswith("head.")}
     torch.save(trunk, "trunk.pth")
-    with pytest.raises(InputError, match=r"trunk\.pth: holds no last layer \(head\.weight, head\.bias\); train_model"):
+    with pytest.raises(InputError, match=r"trunk\.pth: contains no last layer \(head\.weight, head\.bias\); train one"):
         convert("--weights", "trunk.pth", "--obj_names", "names.txt", *CLIP_FLAGS)
 
 

@@ -69,7 +69,7 @@ def test_killed_at_any_moment_it_goes_on_and_every_video_is_there_once(exported,
     process = start(*arguments)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert re.search(r"\d+ of \d+ videos are done already", out)
+    assert re.search(r"\d+ of \d+ videos are already done", out)
     run_model.main([*map(str, arguments[:4]), "--clip_step", "1", "--save_jsonl", str(tmp_path / "whole.jsonl")])
     assert lines(log) == lines(tmp_path / "whole.jsonl")
     assert len(lines(log)) == len(videos)
@@ -151,7 +151,7 @@ def test_one_table_holds_the_segments_of_all_videos(exported, videos, tmp_path, 
         assert float(row["start_s"]) == 0
         assert float(row["end_s"]) == pytest.approx(segment["end_s"], abs=1e-3)
     assert f"\n  {table}\n" in capsys.readouterr().out
-    with pytest.raises(InputError, match="may hold corrections"):
+    with pytest.raises(InputError, match="may contain corrections"):
         run_model.main(flags)
 
 
@@ -159,7 +159,7 @@ def test_uncertain_segments_are_told_of(exported, videos, tmp_path, capsys):
     flags = ["--video_path", str(videos[0]), "--model", str(exported), "--min_score", "1"]
     run_model.main([*flags, "--save_annotations", str(tmp_path / "found.csv")])
     printed = capsys.readouterr().out
-    assert "note: 1 uncertain segment: all that was found, so there is no table; --min_score 0 gives each" in printed
+    assert "note: no table: found only 1 uncertain segment; use --min_score 0 to include" in printed
     assert not list(tmp_path.iterdir())
 
 
@@ -235,7 +235,7 @@ def test_damage_is_said_and_written(exported, tmp_path, capsys):
 def test_a_file_without_times_is_said(exported, tmp_path, capsys):
     path = write_timed(tmp_path / "x.h264", list(range(40)), codec="libx264")
     run_model.main(["--video_path", str(path), "--model", str(exported)])
-    assert f"note: {path}: tells no times; 25 frames/s are assumed" in capsys.readouterr().out
+    assert f"note: {path}: no timestamps; assuming 25 frames/s" in capsys.readouterr().out
 
 
 def test_a_file_in_place_of_a_camera(exported, tmp_path, capsys):
@@ -253,7 +253,7 @@ def test_a_file_in_place_of_a_camera(exported, tmp_path, capsys):
 
 def test_watching_ends_when_it_is_told_to(exported, drawn_data):
     video = next((drawn_data / "test").rglob("*.avi"))
-    with pytest.raises(InputError, match="less than a whole clip of the model"):
+    with pytest.raises(InputError, match="before a whole clip of the model was seen"):
         run_model.main(["--video_path", str(video), "--model", str(exported), "--realtime", "--stop_after_s", "0.05"])
 
 

@@ -213,7 +213,7 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("test_model.py --test_dir {one} --checkpoint {network.pth}", "this is an ONNX file; expected a .pth"),
         (
             "test_model.py --test_dir {one} --checkpoint {weights.onnx}",
-            "it seems to be a file of PyTorch; convert",
+            "it seems to be a PyTorch file; export",
         ),
         ("test_model.py --test_dir {split} --checkpoint {onnx}", "holds train and test, not classes; pass"),
         ("train_model.py --train_dir {split} --model_type swin3d_nano", "not classes; pass"),
@@ -226,7 +226,7 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
             "test_model.py --test_dir {parent} --checkpoint {onnx}",
             "clips is not a class of the model, but contains some",
         ),
-        ("convert_model.py --describe {cut.onnx}", "not an ONNX file that can be read"),
+        ("convert_model.py --describe {cut.onnx}", "cannot be read as an ONNX file"),
         ("run_model.py --video_path {text.avi} --model {onnx}", "not a video"),
         ("run_model.py --video_path {zero.mp4} --model {onnx}", "0 bytes"),
         ("run_model.py --video_path {none}.mp4 --model {onnx}", "no such file"),
@@ -235,8 +235,8 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
             "none.mp4: no such file",
         ),
         ("run_model.py --video_path {text.avi} --model {none}.onnx", "create it with convert_model.py"),
-        ("run_model.py --video_path {text.avi} --model swin3d", "none of the models by name: swin3d_t, "),
-        ("run_model.py --video_path {empty} --model {onnx}", "no video in this folder"),
+        ("run_model.py --video_path {text.avi} --model swin3d", "neither a file nor a model with weights (swin3d_t, "),
+        ("run_model.py --video_path {empty} --model {onnx}", "no videos in this folder"),
         ("run_model.py --video_path {text.avi} --model {none.onnx}", "no such file"),
         ("run_model.py --video_path {text.avi} --model {onnx} --save_json {text.avi}", "would be overwritten"),
         ("run_model.py --video_path {text.avi} --model {onnx} --save_video {empty}/x.mkv", "written as .mp4"),
@@ -258,7 +258,7 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("split_data.py --audit {one} --groups {text.avi} --save_to {text.avi}", "the input of --groups; choose"),
         ("test_model.py --test_dir {one} --checkpoint {onnx} --output_dir {taken}", "_results.json: is a directory"),
         ("convert_model.py --checkpoint {pth} --output_dir {taken}", "_export.json: is a directory"),
-        ("run_gradio.py --model {cut.onnx}", "not an ONNX file that can be read"),
+        ("run_gradio.py --model {cut.onnx}", "cannot be read as an ONNX file"),
     ],
 )
 def test_bad_input_is_one_clear_line(bad, command, reason, monkeypatch, capfd):
@@ -299,7 +299,7 @@ def assert_one_line(errors: str, reason: str) -> None:
         ),
         pytest.param(*("convert_model.py --checkpoint {onnx}", "this is an ONNX file"), marks=pytest.mark.slow),
         ("run_model.py --video_path {text.avi} --model {onnx}", "not a video"),
-        ("run_gradio.py --model {cut.onnx}", "not an ONNX file that can be read"),
+        ("run_gradio.py --model {cut.onnx}", "cannot be read as an ONNX file"),
     ],
 )
 def test_so_it_is_from_the_shell(bad, command, reason):

@@ -1,4 +1,4 @@
-"""Work done ahead in a thread, for loops whose halves (a decoder, a network, an encoder) leave the interpreter free."""
+"""Work ahead in a thread, for loops whose halves (a decoder, a network, an encoder) release the interpreter lock."""
 
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -10,17 +10,17 @@ _WAIT_S = 0.1
 
 
 def in_background(items: Generator[_T, None, None], *, depth: int) -> Iterator[_T]:
-    """Yield what `items` yields, made in a thread up to `depth` items ahead; its errors are raised here.
+    """Yield the items of a generator that runs in a thread, up to `depth` items ahead; its errors are raised here.
 
-    Closed early, it stops the thread and closes `items`.
+    Closing this iterator early stops the thread and closes `items`.
     """
     end = object()
     thread = ThreadPoolExecutor(1)
     ahead: deque[Future] = deque(thread.submit(next, items, end) for _ in range(depth + 1))
     try:
         while True:
-            # An item that is there already needs no wait(), which takes locks for each of thousands of frames. On
-            # Windows, Ctrl-C does not interrupt a wait that has no time limit.
+            # A finished item needs no wait(), which takes locks for each of thousands of frames. On Windows, Ctrl-C
+            # does not interrupt a wait without a time limit.
             while not ahead[0].done():
                 wait([ahead[0]], timeout=_WAIT_S)
             if (item := ahead.popleft().result()) is end:

@@ -1,4 +1,4 @@
-"""What the root scripts share: flags from dataclasses, the environment, and how scripts end."""
+"""Code shared by the root scripts: flags from dataclasses, environment variables, and how a script exits."""
 
 import argparse
 import atexit
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from video_module import __version__, machine
 from video_module.errors import STOP_SIGNALS, InputError, Interrupted, hide_secrets
 
-# Of sheets of frames. A .jpg is a fifth as large.
+# For sheets of frames. A .jpg is a fifth as large.
 PICTURE_SUFFIXES = (".png", ".jpg")
 
 
@@ -37,7 +37,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a wrong flag in one line, with the flag that was probably meant, and exit code 2."""
+    """Reports a wrong flag in one line, suggests the flag that was probably meant, and exits with code 2."""
 
     def error(self, message: str) -> typing.NoReturn:
         known = [flag for action in self._actions for flag in action.option_strings]
@@ -49,7 +49,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """An ArgumentParser with this project's habits: defaults in --help, no abbreviated flags, mistakes in a line."""
+    """Make a parser that shows defaults in --help, refuses abbreviated flags, and reports errors in one line."""
     parser = _Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     version = f"video_module {__version__}"
     parser.add_argument("--version", action="version", version=version, help="print the version and exit")
@@ -57,16 +57,16 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def add_config_arguments(parser: argparse._ActionsContainer, config_class: type) -> None:
-    """Add one flag for each field of a dataclass, named and documented as the field is.
+    """Add one flag for each field of a dataclass, with the field's name and help.
 
-    Each flag defaults to None, which stands for the field's own default: a model's recipe may replace that default, and
-    a flag that was given must win over both.
+    Each flag defaults to None, which means the field's own default. A model's recipe may replace that default, and a
+    flag that was given overrides both.
     """
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         text = f"{field.metadata['help']} (default: {field.metadata.get('default', field.default)})"
         kind = hints[field.name]
-        # A flag for "float | None" reads a float; None is what it is when it was not given.
+        # A flag for "float | None" reads a float; it is None if it was not given.
         if isinstance(kind, types.UnionType):
             kind = next(member for member in typing.get_args(kind) if member is not type(None))
         if typing.get_origin(kind) is tuple:
@@ -86,7 +86,7 @@ def given(args: argparse.Namespace, config_class: type) -> dict[str, typing.Any]
 
 
 def read_config(args: argparse.Namespace, config_class: type[_Config]) -> _Config:
-    """Make a config of the flags that were given. Raises InputError naming the flag whose value it refuses."""
+    """Build a config from the flags that were given. Raises InputError naming the flag with a wrong value."""
     try:
         return config_class(**given(args, config_class))
     except ValueError as error:
@@ -147,29 +147,29 @@ def _target_fps(text: str) -> float:
 
 
 def prepare_process(*, has_workers: bool = False) -> None:
-    """Set what torch, OpenMP, OpenCV, albumentations and tqdm read when they are first imported; call this before.
+    """Set environment variables for torch, OpenMP, OpenCV, albumentations and tqdm; call this before importing them.
 
     `has_workers`: whether decoding processes will run beside this one.
     """
-    # OpenMP's idle threads spin by default, and would take the cores that the decoding processes need.
+    # OpenMP's idle threads spin by default, and would take cores that the decoding processes need.
     if has_workers:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # albumentations asks the network for a newer version of itself whenever it is imported.
+    # albumentations checks online for a newer version whenever it is imported.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     # OpenCV would print a warning for each file that it cannot open, and FFmpeg a line for each damaged packet. Our own
-    # errors tell of both, once for each file.
+    # errors report both, once for each file.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    # Of the processes that torchrun starts, the first one speaks for all. Replacing stdout silences every print() of
-    # the others at once, those of libraries included, where a rank asked at each of them would be forgotten at the
-    # next. Their errors still reach stderr. The stream stays open as long as the process does.
+    # Only the first of torchrun's processes prints. Replacing stdout silences every print() of the others, including
+    # those in libraries; a check of the rank at each print() would soon be forgotten somewhere. Errors still reach
+    # stderr. The stream stays open as long as the process does.
     if machine.started_by_torchrun() and int(os.environ["RANK"]) > 0:
         os.environ["TQDM_DISABLE"] = "1"
         sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: SIM115
 
 
 def show_written(paths: Sequence[str | os.PathLike], *, limit: int = 20) -> None:
-    """End a script by listing the files it wrote; of more than `limit`, the first and the last ones."""
+    """List the files that a script wrote; if there are more than `limit`, only the first and the last ones."""
     lines = [f"  {path}" for path in paths]
     if len(lines) > limit:
         lines[limit // 2 : -limit // 2] = [f"  … ({len(lines) - limit} more)"]
@@ -177,16 +177,16 @@ def show_written(paths: Sequence[str | os.PathLike], *, limit: int = 20) -> None
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a script's main(): mistakes end in one line on stderr and exit code 1, Ctrl-C in 130, SIGTERM in 143."""
-    # A console with few letters shows "?" rather than a traceback. Line by line, what is printed stands in a log where
-    # it belongs, among the bars on stderr. A stream may be None (closed by the shell) or a notebook's, which has no
-    # encoding to set.
+    """Run a script's main(). User errors give one line on stderr and exit code 1, Ctrl-C 130, SIGTERM 143."""
+    # A console that lacks a character shows "?" instead of raising. With line buffering, output and the progress bars
+    # on stderr appear in the right order in a log. A stream may be None (closed by the shell) or a notebook's, which
+    # cannot be reconfigured.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace", line_buffering=True)
-    # By itself a SIGTERM or SIGHUP ends Python at once, and would leave half-written files behind. torchrun's processes
-    # are left to that: one that waits for another in C++ would not see the signal, and when one of them fails, torchrun
-    # ends the others so.
+    # By default SIGTERM and SIGHUP end Python at once, which would leave half-written files behind. torchrun's
+    # processes keep that default: when one fails, torchrun sends SIGTERM to the others, and one that is waiting in C++
+    # would never run a Python handler.
     if not machine.started_by_torchrun():
         for number in set(STOP_SIGNALS) - {signal.SIGINT}:
             signal.signal(number, _interrupt)
@@ -200,10 +200,10 @@ def run(main: Callable[[], object]) -> None:
             print(end.code, file=sys.stderr)
         code = 1 if isinstance(end.code, str) else end.code or 0
     if machine.started_by_torchrun():
-        # Leave without taking the interpreter down. One of gloo's threads lets go of the last tensor it summed a while
-        # after main() has ended, and needs the interpreter to do so; C++ aborts the process if the interpreter is
-        # already going. That happened in 7 of 30 starts of a small program, and in none of 40 that left like this.
-        # What else happens at exit, handlers and unwritten output, is seen to here.
+        # Exit without shutting the interpreter down. One of gloo's threads releases the last tensor it summed some time
+        # after main() has ended, and needs the interpreter for that; C++ aborts the process if the interpreter is
+        # already shutting down. That happened in 7 of 30 starts of a small program, and in none of 40 that exited like
+        # this. Exit handlers and unwritten output are taken care of here.
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
@@ -220,7 +220,7 @@ def _interrupt(number: int, _: types.FrameType | None) -> None:
 def _run(main: Callable[[], object]) -> None:
     try:
         main()
-        # Flushed here, a pipe whose reader has gone is handled below; at exit Python would complain by itself.
+        # Flush here, so that a pipe whose reader has gone is handled below; at exit, Python would print an error.
         if sys.stdout is not None:
             sys.stdout.flush()
     except InputError as error:
@@ -239,7 +239,7 @@ def _run(main: Callable[[], object]) -> None:
 
 
 def _is_broken_pipe(error: OSError) -> bool:
-    """Whether the reader of our output went away, as in `| head`."""
+    """Whether the reader of our output has closed it, as `| head` does."""
     # Windows reports it as an invalid argument without a file name.
     unnamed = error.filename is None and error.errno == errno.EINVAL
     return isinstance(error, BrokenPipeError) or (machine.ON_WINDOWS and unnamed)

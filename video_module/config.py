@@ -1,4 +1,4 @@
-"""Settings that travel with a model: what it takes as a clip, and how it was trained. Standard library only."""
+"""Settings that are stored with a model: its clips, and how it was trained. Standard library only."""
 
 import dataclasses
 import math
@@ -9,23 +9,23 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """A model's input contract: which frames make a clip, and what becomes of their pixels.
+    """A model's input contract: which frames make a clip, and how their pixels are processed.
 
-    It is stored in every checkpoint and ONNX file, so that nothing else has to be known to use one.
+    It is stored in every checkpoint and ONNX file, so that a file needs no further settings.
     """
 
     num_frames: int = 32
     frame_stride: int = 2
-    """Gap inside a clip: 1 takes every frame. With target_fps, counted in frames at that rate."""
+    """Step between the frames of a clip; 1 takes every frame. With target_fps, it counts frames at that rate."""
     target_fps: float | None = None
-    """Frames per second to which files of other rates are brought; None takes each file's frames as they come."""
+    """Frame rate that all files are resampled to, in frames/s; None keeps each file's own rate."""
     resize: int | tuple[int, int] = 256
     """Length of the short side in pixels, or (height, width)."""
     crop: int = 224
     """Side of the square that the model sees, in pixels."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Of RGB in 0..1; applied inside the model."""
+    """Per channel, for RGB in 0..1, as the mean; both are applied inside the model."""
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "frame_stride", "crop"):
@@ -45,12 +45,12 @@ class ClipConfig:
 
     @property
     def span(self) -> int:
-        """Frames from a clip's first to its last, both counted, at the clip's own rate."""
+        """Number of frames from a clip's first to its last, inclusive, at the clip's own rate."""
         return (self.num_frames - 1) * self.frame_stride + 1
 
     @property
     def default_clip_step(self) -> int:
-        """Frames between windows when nobody asks otherwise: half a clip, so that each frame is in two windows."""
+        """Default number of frames between windows: half a clip, so that each frame is in two windows."""
         return max(1, self.span // 2)
 
     @property
@@ -63,7 +63,7 @@ class ClipConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ClipConfig":
-        """Undo to_dict(), also after a trip through JSON, which knows no tuples."""
+        """Undo to_dict(), also after a round trip through JSON, which has no tuples."""
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown clip settings {unknown}: written by a newer version?")
@@ -71,12 +71,12 @@ class ClipConfig:
 
 
 def setting(value: Any, text: str, **metadata: Any) -> Any:
-    """A field that is a flag too: see cli.add_config_arguments()."""
+    """A dataclass field that is also a flag; see cli.add_config_arguments()."""
     return field(default=value, metadata={"help": text, **metadata})
 
 
 LINKS = ("hard", "sym", "copy")
-"""How the files of a split come from the videos."""
+"""How a split's files are made from the videos."""
 AUGMENTATIONS = ("none", "light", "strong")
 ALL_CLASSES = "all"
 
@@ -97,8 +97,8 @@ def auto_or_count(text: str) -> int | str:
 class TrainConfig:
     """How a model is trained. Registry entries replace some defaults; every field is a flag of train_model.py."""
 
-    # The defaults are those of Video Swin's own recipe: 30 epochs with 2.5 of warm-up, a backbone that learns at a
-    # tenth of the new head's rate, a weight decay of 0.02.
+    # The defaults are from Video Swin's recipe: 30 epochs with 2.5 of warm-up, a backbone at a tenth of the new head's
+    # learning rate, a weight decay of 0.02.
     num_epochs: int = setting(
         30,
         "number of epochs; each takes --num_repeats clips of every training video, or all its windows",
@@ -117,8 +117,8 @@ class TrainConfig:
         1, "random clips per video in each step and epoch (repeated augmentation)", default="the model's"
     )
     lr: float = setting(1e-3, "peak learning rate of the head, for --lr_batch clips per step", default="the model's")
-    # A rate belongs to a batch: half the clips a step make twice as many steps, which at the same rate would move the
-    # weights twice as far (Goyal et al. 2017). So a run with another batch needs no other --lr.
+    # A learning rate belongs to a batch size: half the clips per step make twice as many steps, which at the same rate
+    # would move the weights twice as far (Goyal et al. 2017). With this scaling, another batch needs no other --lr.
     lr_batch: int = setting(
         64,
         "effective batch that --lr refers to; all rates scale with --effective_batch / --lr_batch",
@@ -136,14 +136,14 @@ class TrainConfig:
     )
     warmup_epochs: float = setting(2.5, "epochs of linear warm-up before the cosine", default="the model's")
     label_smoothing: float = setting(0.1, "label smoothing, from 0 to below 1", default="the model's")
-    # Both alphas are those of Swin's recipe for ImageNet. The last epochs see clips as they are when the model is used.
+    # Both alphas are from Swin's recipe for ImageNet. The last epochs use unmixed clips, as the model will see later.
     mixup: float = setting(0.8, "alpha of mixup; 0: off", default="the model's")
     cutmix: float = setting(
         1.0, "alpha of CutMix; 0: off; with mixup on too, one of them is picked at random", default="the model's"
     )
     mix_off_epochs: int = setting(3, "number of last epochs without mixup and CutMix")
     clip_grad_norm: float = setting(1.0, "clip the gradient norm to this")
-    # A mean over about the last thousand steps, which evens out the noise of single ones.
+    # A mean over about the last thousand steps, which evens out the noise of single steps.
     ema_decay: float = setting(
         0.999, "decay of the running mean of the weights, which is validated and saved; 0: off", default="the model's"
     )
@@ -199,7 +199,8 @@ class TrainConfig:
         "use only deterministic CUDA kernels, which are slower; a resumed run then equals an uninterrupted one bit "
         "for bit, and otherwise up to rounding",
     )
-    # Minutes and not steps: a step takes milliseconds on a GPU and minutes on a CPU, and a killed run loses time.
+    # In minutes, not steps, because the loss after a crash is time: a step takes milliseconds on a GPU, minutes on a
+    # CPU.
     save_every: str = setting(
         "10min", "interval for saving the state within an epoch, in steps (500) or minutes (10min)"
     )
@@ -243,17 +244,17 @@ class TrainConfig:
 
     @property
     def save_interval(self) -> tuple[float, float]:
-        """save_every as (steps, seconds), of which one is infinite."""
+        """save_every as (steps, seconds); one of the two is infinite."""
         match = re.fullmatch(r"([1-9]\d*|\d*\.\d+)(min)?", self.save_every)
         if not match or (not match[2] and "." in match[1]):
             raise ValueError(
-                f"save_every must be a number of steps or minutes, such as 500 or 10min: {self.save_every!r}"
+                f"save_every must be a number of steps or minutes, such as 500 or 10min, got {self.save_every!r}"
             )
         return (math.inf, float(match[1]) * 60) if match[2] else (int(match[1]), math.inf)
 
     @property
     def rate_scale(self) -> float:
-        """What all learning rates are multiplied with for the effective batch (Goyal et al. 2017)."""
+        """Factor on all learning rates for the effective batch (Goyal et al. 2017)."""
         return self.effective_batch / self.lr_batch
 
     def to_dict(self) -> dict[str, Any]:
@@ -261,7 +262,7 @@ class TrainConfig:
 
 
 DEFAULT_MIN_SCORE = 0.3
-"""Of models whose file names no score below which an answer is uncertain."""
+"""Used for models whose file has no threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,21 +287,21 @@ class TimelineConfig:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
 
     def for_model(self, min_score: float) -> "TimelineConfig":
-        """The same with a model's `min_score`, unless it sets another."""
+        """Fill in a model's `min_score` if none is set."""
         return self if self.min_score is not None else dataclasses.replace(self, min_score=min_score)
 
 
 PRECISIONS = ("fp32", "fp16", "int8")
-"""Of exported files."""
+"""Precisions of exported files."""
 OPSETS = range(18, 24)
-"""Versions of ONNX's operators that a network can be exported in."""
-# The first in which Gelu is one node.
+"""Versions of the ONNX operator set that a network can be exported in."""
+# The first version in which Gelu is a single node.
 DEFAULT_OPSET = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportGates:
-    """What an exported file must reach, against torch in fp32; every field is a flag of convert_model.py."""
+    """How close an exported file must be to torch in fp32; every field is a flag of convert_model.py."""
 
     fp32_tolerance: float = setting(
         1e-4, "fp32: largest allowed difference from torch's logits, relative to max(1, largest logit)"

@@ -1,4 +1,4 @@
-"""What --device and --num_threads mean, for torch and onnxruntime alike."""
+"""Read --device and --num_threads, for torch and onnxruntime alike."""
 
 import os
 import re

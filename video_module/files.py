@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read as UTF-8, and told apart by more than their names."""
+"""Files: write them whole or not at all, check and lock outputs, recognise a file under other names, read UTF-8."""
 
 import errno
 import glob
@@ -15,28 +15,29 @@ from typing import Any
 from video_module import machine
 from video_module.errors import InputError
 
-# Model files say by this how to read them, .pth and .onnx alike. Version 2 hashes each training video by its class and
-# name, where version 1 took the name alone (see data/leaks.py), and adds the version of the program that wrote it. Keys
-# that a reader does not know are passed over, so that a later version of the program can add some to version 2.
+# Tells a reader how to read a model file, .pth or .onnx. Version 2 hashes each training video by its class and name,
+# while version 1 used the name alone (see data/leaks.py), and adds the version of the program that wrote the file.
+# Readers ignore unknown keys, so that a later version of the program can add some to version 2.
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 
-# Errors of writing on a full disk, beyond a quota, and beyond the largest size of a file.
+# Errors of writing to a full disk, beyond a quota, and beyond the largest size of a file.
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# File systems allow 255 bytes for a name. What is unfinished has a longer name than what it becomes.
+# File systems allow 255 bytes for a name, and an unfinished file has a longer name than the finished one.
 _MOST_BYTES = 230
-# Between attempts to move a file that another program has open on Windows. Virus scanners and indexers let go within
-# this second and a half.
+# Pauses between attempts to move a file that another program has open on Windows. Virus scanners and indexers close it
+# within this second and a half.
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; rename it onto `path` when the block succeeds, drop it when it raises.
+    """Yield a temporary path beside `path` to write to. If the block succeeds, it replaces `path`; else it is deleted.
 
-    The suffix stays, since matplotlib, PyAV and others choose the format by it. Works for a file or a folder; an old
-    folder is moved aside first, so that at every moment the old or the new one is whole. It is removed with all that is
-    in it: callers make sure that it is theirs. A link to a folder stays, and what it leads to is replaced.
+    The suffix is kept, since matplotlib, PyAV and others choose the format by it. Works for a file or a folder. An old
+    folder is moved aside first, so that either the old or the new one is complete at any moment, and is then deleted
+    with everything in it, so callers must make sure that it is theirs. A link to a folder is kept and its target
+    replaced.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow links to files)
     if path.is_dir():
@@ -58,7 +59,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             move(partial, path)
     except OSError as error:
         if error.errno in FULL_DISK:
-            # Python does not say which file had no room, and shutil names the one that was copied
+            # Python does not say which file did not fit, and shutil names the source of a copy
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     finally:
@@ -66,25 +67,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
-                # Windows keeps a file that is still open. Then the error that led here is the one to show.
+                # Windows cannot delete an open file. In that case, show the error that led here.
                 with suppress(PermissionError):
                     leftover.unlink(missing_ok=True)
 
 
 def _short_name(path: Path) -> tuple[str, str]:
-    """The stem and suffix of `path`, a hash for the stem where they would leave no room for more."""
+    """The stem and suffix of `path`; if the name leaves no room for additions, the stem is a hash."""
     if len(os.fsencode(path.name)) <= _MOST_BYTES:
         return path.stem, path.suffix
     stem = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    # A longer "suffix" is no format's name but what follows a full stop within the name
+    # A longer "suffix" is not a format, but part of a name that contains a full stop
     return stem, path.suffix if len(path.suffix) < 16 else ""
 
 
 def move(path: Path, target: Path) -> None:
-    """Rename a file, in the place of one that is there, or a folder.
+    """Rename a file, replacing an existing one, or a folder.
 
-    Windows refuses while another program has a file open, as scanners do for a moment, and as Excel does until it is
-    closed: it is asked again for a while. Raises PermissionError naming the target.
+    Windows refuses this while another program has the file open, as virus scanners do for a moment and Excel until it
+    is closed, so this tries again for a while. Raises PermissionError naming the target.
     """
     for pause_s in (*_PAUSES_S, None):
         try:
@@ -100,24 +101,24 @@ def move(path: Path, target: Path) -> None:
 
 
 def remove_partial(path: Path) -> None:
-    """Remove what processes that are gone left of `path` when they were killed within replacing()."""
+    """Delete temporary files for `path` that killed processes left behind in replacing()."""
     stem, suffix = _short_name(path)
     for leftover in path.absolute().parent.glob(f".{glob.escape(stem)}.partial-*{glob.escape(suffix)}"):
         number = leftover.name.removesuffix(suffix).rpartition("-")[2]
         if number.isdecimal() and leftover.is_file() and not _is_running(int(number)):
-            # On Windows some process may still write to it
+            # On Windows another process may still be writing to it
             with suppress(PermissionError):
                 leftover.unlink(missing_ok=True)
 
 
 def _is_running(pid: int) -> bool:
-    # On Windows os.kill() would send a Ctrl-C; files that are written to cannot be removed there anyway
+    # On Windows os.kill() would send a Ctrl-C, and open files cannot be deleted there anyway
     if machine.ON_WINDOWS:
         return pid == os.getpid()
     try:
         os.kill(pid, 0)
     except OSError as error:
-        # A process that is there but another user's gives a PermissionError
+        # Another user's running process gives a PermissionError
         return not isinstance(error, ProcessLookupError)
     return True
 
@@ -129,7 +130,7 @@ def check_output(path: Path, *, folder: bool = False) -> None:
     if path.is_file() and folder:
         raise InputError(f"{path}: is a file; expected a directory")
     parent = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), None)
-    # On Windows alone, a path on a drive that is not there has no parent that is
+    # Only happens on Windows, for a path on a drive that does not exist
     if parent is None:
         raise InputError(f"{path}: drive {path.absolute().anchor} does not exist")
     if parent != path and not parent.is_dir():
@@ -142,9 +143,9 @@ def check_output(path: Path, *, folder: bool = False) -> None:
 
 
 def check_outputs(outputs: Sequence[tuple[str, Path | None]], inputs: Sequence[tuple[str, Path | None]] = ()) -> None:
-    """check_output() for the files of several flags, of which no two may be one file, nor any of the inputs.
+    """Run check_output() on the files of several flags, and raise InputError if two are the same file, or an input.
 
-    Both are (flag, path), where None stands for a flag that was not given.
+    Both are pairs (flag, path), with None for a flag that was not given.
     """
     owner = {file_key(path): (flag, path) for flag, path in inputs if path is not None and path.exists()}
     read = set(owner)
@@ -162,9 +163,9 @@ def check_outputs(outputs: Sequence[tuple[str, Path | None]], inputs: Sequence[t
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from writing `path`, as far as they lock it too, until this block or process ends.
+    """Keep other processes that use this lock from writing `path`, until this block or process ends.
 
-    Raises InputError if another one has the lock.
+    Raises InputError if another process holds the lock.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +174,7 @@ def locked(path: Path) -> Iterator[None]:
     with open(lock, "a+b") as file:
         try:
             _lock(file.fileno())
-            # The one that had it may have removed the file just now.
+            # The previous holder may have deleted the file just now.
             is_ours = lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno()))
         except (BlockingIOError, PermissionError):
             is_ours = False
@@ -188,7 +189,7 @@ def locked(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Windows removes no file that is open.
+            # Windows cannot delete an open file.
             with suppress(OSError):
                 lock.unlink()
 
@@ -201,21 +202,21 @@ def _lock(descriptor: int) -> None:
 
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         return
-    # Not flock(), whose locks pass to the worker processes, which may outlive a killed run for some seconds.
+    # Not flock(), whose locks are inherited by worker processes, which may outlive a killed run by some seconds.
     fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def check_model_file(path: Path) -> None:
-    """Raise InputError, saying which stage was left out, if a model's file is not there."""
+    """Raise InputError, naming the script that creates it, if a model file does not exist."""
     makers = {".pth": "; create it with train_model.py", ".onnx": "; create it with convert_model.py"}
     if not path.exists():
         raise InputError(f"{path}: no such file{makers.get(path.suffix.lower(), '')}")
 
 
 def lies_in(path: Path, folder: Path) -> bool:
-    """Whether `path`, which need not be there, is `folder` or lies below it, however the two are spelled.
+    """Whether `path`, which need not exist, is `folder` or lies below it, however the two are spelled.
 
-    Systems that ignore case give a folder many names, and resolve() does not bring them together on macOS.
+    On systems that ignore case, a folder has many spellings, which resolve() does not unify on macOS.
     """
     path, folder = path.resolve(), folder.resolve()
     chain = (path, *path.parents)
@@ -223,7 +224,7 @@ def lies_in(path: Path, folder: Path) -> bool:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """The files at any depth below `folder`, with those in linked folders, and with links that lead nowhere.
+    """Yield the files at any depth below `folder`, including those in linked folders, and broken links.
 
     Raises OSError naming a folder that cannot be read.
     """
@@ -233,22 +234,22 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        # A link to a folder around this one would lead back here without end.
+        # A link to a parent folder would lead back here without end.
         where = os.path.realpath(place)
         if where in seen:
             folders.clear()
             continue
         seen.add(where)
-        # Of a folder and links to it, the folder itself is the one that counts.
+        # Folders come before links, so that a folder is listed under its own name, not under a link's.
         folders.sort(key=lambda name: (os.path.islink(os.path.join(place, name)), name))  # noqa: PTH114, PTH118
         yield from (Path(place) / name for name in files)
 
 
 def file_key(path: Path) -> Hashable:
-    """The same for all names of one file, whichever case and links they go by; a name's own where there is no file."""
+    """A key that is the same for all names of a file, whatever their case and links. Without a file, the full path."""
     with suppress(OSError):
         stat = path.stat()
-        # Some network drives of Windows number no files
+        # On Windows, files on some network drives have no inode number
         if stat.st_ino:
             return stat.st_dev, stat.st_ino
     return path.resolve()
@@ -271,11 +272,11 @@ def read_text(path: Path) -> str:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text as replacing() does; the same bytes on every system."""
+    """Write UTF-8 text by replacing(), with the same bytes on every system."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write UTF-8 JSON; NaN and infinity are refused, since they are no JSON."""
+    """Write UTF-8 JSON. Raises ValueError on NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -16,7 +16,7 @@ def load_font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Cut the end of a text that is wider than `width` pixels and add an ellipsis; one letter at least remains."""
+    """Cut text that is wider than `width` pixels and add an ellipsis; at least one letter remains."""
     while font.getlength(text) > width and len(text) > 1:
         text = text.removesuffix("…")[:-1] + "…"
     return text

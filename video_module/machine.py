@@ -1,4 +1,4 @@
-"""What this process may use of the machine, and how to describe the machine. Standard library only."""
+"""The cores that this process may use, and a description of the machine. Standard library only."""
 
 import math
 import os
@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# Whoever does something else on Windows looks it up here, so that a test can change it in one place.
+# All code that behaves differently on Windows reads this, so that a test can change it in one place.
 ON_WINDOWS = os.name == "nt"
 
 _OWN_CGROUPS, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def describe_machine(packages: Sequence[str] = ("torch", "onnxruntime")) -> dict[str, str | int]:
-    """Processor, cores that this process may use, system, and versions of Python and `packages`."""
+    """Processor, cores that this process may use, system, and the versions of Python and `packages`."""
     from importlib import metadata
 
     versions = {}
@@ -35,7 +35,7 @@ def describe_machine(packages: Sequence[str] = ("torch", "onnxruntime")) -> dict
 
 
 def available_cores() -> int:
-    """Cores that this process may use: the machine's, or a container's or scheduler's part of them, rounded up."""
+    """Number of cores that this process may use: all, or the part that a container or scheduler allows, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *_core_limits()]))
 
@@ -51,19 +51,17 @@ def default_num_workers() -> int:
 
 
 def leaves_bars() -> bool:
-    """Whether a bar that is done stays in the output: in a log, where it ends its line and what follows begins a new
-    one. From a terminal or a notebook it is wiped.
-    """
+    """Whether finished progress bars stay: yes in a log, where they end their line; no in a terminal or notebook."""
     return not ((sys.stderr and sys.stderr.isatty()) or "ipykernel" in sys.modules)
 
 
 def started_by_torchrun() -> bool:
-    """Whether this process is one of torchrun's; RANK alone is set by other launchers too."""
+    """Whether torchrun started this process. Other launchers set RANK too, so RANK alone does not tell."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def leave_terminal() -> None:
-    """Discard what is still written to a terminal. Once it is closed, each print() would raise an OSError."""
+    """Discard further output to the terminal. Once it is closed, each print() would raise an OSError."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         with suppress(OSError):
@@ -73,18 +71,18 @@ def leave_terminal() -> None:
 
 
 def _core_limits() -> Iterator[int]:
-    """Cores' worth of time that each of this process's control groups allows, rounded up."""
+    """Number of cores that each of this process's control groups allows, rounded up."""
     for folder in _cpu_groups():
         for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # versions 2 and 1
             with suppress(OSError):
                 words = " ".join((folder / file).read_text(encoding="utf-8") for file in files).split()
-                # Where there is no limit, it says "max" or -1.
+                # "max" or -1 means no limit.
                 if words and words[0].isdecimal():
                     yield math.ceil(int(words[0]) / int(words[1]))
 
 
 def _cpu_groups() -> Iterator[Path]:
-    """Folders of this process's control groups (Linux), versions 1 and 2, and of the groups around them."""
+    """Folders of this process's control groups (Linux, versions 1 and 2) and of their parent groups."""
     try:
         lines = _OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -94,14 +92,14 @@ def _cpu_groups() -> Iterator[Path]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         top = _CGROUPS / "cpu" if controllers else _CGROUPS
-        # A container may be told the name that its group has outside, while inside its files lie on top. So the groups
-        # around it are looked at too, and any of them may set the narrowest limit.
+        # A container may see the name that its group has outside, while its files are at the top inside. So parent
+        # groups are read too; any of them may set the lowest limit.
         group = top / name.lstrip("/")
         yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))
 
 
 def peak_process_bytes() -> int | None:
-    """Peak memory of this process; None if the system does not say."""
+    """Peak memory of this process in bytes; None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -118,6 +116,6 @@ def _processor() -> str:
     fields = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
     fields = {key.strip(): value.strip() for key, value in fields.items()}
     flags = set(fields.get("flags", "").split())
-    # What decides how fast matrix products are, above all in 8 bits.
+    # These decide how fast matrix products are, above all in 8 bits.
     known = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8") if name in flags]
     return " ".join([fields.get("model name", platform.machine()), *(["(" + ", ".join(known) + ")"] if known else [])])

@@ -1,4 +1,4 @@
-"""From logits to the score of a video, and what an accuracy over few videos is worth; all rooms share these lines."""
+"""Turn logits into scores of clips and videos, and say how far an accuracy over few videos can be trusted."""
 
 import math
 from collections.abc import Callable
@@ -19,13 +19,13 @@ def softmax(logits: np.ndarray, *, temperature: float = 1.0) -> np.ndarray:
 
 
 def at_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """The probabilities that softmax() gives at `temperature`, from those at 1."""
-    with np.errstate(divide="ignore"):  # the logarithm of 0 is as good as the logit that it came from
+    """Turn softmax() probabilities at temperature 1 into those at `temperature`."""
+    with np.errstate(divide="ignore"):  # log(0) is minus infinity, which the softmax turns back into 0
         return softmax(np.log(scores), temperature=temperature)
 
 
 def log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The mean of -log of the label's score, (N, K); a score that rounds to 0 counts as 1e-15."""
+    """The mean of -log of the label's score; `scores` is (N, K), and a score of 0 counts as 1e-15."""
     picked = scores[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(picked, 1e-15)).mean())
 
@@ -36,13 +36,13 @@ def video_score(view_scores: np.ndarray) -> np.ndarray:
 
 
 def top_k(scores: np.ndarray, class_names: list[str], k: int) -> list[dict[str, str | float]]:
-    """The k best classes of one score vector, best first: [{"label", "score"}]; ties keep the classes' order."""
+    """The k best classes of one score vector, best first: [{"label", "score"}]; ties keep the order of classes."""
     best = np.argsort(-scores, kind="stable")[:k]
     return [{"label": class_names[index], "score": float(scores[index])} for index in best]
 
 
 def is_in_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """Whether each row's label is among the k best of `scores` (N, K): bool (N,); ties keep the classes' order."""
+    """Whether each row's label is among the k best of `scores` (N, K): bool (N,); ties keep the order of classes."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return (best == labels[:, None]).any(axis=1)
 
@@ -52,12 +52,12 @@ def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
     return float(is_in_top_k(scores, labels, k).mean())
 
 
-# Smaller tests leave more open than most differences between models: an interval of 0.18 and more.
+# In smaller tests the interval is 0.18 or wider, more than most differences between models.
 _SMALL_TEST, _FEW_SOURCES = 100, 5
 
 
 def accuracy_interval(num_right: float, num_videos: int) -> tuple[float, float]:
-    """95 % interval of the accuracy of which `num_right` of `num_videos` independent videos tell (Wilson, 1927)."""
+    """95 % interval of the accuracy if `num_right` of `num_videos` independent videos are correct (Wilson, 1927)."""
     square = 1.96**2
     centre = (num_right + square / 2) / (num_videos + square)
     share = num_right / num_videos
@@ -67,14 +67,14 @@ def accuracy_interval(num_right: float, num_videos: int) -> tuple[float, float]:
 
 
 def is_small_test(num_videos: int, num_sources: int | None = None) -> bool:
-    """Whether so many videos (of so many sources, where they are known) tell little."""
+    """Whether a test on this many videos (from this many sources, if known) says little."""
     return 0 < num_videos < _SMALL_TEST or (num_sources is not None and 0 < num_sources < _FEW_SOURCES)
 
 
 def describe_small_test(num_videos: int, num_sources: int | None, num_right: int | None = None) -> str:
-    """What a small test can tell, or does if `num_right` is known, and what would tell more.
+    """Say how wide the interval of a small test is, and what would narrow it.
 
-    `num_sources` is None where they are unknown.
+    Without `num_right`, two thirds are assumed to be correct. `num_sources` is None if the sources are unknown.
     """
     low, high = accuracy_interval(2 / 3 * num_videos if num_right is None else num_right, num_videos)
     right = "two thirds correct" if num_right is None else f"{num_right} correct"

@@ -1,10 +1,10 @@
-"""Text in columns, and counts in sentences."""
+"""Align text in columns, and write counts with their nouns."""
 
 from collections.abc import Collection, Sequence
 
 
 def align(rows: Sequence[Sequence[str]], *, left: Collection[int] = (), indent: str = "  ") -> str:
-    """Rows of equally many cells as lines, each column as wide as it must be, those in `left` flush left."""
+    """Format rows of equal length as lines with aligned columns, flush right except for the columns in `left`."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         indent
@@ -17,7 +17,7 @@ def align(rows: Sequence[Sequence[str]], *, left: Collection[int] = (), indent: 
 
 
 def pluralize(number: int, noun: str) -> str:
-    """A number with its noun, in the plural where it is not one: "1 class", "2 classes", "1,200 clips"."""
+    """A number with its noun in the singular or plural: "1 class", "2 classes", "1,200 clips"."""
     if number == 1:
         return f"1 {noun}"
     return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -45,7 +45,7 @@ def test_predict_refuses_files_of_other_clips(trained, exported, tmp_path):
     checkpoint = load_checkpoint(trained)
     checkpoint.clip = type(checkpoint.clip).from_dict({**checkpoint.clip.to_dict(), "frame_stride": 2})
     save_checkpoint(tmp_path / "other.pth", checkpoint)
-    with pytest.raises(InputError, match=r"other\.pth: takes other clips"):
+    with pytest.raises(InputError, match=r"other\.pth: its clips differ"):
         main(["predict", "--model", str(exported), str(tmp_path / "other.pth"), "--no-compile"])
 
 

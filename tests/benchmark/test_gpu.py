@@ -143,7 +143,7 @@ def test_a_device_that_is_not_there_is_refused_once(capfd):
 def test_nothing_starts_when_the_time_is_used_up(capsys):
     main(["gpu", "--device", "cpu", "--parts", "versions", "syncs", "--time_limit_s", "0.000001"])
     rows = json_rows(capsys.readouterr().out)
-    assert [row["skipped"] for row in rows] == ["the time is used up"] * 2
+    assert [row["skipped"] for row in rows] == ["no time left"] * 2
 
 
 @pytest.mark.filterwarnings("ignore:called a synchronizing")  # of the step that warms up

@@ -245,7 +245,7 @@ def test_blocks_computed_again_give_the_same_gradients_with_drop_path():
 def test_a_network_without_such_blocks_says_so():
     config = small_config(checkpoint_activations=True)
     clip = get_spec("r3d_18").clip_config(clip_len=8, img_size=32)
-    with pytest.raises(InputError, match="--checkpoint_activations: r3d_18 has no blocks"):
+    with pytest.raises(InputError, match="--checkpoint_activations: not supported by r3d_18"):
         Trainer(build_model("r3d_18", num_classes=4, clip=clip), config, device=CPU, steps_per_epoch=1)
 
 

@@ -176,7 +176,7 @@ def test_tokens_stand_where_their_grid_says(monkeypatch):
 
 def test_an_architecture_without_a_layer_is_a_clear_error(monkeypatch):
     model = recognizer(monkeypatch, ColourNet(channels_last=False), features="", channels_last=False)
-    with pytest.raises(InputError, match="made: its registry entry names no layer"):
+    with pytest.raises(InputError, match=r"made: .* its registry entry names no feature layer"):
         explain.grad_cam(model, red_then_blue())
 
 

@@ -75,7 +75,7 @@ def test_annotated_videos_are_not_put_where_videos_are_looked_for(tmp_path):
     """The next run would find them."""
     inputs = Inputs(videos=(tmp_path / "in" / "x.avi",), root=tmp_path / "in", folders=(tmp_path / "in",))
     for place in (tmp_path / "in", tmp_path / "in" / "out"):
-        with pytest.raises(InputError, match="lies in a folder that is searched"):
+        with pytest.raises(InputError, match="is inside an input folder"):
             plan_outputs(inputs, {"save_video": (place, ".mp4")})
         plan_outputs(inputs, {"save_json": (place, ".json")})
     plan_outputs(inputs, {"save_video": (tmp_path / "out", ".mp4")})
@@ -149,7 +149,7 @@ def test_lines_of_another_run_are_refused(tmp_path):
             ResultLog(path.with_name("notes.jsonl"), shard=Shard(), run=RUN)
         assert path.with_name("notes.jsonl").read_text() == text
     path.with_name("other.jsonl").write_text("text\n")
-    with pytest.raises(InputError, match=r"other\.jsonl, line 1: not a line of run_model\.py"):
+    with pytest.raises(InputError, match=r"other\.jsonl, line 1: not written by run_model\.py"):
         ResultLog(path.with_name("other.jsonl"), shard=Shard(), run=RUN)
     assert path.read_bytes() == before
 
@@ -216,7 +216,7 @@ def test_spreadsheets_are_told_of_letters_beyond_ascii(tmp_path):
 def test_no_table_is_replaced(tmp_path):
     """It may hold an afternoon's corrections."""
     (tmp_path / "t.csv").write_text("path,label\n")
-    with pytest.raises(InputError, match=r"--save_annotations .*t\.csv: is there already, and may hold corrections"):
+    with pytest.raises(InputError, match=r"--save_annotations .*t\.csv: already exists and may contain corrections"):
         check_annotations(tmp_path / "t.csv", Inputs(videos=(tmp_path / "x.avi",)))
     with pytest.raises(InputError, match="is one of the videos"):
         check_annotations(tmp_path / "x.avi", Inputs(videos=(tmp_path / "x.avi",)))

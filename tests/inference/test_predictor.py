@@ -115,7 +115,7 @@ def test_another_projects_onnx_file(exported, tmp_path):
     proto = onnx.load(exported)
     del proto.metadata_props[:]
     onnx.save(proto, str(tmp_path / "other.onnx"))
-    with pytest.raises(InputError, match=r"not an ONNX file of convert_model.py"):
+    with pytest.raises(InputError, match=r"not written by convert_model.py"):
         load_predictor(tmp_path / "other.onnx")
     onnx.helper.set_model_props(proto, {METADATA_KEY: "{}"})
     onnx.save(proto, str(tmp_path / "other.onnx"))

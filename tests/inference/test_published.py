@@ -64,10 +64,10 @@ def test_without_torch_what_is_needed_is_said():
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1
     [line] = result.stderr.splitlines()
-    assert line.startswith("error: --model swin3d_t: making ")
-    assert "needs torch, once" in line
+    assert line.startswith("error: --model swin3d_t: creating ")
+    assert "requires torch; install it" in line
 
 
 def test_models_without_published_weights():
-    with pytest.raises(InputError, match=r"c3d: no weights of it are published with torchvision.*swin3d_t"):
+    with pytest.raises(InputError, match=r"c3d: torchvision publishes no weights for it.*swin3d_t"):
         published.find_model("c3d")

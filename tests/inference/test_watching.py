@@ -66,5 +66,5 @@ def test_a_cameras_password_is_in_no_line(monkeypatch, tmp_path, exported):
     url = "rtsp://user:pa55word@h/x"
     watching.watch(url, load_predictor(exported), config=TimelineConfig(), log_path=log)
     assert all(json.loads(line)["source"] == "rtsp://***@h/x" for line in log.read_text().splitlines())
-    with pytest.raises(InputError, match=r"^rtsp://\*\*\*@h/x: watched for"):
+    with pytest.raises(InputError, match=r"^rtsp://\*\*\*@h/x: stopped after"):
         watching.watch(url, load_predictor(exported), config=TimelineConfig())

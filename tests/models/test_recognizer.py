@@ -49,7 +49,7 @@ def test_weights_from_a_file(tmp_path, capsys):
     assert all(torch.equal(a, b) for a, b in zip(same.parameters(), donor.parameters(), strict=True))
     assert capsys.readouterr().out == ""
     other = build_model(NANO, num_classes=9, weights=str(tmp_path / "plain.pth"))
-    assert "last layer starts anew for 9 classes" in capsys.readouterr().out
+    assert "new last layer for 9 classes" in capsys.readouterr().out
     assert torch.equal(other.backbone.patch_embed.proj.weight, donor.backbone.patch_embed.proj.weight)
 
 
@@ -63,7 +63,7 @@ def test_a_last_layer_of_as_many_other_classes_starts_anew(tmp_path, capsys):
     assert torch.equal(load("run", "sit").head.weight, donor.head.weight)
     assert capsys.readouterr().out == ""
     other = load("jump", "sit")
-    assert "the last layer starts anew for 2 classes" in capsys.readouterr().out
+    assert "new last layer for 2 classes" in capsys.readouterr().out
     assert torch.equal(other.head.weight, build_model(NANO, num_classes=2).head.weight)
     assert torch.equal(other.backbone.patch_embed.proj.weight, donor.backbone.patch_embed.proj.weight)
 
@@ -82,7 +82,7 @@ def test_weights_that_do_not_fit_name_the_tensor(tmp_path):
     state = build_model(NANO, num_classes=4).backbone.state_dict()
     del state["norm.weight"]
     torch.save(state, tmp_path / "short.pth")
-    with pytest.raises(InputError, match=r"does not fit swin3d_nano: 1 of its .*: missing norm\.weight$"):
+    with pytest.raises(InputError, match=r"does not fit swin3d_nano: 1 of 70 tensors .*: missing norm\.weight$"):
         build_model(NANO, num_classes=4, weights=str(tmp_path / "short.pth"))
 
 
@@ -94,7 +94,7 @@ class Payload:
 def test_a_pickle_with_code_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"weights": Payload()}, "evil.pth")
-    with pytest.raises(InputError, match="holding code, which is never run"):
+    with pytest.raises(InputError, match="contains code, which is never run"):
         recognizer.load_torch_file(Path("evil.pth"))
     assert not Path("executed").exists()
 
@@ -120,7 +120,7 @@ def test_published_weights_come_from_torchs_cache(torch_cache, monkeypatch, caps
     torch_cache.mkdir()
     torch.save(donor.backbone.state_dict(), file)
     for weights in ("KINETICS400_V1", str(file)):
-        with pytest.raises(InputError, match=r"swin3d_t-7615ae03\.pth: not the weights .* with 7615ae03, this file"):
+        with pytest.raises(InputError, match=r"swin3d_t-7615ae03\.pth: differs from .* with 7615ae03, this file"):
             build_model("swin3d_t", num_classes=51, weights=weights)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     monkeypatch.setattr(recognizer, "_published_hash", {file.name: digest[:8]}.get)

@@ -167,7 +167,7 @@ def test_mvit_of_torchvisions_size_is_torchvisions_network():
 def test_stochastic_depth_where_there_is_none_is_an_error(name):
     spec = get_spec(name)
     assert spec.train_config(weights="none", given={}).drop_path == 0
-    with pytest.raises(InputError, match=rf"--drop_path 0.2: {name} has no blocks to skip"):
+    with pytest.raises(InputError, match=rf"--drop_path 0.2: not supported by {name}; leave it out"):
         spec.train_config(weights="none", given={"drop_path": 0.2})
     with pytest.raises(InputError, match="drop_path must be 0"):
         spec.build(num_classes=2, drop_path=0.2)
@@ -192,7 +192,7 @@ def test_stochastic_depth_reaches_the_last_block(name):
 )
 def test_clips_that_a_network_cannot_take_are_one_line(name, size):
     clip = get_spec(name).clip_config(**size)
-    with pytest.raises(InputError, match=rf"{name} does not take clips of .*--clip_len") as error:
+    with pytest.raises(InputError, match=rf"{name} does not support clips of .*--clip_len") as error:
         build_model(name, num_classes=2, clip=clip)
     assert "\n" not in str(error.value)
 

@@ -1,8 +1,8 @@
-"""What a card does with this project, in eleven parts: correctness, speed, memory. Without CUDA, a rehearsal in small.
+"""Measure this project on a GPU in eleven parts: correctness, speed, memory. Without CUDA, a small rehearsal.
 
-Every result is a line of JSON on stdout as soon as it is there, so that a run that is cut short loses nothing. The
-parts run in a process beside this one, which is ended where a part overruns its share of the time; a new one goes on
-with the next part. So it does after a failure, since errors on the card can outlast the part that made them.
+Every result is printed at once as a line of JSON, so that an interrupted run loses nothing. The parts run in a process
+of their own, which is killed if a part overruns its share of the time; a new process continues with the next part. The
+same happens after a failure, since errors on the GPU can outlast the part that caused them.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from video_module import cli
 from video_module.errors import InputError
 from video_module.tables import align
 
-# Seconds that each part may need with swin3d_b on an H100, in order of importance. What one leaves, the later share.
+# Seconds that each part may take with swin3d_b on an H100, in order of importance. Later parts share what is left over.
 PARTS = {
     "versions": 15,
     "kernels": 25,
@@ -43,14 +43,14 @@ _MODULES = {
     **dict.fromkeys(("versions", "speed", "compile", "profile", "networks", "loader"), "gpu_speed"),
 }
 _REFUSED = 2
-"""Exit code of a process that cannot have the device."""
+"""Exit code of a process that cannot use the device."""
 _READY = "ready\n"
 _Row = dict[str, Any]
 """A result has "part" and "what"; the end of a part has no "what", but took_s, skipped, error or timed_out_after_s."""
 
 
 def run(args: argparse.Namespace) -> list[_Row]:
-    """The rows of all parts, printed as they come."""
+    """Run all parts and print their rows as they come."""
     settings = {"device": args.device, "model_type": args.model_type}
     settings["data_dir"] = None if args.data_dir is None else str(args.data_dir.absolute())
     left, rows = [part for part in PARTS if part in args.parts], []
@@ -69,7 +69,7 @@ def has_failed(row: _Row) -> bool:
 
 
 def format_rows(rows: list[_Row]) -> str:
-    """Part, what was measured, and the figures; of the kernels only the longest ones, since all are lines above."""
+    """Format part, measurement and figures as a table. It only has the longest kernels; all were printed before."""
     cells = []
     for row in rows:
         figures = {key: value for key, value in row.items() if key not in ("part", "what")}
@@ -84,11 +84,11 @@ def _format(value: object) -> str:
 
 
 def _run_process(left: list[str], settings: _Row, end: float) -> Iterator[_Row]:
-    """Yield the rows of the parts in `left`, up to the first one that fails or overruns its share of the time."""
+    """Yield the rows of the parts in `left`, up to the first that fails or overruns its share of the time."""
     command = [sys.executable, "-m", "video_module.benchmark.gpu", json.dumps({"parts": left, **settings})]
-    # cuBLAS reads it once in a process, and deterministic algorithms need it. On an H100 it is the default's size.
+    # cuBLAS reads this once per process, and deterministic algorithms need it. On an H100 it is the default size.
     environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ, "TQDM_DISABLE": "1"}
-    # A group of its own, so that its loaders' workers are ended with it.
+    # A group of its own, so that its loaders' workers are killed with it.
     group = {} if os.name == "nt" else {"process_group": 0}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8", errors="replace", **group
@@ -97,11 +97,11 @@ def _run_process(left: list[str], settings: _Row, end: float) -> Iterator[_Row]:
     threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
     try:
         _await_start(lines, end)
-        for part in list(left):  # the caller takes out those that are done
+        for part in list(left):  # the caller removes finished parts
             begin = time.monotonic()
             limit = (end - begin) * PARTS[part] / sum(PARTS[other] for other in left)
             if limit <= 0:
-                yield {"part": part, "skipped": "the time is used up"}
+                yield {"part": part, "skipped": "no time left"}
                 continue
             for row in _part_rows(part, lines, process, begin + limit):
                 yield row
@@ -112,7 +112,7 @@ def _run_process(left: list[str], settings: _Row, end: float) -> Iterator[_Row]:
 
 
 def _await_start(lines: "queue.Queue[str | None]", end: float) -> None:
-    """Wait until the process has imported torch, which takes seconds that its first part should not pay for."""
+    """Wait until the process has imported torch, so that its first part does not pay for these seconds."""
     with suppress(queue.Empty):
         line = lines.get(timeout=max(0.0, end - time.monotonic()))
         if line != _READY:
@@ -133,7 +133,7 @@ def _part_rows(
         if line is None:
             code = process.wait()
             if code == _REFUSED:
-                raise InputError("no part can run; the reason stands above")
+                raise InputError("no part can run; see the error above")
             yield {"part": part, "error": f"the process ended with code {code}"}
             return
         if not line.startswith("{"):
@@ -152,7 +152,7 @@ def _read_lines(process: subprocess.Popen, lines: "queue.Queue[str | None]") -> 
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a process and all that it has started."""
+    """Kill a process and everything that it has started."""
     if os.name == "nt":
         process.kill()
     else:
@@ -162,7 +162,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def run_parts(parts: list[str], settings: _Row) -> None:
-    """Run parts in this process, up to the first one that fails."""
+    """Run parts in this process, up to the first that fails."""
     from video_module.benchmark.gpu_setup import Setup
 
     print(_READY, end="", flush=True)

@@ -1,4 +1,4 @@
-"""The parts of `benchmark gpu` about correctness: precision, waiting, resuming, memory."""
+"""The parts of `benchmark gpu` that check correctness: precision, synchronisation, resuming, memory."""
 
 import copy
 import os
@@ -42,7 +42,7 @@ _PACKAGE, _BENCHMARK = Path(__file__).parents[1], Path(__file__).parent
 
 
 def accuracy(setup: Setup) -> None:
-    """Of a whole network on two clips: the fused attention, bf16, recomputed activations, fp16's scaler."""
+    """Check a whole network on two clips: fused attention, bf16, recomputed activations, fp16's scaler."""
     [batch] = setup.batches(setup.small_model, 2)
     model = setup.build(setup.small_model)
     explicit = copy.deepcopy(model)
@@ -76,7 +76,7 @@ def accuracy(setup: Setup) -> None:
 
 
 def _pass(model: Recognizer, batch: Batch, precision: str) -> tuple[Tensor, float, Tensor]:
-    """Logits, loss and all gradients in one vector, of a forward and backward pass."""
+    """Run a forward and backward pass. Returns logits, loss, and all gradients in one vector."""
     device = next(model.parameters()).device
     model.train().zero_grad()
     torch.manual_seed(0)
@@ -92,7 +92,7 @@ def gradient(model: nn.Module) -> Tensor:
 
 
 def compare(setup: Setup, what: str, ours: tuple[float, Tensor], reference: tuple[float, Tensor]) -> None:
-    """Compare (loss, gradient): 1e-2 of the loss, and the directions of the gradients."""
+    """Compare (loss, gradient): losses within 1e-2, and gradients in the same direction."""
     error = abs(ours[0] - reference[0]) / abs(reference[0])
     cosine = F.cosine_similarity(ours[1].double(), reference[1].double(), dim=0).item()
     is_ok = error <= 1e-2 and cosine >= 0.99
@@ -100,7 +100,7 @@ def compare(setup: Setup, what: str, ours: tuple[float, Tensor], reference: tupl
 
 
 def _check_scaler(setup: Setup, batch: Batch) -> None:
-    """A step whose gradients are infinite changes nothing but the scale; the next one learns."""
+    """Check that a step with infinite gradients changes only the scale, and that the next one learns."""
     trainer = setup.trainer(setup.small_model, 2, precision="fp16", **PLAIN)
     trainer.train_step([batch])
     weight = trainer.model.head.weight
@@ -120,7 +120,7 @@ def _check_scaler(setup: Setup, batch: Batch) -> None:
 
 
 def syncs(setup: Setup) -> None:
-    """What makes the program wait for the card in two mixed steps with the running mean, by line of this project."""
+    """Find the lines of this project that wait for the GPU, in two mixed steps with the running mean."""
     micro_batch = setup.micro_batches[-2]
     trainer = setup.trainer(setup.model, micro_batch, **MIXED)
     batches = setup.batches(setup.model, 4 * micro_batch)
@@ -168,15 +168,15 @@ train_model.main(sys.argv[1:])
 
 
 def resume(setup: Setup) -> None:
-    """swin3d_nano trained whole, and killed after its third step and resumed: do they end at the same weights?"""
-    # What train_model.py needs.
+    """Check that swin3d_nano, killed after its third step and resumed, ends with the weights of an unbroken run."""
+    # train_model.py needs these; without them, the part is skipped.
     import albumentations  # noqa: F401
     import matplotlib  # noqa: F401
 
     from video_module.engine.checkpoint import load_checkpoint
     from video_module.engine.state import last_path
 
-    # cuDNN and index sums add up in any order on a card; on the CPU all is equal to the bit.
+    # On a GPU, cuDNN and index sums add up in any order; on the CPU all results are equal bit for bit.
     kinds = {"": 0.0} if setup.is_tiny else {"": 1e-2, "--deterministic": 0.0}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -206,7 +206,7 @@ def resume(setup: Setup) -> None:
 
 
 def _few_videos(data_dir: Path | None, folder: Path) -> Path:
-    """A folder of a dozen videos, copied or drawn."""
+    """Make a folder of a dozen videos, copied or drawn."""
     from video_module.benchmark.loader import draw_videos, repeat_to
     from video_module.data.records import load_videos
 
@@ -244,7 +244,7 @@ def _finish(process: subprocess.Popen, *, is_killed: bool = False) -> str:
 
 
 def batch_size(setup: Setup) -> None:
-    """What --batch_size auto tries and what its choice takes; then memory that runs out in a step."""
+    """Record what --batch_size auto tries, and the memory of its choice; then let memory run out in a step."""
     name, tried = setup.model, []
     search = memory.micro_batch_on_cuda
 
@@ -269,7 +269,7 @@ def batch_size(setup: Setup) -> None:
     del trainer
     setup.free_memory()
     if setup.is_tiny:
-        setup.emit(f"{name}: out of memory", skipped="the memory of a card is limited, not the CPU's")
+        setup.emit(f"{name}: out of memory", skipped="needs CUDA")
     else:
         _run_out_of_memory(setup, name, batches[0])
 
@@ -283,7 +283,7 @@ def _peaks(setup: Setup) -> dict[str, float]:
 
 
 def _run_out_of_memory(setup: Setup, name: str, batch: Batch) -> None:
-    """One step of 8 clips at once, 4 at once, and 8 with too little memory for them: the loss stays the same."""
+    """Check that the loss is the same with 8 clips at once, with 4, and with 8 and too little memory for them."""
     losses, reserved, trainer = [], [], None
     for micro_batch in (8, 4):
         trainer = setup.trainer(name, micro_batch, **PLAIN)

@@ -1,4 +1,4 @@
-"""What the parts of `benchmark gpu` have in common: the device, its sizes, trainers, clips, lines of JSON."""
+"""Code shared by the parts of `benchmark gpu`: the device, sizes, trainers, clips, lines of JSON."""
 
 import gc
 import json
@@ -23,18 +23,18 @@ from video_module.models.recognizer import Recognizer, build_model
 from video_module.models.registry import get_spec
 from video_module.models.swin3d import WindowAttention3d
 
-# Without what chance decides, and what makes a step other than a sum of passes.
+# Without randomness, and without anything that makes a step more than a sum of passes.
 PLAIN = {"mixup": 0.0, "cutmix": 0.0, "ema_decay": 0.0, "drop_path": 0.0, "head_dropout": 0.0}
 MIXED = {"mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.999}
 
 
 def unmixed(name: str) -> dict[str, float]:
-    """The same with the blocks skipped that the model's recipe skips, as compiled code expects in each part."""
+    """PLAIN with the drop path rate of the model's recipe, as in compiled code in all parts."""
     return {**PLAIN, "drop_path": get_spec(name).recipe["drop_path"]}
 
 
 class Setup:
-    """One part's surroundings. On the CPU all is tiny: swin3d_nano, few clips, few steps."""
+    """One part's device, models and sizes. On the CPU everything is tiny: swin3d_nano, few clips, few steps."""
 
     def __init__(self, *, part: str, device: str, model_type: list[str], data_dir: str | None):
         self.part = part
@@ -74,7 +74,7 @@ class Setup:
         return spec.clip_config(**tiny)
 
     def batches(self, name: str, num_clips: int, *, largest: int = 16) -> list[Batch]:
-        """Random clips in batches as the loader's, since zeros would be faster than any real clip."""
+        """Random clips in batches like the loader's. They are not zeros, which would be faster than any real clip."""
         return [drawn(self.clip(name), min(largest, num_clips - begin)) for begin in range(0, num_clips, largest)]
 
     def build(self, name: str, *, drop_path: float = 0.0) -> Recognizer:
@@ -82,7 +82,7 @@ class Setup:
         return model.to(self.device)
 
     def trainer(self, name: str, micro_batch: int | str, **given: Any) -> Trainer:
-        """A trainer in training mode, with the model's recipe and what is `given`; compiled only if that says so."""
+        """Make a trainer in training mode, with the model's recipe and the settings `given`; compiled only if given."""
         settings = {"effective_batch": self.effective_batch, "batch_size": micro_batch, "num_repeats": 1}
         settings |= {"num_epochs": 30, "compile": False, **given}
         config = get_spec(name).train_config(weights="none", given=settings)
@@ -101,7 +101,7 @@ class Setup:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def rate(self, name: str, clips_per_s: float, precision: str) -> dict[str, float]:
-        """Clips/s with what follows from it; the share is of the card's own rate of matrix products."""
+        """Clips/s with derived figures; `share` is relative to the device's own rate of matrix products."""
         # The backward pass computes two products for each of the forward pass.
         macs = 3e9 * _gmacs(name, self.clip(name))
         share = clips_per_s * macs / _matrix_rate(precision, self.device)
@@ -115,14 +115,14 @@ class Setup:
 
 @contextmanager
 def captured() -> Iterator[StringIO]:
-    """What is printed inside, and not shown."""
+    """Capture what is printed inside, without showing it."""
     with redirect_stdout(StringIO()) as text:
         yield text
 
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """fp32 products without TF32."""
+    """Compute fp32 products without TF32."""
     earlier = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -132,7 +132,7 @@ def exact_products() -> Iterator[None]:
 
 
 def replace_attention(model: nn.Module, attention: type[nn.Module]) -> None:
-    """Give Swin's blocks another attention of the same parameters."""
+    """Give Swin's blocks another attention with the same parameters."""
     for module in model.modules():
         if isinstance(module, WindowAttention3d):
             module.__class__ = attention
@@ -143,7 +143,7 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
 
 
 def is_out_of_memory(trainer: Trainer, micro_batch: int) -> bool:
-    """Whether the trainer went on with fewer clips at once than it was given."""
+    """Whether the trainer ran out of memory and continued with fewer clips at once."""
     return trainer.micro_batch != micro_batch
 
 

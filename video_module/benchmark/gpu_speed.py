@@ -1,4 +1,4 @@
-"""The parts of `benchmark gpu` about speed: whole steps, the longest kernels, other networks, evaluation, loaders."""
+"""The parts of `benchmark gpu` that measure speed: steps, longest kernels, other networks, evaluation, loaders."""
 
 import argparse
 import shutil
@@ -39,7 +39,7 @@ from video_module.models.registry import get_spec
 
 
 def versions(setup: Setup) -> None:
-    """The machine, its card, and the packages that speed depends on."""
+    """Print the machine, its GPU, and the packages that speed depends on."""
     setup.emit("machine", **describe_machine(("torch", "torchvision", "triton", "numpy", "opencv-python-headless")))
     if Path("/dev/shm").is_dir():
         setup.emit("/dev/shm, through which loaders send clips", gb=shutil.disk_usage("/dev/shm").total / 1e9)
@@ -70,7 +70,7 @@ def _driver() -> str | None:
 
 
 def speed(setup: Setup) -> None:
-    """Whole steps: the original's way, this trainer as it was and as it is, and the memory that they take."""
+    """Time whole steps in the original's way and by this trainer, with its old attention and now, and their memory."""
     for precision in dict.fromkeys(("fp32", setup.precision)):
         setup.emit(f"matrix products, {precision}", tflops=2 * matrix_rate(precision, setup.device) / 1e12)
     setup.emit("copies, read and written", gb_per_s=copy_rate(setup) / 1e9)
@@ -86,9 +86,9 @@ def speed(setup: Setup) -> None:
 
 
 def _time_original(setup: Setup, name: str) -> float | None:
-    """Clips/s of torchvision's network in fp32 with Adam, two clips a step."""
+    """Measure clips/s of torchvision's network in fp32 with Adam, two clips per step."""
     if name not in ("swin3d_t", "swin3d_s", "swin3d_b"):
-        setup.emit(f"{name}: the original's way", skipped="not a network of the original's")
+        setup.emit(f"{name}: the original's way", skipped="the original does not have this network")
         return None
     setup.free_memory()
     step = original_step(get_spec(name), setup.clip(name), setup.device)
@@ -107,7 +107,7 @@ def _time_trainer(
     attention: type[nn.Module] | None = None,
     **given: Any,
 ) -> None:
-    """Emit clips/s of whole steps, `at_once` clips in each pass."""
+    """Emit clips/s of whole steps, with `at_once` clips per pass."""
     setup.free_memory()
     trainer = setup.trainer(name, at_once, **{**unmixed(name), **given})
     if attention is not None:
@@ -131,7 +131,7 @@ def _time_trainer(
 
 
 def compile(setup: Setup) -> None:
-    """Compiled steps: loss and gradients against eager ones, speed, and the longest kernels."""
+    """Compare loss and gradients of compiled steps with eager ones, and measure speed and the longest kernels."""
     at_once = setup.micro_batches[-1]
     for name in setup.models:
         batches = setup.batches(name, at_once)
@@ -145,7 +145,7 @@ def compile(setup: Setup) -> None:
         del trainer
         for what, given in (("compiled", {}), ("compiled, mixed, with the running mean", MIXED)):
             _time_trainer(setup, name, what, at_once, compile=True, **given)
-        # As the recipe trains, a whole step, whose time is to be compared with that of its kernels.
+        # A whole step as in the recipe, to compare its time with that of its kernels.
         trainer = setup.trainer(name, at_once, compile=True, **{**unmixed(name), **MIXED})
         _emit_kernels(setup, f"{name} compiled, mixed", trainer, num_clips=setup.effective_batch)
 
@@ -157,7 +157,7 @@ def _emit_rate(setup: Setup, name: str, what: str, rate: float, *, precision: st
 
 
 def _measure_peaks(setup: Setup, name: str) -> None:
-    """Peak memory of a step of one pass, by the clips in it."""
+    """Measure the peak memory of a step of one pass, by the number of clips in it."""
     trainer = setup.trainer(name, 1, **PLAIN)
     peaks = {}
     for at_once in setup.micro_batches:
@@ -174,7 +174,7 @@ def _measure_peaks(setup: Setup, name: str) -> None:
 
 
 def profile(setup: Setup) -> None:
-    """The longest kernels of a step of one pass."""
+    """Emit the longest kernels of a step of one pass."""
     at_once = setup.micro_batches[-1]
     trainer = setup.trainer(setup.model, at_once, **PLAIN)
     _emit_kernels(setup, f"{setup.model} eager", trainer, num_clips=at_once)
@@ -200,7 +200,7 @@ def _emit_kernels(setup: Setup, what: str, trainer: Trainer, *, num_clips: int, 
     times = [
         (getattr(event, name), event)
         for event in recorded.key_averages()
-        if event.device_type == kind and not event.is_user_annotation  # which spans kernels that are listed too
+        if event.device_type == kind and not event.is_user_annotation  # annotations span kernels that are also listed
     ]
     total = sum(duration for duration, _ in times)
     figures = {"step_ms": 1e3 * seconds, "kernels_ms": total / 1e3, "clips": num_clips, "kinds": len(times)}
@@ -215,7 +215,7 @@ def _emit_kernels(setup: Setup, what: str, trainer: Trainer, *, num_clips: int, 
 
 
 def networks(setup: Setup) -> None:
-    """Evaluation by precision, then convolutions by cuDNN's search and layout."""
+    """Time evaluation by precision, then convolutional networks by cuDNN's search and memory layout."""
     for name in setup.models:
         for precision in ("bf16", "fp32") if setup.is_tiny else ("bf16", "fp32", "tf32"):
             setup.free_memory()
@@ -242,7 +242,7 @@ def _time_layout(setup: Setup, name: str, at_once: int, *, channels_last: bool, 
     setup.free_memory()
     given = {key: value for key, value in PLAIN.items() if key != "drop_path"}
     trainer = setup.trainer(name, at_once, **given)
-    torch.backends.cudnn.benchmark = searches  # the trainer may have an opinion
+    torch.backends.cudnn.benchmark = searches  # the trainer may have changed it
     layout = torch.channels_last_3d if channels_last else torch.contiguous_format
     trainer.model.to(memory_format=layout)
     # Clips come as (N, T, H, W, 3), which is channels last already.
@@ -257,7 +257,7 @@ def _time_layout(setup: Setup, name: str, at_once: int, *, channels_last: bool, 
 
 
 def _time_evaluation(setup: Setup, name: str, precision: str) -> None:
-    """Clips/s of the scorer that test_model.py uses, 12 views at once."""
+    """Emit clips/s of the scorer that test_model.py uses, 12 views at once."""
     from video_module.engine.evaluation import torch_scorer
 
     [(clips, _, _)] = setup.batches(name, 2 if setup.is_tiny else 12)
@@ -270,7 +270,7 @@ def _time_evaluation(setup: Setup, name: str, precision: str) -> None:
 
 
 def loader(setup: Setup) -> None:
-    """Clips/s of the training loader alone, then of training from files beside clips in memory."""
+    """Time the training loader alone, then training from files compared with clips in memory."""
     import albumentations  # noqa: F401 (the loader needs it)
 
     from video_module.benchmark.loader import draw_videos
@@ -288,7 +288,7 @@ def loader(setup: Setup) -> None:
 
 
 def _time_files(setup: Setup, name: str, root: Path, *, compiled: bool, num_videos: int, num_workers: int) -> None:
-    """Emit clips/s of training on files and on clips in memory; compiled, a network is harder to feed."""
+    """Emit clips/s of training on files and on clips in memory. A compiled network is harder to keep supplied."""
     setup.free_memory()
     trainer = setup.trainer(name, setup.micro_batches[-1], compile=compiled, **unmixed(name))
     batches = setup.batches(name, setup.effective_batch)
@@ -301,7 +301,7 @@ def _time_files(setup: Setup, name: str, root: Path, *, compiled: bool, num_vide
 
 
 def _loader_rate(setup: Setup, root: Path, num_videos: int, num_workers: int) -> float:
-    """Clips/s of an epoch, after one in which the workers start."""
+    """Clips/s of an epoch, after a first one in which the workers start."""
     from video_module.benchmark.loader import repeat_to
     from video_module.data.dataset import TrainingClips, training_loader
     from video_module.data.records import load_videos

@@ -1,4 +1,4 @@
-"""How fast clips reach the network: the real loaders, a bare OpenCV read as the floor, and the way of the original.
+"""Measure how fast clips reach the network: the real loaders, a bare OpenCV read as the limit, and the original's way.
 
 The original project opened each video with OpenCV's defaults, sought every frame, and augmented frame by frame.
 """
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     import albumentations as A
     from torch.utils.data import DataLoader
 
-# The original's way is timed on every sixth clip only, because it takes most of a second for each.
+# The original's way is timed only on every sixth clip, because each takes most of a second.
 _ORIGINAL_SHARE = 6
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of the training loader, then of the evaluation loader, each beside a bare read."""
-    # The loaders' workers switch OpenCV's threads off, so what is compared with them runs without threads too.
+    """Rows for the training loader, then for the evaluation loader, each compared with a bare read."""
+    # The loaders' workers switch OpenCV's threads off, so everything compared with them runs without threads too.
     cv2.setNumThreads(0)
     if args.data_dir and len(args.data_dir) > 1:
         return _compare_folders(args)
@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def draw_videos(folder: Path, num_videos: int) -> Path:
-    """Drawn clips in HMDB51's format: 320x240 MPEG-4 at 30 frames/s, 3 s, a keyframe every 100 frames, film grain."""
-    # Writes by PyAV, which is not needed to read the videos of --data_dir.
+    """Draw clips in HMDB51's format: 320x240 MPEG-4 at 30 frames/s, 3 s, a keyframe every 100 frames, film grain."""
+    # Imports PyAV for writing, which is not needed to read the videos of --data_dir.
     from video_module.data.drawing import ACTIONS, draw_frames, make_scene
     from video_module.data.encoding import write_video
 
@@ -70,14 +70,14 @@ def draw_videos(folder: Path, num_videos: int) -> Path:
 
 
 def repeat_to(videos: Sequence[VideoRecord], num_videos: int) -> list[VideoRecord]:
-    """`num_videos` of them, evenly spread; a shorter list is repeated."""
+    """Pick `num_videos` videos, evenly spread; a shorter list is repeated."""
     if len(videos) < num_videos:
         return [videos[number % len(videos)] for number in range(num_videos)]
     return [videos[number * len(videos) // num_videos] for number in range(num_videos)]
 
 
 def _compare_folders(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of the training loader for each of several folders: the same videos large, long or prepared, for example."""
+    """Rows of the training loader for several folders, for example the same videos large, long or prepared."""
     clip, ways = get_spec(args.model_type).clip, {}
     for root in args.data_dir:
         videos = repeat_to(load_videos(root, num_workers=args.num_workers), args.num_videos)
@@ -117,7 +117,7 @@ def _measure_training(
     )
 
     def plan(epoch: int) -> list[tuple[Path, np.ndarray]]:
-        """The clips of an epoch as (video, frame indices), for those that read them in other ways."""
+        """The clips of an epoch as (video, frame indices), for the other ways to read them."""
         sampler.epoch = epoch
         return [(root / videos[key[1]].path, clips.draw(*key)[0]) for load in sampler for key in load]
 
@@ -168,12 +168,12 @@ def _measure_evaluation(
 def _compare(
     ways: dict[str, Callable[[int], float]], *, num_repeats: int, floor: str, original: str | None = None
 ) -> list[dict[str, Any]]:
-    """Time all ways in turn, `num_repeats` times after a pass that warms up.
+    """Time all ways in turn, `num_repeats` times after a pass to warm up.
 
-    A way takes the epoch and returns how many items one process went through.
+    A way takes the epoch and returns the number of items that one process handled.
     """
-    # Whatever else the machine does comes and goes, and slows all ways of a turn alike: the median of the ratios within
-    # a turn is steadier than the ratio of the medians.
+    # Other load on the machine comes and goes, and slows all ways of a turn alike, so the median of the ratios within a
+    # turn is steadier than the ratio of the medians.
     each: dict[str, list[float]] = {name: [] for name in ways}
     for epoch in range(num_repeats + 1):
         for name, way in ways.items():
@@ -197,7 +197,7 @@ def _compare(
 
 
 def _bare_read(path: Path, indices: np.ndarray, size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR) -> None:
-    """The least that can be done with OpenCV: one forward pass, wanted frames resized to `size` (width, height)."""
+    """The fastest read with OpenCV: one forward pass, with wanted frames resized to `size` (width, height)."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     wanted, frames = set(indices.tolist()), []
     for index in range(indices[-1] + 1):
@@ -207,7 +207,7 @@ def _bare_read(path: Path, indices: np.ndarray, size: tuple[int, int], interpola
 
 
 def _read_as_the_original(path: Path, indices: np.ndarray, compose: "A.ReplayCompose") -> None:
-    """A seek for every frame, and albumentations frame by frame: the first frame draws, the others replay."""
+    """Seek every frame, and augment frame by frame: the first frame draws random values, the others replay them."""
     capture = cv2.VideoCapture(str(path))
     replay, frames = None, []
     for index in indices.tolist():

@@ -1,4 +1,4 @@
-"""How fast a trained model runs: torch eager, torch compiled, and every ONNX file of it."""
+"""Measure how fast a trained model runs: torch eager, torch compiled, and its ONNX files."""
 
 import argparse
 import tempfile
@@ -29,14 +29,14 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         clip = next(iter(predictors.values())).clip
         if others := [name for name, predictor in predictors.items() if predictor.clip != clip]:
             raise InputError(
-                f"{others[0]}: takes other clips than {next(iter(predictors))}; compare files of one model"
+                f"{others[0]}: its clips differ from those of {next(iter(predictors))}; compare files of one model"
             )
         video = args.video_path or _draw_video(Path(folder), args.duration_s)
         return _measure(predictors, video, clip=clip, batch_size=args.batch_size)
 
 
 def untrained_files(model_type: str, folder: Path, *, num_classes: int = 51) -> list[Path]:
-    """A checkpoint of random weights and its ONNX files, one for each of PRECISIONS: as fast as trained ones."""
+    """Write a checkpoint with random weights and its ONNX files, one per precision, as fast as trained ones."""
     from video_module.engine.checkpoint import Checkpoint, save_checkpoint
     from video_module.inference import export
     from video_module.models.recognizer import build_model
@@ -57,11 +57,11 @@ def untrained_files(model_type: str, folder: Path, *, num_classes: int = 51) -> 
 
 
 def _load_candidates(paths: Sequence[Path], args: argparse.Namespace) -> dict[str, Predictor]:
-    """Predictors by what they are called in the table; a .pth gives eager and compiled."""
+    """Load predictors, by their name in the table; a .pth file gives an eager and a compiled one."""
     predictors = {}
     for path in paths:
         if any(name.endswith(f" {path.name}") for name in predictors):
-            raise InputError(f"{path}: two files are named {path.name}; the table could not tell them apart")
+            raise InputError(f"{path}: two files are named {path.name}; rename one to tell them apart in the table")
         predictor = load_predictor(path, device=args.device, num_threads=args.num_threads)
         if path.suffix.lower() == ".onnx":
             predictors[f"onnxruntime {path.name}"] = predictor
@@ -83,16 +83,16 @@ def _compiled(path: Path, predictor: Predictor) -> Callable[[np.ndarray], np.nda
     try:
         score_clips(np.zeros((1, *predictor.clip.shape), np.uint8))
     except Exception as error:
-        # Compiling fails in many ways, a missing C++ compiler among them, and torch has no common class for them.
+        # Compiling fails in many ways, for example without a C++ compiler, and torch has no common class for them.
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(
-            f"torch.compile failed ({type(error).__name__}: {reason}); --no-compile leaves it out"
+            f"torch.compile failed ({type(error).__name__}: {reason}); skip it with --no-compile"
         ) from None
     return score_clips
 
 
 def _draw_video(folder: Path, duration_s: float) -> Path:
-    """A drawn video, in whole actions of 1.4 s."""
+    """Draw a video of whole actions, 1.4 s each."""
     each_s = 1.4
     actions = islice(cycle(ACTIONS), max(1, round(duration_s / each_s)))
     draw_recording(folder / "drawn.avi", list(actions), seconds_each=each_s)
@@ -106,7 +106,7 @@ def _measure(
     duration_s = num_frames / info.fps
     num_windows = len(window_starts(num_frames, clip, None, fps=info.fps))
     noise = np.random.default_rng(0).integers(0, 256, (batch_size, *clip.shape), np.uint8)
-    # Compiled networks are compiled again for each batch size, and others set up memory: that must not be timed.
+    # Compiled networks are compiled again for each batch size, and others allocate memory, which must not be timed.
     for predictor in predictors.values():
         for size in {1, batch_size, num_windows % batch_size} - {0}:
             predictor.score_clips(noise[:size])

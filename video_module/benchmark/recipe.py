@@ -1,7 +1,7 @@
-"""Whether this project's recipe learns better than the original's: the same folds, network and time on one core.
+"""Compare this project's training recipe with the original's: the same folds, network and time on one core.
 
-The original trained with Adam at a rate of 1e-4, two clips a step, every window of consecutive frames, changes of its
-own, and no schedule. Both are given this project's loader, so that they differ in what they learn from a clip alone.
+The original trained with Adam at a learning rate of 1e-4, two clips per step, every window of consecutive frames, its
+own augmentation, and no schedule. Both use this project's loader, so that only the recipes differ, not the reading.
 """
 
 import argparse
@@ -49,11 +49,11 @@ class _Recipe:
 
     what: str
     config: dict[str, Any]
-    """What differs from the model's recipe."""
+    """Settings that differ from the model's recipe."""
     frame_stride: int | None = None
     is_scheduled: bool = True
     is_original: bool = False
-    """Adam, and the original's changes to clips."""
+    """Whether to use Adam and the original's augmentation."""
 
 
 _RECIPES = {
@@ -80,7 +80,7 @@ _RECIPES = {
 
 
 class _OriginalChanges(Augmentation):
-    """The original's: a random crop, mirror, colours and a small rotation, one draw for a clip."""
+    """The original's augmentation: random crop, flip, colours and a small rotation, drawn once per clip."""
 
     def __init__(self, clip: ClipConfig):
         super().__init__(clip, "none")
@@ -99,15 +99,15 @@ class _OriginalChanges(Augmentation):
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Train what is not there yet in `args.output_dir`; returns a row for each recipe that has all its runs there."""
-    # One thread, so that several of these processes, each on its own core, leave one another's times alone.
+    """Make the runs missing in `args.output_dir`. Returns a row for each recipe whose runs are all there."""
+    # One thread, so that several of these processes, each on its own core, do not slow one another.
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     if args.core is not None:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {args.core})
         else:
-            raise InputError("--core: this system does not let a process choose its cores; leave it out")
+            raise InputError("--core: not supported on this system; leave it out")
     source_of = groups_source(args.groups) if args.groups else name_source
     videos, _, _ = scan(args.data_dir, source_of=source_of, num_workers=1)
     # One of the folds is called train, since assign_sources() expects a split of that name.
@@ -134,7 +134,7 @@ def _path(args: argparse.Namespace, name: str, seed: int, fold: int) -> Path:
 def _train_and_test(
     root: Path, train: Sequence[VideoRecord], test: Sequence[VideoRecord], *, recipe: _Recipe, seed: int, seconds: float
 ) -> dict[str, Any]:
-    """Train for so many seconds of this core's time, reading included, and score the test videos."""
+    """Train for `seconds` of CPU time, including reading, and score the test videos."""
     spec = get_spec(_MODEL)
     clip = spec.clip_config(frame_stride=recipe.frame_stride)
     config = replace(spec.train_config(weights="none", given=recipe.config), seed=seed, max_failed_share=0.0)
@@ -161,7 +161,7 @@ def _train_and_test(
             trainer.train_step(batches, epoch, step=step)
             num_clips += sum(len(labels) for _, labels, _ in batches)
         epoch += 1
-    taken = time.process_time() - begin  # of the core, whatever else the machine does
+    taken = time.process_time() - begin  # CPU time, which other load on the machine does not change
     views = EvaluationViews(root, test, clip, Views())
     scores = score_videos(
         torch_scorer(trainer.validated, device=torch.device("cpu")),
@@ -183,7 +183,7 @@ def _train_and_test(
 def _make_trainer(
     model: Recognizer, config: TrainConfig, recipe: _Recipe, elapsed: Callable[[], float], *, steps_per_epoch: int
 ) -> Trainer:
-    """A trainer whose rate follows `elapsed()`, the share of the time that is gone, in place of its steps."""
+    """Make a trainer whose learning rate follows `elapsed()`, the share of time used, instead of its steps."""
     trainer = Trainer(model, config, device=torch.device("cpu"), steps_per_epoch=steps_per_epoch)
     if recipe.is_original:
         trainer.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
@@ -202,7 +202,7 @@ def _make_trainer(
 
 
 def _summarise(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Top-1 over all videos, each tested once by each seed, and its difference to the original's on the same videos.
+    """Top-1 over all videos, each tested once per seed, and the difference from the original's on the same videos.
 
     Intervals are resampled by source.
     """
@@ -227,7 +227,7 @@ def _summarise(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _results(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Of all seeds and folds; none where one is not there yet."""
+    """The results of all seeds and folds; an empty list if any is missing."""
     paths = [_path(args, name, seed, fold) for seed in args.seeds for fold in range(_NUM_FOLDS)]
     return [json.loads(read_text(path)) for path in paths] if all(path.is_file() for path in paths) else []
 

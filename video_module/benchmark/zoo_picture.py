@@ -1,4 +1,4 @@
-"""Picture of the models side by side: what a clip costs and takes."""
+"""Draw the models side by side: the cost and the time of a clip."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,16 +11,16 @@ from matplotlib.transforms import Bbox
 
 from video_module.report.style import BLUE, GREY, INK, ORANGE, new_figure, styled
 
-# A network with this many times fewer multiply-adds than the median is named instead of drawn: one point far from all
-# others would squeeze them into a corner.
+# A network with this many times fewer multiply-adds than the median is named instead of drawn, since a point far away
+# would squeeze all others into a corner.
 _OFF_SCALE = 30
 
 
 @styled()
 def draw_zoo(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Seconds of a clip over its multiply-adds, in fp32 and in int8, for the rows of benchmark/zoo.py.
+    """Plot a clip's seconds over its multiply-adds, in fp32 and int8, for the rows of benchmark/zoo.py.
 
-    The areas of the pale discs stand for the parameters. A network far smaller than the others is only named.
+    The areas of the pale discs show the number of parameters. A network far smaller than the others is only named.
     """
     figure = new_figure(6.2, 4.8)
     axes = figure.subplots()
@@ -55,12 +55,12 @@ def draw_zoo(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _write_names(axes: Axes, names: Sequence[str], x: np.ndarray, fp32: np.ndarray, int8: np.ndarray) -> None:
-    """Write each name near its fp32 point, where it covers no point and no other name. A line leads to far ones.
+    """Write each name near its fp32 point, where it covers no point or other name. A line leads to distant names.
 
-    Matplotlib has nothing like it, and the package adjustText is one more dependency. The axes' limits must be set,
-    since the places follow from them.
+    Matplotlib has no function for this, and the package adjustText would be one more dependency. The axes' limits must
+    be set before, since the positions depend on them.
     """
-    # Places are found in pixels, for the layout as it is now: it must not change when the picture is saved.
+    # Positions are found in pixels for the present layout, which must not change when the picture is saved.
     axes.figure.draw_without_rendering()
     axes.figure.set_layout_engine("none")
     frame = axes.get_window_extent()

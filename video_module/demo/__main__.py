@@ -1,4 +1,4 @@
-"""Draw a small data set and take it through every stage, each by the script that a user would run.
+"""Draw a small data set and run every stage on it, with the scripts and flags that a user would use.
 
 python -m video_module.demo --output_dir demo_output --seed 0
 """
@@ -16,7 +16,7 @@ from video_module.machine import default_num_workers
 
 MODEL = "swin3d_nano"
 NUM_SOURCES, CLIPS_PER_SOURCE = 30, 3
-# 108 of the 540 clips test, from 6 sources: enough that one wrong clip changes top-1 by less than a percent.
+# The test split has 108 of the 540 clips, from 6 sources, so that one wrong clip changes top-1 by less than a percent.
 TEST_FRACTION, VAL_FRACTION = 0.2, 0.1
 RECORDING_ACTIONS = ("wave", "sit", "stand", "push", "pull", "jump")
 
@@ -24,8 +24,8 @@ RECORDING_ACTIONS = ("wave", "sit", "stand", "push", "pull", "jump")
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__.splitlines()[0])
     parser.prog = "python -m video_module.demo"
-    parser.add_argument("--output_dir", type=Path, default=Path("demo_output"), help="folder for everything it makes")
-    parser.add_argument("--seed", type=cli.natural, default=0, help="of the drawing, the split and the training")
+    parser.add_argument("--output_dir", type=Path, default=Path("demo_output"), help="folder for all files")
+    parser.add_argument("--seed", type=cli.natural, default=0, help="random seed for drawing, split and training")
     return parser.parse_args(argv)
 
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cli.prepare_process()
     begin = time.perf_counter()
-    # With forward slashes on Windows too: the commands are split by shlex, which takes backslashes for escapes.
+    # With forward slashes on Windows too, since shlex splits the commands and reads backslashes as escapes.
     out = shlex.quote(args.output_dir.as_posix())
     commands = (
         f"split_data.py --input_dir {out}/clips --output_dir {out}/data"
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def draw(out: Path, seed: int) -> float:
-    """Draw the clips, and one recording in a scene of its own; returns the seconds it took."""
+    """Draw the clips, and one recording in a scene of its own. Returns the seconds it took."""
     begin = time.perf_counter()
     from video_module.data.drawing import ACTIONS, NAME_PREFIX, draw_dataset, draw_recording
 
@@ -78,7 +78,7 @@ def draw(out: Path, seed: int) -> float:
 
 
 def run_script(script: str, command: str) -> float:
-    """Show a shell command and do what it does, by the script's own main(); returns the seconds it took."""
+    """Print a shell command and run it by calling the script's main(). Returns the seconds it took."""
     print(f"\n$ python {command}", flush=True)
     begin = time.perf_counter()
     importlib.import_module(script).main(shlex.split(command)[1:])
@@ -88,7 +88,7 @@ def run_script(script: str, command: str) -> float:
 
 
 def summarise(out: Path, durations: dict[str, float], total_s: float) -> None:
-    """The closing table: what was measured, what was made, how long it took."""
+    """Print a table of results, files and times."""
     from video_module.data.drawing import REVERSED_PAIRS
     from video_module.report.results import read_predictions, read_results
 

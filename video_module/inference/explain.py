@@ -1,4 +1,4 @@
-"""Where a model looks: its evidence for a class over space and time, and a video that shows it.
+"""Show where a model looks: compute its evidence for a class over space and time, and draw it into a video.
 
 The map is Grad-CAM (Selvaraju et al., ICCV 2017) with each place weighted by its own gradient instead of the mean over
 all places (HiResCAM, Draelos & Carin, 2020). The two agree for networks that end in a global mean and a linear layer,
@@ -36,7 +36,7 @@ from video_module.models.registry import get_spec
 from video_module.scores import softmax
 
 _HEAT_ALPHA = 0.8
-# Brightness of what lies outside the model's crop.
+# Brightness of the area outside the model's crop.
 _UNSEEN_LIGHT = 0.45
 # Smaller frames are enlarged, because heat and label need pixels to be readable.
 _MIN_SHORT_SIDE = 360
@@ -56,7 +56,7 @@ class VideoHeat:
     target: int
     """The class, as an index."""
     grids: np.ndarray
-    """float32 (num_frames, h, w) in 0..1: a coarse grid over the centre crop; 1 is the strongest of the video."""
+    """float32 (num_frames, h, w) in 0..1: a coarse grid over the centre crop; 1 is the video's strongest evidence."""
     scores: np.ndarray
     """Probability of the class at each frame, float64 (num_frames,): the mean over the windows that contain it."""
     edges_s: np.ndarray | None = None
@@ -67,7 +67,7 @@ def grad_cam(model: Recognizer, clip: np.ndarray, *, target: int | None = None) 
     """Evidence for class `target` (None: the predicted one) in a clip, uint8 RGB (T, H, W, 3).
 
     Returns float32 (T, H, W) in 0..1. The strongest evidence of the clip is 1; without any evidence everything is 0.
-    Raises InputError if the registry names no layer to look at for this architecture.
+    Raises InputError if the registry names no feature layer for this architecture.
     """
     grids, _ = _class_evidence(model, clip[None], target=target)
     heat = F.interpolate(grids[None], size=clip.shape[:3], mode="trilinear")[0, 0].cpu().numpy()
@@ -78,7 +78,7 @@ def _class_evidence(model: Recognizer, clips: np.ndarray, *, target: int | None)
     """The non-negative evidence, float32 (N, T', H', W'), and the logits, (N, num_classes), of clips."""
     spec = get_spec(model.name)
     if not spec.features:
-        raise InputError(f"{model.name}: its registry entry names no layer that shows where it looks")
+        raise InputError(f"{model.name}: cannot show where it looks; its registry entry names no feature layer")
     features: list[Tensor] = []
     grids: list[tuple[int, int, int]] = []
 
@@ -138,7 +138,7 @@ def explain_video(
         grids[start:end] += evidence
         scores[start:end] += score
         num_windows[start:end] += 1
-    assert num_windows.all(), "the windows leave no frame out"
+    assert num_windows.all(), "every frame must be in a window"
     grids /= num_windows[:, None, None].astype(np.float32)
     if (lit := grids[grids > 0]).size:
         grids = np.minimum(grids / np.quantile(lit, _STRONGEST), 1)
@@ -166,7 +166,7 @@ def _at_frames(grids: np.ndarray, window: WindowClip) -> np.ndarray:
 
 
 def draw_heat(frame: np.ndarray, grid: np.ndarray, clip: ClipConfig) -> None:
-    """Blend evidence, (h, w) in 0..1 over the centre crop, into a frame; what the model does not see is dimmed."""
+    """Blend evidence, (h, w) in 0..1 over the centre crop, into a frame, and dim everything outside the crop."""
     height, width = frame.shape[:2]
     resized = transforms.resized_size(height, width, clip.resize)
     [(top, left)] = transforms.crop_offsets(*resized, clip.crop, 1)
@@ -183,9 +183,9 @@ def draw_heat(frame: np.ndarray, grid: np.ndarray, clip: ClipConfig) -> None:
 
 
 def _draw_moments(width: int, height: int, moments: np.ndarray, *, position: int) -> np.ndarray:
-    """A strip, uint8 RGB (height, width, 3), of the evidence over time (`moments`: 0..1 for each frame of the video).
+    """Draw a strip, uint8 RGB (height, width, 3), of the evidence over time, with a white mark at frame `position`.
 
-    A white mark shows the `position` of the current frame.
+    `moments` holds 0..1 for each frame of the video.
     """
     strip = np.zeros((height, width, 3), np.uint8)
     row = cv2.resize(moments[None].astype(np.float32), (width, 1), interpolation=cv2.INTER_LINEAR)
@@ -196,7 +196,7 @@ def _draw_moments(width: int, height: int, moments: np.ndarray, *, position: int
 
 
 def _heat_colors(heat: np.ndarray) -> np.ndarray:
-    """0..1 (h, w) -> uint8 RGB (h, w, 3)."""
+    """Colour values: 0..1 (h, w) -> uint8 RGB (h, w, 3)."""
     return cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
 
 
@@ -235,14 +235,14 @@ def write_attention(path: Path, heat: VideoHeat, class_names: list[str], *, labe
 def explain_videos(
     checkpoint_path: Path, videos: Sequence[tuple[Path, int, str]], folder: Path, *, device: str, batch_size: int
 ) -> None:
-    """Write an .mp4 for each (video, class to look for, true label) into `folder`, numbered in their order.
+    """Write an .mp4 for each (video, class to look for, true label) into `folder`, numbered in order.
 
-    Those of an earlier run are removed from the folder.
+    Files of an earlier run are deleted.
     """
     checkpoint = load_checkpoint(checkpoint_path)
     model = build_from_checkpoint(checkpoint).to(choose_device(device))
     folder.mkdir(parents=True, exist_ok=True)
-    # Only names like 01_jump.mp4 come from here. Everything else in the folder belongs to the user.
+    # Only files named like 01_jump.mp4 are ours. Everything else in the folder belongs to the user.
     for earlier in folder.glob("*.mp4"):
         if re.match(r"\d\d+_", earlier.name):
             earlier.unlink()

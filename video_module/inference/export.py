@@ -35,25 +35,25 @@ from video_module.models.recognizer import Recognizer
 from video_module.scores import ScoreClips
 from video_module.tables import align
 
-# Larger batches take no less time per clip on a CPU, and of models for large clips they take gigabytes.
+# Larger batches are no faster per clip on a CPU, and take gigabytes for models with large clips.
 _LATENCY_BATCH_SIZES = (1, 4)
-# For each file and batch size, three turns of a second, or of one call where that takes longer.
+# For each file and batch size: three turns of one second, or of one call if that takes longer.
 _LATENCY_BUDGET = {"budget_s": 3.0, "num_turns": 3}
 
-# 10^9 multiply-adds a clip up to which a network is quick enough to be tried on 200 clips rather than 32.
+# Up to this many 10^9 multiply-adds per clip, a network is quick enough to be checked on 200 clips instead of 32.
 _MAX_SMALL_GMACS = 1.0
 
-# Weights below which a convolution is not worth storing in 8 bits. MViT's poolings have 2,592.
+# Convolutions with fewer weights than this are not worth storing in 8 bits. MViT's poolings have 2,592.
 _MIN_STORED_CONVOLUTION = 2**12
 
-# What fp16 would round or overflow first: sums over many values, and exponentials. The shift mask (Where) is added to
-# scores that feed a softmax, and onnxruntime computes it when the file is loaded only where it is in fp32.
+# Operators whose results fp16 would round or overflow first: sums over many values, and exponentials. Where makes the
+# shift mask, which is added to scores before a softmax; onnxruntime computes it once, at load time, only in fp32.
 _KEPT_IN_FP32 = ("LayerNormalization", "Softmax", "ReduceMean", "Where")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ExportReport:
-    """What X_export.json says of one file."""
+    """One file's entry in X_export.json."""
 
     path: str
     precision: str
@@ -61,16 +61,16 @@ class _ExportReport:
     size_mb: float
     """Megabytes of 10^6 bytes."""
     export_s: float
-    """Seconds it took to make: fp32 from the model, the others from the fp32 graph."""
+    """Seconds it took to make the file: fp32 from the model, the others from the fp32 graph."""
     agreement: Agreement
     failure: str | None
-    """Why it was not kept."""
+    """Why the file was deleted; None if it was kept."""
     latency: dict[int, Latency] | None = None
     """By batch size."""
 
 
 def default_num_clips(checkpoint: Checkpoint) -> int:
-    """Number of clips to test a file on by default."""
+    """Default number of clips to check a file on."""
     cost = measure_cost(checkpoint.model, num_classes=len(checkpoint.class_names), clip=checkpoint.clip)
     return 200 if cost.gmacs <= _MAX_SMALL_GMACS else 32
 
@@ -84,12 +84,12 @@ def export_files(
     gates: ExportGates,
     opset: int = DEFAULT_OPSET,
 ) -> list[_ExportReport]:
-    """Write <stem>.onnx, <stem>_fp16.onnx and <stem>_int8.onnx, as far as they pass their gates.
+    """Write <stem>.onnx, <stem>_fp16.onnx and <stem>_int8.onnx for the given `precisions`, and check each file.
 
-    A file that fails is deleted, and so is an earlier one of the same name; its report says why.
+    A file that fails its gate is deleted, as is an earlier file of the same name; its report says why.
     """
     model = build_from_checkpoint(checkpoint)
-    # Before torch scores the clips, so that the bar of the comparison is not held up
+    # Traced before torch scores the clips, so that the progress bar of the comparison does not stall
     begin = time.perf_counter()
     fp32 = trace(model, opset=opset)
     trace_s = time.perf_counter() - begin
@@ -110,7 +110,7 @@ def onnx_path(stem: Path, precision: str) -> Path:
 
 
 class _NotProven(Exception):
-    """Leaves the block of replacing(), which then drops the file instead of putting it in place."""
+    """Raised within replacing(), so that it drops the file instead of putting it in place."""
 
 
 def _export_file(
@@ -145,10 +145,10 @@ def _export_file(
             if report.failure:
                 raise _NotProven
     except _NotProven:
-        # A file of an earlier export would be taken for the one that failed.
+        # A file left by an earlier export would be mistaken for this one.
         path.unlink(missing_ok=True)
     except OSError as error:
-        # No space left on the disk, most often.
+        # Most often the disk is full.
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
     return report
 
@@ -166,9 +166,9 @@ def save_onnx(proto: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> N
 
 def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
     """The fp32 graph of a Recognizer: `clips` uint8 (N, T, H, W, 3), N free -> `logits` float32 (N, num_classes)."""
-    # With an example batch of 1, the exporter would take the batch size for a constant.
+    # With an example batch of 1, the exporter would treat the batch size as a constant.
     example = torch.zeros((2, *model.clip.shape), dtype=torch.uint8)
-    # The exporter prints each of its stages, and warns of itself.
+    # The exporter prints its stages, and warnings about its own code.
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -181,8 +181,8 @@ def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelPr
             dynamic_shapes={"clips": {0: torch.export.Dim("N", min=1)}},
             verbose=False,
         )
-    # All blocks look their biases up through one table of indices, and the exporter writes a copy for each. The limit,
-    # in values, is there to save time; the default would leave the large tables out.
+    # All blocks look up their biases through one table of indices, but the exporter writes one copy per block. The
+    # limit, in values, exists to save time; its default would skip the large tables.
     passes.DeduplicateInitializersPass(size_limit=2**31)(program.model)
     proto = program.model_proto
     assert ([i.name for i in proto.graph.input], [o.name for o in proto.graph.output]) == (["clips"], ["logits"])
@@ -190,9 +190,12 @@ def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelPr
 
 
 def onnx_scorer(model: Recognizer) -> ScoreClips:
-    """A score_clips function of a Recognizer as it is now, by onnxruntime on the CPU, some times as fast as torch."""
+    """Return a score_clips function with a Recognizer's current weights, run by onnxruntime on the CPU.
+
+    It is several times as fast as torch.
+    """
     checkpoint = Checkpoint(model=model.name, weights={}, clip=model.clip, class_names=[])
-    # Windows keeps files that are open
+    # Windows cannot delete open files
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
         save_onnx(trace(model), path, metadata_of(checkpoint, precision="fp32", opset=DEFAULT_OPSET))
@@ -200,10 +203,10 @@ def onnx_scorer(model: Recognizer) -> ScoreClips:
 
 
 def to_fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
-    """Convert to half precision, except where it is too coarse. Inputs and outputs keep their types."""
+    """Convert to half precision, except where that is too coarse. Inputs and outputs keep their types."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    # What comes before the first layer is normalisation from 0..255, whose steps fp16 is too coarse for.
+    # Everything before the first layer normalises pixels from 0..255, and fp16 is too coarse for that.
     nodes = list(fp32.graph.node)
     first_layer = next(index for index, node in enumerate(nodes) if node.op_type in ("Conv", "MatMul", "Gemm"))
     proto = convert_float_to_float16(
@@ -212,8 +215,8 @@ def to_fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
         op_block_list=list(_KEPT_IN_FP32),
         node_block_list=[node.name for node in nodes[:first_layer]],
     )
-    # The converter appends its casts at the end, while ONNX wants nodes in the order of their use. It also leaves
-    # outdated types beside the values that it kept in fp32; without them, types are inferred anew.
+    # The converter appends its casts at the end, but ONNX requires nodes in topological order. It also leaves outdated
+    # types for the values that it kept in fp32; once these are deleted, types are inferred again.
     del proto.graph.value_info[:]
     model = onnx_ir.from_proto(proto)
     passes.TopologicalSortPass()(model)
@@ -222,23 +225,24 @@ def to_fp16(fp32: onnx.ModelProto) -> onnx.ModelProto:
 
 def to_int8(fp32: onnx.ModelProto) -> onnx.ModelProto:
     """Store the weights of MatMul, Gemm and Conv in 8 bits, with one scale per channel."""
-    # Matrix products are computed in 8 bits too, with activations that are quantised as they come. Convolutions are
-    # computed in fp32 from their stored weights: a quarter of the size, and no faster. In 8 bits (ConvInteger) r3d_18
-    # was no faster on AVX2 either, and further from torch.
+    # Matrix products are also computed in 8 bits, with activations quantised on the fly. Convolutions are computed in
+    # fp32 from 8-bit weights, which makes the file smaller but not faster. With ConvInteger, which computes them in 8
+    # bits, r3d_18 was no faster on AVX2 either, and its logits were further from torch's.
     #
-    # reduce_range leaves weights seven of their eight bits. Products of full 8-bit weights overflow the 16-bit sums of
-    # processors without VNNI, and the file would compute other logits there than on the machine that proved it.
+    # With reduce_range, weights use seven of their eight bits. Products of full 8-bit weights overflow the 16-bit sums
+    # of processors without VNNI, so the file would give other logits there than on the machine that checked it.
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with TemporaryDirectory() as folder:
         quantised = Path(folder) / "int8.onnx"
         proto = copy.deepcopy(fp32)
-        # Shapes are inferred anew; older versions of onnxruntime trip over those of transposed weights. The property
-        # says that the graph was prepared; without it onnxruntime logs the advice to do so.
+        # Stored shapes are deleted and inferred again, since older versions of onnxruntime trip over those of
+        # transposed weights. The property marks the graph as preprocessed; without it, onnxruntime logs the advice to
+        # preprocess it.
         del proto.graph.value_info[:]
         onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
-        # Matrices with more than two axes (MViT's positions, which differ from row to row) are small, and there is no
-        # 8-bit kernel for them.
+        # Matrices with more than two axes (MViT's positions, which differ from row to row) are small, and have no 8-bit
+        # kernel.
         num_axes = {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
         matrices = [node for node in proto.graph.node if node.op_type == "MatMul"]
         quantize_dynamic(
@@ -256,7 +260,7 @@ def to_int8(fp32: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _store_convolutions_in_8_bits(proto: onnx.ModelProto) -> None:
-    """Store the weights of all convolutions but the first one, which sees the pixels, and small ones."""
+    """Store the weights of convolutions in 8 bits, except small ones and the first, which sees the pixels."""
     graph = proto.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     names = [node.input[1] for node in graph.node if node.op_type == "Conv" and node.input[1] in constants]
@@ -266,7 +270,7 @@ def _store_convolutions_in_8_bits(proto: onnx.ModelProto) -> None:
         if weight.size < _MIN_STORED_CONVOLUTION:
             continue
         scale = np.abs(weight).max(axis=tuple(range(1, weight.ndim)))
-        # A channel of zeros has no scale; any that is not zero will do.
+        # A channel of zeros works with any scale except 0.
         scale = np.maximum(scale, np.finfo(np.float32).tiny) / 127
         levels = np.round(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
         graph.initializer.remove(constants[name])
@@ -275,7 +279,7 @@ def _store_convolutions_in_8_bits(proto: onnx.ModelProto) -> None:
         stored.append(
             onnx.helper.make_node("DequantizeLinear", [f"{name}_8bit", f"{name}_scale"], [name], f"{name}_fp32", axis=0)
         )
-    # In front of all others, since ONNX wants nodes in the order of their use.
+    # At the front, since ONNX requires nodes in topological order.
     nodes = [*stored, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -290,7 +294,7 @@ def _weights_digest(checkpoint: Checkpoint) -> str:
 
 
 def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[str, Any]:
-    """What travels inside the ONNX file."""
+    """The metadata stored in the ONNX file."""
     return {
         "format_version": FORMAT_VERSION,
         "program_version": __version__,
@@ -312,7 +316,10 @@ def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[s
 def measure_latencies(
     reports: Sequence[_ExportReport], clips: np.ndarray, *, num_threads: int | None = None
 ) -> list[_ExportReport]:
-    """Add to each kept file's report how long a clip, and four if they are small, take on the CPU, files in turns."""
+    """Measure the latency of each kept file on the CPU, and add it to its report.
+
+    Batches have one clip and, if clips are small, four. The files take turns.
+    """
     scorers = {
         report.precision: load_predictor(report.path, device="cpu", num_threads=num_threads, split_batches=False)
         for report in reports
@@ -333,7 +340,7 @@ def measure_latencies(
 
 
 def find_outdated_files(stem: Path, reports: Sequence[_ExportReport], checkpoint: Checkpoint) -> list[Path]:
-    """Files that an earlier export left under <stem>'s names, and whose weights are not this checkpoint's."""
+    """Find files <stem>*.onnx that an earlier export left, with weights other than this checkpoint's."""
 
     def holds_these_weights(path: Path) -> bool:
         try:
@@ -379,7 +386,7 @@ def report_dict(
     opset: int,
     num_threads: int | None,
 ) -> dict[str, Any]:
-    """X_export.json."""
+    """The content of X_export.json."""
     return {
         "model": checkpoint.model,
         "weights_digest": _weights_digest(checkpoint),

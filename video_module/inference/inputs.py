@@ -1,4 +1,4 @@
-"""What `--video_path` names: videos, folders, a list on stdin, or a camera; and each process's share of it."""
+"""Find the inputs that --video_path names (videos, folders, a list, a camera), and share them among processes."""
 
 import codecs
 import os
@@ -18,7 +18,7 @@ _STDIN = "-"
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     videos: tuple[Path, ...] = ()
-    """In the order given; within a folder, sorted."""
+    """In the order given; sorted within each folder."""
     live: str | None = None
     """A camera's number or a stream's URL. There are no videos then."""
     root: Path | None = None
@@ -28,22 +28,22 @@ class Inputs:
 
 
 def find_inputs(names: Sequence[str], *, stdin: BinaryIO | None = None) -> Inputs:
-    """Tell files, folders (searched at any depth), `-` (one name a line on stdin), cameras and streams apart.
+    """Find the inputs among files, folders (searched recursively), `-` (one name per line on stdin), cameras, streams.
 
-    Raises InputError where nothing is found, or a camera or stream is named beside others.
+    Raises InputError if nothing is found, or if a camera or stream is combined with other inputs.
     """
     is_many = len(names) > 1 or names[0] == _STDIN or Path(names[0]).is_dir()
     names = [line for name in names for line in (_read_names(stdin) if name == _STDIN else [name])]
     if not names:
-        raise InputError("--video_path -: no names came on stdin")
+        raise InputError("--video_path -: no file names on stdin")
     if live := [name for name in names if is_live(name) and not _is_on_disk(Path(name))]:
         if len(names) > 1:
             raise InputError(
-                f"--video_path {hide_secrets(live[0])}: a camera or stream is watched alone, without other inputs"
+                f"--video_path {hide_secrets(live[0])}: a camera or stream cannot be combined with other inputs"
             )
         return Inputs(live=live[0])
-    # A video that is named twice, or lies in two of the folders, counts once, under its first name. Links are not
-    # resolved: people link videos into folders of their own, and look for the answers there.
+    # A video that is named twice, or found in two of the folders, counts once, under its first name. Links are not
+    # resolved, because people who link videos into a folder of their own look for the answers there.
     by_place: dict[str, Path] = {}
     for path in map(Path, names):
         for video in _videos_in(path) if path.is_dir() else [path]:
@@ -57,17 +57,17 @@ def find_inputs(names: Sequence[str], *, stdin: BinaryIO | None = None) -> Input
     try:
         root = os.path.commonpath([Path(os.path.abspath(video)).parent for video in videos])  # noqa: PTH100
     except ValueError:  # Windows
-        raise InputError("--video_path: videos of two drives have no folder in common; run them apart") from None
+        raise InputError("--video_path: the videos are on different drives; run once for each drive") from None
     return Inputs(videos=videos, root=Path(root), folders=folders)
 
 
 def _is_on_disk(path: Path) -> bool:
-    # Not exists(), which /dev/video0 does too.
+    # Not exists(), which is also true of /dev/video0.
     return path.is_file() or path.is_dir()
 
 
 def _read_names(stdin: BinaryIO | None) -> list[str]:
-    """Names, one a line or each with a NUL after it (find -print0), in UTF-8, UTF-16 (PowerShell's >) or any bytes."""
+    """Read names, one per line or NUL-terminated (find -print0), in UTF-8, UTF-16 (PowerShell's >) or any bytes."""
     if stdin is None:
         if sys.stdin is None:
             raise InputError("--video_path -: stdin is closed")
@@ -77,7 +77,7 @@ def _read_names(stdin: BinaryIO | None) -> list[str]:
         try:
             text = content.decode("utf-16")
         except UnicodeDecodeError:
-            text = "the list begins as UTF-16 and does not go on so; save it as UTF-8"
+            text = "the list has a UTF-16 byte order mark but is not valid UTF-16; save it as UTF-8"
             raise InputError(f"--video_path -: {text}") from None
     else:
         text = os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
@@ -89,13 +89,13 @@ def _videos_in(folder: Path) -> list[Path]:
     """List a folder's videos, sorted. Raises InputError if there are none, OSError if a folder cannot be read."""
     videos = videos_below([folder])
     if not videos:
-        raise InputError(f"{folder}: no video in this folder")
+        raise InputError(f"{folder}: no videos in this folder")
     return sorted(videos)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One process's share of a list: each `count`-th item, beginning with `index`."""
+    """One process's share of a list: every `count`-th item, starting at `index`."""
 
     index: int = 0
     count: int = 1
@@ -114,13 +114,13 @@ class Shard:
 
 
 def find_shard(environment: dict[str, str] | os._Environ = os.environ) -> Shard:
-    """Read RANK and WORLD_SIZE, which torchrun sets and any scheduler can; without them one process does all.
+    """Read this process's share from RANK and WORLD_SIZE, as set by torchrun or a scheduler. Without them, it is all.
 
-    Raises InputError where they are not numbers, or do not fit together.
+    Raises InputError if they are not numbers, or contradict each other.
     """
     rank, world_size = environment.get("RANK"), environment.get("WORLD_SIZE")
     if rank is None or world_size is None:
         return Shard()
     if not (rank.isdecimal() and world_size.isdecimal() and int(rank) < int(world_size)):
-        raise InputError(f"RANK={rank} and WORLD_SIZE={world_size} in the environment: not a process of a job")
+        raise InputError(f"RANK={rank} and WORLD_SIZE={world_size} in the environment; RANK must be below WORLD_SIZE")
     return Shard(index=int(rank), count=int(world_size))

@@ -1,4 +1,4 @@
-"""How long a call takes, for several candidates in one run."""
+"""Measure how long a call takes, for several candidates in one run."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -20,17 +20,16 @@ class Latency:
 NUM_TURNS = 5
 _CALLS_PER_TURN = 11
 
-# The threads of OpenMP and onnxruntime spin for a while after their work, and would take the cores from the candidate
-# that is next.
+# The threads of OpenMP and onnxruntime spin for a while after their work, and would take cores from the next candidate.
 _SETTLE_S = 0.3
 
 
 def measure_latency(
     candidates: Mapping[str, Callable[[], object]], *, budget_s: float = 10.0, num_turns: int = NUM_TURNS
 ) -> dict[str, Latency]:
-    """Time calls of each candidate, for about `budget_s` seconds each, or one call a turn if it takes longer."""
+    """Time each candidate for about `budget_s` seconds, or for one call per turn if that takes longer."""
     # Candidates take turns, so that a machine that slows down for a while slows all of them. The first call of a turn
-    # is not counted, since it meets cold caches, unless it was the only one.
+    # meets cold caches and is not counted, unless it is the only one.
     for call in candidates.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in candidates}

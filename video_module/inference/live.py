@@ -1,4 +1,4 @@
-"""Live recognition: the newest clip of a stream is scored, and nothing waits in a queue."""
+"""Live recognition: always score the newest clip of a stream, so that nothing waits in a queue."""
 
 import threading
 import time
@@ -16,16 +16,16 @@ from video_module.inference.predictor import Predictor
 from video_module.inference.timeline import DEFAULT_TIMELINE, UNCERTAIN, Labeller
 
 # A new answer for each quarter of a clip, unless the network is slower than that. Clips that share more than three
-# quarters of their frames would say the same again.
+# quarters of their frames would give the same answer again.
 ANSWERS_PER_CLIP = 4
 
 _RATE_WINDOW_S = 5.0
 
 
 class RecentFrames:
-    """The last moments of a stream, from which clips with equal time steps are cut.
+    """Keeps the last moments of a stream and cuts clips with equal time steps from them.
 
-    Frames are picked by their times, so a stream may skip some. Only one clip's span of small frames is kept.
+    Frames are picked by their times, so a stream may skip some. Only one clip's span of resized frames is kept.
     """
 
     def __init__(self, clip: ClipConfig, *, fps: float) -> None:
@@ -33,13 +33,13 @@ class RecentFrames:
         self.clip = clip
         self.step_s = clip.frame_stride / (clip.target_fps or fps)
         self.span_s = (clip.num_frames - 1) * self.step_s
-        # Times are sums of rounded numbers; a thousandth of a step decides nothing else.
+        # Times have rounding errors; a thousandth of a step covers them and makes no other difference.
         self._slack_s = 1e-3 * self.step_s
         self._frames: deque[tuple[float, np.ndarray]] = deque()
 
     @property
     def duration_s(self) -> float:
-        """From the clip's first frame to its last; a clip of one frame lasts as long as that frame."""
+        """Seconds from the clip's first frame to its last; a clip of one frame lasts as long as that frame."""
         return self.span_s or self.step_s
 
     def push(self, frame: np.ndarray, time_s: float) -> None:
@@ -54,11 +54,11 @@ class RecentFrames:
         self._frames.clear()
 
     def cut(self) -> np.ndarray | None:
-        """The clip that ends with the newest frame, uint8 (T, crop, crop, 3); None until a whole one has been seen."""
+        """The clip that ends with the newest frame, uint8 (T, crop, crop, 3); None until there is a whole clip."""
         frames = self._frames
         if not frames or frames[-1][0] - frames[0][0] < self.span_s - self._slack_s:
             return None
-        # For each moment of the clip, the frame that is nearest to it, the earlier of two that are equally near.
+        # For each moment of the clip, take the nearest frame; if two are equally near, the earlier one.
         times = np.array([time_s for time_s, _ in frames])
         assert (np.diff(times) >= 0).all(), "frames must come in the order of their times"
         wanted = times[-1] - self.step_s * np.arange(self.clip.num_frames - 1, -1, -1)
@@ -68,10 +68,10 @@ class RecentFrames:
 
 
 class LiveLabeller:
-    """Labels for scores that come one after another, smoothed over the recent past, with Labeller's hysteresis."""
+    """Labels scores as they arrive, smoothed over the recent past, with Labeller's hysteresis."""
 
     def __init__(self, class_names: list[str], config: TimelineConfig = DEFAULT_TIMELINE, *, smooth_s: float) -> None:
-        """`smooth_s`, in seconds, is used where the settings name none."""
+        """`smooth_s`, in seconds, is used if `config` sets none."""
         self.class_names = class_names
         self._smooth_s = smooth_s if config.smooth_s is None else config.smooth_s
         self._labeller = Labeller(config)
@@ -82,7 +82,7 @@ class LiveLabeller:
 
         The older a score, the less it counts; after `smooth_s` seconds it is dropped.
         """
-        # Half of the triangle that smooths the windows of a file: what comes after is not known yet.
+        # The first half of the triangle that smooths the windows of a file; later scores are not known yet.
         self._recent.append((time_s, scores))
         while len(self._recent) > 1 and self._recent[0][0] <= time_s - self._smooth_s:
             self._recent.popleft()
@@ -100,7 +100,7 @@ class Reading:
     """The answer for the clip that ends at `time_s`."""
 
     time_s: float
-    """Of the clip's last frame, in the stream's time."""
+    """Time of the clip's last frame, in the stream's own time."""
     label: str
     """A class, or UNCERTAIN."""
     score: float
@@ -109,14 +109,14 @@ class Reading:
     latency_s: float
     """From the arrival of the clip's last frame to the answer."""
     windows_per_s: float
-    """Of the last seconds."""
+    """Rate over the last seconds."""
 
 
 class LiveSession:
     """Reads frames in one thread and scores the newest clip in another. A context manager.
 
-    The reader takes every frame as it comes; the scorer, whenever it is free, the clip that ends now. A slow network
-    thus gives fewer answers, never late ones.
+    The reader takes every frame as it arrives. Whenever the scorer is free, it takes the clip that ends now. So a slow
+    network gives fewer answers, but never late ones.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class LiveSession:
         self._readings: SimpleQueue[Reading | Exception] = SimpleQueue()
         self._news = threading.Condition()
         self.newest: TimedFrame | None = None
-        """The frame that came last."""
+        """The latest frame."""
         self._recent: RecentFrames | None = None
         self._due_s = -np.inf
         self._num_gaps = 0
@@ -150,8 +150,8 @@ class LiveSession:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        # The scorer is waited for, however long its clip takes: a thread that is inside the network when Python exits
-        # aborts the process. The reader may wait for a frame that never comes, and can be left to itself.
+        # Wait for the scorer, however long its clip takes: a thread that is inside the network when Python exits aborts
+        # the process. The reader may be waiting for a frame that never comes, and does no harm if it is left running.
         self._scorer.join()
         self._reader.join(timeout=1.0)
 
@@ -168,7 +168,7 @@ class LiveSession:
 
     @property
     def span_s(self) -> float | None:
-        """How long a clip is in the stream's time; None before the first frame."""
+        """Length of a clip, in seconds of the stream; None before the first frame."""
         return None if self._recent is None else self._recent.span_s
 
     def next_reading(self, *, timeout_s: float) -> Reading | None:
@@ -185,7 +185,7 @@ class LiveSession:
         try:
             work()
         except Exception as error:
-            # To the caller it is an answer: next_reading() raises it there.
+            # Queued like an answer, so that next_reading() raises it in the caller's thread.
             self._readings.put(error)
             self.stop()
 
@@ -198,7 +198,7 @@ class LiveSession:
                     self._take(timed)
                     self._news.notify_all()
         finally:
-            # Closing the generator sets the camera free.
+            # Closing the generator releases the camera.
             if close := getattr(self._stream, "close", None):
                 close()
             with self._news:
@@ -221,7 +221,7 @@ class LiveSession:
         done: deque[float] = deque()
         while due := self._wait_for_clip():
             timed, clip = due
-            # What was seen before a gap says nothing about what is there now.
+            # Frames from before a gap say nothing about what the camera sees now.
             if labeller is None or num_gaps != self._num_gaps:
                 num_gaps = self._num_gaps
                 labeller = LiveLabeller(self._predictor.class_names, self._config, smooth_s=self._recent.duration_s)
@@ -249,7 +249,7 @@ class LiveSession:
             while not self._is_stopped:
                 timed = self.newest
                 if timed is not None and timed.time_s >= self._due_s:
-                    # Looked at again with the next frame, if the clip is not whole yet.
+                    # If the clip is not complete yet, try again with the next frame.
                     self._due_s = np.nextafter(timed.time_s, np.inf)
                     if (clip := self._recent.cut()) is not None:
                         self._due_s = max(self._due_s, timed.time_s + self._step_s(timed.fps))

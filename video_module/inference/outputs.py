@@ -1,4 +1,4 @@
-"""Where the answers for many videos go: a file for each, a table of all, a log from which a stopped run goes on."""
+"""Output files for many videos: one per video, one table for all, and a log from which a stopped run can continue."""
 
 import csv
 import hashlib
@@ -22,7 +22,7 @@ _LINE_BEGIN = b'{"video": "'
 def plan_outputs(inputs: Inputs, options: Mapping[str, tuple[Path | None, str]]) -> dict[Path, dict[str, Path]]:
     """Decide where each video's files go. `options` maps each flag to its path, or None, and its files' suffix.
 
-    For one video the paths are its files. For many they are folders, which repeat the folders below inputs.root.
+    For one video the paths are its files. For many they are folders, which mirror the folders below inputs.root.
     Raises InputError, before any work, if a file would replace one of the videos, or cannot be written.
     """
     options = {flag: (path, suffix) for flag, (path, suffix) in options.items() if path}
@@ -31,7 +31,7 @@ def plan_outputs(inputs: Inputs, options: Mapping[str, tuple[Path | None, str]])
         check_output(path, folder=inputs.root is not None)
         if suffix == ".mp4":
             _check_video_output(path, flag, inputs)
-    # Absolute but not resolved: a video that is a link keeps the name and the place that it was given.
+    # Absolute but not resolved, so that a link to a video keeps its own name and place.
     absolute = {video: Path(os.path.abspath(video)) for video in videos}  # noqa: PTH100
     stems = Counter(video.with_suffix("") for video in absolute.values())
     originals = {file_key(video) for video in videos}
@@ -56,7 +56,7 @@ def plan_outputs(inputs: Inputs, options: Mapping[str, tuple[Path | None, str]])
 
 
 def _fitting(stem: str, suffix: str) -> str:
-    """A file's name; where file systems would not take it, with a shorter stem that ends in a hash of the whole."""
+    """A file's name. If it is too long for file systems, the stem is cut and ends in a hash of the whole name."""
     name = os.fsencode(stem + suffix)
     if len(name) <= _MOST_BYTES:
         return stem + suffix
@@ -70,7 +70,7 @@ def _check_video_output(path: Path, flag: str, inputs: Inputs) -> None:
             raise InputError(f"--{flag} {path}: annotated videos are written as .mp4, or .webp for pages and slides")
     elif any(lies_in(path, folder) for folder in inputs.folders):
         raise InputError(
-            f"--{flag} {path}: lies in a folder that is searched, and its videos would be found next time; choose "
+            f"--{flag} {path}: is inside an input folder, so the next run would find its videos as inputs; choose "
             "another place"
         )
 
@@ -79,37 +79,36 @@ def check_log(path: Path, inputs: Inputs, *, flag: str = "save_jsonl") -> None:
     """Raise InputError, before any work, if --save_jsonl cannot be written, or would change one of the videos."""
     check_output(path)
     if file_key(path) in {file_key(video) for video in inputs.videos}:
-        raise InputError(f"--{flag} {path}: is one of the videos; choose another place")
+        raise InputError(f"--{flag} {path}: is one of the videos; choose another name")
 
 
 def check_annotations(path: Path, inputs: Inputs) -> None:
     """Raise InputError, before any work, if --save_annotations cannot be written, or would replace a table."""
     check_log(path, inputs, flag="save_annotations")
-    # Other outputs can be made again. This one is made to be corrected by hand.
+    # Other outputs can be made again. This one is meant to be corrected by hand.
     if path.exists():
         raise InputError(
-            f"--save_annotations {path}: is there already, and may hold corrections; move it away, or choose another "
-            "name"
+            f"--save_annotations {path}: already exists and may contain corrections; move it, or choose another name"
         )
 
 
 def name_in_table(video: Path, table: Path) -> str:
-    """A video's path as a table names it: relative to the table's folder, with forward slashes."""
+    """A video's path as written in a table: relative to the table's folder, with forward slashes."""
     video, folder = Path(os.path.abspath(video)), Path(os.path.abspath(table)).parent  # noqa: PTH100
     if video.is_relative_to(folder):
         return video.relative_to(folder).as_posix()
     try:
-        # Systems go up by ".." from where a folder really is, whatever links led there.
+        # ".." goes up from where a folder really is, whichever links led to it.
         return Path(os.path.relpath(video, folder.resolve())).as_posix()
     except ValueError:  # another drive of Windows
         return video.as_posix()
 
 
 def write_annotations(path: Path, answers: Iterable[tuple[str, Sequence[Mapping[str, Any]]]]) -> int:
-    """Write the segments of videos as a table, which split_data.py --annotations reads once it is corrected.
+    """Write the segments of videos to a table that can be corrected and passed to split_data.py --annotations.
 
-    `answers` are pairs of a video's path, as the table is to name it, and the "segments" of its to_json(). Columns:
-    path, start_s, end_s, label, score. Uncertain segments are left out. Returns the number of rows; without any, no
+    `answers` are pairs of a video's path, as written in the table, and the "segments" of its to_json(). Columns: path,
+    start_s, end_s, label, score. Uncertain segments are left out. Returns the number of rows; if there are none, no
     file is written.
     """
     rows = [
@@ -122,8 +121,8 @@ def write_annotations(path: Path, answers: Iterable[tuple[str, Sequence[Mapping[
         return 0
     buffer = io.StringIO(newline="")
     csv.writer(buffer).writerows([["path", "start_s", "end_s", "label", "score"], *rows])
-    # Excel takes a file for text of its own country unless it begins with a byte order mark, and would save names of
-    # videos and classes as other ones.
+    # Without a byte order mark, Excel reads a file in the encoding of its country, and names of videos and classes
+    # would be garbled once it saves the file.
     encoding = "utf-8" if buffer.getvalue().isascii() else "utf-8-sig"
     with replacing(path) as partial:
         partial.write_text(buffer.getvalue(), encoding=encoding, newline="")
@@ -131,26 +130,26 @@ def write_annotations(path: Path, answers: Iterable[tuple[str, Sequence[Mapping[
 
 
 class ResultLog:
-    """JSON Lines, one for each video as soon as it is done, from which an interrupted run goes on.
+    """A JSON Lines file with one line per finished video, from which an interrupted run can continue.
 
-    Processes that share the work (Shard) write a file each, X-00000-of-00004.jsonl …. Videos whose line holds an error
-    are tried again; of two lines for one video the later one counts.
+    Processes that share the work (Shard) write one file each, X-00000-of-00004.jsonl and so on. Videos whose line holds
+    an error are tried again; if a video has two lines, the later one counts.
     """
 
     def __init__(self, path: Path, *, shard: Shard, run: Mapping[str, Any]) -> None:
         """`run` holds the settings that the answers depend on; it is part of each line.
 
-        Raises InputError if a file of that name holds lines of another run, or other text.
+        Raises InputError if a file of this name holds lines of a run with other settings, or other text.
         """
         self.path = shard.name(path)
         self._run = dict(run)
         folder = path.absolute().parent
         folder.mkdir(parents=True, exist_ok=True)
-        # All processes' files are read, whatever their number was, so that a run can go on with another number.
+        # The files of all processes are read, so that a run can continue with another number of processes.
         of_this_name = re.compile(rf"{re.escape(path.stem)}(-\d+-of-\d+)?{re.escape(path.suffix)}")
         self._files = sorted(file for file in folder.iterdir() if of_this_name.fullmatch(file.name))
         self.done = {line["video"] for line in self._lines()}
-        """The videos that have an answer, as they were named."""
+        """The videos that have an answer, by their paths as given."""
         if self.path.is_file():
             self._drop_broken_line()
         self._file = open(self.path, "ab")  # noqa: SIM115 (closed by __exit__)
@@ -162,10 +161,10 @@ class ResultLog:
         self._file.close()
 
     def append(self, video: Path, content: Mapping[str, Any]) -> None:
-        """Add a video's line; it is on the disk when this returns."""
+        """Add a video's line and wait until it is on disk."""
         line = {"video": str(video), **content, "run": self._run}
         text = json.dumps(line, ensure_ascii=False, allow_nan=False)
-        # Names of files need not be UTF-8; what is not is written as escapes.
+        # File names need not be valid UTF-8; bytes that are not are written as escapes.
         self._file.write(text.encode("utf-8", "backslashreplace") + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -177,7 +176,7 @@ class ResultLog:
     def _lines(self) -> Iterator[dict[str, Any]]:
         """The lines of all files that hold an answer."""
         for file in self._files:
-            # What follows the last line break is a line that was not finished.
+            # Anything after the last line break is an unfinished line.
             for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
                 line = self._parse(text, f"{file}, line {number}", file)
                 if "error" not in line:
@@ -188,19 +187,19 @@ class ResultLog:
             line = json.loads(text)
             _, run = line["video"], dict(line["run"])
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{where}: not a line of run_model.py; choose another file") from None
+            raise InputError(f"{where}: not written by run_model.py; choose another file") from None
         if run != self._run:
             key = next(key for key in {**run, **self._run} if run.get(key, "none") != self._run.get(key, "none"))
             raise InputError(
                 f"{file} was made with {key} {run.get(key)}, this run has {self._run.get(key)}; choose another "
-                "file, or delete it to start afresh"
+                "file, or delete it to start over"
             )
         return line
 
     def _drop_broken_line(self) -> None:
-        """Cut off a last line that was not finished. Raises InputError if it is not the beginning of one of ours."""
+        """Cut off an unfinished last line. Raises InputError if it does not begin like one of ours."""
         content = self.path.read_bytes()
         rest = content[content.rfind(b"\n") + 1 :]
         if not _LINE_BEGIN.startswith(rest[: len(_LINE_BEGIN)]):
-            raise InputError(f"{self.path}: does not end in a line of run_model.py; choose another file")
+            raise InputError(f"{self.path}: the last line was not written by run_model.py; choose another file")
         os.truncate(self.path, len(content) - len(rest))

@@ -1,4 +1,4 @@
-"""A trained model behind one interface, from .onnx or .pth files, for clips and whole videos."""
+"""Run a trained model, from an .onnx or .pth file, on clips and whole videos."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from video_module.tables import pluralize
 
 METADATA_KEY = "video_module"
 
-# Pixel values that a CPU scores at once. More at once is no faster there, and each clip of 32x224x224 takes 1 to 2 GB.
+# Most pixel values that a CPU scores at once. More are no faster there, and each clip of 32x224x224 takes 1 to 2 GB.
 CPU_BATCH_VALUES = 2**22
 
 
@@ -49,13 +49,13 @@ class VideoPrediction:
     class_names: list[str]
     windows: list[Window]
     edges_s: np.ndarray | None = None
-    """Where each frame begins and the last one ends, float64 (num_frames + 1,); None where frame n is at n / fps."""
+    """When each frame begins and the last one ends, float64 (num_frames + 1,); None: frame n at n / fps."""
     num_damaged_frames: int = 0
-    """Frames that are lost, and frames that came damaged."""
+    """Frames that were lost or damaged."""
     has_times: bool = True
-    """Whether the file tells when its frames are shown; else `fps` is assumed."""
+    """Whether the file has timestamps; if not, `fps` is assumed."""
     min_score: float = DEFAULT_MIN_SCORE
-    """The model's: below it an answer is uncertain."""
+    """The model's threshold: answers with a lower score are uncertain."""
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -75,12 +75,12 @@ class VideoPrediction:
         return float(self.edges_s[frame - beyond]) + beyond / self.fps
 
     def notes(self) -> list[str]:
-        """What a user should know of the file, a line each."""
+        """What a user should know about the file, one line each."""
         notes = []
         if self.num_damaged_frames:
             notes.append(f"{self.path}: {pluralize(self.num_damaged_frames, 'frame')} lost or damaged")
         if not self.has_times:
-            notes.append(f"{self.path}: tells no times; {self.fps:g} frames/s are assumed")
+            notes.append(f"{self.path}: no timestamps; assuming {self.fps:g} frames/s")
         return notes
 
     def top_k(self, k: int) -> list[dict[str, str | float]]:
@@ -97,7 +97,7 @@ class Predictor:
     clip: ClipConfig
     score_clips: ScoreClips
     provider: str
-    """What it runs on: "cpu", "cuda", or the name of one of onnxruntime's providers."""
+    """Where it runs: "cpu", "cuda", or the name of one of onnxruntime's providers."""
     split_digest: str | None = None
     train_sources: tuple[str, ...] = ()
     train_clips: tuple[str, ...] = ()
@@ -105,9 +105,9 @@ class Predictor:
     """The weights that training started from."""
     precision: str = "fp32"
     temperature: float = 1.0
-    """What the logits are divided by before the softmax."""
+    """Divides the logits before the softmax."""
     min_score: float = DEFAULT_MIN_SCORE
-    """Score of the best class below which an answer is uncertain."""
+    """If the best class scores lower, the answer is uncertain."""
 
     def summary(self) -> str:
         return f"{self.model}, {self.precision} on {self.provider}, {len(self.class_names)} classes"
@@ -115,7 +115,7 @@ class Predictor:
     def predict_clips(self, clips: np.ndarray) -> np.ndarray:
         """Probabilities, float64 (N, num_classes), of uint8 RGB clips (N, T, H, W, 3).
 
-        Raises InputError if the model's weights, or what it makes of these clips, are not finite.
+        Raises InputError if the scores are not finite.
         """
         if clips.dtype != np.uint8 or clips.shape[1:] != self.clip.shape:
             raise ValueError(
@@ -136,8 +136,7 @@ class Predictor:
     ) -> VideoPrediction:
         """Score windows `clip_step` frames apart (default: half a clip), decoding each frame once.
 
-        `on_progress(frames done, frames the header claims)` is called after each batch. Raises VideoError if no frame
-        decodes.
+        `on_progress(frames done, estimated total)` is called after each batch. Raises VideoError if no frame decodes.
         """
         info, reader = read_info(path), VideoReader(path)
         windows: list[Window] = []
@@ -192,10 +191,9 @@ def load_predictor(
 ) -> Predictor:
     """Open an .onnx file written by convert_model.py, or a .pth checkpoint of train_model.py.
 
-    `device` is auto, cpu or cuda; asking for cuda where there is none is an error. Unless `split_batches` is off, the
-    CPU and int8 files get large batches in parts. `precision` is fp32, tf32 (CUDA) or bf16, for checkpoints; an ONNX
-    file brings its own.
-    Raises InputError if the file is missing, damaged or not of this project.
+    `device` is auto, cpu or cuda; cuda is an error if there is no GPU. Unless `split_batches` is off, large batches are
+    split on the CPU and for int8 files. `precision` is fp32, tf32 (CUDA) or bf16 and applies to checkpoints; an ONNX
+    file has its own. Raises InputError if the file is missing, damaged, or not from this project.
     """
     path = Path(model)
     if not path.is_file():
@@ -205,11 +203,11 @@ def load_predictor(
     elif path.suffix.lower() == ".onnx":
         predictor = _load_onnx(path, device=device, num_threads=num_threads)
     else:
-        raise InputError(f"{path}: a model file ends in .onnx or .pth")
+        raise InputError(f"{path}: not a model file; expected .onnx or .pth")
     if not split_batches:
         return predictor
     if predictor.precision == "int8":
-        # The activations of a batch share one scale: together, a clip's neighbours would change its score.
+        # The activations of a batch share one scale, so other clips in the batch would change a clip's score.
         size = 1
     elif predictor.provider in ("cpu", "CPUExecutionProvider"):
         size = max(1, CPU_BATCH_VALUES // math.prod(predictor.clip.shape))
@@ -226,9 +224,9 @@ def _in_batches(score_clips: ScoreClips, size: int) -> ScoreClips:
 
 
 def _parse_metadata(text: str | None, *, path: Path) -> dict[str, Any]:
-    """The JSON under METADATA_KEY of an ONNX file, checked. Raises InputError if it is not ours."""
+    """Parse and check the JSON under METADATA_KEY of an ONNX file. Raises InputError if it is not ours."""
     if not text:
-        raise InputError(f"{path}: not an ONNX file of convert_model.py (it holds no {METADATA_KEY!r} metadata)")
+        raise InputError(f"{path}: not written by convert_model.py (no {METADATA_KEY!r} metadata)")
     try:
         metadata = json.loads(text)
         metadata["clip"] = ClipConfig.from_dict(metadata["clip"])
@@ -241,7 +239,7 @@ def _parse_metadata(text: str | None, *, path: Path) -> dict[str, Any]:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """The contract of an ONNX file of convert_model.py: inputs, outputs, and what its metadata says."""
+    """Describe an ONNX file of convert_model.py: its inputs, outputs and metadata."""
     session = _open_session(path, providers=["CPUExecutionProvider"])
     metadata = _parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path=path)
     return {
@@ -259,9 +257,9 @@ def _open_session(path: Path, *, providers: list[Any], num_threads: int | None =
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     options = onnxruntime.SessionOptions()
-    # Errors alone: warnings about the graph say nothing that a user could act on.
+    # Errors only: warnings about the graph tell users nothing that they could act on.
     options.log_severity_level = 3
-    # Planning memory ahead took 2.5 GB rather than 1.6 for a clip of swin3d_t, and no less time.
+    # For a clip of swin3d_t, memory planning took 2.5 GB instead of 1.6, and saved no time.
     options.enable_mem_pattern = False
     if num_threads:
         options.intra_op_num_threads = num_threads
@@ -272,8 +270,8 @@ def _open_session(path: Path, *, providers: list[Any], num_threads: int | None =
         reason = str(error).splitlines()[0]
         with open(path, "rb") as file:
             if file.read(2) == b"PK":  # torch.save() writes an archive
-                reason = "it seems to be a file of PyTorch; convert_model.py makes an ONNX file of it"
-        raise InputError(f"{path}: not an ONNX file that can be read ({reason})") from None
+                reason = "it seems to be a PyTorch file; export it with convert_model.py"
+        raise InputError(f"{path}: cannot be read as an ONNX file ({reason})") from None
 
 
 def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor:
@@ -282,10 +280,10 @@ def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor
     kind, index = parse_device(device)
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if kind == "cuda" and not has_cuda:
-        raise InputError(f"--device {device}: this onnxruntime has no CUDA; install onnxruntime-gpu in its place")
+        raise InputError(f"--device {device}: this onnxruntime has no CUDA; install onnxruntime-gpu instead")
     providers: list[Any] = ["CPUExecutionProvider"]
     if has_cuda and kind != "cpu":
-        # Finds CUDA's libraries in the packages that pip installs with torch.
+        # Loads CUDA's libraries from the packages that pip installs with torch.
         onnxruntime.preload_dlls()
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
     session = _open_session(path, providers=providers, num_threads=num_threads)

@@ -1,4 +1,4 @@
-"""From window scores to smoothed, labelled segments, and their files: JSON, CSV, WebVTT."""
+"""Turn window scores into smoothed, labelled segments, and write these as JSON, CSV and WebVTT."""
 
 import csv
 import dataclasses
@@ -17,7 +17,7 @@ from video_module.scores import top_k
 
 
 class _Uncertain(str):
-    """Text that equals itself alone: a class may be called "uncertain" too, and is another answer."""
+    """A string that equals only itself, since a class may be called "uncertain" too."""
 
     __slots__ = ()
     __hash__ = object.__hash__
@@ -32,13 +32,13 @@ class _Uncertain(str):
 UNCERTAIN = _Uncertain("uncertain")
 """Label of a stretch in which no class reaches TimelineConfig.min_score."""
 SHOWN_UNCERTAIN = "(uncertain)"
-"""How it is written where people read it."""
+"""How UNCERTAIN is shown to people."""
 DEFAULT_TIMELINE = TimelineConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A stretch of a video with one label. Times in seconds; frames and times half-open."""
+    """A stretch of a video with one label. Times are in seconds; both intervals are half-open."""
 
     start: int
     end: int
@@ -47,19 +47,19 @@ class Segment:
     label: str
     """A class, or UNCERTAIN."""
     score: float
-    """Mean probability of `label` over the stretch; of the best class where it is UNCERTAIN."""
+    """Mean probability of `label` over the stretch, or of the best class if it is UNCERTAIN."""
     scores: np.ndarray
-    """Mean probabilities over the stretch: float64 (num_classes,). They are smoothed where it is UNCERTAIN, as it was
-    the smoothed ones that did not reach min_score; single windows may."""
+    """Mean probabilities over the stretch, float64 (num_classes,). If `label` is UNCERTAIN, they are smoothed: the
+    smoothed scores stayed below min_score, while those of single windows may reach it."""
 
 
 def shown_label(label: str, uncertain: str = SHOWN_UNCERTAIN) -> str:
-    """A segment's label for people; `uncertain` is what UNCERTAIN is called."""
+    """A segment's label as shown to people; UNCERTAIN is shown as `uncertain`."""
     return uncertain if label == UNCERTAIN else label
 
 
 def label_order(segments: Sequence[Segment]) -> list[str]:
-    """The classes of the segments in order, without the UNCERTAIN ones and the repeats that leaves."""
+    """The classes of the segments in order, without UNCERTAIN ones. Repeats in a row then count once."""
     certain = [segment.label for segment in segments if segment.label != UNCERTAIN]
     return [label for label, _ in groupby(certain)]
 
@@ -70,7 +70,7 @@ def _window_borders(prediction: VideoPrediction) -> np.ndarray:
     Returns int64 (num_windows + 1,) from 0 to num_frames: frames borders[n] to borders[n + 1] - 1 are window n's.
     """
     middles = np.array([(window.start + window.end) / 2 for window in prediction.windows])
-    # np.round() takes halves to the even number, now up and now down, and could leave a window without a frame.
+    # np.round() rounds halves to even, so sometimes up and sometimes down, and could leave a window without a frame.
     between = np.floor((middles[:-1] + middles[1:]) / 2 + 0.5).astype(np.int64)
     borders = np.concatenate([[0], between, [prediction.num_frames]])
     assert (np.diff(borders) > 0).all(), borders
@@ -94,7 +94,7 @@ def smooth_scores(scores: np.ndarray, times_s: np.ndarray, *, smooth_s: float) -
 
 
 class Labeller:
-    """Gives smoothed scores a label that does not flicker: it lasts until another class clearly leads."""
+    """Labels smoothed scores without flicker: a label lasts until another class clearly leads."""
 
     # Two classes that are about as likely would otherwise swap with every window, and a class near `min_score` would
     # come and go. So it takes more to change a label than to keep it. A label begins at `min_score`. It ends when
@@ -166,7 +166,10 @@ def to_json(
     k: int,
     config: TimelineConfig = DEFAULT_TIMELINE,
 ) -> dict[str, Any]:
-    """The answer for one video, as run_model.py and the API give it. `segments` are find_segments() for `config`."""
+    """The answer for one video, as run_model.py and the API return it.
+
+    `segments` must come from find_segments() with the same `config`.
+    """
     config = config.for_model(prediction.min_score)
     return {
         "video": str(prediction.path),
@@ -200,7 +203,7 @@ def _stretch(part: Segment | Window, prediction: VideoPrediction) -> dict[str, i
 
 
 def write_csv(path: Path, prediction: VideoPrediction) -> None:
-    """One row per window, not smoothed: start_frame, end_frame, start_s, end_s, label, score."""
+    """Write one row per window, not smoothed: start_frame, end_frame, start_s, end_s, label, score."""
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["start_frame", "end_frame", "start_s", "end_s", "label", "score"])
@@ -213,7 +216,7 @@ def write_csv(path: Path, prediction: VideoPrediction) -> None:
 
 
 def write_vtt(path: Path, segments: list[Segment]) -> None:
-    """Segments as WebVTT subtitles, which players show beside a video of the same name; UNCERTAIN ones are left out."""
+    """Write segments as WebVTT subtitles, which players load for a video of the same name; UNCERTAIN is left out."""
     write_text(path, "\n".join(_vtt_lines(segments)))
 
 

@@ -1,4 +1,4 @@
-"""How an exported file is compared with torch: on which clips, by which figures, and what it must reach."""
+"""Compare an exported file with torch: choose clips, measure the agreement, and apply the gates."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -19,11 +19,11 @@ from video_module.errors import InputError, VideoError
 from video_module.machine import leaves_bars
 from video_module.scores import ScoreClips
 
-# A graph that took the batch size for a constant would pass a test with that size alone. 1 is among them because
-# exporters treat it specially.
+# A graph with a constant batch size would pass a test with only that size. 1 is included because exporters treat it
+# specially.
 BATCH_SIZES = (1, 2, 3, 8)
 
-# Pixel values of one batch. Three clips of 32x224x224 take some 4 GB in swin3d_t, and eight would take 11.
+# Most pixel values of one batch. Three clips of 32x224x224 take about 4 GB in swin3d_t, and eight would take 11.
 _MAX_BATCH_VALUES = 2**24
 
 
@@ -32,11 +32,11 @@ class VerificationClips:
     clips: np.ndarray
     """uint8 RGB (N, T, H, W, 3)."""
     labels: np.ndarray | None
-    """Class indices (N,); None where the clips' folders are not the model's classes."""
+    """Class indices (N,); None if the clips' folders are not the model's classes."""
     origin: str
 
     def summary(self) -> str:
-        labelled = "" if self.labels is not None else ", whose folders are not the model's classes: no accuracy"
+        labelled = "" if self.labels is not None else " (not of the model's classes, so no accuracy)"
         return f"{len(self.clips)} {self.origin}{labelled}"
 
 
@@ -45,13 +45,13 @@ class Agreement:
     """How far a file's logits are from those of torch in fp32."""
 
     max_logit_difference: float | None
-    """Over the clips, and over white, black and noise; None where one of the file's logits is not finite."""
+    """Over the clips, and over white, black and noise; None if one of the file's logits is not finite."""
     max_logit: float
     """Torch's largest logit, in magnitude, over the same clips."""
     top1_agreement: float
     """Share of the clips with the same best class."""
     accuracy: float | None
-    """Share of the clips with the right best class, where labels are known."""
+    """Share of the clips with the right best class; None if labels are unknown."""
     torch_accuracy: float | None
     num_predicted_classes: int
     """How many classes torch predicts; if it is one, agreement says little."""
@@ -74,9 +74,9 @@ class Agreement:
 def load_clips(
     clip: ClipConfig, num_clips: int, *, class_names: Sequence[str], folder: Path | None = None
 ) -> VerificationClips:
-    """Take up to `num_clips` clips from the videos of a folder of classes, or draw them.
+    """Take up to `num_clips` clips from the videos of a folder of classes; without a folder, draw them.
 
-    A folder gives fewer clips if its videos are too short for so many different ones.
+    A folder gives fewer clips if its videos are too short for that many different ones.
     """
     if folder is None:
         labels = [ACTIONS[number % len(ACTIONS)] for number in range(num_clips)]
@@ -90,7 +90,7 @@ def load_clips(
             _evenly_spaced(path, clip, -(-num_clips // len(videos)))
             for _, path in tqdm(videos, desc="reading", unit="video", leave=leaves_bars())
         ]
-        # The first clip of each video, then the second of each, so that cutting the list short leaves no class out.
+        # The first clip of each video, then the second of each, so that a shortened list still has every class.
         order = sorted((number, index) for index, clips in enumerate(per_video) for number in range(len(clips)))
         order = order[:num_clips]
         clips = [per_video[index][number] for number, index in order]
@@ -122,7 +122,7 @@ def _evenly_spaced(path: Path, clip: ClipConfig, count: int) -> list[np.ndarray]
 
 
 def fitting_batch_sizes(shape: Sequence[int], sizes: Sequence[int] = BATCH_SIZES) -> tuple[int, ...]:
-    """Those of the batch sizes that are not too large for memory with clips of this shape."""
+    """The batch sizes that fit into memory with clips of this shape."""
     return tuple(size for size in sizes if size == 1 or size * math.prod(shape) <= _MAX_BATCH_VALUES)
 
 
@@ -133,7 +133,7 @@ def extreme_clips(clip: ClipConfig) -> np.ndarray:
 
 
 class Reference:
-    """Torch's logits for the clips, which files are compared with. Shows a bar until it is closed."""
+    """Torch's logits for the clips, to compare files with. Shows a progress bar until it is closed."""
 
     def __init__(
         self, score_clips: ScoreClips, clips: VerificationClips, clip: ClipConfig, *, precisions: Collection[str]
@@ -142,7 +142,7 @@ class Reference:
         num_passes = (1 + len(precisions)) * (len(clips.clips) + len(self.extremes))
         if "int8" in precisions:
             num_passes += sum(min(size, len(clips.clips)) for size in self.batch_sizes)
-        # One bar for all files, since what a user waits for is the end of the last
+        # One bar for all files, since a user waits for the last one
         self.bar = tqdm(total=num_passes, desc="torch", unit="clip", leave=leaves_bars())
         self.logits = self._score_in_batches(score_clips, clips.clips, sizes=(1,))
         self.extreme_logits = self._score_in_batches(score_clips, self.extremes, sizes=(1,))
@@ -167,8 +167,8 @@ class Reference:
         self.bar.set_description(precision)
         sizes, batches = self.batch_sizes, []
         if precision == "int8":
-            # An int8 file scales a whole batch alike, so load_predictor() scores clip by clip, and so is the agreement
-            # measured. Each batch size is tried once on top, for its difference alone.
+            # An int8 file has one scale for a whole batch. So load_predictor() scores clip by clip, and the agreement
+            # is measured in the same way. The other batch sizes are tried once, and only their difference counts.
             sizes = (1,)
             batches = [
                 self._score_in_batches(score_clips, self.clips.clips[:size], sizes=(size,)) - self.logits[:size]

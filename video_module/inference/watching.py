@@ -1,4 +1,4 @@
-"""run_model.py on a camera or stream: a status line, a log of answers, a window."""
+"""Watch a camera or stream for run_model.py, with a status line, a log of answers, and a window."""
 
 import json
 import sys
@@ -38,9 +38,9 @@ def watch(
     log_path: Path | None = None,
     show: bool = False,
 ) -> str:
-    """Watch a camera's number, a stream's URL, or a file (Path) at its own speed, until it ends, q or Ctrl-C.
+    """Watch a camera (by number), a stream (by URL) or a file (Path, at its own speed), until it ends, q or Ctrl-C.
 
-    Answers are shown as they come, and added to `log_path` as JSON Lines. Returns a summary to print.
+    Answers are shown as they arrive, and appended to `log_path` as JSON Lines. Returns a summary to print.
     Raises VideoError if the stream cannot be opened or is lost; InputError if it ends before a whole clip was seen.
     """
     if log_path:
@@ -70,14 +70,14 @@ def watch(
                 if window and not _show(window, session, reading, predictor):
                     break
         except KeyboardInterrupt:
-            pass  # the usual way to end it, which calls for a summary
+            pass  # the usual way to stop; the summary follows
         seconds = time.monotonic() - begin
         if reading and sys.stdout.isatty():
             print()  # the summary goes below the status line
     if not latencies:
         span = "" if session.span_s is None else f" ({session.span_s:.1f} s)"
-        raise InputError(f"{name}: watched for {seconds:.1f} s, less than a whole clip of the model{span}")
-    # Cameras do not tell how many frames they dropped.
+        raise InputError(f"{name}: stopped after {seconds:.1f} s, before a whole clip of the model was seen{span}")
+    # Cameras do not report how many frames they dropped.
     dropped = f", {session.num_dropped} dropped" if isinstance(stream, Path) else ""
     return (
         f"{seconds:.0f} s: {session.num_frames} frames{dropped}; {len(latencies)} windows, "
@@ -92,7 +92,7 @@ def _check_log(path: Path) -> None:
     if path.is_file() and path.stat().st_size:
         with open(path, "rb") as file:
             if not file.readline().startswith(_LINE_BEGIN):
-                raise InputError(f"--save_jsonl {path}: holds no live answers; choose another file")
+                raise InputError(f"--save_jsonl {path}: not a log of live answers; choose another file")
 
 
 def _show(window: DisplayWindow, session: LiveSession, reading: Reading | None, predictor: Predictor) -> bool:
@@ -110,8 +110,8 @@ def _show(window: DisplayWindow, session: LiveSession, reading: Reading | None, 
 def _report(reading: Reading, last: Reading | None) -> None:
     """Update the status line on a terminal; elsewhere print a line whenever the label changes."""
     if sys.stdout.isatty():
-        # Blanks overwrite the rest of a longer line. There is a code that clears a line, but not every console of
-        # Windows knows it.
+        # Spaces overwrite the rest of a longer line. There is an escape code that clears a line, but not every Windows
+        # console knows it.
         width = 0 if last is None else len(_status_line(last))
         print("\r" + _status_line(reading).ljust(width), end="", flush=True)
         if last is None or last.label != reading.label:

@@ -1,4 +1,4 @@
-"""Windows cut from a video while it is decoded, so that each frame is read and resized once."""
+"""Cut windows from a video while it is decoded, so that each frame is read and resized once."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -36,14 +36,14 @@ class WindowClip:
 class WindowCutter:
     """Cuts windows from frames that come one at a time, without knowing how many will come.
 
-    The windows are those of sampling.window_starts(). Only one clip's span of small frames is kept.
+    The windows are those of sampling.window_starts(). Only one clip's span of resized frames is kept.
     """
 
     def __init__(self, clip: ClipConfig, *, clip_step: int | None) -> None:
-        """`clip_step` is counted as frame_stride is; None means half a clip."""
+        """`clip_step` counts frames as frame_stride does; None means half a clip."""
         self.clip, self.clip_step = clip, clip_step
         self.num_frames = 0
-        # Where each frame begins, in what frame_stride counts, and its pixels
+        # When each frame begins, in the unit of frame_stride, and its pixels
         self._recent: deque[tuple[float, np.ndarray]] = deque()
         self._due: deque[int] = deque()
         self._previous: int | None = None
@@ -56,7 +56,7 @@ class WindowCutter:
         self._recent.append((begin, transforms.center_view(frame, self.clip)))
         self.num_frames += 1
         windows, span = [], sampling.span_of(self.clip)
-        # The last frame of a window is known as soon as another is shown at its moment, or later.
+        # A window is complete as soon as a frame begins at its last moment or later.
         while self._due and self._recent[self._due[0] - self._oldest][0] + span <= begin + sampling.EPSILON:
             windows.append(self._cut(self._due.popleft(), end=np.inf))
         while len(self._recent) > 1 and self._recent[1][0] + span < begin - sampling.EPSILON:

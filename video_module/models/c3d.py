@@ -1,6 +1,6 @@
 """C3D (Tran et al., Learning Spatiotemporal Features with 3D Convolutional Networks, ICCV 2015).
 
-Parameters have the names of the Sports-1M weights in circulation for PyTorch (conv1 ... conv5b, fc6 to fc8).
+Parameters are named as in the published Sports-1M weights for PyTorch (conv1 ... conv5b, fc6 to fc8).
 """
 
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from video_module.config import ClipConfig
 
-# Name, channels, and the pooling that follows: its kernel, which is its stride too, as (T, H, W).
+# Name, channels, and the kernel and stride of the pooling that follows, as (T, H, W).
 _CONVOLUTIONS = (
     ("conv1", 64, (1, 2, 2)),
     ("conv2", 128, (2, 2, 2)),
@@ -38,24 +38,24 @@ class C3D(nn.Module):
         self.fc7 = nn.Linear(_HIDDEN, _HIDDEN)
         self.fc8 = nn.Linear(_HIDDEN, num_classes)
         self.dropout = nn.Dropout(0.5)
-        # Nothing normalises the activations, so torch's own initialisation would let signals die out in eleven layers.
+        # Nothing normalises the activations; with torch's own initialisation, signals would die out in eleven layers.
         for layer in self.modules():
             if isinstance(layer, nn.Conv3d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
-        # The first layer sees pixels less their mean, whose deviation is about 64 rather than 1. The last layer starts
+        # The first layer sees pixels minus their mean, with a deviation of about 64 instead of 1. The last layer starts
         # small, since dropout widens its inputs.
         self.conv1.weight.data /= 64
         nn.init.normal_(self.fc8.weight, std=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The weights in circulation were trained in Caffe, which reads BGR.
+        # The published weights were trained in Caffe, which reads BGR.
         x = x.flip(1)
         for name, _, pool in _CONVOLUTIONS:
             x = F.relu(self.get_submodule(name)(x))
             if pool:
-                # As in Caffe, windows begin at the first cell and the last one may stick out. Other PyTorch ports pad
-                # the last pooling on both sides, which shifts every window by one cell.
+                # As in Caffe, windows start at the first cell, and the last one may extend past the end. Other PyTorch
+                # ports pad the last pooling on both sides, which shifts every window by one cell.
                 x = F.max_pool3d(x, kernel_size=pool, stride=pool, ceil_mode=True)
         x = self.dropout(F.relu(self.fc6(x.flatten(1))))
         x = self.dropout(F.relu(self.fc7(x)))

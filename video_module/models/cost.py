@@ -1,4 +1,4 @@
-"""What a network costs: parameters, and multiply-adds for one clip, counted on shapes alone."""
+"""Count a network's parameters and multiply-adds per clip, from shapes only."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +20,12 @@ _Shape = tuple[int, ...]
 class _ModelCost:
     num_parameters: int
     gmacs: float
-    """10^9 multiply-adds of one clip's forward pass, in convolutions and matrix products; the rest is a few percent."""
+    """10^9 multiply-adds of one clip's forward pass, in convolutions and matrix products; others add a few percent."""
 
 
 def measure_cost(name: str, *, num_classes: int = _KINETICS_CLASSES, clip: ClipConfig | None = None) -> _ModelCost:
-    """Count what a model costs for clips of this ClipConfig (None: the model's own)."""
-    # On torch's meta device tensors have a shape and no values, so that no network takes longer than a second.
+    """Count a model's parameters, and multiply-adds for clips of this ClipConfig (None: the model's own)."""
+    # On torch's meta device, tensors have a shape but no values, so that no network takes longer than a second.
     spec = get_spec(name)
     clip = clip or spec.clip
     counter = FlopCounterMode(display=False)
@@ -35,19 +35,19 @@ def measure_cost(name: str, *, num_classes: int = _KINETICS_CLASSES, clip: ClipC
             net(torch.zeros(1, 3, *clip.shape[:3]))
     return _ModelCost(
         num_parameters=sum(parameter.numel() for parameter in net.parameters()),
-        # The counter takes a multiplication and an addition for two operations, the literature for one.
+        # The counter counts a multiplication and an addition as two operations, the literature as one.
         gmacs=counter.get_total_flops() / 2 / 1e9,
     )
 
 
 def measure_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None) -> list[tuple[str, _Shape]]:
-    """List (module, shape of its output) in the order of the forward pass, beginning with the clip itself."""
+    """List (module, shape of its output) in the order of the forward pass, starting with the clip itself."""
     spec = get_spec(name)
     clip = clip or spec.clip
     shapes: list[tuple[str, _Shape]] = [("clip", (1, 3, *clip.shape[:3]))]
 
     def note_shape(path: str, module: nn.Module, inputs: object, output: Any) -> None:
-        # MViT's blocks return the size of their grid beside the tensor.
+        # MViT's blocks return a pair: the tensor and the size of its grid.
         shapes.append((path, tuple((output[0] if isinstance(output, tuple) else output).shape)))
 
     with torch.device("meta"), torch.no_grad():
@@ -59,9 +59,9 @@ def measure_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = Non
 
 
 def _listed_modules(net: nn.Module, *, features: str) -> list[str]:
-    """The network's parts, the links of those that are chains, and the inside of one link, which holds `features`.
+    """List the network's parts, the items of parts that are sequences, and the modules inside one item.
 
-    Of a Swin Transformer that link is a block. The others are built alike, so that one says enough.
+    That item contains `features`; in a Swin Transformer it is a block. All blocks look alike, so one is enough.
     """
     paths = []
     for name, child in net.named_children():
@@ -77,7 +77,7 @@ def _listed_modules(net: nn.Module, *, features: str) -> list[str]:
 
 
 def format_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None) -> str:
-    """measure_cost() and measure_shapes() as text."""
+    """Format measure_cost() and measure_shapes() as text."""
     cost = measure_cost(name, num_classes=num_classes, clip=clip)
     rows = measure_shapes(name, num_classes=num_classes, clip=clip)
     table = align([(path, " x ".join(map(str, shape))) for path, shape in rows], left=(0, 1))
@@ -85,7 +85,7 @@ def format_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None
 
 
 def format_models() -> str:
-    """A table of all models: cost with 400 classes, input, and where weights come from."""
+    """Format a table of all models: cost with 400 classes, input, and available weights."""
     header = ("model", "M parameters", "GMACs", "clip (T x H x W)", "resize", "--weights", "paper")
     rows = [header, *(_row(spec, measure_cost(name)) for name, spec in MODELS.items())]
     return align(rows, left=(0, *range(3, len(header))), indent="")

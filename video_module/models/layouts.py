@@ -1,6 +1,7 @@
-"""Weights files as they circulate, brought to the names of this project's networks (torchvision's, where it has them).
+"""Convert published weights to the names of this project's networks (torchvision's, where it has the network).
 
-A layout is a list of rules on names. Nobody has to say which one a file has: the one that fits the most tensors is it.
+A layout is a list of rules for renaming tensors. A file's layout is found automatically: it is the one that fits the
+most tensors.
 """
 
 import re
@@ -12,16 +13,16 @@ from torch import Tensor
 from video_module.errors import InputError
 
 _WRAPPERS = ("weights", "state_dict", "model", "model_state_dict", "model_state")
-"""Under which training programs put the weights beside optimisers and the like."""
+"""Keys under which training programs save weights next to optimisers and the like."""
 
 
 @dataclass(frozen=True)
 class Layout:
     name: str
     rules: tuple[tuple[str, str], ...] = ()
-    """Regular expression and replacement, applied to a tensor's name one after the other."""
+    """Pairs of regular expression and replacement, applied to a tensor's name in order."""
     inflated: bool = False
-    """Whether it is of a network for images, whose kernels get a time axis."""
+    """Whether the weights are of an image network, whose kernels get a time axis."""
 
     def rename(self, key: str) -> str:
         for pattern, replacement in self.rules:
@@ -29,7 +30,7 @@ class Layout:
         return key
 
 
-# Layers without parameters were numbered too, hence the gaps.
+# The gaps are layers without parameters, which were numbered too.
 _CAFFE_C3D = {
     "features": {
         0: "conv1",
@@ -59,7 +60,7 @@ LAYOUTS = (
         "Video-Swin-Transformer and mmaction",
         (
             (r"^backbone\.", ""),
-            # torchvision counts stages and the mergings between them as one list.
+            # torchvision numbers stages and the mergings between them as one list.
             *((rf"^layers\.{stage}\.blocks\.", f"features.{2 * stage}.") for stage in range(4)),
             *((rf"^layers\.{stage}\.downsample\.", f"features.{2 * stage + 1}.") for stage in range(4)),
             (r"\.mlp\.fc1\.", ".mlp.0."),
@@ -88,7 +89,7 @@ LAYOUTS = (
     Layout(
         "torchvision's GoogLeNet, inflated",
         (
-            # GoogLeNet letters its modules from a; Inception's first code begins with b, after the pooling.
+            # GoogLeNet's modules begin with the letter a; Inception's first code begins with b, after the pooling.
             *((rf"^inception(\d){a}\.", rf"Mixed_\1{b}.") for a, b in zip("abcde", "bcdef", strict=True)),
             *((rf"^(Mixed_..)\.{a}\.(?=conv|bn)", rf"\1.{b}.") for a, b in _GOOGLENET_BRANCHES.items()),
             (r"^conv1\.(?=conv|bn)", "Conv3d_1a_7x7."),
@@ -103,12 +104,12 @@ LAYOUTS = (
 
 
 def inflate(conv2d_weight: Tensor, time: int) -> Tensor:
-    """Make a convolution for images, (C, D, H, W), one for videos, (C, D, time, H, W).
+    """Turn an image convolution, (C, D, H, W), into a video convolution, (C, D, time, H, W).
 
     The method is I3D's (Carreira & Zisserman, 2017, section 2.1).
     """
-    # Repeated along time and divided by `time`, the kernel gives a video of one still image the image's own answer.
-    # At both ends of a video zero padding takes the place of some frames, and the answer is smaller there.
+    # Repeated along time and divided by `time`, the kernel gives the same result for a video of one still image as for
+    # the image. At both ends of a video, zero padding replaces some frames, and the result is smaller.
     if conv2d_weight.ndim != 4:
         raise ValueError(f"conv2d_weight must be (C, D, H, W), got {tuple(conv2d_weight.shape)}")
     if time < 1:
@@ -117,7 +118,7 @@ def inflate(conv2d_weight: Tensor, time: int) -> Tensor:
 
 
 def find_weights(content: Mapping, *, origin: str) -> dict[str, Tensor]:
-    """The tensors of a loaded file by name, taken out of what training programs wrap around them.
+    """Find the weights in a loaded file, by name, whatever a training program saved around them.
 
     Raises InputError if there are none.
     """
@@ -127,7 +128,7 @@ def find_weights(content: Mapping, *, origin: str) -> dict[str, Tensor]:
     weights = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not weights:
         raise InputError(
-            f"{origin}: holds no weights; its entries are {', '.join(map(str, list(content)[:8])) or 'none'}"
+            f"{origin}: contains no weights; its entries: {', '.join(map(str, list(content)[:8])) or 'none'}"
         )
     if all(key.startswith("module.") for key in weights):  # DataParallel's
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
@@ -135,13 +136,13 @@ def find_weights(content: Mapping, *, origin: str) -> dict[str, Tensor]:
 
 
 def match_layout(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
-    """The layout that fits the most tensors of a network's state dict `own`, and the weights under its names."""
+    """Find the layout that fits the most tensors of a network's state dict `own`, and rename the weights by it."""
     candidates = [(layout, _convert(weights, own, layout)) for layout in LAYOUTS]
     return max(candidates, key=lambda candidate: len(fitting(candidate[1], own)))
 
 
 def fitting(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> set[str]:
-    """Names that both have, with tensors of equal shape."""
+    """Names of the tensors that both have, in equal shapes."""
     return {key for key, value in weights.items() if key in own and own[key].shape == value.shape}
 
 
@@ -156,7 +157,7 @@ def _convert(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], layout: L
 
 
 def outline(keys: Collection[str], among: Collection[str]) -> str:
-    """List names of tensors in one line. Where all of a module's are in it, the module stands for them: `layer4.*`."""
+    """List names of tensors in one line. If all tensors of a module are included, it is shortened to `layer4.*`."""
     keys, texts = set(keys), {}
     for key in among:
         if key not in keys:

@@ -1,4 +1,4 @@
-"""A network with its input contract: uint8 clips in, logits out."""
+"""Build networks that take uint8 clips and return logits, and load their weights."""
 
 import hashlib
 import re
@@ -14,10 +14,10 @@ from video_module.errors import InputError
 from video_module.models import layouts
 from video_module.models.registry import MODELS, NO_WEIGHTS, ModelSpec, get_spec
 
-# What training can do where published weights cannot be fetched.
+# What training can do if published weights cannot be downloaded.
 _WITHOUT_PUBLISHED = (
-    "; or do without: --weights none trains from nothing, which --model_type swin3d_nano is small enough for, and "
-    "--weights X.pth --probe takes any network that was trained before"
+    "; or train without them: from scratch with --weights none, for which --model_type swin3d_nano is small enough, or "
+    "from any trained network with --weights X.pth --probe"
 )
 
 
@@ -32,7 +32,7 @@ class Recognizer(nn.Module):
         self.backbone = backbone
         self.name = name
         self.clip = clip
-        # Scaled to values in 0..255. Not in the state dict: ClipConfig travels beside the weights in every file.
+        # Scaled to values in 0..255. Not in the state dict, since every file stores the ClipConfig beside the weights.
         self.register_buffer("mean", torch.tensor(clip.mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(clip.std) * 255, persistent=False)
 
@@ -51,20 +51,20 @@ class Recognizer(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def drop_before_head(self, share: float) -> None:
-        """In training, drop this share of the last layer's inputs."""
+        """Drop this share of the last layer's inputs in training."""
         if share:
             self.head.register_forward_pre_hook(
                 lambda module, inputs: (F.dropout(inputs[0], share, training=module.training),)
             )
 
     def recompute_blocks(self) -> None:
-        """Save memory in training: keep each block's input alone and compute the rest again when gradients need it.
+        """Save memory in training: keep only each block's input, and recompute the rest in the backward pass.
 
-        Raises InputError where the network has no such blocks.
+        Raises InputError if the network has no blocks that support this.
         """
         blocks = [module for module in self.backbone.modules() if hasattr(module, "recomputed")]
         if not blocks:
-            raise InputError(f"--checkpoint_activations: {self.name} has no blocks that can be computed again")
+            raise InputError(f"--checkpoint_activations: not supported by {self.name}; leave it out")
         for block in blocks:
             block.recomputed = True
 
@@ -73,8 +73,8 @@ class Recognizer(nn.Module):
         return hasattr(self.backbone, "compile_for_training")
 
     def compile_for_training(self) -> None:
-        """Compile the backbone, at its first pass: in parts where it says which, else as a whole."""
-        # The input's normalisation stays outside. Clips come as uint8 or float, and would be compiled twice.
+        """Compile the backbone at its first pass: in parts if it defines them, else as a whole."""
+        # The input's normalisation is not compiled. It would be compiled twice, since clips are uint8 or float.
         if self.compiles_in_parts:
             self.backbone.compile_for_training()
         else:
@@ -92,11 +92,11 @@ def build_model(
     class_names: Sequence[str] = (),
     keeps_head: bool = False,
 ) -> Recognizer:
-    """Build a model and load its weights: `none`, the name of published weights, or a path to a file of them.
+    """Build a model and load its weights: `none`, the name of published weights, or a path to a weights file.
 
-    What starts anew is drawn from `seed`: everything, or the last layer where the weights are for other classes, by
-    their number or by the names in the file if `class_names` tells them; `keeps_head` forbids that. Raises InputError
-    if the weights cannot be had, or do not fit.
+    The last layer is initialised from `seed` if the weights are for other classes, judging by their number, and by
+    their names if the file and `class_names` give these; `keeps_head` forbids that. Without weights, everything is
+    initialised from `seed`. Raises InputError if the weights are not available or do not fit.
     """
     assert not class_names or len(class_names) == num_classes, (num_classes, class_names)
     spec = get_spec(name)
@@ -123,22 +123,22 @@ def build_model(
 
 def _check_size(spec: ModelSpec, clip: ClipConfig) -> None:
     """Raise InputError if the network cannot take clips of this size. Nothing is computed."""
-    # Tensors on the device "meta" have shapes and no values, so a whole network takes milliseconds.
+    # Tensors on the device "meta" have shapes but no values, so a whole network takes milliseconds.
     try:
         with torch.device("meta"), torch.no_grad():
             spec.build(num_classes=2, clip=clip).eval()(torch.zeros(1, 3, *clip.shape[:3]))
     except (RuntimeError, ValueError) as error:
         size, own = ("x".join(map(str, shape[:3])) for shape in (clip.shape, spec.clip.shape))
         raise InputError(
-            f"{spec.name} does not take clips of {size} ({str(error).splitlines()[0]}); its own are of {own}, see "
-            "--clip_len and --img_size"
+            f"{spec.name} does not support clips of {size} ({str(error).splitlines()[0]}); its own size is {own}; "
+            "change --clip_len or --img_size"
         ) from None
 
 
 def published_class_names(name: str, weights: str) -> list[str]:
-    """The classes that published weights tell apart, in the order of their logits."""
+    """The classes of published weights, in the order of their logits."""
     spec = _published_spec(name, weights)
-    # pytorchvideo's files name no classes. They are Kinetics-400's by alphabet, as torchvision lists them.
+    # pytorchvideo's files name no classes. They are those of Kinetics-400 in alphabetical order, as in torchvision.
     if spec.weights_url:
         name, weights = "swin3d_t", "KINETICS400_V1"
     return list(_torchvision_weights(name, weights).meta["categories"])
@@ -153,7 +153,7 @@ def _published_spec(name: str, weights: str) -> ModelSpec:
 
 def _unknown_weights(name: str, weights: str | Path) -> InputError:
     known = ", ".join((*get_spec(name).weights, NO_WEIGHTS))
-    return InputError(f"--weights {weights}: neither a file nor a name of weights for {name} ({known})")
+    return InputError(f"--weights {weights}: neither a file nor known weights for {name} ({known})")
 
 
 def _torchvision_weights(name: str, weights: str):
@@ -163,7 +163,7 @@ def _torchvision_weights(name: str, weights: str):
 
 
 def _published_weights(name: str, weights: str, *, can_train: bool) -> dict:
-    """Published weights, downloaded once into torch's cache. `can_train`: whether others, or none, would do."""
+    """Load published weights, downloaded once into torch's cache. `can_train`: whether errors suggest alternatives."""
     url = _published_spec(name, weights).weights_url or _torchvision_weights(name, weights).url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if file.is_file():
@@ -171,7 +171,7 @@ def _published_weights(name: str, weights: str, *, can_train: bool) -> dict:
         return load_torch_file(file)
     hash_prefix = _published_hash(file.name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    print(f"downloading {url} to {file}" + ("" if hash_prefix else "; no checksum of it is published"))
+    print(f"downloading {url} to {file}" + ("" if hash_prefix else "; no checksum to verify it"))
     try:
         torch.hub.download_url_to_file(url, str(file), hash_prefix=hash_prefix)
         return load_torch_file(file)
@@ -182,13 +182,13 @@ def _published_weights(name: str, weights: str, *, can_train: bool) -> dict:
     except RuntimeError as error:  # the hash does not fit
         raise InputError(f"download of {url} is damaged ({error}); try again") from None
     except InputError as error:
-        # Without a hash only reading it shows, and the next run would take the file for a whole one.
+        # Without a hash, damage only shows on reading. Left in place, the file would be used by the next run.
         file.unlink()
         raise InputError(f"download of {url} is damaged ({error}); try again") from None
 
 
 def _published_hash(file_name: str) -> str | None:
-    """The first digits of a file's SHA-256, with which torchvision ends its name; None of files of other names."""
+    """The first digits of the SHA-256 at the end of a torchvision file's name; None for other names."""
     from torchvision.models import get_model_weights, list_models
 
     urls = (weights.url for model in list_models() for weights in get_model_weights(model))
@@ -197,7 +197,7 @@ def _published_hash(file_name: str) -> str | None:
 
 
 def _check_published_name(file: Path) -> None:
-    """Raise InputError on a file that has the name of one that torchvision publishes, and other content."""
+    """Raise InputError if a file is named like torchvision's weights but has different content."""
     hash_prefix = _published_hash(file.name)
     if hash_prefix is None:
         return
@@ -205,9 +205,9 @@ def _check_published_name(file: Path) -> None:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     if not digest.startswith(hash_prefix):
         raise InputError(
-            f"{file}: not the weights that torchvision publishes under this name: their SHA-256 begins with "
-            f"{hash_prefix}, this file's with {digest[: len(hash_prefix)]}; delete it, and it is downloaded again, or "
-            "rename it and give it as --weights FILE"
+            f"{file}: differs from the weights that torchvision publishes under this name: their SHA-256 begins with "
+            f"{hash_prefix}, this file's with {digest[: len(hash_prefix)]}; delete it to download them again, or "
+            "rename it and pass it as --weights FILE"
         )
 
 
@@ -219,13 +219,13 @@ def _weights_file(name: str, file: Path) -> dict:
 
 
 def load_torch_file(file: Path) -> dict:
-    """torch.load() of a dict of tensors and plain values, never of code. Raises InputError naming the file."""
+    """Load a dict of tensors and plain values with torch.load(), never code. Raises InputError naming the file."""
     import pickle
 
     if not file.is_file():
         raise InputError(f"{file}: no such file")
     with open(file, "rb") as start:
-        # An ONNX file begins with its format's version, as field 1; files of torch are archives or pickles.
+        # An ONNX file begins with field 1, its format version; PyTorch files are archives or pickles.
         if file.suffix.lower() == ".onnx" or start.read(1) == b"\x08":
             raise InputError(f"{file}: this is an ONNX file; expected a .pth of train_model.py")
     try:
@@ -233,29 +233,29 @@ def load_torch_file(file: Path) -> dict:
     except pickle.UnpicklingError as error:
         hint = ""
         if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
-            # Such files hold objects besides weights, as a whole module or a training state of another project.
+            # These files contain objects besides weights, such as a whole module or another project's training state.
             hint = (
-                f' ({code[1]} here); if you trust it, keep its weights alone: python -c "import torch; f = '
+                f' ({code[1]} here); if you trust it, extract its weights: python -c "import torch; f = '
                 f"torch.load({file.as_posix()!r}, 'cpu', weights_only=False); "  # a backslash would be an escape
                 "torch.save(f.get('state_dict', f), 'plain.pth')\""
             )
         raise InputError(
-            f"{file}: not a plain PyTorch file: damaged, or holding code, which is never run{hint}"
+            f"{file}: not a plain PyTorch file: damaged, or contains code, which is never run{hint}"
         ) from None
     except Exception as error:  # a damaged pickle can raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{file}: not a readable PyTorch file ({reason})") from None
     if not isinstance(content, dict):
-        raise InputError(f"{file}: holds a {type(content).__name__}, expected a dict of weights")
+        raise InputError(f"{file}: contains a {type(content).__name__}; expected a dict of weights")
     return content
 
 
 def _load_backbone(
     model: Recognizer, weights: dict[str, Tensor], *, origin: str, keeps_head: bool, has_others: bool
 ) -> None:
-    """Load weights of any known layout; only the last layer may be of other classes (`has_others`), and start anew.
+    """Load weights of any known layout. Only the last layer may be for other classes (`has_others`), and is then reset.
 
-    What a file has on top is printed. Raises InputError that lists what is missing or of another shape.
+    Unused tensors are printed. Raises InputError listing the tensors that are missing or have another shape.
     """
     own, in_file = model.backbone.state_dict(), weights
     layout, weights = layouts.match_layout(in_file, own)
@@ -266,20 +266,22 @@ def _load_backbone(
     if keeps_head and (lost := [key for key in own if key.startswith(head) and key not in fits]):
         num_classes, weight = len(own[head + "bias"]), weights.get(head + "weight")
         if weight is not None and len(weight) != num_classes:
-            raise InputError(f"{origin}: its last layer is for {len(weight)} classes, and {num_classes} are named")
-        raise InputError(f"{origin}: holds no last layer ({', '.join(lost)}); train_model.py --weights trains one")
+            raise InputError(f"{origin}: its last layer has {len(weight)} classes, but {num_classes} were given")
+        raise InputError(
+            f"{origin}: contains no last layer ({', '.join(lost)}); train one with train_model.py --weights"
+        )
     if layout is not layouts.LAYOUTS[0]:
         print(f"{origin}: read as {layout.name}")
     if surplus := [key for key in weights if key not in own]:
-        print(f"{origin}: {len(surplus)} tensors are not used: {layouts.outline(surplus, weights)}")
+        print(f"{origin}: {len(surplus)} unused tensors: {layouts.outline(surplus, weights)}")
     if any(key.startswith(head) and key not in fits for key in own):
-        print(f"{origin}: the last layer starts anew for {own[head + 'weight'].shape[0]} classes")
-    # The last layer keeps its fresh values where the file's is of other classes.
+        print(f"{origin}: new last layer for {own[head + 'weight'].shape[0]} classes")
+    # The last layer keeps its new values if the file's is for other classes.
     model.backbone.load_state_dict({**own, **{key: weights[key] for key in fits}})
 
 
 def _misfits(name: str, weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
-    """Tensors of the network `name` that the weights lack, or have in another shape; the last layer's do not count."""
+    """Tensors of the network `name` that are missing or have another shape, not counting the last layer's."""
     fits, head = layouts.fitting(weights, own), get_spec(name).head + "."
     # Batch norm's counter may be missing: files from before PyTorch 0.4.1 lack it, and no network here reads it.
     needed = [key for key in own if not key.startswith(head) and not key.endswith("num_batches_tracked")]
@@ -289,21 +291,21 @@ def _misfits(name: str, weights: dict[str, Tensor], own: dict[str, Tensor]) -> l
 def _explain_misfits(
     model: Recognizer, misfits: list[str], weights: dict[str, Tensor], in_file: dict[str, Tensor]
 ) -> str:
-    """Which other model the file is of, or what is wrong with it."""
+    """Say which other model the file is for, or what is wrong with it."""
     if others := _models_of(in_file):
-        return f"; it is a file of {' or '.join(others)}: --model_type {others[0]}"
+        return f"; it is for {' or '.join(others)}: use --model_type {others[0]}"
     own = model.backbone.state_dict()
     if not any(key in own for key in weights):
-        return f": none of its {len(own)} tensors is there; the file holds {layouts.outline(in_file, in_file)}"
+        return f": it has none of the {len(own)} tensors; the file contains {layouts.outline(in_file, in_file)}"
     missing = [key for key in misfits if key not in weights]
     resized = [f"{key} {_size(weights[key])} for {_size(own[key])}" for key in misfits if key in weights]
     parts = [f"missing {layouts.outline(missing, own)}"] * bool(missing)
-    parts += [f"of another shape {', '.join(resized)}"] * bool(resized)
-    return f": {len(misfits)} of its {len(own)} tensors are missing or of another shape: {'; '.join(parts)}"
+    parts += [f"different shape {', '.join(resized)}"] * bool(resized)
+    return f": {len(misfits)} of {len(own)} tensors do not match: {'; '.join(parts)}"
 
 
 def _models_of(weights: dict[str, Tensor]) -> list[str]:
-    """The models that a file's weights fit, each with its own clips."""
+    """The models that a file's weights fit, with each model's own clip size."""
     names = []
     for name, spec in MODELS.items():
         with torch.device("meta"):

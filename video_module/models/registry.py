@@ -1,4 +1,4 @@
-"""The models by name: what each takes, how it is trained, where it is built. Imports no torch."""
+"""The models by name: each one's clips, training recipe, weights and builder. Imports no torch."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -22,24 +22,24 @@ class ModelSpec:
     name: str
     clip: ClipConfig
     builder: str
-    """"module:function", called as function(num_classes=…, clip=…), with drop_path=… on top where has_drop_path."""
+    """"module:function", called as function(num_classes=…, clip=…), and with drop_path=… if has_drop_path."""
     head: str
     """Name of the last layer inside the built module."""
     features: str = ""
-    """Name of the layer inside it that shows where the model looks: the last one with a grid fine enough to do so."""
+    """Name of the layer that shows where the model looks: the last one whose grid is fine enough."""
     channels_last: bool = False
-    """Whether that layer gives (N, T, H, W, C), as Swin's do, or (N, C, T, H, W). MViT's give a pair, tokens and (T, H,
-    W), and are recognised by that."""
+    """Whether that layer returns (N, T, H, W, C), as in Swin, or (N, C, T, H, W). MViT's return a pair, tokens and
+    (T, H, W), and are recognised by that."""
     has_drop_path: bool = False
-    """Whether it can skip blocks at random in training (stochastic depth)."""
+    """Whether blocks can be skipped at random in training (stochastic depth)."""
     weights: tuple[str, ...] = ()
-    """Names of published weights for it; the first is the default."""
+    """Names of published weights; the first is the default."""
     weights_url: str = ""
-    """Their file, of Kinetics-400's classes, where they are not torchvision's."""
+    """URL of the weights, for the classes of Kinetics-400, if they are not torchvision's."""
     weights_files: str = ""
-    """Published files of weights for it that `--weights PATH` takes as they are."""
+    """Published weights files that `--weights PATH` reads unchanged."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """What differs from TrainConfig's defaults."""
+    """Settings that differ from TrainConfig's defaults."""
     paper: str = ""
 
     @property
@@ -47,13 +47,13 @@ class ModelSpec:
         return self.weights[0] if self.weights else NO_WEIGHTS
 
     def build(self, *, num_classes: int, clip: ClipConfig | None = None, drop_path: float = 0.0) -> "nn.Module":
-        """The network for clips of this ClipConfig (None: the model's own): some have layers whose size follows it."""
+        """Build the network for clips of this ClipConfig (None: the model's own); some layer sizes depend on it."""
         module, _, function = self.builder.partition(":")
         settings: dict[str, Any] = {"num_classes": num_classes, "clip": clip or self.clip}
         if self.has_drop_path:
             settings["drop_path"] = drop_path
         elif drop_path:
-            raise InputError(f"{self.name} has no blocks to skip: drop_path must be 0, got {drop_path}")
+            raise InputError(f"{self.name} does not support stochastic depth: drop_path must be 0, got {drop_path}")
         return getattr(importlib.import_module(module), function)(**settings)
 
     def clip_config(
@@ -67,9 +67,9 @@ class ModelSpec:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> ClipConfig:
-        """The model's ClipConfig with the user's changes. Without its own, `resize` keeps its proportion to the crop.
+        """The model's ClipConfig with the user's changes. If `resize` is not given, it scales with `img_size`.
 
-        Raises InputError if they contradict each other.
+        Raises InputError if the settings contradict each other.
         """
         clip = self.clip
         if img_size:
@@ -82,7 +82,7 @@ class ModelSpec:
                 clip,
                 num_frames=clip_len or clip.num_frames,
                 frame_stride=frame_stride or clip.frame_stride,
-                # 0 switches off what the model brings: every file then keeps its own rate.
+                # 0 switches the model's rate off: every file then keeps its own.
                 target_fps=clip.target_fps if target_fps is None else target_fps or None,
                 resize=resize or clip.resize,
                 mean=tuple(mean or clip.mean),
@@ -97,11 +97,11 @@ class ModelSpec:
         if not self.has_drop_path:
             settings["drop_path"] = 0.0
             if given.get("drop_path"):
-                raise InputError(f"--drop_path {given['drop_path']}: {self.name} has no blocks to skip; leave it out")
+                raise InputError(f"--drop_path {given['drop_path']}: not supported by {self.name}; leave it out")
         if weights == NO_WEIGHTS:
             settings["backbone_lr_scale"] = 1.0  # nothing to preserve: the whole net starts from scratch
         if given.get("sampling") == "windows":
-            settings["num_repeats"] = 1  # all windows are taken already
+            settings["num_repeats"] = 1  # an epoch already has all windows
         settings.update(given)
         try:
             return TrainConfig(**settings)
@@ -112,12 +112,12 @@ class ModelSpec:
 _VIDEO_SWIN = "Liu et al., Video Swin Transformer, CVPR 2022"
 _R2PLUS1D = "Tran et al., A Closer Look at Spatiotemporal Convolutions for Action Recognition, CVPR 2018"
 
-# torchvision's VideoClassification preset.
+# From torchvision's VideoClassification preset.
 _KINETICS: dict[str, Any] = {"mean": (0.43216, 0.394666, 0.37645), "std": (0.22803, 0.22145, 0.216989)}
 
 _CONVOLUTIONAL = {"lr": 1e-3, "weight_decay": 0.01, "effective_batch": 16, "lr_batch": 16}
 
-# Frames and rates of torchvision's models are the clip_len and frame_rate of their `weights.meta`.
+# Frames and rates of torchvision's models are clip_len and frame_rate in their `weights.meta`.
 _SWIN: dict[str, Any] = {
     "clip": ClipConfig(num_frames=32, frame_stride=2, resize=256, crop=224),
     "head": "head",
@@ -147,7 +147,7 @@ _MVIT: dict[str, Any] = {
 def _torchvision(
     name: str, *, module: str = "torchvision_zoo", weights: tuple[str, ...] = ("KINETICS400_V1",), **settings: Any
 ) -> ModelSpec:
-    """A network of torchvision with its weights."""
+    """A torchvision network with its weights."""
     return ModelSpec(name=name, builder=f"video_module.models.{module}:{name}", weights=weights, **settings)
 
 
@@ -157,7 +157,7 @@ def _swin3d(size: str, *, weights: tuple[str, ...] = ("KINETICS400_V1",), **reci
 
 
 def _x3d(size: str, **clip: Any) -> ModelSpec:
-    """A network of pytorchvideo with the clips of its hub entry."""
+    """A pytorchvideo network with the clips of its hub entry."""
     file = f"X3D_{size.upper()}.pyth"
     return ModelSpec(
         name=f"x3d_{size}",
@@ -218,7 +218,7 @@ _SPECS = (
     _x3d("m", num_frames=16, frame_stride=5, resize=256, crop=256),
     ModelSpec(
         name="c3d",
-        # As in the paper: 16 consecutive frames, less the average of Sports-1M's mean cube over places and frames.
+        # As in the paper: 16 consecutive frames, minus the mean of Sports-1M's mean cube over positions and frames.
         clip=ClipConfig(
             num_frames=16,
             frame_stride=1,
@@ -250,11 +250,11 @@ _SPECS = (
     ),
 )
 MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in _SPECS}
-assert len(MODELS) == len(_SPECS), "two models have one name"
+assert len(MODELS) == len(_SPECS), "two models have the same name"
 
 
 def get_spec(name: str) -> ModelSpec:
-    """Look up a model. Raises InputError that lists the models."""
+    """Look up a model. Raises InputError listing the models if there is none of this name."""
     if name not in MODELS:
-        raise InputError(f"no model named {name!r}; there are {', '.join(MODELS)}")
+        raise InputError(f"no model named {name!r}; use one of {', '.join(MODELS)}")
     return MODELS[name]

@@ -1,6 +1,6 @@
 """Video Swin Transformers (Liu et al., CVPR 2022): torchvision's network with a leaner attention.
 
-Parameters have torchvision's names and shapes, so its weights load as they are.
+Parameters have torchvision's names and shapes, so its weights load unchanged.
 """
 
 import math
@@ -33,8 +33,8 @@ def _region_numbers(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
     numbers = np.zeros(1, np.int32)
     for length, extent, offset in zip(size, window, shift, strict=True):
         # Rolling by `offset` moves the first `offset` cells behind the last ones, where they share a window with cells
-        # from the other end. Counted after the roll, an axis has three regions: whole windows, the cells that were last
-        # before, and the cells that came round. The three axes together number 27 regions.
+        # from the other end. After the roll, an axis has three regions: whole windows, the cells that were last before,
+        # and the cells that were first. Three axes make 27 regions.
         axis = np.zeros(length, np.int32)
         if offset:
             axis[-extent:-offset] = 1
@@ -45,7 +45,7 @@ def _region_numbers(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
 
 
 def _region_spans(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
-    """For each token its region's number, and where in the window the region begins and ends.
+    """Find each token's region number, and where in the window its region begins and ends.
 
     Returns int32 (windows, 3, tokens of a window).
     """
@@ -62,10 +62,10 @@ def _region_tensor(layout: _Layout, device: torch.device, *, spans: bool) -> Ten
         return torch.from_numpy(_region_spans(*layout) if spans else _region_numbers(*layout)).to(device)
 
 
-# The numbers depend on sizes alone. Unless torch.compile is told that the result is constant, it traces NumPy's steps.
+# The numbers depend only on sizes. Unless torch.compile is told that the result is constant, it traces the NumPy code.
 @torch.compiler.assume_constant_result
 def _regions(layout: _Layout, device: torch.device, spans: bool) -> Tensor:
-    # What is made during export is a traced tensor, which must not end up in the cache. From a list it becomes one
+    # Tensors made during export are traced, and must not end up in the cache. Made from a list, this one becomes a
     # small integer constant of the graph.
     if torch.compiler.is_exporting():
         return torch.tensor(_region_numbers(*layout).tolist(), dtype=torch.int32, device=device)
@@ -91,9 +91,9 @@ class WindowAttention3d(ShiftedWindowAttention3d):
     """torchvision's shifted window attention, with the same results, but without rebuilding the mask at every call."""
 
     # torchvision assigns the mask region by region, which becomes 306 ScatterND nodes in swin3d_t's exported graph and
-    # two minutes of export. Here the graph holds one small constant of region numbers for each size, and the mask is
-    # computed from it. Masks and biases stored as constants, one for each window, would make a file of 713 MB around
-    # 112 MB of parameters.
+    # takes two minutes to export. Here the graph has one small constant of region numbers for each size, and computes
+    # the mask from it. With masks and biases stored as constants for each window, a file with 112 MB of parameters
+    # would have 713 MB.
 
     def forward(self, x: Tensor) -> Tensor:
         """x and the result: (N, T, H, W, C)."""
@@ -123,7 +123,7 @@ class WindowAttention3d(ShiftedWindowAttention3d):
         return x[:, :t, :h, :w]
 
     def _attend(self, qkv: Tensor, layout: _Layout | None) -> Tensor:
-        """Attention of tokens from the same region, all where `layout` is None.
+        """Attention between tokens of the same region; if `layout` is None, between all.
 
         Takes queries, keys and values, (N, windows, tokens of a window, 3 * C), and returns (…, C).
         """
@@ -136,7 +136,7 @@ class WindowAttention3d(ShiftedWindowAttention3d):
             x = window_attention.window_attention(qkv.flatten(0, 1), self.relative_position_bias_table, index, regions)
             return x.view(n, windows, tokens, -1)
         qkv = qkv.permute(3, 0, 1, 4, 2, 5)
-        # (N, windows, heads, tokens, C // heads) each. Indexed, since unbind() exports as twice as many nodes.
+        # (N, windows, heads, tokens, C // heads) each. Indexed, since unbind() exports to twice as many nodes.
         q, k, v = qkv[0], qkv[1], qkv[2]
         bias = self.position_bias(tokens)  # (heads, tokens, tokens)
         mask = None if layout is None else _shift_mask(_regions(layout, qkv.device, False))
@@ -157,8 +157,8 @@ class WindowAttention3d(ShiftedWindowAttention3d):
         return x.is_cuda or (x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_exporting())
 
     def position_bias(self, tokens: int) -> Tensor:
-        """What each pair of places in a window adds to the scores, (heads, tokens, tokens)."""
-        # Looked up inside the graph: stored for each block, the biases would make an exported file twice as large.
+        """The bias on the scores for each pair of positions in a window, (heads, tokens, tokens)."""
+        # Looked up inside the graph: if biases were stored for each block, an exported file would be twice as large.
         index = self.relative_position_index[:tokens, :tokens]
         return F.embedding(index, self.relative_position_bias_table).permute(2, 0, 1)
 
@@ -166,25 +166,25 @@ class WindowAttention3d(ShiftedWindowAttention3d):
 def _shift_mask(regions: Tensor) -> Tensor:
     """-10,000 between tokens of different regions, else 0: float (windows, 1, tokens, tokens)."""
     together = regions[:, None, :, None] == regions[:, None, None, :]
-    # torchvision has -100, with which logits are equal to the bit. But exp(-100) is a subnormal float, with which a CPU
-    # computes many times slower, and exp(-10,000) is 0. Minus infinity would not survive the conversion to fp16.
+    # torchvision uses -100, which gives the same logits bit for bit. But exp(-100) is a subnormal float, which makes a
+    # CPU many times slower, and exp(-10,000) is 0. Minus infinity would not survive the conversion to fp16.
     return torch.where(together, 0.0, -1e4)
 
 
 def _attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *, dropout: float) -> Tensor:
     """q, k, v and the result: (N, windows, heads, tokens, channels of a head).
 
-    `bias` is (heads, tokens, tokens), or (windows, heads, tokens, tokens) where it holds a mask.
+    `bias` is (heads, tokens, tokens), or (windows, heads, tokens, tokens) if it includes a mask.
     """
-    # torch's kernel that takes a bias and gives its gradient wants four axes, and here there are five. A bias that all
-    # windows share goes with the windows folded into the samples; one for each window, with the windows folded into
-    # the heads. Either way expand() repeats it without a copy in memory.
+    # torch's kernel that takes a bias and computes its gradient needs four axes, but here there are five. If all
+    # windows share a bias, the windows are folded into the samples; if each window has its own, into the heads. Either
+    # way expand() repeats the bias without a copy in memory.
     first = 0 if bias.ndim == 3 else 1
     flat = [tensor.flatten(first, first + 1) for tensor in (q, k, v)]
     tokens = bias.shape[-1]
     mask = bias.to(q.dtype).contiguous().view(1, -1, tokens, tokens)
-    # The kernel needs rows that are contiguous and begin at a multiple of 16 bytes; with others, torch silently takes
-    # the way that keeps all scores in memory.
+    # The kernel needs contiguous rows that begin at a multiple of 16 bytes; for others, torch silently falls back to
+    # code that keeps all scores in memory.
     mask = F.pad(mask, (0, -tokens % 8))[..., :tokens].expand(len(flat[0]), -1, -1, -1)
     return F.scaled_dot_product_attention(*flat, attn_mask=mask, dropout_p=dropout).reshape(q.shape)
 
@@ -201,7 +201,7 @@ class _PatchEmbed(PatchEmbed3d):
         x = x.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, t))  # (N, C, T/t, t, H/h, h, W/w, w)
         x = x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
         x = F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
-        # Under autocast a norm gives fp32, which the first stage would keep; the others begin with a linear layer.
+        # Under autocast a norm returns fp32, which the first stage would keep; the others begin with a linear layer.
         return self.norm(x).to(x.dtype)
 
 
@@ -209,11 +209,11 @@ class _Block(SwinTransformerBlock):
     """torchvision's block around WindowAttention3d."""
 
     recomputed = False
-    """Whether training keeps only the block's input, and computes the rest again when the gradients need it."""
+    """Whether training keeps only the block's input, and recomputes the rest in the backward pass."""
     compiled: Callable[..., Tensor] | None = None
-    """What training calls in place of transform()."""
+    """Compiled code that training calls instead of transform()."""
 
-    # SwinTransformer3d hands its own attention class to every block, whatever the caller would like; it stops here.
+    # SwinTransformer3d always passes its own attention class to every block; it is ignored here.
     def __init__(self, *args, attn_layer=None, **kwargs):
         super().__init__(*args, attn_layer=WindowAttention3d, **kwargs)
 
@@ -234,9 +234,9 @@ class _Block(SwinTransformerBlock):
         return x + (branch if kept is None else branch * kept[1])
 
     def _draw_kept(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Stochastic depth (Huang et al. 2016): 0 for the samples that skip a branch, else 1 over the others' share."""
-        # Drawn here and not in transform(), whose compiled code would otherwise differ from block to block: each has
-        # its own probability.
+        """Stochastic depth (Huang et al. 2016): 0 for the samples that skip a branch, else 1 / share of those kept."""
+        # Drawn here and not in transform(), because each block has its own probability, and the compiled code would
+        # otherwise differ from block to block.
         survival = 1 - self.stochastic_depth.p
         if survival == 1:
             return None
@@ -245,17 +245,16 @@ class _Block(SwinTransformerBlock):
 
 
 class _Network(SwinTransformer3d):
-    """torchvision's network of these parts."""
+    """torchvision's network with these parts."""
 
     def compile_for_training(self) -> None:
-        """Compile its parts; happens at the first pass in training mode.
+        """Compile the network in parts, at the first pass in training mode.
 
-        In parts, because all blocks of a stage then share their code, which takes a fraction of the time that the
-        network as a whole takes, and because several processes can exchange the gradients of one block while those of
-        the next are computed.
+        In parts, all blocks of a stage share their code, so compiling takes a fraction of the time that the whole
+        network takes. And several processes can exchange the gradients of one block while computing those of the next.
         """
-        # Each stage is a variant of that code, with its windows shifted or not. torch gives up after the eighth, and
-        # there may be other networks in the process.
+        # Each stage needs its own variant of that code, with and without shifted windows. torch gives up after eight
+        # variants, and there may be other networks in the process.
         torch._dynamo.config.recompile_limit = 64
         transform = torch.compile(_Block.transform, dynamic=False)
         for module in self.modules():
@@ -275,7 +274,7 @@ def _build(
     window_size: Sequence[int] = (8, 7, 7),
     patch_size: Sequence[int] = (2, 4, 4),
 ) -> nn.Module:
-    # torchvision's builders (swin3d_t() and so on) fix the drop path, so the class they build is called directly.
+    # torchvision's builders (swin3d_t() and so on) fix the drop path rate, so the class is called directly.
     return _Network(
         patch_size=list(patch_size),
         embed_dim=embed_dim,
@@ -302,12 +301,12 @@ def swin3d_b(*, clip: ClipConfig, **settings: Any) -> nn.Module:
 
 
 def swin3d_b_w16(*, clip: ClipConfig, **settings: Any) -> nn.Module:
-    """swin3d_b with windows of 16 tokens along time, all that a clip of 32 frames has."""
+    """swin3d_b with windows of 16 tokens along time, the whole length of a clip of 32 frames."""
     return swin3d_b(clip=clip, window_size=(16, 7, 7), **settings)
 
 
 def swin3d_nano(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Module:
-    """For 8x64x64 clips: patches of 2x8x8, three stages, windows of 4x4x4 tokens that span the whole time axis."""
+    """A network for 8x64x64 clips: patches of 2x8x8, three stages, windows of 4x4x4 tokens that span all of time."""
     net = _build(
         num_classes=num_classes,
         drop_path=drop_path,
@@ -318,8 +317,8 @@ def swin3d_nano(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.M
         patch_size=(2, 8, 8),
     )
     # torchvision draws all weights with a deviation of 0.02, which suits layers of 96 channels and more. In layers of
-    # 32, signals die out and training stalls for epochs; a deviation of one over the root of a layer's inputs keeps
-    # their size. Wide position biases let attention tell before from after from the first step on.
+    # 32, signals die out and training stalls for epochs; a deviation of 1 / sqrt(inputs) preserves their size. Wide
+    # position biases let attention distinguish before from after from the first step on.
     for name, parameter in net.named_parameters():
         if name.endswith("relative_position_bias_table"):
             nn.init.trunc_normal_(parameter, std=0.5)
@@ -331,9 +330,9 @@ def swin3d_nano(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.M
 
 @torch.no_grad()
 def _see_motion(filters: Tensor, *, gain: float = 8.0) -> None:
-    """Make half of the filters, (out, in, 2, h, w), differences of a patch's two frames, `gain` times as wide."""
-    # Motion changes pixels far less than the scene itself does, so a network that starts from random filters finds the
-    # scene first and the motion late. Differences in time see nothing but motion.
+    """Turn half of the filters, (out, in, 2, h, w), into differences of a patch's two frames, scaled by `gain`."""
+    # Motion changes pixels far less than the scene does, so a network with random filters learns the scene first and
+    # motion late. Differences in time see only motion.
     assert filters.ndim == 5 and filters.shape[2] == 2, filters.shape
     half = filters.shape[0] // 2
     filters[:half, :, 1] = -filters[:half, :, 0]

@@ -1,4 +1,4 @@
-"""torchvision's other video networks, under their own parameter names, for clips of any size that they can take."""
+"""torchvision's other video networks, with its parameter names, for clips of any size that they support."""
 
 from functools import lru_cache
 
@@ -26,9 +26,9 @@ def mc3_18(*, num_classes: int, clip: ClipConfig) -> nn.Module:
 
 
 def s3d(*, num_classes: int, clip: ClipConfig) -> nn.Module:
-    """torchvision's mean over 2 x 7 x 7 cells asks for 14 frames of 224 x 224; smaller clips get a smaller mean."""
+    """S3D. torchvision's mean over 2 x 7 x 7 cells needs 14 frames of 224 x 224; smaller clips get a smaller mean."""
     net = torchvision_s3d(num_classes=num_classes)
-    # The time axis is halved three times and each side five times. All of that rounds up but the last pooling.
+    # The time axis is halved three times and each side five times. All of these round up, except the last pooling.
     time = -(-clip.num_frames // 4) // 2
     side = -(-clip.crop // 16) // 2
     net.avgpool = nn.AvgPool3d((min(2, time), min(7, side), min(7, side)), stride=1)
@@ -48,12 +48,12 @@ _STAGES = (1, 2, 11, 2)
 
 
 def _mvit(num_classes: int, clip: ClipConfig, drop_path: float, *, is_v2: bool) -> nn.Module:
-    # torchvision's builders accept clips of 16 x 224 x 224 alone. The tables of positions follow the clip's size, so
-    # their class is called directly.
+    # torchvision's builders only accept clips of 16 x 224 x 224. Tables of positions depend on the clip's size, so the
+    # class is called directly.
     stages = [stage for stage, count in enumerate(_STAGES) for _ in range(count)]
     firsts = [sum(_STAGES[:stage]) for stage in range(1, len(_STAGES))]
     channels = [96 * 2**stage for stage in stages]
-    # Version 2 doubles the channels in a stage's first block; version 1 did so in the last block of the stage before.
+    # Version 2 doubles the channels in a stage's first block, version 1 in the last block of the stage before.
     if is_v2:
         inputs, outputs = [channels[0], *channels[:-1]], channels
     else:
@@ -85,8 +85,8 @@ def _mvit(num_classes: int, clip: ClipConfig, drop_path: float, *, is_v2: bool) 
         stochastic_depth_prob=drop_path,
         num_classes=num_classes,
     )
-    # MSBlock names its attention class itself and takes no other. Ours has the same parameters and another forward(),
-    # so giving the object that class is all it takes.
+    # MSBlock hard-codes its attention class. Ours has the same parameters and another forward(), so it is enough to
+    # change the object's class.
     for block in net.blocks:
         block.attn.__class__ = PooledAttention
     return net
@@ -94,8 +94,8 @@ def _mvit(num_classes: int, clip: ClipConfig, drop_path: float, *, is_v2: bool) 
 
 @lru_cache(maxsize=64)
 def _distance_numbers(queries: int, keys: int) -> list[list[int]]:
-    """Which row of a table of relative positions belongs to each query and each key along one axis."""
-    # Queries and keys were pooled with different strides. Distances are counted in cells of the finer of the two grids.
+    """The row in a table of relative positions for each query and each key along one axis."""
+    # Queries and keys were pooled with different strides. Distances count cells of the finer grid.
     key_step, query_step = max(queries / keys, 1.0), max(keys / queries, 1.0)
     return [[int(q * query_step - (k + 1 - keys) * key_step) for k in range(keys)] for q in range(queries)]
 
@@ -110,20 +110,20 @@ def _distance_tensor(queries: int, keys: int, device: torch.device) -> Tensor:
 
 @torch.compiler.assume_constant_result
 def _distances(queries: int, keys: int, device: torch.device) -> Tensor:
-    # What is made during export is a traced tensor, which must not end up in the cache.
+    # Tensors made during export are traced, and must not end up in the cache.
     if torch.compiler.is_exporting():
         return torch.tensor(_distance_numbers(queries, keys), device=device)
     return _distance_tensor(queries, keys, device)
 
 
 class PooledAttention(mvit.MultiscaleAttention):
-    """torchvision's attention of MViT, with the same results, but without assigning to parts of tensors."""
+    """torchvision's MViT attention, with the same results, but without assigning to parts of tensors."""
 
-    # Assignments become 96 ScatterND nodes in mvit_v2_s's exported graph. Here each sum is written as one, with padding
-    # where the class token takes no part.
+    # Assignments become 96 ScatterND nodes in mvit_v2_s's exported graph. Here they are sums, padded with zeros at the
+    # class token.
 
     def forward(self, x: Tensor, thw: Size3) -> tuple[Tensor, Size3]:
-        """x: a class token and the cells of grid `thw`, (N, 1 + T * H * W, C). Returns the same of the pooled grid."""
+        """x: a class token and the cells of grid `thw`, (N, 1 + T * H * W, C). Returns the same for the pooled grid."""
         n, tokens, _ = x.shape
         qkv = self.qkv(x).view(n, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv[0], qkv[1], qkv[2]  # (N, heads, tokens, head_dim) each
@@ -140,7 +140,7 @@ class PooledAttention(mvit.MultiscaleAttention):
         return self.project(x.transpose(1, 2).reshape(n, -1, self.output_dim)), thw
 
     def _position_scores(self, q: Tensor, thw: Size3, k_thw: Size3) -> Tensor:
-        """What each pair of cells adds to the scores, (N, heads, T * H * W of the queries, of the keys)."""
+        """The bias on the scores for each pair of cells, (N, heads, T * H * W of the queries, of the keys)."""
         along_t, along_h, along_w = (
             _positions(table, queries, keys)
             for table, queries, keys in zip((self.rel_pos_t, self.rel_pos_h, self.rel_pos_w), thw, k_thw, strict=True)
@@ -156,6 +156,6 @@ class PooledAttention(mvit.MultiscaleAttention):
 
 def _positions(table: Tensor, queries: int, keys: int) -> Tensor:
     """Relative positions along an axis, (queries, head_dim, keys)."""
-    # torchvision's own stretching of a table that was trained for another grid, so that results agree with it.
+    # A table trained for another grid is resized by torchvision's own function, so that results agree with it.
     table = mvit._interpolate(table, 2 * max(queries, keys) - 1)
     return F.embedding(_distances(queries, keys, table.device), table).transpose(1, 2)

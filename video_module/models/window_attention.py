@@ -1,9 +1,9 @@
-"""Attention within windows as Triton kernels, for CUDA: with a learned position bias and Swin's shift mask.
+"""Attention within windows as Triton kernels for CUDA, with a learned position bias and Swin's shift mask.
 
-The scores of a window live in registers only, as in FlashAttention-2 (Dao 2023), whose recomputation in the backward
-pass this follows. torch's own kernels cannot do what Swin needs at full speed: they take the bias and the mask as one
-tensor in memory, and write the bias's gradient for every window before it can be summed. Here the mask is computed
-from region numbers, and the bias's gradient is summed over the windows in registers.
+The scores of a window exist only in registers, and the backward pass recomputes them, as in FlashAttention-2 (Dao
+2023). torch's own kernels are not fast enough for Swin: they take the bias and the mask as one tensor in memory, and
+write the bias's gradient for every window before it can be summed. Here the mask is computed from region numbers, and
+the bias's gradient is summed over the windows in registers.
 """
 
 import torch
@@ -17,11 +17,11 @@ except ImportError:  # no wheels for this platform, as on Windows
 
 _LOG2_E = 1.4426950408889634
 _PADDING = 64
-"""Biases are padded to a multiple of so many tokens: no block reads past the end, and rows are aligned."""
+"""Biases are padded to a multiple of this many tokens, so that no block reads past the end and rows are aligned."""
 
 
 def is_supported(qkv: Tensor) -> bool:
-    """Whether the kernels can work on `qkv`, (windows, tokens, 3, heads, channels of a head)."""
+    """Whether the kernels support `qkv`, (windows, tokens, 3, heads, channels of a head)."""
     channels = qkv.shape[-1]
     return (
         triton is not None
@@ -33,14 +33,14 @@ def is_supported(qkv: Tensor) -> bool:
 
 
 def window_attention(qkv: Tensor, table: Tensor, index: Tensor, regions: Tensor | None) -> Tensor:
-    """Attention of the tokens of each window to each other.
+    """Attention between the tokens of each window.
 
     Arguments:
         qkv: queries, keys and values, bf16 or fp16 (windows, tokens, 3, heads, channels of a head).
         table: the learned biases by relative position, (positions, heads).
         index: int64 (tokens, tokens), the row of `table` for each query and key.
-        regions: None, or int32 (windows of a sample, 3, tokens): for each token the number of its region, where this
-            region begins in the window and where it ends. Tokens attend only to those of their own region.
+        regions: None, or int32 (windows of a sample, 3, tokens): for each token its region's number, and where in the
+            window that region begins and ends. Tokens attend only to tokens of their own region.
 
     Returns (windows, tokens, heads, channels of a head), of qkv's dtype.
     """
@@ -56,14 +56,14 @@ _LAUNCH = {
     "backward_bias": {"BLOCK_Q": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3},
 }
 _PROGRAMS = 2048
-"""At least so many programs sum up the bias's gradient, enough to keep every multiprocessor busy."""
+"""At least this many programs sum up the bias's gradient, enough to keep every multiprocessor busy."""
 
 
 def _padded_bias(table: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
     """The biases of all pairs, in units of log 2: (heads, padded tokens, padded tokens)."""
     tokens = len(index)
     padded = -(-tokens // _PADDING) * _PADDING
-    # What is padded must vanish in the softmax. Finite, since a difference of infinities is not a number.
+    # Padding must vanish in the softmax. It is finite, since a difference of infinities is NaN.
     lowest = torch.finfo(dtype).min / 2
     bias = torch.full((table.shape[1], padded, padded), lowest, dtype=dtype, device=table.device)
     bias[:, :tokens, :tokens] = (table.t() * _LOG2_E).to(dtype)[:, index]
@@ -86,7 +86,7 @@ def _forward(qkv: Tensor, table: Tensor, index: Tensor, regions: Tensor | None) 
 
 
 def _sizes(qkv: Tensor, bias: Tensor, regions: Tensor | None, *counts: int) -> tuple[int, ...]:
-    """What all kernels take after their tensors."""
+    """The sizes that all kernels take after their tensors."""
     _, tokens, _, heads, channels = qkv.shape
     is_masked = regions is not None
     return (heads, len(regions) if is_masked else 0, *counts, tokens, bias.shape[1], channels, is_masked)
@@ -110,7 +110,7 @@ def _backward(
     log_sum: Tensor,
     learns_table: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of qkv and table; the table's is empty unless it learns."""
+    """Gradients of qkv and table; the table's is empty unless `learns_table`."""
     grad, qkv = grad.contiguous(), qkv.contiguous()
     windows, tokens, _, heads, _ = qkv.shape
     bias = _padded_bias(table, index, qkv.dtype)
@@ -129,7 +129,7 @@ def _backward(
 
     launch = _LAUNCH["backward_bias"]
     tiles = triton.cdiv(tokens, launch["BLOCK_Q"]) * triton.cdiv(tokens, launch["BLOCK_K"])
-    # Each program sums over its share of the windows. Their sums are added up afterwards and not by atomic operations,
+    # Each program sums over its share of the windows. The sums are added up afterwards, not by atomic operations,
     # whose order would change the result from run to run.
     windows_each = triton.cdiv(windows, triton.cdiv(_PROGRAMS, tiles * heads))
     parts = triton.cdiv(windows, windows_each)
@@ -163,7 +163,7 @@ _forward.register_autograd(_differentiate, setup_context=_save)
 
 
 if triton is not None:
-    # Triton would compile a variant for counts that are multiples of 16, and another for those that are 1.
+    # Without this, Triton would compile variants for counts that are multiples of 16, and for counts of 1.
     _COUNTS = ("heads", "num_regions", "num_windows", "windows_each")
 
     @triton.jit
@@ -189,7 +189,7 @@ if triton is not None:
 
     @triton.jit
     def _span(regions, rows, size):
-        """The tokens, from first to end, among which all partners of these rows are."""
+        """The range of tokens, first to end, that contains all partners of these rows."""
         first = tl.min(tl.load(regions + size + rows, mask=rows < size, other=size), 0)
         end = tl.max(tl.load(regions + 2 * size + rows, mask=rows < size, other=0), 0)
         return first, end
@@ -280,7 +280,7 @@ if triton is not None:
         tokens: tl.constexpr, PADDED: tl.constexpr, D: tl.constexpr, MASKED: tl.constexpr,
         BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     ):  # fmt: skip
-        """The gradients of keys and values. Works on scores (keys, queries), so `bias` comes transposed."""
+        """The gradients of keys and values. Works on scores (keys, queries), so `bias` is passed transposed."""
         window, head, begin = _place(tokens, heads, BLOCK_K)
         stride = 3 * heads * D
         SCALE: tl.constexpr = D**-0.5 * 1.4426950408889634

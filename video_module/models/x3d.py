@@ -1,6 +1,6 @@
 """X3D (Feichtenhofer, X3D: Expanding Architectures for Efficient Video Recognition, CVPR 2020).
 
-Parameters have the names of pytorchvideo's network, so that its published files (X3D_XS.pyth) load as they are.
+Parameters are named as in pytorchvideo, so that its published files (X3D_XS.pyth) load unchanged.
 """
 
 import math
@@ -15,17 +15,17 @@ from video_module.config import ClipConfig
 # Channels and blocks of the four stages in the paper's basic network, before it is widened and deepened.
 _CHANNELS = (12, 24, 48, 96)
 _DEPTHS = (1, 2, 5, 3)
-# The factors that XS, S and M share: they differ in their clips alone.
+# Factors that XS, S and M share; they differ only in their clips.
 _WIDTH = 2.0
 _DEPTH = 2.2
 _BOTTLENECK = 2.25
 _SQUEEZE = 0.0625
-# Channels in front of the classes.
+# Channels before the last layer.
 _HIDDEN = 2048
 
 
 def round_width(channels: int, factor: float) -> int:
-    """Multiply a number of channels, to the nearest multiple of 8 that is not below 0.9 of the product."""
+    """Multiply a number of channels and round to the nearest multiple of 8, but not below 0.9 of the product."""
     product = channels * factor
     rounded = max(8, int(product + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * product else rounded
@@ -46,7 +46,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """More channels, a 3x3x3 convolution of each by itself, fewer channels."""
+    """Expand the channels, convolve each channel separately (3x3x3), and reduce the channels."""
 
     def __init__(self, inputs: int, inner: int, outputs: int, *, stride: int, squeezes: bool):
         super().__init__()
@@ -59,7 +59,7 @@ class _Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm_a(self.conv_a(x)))
-        # The paper's swish is what torch calls SiLU.
+        # torch calls the paper's swish SiLU.
         x = F.silu(self.norm_b(self.conv_b(x)))
         return self.norm_c(self.conv_c(x))
 
@@ -67,7 +67,7 @@ class _Bottleneck(nn.Module):
 class _Block(nn.Module):
     def __init__(self, inputs: int, inner: int, outputs: int, *, stride: int, squeezes: bool):
         super().__init__()
-        # A shortcut that only strides has no norm: so it is in the published files.
+        # A shortcut that only strides has no norm, as in the published files.
         self.branch1_conv = (
             nn.Conv3d(inputs, outputs, 1, stride=(1, stride, stride), bias=False)
             if inputs != outputs or stride > 1
@@ -83,7 +83,7 @@ class _Block(nn.Module):
 class _Stem(nn.Module):
     def __init__(self, outputs: int):
         super().__init__()
-        # pytorchvideo's names of the two are swapped: conv_t sees the frame and conv_xy the time.
+        # pytorchvideo's names are swapped: conv_t convolves over space and conv_xy over time.
         self.conv = nn.Sequential(
             OrderedDict(
                 conv_t=nn.Conv3d(3, outputs, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1), bias=False),
@@ -98,7 +98,7 @@ class _Stem(nn.Module):
 
 def _stage(inputs: int, outputs: int, *, num_blocks: int) -> nn.Module:
     inner = int(_BOTTLENECK * outputs)
-    # Every other block squeezes, the first one of a stage among them.
+    # Every other block squeezes, starting with the first one of a stage.
     blocks = [
         _Block(outputs if number else inputs, inner, outputs, stride=1 if number else 2, squeezes=number % 2 == 0)
         for number in range(num_blocks)
@@ -128,14 +128,14 @@ class _Head(nn.Module):
         self.proj = nn.Linear(_HIDDEN, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The mean over places comes before the last layer rather than behind it. The logits are the same, since that
-        # layer is linear, and its input is one vector for each clip. pytorchvideo's hub averages the probabilities of
-        # those places instead; where a clip leaves one place, as in training, there is no difference.
+        # The mean over positions comes before the last layer, not after it. The logits are the same, since that layer
+        # is linear, and its input is one vector per clip. pytorchvideo's hub averages the probabilities of the
+        # positions instead; if there is only one position, as in training, there is no difference.
         return self.proj(self.dropout(self.pool(x).mean(dim=(2, 3, 4))))
 
 
 class X3D(nn.Module):
-    """Takes (N, 3, T, H, W). It strides along both sides, five times, and never along time."""
+    """Takes (N, 3, T, H, W). It strides five times in space and never in time."""
 
     def __init__(self, *, num_classes: int, window: tuple[int, int, int]):
         super().__init__()
@@ -164,8 +164,8 @@ class X3D(nn.Module):
 
 
 def _build(*, num_classes: int, clip: ClipConfig, trained_on: tuple[int, int]) -> nn.Module:
-    """`trained_on`: frames and side of the authors' training clips, which the pooling takes in as a whole."""
-    # Their tests take larger clips, which leave 2 x 2 places. Of smaller clips the pooling takes what there is.
+    """Build an X3D whose last pooling covers a whole clip of the size `trained_on` (frames and side) by the authors."""
+    # The authors test on larger clips, which leave 2 x 2 positions. For smaller clips the pooling is smaller.
     cells = math.ceil(min(trained_on[1], clip.crop) / 32)
     return X3D(num_classes=num_classes, window=(min(trained_on[0], clip.num_frames), cells, cells))
 
