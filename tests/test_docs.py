@@ -98,24 +98,32 @@ def test_every_flag_exists():
 
 
 def inline_commands() -> list[str]:
-    """`python script.py …` and `torchrun … script.py …` within the text and tables."""
-    codes = [" ".join(code.split()) for page in SHOWN for code in re.findall(r"`([^`]+)`", without_blocks(read(page)))]
-    return [code for code in codes if re.match(r"(python|torchrun) ", code) and ".py" in code and "-c " not in code]
+    """`python script.py …`, `torchrun … script.py …` and `python -m video_module.… …` within the text and tables."""
+    codes = {" ".join(code.split()) for page in SHOWN for code in re.findall(r"`([^`]+)`", without_blocks(read(page)))}
+    return sorted(code for code in codes if re.match(r"(python|torchrun) (.*\.py\b|-m video_module\.\w+ )", code))
+
+
+# What a part of a command may lack
+REQUIRED = {
+    "run_model": ["--video_path", "v", "--model", "m"],
+    "run_gradio": ["--model", "m"],
+    "split_data": ["--input_dir", "v", "--splits_dir", "s"],
+}
 
 
 @pytest.mark.parametrize("command", inline_commands())
 def test_a_command_in_the_text_is_understood(command):
     """By the parser of its script; … stands for more."""
     words = [word for word in shlex.split(command) if word not in ("…", "...")]
-    script = next(position for position, word in enumerate(words) if word.endswith(".py"))
-    module = importlib.import_module(Path(words[script]).stem)
-    arguments = words[script + 1 :]
-    if "…" in command or len(arguments) < 2:  # a part of a command: what it lacks is beside the point
-        required = {"run_model": ["--video_path", "v", "--model", "m"], "run_gradio": ["--model", "m"]}
-        required |= {"split_data": ["--input_dir", "v", "--splits_dir", "s"]}
-        arguments = [*required.get(module.__name__, []), *arguments]
+    if words[1] == "-m":
+        name, arguments = f"{words[2]}.__main__", words[3:]
+    else:
+        script = next(position for position, word in enumerate(words) if word.endswith(".py"))
+        name, arguments = Path(words[script]).stem, words[script + 1 :]
+        if "…" in command or len(arguments) < 2:
+            arguments = [*REQUIRED.get(name, []), *arguments]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(*[SystemExit] * ("--help" in arguments)):
-        module.parse_args(arguments)
+        importlib.import_module(name).parse_args(arguments)
 
 
 def test_the_table_of_models_is_right():
