@@ -65,7 +65,7 @@ def build_application(
         jobs=service.jobs,
         storage=service.storage,
         limits=service.limits,
-        num_inputs={function["id"]: len(function["inputs"]) for function in page.get_config_file()["dependencies"]},
+        page_inputs=_inputs(page),
         inputs=api.INPUTS,
         root_path=root_path,
     )
@@ -73,3 +73,10 @@ def build_application(
 
 async def _answer_refusal(request: Request, refusal: Refused) -> Response:
     return refused(refusal, request)
+
+
+def _inputs(page: gr.Blocks) -> dict[int, list[str]]:
+    """The kinds of what each of the page's functions takes, by its id, as the browser is told them too."""
+    config = page.get_config_file()
+    kinds = {component["id"]: component["type"] for component in config["components"]}
+    return {function["id"]: [kinds[number] for number in function["inputs"]] for function in config["dependencies"]}

@@ -7,7 +7,7 @@ import ipaddress
 import json
 import re
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -78,14 +78,14 @@ class Gate:
         jobs: Jobs,
         storage: Storage,
         limits: Limits,
-        num_inputs: Mapping[int, int],
+        page_inputs: Mapping[int, Sequence[str]],
         inputs: Collection[str],
         root_path: str = "",
     ) -> None:
-        """`num_inputs` are those of the page's functions, by id; `inputs` name those of each endpoint."""
+        """`page_inputs` are the kinds of what each function of the page takes; `inputs` name those of the endpoints."""
         self._app, self._accounts, self._jobs, self._storage = app, accounts, jobs, storage
         self._limits, self._root_path = limits, root_path
-        self._num_inputs, self._inputs = num_inputs, inputs
+        self._page_inputs, self._inputs = page_inputs, inputs
         self._hosts = {name.lower() for name in allowed_hosts}
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
@@ -185,8 +185,9 @@ class Gate:
         data = content.get("data")
         if path in _PAGE_CALLS:
             number, session = content.get("fn_index"), content.get("session_hash")
-            is_known = type(number) is int and isinstance(data, list) and self._num_inputs.get(number) == len(data)
-            return is_known and isinstance(session, str)
+            kinds = self._page_inputs.get(number) if type(number) is int else None
+            is_known = kinds is not None and isinstance(data, list) and len(kinds) == len(data)
+            return is_known and isinstance(session, str) and all(map(_fits, kinds, data))
         if path.startswith("/gradio_api/call/v2/"):
             return set(content) <= {*self._inputs, "session_hash"} and "video" in content
         if path.startswith("/gradio_api/call/"):
@@ -211,6 +212,20 @@ class Gate:
 
 
 _TOO_LARGE = Refused("too_large_request")
+
+
+def _fits(kind: str, value: Any) -> bool:
+    """Whether a component of the page may send this: of files and pictures all that describes them has to be right."""
+    if value is None or kind not in ("file", "image", "video"):
+        return True
+    return (
+        isinstance(value, dict)
+        and value.get("meta") == {"_type": "gradio.FileData"}
+        and (kind == "image" or isinstance(value.get("path"), str))
+        and not value.get("is_stream")
+        and type(value.get("size")) in (int, type(None))
+        and all(type(value.get(name)) in (str, type(None)) for name in ("path", "url", "orig_name", "mime_type"))
+    )
 
 
 class _Sent:
