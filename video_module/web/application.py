@@ -1,7 +1,6 @@
 """The one application that is served: the gate, our own routes, and behind them Gradio's page."""
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import gradio as gr
@@ -12,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from video_module import __version__
 from video_module.web import api, routes
 from video_module.web.api import Service
+from video_module.web.examples import Examples
 from video_module.web.gate import Gate, refused
 from video_module.web.limits import Refused
 from video_module.web.login import Accounts
@@ -21,7 +21,7 @@ from video_module.web.uploads import Uploads
 
 
 def build_application(
-    service: Service, accounts: Accounts, *, allowed_hosts: Iterable[str], examples: Sequence[Path], root_path: str
+    service: Service, accounts: Accounts, *, allowed_hosts: Iterable[str], examples: Examples, root_path: str
 ) -> Any:
     """The ASGI application. Visitors may ask for it by an IP address, or by one of `allowed_hosts`."""
     # Without a CORSMiddleware of ours, Gradio would add one that lets any page read its answers.
@@ -50,7 +50,7 @@ def build_application(
         js="() => window.finishPage()",
         head=f"<script>{page_script(service.limits)}</script>",
         i18n=translate,
-        footer_links=["api"],
+        footer_links=[],
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
