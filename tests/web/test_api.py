@@ -394,8 +394,12 @@ def test_when_the_queue_is_full_it_says_so_politely(server, client, recording, s
         assert reply.status_code == 503 and int(reply.headers["retry-after"]) > 0
         assert reply.json()["detail"] == f"The server is busy, {QUEUE_SIZE} are waiting. Please try again in a minute."
         browser = RUSSIAN | {"user-agent": "Mozilla/5.0"}
+        functions = httpx.get(f"{server.address}config").json()["dependencies"]
+        [number] = [function["id"] for function in functions if function["api_name"] == "recognise"]
         reply = httpx.post(
-            f"{server.api}/queue/join", json={"session_hash": "a", "fn_index": 0, "data": []}, headers=browser
+            f"{server.api}/queue/join",
+            json={"session_hash": "a", "fn_index": number, "data": [None] * 3},
+            headers=browser,
         )
         assert reply.status_code == 429
         assert reply.json()["detail"] == f"Сервер занят, в очереди {QUEUE_SIZE}. Попробуйте через минуту."

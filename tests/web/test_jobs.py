@@ -76,6 +76,28 @@ def test_a_full_queue_refuses_everybody(clock, stack):
         stack.enter_context(jobs.join("d"))
 
 
+def test_a_place_is_kept_for_those_on_their_way(clock, stack):
+    jobs = make_jobs(clock, queue_size=2)
+    for name in "abc":
+        jobs.announce(name)
+    with pytest.raises(Refused, match="busy"):
+        jobs.announce("d")
+    with pytest.raises(Refused, match="busy"):
+        stack.enter_context(jobs.join("d"))
+    for name in "abc":
+        stack.enter_context(jobs.join(name))
+    assert jobs.is_full and jobs.num_waiting == 2
+
+
+def test_a_place_is_not_kept_for_ever(clock):
+    jobs = make_jobs(clock, queue_size=1)
+    for name in "ab":
+        jobs.announce(name)
+    assert jobs.is_full
+    clock.now += 20
+    assert not jobs.is_full
+
+
 def test_who_stops_asking_is_passed_over(clock, stack):
     jobs = make_jobs(clock)
     gone, here = (stack.enter_context(jobs.join(name)) for name in "ab")

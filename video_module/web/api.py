@@ -216,6 +216,8 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
     router = APIRouter(prefix="/api")
 
     async def answer(request: Request) -> dict[str, Any]:
+        if service.jobs.is_full:  # before all of it has been sent
+            raise Refused("busy", waiting=service.limits.queue_size)
         upload = await uploads.receive(request, field_name="file")
         return await service.timeline_of(
             str(upload.path),

@@ -12,10 +12,10 @@ from video_module import __version__
 from video_module.web import api, routes
 from video_module.web.api import Service
 from video_module.web.examples import Examples
-from video_module.web.gate import Gate, refused
+from video_module.web.gate import Function, Gate, refused
 from video_module.web.limits import Refused
 from video_module.web.login import Accounts
-from video_module.web.page import CSS, THEME, build_page, page_script
+from video_module.web.page import CSS, JOB_NAMES, THEME, build_page, page_script
 from video_module.web.texts import TEXTS
 from video_module.web.uploads import Uploads
 
@@ -65,7 +65,7 @@ def build_application(
         jobs=service.jobs,
         storage=service.storage,
         limits=service.limits,
-        page_inputs=_inputs(page),
+        functions=_functions(page),
         inputs=api.INPUTS,
         root_path=root_path,
     )
@@ -75,8 +75,13 @@ async def _answer_refusal(request: Request, refusal: Refused) -> Response:
     return refused(refusal, request)
 
 
-def _inputs(page: gr.Blocks) -> dict[int, list[str]]:
-    """The kinds of what each of the page's functions takes, by its id, as the browser is told them too."""
+def _functions(page: gr.Blocks) -> dict[int, Function]:
+    """What the browser may call, as it is told itself."""
     config = page.get_config_file()
     kinds = {component["id"]: component["type"] for component in config["components"]}
-    return {function["id"]: [kinds[number] for number in function["inputs"]] for function in config["dependencies"]}
+    return {
+        function["id"]: Function(
+            inputs=[kinds[number] for number in function["inputs"]], is_job=function["api_name"] in JOB_NAMES
+        )
+        for function in config["dependencies"]
+    }

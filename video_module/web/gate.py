@@ -8,6 +8,7 @@ import json
 import re
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,7 +38,6 @@ _OPEN = re.compile(
 _WITHOUT_LOGIN = ("/login", "/logout", "/favicon.ico", "/robots.txt")
 # Those that read what they are sent themselves, as it arrives.
 _READ_BY_ROUTES = ("/login", "/logout", "/api/predict", "/api/segments", "/gradio_api/upload")
-_QUEUED = re.compile(r"/gradio_api/(queue/join|call/.+)")
 _PAGE_CALLS = ("/gradio_api/queue/join", "/gradio_api/run/predict")
 _ONE_RANGE = re.compile(r"bytes=(\d{1,15}-\d{0,15}|-\d{1,15})")
 
@@ -66,6 +66,16 @@ def own_names(host: str) -> set[str]:
     return {"localhost", name, f"{name}.local", host.lower()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Function:
+    """What the browser may call by its number."""
+
+    inputs: Sequence[str] | None
+    """The kinds of components that it takes; None of what is not there."""
+    is_job: bool = False
+    """Whether it stands in the queue of Jobs."""
+
+
 class Gate:
     """ASGI middleware around the whole application."""
 
@@ -78,14 +88,14 @@ class Gate:
         jobs: Jobs,
         storage: Storage,
         limits: Limits,
-        page_inputs: Mapping[int, Sequence[str]],
+        functions: Mapping[int, Function],
         inputs: Collection[str],
         root_path: str = "",
     ) -> None:
-        """`page_inputs` are the kinds of what each function of the page takes; `inputs` name those of the endpoints."""
+        """`functions` are the page's, by the ids that the browser knows; `inputs` name those of the endpoints."""
         self._app, self._accounts, self._jobs, self._storage = app, accounts, jobs, storage
         self._limits, self._root_path = limits, root_path
-        self._page_inputs, self._inputs = page_inputs, inputs
+        self._functions, self._inputs = functions, inputs
         self._hosts = {name.lower() for name in allowed_hosts}
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
@@ -150,21 +160,19 @@ class Gate:
         if request.method != "POST" or path in _READ_BY_ROUTES:
             await self._app(scope, receive, sent)
             return None
-        is_queued = _QUEUED.fullmatch(path) is not None
-        if is_queued and self._jobs.is_full:
-            raise self._busy()
-        body = await self._checked_body(request, path)
-        sent.hides_503 = is_queued
-        await self._app(scope, _replay(scope, body, receive), sent)
+        content = await self._read_content(request, path)
+        if path.startswith("/gradio_api/call/") or self._function(path, content).is_job:
+            self._jobs.announce(address_of(request))
+        # Gradio's own "queue is full" is that of the live tab.
+        sent.hides_503 = path == "/gradio_api/queue/join"
+        # Written anew, so that no other reader can find something else in it.
+        await self._app(scope, _replay(scope, json.dumps(content).encode(), receive), sent)
         if sent.was_hidden:
             sent.was_hidden = False
-            raise self._busy()
+            raise Refused("busy", waiting=self._limits.queue_size)
         return None
 
-    def _busy(self) -> Refused:
-        return Refused("busy", waiting=self._limits.queue_size)
-
-    async def _checked_body(self, request: Request, path: str) -> bytes:
+    async def _read_content(self, request: Request, path: str) -> dict[str, Any]:
         """The JSON of a request to Gradio, which may name no files but those that were uploaded.
 
         Gradio would copy whichever file of the server such a request names, and fetch what a link leads to.
@@ -177,17 +185,19 @@ class Gate:
             raise Refused("bad_request") from None
         if not (isinstance(content, dict) and self._is_call(path, content)):
             raise Refused("bad_request")
-        # Written anew, so that no other reader can find something else in it.
-        return json.dumps(content).encode()
+        return content
+
+    def _function(self, path: str, content: dict[str, Any]) -> "Function":
+        number = content.get("fn_index") if path in _PAGE_CALLS else None
+        return self._functions.get(number, _NO_FUNCTION) if type(number) is int else _NO_FUNCTION
 
     def _is_call(self, path: str, content: dict[str, Any]) -> bool:
         """Whether a request calls what is there with as much as it takes; Gradio would log a traceback for others."""
         data = content.get("data")
         if path in _PAGE_CALLS:
-            number, session = content.get("fn_index"), content.get("session_hash")
-            kinds = self._page_inputs.get(number) if type(number) is int else None
-            is_known = kinds is not None and isinstance(data, list) and len(kinds) == len(data)
-            return is_known and isinstance(session, str) and all(map(_fits, kinds, data))
+            kinds = self._function(path, content).inputs
+            fits = kinds is not None and isinstance(data, list) and len(kinds) == len(data)
+            return fits and isinstance(content.get("session_hash"), str) and all(map(_fits, kinds, data))
         if path.startswith("/gradio_api/call/v2/"):
             return set(content) <= {*self._inputs, "session_hash"} and "video" in content
         if path.startswith("/gradio_api/call/"):
@@ -212,6 +222,8 @@ class Gate:
 
 
 _TOO_LARGE = Refused("too_large_request")
+_META = {"_type": "gradio.FileData"}
+_NO_FUNCTION = Function(inputs=None)
 
 
 def _fits(kind: str, value: Any) -> bool:
@@ -220,9 +232,8 @@ def _fits(kind: str, value: Any) -> bool:
         return True
     return (
         isinstance(value, dict)
-        and value.get("meta") == {"_type": "gradio.FileData"}
-        and (kind == "image" or isinstance(value.get("path"), str))
-        and not value.get("is_stream")
+        and (kind == "image" or (isinstance(value.get("path"), str) and value.get("meta") == _META))
+        and type(value.get("is_stream", False)) is bool
         and type(value.get("size")) in (int, type(None))
         and all(type(value.get(name)) in (str, type(None)) for name in ("path", "url", "orig_name", "mime_type"))
     )

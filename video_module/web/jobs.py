@@ -31,29 +31,36 @@ class Jobs:
         self._lock = threading.Lock()
         self._waiting: list[Job] = []
         self._running: list[Job] = []
+        # (visitor, when) of those who have been let in and are on their way.
+        self._announced: list[tuple[str, float]] = []
         self._rate = _FIRST_RATE
         self.is_closing = False
+
+    @property
+    def num_waiting(self) -> int:
+        with self._lock:
+            return self._count_waiting()
 
     @property
     def is_full(self) -> bool:
         return self.num_waiting >= self._limits.queue_size
 
-    @property
-    def num_waiting(self) -> int:
+    def announce(self, visitor: str) -> None:
+        """Keep a place for a visitor who will join() in a moment. Raises Refused if there is no room."""
         with self._lock:
-            self._forget_the_gone()
-            # Those whose turn it is already only have to ask for it.
-            return max(0, len(self._waiting) - max(0, self._limits.num_at_once - len(self._running)))
+            self._check_room(visitor)
+            self._announced.append((visitor, self.now()))
 
     @contextmanager
     def join(self, visitor: str) -> Iterator["Job"]:
         """Stand in the queue, and then be worked on, until the block ends. Raises Refused if there is no room."""
-        if self.is_full:
-            raise Refused("busy", waiting=self._limits.queue_size)
         job = Job(self, visitor)
         with self._lock:
-            if sum(other.visitor == visitor for other in self._waiting) >= _MAX_WAITING_EACH:
-                raise Refused("too_many_jobs", most=_MAX_WAITING_EACH)
+            announced = next((item for item in self._announced if item[0] == visitor), None)
+            if announced is None:
+                self._check_room(visitor)
+            else:
+                self._announced.remove(announced)
             self._waiting.append(job)
         try:
             yield job
@@ -104,8 +111,23 @@ class Jobs:
                 busy.add(job.visitor)
         return chosen[: max(0, self._limits.num_at_once - len(self._running))]
 
+    def _count_waiting(self) -> int:
+        self._forget_the_gone()
+        # Those whose turn it is already only have to ask for it.
+        num_free = max(0, self._limits.num_at_once - len(self._running))
+        return max(0, len(self._waiting) + len(self._announced) - num_free)
+
+    def _check_room(self, visitor: str) -> None:
+        if self._count_waiting() >= self._limits.queue_size:
+            raise Refused("busy", waiting=self._limits.queue_size)
+        visitors = [job.visitor for job in self._waiting] + [name for name, _ in self._announced]
+        if visitors.count(visitor) >= _MAX_WAITING_EACH:
+            raise Refused("too_many_jobs", most=_MAX_WAITING_EACH)
+
     def _forget_the_gone(self) -> None:
-        self._waiting = [job for job in self._waiting if job.asked_at > self.now() - _GONE_S]
+        oldest = self.now() - _GONE_S
+        self._waiting = [job for job in self._waiting if job.asked_at > oldest]
+        self._announced = [item for item in self._announced if item[1] > oldest]
 
     def _leave(self, job: "Job") -> None:
         with self._lock:

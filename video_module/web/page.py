@@ -14,6 +14,9 @@ from video_module.web.handlers import SPEEDS, Handlers
 from video_module.web.limits import Limits
 from video_module.web.texts import TEXTS
 
+JOB_NAMES = ("recognise", "predict", "segments")
+"""The functions that stand in the queue of Jobs, as Gradio calls them."""
+
 _STREAM_EVERY_S = 0.1
 _CAMERA = gr.WebcamOptions(mirror=False, constraints={"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}})
 

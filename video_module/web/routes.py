@@ -121,6 +121,11 @@ def login_routes(accounts: Accounts, *, root_path: str) -> APIRouter:
         answer.set_cookie(accounts.cookie, token, path=home, httponly=True, samesite="lax", secure=is_https)
         return answer
 
+    @router.get("/logout")
+    async def stay() -> Response:
+        # Gradio has a route of this name, which would answer.
+        return Response(status_code=405, headers={"allow": "POST"})
+
     @router.post("/logout")
     async def sign_out(request: Request) -> Response:
         accounts.sign_out(request.cookies.get(accounts.cookie, ""))

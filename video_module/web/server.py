@@ -109,6 +109,8 @@ def _run(app: Any, sockets: list[socket.socket], jobs: "Jobs") -> None:
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             # Before the connections are waited for, which wait for the work.
             jobs.close()
+            # Pages that are open keep a request open, whose end would be told as an error.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             await super().shutdown(sockets)
 
     # What strangers send makes warnings, as many as they like, and in Gradio tracebacks.
