@@ -22,6 +22,7 @@ from video_module.data.encoding import write_video
 
 ROOT = Path(__file__).parents[2]
 MAX_FILE_MB, MAX_SECONDS, QUEUE_SIZE = 2, 20, 3
+RUSSIAN = {"jump": "прыжок", "pull": "тянет", "push": "толкает", "sit": "садится", "stand": "встаёт", "wave": "машет"}
 CHROMIUM = shutil.which("chromium")
 # the fake camera shows a moving pattern, and nobody has to allow it
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -48,9 +49,9 @@ class Server:
         return f"{self.address}gradio_api"
 
     def visitors_files(self) -> list[Path]:
-        """Files below its folder, but for the page's examples and the lock that shows that the folder is in use."""
+        """Files below its folder, but for the examples with their answers, and the lock of a folder in use."""
         files = [path for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
-        return [path for path in files if path.parent.name != "examples"]
+        return [path for path in files if "examples" not in path.relative_to(self.folder).parts]
 
 
 @contextmanager
@@ -94,9 +95,11 @@ def _wait_for(server: Server) -> None:
 def server(exported, tmp_path_factory) -> Iterator[Server]:
     """A server with small limits. Nothing of ours stands in a traceback of its log at the end."""
     folder = tmp_path_factory.mktemp("web") / "server"
+    names = folder.with_name("names.csv")
+    names.write_text("class,ru\n" + "".join(f"{name},{russian}\n" for name, russian in RUSSIAN.items()), "utf-8")
     limits = {"max_file_mb": MAX_FILE_MB, "max_seconds": MAX_SECONDS, "queue_size": QUEUE_SIZE, "concurrency": 1}
     flags = [str(part) for name, value in limits.items() for part in (f"--{name}", value)]
-    with run_server(folder, exported, *flags) as server:
+    with run_server(folder, exported, *flags, "--class_names_translated", str(names)) as server:
         yield server
     assert not re.search(r"video_module[/\\]", server.log.read_text(encoding="utf-8"))
 

@@ -142,7 +142,8 @@ def _build_video_tab(do: Handlers, translate: gr.I18n, page: gr.Blocks, model: g
     run = start.click(do.recognise, [video, model], **shown)
     example = boxes.click(do.show_example, model, cancels=[run, first], **shown)
     start.click(None, cancels=[example, first], **_PRIVATE)
-    stop.click(do.cancelled, None, [status, stop], cancels=[run, example], **_ASIDE)
+    # Said afterwards, or what was on its way would say something else.
+    stop.click(None, cancels=[run, example], **_PRIVATE).then(do.cancelled, None, [status, stop], **_ASIDE)
     camera.change(None, camera, video, js="(recording) => recording", **_ASIDE)
     video.change(do.take("video"), video, [status, start], js="(video) => window.keepVideo(video)", **_ASIDE)
     return boxes
@@ -177,7 +178,7 @@ def _build_live_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, limits
             status = gr.HTML(apply_default_css=False, elem_id="live-status")
     live: dict[str, Any] = {"concurrency_limit": None, **_PRIVATE, **_AS_IT_IS}
     run = start.click(do.watch, [video, model, speed], [picture, label, status, stop], **live)
-    stop.click(do.cancelled, None, [status, stop], cancels=[run], **_ASIDE)
+    stop.click(None, cancels=[run], **_PRIVATE).then(do.cancelled, None, [status, stop], **_ASIDE)
     frames.stream(
         do.watch_camera,
         [frames, model],
