@@ -80,7 +80,7 @@ def test_the_page_opens_with_a_finished_example_and_another_is_one_click_away(op
     wait_for_the_first_view(page)
     assert page.locator(".example-title").inner_text() == "Example: Wave, sit, stand"
     page.wait_for_function(PLAYS)
-    for button in ("#recognise", "#cancel", "#start", "#stop"):
+    for button in ("#recognise", "#cancel"):
         assert page.locator(button).is_disabled()  # there is nothing to do yet
     page.get_by_role("button", name="Push, pull, jump").first.click()
     page.get_by_text("Example: Push, pull, jump").wait_for(timeout=120_000)
@@ -198,6 +198,7 @@ def test_a_file_is_watched_live(open_page, recording, speed):
     page = open_page()
     page.get_by_role("tab", name="Live").click()
     assert page.get_by_role("radio", name="1×").is_checked()
+    assert page.locator("#start").is_disabled() and page.locator("#stop").is_disabled()
     choose(page, recording, "#live-video", "#start")
     page.get_by_role("radio", name=speed).check()
     count_pictures(page)
@@ -304,7 +305,8 @@ def test_what_gradio_says_is_said_in_our_words(open_page):
         """() => {
           const toast = document.createElement("div");
           toast.className = "toast-wrap";
-          toast.innerHTML = '<div class="toast-body"><b>Error</b><div class="toast-text">Too many requests.</div></div>';
+          const text = '<div class="toast-text">Too many requests.</div>';
+          toast.innerHTML = `<div class="toast-body"><b>Error</b>${text}</div>`;
           document.body.append(toast);
         }"""
     )
