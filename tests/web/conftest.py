@@ -1,5 +1,6 @@
 """run_gradio.py as a process of its own, and a browser."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,6 +80,65 @@ def run_server(folder: Path, model: Path, *flags: str) -> Iterator[Server]:
             process.send_signal(_END)
             process.wait(timeout=20)
     assert list(folder.iterdir()) == []
+
+
+class Line:
+    """What stands between a visitor and a server, and can be cut."""
+
+    def __init__(self, server: Server) -> None:
+        self._target = int(server.address.rstrip("/").rpartition(":")[2])
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ends: list[socket.socket] = []
+        self._is_cut = self._is_closed = False
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self._is_cut = True
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._is_cut = False
+
+    def close(self) -> None:
+        self._is_closed = True
+        self.cut()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while not self._is_closed:
+            try:
+                near, _ = self._listener.accept()
+                if self._is_cut:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                continue
+            self._ends += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def cut_off(server: Server) -> Iterator[Line]:
+    """Another address of a server, whose connections can be cut."""
+    line = Line(server)
+    try:
+        yield line
+    finally:
+        line.close()
 
 
 def _wait_for(server: Server) -> None:

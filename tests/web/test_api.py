@@ -398,7 +398,7 @@ def test_when_the_queue_is_full_it_says_so_politely(server, client, recording, s
         [number] = [function["id"] for function in functions if function["api_name"] == "recognise"]
         reply = httpx.post(
             f"{server.api}/queue/join",
-            json={"session_hash": "a", "fn_index": number, "data": [None] * 3},
+            json={"session_hash": "a", "fn_index": number, "data": [None] * 2},
             headers=browser,
         )
         assert reply.status_code == 429

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.web.conftest import RUSSIAN
+from tests.web.conftest import RUSSIAN, cut_off
 
 pytestmark = pytest.mark.slow
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}
@@ -297,23 +297,50 @@ def test_bad_files_are_told_at_once_and_the_answer_before_stays(open_page, recor
     assert box.count() == 0 and alert.count() == 0
 
 
-def test_what_gradio_says_is_said_in_our_words(open_page):
+@pytest.mark.parametrize(
+    ("detail", "message"),
+    [
+        ("Сервер занят.", "Сервер занят."),
+        ("Too many requests", "Не получилось. Попробуйте ещё раз."),
+    ],
+)
+def test_what_gradio_says_is_said_in_our_words(browser, server, recording, detail, message):
     """Its messages have English titles; ours take their place, with what they say."""
-    page = open_page(locale="ru-RU")
+    page = browser.new_context(locale="ru-RU").new_page()
+    page.goto(server.address)
     wait_for_the_first_view(page)
-    page.evaluate(
-        """() => {
-          const toast = document.createElement("div");
-          toast.className = "toast-wrap";
-          const text = '<div class="toast-text">Too many requests.</div>';
-          toast.innerHTML = `<div class="toast-body"><b>Error</b>${text}</div>`;
-          document.body.append(toast);
-        }"""
-    )
-    page.locator("#refusal").get_by_text("Не получилось. Попробуйте ещё раз.").wait_for()
-    assert not page.locator(".toast-body").is_visible()
+    choose(page, recording)
+    page.route("**/queue/join*", lambda route: route.fulfill(status=429, json={"detail": detail}))
+    page.locator("#recognise").click()
+    page.locator("#refusal").get_by_text(message).wait_for()
+    assert page.locator("[data-testid=toast-text]").count() and not page.locator(".toast-wrap").is_visible()
     page.locator("#refusal").get_by_role("button", name="Закрыть").click()
     assert page.locator("#refusal").count() == 0
+    page.context.close()
+
+
+def test_file_and_answer_outlast_a_connection_that_is_lost(browser, server, recording, slow_video):
+    """All connections are cut in the middle of the work on a second video."""
+    with cut_off(server) as line:
+        page = browser.new_context(locale="en-US").new_page()
+        page.goto(line.address)
+        wait_for_the_first_view(page)
+        recognise(page, recording)
+        heading = page.locator(".order").inner_text()
+        clear(page)
+        choose(page, slow_video)
+        page.locator("#recognise").click()
+        page.locator("#status").get_by_text(re.compile(r"\d+%")).wait_for()
+        line.cut()
+        page.locator("#refusal").get_by_text("The connection is lost.").wait_for()
+        page.wait_for_timeout(5000)
+        with page.expect_event("framenavigated", timeout=60_000):  # Gradio's page loads itself anew
+            line.mend()
+        page.locator("#input-video").get_by_text(".mp4").first.wait_for()
+        page.locator("#recognise:enabled").wait_for()
+        page.wait_for_function(PLAYS)
+        assert page.locator(".order").inner_text() == heading
+        page.context.close()
 
 
 def test_on_a_phone_the_progress_and_then_the_answer_come_into_view(open_page, recording):

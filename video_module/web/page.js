@@ -27,9 +27,9 @@
 
   // Gradio's messages have titles in English; page.py hides them, and what they say is shown here.
   function overhear(toast) {
-    const message = toast.querySelector(".toast-text")?.textContent.trim() ?? "";
-    if (toast.dataset.heard || !message) return;
-    toast.dataset.heard = "yes";
+    const message = toast.textContent.trim();
+    if (toast.dataset.heard === message) return;
+    toast.dataset.heard = message;
     const isOurs = text.language === "en" || /[а-яё]/i.test(message);
     say(message.startsWith("Connection to the server") ? text.connection_lost : isOurs ? message : text.failed);
   }
@@ -192,7 +192,7 @@
       if (event.target.closest?.("#recognise, [data-example]")) isAsked = true;
     });
     new MutationObserver(() => {
-      for (const toast of document.querySelectorAll(".toast-body")) overhear(toast);
+      for (const toast of document.querySelectorAll("[data-testid=toast-text]")) overhear(toast);
       for (const empty of document.querySelectorAll(".empty[aria-label]:not([role])")) {
         empty.setAttribute("role", "img");
         empty.setAttribute("aria-label", text.no_picture);
