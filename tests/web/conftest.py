@@ -52,7 +52,9 @@ class Server:
 
     def visitors_files(self) -> list[Path]:
         """Files below its folder, but for the examples with their answers, and the lock of a folder in use."""
-        files = [path for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+        # Unlike Path.rglob(), os.walk() does not mind folders that go meanwhile.
+        files = [Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names]
+        files = [path for path in files if path.suffix != ".lock"]
         return [path for path in files if "examples" not in path.relative_to(self.folder).parts]
 
 
