@@ -45,6 +45,7 @@ WITHOUT_TORCH = [
     *(f"video_module.inference.{name}" for name in ("live", "watching", "inputs", "outputs", "published")),
     "video_module.web.page",
     "video_module.web.server",
+    "video_module.web.application",
     "video_module.web.gate",
     *(f"video_module.report.{file.stem}" for file in sorted((PACKAGE / "report").glob("[!_]*.py"))),
 ]

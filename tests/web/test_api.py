@@ -184,6 +184,13 @@ def test_bad_requests_are_told_why(server, recording, inputs, message):
     assert not server.visitors_files()
 
 
+def test_mistakes_take_no_place_in_the_queue(server):
+    """More of them than may wait, one after the other."""
+    for _ in range(2 * QUEUE_SIZE + 5):
+        assert call(server, "predict", video=None) == ("error", "Choose a video first.")
+    assert httpx.get(f"{server.address}api/status").json()["waiting"] == 0
+
+
 PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile://{}\n#EXT-X-ENDLIST\n"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.web.conftest import RUSSIAN, cut_off
+from tests.web.conftest import RUSSIAN, cut_off, run_server
 
 pytestmark = pytest.mark.slow
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}
@@ -380,6 +380,43 @@ def test_a_page_says_when_its_answer_has_been_deleted(browser, server, recording
     page.reload()
     wait_for_the_first_view(page)
     page.context.close()
+
+
+def test_who_waits_is_told_how_long(open_page, slow_video):
+    first, second = open_page(), open_page()
+    for page in (first, second):
+        choose(page, slow_video)
+        page.locator("#recognise").click()
+        page.locator("#status .status").wait_for()
+    second.locator("#status").get_by_text(re.compile(r"1 before you, about \d+ s")).wait_for()
+    first.locator("#cancel").click()
+    second.locator("#status").get_by_text("Recognising").wait_for()
+    second.locator("#cancel").click()
+
+
+def test_signing_in_and_out(browser, exported, recording, tmp_path):
+    accounts = tmp_path / "accounts"
+    accounts.write_text("anna:secret\n")
+    with run_server(tmp_path / "server", exported, "--auth_file", str(accounts)) as server:
+        context = browser.new_context(locale="ru-RU")
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.goto(server.address)
+        for password in ("wrong", "secret"):
+            page.get_by_label("Имя").fill("anna")
+            page.get_by_label("Пароль").fill(password)
+            page.get_by_role("button", name="Вход").click()
+            if password == "wrong":
+                page.get_by_text("Имя или пароль неверны.").wait_for()
+        wait_for_the_first_view(page)
+        recognise(page, recording)
+        page.get_by_role("button", name="Выйти").click()
+        page.get_by_label("Пароль").wait_for()
+        assert page.evaluate("sessionStorage.length") == 0
+        page.go_back()
+        page.reload()
+        page.get_by_label("Пароль").wait_for()
+        context.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -25,15 +25,14 @@ _NUM_PAUSES = 50
 
 
 def work_on(
-    service: Service, path: str | Path, *, model: Any, language: str, visitor: str, folder: Path
+    service: Service, path: str | Path, *, job: Job, model: Any, language: str, folder: Path
 ) -> Generator[str, None, str]:
     """Yield how far the work on a video is, as HTML; returns the answer, whose files go to `folder`. Raises Refused."""
     texts = TEXTS[language]
-    with service.jobs.join(visitor) as job:
-        prediction = yield from _predict(service, path, model, job, texts)
-        segments = timeline.find_segments(prediction, service.config)
-        files = yield from _write_files(service, prediction, segments, folder, model, job, language)
-        job.is_done = True
+    prediction = yield from _predict(service, path, model, job, texts)
+    segments = timeline.find_segments(prediction, service.config)
+    files = yield from _write_files(service, prediction, segments, folder, model, job, language)
+    job.is_done = True
     return result_html(
         prediction,
         segments,

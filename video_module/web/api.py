@@ -15,9 +15,9 @@ from typing_extensions import TypedDict
 from video_module.config import TimelineConfig
 from video_module.inference import timeline
 from video_module.inference.predictor import Predictor, VideoPrediction
-from video_module.web.gate import RETRY_AFTER_S, address_of
+from video_module.web.gate import RETRY_AFTER_S
 from video_module.web.jobs import POLL_S, Job, Jobs
-from video_module.web.limits import Limits, Refused, check_header
+from video_module.web.limits import Limits, Refused, address_of, check_header
 from video_module.web.storage import Storage
 from video_module.web.texts import TEXTS, texts_for
 from video_module.web.uploads import Uploads
@@ -113,18 +113,20 @@ class Service:
         return self.predictors[name]
 
     async def timeline_of(
-        self, path: str, *, model: Any, top_k: Any, visitor: str, is_gone: Callable[[], Awaitable[bool]]
+        self, video: Any, *, model: Any, top_k: Any, visitor: str, is_gone: Callable[[], Awaitable[bool]]
     ) -> dict[str, Any]:
         """All that is known of an upload, which is deleted in the end. Raises Refused."""
-        with self.storage.using(path):
-            try:
-                predictor, k = self.model(model), _count(top_k)
-                with self.jobs.join(visitor) as job:
+        # First of all, since a place is kept for those who were let in.
+        with self.jobs.join(visitor) as job:
+            path = uploaded_path(video)
+            with self.storage.using(path):
+                try:
+                    predictor, k = self.model(model), _count(top_k)
                     prediction = await self._recognise(path, predictor, job, is_gone)
-                segments = timeline.find_segments(prediction, self.config)
-                return timeline.to_json(prediction, segments, model=predictor.model, k=k, config=self.config)
-            finally:
-                self.storage.drop(path)
+                finally:
+                    self.storage.drop(path)
+        segments = timeline.find_segments(prediction, self.config)
+        return timeline.to_json(prediction, segments, model=predictor.model, k=k, config=self.config)
 
     async def _recognise(
         self, path: str, predictor: Predictor, job: Job, is_gone: Callable[[], Awaitable[bool]]
@@ -219,13 +221,16 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
         if service.jobs.is_full:  # before all of it has been sent
             raise Refused("busy", waiting=service.limits.queue_size)
         upload = await uploads.receive(request, field_name="file")
-        return await service.timeline_of(
-            str(upload.path),
-            model=upload.fields.get("model"),
-            top_k=upload.fields.get("top_k"),
-            visitor=address_of(request),
-            is_gone=request.is_disconnected,
-        )
+        try:
+            return await service.timeline_of(
+                {"path": str(upload.path)},
+                model=upload.fields.get("model"),
+                top_k=upload.fields.get("top_k"),
+                visitor=address_of(request),
+                is_gone=request.is_disconnected,
+            )
+        finally:
+            service.storage.drop(upload.path)
 
     @router.post("/predict", summary=_PREDICT, openapi_extra=_FORM, responses=_PROBLEMS)
     async def predict(request: Request) -> Prediction:
@@ -254,8 +259,9 @@ def add_endpoints(service: Service) -> None:
             return False
 
         try:
-            path = uploaded_path(video)
-            return await service.timeline_of(path, model=model, top_k=top_k, visitor=address_of(request), is_gone=stays)
+            return await service.timeline_of(
+                video, model=model, top_k=top_k, visitor=address_of(request), is_gone=stays
+            )
         except Refused as refusal:
             raise shown(refusal, request) from None
 

@@ -19,6 +19,9 @@ from video_module.web.page import CSS, JOB_NAMES, THEME, build_page, page_script
 from video_module.web.texts import TEXTS
 from video_module.web.uploads import Uploads
 
+# Visitors whose components Gradio keeps, some 80 kB each; its default is 10,000.
+_MAX_SESSIONS = 100
+
 
 def build_application(
     service: Service, accounts: Accounts, *, allowed_hosts: Iterable[str], examples: Examples, root_path: str
@@ -40,6 +43,8 @@ def build_application(
     page, translate = build_page(
         service, examples=examples, sign_out_at=f"{root_path}/logout" if accounts.are_needed else None
     )
+    # launch() has an argument for it, where mounting has none.
+    page.state_session_capacity = _MAX_SESSIONS
     gr.mount_gradio_app(
         app,
         page,

@@ -122,9 +122,10 @@ class Examples:
             folder = self._service.storage.examples / secrets.token_hex(8)
             folder.mkdir(parents=True)
             try:
-                found = yield from work_on(
-                    self._service, example.path, model=model, language=language, visitor=visitor, folder=folder
-                )
+                with self._service.jobs.join(visitor) as job:
+                    found = yield from work_on(
+                        self._service, example.path, job=job, model=model, language=language, folder=folder
+                    )
             except BaseException:
                 # A cancelled generator ends by GeneratorExit, which is not an Exception.
                 shutil.rmtree(folder, ignore_errors=True)

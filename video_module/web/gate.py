@@ -3,7 +3,6 @@
 Every rule here is one of HTTP, so that none depends on how Gradio is built: what is not listed is refused.
 """
 
-import ipaddress
 import json
 import re
 import socket
@@ -17,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from video_module.web.jobs import Jobs
-from video_module.web.limits import Limits, Refused
+from video_module.web.limits import Limits, Refused, address_of, is_address
 from video_module.web.login import Accounts, login_page
 from video_module.web.storage import Storage
 from video_module.web.texts import texts_for
@@ -54,7 +53,8 @@ _HEADERS = {
     "content-security-policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; "
     "form-action 'self'; base-uri 'self'; object-src 'none'",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    # Without any referrer, browsers would send the forms for signing in and out as of an unknown origin.
+    "referrer-policy": "same-origin",
 }
 
 RETRY_AFTER_S = 30
@@ -126,7 +126,7 @@ class Gate:
         """The answer to a request that nobody may make."""
         headers = request.headers
         host, _ = _split(headers.get("host", ""))
-        if not (_is_address(host) or host in self._hosts):
+        if not (is_address(host) or host in self._hosts):
             return _plain("unknown host; the server's --allowed_hosts names those that it has", 400)
         origin = headers.get("origin")
         if origin is not None and _split(urlsplit(origin).netloc) != _split(headers["host"]):
@@ -273,14 +273,6 @@ def refused(refusal: Refused, request: Request) -> Response:
     return JSONResponse({"detail": text}, status, headers)
 
 
-def address_of(request: Any) -> str:
-    """Where a request comes from, as one visitor: of IPv6, a visitor has a whole /64."""
-    host = request.client.host if request.client else ""
-    if ":" in host and _is_address(host):
-        return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
-    return host
-
-
 def _plain(text: str, status: int) -> Response:
     return Response(text, status, media_type="text/plain")
 
@@ -292,14 +284,6 @@ def _split(netloc: str) -> tuple[str, str]:
         return "", ""
     host, port = found[1].lower().strip("[]").removesuffix("."), found[2] or ""
     return host, "" if port in ("80", "443") else port
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _strip(scope: _Scope, path: str) -> None:

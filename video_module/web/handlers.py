@@ -18,9 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from video_module.web.answers import status_html, work_on
 from video_module.web.api import Service, uploaded_path
 from video_module.web.examples import Example, Examples
-from video_module.web.gate import address_of
 from video_module.web.jobs import POLL_S, Jobs
-from video_module.web.limits import MAX_HEIGHT, MAX_WIDTH, Refused, check_header
+from video_module.web.limits import MAX_HEIGHT, MAX_WIDTH, Refused, address_of, check_header
 from video_module.web.live_tab import CameraWatch, watch_file
 from video_module.web.texts import texts_for
 
@@ -80,25 +79,22 @@ class Handlers:
         """Yields (status, answer, cancel button)."""
 
         def work() -> Generator[str, None, str]:
-            path = uploaded_path(video)
-            with self._storage.using(path):
-                folder = self._storage.new_folder()
-                try:
-                    with self._storage.using(folder):
-                        found = yield from work_on(
-                            self._service,
-                            path,
-                            model=model,
-                            language=_texts(request)["language"],
-                            visitor=address_of(request),
-                            folder=folder,
-                        )
-                except BaseException:
-                    # A cancelled handler ends by GeneratorExit, which is not an Exception.
-                    self._storage.drop(folder)
-                    raise
-                self._storage.own(folder / "answer", session=_session(request), slot="result")
-                return found
+            # The place that is kept for this visitor is taken first of all.
+            with self._service.jobs.join(address_of(request)) as job:
+                path = uploaded_path(video)
+                with self._storage.using(path):
+                    folder, language = self._storage.new_folder(), _texts(request)["language"]
+                    try:
+                        with self._storage.using(folder):
+                            found = yield from work_on(
+                                self._service, path, job=job, model=model, language=language, folder=folder
+                            )
+                    except BaseException:
+                        # A cancelled handler ends by GeneratorExit, which is not an Exception.
+                        self._storage.drop(folder)
+                        raise
+                    self._storage.own(folder / "answer", session=_session(request), slot="result")
+                    return found
 
         yield from _follow(work(), request)
 

@@ -13,6 +13,8 @@ _MAX_WAITING_EACH = 5
 # How often those who wait ask for their turn. Who has not asked for a while has gone.
 POLL_S = 0.2
 _GONE_S = 15.0
+# Who has been let in comes at once.
+_ON_THEIR_WAY_S = 5.0
 
 # Pixels of video a second, before the first videos have shown how fast this machine and model are.
 _FIRST_RATE = 15e6
@@ -125,9 +127,9 @@ class Jobs:
             raise Refused("too_many_jobs", most=_MAX_WAITING_EACH)
 
     def _forget_the_gone(self) -> None:
-        oldest = self.now() - _GONE_S
-        self._waiting = [job for job in self._waiting if job.asked_at > oldest]
-        self._announced = [item for item in self._announced if item[1] > oldest]
+        now = self.now()
+        self._waiting = [job for job in self._waiting if job.asked_at > now - _GONE_S]
+        self._announced = [item for item in self._announced if item[1] > now - _ON_THEIR_WAY_S]
 
     def _leave(self, job: "Job") -> None:
         with self._lock:

@@ -1,5 +1,6 @@
 """What a visitor may ask of the server, checked before the work and during it."""
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,3 +144,20 @@ def check_pixels(num_pixels: int, limits: Limits) -> None:
     """Raise Refused if a video has more pixels than can be worked on in reasonable time."""
     if num_pixels > limits.max_gigapixels * 1e9:
         raise Refused("too_many_pixels", max_gigapixels=f"{limits.max_gigapixels:g}")
+
+
+def address_of(request: Any) -> str:
+    """Where a request comes from, as one visitor: of IPv6, a visitor has a whole /64."""
+    host = request.client.host if request.client else ""
+    if ":" in host and is_address(host):
+        return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
+    return host
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is given by its IP address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

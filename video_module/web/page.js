@@ -165,6 +165,8 @@
     }
   }
 
+  document.addEventListener("submit", () => sessionStorage.clear());  // whoever signs out leaves nothing
+
   // ---- called by page.py
 
   window.keepVideo = (video) => {

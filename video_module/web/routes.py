@@ -11,8 +11,8 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from video_module.web.gate import RETRY_AFTER_S, address_of
-from video_module.web.limits import Refused
+from video_module.web.gate import RETRY_AFTER_S
+from video_module.web.limits import Refused, address_of
 from video_module.web.login import Accounts, login_page
 from video_module.web.storage import Storage
 from video_module.web.texts import texts_for

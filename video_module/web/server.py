@@ -156,9 +156,9 @@ def _listen(host: str, port: int) -> list[socket.socket]:
 
 def _share(host: str, port: int) -> str:
     """Open a tunnel to gradio.live; returns the public address. Raises InputError if there is none to be had."""
-    from gradio.networking import setup_tunnel
-
     try:
+        from gradio.networking import setup_tunnel
+
         return setup_tunnel(
             local_host="127.0.0.1" if host in ("0.0.0.0", "::") else host,
             local_port=port,

@@ -13,7 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from video_module.data.labels import VIDEO_SUFFIXES
-from video_module.web.limits import Limits, Refused
+from video_module.web.limits import Limits, Refused, address_of
 from video_module.web.storage import Storage
 
 # A visitor may be slow, but not as slow as this, counted from the first byte; nor silent for so long.
@@ -71,7 +71,7 @@ class Uploads:
 
     async def receive(self, request: Request, *, field_name: str, upload_id: str | None = None) -> Upload:
         """Write the file in a request's form to a new folder, which its caller has to drop. Raises Refused."""
-        visitor = request.client.host if request.client else ""
+        visitor = address_of(request)
         if self._arriving.get(visitor, 0) >= _MAX_AT_ONCE:
             raise Refused("too_many_uploads", most=_MAX_AT_ONCE)
         self._arriving[visitor] = self._arriving.get(visitor, 0) + 1
