@@ -262,7 +262,7 @@ def test_cancelling_stops_the_work(open_page, server, slow_video):
         written.update(path.name for path in set(server.visitors_files()) - before)
         return page.get_by_text("Example: Six actions").count() == 1
 
-    assert until(is_done, seconds=120)
+    assert until(is_done, seconds=120), page.locator("#status").inner_text()
     assert not [name for name in written if "slow_annotated" in name], written
 
 

@@ -4,6 +4,7 @@ import base64
 import binascii
 import html
 import io
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
@@ -51,6 +52,8 @@ class Handlers:
         self._examples = examples
         self._live = Jobs(self._limits)
         """The queue of the live tab's files."""
+        self._under_way: dict[str, _UnderWay] = {}
+        """By visitor."""
         self._camera_scorers = ThreadPoolExecutor(self._limits.num_at_once)
         # By visitor, the one that was watched last at the end.
         self._cameras: OrderedDict[str, CameraWatch] = OrderedDict()
@@ -96,7 +99,7 @@ class Handlers:
                     self._storage.own(folder / "answer", session=_session(request), slot="result")
                     return found
 
-        yield from _follow(work(), request)
+        yield from self._follow(work(), request)
 
     def show_example(self, model: Any, request: gr.Request, event: gr.EventData) -> Iterator[tuple[Any, ...]]:
         """Yields (status, answer, cancel button) for the example that was clicked."""
@@ -107,10 +110,30 @@ class Handlers:
                 raise Refused("bad_request")
             return (yield from self._examples.answer(model, example, language=language, visitor=address_of(request)))
 
-        yield from _follow(work(), request)
+        yield from self._follow(work(), request)
+
+    def _follow(self, steps: Generator[str, None, str], request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """Yield (status, answer, cancel button) for what `steps` yield, and at last for what they return."""
+        self._cancel(_session(request))
+        work = self._under_way[_session(request)] = _UnderWay(steps)
+        try:
+            while True:
+                yield work.advance(), gr.skip(), _ON
+        except StopIteration as end:
+            if end.value is not None:  # of work that is cancelled
+                yield "", end.value, _OFF
+        except Refused as refusal:
+            yield _alert_html(refusal.text(_texts(request))), gr.skip(), _OFF
+        finally:
+            work.cancel()
+
+    def _cancel(self, session: str) -> None:
+        if (work := self._under_way.pop(session, None)) is not None:
+            work.cancel()
 
     def cancelled(self, request: gr.Request) -> tuple[Any, ...]:
-        """Returns (status, cancel button)."""
+        """End the visitor's work; returns (status, cancel button)."""
+        self._cancel(_session(request))
         return status_html(_texts(request)["cancelled"]), _OFF
 
     def take(self, slot: str) -> Callable[..., tuple[Any, ...]]:
@@ -210,6 +233,7 @@ class Handlers:
 
     def forget(self, request: gr.Request) -> None:
         """The visitor has left the page, or is out of reach for a while."""
+        self._cancel(_session(request))
         self._storage.leave(_session(request))
         self._cameras.pop(_session(request), None)
 
@@ -222,17 +246,30 @@ def _texts(request: gr.Request) -> dict[str, str]:
     return texts_for(request.headers.get("accept-language"))
 
 
-def _follow(work: Generator[str, None, str], request: gr.Request) -> Iterator[tuple[Any, ...]]:
-    """Yield (status, answer, cancel button) for what `work` yields, and at last for what it returns."""
-    try:
-        while True:
-            yield next(work), gr.skip(), _ON
-    except StopIteration as end:
-        yield "", end.value, _OFF
-    except Refused as refusal:
-        yield _alert_html(refusal.text(_texts(request))), gr.skip(), _OFF
-    finally:
-        work.close()
+class _UnderWay:
+    """Work that can be ended between two steps, by another thread too."""
+
+    # Gradio drops a generator that is cancelled in the middle of a step, and it would keep its place in the queue until
+    # Python happens to collect it.
+
+    def __init__(self, steps: Generator[str, None, str]) -> None:
+        self._steps, self._lock, self._is_cancelled = steps, threading.Lock(), False
+
+    def advance(self) -> str:
+        with self._lock:
+            step = next(self._steps)
+        if self._is_cancelled:
+            self.cancel()
+        return step
+
+    def cancel(self) -> None:
+        # Whoever holds the lock looks at this once it is free.
+        self._is_cancelled = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._steps.close()
+            finally:
+                self._lock.release()
 
 
 def _alert_html(text: str) -> str:
