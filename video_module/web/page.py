@@ -95,7 +95,7 @@ def _page_texts(limits: Limits) -> dict[str, dict[str, str]]:
 
 
 # page.js puts in what they are called in the visitor's language.
-_FOOT = '<div class="foot"><a href="api/docs">API</a>{sign_out}</div>'
+_FOOT = '<div class="foot"><a href="api/docs" target="_blank" rel="noopener">API</a>{sign_out}</div>'
 _SIGN_OUT = '<form method="post" action="{}"><button class="sign-out">Sign out</button></form>'
 # In page.js the number of the example that was clicked becomes that of the event.
 _CLICK_EXAMPLE = """element.addEventListener("click", (event) => {
