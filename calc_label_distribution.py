@@ -1,4 +1,4 @@
-"""Count videos, clips and seconds of each class and split, as JSON and as a picture."""
+"""Count videos, recordings, clips and seconds of each class and split, as JSON and as a picture."""
 
 import argparse
 from pathlib import Path
@@ -114,10 +114,15 @@ def show_examples(path: Path, data_dir: Path, class_names: list[str], *, num_wor
 def report(distribution: dict[str, Any], *, model_type: str) -> None:
     """Print a table of videos, and a line on each split."""
     splits = distribution["splits"]
-    rows = [["", *splits]]
+    rows = [["", *splits, "recordings", "shortest", "median", "longest"]]
     for name in distribution["class_names"]:
-        rows.append([name, *(str(split["classes"][name]["num_videos"]) for split in splits.values())])
-    rows.append(["total", *(str(split["num_videos"]) for split in splits.values())])
+        counts = [str(split["classes"][name]["num_videos"]) for split in splits.values()]
+        described = distribution["classes"][name]
+        lengths = ["-"] * 3
+        if described["length_s"]:
+            lengths = [f"{described['length_s'][key]:.2f} s" for key in ("shortest", "median", "longest")]
+        rows.append([name, *counts, str(described["num_sources"]), *lengths])
+    rows.append(["total", *(str(split["num_videos"]) for split in splits.values()), *[""] * 4])
     print(align(rows, left=(0,), indent=""))
     clip, step = distribution["clip"], distribution["clip"]["clip_step"]
     every = "every frame" if step == 1 else f"every {step} frames"
@@ -126,7 +131,8 @@ def report(distribution: dict[str, Any], *, model_type: str) -> None:
     print(f"clips for {model_type}: {frames}, stride {clip['frame_stride']}{rate}, one {every}")
     for name, split in splits.items():
         print(
-            f"{name:5} {pluralize(split['num_videos'], 'video')}, {pluralize(split['num_clips'], 'clip')}, "
+            f"{name:5} {pluralize(split['num_videos'], 'video')} of {pluralize(split['num_sources'], 'recording')}, "
+            f"{pluralize(split['num_clips'], 'clip')}, "
             f"{split['duration_s'] / 60:.1f} min; {describe_balance(split['imbalance'], len(split['classes']))}"
         )
 

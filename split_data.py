@@ -1,9 +1,10 @@
 """Split labelled videos into train, val and test by source, so that no film stands on two sides."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from video_module import cli
 from video_module.config import LINKS
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 PROTOCOLS = ("grouped", "hmdb51", "ucf101")
 FOLDS = ("1", "2", "3", "all")
 DEFAULT_TEST_FRACTION = 0.1
-# Near-identical pairs that are printed; --save_to writes all.
-NUM_PAIRS = 10
+# Videos of a suggested group in its picture.
+MOST_SHOWN = 24
+# In the place of a table: sources are those that grouping suggests.
+AUTO = Path("auto")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,14 +49,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--protocol", choices=PROTOCOLS, default="grouped", help="grouped: by source; others: the official split files")
     add("--splits_dir", type=Path, help="folder of the official split files, or an archive of them")
     add("--fold", choices=FOLDS, help="of an official protocol; all: <output_dir>/fold1..3 (default: 1)")
-    add("--num_folds", type=cli.positive_int, help="cross-validate: <output_dir>/fold1, fold2, …; each tests its part")
+    add("--num_folds", type=cli.positive_int, help="cross-validate: <output_dir>/fold1, …; each video tests once")
     add("--val_fraction", type=cli.fraction, default=0.2, help="of all videos; official: of the official train side")
     add("--test_fraction", type=cli.fraction, help="of all videos (grouped, without --num_folds; default: 0.1)")
-    add("--groups", type=Path, help="CSV with columns path (<class>/<file>) and source or source_video")
+    add(
+        "--groups",
+        type=Path,
+        help="CSV with columns path (<class>/<file>) and source or source_video; auto: as --suggest_groups finds them",
+    )
     add("--group_regex", help="regular expression whose first group in a file name is the source")
     add("--link", choices=LINKS, default="hard", help="how files get there; copies where linking fails")
     add("--seed", type=cli.natural, default=777, help="of the assignment of sources")
     add("--num_workers", type=cli.positive_int, default=available_cores(), help="files decoded at once")
+    parser.add_argument_group("instead of splitting, suggest sources").add_argument(
+        "--suggest_groups",
+        type=Path,
+        metavar="CSV",
+        help="write which videos of --input_dir seem to be cut from one recording, as a table for --groups, and a "
+        "picture of each group to check it by; where sources are known, say how far it agrees",
+    )
     audit = parser.add_argument_group("instead of splitting, look for leaks").add_argument
     audit(
         "--audit",
@@ -91,6 +105,10 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error(f"{flag} goes with --protocol grouped; official split files name the videos as they are")
     if args.audit and len(args.audit) > 2:
         parser.error("--audit takes one folder or two")
+    if args.suggest_groups and args.audit:
+        parser.error("--suggest_groups and --audit exclude each other")
+    if (args.audit or args.suggest_groups) and args.groups == AUTO:
+        parser.error("--groups auto is for splitting; --suggest_groups writes a table")
     if args.save_to and not args.audit:
         parser.error("--save_to goes with --audit; a split is written to --output_dir")
     if args.groups and args.group_regex:
@@ -114,6 +132,8 @@ def main(argv: list[str] | None = None) -> None:
     cli.prepare_process()
     if args.audit:
         audit(args)
+    elif args.suggest_groups:
+        suggest_groups(args)
     else:
         make_splits(args)
 
@@ -122,13 +142,13 @@ def read_source_of(args: argparse.Namespace) -> Callable[[str, str], str]:
     """The function that tells a video's source: from --groups, from --group_regex, or from names that are known."""
     from video_module.data import records
 
-    if args.groups:
+    if args.groups and args.groups != AUTO:
         return records.groups_source(args.groups)
     return records.regex_source(args.group_regex) if args.group_regex else records.name_source
 
 
 def make_splits(args: argparse.Namespace) -> None:
-    from video_module.data import layout, splits
+    from video_module.data import layout, records, splits
 
     folds = folds_of(args)
     output_dirs = [args.output_dir if fold is None else args.output_dir / f"fold{fold}" for fold in folds]
@@ -142,10 +162,18 @@ def make_splits(args: argparse.Namespace) -> None:
     videos, rejected, folder = find(args, output_dirs, official)
     for item in rejected:
         print(f"rejected {item.path}: {item.reason}")
-    show_faults(videos)
+    for sentence in records.describe_faults(videos):
+        print(f"note: {sentence}")
+    suggested = None
+    if not official and not args.annotations and read_source_of(args) is records.name_source:
+        suggested = suggest_sources(args, videos, folder)
+    if suggested and args.groups == AUTO:
+        videos = [replace(video, source=item.source) for video, item in zip(videos, suggested, strict=True)]
     made = assign(args, videos, rejected, official)
-    if made[0].protocol == "grouped" and not args.num_folds:
+    if not official and not args.num_folds:
         show_smallness(made[0])
+    if suggested and not args.groups:
+        show_torn_apart(suggested, made)
     for split, output_dir in zip(made, output_dirs, strict=True):
         num_copied = layout.write_split(split, folder, output_dir, link=args.link)
         if split.num_folds is None:
@@ -194,15 +222,18 @@ def read_splits_dir(args: argparse.Namespace) -> Path:
 
 def scan_videos(args: argparse.Namespace, output_dirs: list[Path], official: dict[int, dict]):
     """The videos of --input_dir as they are, those that are rejected, and the folder of classes."""
-    from video_module.data import archives, labels, layout, records
+    from video_module.data import archives, labels, layout, records, splits
 
     source_of = read_source_of(args)
     input_dir = archives.class_folder(args.input_dir)
     # Whatever can be refused is refused before the videos are decoded, which takes hours for large data sets
     for output_dir in output_dirs:
         layout.check_split_output(input_dir, output_dir)
+    if args.num_folds:
+        found = [(label, path.relative_to(input_dir).as_posix()) for label, path in labels.find_videos(input_dir)]
+        splits.check_sources([(label, source_of(name, label)) for label, name in found], args.num_folds)
     show_others(labels.find_others(input_dir), input_dir)
-    if not official and source_of is records.name_source:
+    if not official and source_of is records.name_source and not args.groups:
         labels.check_level(input_dir)
     videos, rejected, num_unused = records.scan(
         input_dir,
@@ -213,8 +244,6 @@ def scan_videos(args: argparse.Namespace, output_dirs: list[Path], official: dic
     if num_unused:
         print(f"skipped {num_unused} videos that the official files do not use")
     show_lost_classes(input_dir, videos, rejected)
-    if not official and source_of is records.name_source and all(map(records.has_own_source, videos)):
-        show_own_sources()
     return videos, rejected, input_dir
 
 
@@ -225,38 +254,39 @@ def show_lost_classes(input_dir: Path, videos, rejected) -> None:
         print(f"note: {sentence}")
 
 
-def show_own_sources() -> None:
-    print(
-        "note: no source in the names: each file counts as its own recording; if some are cuts of one, say so with "
-        "--groups or --group_regex"
-    )
-
-
 def prepare_videos(args: argparse.Namespace, output_dirs: list[Path], official: dict[int, dict]):
     """The clips of --annotations, or of --input_dir with --short_side, those that are rejected, and their folder."""
-    from video_module.data import annotations, archives, labels, layout, preparing, records, segments
+    from video_module.data import annotations, archives, labels, layout, preparing, segments, splits
 
     store = preparing.store_beside(args.output_dir)
     rejected, notes = [], []
-    input_dir = args.input_dir and (args.input_dir if args.annotations else archives.class_folder(args.input_dir))
+    input_dir = args.input_dir
     if args.annotations:
+        if input_dir is not None and archives.is_archive(input_dir):
+            input_dir = archives.unpacked(input_dir)
         found, rejected, notes = annotations.read_annotations(
             args.annotations,
             input_dir=input_dir,
             class_list=args.class_list,
-            source_of=records.regex_source(args.group_regex) if args.group_regex else None,
+            source_of=read_source_of(args),
             num_workers=args.num_workers,
         )
         if args.num_folds and any(segment.split for segment in found):
             raise InputError(f"{args.annotations}: its column split says who tests; leave it out, or --num_folds")
     else:
+        input_dir = archives.class_folder(input_dir)
+        for output_dir in output_dirs:
+            layout.check_split_output(input_dir, output_dir)
         show_others(labels.find_others(input_dir), input_dir)
         found = segments.whole_files(input_dir, source_of=read_source_of(args))
+    if args.num_folds:
+        splits.check_sources([(segment.label, segment.source) for segment in found], args.num_folds)
     if args.background:
         background, more = segments.add_background(found, args.background, seed=args.seed)
         found, notes = found + background, notes + more
     for note in notes:
         print(f"note: {note}")
+    segments.check_classes(found)
     for output_dir in output_dirs:
         layout.check_split_output(store, output_dir)
     preparing.check_store(store, found, output_dirs)
@@ -271,11 +301,11 @@ def show_prepared(made, store: Path) -> None:
     from video_module.tables import pluralize
 
     there = f", of which {made.num_found} were there already" if made.num_found else ""
-    print(
-        f"{store}: {pluralize(len(made.videos), 'clip')}{there}, in {made.seconds / 60:.1f} min; "
-        f"{made.bytes_before / 1e6:,.1f} MB and {made.duration_before_s / 60:.1f} min of video became "
-        f"{made.bytes_after / 1e6:,.1f} MB and {made.duration_after_s / 60:.1f} min"
-    )
+    before = f"{made.bytes_before / 1e6:,.1f} MB and {made.duration_before_s / 60:.1f} min of video"
+    after = f"{made.bytes_after / 1e6:,.1f} MB and {made.duration_after_s / 60:.1f} min"
+    # Links alone change nothing
+    became = before if made.bytes_after == made.bytes_before else f"{before} became {after}"
+    print(f"{store}: {pluralize(len(made.videos), 'clip')}{there}, in {made.seconds / 60:.1f} min; {became}")
 
 
 def show_others(paths: list[Path], input_dir: Path, *, most: int = 5) -> None:
@@ -286,40 +316,106 @@ def show_others(paths: list[Path], input_dir: Path, *, most: int = 5) -> None:
         print(f"skipped {len(paths)} files: not videos, or outside the class folders ({names}{more})")
 
 
-def show_faults(videos) -> None:
-    """Say which of the accepted videos are not quite sound."""
-    from video_module.tables import pluralize
+def suggest_sources(args: argparse.Namespace, videos, input_dir: Path):
+    """Where no names tell of sources, or --groups auto asks for it: what seems to be of one recording; else None."""
+    from video_module.data import grouping, records
 
-    if damaged := [video for video in videos if video.num_damaged_frames]:
-        num_frames = sum(video.num_damaged_frames for video in damaged)
-        print(
-            f"note: {pluralize(num_frames, 'frame')} of {pluralize(len(damaged), 'video')} lost or damaged, "
-            f"{damaged[0].path} among them"
+    if args.groups == AUTO:
+        found = grouping.suggest_groups(input_dir, videos, num_workers=args.num_workers)
+        print(grouping.describe(found))
+        return found
+    if not all(map(records.has_own_source, videos)):
+        return None
+    print(
+        "note: no source in the names: each file counts as its own recording; if some are cuts of one, say so with "
+        "--groups or --group_regex, or let --suggest_groups look for them"
+    )
+    if len(videos) > grouping.MOST_VIDEOS:
+        return None
+    return grouping.suggest_groups(input_dir, videos, num_workers=args.num_workers)
+
+
+def show_torn_apart(suggested, made: "list[Split]") -> None:
+    """Warn where videos that seem to be of one recording would stand on both sides of a split, the first of several."""
+    from video_module.data import grouping
+
+    for split in made:
+        if torn := grouping.torn_apart(suggested, split.videos):
+            print(
+                f"warning: {len(torn)} of {len(split.videos_in('test'))} test videos seem to be cut from recordings "
+                f"that train or val hold, such as {torn[0][0]} and {torn[0][1]}; --groups auto keeps them together, "
+                "--suggest_groups shows them"
+            )
+            return
+
+
+def suggest_groups(args: argparse.Namespace) -> None:
+    """Write the table of suggested groups, and a picture of each group of two and more."""
+    from video_module.data import archives, grouping, records
+    from video_module.data.leaks import sources_known
+    from video_module.data.thumbnails import read_thumbnails
+    from video_module.files import check_output, check_outputs, replacing
+    from video_module.report.contact_sheet import Preview, write_preview
+
+    table, sheets = args.suggest_groups, args.suggest_groups.with_name(f"{args.suggest_groups.stem}_sheets")
+    check_outputs([("--suggest_groups", table)], [("--groups", args.groups)])
+    check_output(sheets, folder=True)
+    if sheets.is_dir() and (others := [path for path in sheets.iterdir() if not path.name.startswith("suggested_")]):
+        raise InputError(
+            f"{sheets}: holds {others[0].name} beside earlier pictures; move it away, or choose another name"
         )
-    if timeless := [video for video in videos if not video.has_times]:
-        print(
-            f"note: {pluralize(len(timeless), 'video')} without times, {timeless[0].path} among them; "
-            f"{timeless[0].fps:g} frames/s are assumed there"
-        )
+    input_dir = archives.class_folder(args.input_dir)
+    videos, rejected, _ = records.scan(input_dir, source_of=read_source_of(args), num_workers=args.num_workers)
+    for item in rejected:
+        print(f"left out {item.path}: {item.reason}")
+    found = grouping.suggest_groups(input_dir, videos, num_workers=args.num_workers)
+    grouping.write_suggestions(table, found)
+    groups: dict[str, list] = {}
+    for video, item in zip(videos, found, strict=True):
+        groups.setdefault(item.source, []).append((video, item))
+
+    def previews(members: list) -> Iterator["Preview"]:
+        for video, item in members:
+            frames = read_thumbnails(input_dir / video.path, num_video_frames=video.num_frames)
+            named = {"path": f"{video.path}: {item.basis}", "label": video.label, "names": [f"{item.confidence:.2f}"]}
+            yield Preview(clips=[frames], **named)
+
+    with replacing(sheets) as partial:
+        partial.mkdir()
+        for source, members in groups.items():
+            if len(members) > 1:
+                shown = f", {MOST_SHOWN} of them" if len(members) > MOST_SHOWN else ""
+                title = f"{source}: {len(members)} videos{shown}"
+                write_preview(partial / f"{source}.jpg", list(previews(members[:MOST_SHOWN])), title=title)
+    print(grouping.describe(found))
+    if sources_known(videos):
+        print(grouping.describe_agreement(found, [video.source for video in videos]))
+    print(f"look at the pictures, correct the column source where it is wrong, then split with --groups {table}")
+    cli.show_written([table, sheets])
 
 
 def show_smallness(split: "Split") -> None:
     """Say what a test on the split can tell, where that is little."""
+    from video_module.data.leaks import sources_known
     from video_module.scores import describe_small_test, is_small_test
 
     test = split.videos_in("test")
-    num_sources = len({video.source for video in test})
+    num_sources = len({video.source for video in test}) if sources_known(split.videos) else None
     if is_small_test(len(test), num_sources):
         print(f"note: {describe_small_test(len(test), num_sources)}")
 
 
 def report(split: "Split") -> None:
+    from video_module.data.leaks import sources_known
+    from video_module.report.audit import SOURCES_UNKNOWN
+
     title = split.protocol if split.fold is None else f"{split.protocol} fold {split.fold}"
     print(f"{title}: {len(split.class_names)} classes, digest {split.digest}")
+    known = sources_known(split.videos)
     for name in ("train", "val", "test"):
         part = split.videos_in(name)
-        print(f"  {name:5} {len(part):6} videos {len({video.source for video in part}):6} sources")
-    print(f"  shared by test and the rest: {split.shared}")
+        print(f"  {name:5} {len(part):6} videos" + f" {len({video.source for video in part}):6} sources" * known)
+    print(f"  shared by test and the rest: {split.shared if known else SOURCES_UNKNOWN}")
     for note in split.notes:
         print(f"  note: {note}")
 
@@ -327,6 +423,7 @@ def report(split: "Split") -> None:
 def audit(args: argparse.Namespace) -> None:
     from video_module.data import archives, leaks
     from video_module.files import check_outputs, write_json
+    from video_module.report.audit import format_audit
 
     check_outputs(
         [("--save_to", args.save_to)], [("--groups", args.groups), *(("--audit", path) for path in args.audit)]
@@ -339,54 +436,10 @@ def audit(args: argparse.Namespace) -> None:
         test_fraction=args.test_fraction,
         num_workers=args.num_workers,
     )
-    for item in found["rejected"]:
-        print(f"not compared: {item['path']}: {item['reason']}")
-    for pair in found["comparisons"]:
-        show_comparison(pair)
-    if "random_split" in found:
-        show_random_split(found["random_split"])
-        show_near(found["near_identical"])
+    print(format_audit(found))
     if args.save_to:
         write_json(args.save_to, found)
         cli.show_written([args.save_to])
-
-
-def show_comparison(pair: dict[str, Any]) -> None:
-    sources, names = pair["sources"], pair["same_name"]
-    print(f"{pair['second']} ({pair['num_videos'][1]} videos) against {pair['first']} ({pair['num_videos'][0]})")
-    print(
-        f"  same source       {sources['test_clips_within_class']} within a class "
-        f"({sources['sources_within_class']} sources), {sources['test_clips_across_classes']} across classes "
-        f"({sources['sources_across_classes']})"
-    )
-    print(f"  same file name    {names['within_class']} within a class, {names['across_classes']} across classes")
-    show_near(pair["near_identical"])
-
-
-def show_random_split(found: dict[str, Any] | None) -> None:
-    if found is None:
-        print("a random split cannot be judged: no class has two videos that decode, or --test_fraction is 0")
-        return
-    fractions = ", ".join(f"{100 * share:.4g} % {name}" for name, share in found["fractions"].items())
-    print(
-        f"{found['num_videos']} videos of {found['num_sources']} sources; split at random, video by video, "
-        f"{found['test_share_within_class']:.1%} of the test videos would have their source in train or val under the "
-        f"same class, {found['test_share_any_class']:.1%} under any "
-        f"(mean of {found['num_draws']} draws of {fractions}, of each class at least one test video)"
-    )
-
-
-def show_near(pairs: list[dict] | None) -> None:
-    if pairs is None:
-        print("  near identical    not looked for (--no-content)")
-        return
-    within = sum(pair["same_class"] for pair in pairs)
-    print(f"  near identical    {within} pairs within a class, {len(pairs) - within} across classes")
-    for pair in pairs[:NUM_PAIRS]:
-        source = "" if pair["same_source"] else ", of another source"
-        print(f"    {pair['first']}  {pair['second']}  {pair['distance']:.1%} of the hash differs{source}")
-    if len(pairs) > NUM_PAIRS:
-        print(f"    and {len(pairs) - NUM_PAIRS} more; --save_to writes all")
 
 
 if __name__ == "__main__":

@@ -202,12 +202,14 @@ def check_paths(args: argparse.Namespace) -> None:
     if args.attention:
         check_output(stem.with_name(f"{stem.name}_attention"), folder=True)
     if found := next((path for path in [*written, args.report] if path and path.is_file()), None):
-        print(f"note: {found} of an earlier test, and what lies beside it, is replaced; another --output_dir keeps it")
+        print(
+            f"note: {found} of an earlier test will be replaced, and what lies beside it; another --output_dir keeps it"
+        )
 
 
 def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "EvaluationSplit") -> dict[str, Any] | None:
     """What the test videos share with the model's training. Raises InputError on a leak that is not allowed."""
-    from video_module.data.records import has_own_source
+    from video_module.data.leaks import sources_known
 
     overlap = split.overlap_with(predictor.train_sources, predictor.train_clips, train_digest=predictor.split_digest)
     if overlap is None:
@@ -218,7 +220,7 @@ def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "Eval
         raise InputError(f"{args.test_dir}: {overlap}; {hint}est on a split that it never saw, or add --allow_leak")
     if overlap.num_sources or overlap.num_clips:
         print(f"{'leak, as allowed: ' if overlap.is_leak else ''}{overlap}")
-    if all(map(has_own_source, split.videos)):
+    if not sources_known(split.videos):
         print("note: the recordings of these videos are unknown, so only videos that were trained on are noticed")
     return overlap.to_dict()
 
@@ -226,6 +228,7 @@ def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "Eval
 def measure(predictor: "Predictor", split: "EvaluationSplit", scores: "Scores", *, views: "Views") -> dict[str, Any]:
     """What X_results.json says about the scores, and about the model, split and views that they come from."""
     from video_module.data import hmdb51
+    from video_module.data.leaks import sources_known
     from video_module.report import metrics
 
     tags = [hmdb51.describe_tags(video.path, video.label) for video in split.videos]
@@ -245,6 +248,9 @@ def measure(predictor: "Predictor", split: "EvaluationSplit", scores: "Scores", 
         "weights": predictor.weights,
         "precision": predictor.precision,
     }
+    if not sources_known(split.videos):
+        unknown = "the recordings are unknown: if some videos are cuts of one, the intervals are too narrow"
+        figures["interval_note"] = "; ".join(filter(None, [figures["interval_note"], unknown]))
     if views.sampling == "windows" and views.num_crops == 1:
         figures |= metrics.window_figures(scores.view_scores, split.labels)
     return figures

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from video_module import cli
 from video_module.config import TrainConfig
-from video_module.errors import InputError
+from video_module.errors import InputError, Interrupted
 from video_module.machine import default_num_workers, started_by_torchrun
 from video_module.models.registry import DEFAULT_MODEL, MODELS, NO_WEIGHTS, get_spec
 
@@ -148,7 +148,12 @@ def test_fold(args: argparse.Namespace, group: "Group") -> None:
         return
     test_args = test_model.parse_args(argv)
     test_model.check_paths(test_args)
-    test_model.evaluate(test_args, group, argv)
+    try:
+        test_model.evaluate(test_args, group, argv)
+    except KeyboardInterrupt as stop:
+        code = stop.exit_code if isinstance(stop, Interrupted) else 130
+        way = "the same command" if args.probe else "--resume"
+        raise Interrupted(f"stopped while testing {args.save_path}; {way} goes on from there", exit_code=code) from None
 
 
 def show_folds(args: argparse.Namespace, runs: list[argparse.Namespace]) -> None:
@@ -274,7 +279,6 @@ def probe(
     import torch
 
     from video_module.engine import features
-    from video_module.engine.calibration import calibrate
     from video_module.engine.checkpoint import save_checkpoint
     from video_module.engine.device import choose_precision, send_network
     from video_module.engine.evaluation import torch_scorer
@@ -309,10 +313,8 @@ def probe(
     examples = load_examples(data, config, cache, make_embedding, network=network, num_workers=args.num_workers)
     fitted = fit_probe(examples, class_weights=class_weights, seed=config.seed)
     show_estimate(fitted, examples.labels, data.class_names)
-    calibration = None
-    if fitted.estimate is not None:
-        # On what the folds left out: the head itself has learned from all videos.
-        calibration = calibrate(fitted.estimate.view_scores, examples.labels, min_precision=config.min_precision)
+    calibration = fitted.calibrate(examples.labels, min_precision=config.min_precision)
+    if calibration is not None:
         print(calibration.describe(config.min_precision))
     features.replace_head(model.cpu(), torch.from_numpy(fitted.head.weight), torch.from_numpy(fitted.head.bias))
     settings = {"probe": True, "C": fitted.strength, "weights": weights_of(args), "class_weights": class_weights}

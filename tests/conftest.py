@@ -1,6 +1,7 @@
 """Videos made on the spot, and a small trained model that several tests share."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -8,8 +9,14 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from video_module import cli
-from video_module.machine import available_cores
+# Started in the background or by nohup, this process and those of the tests would ignore them; errors.py looks when it
+# is imported.
+for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_IGN:
+        signal.signal(getattr(signal, name), handler)
+
+from video_module import cli  # noqa: E402
+from video_module.machine import available_cores  # noqa: E402
 
 # several processes of tests (pytest -n auto) share the cores; to be set before torch is imported
 if num_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):

@@ -1,6 +1,8 @@
 """`train_model.py --fold all`: each fold trained and tested as by itself, and all of them together."""
 
 import contextlib
+import gc
+import importlib
 import io
 import json
 import os
@@ -18,8 +20,10 @@ import split_data
 import test_model
 import train_model
 from video_module.data import records
+from video_module.engine import memory
 from video_module.engine.checkpoint import load_checkpoint
-from video_module.errors import InputError
+from video_module.errors import InputError, Interrupted
+from video_module.models.recognizer import Recognizer
 
 ROOT = Path(__file__).parents[1]
 FAST = ["--model_type", "swin3d_nano", "--num_epochs", "1", "--num_workers", "0", "--device", "cpu"]
@@ -115,6 +119,21 @@ def test_a_resumed_run_does_what_is_not_done(again, data, all_folds, monkeypatch
     with pytest.raises(InputError, match="trained on another fold"):
         train_model.main(command(data, again / "x.pth", "--fold", "1", "--resume"))
     assert tested[-1] == again / "x_fold1.pth"
+
+
+def test_no_fold_keeps_the_network_of_another(again, data, monkeypatch):
+    left = []
+
+    def forget() -> None:
+        forget_run()
+        left.append(sum(type(thing) is Recognizer for thing in gc.get_objects()))
+
+    forget_run = memory.forget_run
+    monkeypatch.setattr(memory, "forget_run", forget)
+    gc.collect()
+    before = sum(type(thing) is Recognizer for thing in gc.get_objects())
+    train_model.main(command(data, again / "x.pth", "--fold", "all"))
+    assert left == [before, before]
 
 
 @pytest.mark.slow
@@ -214,12 +233,34 @@ def test_what_is_no_set_of_folds_is_refused_at_once(data, tmp_path, monkeypatch,
         (["--fold", "3"], "--fold 3: .* holds folds 1, 2; give one, or all"),
         (["--fold", "all", "--val_dir", "v"], "--val_dir goes with one split: leave out --fold"),
         (["--fold", "all", "--preview", "p.png"], "--preview goes with one split"),
-        ([], "holds folds; give one of them, as .*fold1/train, or let train_model.py --data_dir .* --fold all"),
+        ([], "holds folds; give one of them, such as .*fold1; train_model.py --fold all trains and tests each"),
     ],
 )
 def test_flags_that_do_not_fit(data, tmp_path, flags, reason):
     with pytest.raises(InputError, match=reason):
         train_model.main(command(data, tmp_path / "x.pth", *flags))
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["calc_label_distribution --data_dir {} --save_to {}.json", "split_data --audit {}", "split_data --input_dir {}"],
+)
+def test_folds_are_not_taken_for_classes(data, command):
+    """They were: each of them as a class with all videos."""
+    script, *flags = command.replace("{}", str(data)).split()
+    with pytest.raises(InputError, match=r"holds folds; give one of them, such as .*fold1$"):
+        importlib.import_module(script).main(flags)
+
+
+def test_an_interrupted_test_says_how_to_go_on(again, data, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    (again / "x_fold2_results.json").unlink()
+    monkeypatch.setattr(test_model, "evaluate", interrupt)
+    with pytest.raises(Interrupted, match=r"stopped while testing .*x_fold2\.pth; --resume goes on from there") as stop:
+        train_model.main(command(data, again / "x.pth", "--fold", "all", "--resume"))
+    assert stop.value.exit_code == 130
 
 
 def test_folds_of_the_official_protocols_are_folds_too(data, tmp_path):

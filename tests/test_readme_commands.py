@@ -26,14 +26,12 @@ NOT_RUN = {
     "python split_data.py --input_dir hmdb51_org.rar": "HMDB51 has to be fetched",
     "python train_model.py --data_dir hmdb51_folds": "the same",
     "srun": "needs a cluster",
-    "url=": "talks to a server; tests/web/test_api.py runs it",
-    "path=$(curl": "the same",
-    "call=$(curl": "the same",
-    "curl": "the same",
+    "curl": "talks to a server; tests/web/test_api.py runs it",
 }
 # what would take hours on a CPU, or wants a weights file from the network
 SMALLER = {
-    "--model_type swin3d_t": "--model_type swin3d_nano --num_epochs 2",
+    "train_model.py --data_dir data --model_type swin3d_t": "train_model.py --data_dir data --model_type swin3d_nano "
+    "--num_epochs 2",
     "--nproc_per_node 8": "--nproc_per_node 2",
     "--model swin3d_b.onnx": "--model doors.onnx",
 }

@@ -153,6 +153,12 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
             "no file named",
         ),
         ("split_data.py --input_dir {one} --output_dir {empty}/x --groups {none}", "no such file"),
+        ("split_data.py --annotations {none} --output_dir {empty}/x", "no such file"),
+        ("split_data.py --annotations {text.avi} --output_dir {empty}/x", "expected a first line with the columns"),
+        (
+            "split_data.py --input_dir {one} --output_dir {empty}/x --short_side 9",
+            "at least two classes, found ['wave']",
+        ),
         ("calc_label_distribution.py --data_dir {empty} --save_to {empty}/x.json", "no class folders"),
         ("train_model.py --data_dir {none} --model_type swin3d_nano", "train: no such folder; split_data.py makes it"),
         ("train_model.py --data_dir {one} --model_type swin3d_nano", "holds classes, but was not split; run"),

@@ -179,9 +179,12 @@ def run(main: Callable[[], object]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace", line_buffering=True)
-    # By itself a SIGTERM or SIGHUP ends Python at once, and would leave half-written files behind.
-    for number in set(STOP_SIGNALS) - {signal.SIGINT}:
-        signal.signal(number, _interrupt)
+    # By itself a SIGTERM or SIGHUP ends Python at once, and would leave half-written files behind. torchrun's processes
+    # are left to that: one that waits for another in C++ would not see the signal, and when one of them fails, torchrun
+    # ends the others so.
+    if not machine.started_by_torchrun():
+        for number in set(STOP_SIGNALS) - {signal.SIGINT}:
+            signal.signal(number, _interrupt)
     try:
         _run(main)
         code = 0

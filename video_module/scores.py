@@ -71,12 +71,17 @@ def is_small_test(num_videos: int, num_sources: int | None = None) -> bool:
     return 0 < num_videos < _SMALL_TEST or (num_sources is not None and 0 < num_sources < _FEW_SOURCES)
 
 
-def describe_small_test(num_videos: int, num_sources: int, num_right: int | None = None) -> str:
-    """What a small test can tell, or does if `num_right` is known, and what would tell more."""
+def describe_small_test(num_videos: int, num_sources: int | None, num_right: int | None = None) -> str:
+    """What a small test can tell, or does if `num_right` is known, and what would tell more.
+
+    `num_sources` is None where they are unknown.
+    """
     low, high = accuracy_interval(2 / 3 * num_videos if num_right is None else num_right, num_videos)
     right = "two thirds right" if num_right is None else f"{num_right} right"
-    wider = " or wider, since videos of one source are alike" if num_sources < num_videos else ""
+    alone = num_sources == num_videos
+    sources = "" if num_sources is None else f" of {pluralize(num_sources, 'source')}"
+    wider = "" if alone else " or wider, since videos of one source are alike"
     return (
-        f"a test on {pluralize(num_videos, 'video')} of {pluralize(num_sources, 'source')} tells little: {right} mean "
+        f"a test on {pluralize(num_videos, 'video')}{sources} tells little: {right} mean "
         f"an accuracy of {low:.2f} to {high:.2f} (95 %){wider}; split_data.py --num_folds 5 tests on every video"
     )

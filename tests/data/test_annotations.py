@@ -107,6 +107,24 @@ def test_sources_and_sides_come_from_their_columns(folder):
     assert [segment.source for segment in segments] == ["walk!"]
 
 
+def test_names_that_tell_the_recording_are_understood(folder):
+    """Cuts of one film must not part because they are listed rather than in class folders."""
+    video = (folder / "videos" / "a.mp4").read_bytes()
+    names = ["v_Archery_g08_c01.avi", "v_Archery_g08_c02.avi", "TrumanShow_wave_f_nm_np1_fr_med_26.avi", "own.avi"]
+    for name in names:
+        (folder / "tables" / name).write_bytes(video)
+    table = "".join(f"{name} {label}\n" for name, label in zip(names, ("Archery", "Archery", "wave", "x"), strict=True))
+    segments, _, notes = read_all(folder, table)
+    assert [segment.source for segment in segments] == ["v_Archery_g08", "v_Archery_g08", "TrumanShow", "own.avi"]
+    assert not any("own recording" in note for note in notes)
+    segments = read(folder, f"path,label,end_s\n{names[2]},wave,1\n{names[2]},run,2\n")
+    assert [segment.source for segment in segments] == ["TrumanShow", "TrumanShow"]  # one recording, one source
+    _, _, notes = read_all(folder, "own.avi x\n")
+    assert any("each file counts as its own recording; if some are cuts of one, say so in a column" in n for n in notes)
+    _, _, notes = read_all(folder, "path,label,end_s\nown.avi,x,1\n")
+    assert not any("own recording" in note for note in notes)
+
+
 HEAD = "path,label,start_s,end_s,split\n"
 A = "../videos/a.mp4"
 
@@ -146,15 +164,22 @@ A = "../videos/a.mp4"
         (f"{HEAD}{A},walk,0,1,trian\n", r"t\.csv:2: split 'trian': expected train, val or test"),
         (f"{HEAD}{A},walk,0,1,train\n{A},run,1,2,\n", r"t\.csv:3: split is empty; fill it in every row, or in none"),
         (f"{HEAD}{A},walk,0,5,1,5,\n", r"t\.csv:2: 6 cells, where the first line has 5|7 cells"),
+        (f"{HEAD}{A},walk,0,1,train\n{A},walk,0,1,test\n", r"t\.csv:3: repeats line 2, with another source or split"),
         ("path,label\r\n\u0430.mp4,\u0431\r\n".encode("cp1251"), r"t\.csv: not UTF-8 text"),
         (f"path,label\n{A},walk\n".encode("utf-16"), r"t\.csv: not UTF-8 text"),
-        (f'path,label\n"{A},walk\n', r"t\.csv:2: "),
+        (f'path,label\n"{A},walk\n{A},run\n', r"t\.csv:2: a cell holds a line break; a quote may not be closed"),
         ("path,label\n" + "x" * 200_000 + ",walk\n", r"t\.csv:2: field larger than field limit"),
     ],
 )
 def test_mistakes_are_named_by_line(folder, content, message):
     with pytest.raises(InputError, match=message):
         read(folder, content)
+
+
+def test_spreadsheets_are_named_as_such(folder):
+    (folder / "t.xlsx").write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match=r"t\.xlsx: a spreadsheet; save it as CSV"):
+        read_annotations(folder / "t.xlsx", num_workers=1)
 
 
 def test_numbers_beyond_the_class_list(folder):
@@ -209,7 +234,9 @@ def test_what_may_be_a_slip_is_told(folder):
 
 def test_videos_that_cannot_be_read_are_rejected(folder):
     (folder / "tables" / "broken.mp4").write_text("text")
-    segments, rejected, _ = read_all(folder, f"{HEAD}broken.mp4,walk,0,1,\n{A},run,0,1,\nbroken.mp4,run,3,4,\n")
+    table = f"{HEAD}broken.mp4,walk,0,1,\n{A},run,0,1,\nbroken.mp4,run,3,4,\n"
+    segments, rejected, notes = read_all(folder, table)
+    assert "class walk is left out: none of its files can be read" in notes
     assert plain(segments) == [("a.mp4", "run", 0.0, 1.0)]
     assert [(item.path, item.reason) for item in rejected] == [("broken.mp4", "not a video that can be read")]
 

@@ -1,5 +1,7 @@
 import json
 import math
+import re
+import statistics
 
 import pytest
 
@@ -40,10 +42,23 @@ def test_a_split_from_the_shell(drawn_data, tmp_path, capsys):
         "duration_s": pytest.approx(sum(video.num_frames / video.fps for video in wave)),
         "share": pytest.approx(1 / 6),
     }
+    lengths_s = [
+        video.num_frames / video.fps
+        for part in ("train", "val", "test")
+        for video in load_videos(drawn_data / part, num_workers=1)
+        if video.label == "wave"
+    ]
+    described = written["classes"]["wave"]
+    assert described["num_sources"] == 6
+    assert described["length_s"]["shortest"] == pytest.approx(min(lengths_s), abs=0.001)
+    assert described["length_s"]["median"] == pytest.approx(statistics.median(lengths_s), abs=0.001)
+    assert written["splits"]["train"]["num_sources"] == 4
     assert written["splits"]["train"]["imbalance"]["effective_num_classes"] == pytest.approx(6)
     assert sum(written["splits"]["val"]["tags"]["viewpoint"].values()) == 6
     assert (tmp_path / "d.png").stat().st_size > 5000
-    assert "24 videos" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "24 videos of 4 recordings, " in out
+    assert re.search(r"^wave +4 +1 +1 +6 +\d\.\d\d s +\d\.\d\d s +\d\.\d\d s$", out, flags=re.MULTILINE)
 
 
 def test_a_bare_folder(drawn_clips):

@@ -8,7 +8,7 @@ import pytest
 
 import split_data
 from tests.data.test_times import write_timed
-from video_module.data import hmdb51, records, splits, ucf101
+from video_module.data import hmdb51, preparing, records, splits, ucf101
 from video_module.data.records import VideoRecord
 from video_module.errors import InputError
 
@@ -253,6 +253,19 @@ def test_num_folds_writes_folders_of_their_own(drawn_clips, tmp_path, capsys):
     split_data.main([*command, "--num_folds", "3"])  # replaces its own
     with pytest.raises(InputError, match="fold3: of an earlier split into more folds than 2; move it away first"):
         split_data.main([*command, "--num_folds", "2"])
+
+
+def test_too_many_folds_are_refused_before_a_video_is_read(drawn_clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "scan", lambda *_, **__: pytest.fail("hours of probing"))
+    monkeypatch.setattr(preparing, "prepare", lambda *_, **__: pytest.fail("hours of cutting"))
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in drawn_clips.glob("*/*.avi")))
+    for flags in (["--input_dir", str(drawn_clips)], ["--annotations", str(table), "--group_regex", r"Film_\d+"]):
+        with pytest.raises(InputError, match="--num_folds 7: the videos are of 6 sources"):
+            split_data.main([*flags, "--output_dir", str(tmp_path / "folds"), "--num_folds", "7"])
+    table.write_text("path,label,split\n" + f"{next(drawn_clips.glob('*/*.avi'))},wave,test\n")
+    with pytest.raises(InputError, match=r"t\.csv: its column split says who tests; leave it out, or --num_folds"):
+        split_data.main(["--annotations", str(table), "--output_dir", str(tmp_path / "folds"), "--num_folds", "2"])
 
 
 @pytest.mark.parametrize(

@@ -53,3 +53,43 @@ def test_precision_out_of_reach_is_told():
     found = calibrate(scores, labels, min_precision=0.9)
     assert found.precision == 0.4 and found.num_answers == 20
     assert found.describe(0.9).endswith("the most there is: --min_precision 0.9 is out of reach)")
+
+
+def unknown_scores(scores: list[np.ndarray], labels: np.ndarray, temperature: float) -> np.ndarray:
+    """The best of the other classes' scores, which sum to 1 again."""
+    rows = [np.delete(at_temperature(row, temperature)[0], label) for row, label in zip(scores, labels, strict=True)]
+    return np.array([row.max() / row.sum() for row in rows])
+
+
+def test_the_trade_off_with_unknown_actions_is_told():
+    scores, labels = drawn(400, sharpness=1.0)
+    found = calibrate(scores, labels, min_precision=0.8)
+    chosen, *higher = found.trade_offs
+    assert chosen.min_score == found.min_score
+    assert (chosen.known_answered, chosen.precision) == (found.num_answers / 400, found.precision)
+    unknown = unknown_scores(scores, labels, found.temperature)
+    assert chosen.unknown_held == np.mean(unknown < found.min_score)
+    assert [row.unknown_held for row in higher] == pytest.approx([0.75, 0.9], abs=0.01)
+    assert all(row.unknown_held >= share for row, share in zip(higher, (0.75, 0.9), strict=True))
+    told = found.describe(0.8).splitlines()
+    assert told[1].startswith("actions that no class is for, estimated by leaving each class out of the scores in turn")
+    assert told[3].startswith(f"  {found.min_score:.2f} (the model's)")
+    assert len(told) == 6
+
+
+def test_what_models_say_that_do_not_know_a_class_comes_first():
+    scores, labels = drawn(400, sharpness=1.0)
+    found = calibrate(scores, labels, min_precision=0.8, unknown=[np.array([[0.9, 0.1, 0.0]])] * 10)
+    assert found.trade_offs[0].unknown_held == 0
+    assert found.describe(0.8).splitlines()[1].endswith("measured by fitting without each class in turn:")
+
+
+def test_a_score_of_1_leaves_the_other_classes_equal():
+    found = calibrate([np.array([[1.0, 0.0, 0.0]])] * 10, np.zeros(10, int), min_precision=0.9)
+    assert found.trade_offs[0].unknown_held == (found.min_score > 0.5)
+
+
+def test_of_two_classes_nothing_is_said_about_unknown_actions():
+    found = calibrate([np.array([[0.7, 0.3]])] * 10, np.zeros(10, int), min_precision=0.9)
+    assert found.trade_offs == ()
+    assert len(found.describe(0.9).splitlines()) == 1

@@ -78,11 +78,20 @@ def test_a_run_repeats_to_the_bit(model, drawn_data, tmp_path):
     assert tables[0] == tables[1]
 
 
+def test_intervals_of_unknown_recordings_are_said_to_be_narrow(exported, drawn_data, tmp_path):
+    for number, path in enumerate(sorted((drawn_data / "test").rglob("*.avi"))):
+        (tmp_path / "test" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "test" / path.parent.name / f"{number}.avi")
+    note = run(tmp_path / "test", exported, tmp_path / "out")["interval_note"]
+    assert note.endswith("the recordings are unknown: if some videos are cuts of one, the intervals are too narrow")
+    assert "unknown" not in run(drawn_data / "test", exported, tmp_path / "out")["interval_note"]
+
+
 def test_earlier_results_are_not_replaced_in_silence(exported, drawn_data, tmp_path, capsys):
     run(drawn_data / "test", exported, tmp_path)
     assert "earlier test" not in capsys.readouterr().out
     run(drawn_data / "test", exported, tmp_path)
-    expected = "nano_onnx_results.json of an earlier test, and what lies beside it, is replaced; another --output_dir"
+    expected = "nano_onnx_results.json of an earlier test will be replaced, and what lies beside it; another --output"
     assert expected in capsys.readouterr().out
 
 

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,6 +156,22 @@ def test_folds_keep_sources_together_and_have_every_class():
             assert by_source.setdefault(video.source, fold) == fold
         for fold in set(folds):
             assert set(examples.labels[folds != fold]) == {0, 1, 2, 3}
+
+
+def test_unknown_actions_are_judged_by_heads_that_never_saw_their_class():
+    examples = make_examples(num_classes=4)
+    estimate = fit_probe(examples).estimate
+    assert [scores.shape for scores in estimate.unknown] == [(len(rows), 3) for rows in examples.plain]
+    assert len(estimate.unknown) == len(examples.videos)
+    others = np.flatnonzero(examples.labels != 2)
+    left_out = subset(examples, others)
+    left_out = replace(left_out, labels=left_out.labels - (left_out.labels > 2), class_names=["c0", "c1", "c3"])
+    [head] = fit_heads(left_out, range(len(others)), [fit_probe(examples).strength], class_weights=None)
+    index, place = int(np.flatnonzero(examples.labels == 2)[0]), int((examples.labels < 2).sum())
+    np.testing.assert_allclose(estimate.unknown[place], softmax(head.logits(examples.plain[index])), atol=1e-6)
+    many = make_examples(num_classes=14, num_sources=4, per_source=1)
+    assert len(fit_probe(many).estimate.unknown) == 10 * 4  # each class takes a fit of its own
+    assert fit_probe(make_examples(num_classes=2)).estimate.unknown is None
 
 
 def advice_of(*curve: tuple[int, list[float]]) -> str:

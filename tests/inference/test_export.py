@@ -343,7 +343,7 @@ def test_exports_published_weights_with_their_classes(tmp_path, monkeypatch):
     donor = recognizer.build_model("swin3d_nano", num_classes=7, seed=4)
     spec = MODELS["swin3d_nano"]
     monkeypatch.setitem(MODELS, "swin3d_nano", type(spec)(**{**vars(spec), "weights": ("KINETICS400_V1",)}))
-    monkeypatch.setattr(recognizer, "_published_weights", lambda *_: donor.backbone.state_dict())
+    monkeypatch.setattr(recognizer, "_published_weights", lambda *_, **__: donor.backbone.state_dict())
     monkeypatch.setattr("video_module.engine.checkpoint.published_class_names", lambda *_: names)
     convert_model.main(["--model_type", "swin3d_nano", "--output_dir", str(tmp_path)])
     predictor = load_predictor(tmp_path / "swin3d_nano.onnx")

@@ -138,11 +138,19 @@ def distribution_of(names: list[str], *, with_tags: bool) -> dict:
             "num_videos": total,
             "num_clips": 12 * total,
             "duration_s": 3.0 * total,
+            "num_sources": 1 + total // 9,
             "imbalance": {"ratio": max(counts.values()) / min(counts.values())},
             "tags": {"camera motion": share, "number of people": people} if with_tags else None,
         }
 
-    return {"class_names": names, "splits": {"train": split(700), "val": split(1), "test": split(30)}}
+    keys = ("shortest", "lower_quartile", "median", "upper_quartile", "longest")
+    lengths = {
+        name: {"length_s": dict(zip(keys, (0.5, 1.5, 2.0 + n % 7, 9.0, 10.0 + 3 * n), strict=True))}
+        for n, name in enumerate(names)
+    }
+    lengths[names[0]] = {"length_s": None}  # a class of which all videos are broken
+    splits = {"train": split(700), "val": split(1), "test": split(30)}
+    return {"class_names": names, "classes": lengths, "splits": splits}
 
 
 @pytest.mark.parametrize("num_epochs", [1, 2, 30])

@@ -124,6 +124,14 @@ def test_a_small_test_is_told(num_videos, num_sources, num_right, expected):
     assert note is None if expected is None else expected in note
 
 
+def test_a_figure_that_cannot_vary_is_no_reason_for_a_note():
+    """The label of one of three classes is among the five best in every resample."""
+    views, scores, labels, sources = made_case(30, 4, accuracy=0.6)
+    figures = metrics.summarise(views, scores, labels, ["a", "b", "c"], sources=sources)
+    assert figures["intervals"]["video_top5"] is None
+    assert figures["interval_note"] is None
+
+
 def test_few_videos_are_counted():
     assert [statistics.describe_share(*pair) for pair in ((1, 2), (0, 9), (5, 10))] == ["1 of 2", "0 of 9", "50%"]
 

@@ -25,7 +25,7 @@ from video_module.inference.predictor import load_predictor
 
 META = {"_type": "gradio.FileData"}
 MAX_FILE_MB, MAX_SECONDS = 5, 10
-FLAGS = ["--max_file_mb", str(MAX_FILE_MB), "--max_seconds", str(MAX_SECONDS), "--keep_minutes", "1"]
+FLAGS = ["--max_file_mb", str(MAX_FILE_MB), "--max_seconds", str(MAX_SECONDS), "--keep_minutes", "2"]
 _SHARE_BAD = 0.3
 _PATIENCE_S = 600
 
@@ -193,7 +193,7 @@ def main() -> None:
             begin = time.monotonic()
             tally = run_load(server, requests, num_clients=args.clients)
             seconds = time.monotonic() - begin
-            left = wait_until_tidy(server, seconds=100)
+            left = wait_until_tidy(server, seconds=160)
             print(describe(tally, seconds=seconds, left=left))
             log = server.log.read_text(encoding="utf-8")
             print(f"tracebacks in its log: {log.count('Traceback')}; still serving: {server.process.poll() is None}")

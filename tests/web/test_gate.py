@@ -146,7 +146,7 @@ def test_files_come_in_one_part_and_nothing_is_echoed(server, recording):
 
 
 @pytest.mark.parametrize(
-    "place", ["/etc/passwd", "run_gradio.py", "/dev/zero", "\0", "x" * 5000, "../../../etc/passwd"]
+    "place", ["", "/etc/passwd", "run_gradio.py", "/dev/zero", "\0", "x" * 5000, "../../../etc/passwd"]
 )
 @pytest.mark.parametrize("path", ["call/predict", "queue/join", "run/predict"])
 def test_a_request_names_no_file_but_an_upload(server, path, place):

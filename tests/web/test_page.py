@@ -129,7 +129,8 @@ def test_everything_is_in_russian(open_page, recording, tmp_path):
     page = open_page(locale="ru-RU")
     page.get_by_role("heading", name="Распознавание действий на видео").wait_for()
     wait_for_the_first_view(page)
-    assert page.title() == "Распознавание действий на видео"
+    # set once Gradio has drawn the page
+    page.wait_for_function("document.title === 'Распознавание действий на видео'")
     assert page.evaluate("document.documentElement.lang") == "ru"
 
     def english() -> list[str]:

@@ -166,11 +166,7 @@ def _measure_evaluation(
 
 
 def _compare(
-    ways: dict[str, Callable[[int], float]],
-    *,
-    num_repeats: int,
-    floor: str,
-    original: str | None = None,
+    ways: dict[str, Callable[[int], float]], *, num_repeats: int, floor: str, original: str | None = None
 ) -> list[dict[str, Any]]:
     """Time all ways in turn, `num_repeats` times after a pass that warms up.
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from video_module.data.labels import SPLITS, VIDEO_SUFFIXES, is_video
 from video_module.data.packets import PacketTable
-from video_module.data.records import Rejected, SourceOf
+from video_module.data.records import Rejected, SourceOf, name_source
 from video_module.data.segments import TOLERANCE_S, Segment, look_over, read_tables
 from video_module.errors import InputError, VideoError
 from video_module.files import file_key, read_text
@@ -25,6 +25,7 @@ _COLUMNS = ("path", "label", "start_s", "end_s", "start_frame", "end_frame", "so
 # A column of one of these names is a time that would be passed over, and whole files labelled in place of segments.
 _TIMES = re.compile(r"(start|begin|from|end|stop|until|to)\b|(start|begin|end|stop)_")
 _HEADER = "a first line with the columns path and label (and start_s, end_s, source, split, as needed)"
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 # A row may end so much after its file does. Players round, and count the sound that goes on.
 _MAX_LATE_S = 0.5
 _MOST_MISTAKES = 10
@@ -67,13 +68,13 @@ def read_annotations(
     *,
     input_dir: Path | None = None,
     class_list: Path | None = None,
-    source_of: SourceOf | None = None,
+    source_of: SourceOf = name_source,
     num_workers: int,
 ) -> tuple[list[Segment], list[Rejected], list[str]]:
     """Read a table, or a list of lines `path label`: the segments, files that cannot be read, and notes for the user.
 
-    Paths are relative to `input_dir` or to the table's folder. A row without a source has that of `source_of`, else its
-    file. Raises InputError, telling of ten mistakes at a time by line, before a video is decoded.
+    Paths are relative to `input_dir` or to the table's folder. A row without a source has that of `source_of`, or is of
+    the recording that its file is. Raises InputError, with ten mistakes at a time by line; no video is decoded.
     """
     mistakes = _Mistakes(file)
     rows, notes = _read_rows(file, mistakes)
@@ -85,15 +86,17 @@ def read_annotations(
     }
     read = [_read_row(row, mistakes, **settings) for row in rows]
     mistakes.end()
-    first_names: dict[object, str] = {}
-    segments = []
-    for segment in read:
-        # One file may be written in several ways
-        name = first_names.setdefault(file_key(segment.file), segment.name)
-        source = segment.source or (source_of(name, segment.label) if source_of else name)
-        segments.append(replace(segment, name=name, source=source))
+    segments = _name_sources(read, source_of)
+    labels = {segment.label for segment in segments}
     segments, rejected = _check_times(rows, segments, mistakes, num_workers=num_workers)
     mistakes.end()
+    for label in sorted(labels - {segment.label for segment in segments}):
+        notes.append(f"class {label} is left out: none of its files can be read")
+    if all(segment.start_s is None and segment.source == segment.name for segment in segments):
+        notes.append(
+            "no source in the table or the names: each file counts as its own recording; if some are cuts of one, say "
+            "so in a column source, or with --group_regex"
+        )
     if class_list is None and all(segment.label.isdecimal() for segment in segments):
         notes.append("all labels are numbers; --class_list names the classes")
     unique = list(dict.fromkeys(segments))
@@ -102,10 +105,29 @@ def read_annotations(
     return unique, rejected, notes + look_over(unique)
 
 
+def _name_sources(segments: Sequence[Segment], source_of: SourceOf) -> list[Segment]:
+    """Give each file one name, in however many ways it is written, and one source, whatever is shown in it."""
+    names: dict[object, str] = {}
+    sources: dict[object, str] = {}
+    named = []
+    for segment in segments:
+        key = file_key(segment.file)
+        name = names.setdefault(key, segment.name)
+        if not segment.source and key not in sources:
+            source = source_of(name, segment.label)
+            # So it is where the name tells nothing
+            is_own = source == f"{segment.label}/{PurePosixPath(name).name}"
+            sources[key] = name if is_own else source
+        named.append(replace(segment, name=name, source=segment.source or sources[key]))
+    return named
+
+
 # ---- lines
 
 
 def _read_rows(file: Path, mistakes: _Mistakes) -> tuple[list[_Row], list[str]]:
+    if file.is_file() and file.suffix.lower() in _SPREADSHEETS:
+        raise InputError(f"{file}: a spreadsheet; save it as CSV (UTF-8)")
     text = read_text(file)
     first = next((line for line in text.splitlines() if line.strip()), None)
     if first is None:
@@ -136,7 +158,11 @@ def _read_table(file: Path, text: str, delimiter: str, mistakes: _Mistakes) -> t
     rows = []
     for line, cells in lines:
         if any(cell.strip() for cell in cells[len(columns) :]):
-            mistakes.add(line, f"{len(cells)} cells, where the first line has {len(columns)}; quote cells with commas")
+            text = f"{len(cells)} cells, where the first line has {len(columns)}"
+            mistakes.add(line, f"{text}; quote cells that hold a comma, and write numbers as 1.5")
+            continue
+        if any("\n" in cell or "\r" in cell for cell in cells):
+            mistakes.add(line, "a cell holds a line break; a quote may not be closed")
             continue
         # Spreadsheets write a comma in numbers where the cells are separated by something else
         values = {
@@ -312,20 +338,22 @@ def _check_times(
     pairs = list(zip(rows, segments, strict=True))
     timed = {file_key(segment.file): segment.file for row, segment in pairs if has_times(row)}
     tables = read_tables(timed.values(), num_workers=num_workers)
-    kept, rejected = [], {}
+    kept, rejected, lines = [], {}, {}
     for row, segment in pairs:
-        if not has_times(row):
-            kept.append(segment)
-            continue
-        table = tables[file_key(segment.file)]
-        if isinstance(table, VideoError):
-            reason = str(table).removeprefix(f"{segment.file}: ")
-            rejected[segment.name] = Rejected(path=segment.name, reason=reason)
-            continue
-        start_s, end_s = _times_of(row.cells, table)
-        if reason := _bad_times(start_s, end_s, table):
-            mistakes.add(row.line, reason)
-        kept.append(replace(segment, start_s=round(start_s, 6), end_s=round(min(end_s, table.end_s), 6)))
+        if has_times(row):
+            table = tables[file_key(segment.file)]
+            if isinstance(table, VideoError):
+                reason = str(table).removeprefix(f"{segment.file}: ")
+                rejected[segment.name] = Rejected(path=segment.name, reason=reason)
+                continue
+            start_s, end_s = _times_of(row.cells, table)
+            if reason := _bad_times(start_s, end_s, table):
+                mistakes.add(row.line, reason)
+            segment = replace(segment, start_s=round(start_s, 6), end_s=round(min(end_s, table.end_s), 6))
+        line, first = lines.setdefault(replace(segment, source="", split=""), (row.line, segment))
+        if first != segment:
+            mistakes.add(row.line, f"repeats line {line}, with another source or split")
+        kept.append(segment)
     return kept, list(rejected.values())
 
 

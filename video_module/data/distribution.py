@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from video_module.config import ClipConfig
 from video_module.data import hmdb51, sampling
 from video_module.data.labels import SPLITS, find_class_names, has_entries, is_split_tree, lost_classes
@@ -19,8 +21,9 @@ def label_distribution(
 ) -> tuple[dict[str, Any], list[Rejected]]:
     """Count what split_data.py wrote, or a bare folder of classes, which is the one split "all".
 
-    Returns {"class_names", "clip", "splits": {split: count_videos()}}, clips being windows `clip_step` apart, and the
-    files that do not decode. A folder without split.json is decoded to count its frames.
+    Returns {"class_names", "clip", "classes", "splits": {split: count_videos()}} and the files that do not decode.
+    Clips are windows `clip_step` apart, "classes" has describe_lengths() of the videos of all splits. A folder without
+    split.json is decoded to count its frames.
     """
     if is_split_tree(data_dir):
         folders = {split: data_dir / split for split in SPLITS if has_entries(data_dir / split)}
@@ -43,16 +46,31 @@ def label_distribution(
         "target_fps": clip.target_fps,
         "clip_step": clip_step or clip.default_clip_step,
     }
+    videos_of: dict[str, list[VideoRecord]] = {name: [] for name in class_names}
+    for videos, _ in read.values():
+        for video in videos:
+            videos_of[video.label].append(video)
+    classes = {name: describe_lengths(videos) for name, videos in videos_of.items()}
     splits = {
         split: count_videos(videos, class_names, clip=clip, clip_step=clip_step) for split, (videos, _) in read.items()
     }
-    return {"class_names": class_names, "clip": settings, "splits": splits}, rejected
+    return {"class_names": class_names, "clip": settings, "classes": classes, "splits": splits}, rejected
+
+
+def describe_lengths(videos: Sequence[VideoRecord]) -> dict[str, Any]:
+    """{"num_sources": recordings that the videos come from, "length_s": quartiles of their lengths, or None}."""
+    length_s = None
+    if videos:
+        names = ("shortest", "lower_quartile", "median", "upper_quartile", "longest")
+        quartiles = np.percentile([video.num_frames / video.fps for video in videos], (0, 25, 50, 75, 100))
+        length_s = dict(zip(names, quartiles.round(3).tolist(), strict=True))
+    return {"num_sources": len({video.source for video in videos}), "length_s": length_s}
 
 
 def count_videos(
     videos: Sequence[VideoRecord], class_names: Sequence[str], *, clip: ClipConfig, clip_step: int | None
 ) -> dict[str, Any]:
-    """Of one split: {"num_videos", "num_clips", "duration_s", "classes", "imbalance", "tags"}.
+    """Of one split: {"num_videos", "num_clips", "duration_s", "classes", "imbalance", "tags"} and describe_lengths().
 
     "classes" holds the first three and "share", of the videos, by class; "tags" counts the videos of each value of
     HMDB51's tags, None where a name is not of its grammar.
@@ -75,6 +93,7 @@ def count_videos(
         }
     return {
         **{key: sum(row[key] for row in classes.values()) for key in ("num_videos", "num_clips", "duration_s")},
+        **describe_lengths(videos),
         "classes": classes,
         "imbalance": imbalance([row["num_videos"] for row in classes.values()]),
         "tags": tags,

@@ -95,10 +95,17 @@ def _check_links(paths: Sequence[Path]) -> None:
         )
 
 
+def _check_no_folds(folder: Path, more: str = "") -> None:
+    """Raise InputError if a folder holds folds, which are splits and no classes."""
+    if (folder / "fold1" / "split.json").is_file():
+        raise InputError(f"{folder}: holds folds; give one of them, such as {folder / 'fold1'}{more}")
+
+
 def _class_folders(class_dir: Path) -> list[Path]:
     """The class folders of `class_dir`, sorted. Raises InputError if there is none."""
     if not class_dir.is_dir():
         raise InputError(f"{class_dir}: no such folder")
+    _check_no_folds(class_dir)
     entries = [entry for entry in class_dir.iterdir() if not entry.name.startswith(".")]
     # A whole class may be a link to a folder that was not fetched.
     _check_links([entry for entry in entries if not is_video(entry)])
@@ -154,11 +161,7 @@ def check_split_dir(split_dir: Path, *, side: str = "test") -> None:
     if split_dir.name not in SPLITS:
         raise InputError(f"{split_dir}: no such folder")
     above = split_dir.parent
-    if (above / "fold1").is_dir():
-        raise InputError(
-            f"{above}: holds folds; give one of them, as {above / 'fold1' / split_dir.name}, or let train_model.py "
-            f"--data_dir {above} --fold all train and test each"
-        )
+    _check_no_folds(above, "; train_model.py --fold all trains and tests each")
     was_split = any((above / name).is_dir() for name in SPLITS)
     if not was_split and any(map(is_video, above.glob("*/**/*"))):
         # The scripts look for a split in "data", so it goes there unless something is there already

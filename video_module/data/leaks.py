@@ -13,7 +13,15 @@ import numpy as np
 from tqdm import tqdm
 
 from video_module.data.labels import SPLITS, has_entries, is_split_tree
-from video_module.data.records import OFFICIAL, SPLIT_JSON, Rejected, SourceOf, VideoRecord, load_or_scan
+from video_module.data.records import (
+    OFFICIAL,
+    SPLIT_JSON,
+    Rejected,
+    SourceOf,
+    VideoRecord,
+    has_own_source,
+    load_or_scan,
+)
 from video_module.errors import InputError
 
 # ---- two splits, by source
@@ -51,6 +59,11 @@ def shared_sources(train: Iterable[VideoRecord], test: Iterable[VideoRecord]) ->
         sources_across_classes=len(set(across)),
         test_clips_across_classes=len(across),
     )
+
+
+def sources_known(videos: Iterable[VideoRecord]) -> bool:
+    """Whether anything tells of recordings: else each file counts as its own, and nothing is ever shared."""
+    return not all(map(has_own_source, videos))
 
 
 # ---- a test set and what a model was trained on, by the hashes in the model's file
@@ -299,6 +312,7 @@ def _compare(first: _Side, second: _Side) -> dict[str, Any]:
         "second": second.name,
         "num_videos": [len(first.videos), len(second.videos)],
         "sources": asdict(shared_sources(first.videos, second.videos)),
+        "sources_known": sources_known(first.videos + second.videos),
         "same_name": {key: same_name[key] for key in ("within_class", "across_classes")},
         "near_identical": _near_identical(first, second),
     }
@@ -356,6 +370,7 @@ def random_split_leak(
         "num_draws": _NUM_DRAWS,
         "num_videos": len(videos),
         "num_sources": int(sources.max()) + 1,
+        "sources_known": sources_known(videos),
         "test_share_within_class": float(np.mean(within)),
         "test_share_any_class": float(np.mean(anywhere)),
     }

@@ -7,45 +7,37 @@ before it.
 
 import errno
 import json
-import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from threading import Event, Lock
 from typing import Any
 from zlib import crc32
 
 import cv2
-import numpy as np
 from tqdm import tqdm
 
-from video_module.data.decoding import frames_from, read_info
-from video_module.data.encoding import open_video
+from video_module.data.cutting import Stopped, write_clips
+from video_module.data.decoding import read_info
 from video_module.data.labels import has_entries
 from video_module.data.layout import place
 from video_module.data.packets import PacketTable, packet_table
 from video_module.data.records import Rejected, VideoRecord, probe_video
-from video_module.data.segments import TOLERANCE_S, Segment, by_file, read_tables
+from video_module.data.segments import Segment, by_file, read_tables
 from video_module.errors import InputError, VideoError
 from video_module.files import check_output, file_key, lies_in, locked, write_text
 
 SHORT_SIDE = 256
 """Of segments, in pixels: what most models resize to."""
-# A clip decodes half as many frames as this in vain, on average.
-_KEYFRAME_INTERVAL = 16
 # What is known of each finished file, a line each.
 _LOG = "prepared.jsonl"
 # Raised when files would come out otherwise, so that those of earlier versions are made anew.
 _VERSION = 1
-# Of an original's frames in a clip, so many may be lost. A tenth is damage, as in records.py.
-_MAX_LOST = 0.1
-# How long a frame is shown at least, where a file gives two of them one time.
-_LEAST_S = 0.0001
 # Of names, which get times and a suffix, and longer names while they are written.
 _MOST_BYTES = 180
 
@@ -100,21 +92,22 @@ def prepare(segments: Sequence[Segment], store: Path, *, short_side: int | None,
         for leftover in store.glob("*/.*.partial-*"):
             leftover.unlink()
         log = _Log(store)
-        done = {number: entry for number, job in enumerate(jobs) if (entry := log.find(job))}
-        num_found = len(done)
-        todo = {number: job for number, job in enumerate(jobs) if number not in done}
+        done = {job.key: entry for job in jobs if (entry := log.find(job))}
+        num_found = sum(job.key in done for job in jobs)
+        todo = {job.key: job for job in jobs if job.key not in done}
         made = _make_all(todo, log, num_workers=num_workers) if todo else {}
-    done |= {number: entry for number, entry in made.items() if isinstance(entry, dict)}
+    done |= {key: entry for key, entry in made.items() if isinstance(entry, dict)}
     rejected = [entry for entry in made.values() if isinstance(entry, Rejected)]
-    videos = [_record(jobs[number].segment, done[number]) for number in sorted(done)]
-    originals = {file_key(jobs[number].segment.file): number for number in done}
+    kept = [job for job in jobs if job.key in done]
+    videos = [_record(job.segment, done[job.key]) for job in kept]
+    originals = {file_key(job.segment.file): job for job in kept}
     return Prepared(
         videos=videos,
         rejected=sorted(rejected, key=lambda item: item.path),
         num_found=num_found,
         seconds=time.monotonic() - begin_s,
-        bytes_before=sum(jobs[number].segment.file.stat().st_size for number in originals.values()),
-        duration_before_s=sum(done[number]["file_s"] for number in originals.values()),
+        bytes_before=sum(job.segment.file.stat().st_size for job in originals.values()),
+        duration_before_s=sum(done[job.key]["file_s"] for job in originals.values()),
         bytes_after=sum(entry["bytes"] for entry in done.values()),
         duration_after_s=sum(video.num_frames / video.fps for video in videos),
     )
@@ -137,7 +130,7 @@ def _record(segment: Segment, entry: dict[str, Any]) -> VideoRecord:
 # ---- what to make
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Job:
     """A segment, and what its clip is called within its class, without a suffix."""
 
@@ -146,22 +139,28 @@ class _Job:
     short_side: int | None
     """None: link, whatever its size."""
 
-    @property
-    def key(self) -> list[Any]:
+    @cached_property
+    def key(self) -> str:
         """Equal for two jobs exactly if they make the same file."""
         segment, status = self.segment, self.segment.file.stat()
         original = [str(segment.file.resolve()), status.st_size, status.st_mtime_ns]
-        return [_VERSION, *original, segment.start_s, segment.end_s, self.short_side, segment.label, self.stem]
+        times = [segment.start_s, segment.end_s]
+        return json.dumps([_VERSION, *original, *times, self.short_side, segment.label, self.stem])
 
 
 def _plan(segments: Sequence[Segment], short_side: int | None) -> list[_Job]:
     stems = _stems(segments)
     jobs = []
+    names: dict[tuple[str, str], tuple[float, float]] = {}
     for segment in segments:
         stem, size = stems[file_key(segment.file)], short_side
         if segment.start_s is not None:
-            stem = f"{stem}_{round(segment.start_s * 1000)}-{round(segment.end_s * 1000)}"
+            times = segment.start_s, segment.end_s
+            stem = f"{stem}_{round(times[0] * 1000)}-{round(times[1] * 1000)}"
             size = short_side or SHORT_SIDE
+            # Frames may stand less than a millisecond apart
+            if names.setdefault((segment.label, stem), times) != times:
+                stem = f"{stem}_{crc32(str(times).encode()):08x}"
         jobs.append(_Job(segment=segment, stem=stem, short_side=size))
     return jobs
 
@@ -206,15 +205,15 @@ class _Log:
         for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else ():
             try:
                 entry = json.loads(line)
-                self._entries[json.dumps(entry["key"])] = entry
+                self._entries[entry["key"]] = entry
             except (ValueError, KeyError, TypeError):
                 # Where a run was killed, or the disk was full
                 continue
-        if self._path.is_file():
-            write_text(self._path, "".join(f"{json.dumps(entry)}\n" for entry in self._entries.values()))
+        # Before any clip, since a folder without it is taken for another's
+        write_text(self._path, "".join(f"{json.dumps(entry)}\n" for entry in self._entries.values()))
 
     def find(self, job: _Job) -> dict[str, Any] | None:
-        entry = self._entries.get(json.dumps(job.key))
+        entry = self._entries.get(job.key)
         if entry is None:
             return None
         file = self.store / entry["path"]
@@ -225,18 +224,14 @@ class _Log:
             file.write(f"{json.dumps(entry)}\n")
 
 
-class _Stopped(Exception):
-    """Another clip failed, or the user pressed Ctrl-C."""
-
-
-def _make_all(todo: dict[int, _Job], log: _Log, *, num_workers: int) -> dict[int, dict[str, Any] | Rejected]:
+def _make_all(todo: dict[str, _Job], log: _Log, *, num_workers: int) -> dict[str, dict[str, Any] | Rejected]:
     """Make the files of all jobs at once, with a bar: what the log has of each, or why there is none."""
     files = {file_key(job.segment.file): job.segment.file for job in todo.values()}
     tables = read_tables(files.values(), num_workers=num_workers)
-    lengths_s = {number: _length_s(job.segment, tables) for number, job in todo.items()}
+    length_s = sum(_length_s(job.segment, tables) for job in todo.values())
     stop, lock, made = Event(), Lock(), {}
     bar = tqdm(
-        total=round(sum(lengths_s.values()), 1),
+        total=round(length_s, 1),
         desc="preparing",
         unit="s",
         delay=0.5,
@@ -245,7 +240,7 @@ def _make_all(todo: dict[int, _Job], log: _Log, *, num_workers: int) -> dict[int
 
     def advance(seconds: float) -> None:
         if stop.is_set():
-            raise _Stopped
+            raise Stopped
         with lock:
             bar.update(seconds)
 
@@ -254,9 +249,9 @@ def _make_all(todo: dict[int, _Job], log: _Log, *, num_workers: int) -> dict[int
     cv2.setNumThreads(1)
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="prepare")
     try:
-        numbers = {pool.submit(_make, job, log, advance): number for number, job in todo.items()}
-        for future in as_completed(numbers):
-            made[numbers[future]] = future.result()
+        futures = [pool.submit(_make, jobs, log, advance) for jobs in _together(todo.values(), tables)]
+        for future in as_completed(futures):
+            made |= future.result()
             bar.set_postfix_str(f"{len(made)}/{len(todo)} clips")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -280,78 +275,67 @@ def _length_s(segment: Segment, tables: dict[object, PacketTable | VideoError]) 
     return 0.0 if isinstance(table, VideoError) else table.end_s
 
 
-def _make(job: _Job, log: _Log, advance: Callable[[float], None]) -> dict[str, Any] | Rejected:
-    segment, folder = job.segment, log.store / job.segment.label
+def _together(jobs: Iterable[_Job], tables: dict[object, PacketTable | VideoError]) -> list[list[_Job]]:
+    """Jobs one by one; those of a file that can only be read from its start together, to read it once."""
+    groups: dict[object, list[_Job]] = {}
+    for job in jobs:
+        table = tables[file_key(job.segment.file)]
+        by_seeks = job.segment.start_s is None or isinstance(table, VideoError) or table.is_seekable
+        groups.setdefault(job.key if by_seeks else file_key(job.segment.file), []).append(job)
+    return list(groups.values())
+
+
+def _make(jobs: list[_Job], log: _Log, advance: Callable[[float], None]) -> dict[str, dict[str, Any] | Rejected]:
+    """Make the clips of one file, or link it."""
+    file, made = jobs[0].segment.file, {}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        info = read_info(segment.file) if segment.start_s is None and job.short_side else None
-        num_lost = 0
-        if segment.start_s is None and (info is None or min(info.height, info.width) <= job.short_side):
-            target = folder / f"{job.stem}{segment.file.suffix}"
+        for job in jobs:
+            (log.store / job.segment.label).mkdir(parents=True, exist_ok=True)
+        if jobs[0].segment.start_s is None and _is_small(jobs[0]):
+            [job] = jobs
+            target = log.store / job.segment.label / f"{job.stem}{file.suffix}"
             target.unlink(missing_ok=True)
-            place(segment.file.resolve(), target, "sym", "hard")
-            advance(packet_table(segment.file).end_s)
-        else:
-            target = folder / f"{job.stem}.mp4"
-            num_lost = write_clip(target, segment, short_side=job.short_side, advance=advance)
+            place(file.resolve(), target, "sym", "hard")
+            advance(packet_table(file).end_s)
+            made[job.key] = _finish(job, target, log)
+            return made
+        targets = {log.store / job.segment.label / f"{job.stem}.mp4": job for job in jobs}
+        segments = {target: job.segment for target, job in targets.items()}
+        for target, num_lost in write_clips(segments, short_side=jobs[0].short_side, advance=advance):
+            made[targets[target].key] = _finish(targets[target], target, log, num_lost)
+    except VideoError as error:
+        rest = (job for job in jobs if job.key not in made)
+        made |= {job.key: _reject(job, error) for job in rest}
+    return made
+
+
+def _is_small(job: _Job) -> bool:
+    """Whether a whole file stays as it is."""
+    if job.short_side is None:
+        return True
+    info = read_info(job.segment.file)
+    return min(info.height, info.width) <= job.short_side
+
+
+def _finish(job: _Job, target: Path, log: _Log, num_lost: int | VideoError = 0) -> dict[str, Any] | Rejected:
+    """Count a finished file's frames and note it in the log."""
+    if isinstance(num_lost, VideoError):
+        return _reject(job, num_lost)
+    try:
         probe = probe_video(target)
     except VideoError as error:
-        return Rejected(path=str(segment), reason=str(error).removeprefix(f"{segment.file}: "))
+        return _reject(job, error)
     probe = probe._replace(num_damaged_frames=probe.num_damaged_frames + num_lost)
     entry = {
         "key": job.key,
         "path": target.relative_to(log.store).as_posix(),
         "bytes": target.stat().st_size,
-        "file_s": packet_table(segment.file).end_s,
+        "file_s": packet_table(job.segment.file).end_s,
         **probe._asdict(),
     }
     log.append(entry)
     return entry
 
 
-def write_clip(
-    path: Path, segment: Segment, *, short_side: int, advance: Callable[[float], None] = lambda seconds: None
-) -> int:
-    """Encode a segment: H.264, the frames' own times, no sound. Returns how many of its frames the file has lost.
-
-    `advance` is told the seconds that each frame is shown. Raises VideoError if no frame decodes, or too few.
-    """
-    table = packet_table(segment.file)
-    begin_s = (segment.start_s or 0.0) - TOLERANCE_S
-    end_s = math.inf if segment.end_s is None else segment.end_s - TOLERANCE_S
-    first, last = np.searchsorted(table.edges_s()[:-1], [begin_s, end_s])
-    num_frames, now_s, size = 0, 0.0, None
-    frames = frames_from(segment.file, begin_s)
-    with closing(frames), open_video(path, fps=table.fps, keyframe_interval=_KEYFRAME_INTERVAL) as writer:
-        frame = next(frames, None)
-        zero_s = frame.time_s if frame else 0.0
-        while frame is not None and frame.time_s < end_s:
-            pixels = frame.to_rgb()
-            size = size or _prepared_size(*pixels.shape[:2], short_side)
-            frame = next(frames, None)
-            until_s = max((frame.time_s if frame else table.end_s) - zero_s, now_s + _LEAST_S)
-            writer.write(_resize(pixels, size), (now_s, until_s))
-            advance(until_s - now_s)
-            num_frames, now_s = num_frames + 1, until_s
-        if num_frames == 0:
-            raise VideoError(f"{segment.file}: no frame decodes")
-    num_due = int(last - first)
-    num_lost = max(0, num_due - num_frames)
-    # Packets may promise frames that a sound file does not have
-    if num_lost > _MAX_LOST * num_due and probe_video(segment.file).num_damaged_frames == 0:
-        return 0
-    if num_lost > _MAX_LOST * num_due:
-        path.unlink()
-        raise VideoError(f"{segment.file}: damaged: only {num_frames} of {num_due} frames decode")
-    return num_lost
-
-
-def _prepared_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) with the short side brought to `short_side`, if it is longer; even, as H.264 wants them."""
-    scale = short_side / min(height, width)
-    return (height, width) if scale >= 1 else (2 * round(height * scale / 2), 2 * round(width * scale / 2))
-
-
-def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    # As evaluation and serving resize, so that a network sees the same in a clip and in what it was cut from
-    return pixels if pixels.shape[:2] == size else cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_LINEAR_EXACT)
+def _reject(job: _Job, error: VideoError) -> Rejected:
+    return Rejected(path=str(job.segment), reason=str(error).removeprefix(f"{job.segment.file}: "))

@@ -15,6 +15,7 @@ from video_module.data import hmdb51, ucf101
 from video_module.data.labels import SPLITS, check_split_dir, find_videos, has_entries
 from video_module.errors import InputError, VideoError
 from video_module.files import read_text
+from video_module.tables import pluralize
 
 SPLIT_JSON = "split.json"
 # Of a file's packets, so many may fail to decode. A tenth is damage, and the file is set aside.
@@ -182,6 +183,23 @@ def scan(
     videos = [record for record in records if isinstance(record, VideoRecord)]
     rejected = [record for record in records if isinstance(record, Rejected)]
     return videos, rejected, len(found) - len(kept)
+
+
+def describe_faults(videos: Sequence[VideoRecord]) -> list[str]:
+    """Sentences on videos that are not quite sound."""
+    sentences = []
+    if damaged := [video for video in videos if video.num_damaged_frames]:
+        num_frames = sum(video.num_damaged_frames for video in damaged)
+        sentences.append(
+            f"{pluralize(num_frames, 'frame')} of {pluralize(len(damaged), 'video')} lost or damaged, "
+            f"{damaged[0].path} among them"
+        )
+    if timeless := [video for video in videos if not video.has_times]:
+        sentences.append(
+            f"{pluralize(len(timeless), 'video')} without times, {timeless[0].path} among them; "
+            f"{timeless[0].fps:g} frames/s are assumed there"
+        )
+    return sentences
 
 
 def _read_split_json(folder: Path) -> dict[str, Any] | None:

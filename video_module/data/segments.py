@@ -102,6 +102,16 @@ def by_file(segments: Sequence[Segment]) -> dict[object, list[Segment]]:
     return found
 
 
+def check_classes(segments: Sequence[Segment]) -> None:
+    """Raise InputError, before they are cut, if no classifier can be trained on them."""
+    labels = sorted({segment.label for segment in segments})
+    if len(labels) < 2:
+        raise InputError(f"a classifier needs at least two classes, found {labels}")
+    trained = {segment.label for segment in segments if segment.split in ("", "train")}
+    if untrained := sorted(set(labels) - trained):
+        raise InputError(f"class {untrained[0]!r} has no video left to train on: the column split has it elsewhere")
+
+
 # ---- background
 
 

@@ -203,7 +203,7 @@ def split_folds(
     fractions = {split: round(share, 6) for split, share in fractions.items()}
     if fractions["train"] <= 0:
         raise InputError(f"val_fraction {val_fraction} and a test side of 1/{num_folds} leave nothing to train on")
-    note = _check_sources(videos, num_folds)
+    note = check_sources([(video.label, video.source) for video in videos], num_folds)
     fold_of = assign_folds(videos, num_folds, seed=seed)
     for label in sorted({video.label for video in videos}):
         if len({fold_of[video.source] for video in videos if video.label == label}) == 1:
@@ -253,10 +253,15 @@ def describe_folds(folds: Sequence[Split]) -> str:
     return "\n".join([title, align(rows), *(f"  note: {note}" for note in notes)])
 
 
-def _check_sources(videos: Sequence[VideoRecord], num_folds: int) -> str | None:
-    """A note on classes that cannot be in each fold's test side. Raises InputError if there are too few sources."""
-    sources = {label: {v.source for v in videos if v.label == label} for label in sorted({v.label for v in videos})}
-    if num_folds > (num_sources := len({video.source for video in videos})):
+def check_sources(videos: Iterable[tuple[str, str]], num_folds: int) -> str | None:
+    """A note on classes that cannot be on each fold's test side, by the (label, source) of each video.
+
+    Raises InputError if there are too few sources.
+    """
+    sources: dict[str, set[str]] = defaultdict(set)
+    for label, source in sorted(videos):
+        sources[label].add(source)
+    if num_folds > (num_sources := len(set().union(*sources.values()))):
         raise InputError(
             f"--num_folds {num_folds}: the videos are of {pluralize(num_sources, 'source')}, which stay whole; at most "
             f"{num_sources} folds are possible"

@@ -32,9 +32,13 @@ def resize_frame(frame: np.ndarray, clip: ClipConfig, out: np.ndarray | None = N
 
 
 def _resize(frame: np.ndarray, clip: ClipConfig, out: np.ndarray | None = None) -> np.ndarray:
-    height, width = resized_size(*frame.shape[:2], clip.resize)
-    if (height, width) != frame.shape[:2]:
-        return cv2.resize(frame, (width, height), dst=out, interpolation=cv2.INTER_LINEAR_EXACT)
+    return resize(frame, resized_size(*frame.shape[:2], clip.resize), out)
+
+
+def resize(frame: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
+    """Resize a frame to `size`, (height, width), into `out` if given. Without it, a frame of that size is returned."""
+    if size != frame.shape[:2]:
+        return cv2.resize(frame, size[::-1], dst=out, interpolation=cv2.INTER_LINEAR_EXACT)
     if out is None:
         return frame
     out[:] = frame

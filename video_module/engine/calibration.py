@@ -1,12 +1,13 @@
 """What makes a model's scores mean something: a temperature, and the score below which an answer is uncertain."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from video_module.scores import at_temperature, log_loss, video_score
+from video_module.tables import align
 
 # The temperature is drawn towards 1 as if its logarithm had a normal prior of this deviation. A hundred videos outweigh
 # it; eight that are all right by chance would otherwise ask for a temperature of 0, the score of certainty.
@@ -14,6 +15,23 @@ _PRIOR_DEVIATION = 0.5
 _RANGE = (1 / 8, 8.0)
 # A precision measured on fewer answers says nothing.
 _FEWEST_ANSWERS = 5
+
+
+# Shares of unknown actions that a user may want to be told of as uncertain.
+_WANTED_SHARES = (0.75, 0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TradeOff:
+    """What a threshold does to videos of known classes and of unknown ones."""
+
+    min_score: float
+    known_answered: float
+    """Share of the known ones whose best class reaches it."""
+    precision: float | None
+    """Share of right answers among these; None if there is none."""
+    unknown_held: float
+    """Share of the unknown ones whose best class does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +47,10 @@ class Calibration:
     num_answers: int
     """Videos whose best class reaches it."""
     num_videos: int
+    trade_offs: tuple[TradeOff, ...] = ()
+    """Of min_score and of higher thresholds; none of fewer than three classes."""
+    learned_unknown: bool = False
+    """Whether the network has learned the classes that stand for unknown ones in them."""
 
     @property
     def recorded(self) -> dict[str, float]:
@@ -36,7 +58,27 @@ class Calibration:
         return {"temperature": self.temperature, "min_score": self.min_score}
 
     def describe(self, min_precision: float) -> str:
-        """A line for the end of training."""
+        """For the end of training: a line on known actions, and a table with unknown ones."""
+        return "\n".join([self._describe_known(min_precision), *self._describe_unknown()])
+
+    def _describe_unknown(self) -> Iterator[str]:
+        if not self.trade_offs:
+            return
+        if self.learned_unknown:
+            yield (
+                "actions that no class is for, estimated by leaving each class out of the scores in turn; the network "
+                "has learned it, so truly new actions are noticed less often:"
+            )
+        else:
+            yield "actions that no class is for, measured by fitting without each class in turn:"
+        rows = [["--min_score", "known videos answered", "of these right", "unknown ones called uncertain"]]
+        for row in self.trade_offs:
+            right = "-" if row.precision is None else f"{row.precision:.2f}"
+            name = f"{row.min_score:.2f}" + " (the model's)" * (row.min_score == self.min_score)
+            rows.append([name, f"{row.known_answered:.2f}", right, f"{row.unknown_held:.2f}"])
+        yield align(rows, left=(0,))
+
+    def _describe_known(self, min_precision: float) -> str:
         text = (
             f"scores: temperature {self.temperature:.2f}; below {self.min_score:.2f} an answer is uncertain "
             f"({self.num_answers} of {self.num_videos} videos reach it, {self.precision:.2f} of these are right"
@@ -46,21 +88,67 @@ class Calibration:
         return f"{text})"
 
 
-def calibrate(view_scores: Sequence[np.ndarray], labels: np.ndarray, *, min_precision: float) -> Calibration:
+def calibrate(
+    view_scores: Sequence[np.ndarray],
+    labels: np.ndarray,
+    *,
+    min_precision: float,
+    unknown: Sequence[np.ndarray] | None = None,
+) -> Calibration:
     """Fit temperature and threshold to held-out videos.
 
     `view_scores` holds each video's probabilities at temperature 1, (num_views, num_classes), `labels` the classes.
+    `unknown`: probabilities of videos by models that know no class for them. Without them, a video stands for an
+    unknown action if its class is taken out of the softmax, so that the others share its scores. That is kinder than
+    the truth, since the network has learned to tell the class from the others.
     """
     assert len(view_scores) == len(labels) > 0
     temperature = _fit_temperature(view_scores, labels)
     scores = np.stack([video_score(at_temperature(views, temperature)) for views in view_scores])
     min_score, num_answers, precision = _choose_threshold(scores, labels, min_precision)
+    learned_unknown = unknown is None
+    if learned_unknown:
+        unknown = [_without(views, label) for views, label in zip(view_scores, labels, strict=True)]
     return Calibration(
         temperature=temperature,
         min_score=min_score,
         precision=precision,
         num_answers=num_answers,
         num_videos=len(labels),
+        trade_offs=_trade_offs(scores, labels, _best_unknown(unknown, temperature), min_score=min_score),
+        learned_unknown=learned_unknown,
+    )
+
+
+def _best_unknown(unknown: Sequence[np.ndarray], temperature: float) -> np.ndarray:
+    """The score of each video's best class."""
+    return np.array([video_score(at_temperature(views, temperature)).max() for views in unknown])
+
+
+def _without(views: np.ndarray, label: int) -> np.ndarray:
+    """The scores of a video's views, had the model no class `label`; they need not sum to 1."""
+    # A score that rounded to 0 would leave nothing to share out
+    return np.maximum(np.delete(views, label, axis=1), 1e-300)
+
+
+def _trade_offs(
+    scores: np.ndarray, labels: np.ndarray, unknown: np.ndarray, *, min_score: float
+) -> tuple[TradeOff, ...]:
+    """The chosen threshold, and those from which on more of what is unknown is called uncertain."""
+    if scores.shape[1] < 3:  # the one class that is left would always score 1
+        return ()
+    best, is_right = scores.max(axis=1), scores.argmax(axis=1) == labels
+    higher = [float(np.quantile(unknown, share, method="higher")) for share in _WANTED_SHARES]
+    # A score that is reached is an answer: just above it the share is held
+    thresholds = [min_score, *(np.nextafter(value, 2) for value in higher if value >= min_score)]
+    return tuple(
+        TradeOff(
+            min_score=float(threshold),
+            known_answered=float((best >= threshold).mean()),
+            precision=float(is_right[best >= threshold].mean()) if (best >= threshold).any() else None,
+            unknown_held=float((unknown < threshold).mean()),
+        )
+        for threshold in thresholds
     )
 
 

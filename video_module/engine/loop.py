@@ -55,10 +55,7 @@ def train(
     """
     config, sampler, is_first = trainer.config, loaders.sampler, trainer.group.is_first
     print(describe_rates(config))
-    if loaders.val is None:
-        print("no validation videos: the last epoch is kept")
-    else:
-        print(describe_choice(len(loaders.val_labels), config.num_epochs, save_path))
+    print(describe_choice(len(loaders.val_labels), config.num_epochs, save_path))
     progress = _resume(trainer, template, last_path(save_path)) if resume else Progress()
     if progress.num_epochs and is_first:
         # The run may have died after it saved its state and before it wrote its logs.

@@ -2,7 +2,6 @@
 
 import gc
 import math
-import sys
 from collections.abc import Callable
 
 import torch
@@ -19,11 +18,11 @@ _CPU_VALUES = 32 * 224 * 224 * 3
 
 
 def forget_run() -> None:
-    """After a run, when nothing holds its model any more: what follows in this process begins as in a new one."""
+    """After a run, give back what it took, so that the next one in this process finds as much memory as it did.
+
+    Compiled code is kept, since a network of the same kind can use it.
+    """
     gc.collect()
-    # The compiler makes code for a few networks of a kind and then gives up. It was imported if something compiled.
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -14,6 +14,7 @@ from video_module.config import TrainConfig
 from video_module.data.dataset import flipped_labels, label_indices
 from video_module.data.records import VideoRecord
 from video_module.data.splits import assign_sources
+from video_module.engine.calibration import Calibration, calibrate
 from video_module.engine.features import LocatedVideo, compute_features
 from video_module.engine.training_data import TrainingData
 from video_module.errors import InputError
@@ -31,6 +32,8 @@ _MIN_THREADED = 2**23
 _NUM_DRAWS = 3
 # A gain of accuracy below this is not worth filming for.
 _MIN_GAIN = 0.01
+# Classes that are left out in turn, each of which takes a fit to all other videos.
+_MOST_LEFT_OUT = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +153,9 @@ class Estimate:
     curve: list[CurvePoint]
     """From few videos to all."""
     sources: list[str]
+    unknown: list[np.ndarray] | None = None
+    """For the videos of up to _MOST_LEFT_OUT classes, the probabilities that a head fitted without that class gives to
+    their clips, (num_clips, num_classes - 1) each; None of two classes."""
 
     @cached_property
     def view_scores(self) -> list[np.ndarray]:
@@ -186,6 +192,12 @@ class Probe:
     note: str
     """Why there is no estimate."""
 
+    def calibrate(self, labels: np.ndarray, *, min_precision: float) -> Calibration | None:
+        """Temperature and threshold by what the folds left out, since the head itself has learned from all videos."""
+        if self.estimate is None:
+            return None
+        return calibrate(self.estimate.view_scores, labels, min_precision=min_precision, unknown=self.estimate.unknown)
+
 
 def fit_probe(examples: Examples, *, class_weights: Sequence[float] | None = None, seed: int = 0) -> Probe:
     """Choose the strength by folds that keep sources together, then fit to all videos."""
@@ -203,7 +215,11 @@ def fit_probe(examples: Examples, *, class_weights: Sequence[float] | None = Non
         curve = _learning_curve(examples, sides, strength, class_weights=class_weights, seed=seed)
         all_videos = CurvePoint(num_videos=_typical_count(examples, sides), hits=_hits(held_out[best], examples.labels))
         estimate = Estimate(
-            num_folds=len(sides), logits=held_out[best], curve=[*curve, all_videos], sources=examples.sources
+            num_folds=len(sides),
+            logits=held_out[best],
+            curve=[*curve, all_videos],
+            sources=examples.sources,
+            unknown=_as_unknown(examples, strength, class_weights=class_weights),
         )
     [head] = fit_heads(examples, every, [strength], class_weights=class_weights)
     return Probe(head=head, strength=strength, estimate=estimate, note=note)
@@ -241,6 +257,29 @@ def _held_out(examples: Examples, sides: _Sides, heads: Sequence[Head]) -> list[
         for index in left_out:
             logits[index] = head.logits(examples.plain[index])
     return logits
+
+
+def _as_unknown(
+    examples: Examples, strength: float, *, class_weights: Sequence[float] | None
+) -> list[np.ndarray] | None:
+    """What heads say of the videos of a class that they were not fitted to, one class after the other."""
+    num_classes = len(examples.class_names)
+    if num_classes < 3:
+        return None
+    scores = []
+    for label in np.unique(np.linspace(0, num_classes - 1, min(num_classes, _MOST_LEFT_OUT)).round().astype(int)):
+        rest = np.flatnonzero(examples.labels != label)
+        others = Examples(
+            videos=[examples.videos[index] for index in rest],
+            labels=examples.labels[rest] - (examples.labels[rest] > label),
+            plain=[examples.plain[index] for index in rest],
+            mirrored=[examples.mirrored[index] for index in rest],
+            class_names=examples.class_names[:label] + examples.class_names[label + 1 :],
+        )
+        weights = None if class_weights is None else np.delete(class_weights, label)
+        [head] = fit_heads(others, range(len(rest)), [strength], class_weights=weights)
+        scores += [softmax(head.logits(examples.plain[index])) for index in np.flatnonzero(examples.labels == label)]
+    return scores
 
 
 def _video_scores(logits: Sequence[np.ndarray]) -> np.ndarray:

@@ -96,7 +96,9 @@ class Progress:
 
 
 def describe_choice(num_videos: int, num_epochs: int, save_path: Path) -> str:
-    """What the star in the table of epochs means, and how far the choice of an epoch can be trusted."""
+    """Which epoch is kept, and how far that choice can be trusted; `num_videos` are those of the val split."""
+    if num_videos == 0:
+        return "no validation videos: the last epoch is kept"
     text = f"* marks the best epoch so far, which {save_path} keeps"
     if not is_small_test(num_videos):
         return text

@@ -7,7 +7,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from video_module.data.dataset import TrainingClips
-from video_module.data.decoding import read_info
 from video_module.errors import VideoError
 from video_module.machine import default_num_workers
 
@@ -42,6 +41,9 @@ def wait_warning(share: float, loader: DataLoader, device: torch.device) -> str 
 
 def _short_side(clips: TrainingClips) -> int:
     """The median of a few videos' short sides, in pixels; 0 where none can be read."""
+    # Clips in memory take no reader
+    from video_module.data.decoding import read_info
+
     sides = []
     for video in clips.videos[:: max(1, len(clips.videos) // _NUM_LOOKED_AT)]:
         try:

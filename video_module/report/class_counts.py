@@ -1,4 +1,4 @@
-"""Picture of a data set: how many videos each class has in each split."""
+"""Picture of a data set: how many videos each class has in each split, and how long they are."""
 
 from typing import Any
 
@@ -6,15 +6,17 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from video_module.report.style import BLUE, GREY, INK, MOST_BARS, ORANGE, abbreviate, new_figure, styled
+from video_module.tables import pluralize
 
 _SPLIT_COLORS = {"train": BLUE, "val": ORANGE, "test": GREY, "all": BLUE}
 
 
 @styled()
 def draw_class_counts(distribution: dict[str, Any]) -> Figure:
-    """Videos per class, a panel for each split, the largest class on top; below, what HMDB51's file names say.
+    """Videos per class, a panel for each split, the largest class on top, then their lengths; below, HMDB51's tags.
 
     Takes what data.distribution.label_distribution() returns.
     """
@@ -28,14 +30,15 @@ def draw_class_counts(distribution: dict[str, Any]) -> Figure:
         note = f"the {half} largest and the {half} smallest of {len(ordered):,} classes"
         ordered = ordered[:half] + ordered[-half:]
     tags = {name: split["tags"] for name, split in splits.items() if split["num_videos"]}
-    heights = [0.7 + 0.16 * max(3, len(ordered))]
+    heights = [1.1 + 0.16 * max(3, len(ordered))]
     if all(tags.values()):
         heights.append(1.25 + 0.2 * len(tags))
-    figure = new_figure(8, sum(heights))
+    figure = new_figure(9.5, sum(heights))
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    panels = parts[0].subplots(1, len(splits), sharey=True, squeeze=False)[0]
-    for axes, (name, split) in zip(panels, splits.items(), strict=True):
+    panels = parts[0].subplots(1, len(splits) + 1, sharey=True, squeeze=False)[0]
+    for axes, (name, split) in zip(panels, splits.items(), strict=False):
         _draw_split(axes, name, split, ordered)
+    _draw_lengths(panels[-1], [distribution["classes"][name]["length_s"] for name in ordered])
     panels[0].set_yticks(range(len(ordered)), [abbreviate(name, 28) for name in ordered], fontsize=7.5)
     if note:
         parts[0].suptitle(note, x=0.01, ha="left", fontsize=9)
@@ -54,11 +57,36 @@ def _draw_split(axes: Axes, name: str, split: dict[str, Any], class_names: list[
     balance = "a class is empty" if ratio is None else f"largest : smallest {ratio:.1f}"
     minutes = split["duration_s"] / 60
     duration = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.1f} min"
-    axes.set_xlabel(f"videos of the class ({balance})\n{split['num_clips']:,} clips, {duration}", fontsize=7.5)
+    recordings = pluralize(split["num_sources"], "recording")
+    lines = ["videos of the class", f"({balance})", recordings, f"{split['num_clips']:,} clips, {duration}"]
+    axes.set_xlabel("\n".join(lines), fontsize=7.5)
     axes.margins(x=0.12)
     axes.tick_params(axis="y", length=0)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
+
+
+def _draw_lengths(axes: Axes, lengths_s: list[dict[str, float] | None]) -> None:
+    """A line from the shortest video of a class to the longest, thick for the middle half, with a dot at the median."""
+    known = [(row, lengths) for row, lengths in enumerate(lengths_s) if lengths]
+    for row, lengths in known:
+        axes.plot([lengths["shortest"], lengths["longest"]], [row, row], color=GREY, linewidth=1, zorder=1)
+        axes.plot([lengths["lower_quartile"], lengths["upper_quartile"]], [row, row], color=BLUE, linewidth=3.5)
+        axes.plot(lengths["median"], row, "o", color="white", markeredgecolor=BLUE, markersize=3.5)
+    longest = max((lengths["longest"] for _, lengths in known), default=1.0)
+    shortest = min((lengths["shortest"] for _, lengths in known), default=longest)
+    if longest > 10 * shortest > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_xlim(0, 1.05 * longest)
+    axes.set_title("length")
+    axes.set_xlabel("seconds: all,\nthe middle half,\nthe median", fontsize=7.5)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
 
 
 def _draw_tags(figure: SubFigure, tags: dict[str, dict[str, dict[str, int]]]) -> None:

@@ -14,11 +14,14 @@ from video_module.inference.outputs import write_annotations
 from video_module.inference.overlay import iter_write_annotated
 from video_module.inference.predictor import VideoPrediction
 from video_module.web.api import NUM_CLASSES_SHOWN, Service
-from video_module.web.jobs import POLL_S, Job
+from video_module.web.jobs import Job
 from video_module.web.limits import check_header
 from video_module.web.result import result_html
 from video_module.web.texts import TEXTS
 from video_module.web.work import LimitedReader, score_within, work_size
+
+SHOW_EVERY_S = 0.3
+"""How often those who wait are told how long."""
 
 # A handler can be cancelled only where it yields; while it draws a video, it yields this often.
 _NUM_PAUSES = 50
@@ -55,9 +58,8 @@ def _predict(
 ) -> Generator[str, None, VideoPrediction]:
     predictor, info = service.model(model), check_header(path, service.limits)
     job.size = work_size(info)
-    while not job.start():
+    while not job.start_within(SHOW_EVERY_S):
         yield status_html(texts["waiting"].format(num_before=job.num_before, seconds=math.ceil(job.wait_s)))
-        time.sleep(POLL_S)
     pace = _Pace(texts["scoring"], texts)
     yield pace.show(0, 1)
     windows, reader = [], LimitedReader(path, service.limits, check=lambda: job.check(service.limits))

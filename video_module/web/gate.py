@@ -217,7 +217,7 @@ class Gate:
             return
         if re.match(r"(?i)https?:", path):
             raise Refused("no_links")
-        if path and not self._storage.is_below(path):
+        if not self._storage.is_below(path):
             raise Refused("gone")
 
 

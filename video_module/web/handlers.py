@@ -16,10 +16,10 @@ import gradio as gr
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from video_module.web.answers import status_html, work_on
+from video_module.web.answers import SHOW_EVERY_S, status_html, work_on
 from video_module.web.api import Service, uploaded_path
 from video_module.web.examples import Example, Examples
-from video_module.web.jobs import POLL_S, Jobs
+from video_module.web.jobs import Jobs
 from video_module.web.limits import MAX_HEIGHT, MAX_WIDTH, Refused, address_of, check_header
 from video_module.web.live_tab import CameraWatch, watch_file
 from video_module.web.texts import texts_for
@@ -75,7 +75,7 @@ class Handlers:
                 return
             yield gr.skip() if is_told else f'<p class="empty">{html.escape(texts["preparing"])}</p>'
             is_told = True
-            time.sleep(POLL_S)
+            time.sleep(SHOW_EVERY_S)
         yield found
 
     def recognise(self, video: Any, model: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
@@ -164,10 +164,9 @@ class Handlers:
             with self._storage.using(path), self._live.join(address_of(request)) as job:
                 predictor, info = self._service.model(model), check_header(path, self._limits)
                 job.size = info.estimated_num_frames
-                while not job.start():
+                while not job.start_within(SHOW_EVERY_S):
                     text = texts["waiting_live"].format(num_before=job.num_before)
                     yield gr.skip(), gr.skip(), status_html(text), _ON
-                    time.sleep(POLL_S)
                 moments = watch_file(
                     path,
                     predictor,

@@ -10,8 +10,9 @@ from video_module.web.limits import Limits, Refused
 # Videos of one visitor that may wait beside the one that is worked on.
 _MAX_WAITING_EACH = 5
 
-# How often those who wait ask for their turn. Who has not asked for a while has gone.
-POLL_S = 0.2
+# How often those who wait ask for their turn: from the end of one video until the next one asks, nothing is done. Who
+# has not asked for a while has gone.
+POLL_S = 0.03
 _GONE_S = 15.0
 # Who has been let in comes at once.
 _ON_THEIR_WAY_S = 5.0
@@ -154,6 +155,13 @@ class Job:
     def start(self) -> bool:
         """Whether its turn has come; to be asked every POLL_S until then."""
         return self._jobs.start(self)
+
+    def start_within(self, seconds: float) -> bool:
+        """start(), asked again for so long."""
+        end = time.monotonic() + seconds
+        while not (has_begun := self.start()) and time.monotonic() < end:
+            time.sleep(POLL_S)
+        return has_begun
 
     @property
     def num_before(self) -> int:

@@ -44,7 +44,7 @@ def own_folder(parent: Path) -> Iterator[Path]:
 
 def _remove_leftover(folder: Path) -> None:
     try:
-        is_ours = not hasattr(os, "getuid") or folder.lstat().st_uid == os.getuid()
+        is_ours = folder.lstat().st_uid == (os.getuid() if hasattr(os, "getuid") else 0)
         if is_ours and folder.is_dir() and not folder.is_symlink():
             with locked(folder):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -176,7 +176,7 @@ class Storage:
     def is_below(self, path: str) -> bool:
         """Whether a path leads to where visitors' files are, or were."""
         try:
-            return Path(path).resolve().is_relative_to(self.root)
+            return bool(path) and Path(path).resolve().is_relative_to(self.root)
         except (OSError, ValueError):
             return False
 

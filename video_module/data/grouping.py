@@ -1,0 +1,296 @@
+"""Which videos seem to be cut from one recording, by what stands still in them: a suggestion, to be checked by eye.
+
+Videos whose backgrounds are alike are put together, then those that follow each other by the numbers in their names
+and share points of the picture, if the names of the first kind show that such numbers tell something. Either way size,
+frame rate, codec and encoder must be the same. So cuts of one camera are found; other cameras of a recording are not.
+"""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from video_module.data import packets
+from video_module.data.decoding import read_frames
+from video_module.data.records import VideoRecord
+from video_module.errors import InputError
+from video_module.files import replacing
+from video_module.tables import pluralize
+
+# Of each video; what moves is gone from their median.
+_NUM_FRAMES = 9
+# Frames are brought to this short side, the background's edges and colours to so many cells a side.
+_SIDE, _EDGE_CELLS, _COLOUR_CELLS = 240, 32, 16
+# Chosen on 300 surveillance clips of 46 recordings and on 240 drawn clips of 20 scenes (see README for what is found).
+# Backgrounds are one from a mean correlation of 0.3 on.
+_ALIKE = 0.3
+# What all videos of a set share, as a horizon and a person in the middle, is taken out before they are compared. If all
+# are of one recording, nothing is left then; so a high correlation of what was there counts too, less this.
+_SHARED = 0.1
+# Levels of 256 by which colours may differ on average, and what each further one costs.
+_FREE_LEVELS, _COST_OF_LEVEL = 10, 0.01
+# Numbers in names are used if so many of the neighbours have backgrounds alike; and what neighbours must share then.
+_TELLING_SHARE, _FEWEST_POINTS = 0.6, 20
+# Cautious: in the surveillance clips no link of either kind was wrong, but for two scenes listed under two recordings.
+_CONFIDENCE = {"background": 0.98, "neighbour": 0.95}
+# Frame rates are computed from times and so differ a little within a recording.
+_SAME_RATE = 0.02
+_TAGS = ("encoder", "make", "model", "com.apple.quicktime.model")
+_NUM_POINTS = 200
+# All pairs of so many take 1 GB.
+MOST_VIDEOS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """The recording that a video seems to be of."""
+
+    path: str
+    source: str
+    confidence: float | None
+    """How likely the link to the rest of the source is right; None where a video is alone, since nothing is known."""
+    basis: str
+    """What links it to the rest, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What is compared of a video."""
+
+    camera: tuple
+    """Size, codec and the tags of what recorded or encoded it."""
+    edges: np.ndarray
+    """The directions of the edges of its background, float32 (2 * _EDGE_CELLS**2,), of mean 0 and length 1."""
+    colours: np.ndarray
+    """Of its background, float32 (3 * _COLOUR_CELLS**2,) in 0..255."""
+    points: list[tuple[np.ndarray, np.ndarray]]
+    """Of its first, middle and last frame: places, float32 (n, 2), and descriptors, uint8 (n, 128)."""
+
+
+def suggest_groups(root: Path, videos: Sequence[VideoRecord], *, num_workers: int) -> list[Suggestion]:
+    """A suggestion for each video, in their order; `videos` are found below `root`, and their frames were counted."""
+
+    if len(videos) > MOST_VIDEOS:
+        raise InputError(f"{root}: {len(videos):,} videos; sources are suggested for {MOST_VIDEOS:,} at most")
+
+    def look(video: VideoRecord) -> _Look:
+        return _look_at(root / video.path, num_frames=video.num_frames)
+
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        seen = tqdm(pool.map(look, videos), total=len(videos), desc="comparing", unit="video", delay=0.5)
+        looks = list(seen)
+    if len(videos) < 2:
+        return [_suggestion(video, "suggested_001", None) for video in videos]
+    similarities = _similarities(looks, [video.fps for video in videos])
+    groups = _cluster(similarities)
+    joined = _join_neighbours(groups, similarities, looks, videos)
+    sizes, names, found = Counter(groups.tolist()), {}, []
+    for index, (video, group) in enumerate(zip(videos, groups.tolist(), strict=True)):
+        name, link = names.setdefault(group, f"suggested_{len(names) + 1:03d}"), None
+        if index in joined:
+            other, num_points = joined[index]
+            link = "neighbour", f"neighbour by name, {num_points} points shared: {videos[other].path}"
+        elif sizes[group] > 1:
+            mates = np.flatnonzero(groups == group)
+            other = max(mates[mates != index], key=lambda mate: similarities[index, mate])
+            link = "background", f"background alike ({similarities[index, other]:.2f}): {videos[other].path}"
+        found.append(_suggestion(video, name, link))
+    return found
+
+
+def _suggestion(video: VideoRecord, source: str, link: tuple[str, str] | None) -> Suggestion:
+    if link is None:
+        text = "alone: nothing alike was found, which proves little"
+        return Suggestion(path=video.path, source=source, confidence=None, basis=text)
+    kind, text = link
+    return Suggestion(path=video.path, source=source, confidence=_CONFIDENCE[kind], basis=text)
+
+
+def _look_at(path: Path, *, num_frames: int) -> _Look:
+    def shrink(frame: np.ndarray) -> np.ndarray:
+        scale = _SIDE / min(frame.shape[:2])
+        size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
+        return cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+    container, stream = packets.open_file(path)
+    with container:
+        context, tags = stream.codec_context, {**container.metadata, **stream.metadata}
+        # Their names are in any case
+        tags = {key.lower(): value for key, value in tags.items()}
+        camera = (context.width, context.height, context.name, *(tags.get(name) for name in _TAGS))
+    places = np.linspace(0, num_frames - 1, _NUM_FRAMES).round().astype(int)
+    frames = read_frames(path, places, per_frame=shrink, num_frames=num_frames)
+    background = np.median(frames, axis=0).astype(np.uint8)
+    detector = cv2.SIFT_create(nfeatures=_NUM_POINTS)
+    return _Look(
+        camera=camera,
+        edges=_edge_directions(cv2.cvtColor(background, cv2.COLOR_RGB2GRAY)),
+        colours=cv2.resize(background, (_COLOUR_CELLS,) * 2, interpolation=cv2.INTER_AREA).astype(np.float32).ravel(),
+        points=[_find_points(detector, frames[index]) for index in (0, _NUM_FRAMES // 2, -1)],
+    )
+
+
+def _edge_directions(grey: np.ndarray) -> np.ndarray:
+    """Where edges are and which way they go, whatever the light: gradients as shares of their length, in cells."""
+    smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.5)
+    gradients = [cv2.Sobel(smooth, cv2.CV_32F, *axis) for axis in ((1, 0), (0, 1))]
+    # Of weak gradients, which are noise, little is left
+    length = np.hypot(*gradients) + 8
+    cells = [cv2.resize(part / length, (_EDGE_CELLS,) * 2, interpolation=cv2.INTER_AREA) for part in gradients]
+    values = np.stack(cells).ravel()
+    values -= values.mean()
+    return values / max(1e-6, float(np.linalg.norm(values)))
+
+
+def _find_points(detector: cv2.SIFT, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    points, descriptors = detector.detectAndCompute(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), None)
+    places = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
+    # OpenCV gives whole numbers up to 255
+    return places, np.zeros((0, 128), np.uint8) if descriptors is None else descriptors.astype(np.uint8)
+
+
+def _similarities(looks: Sequence[_Look], rates: Sequence[float]) -> np.ndarray:
+    """How alike the backgrounds of each pair are, float32 (n, n), about -1 to 1; -1 for pairs of other cameras."""
+    edges = np.stack([look.edges for look in looks])
+    own = edges - edges.mean(axis=0)
+    own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-6)
+    similarities = np.maximum(own @ own.T, edges @ edges.T - _SHARED)
+    colours, rates = np.stack([look.colours for look in looks]), np.array(rates)
+    cameras = np.unique([repr(look.camera) for look in looks], return_inverse=True)[1]
+    # Row by row: the differences of all pairs would not fit into memory
+    for row, look in enumerate(looks):
+        levels = np.abs(colours - look.colours).mean(axis=1)
+        similarities[row] -= _COST_OF_LEVEL * np.maximum(0, levels - _FREE_LEVELS)
+        is_same = (cameras == cameras[row]) & (np.abs(rates - rates[row]) <= _SAME_RATE * rates[row])
+        similarities[row, ~is_same] = -1
+    # To the bit the same both ways, as clustering wants it
+    return np.minimum(similarities, similarities.T)
+
+
+def _cluster(similarities: np.ndarray) -> np.ndarray:
+    """The number of each video's group, int64 (n,): two groups become one while their mean similarity is enough."""
+    from sklearn.cluster import AgglomerativeClustering
+
+    distances = 1 - similarities
+    np.fill_diagonal(distances, 0)
+    # By the mean of all pairs: a single pair that is alike by chance joins nothing
+    model = AgglomerativeClustering(
+        n_clusters=None, metric="precomputed", linkage="average", distance_threshold=1 - _ALIKE
+    )
+    return model.fit_predict(distances)
+
+
+def _join_neighbours(
+    groups: np.ndarray, similarities: np.ndarray, looks: Sequence[_Look], videos: Sequence[VideoRecord]
+) -> dict[int, tuple[int, int]]:
+    """Join the groups of neighbours by name that share points, in place, if numbers in names tell something.
+
+    Returns what the videos that were alone are linked by: {its place: (the other's place, points)}.
+    """
+    pairs = [pair for pair in _neighbours(videos) if similarities[pair] > -1]
+    # Of those that the background puts together with some other video: whether it is with each other
+    known = [pair for pair in pairs if all((groups == groups[index]).sum() > 1 for index in pair)]
+    if not known or np.mean([groups[one] == groups[other] for one, other in known]) < _TELLING_SHARE:
+        return {}
+    joined = {}
+    for one, other in pairs:
+        if groups[one] == groups[other]:
+            continue
+        num_points = _num_shared_points(looks[one], looks[other])
+        if num_points >= _FEWEST_POINTS:
+            for index, mate in ((one, other), (other, one)):
+                if (groups == groups[index]).sum() == 1:
+                    joined[index] = (mate, num_points)
+            groups[groups == groups[other]] = groups[one]
+    return joined
+
+
+def _neighbours(videos: Sequence[VideoRecord]) -> Iterator[tuple[int, int]]:
+    """Pairs of videos of a folder whose names differ in their last number alone, by one."""
+    places = {}
+    for index, video in enumerate(videos):
+        path = PurePosixPath(video.path)
+        if match := re.fullmatch(r"(.*?)(\d+)(\D*)", path.stem):
+            places[path.parent, match[1], match[3], int(match[2])] = index
+    for (*rest, number), index in places.items():
+        if (following := places.get((*rest, number + 1))) is not None:
+            yield index, following
+
+
+def _num_shared_points(one: _Look, other: _Look) -> int:
+    """The most points of the picture that a shift, turn and zoom takes from one's frame to the other's.
+
+    The end of one cut is held against the beginning of the other, both ways, and the middles against each other: so
+    cuts of a camera that moves are found as well.
+    """
+    return max(_num_matches(one.points[first], other.points[second]) for first, second in ((2, 0), (0, 2), (1, 1)))
+
+
+def _num_matches(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> int:
+    if min(len(one[0]), len(other[0])) < _FEWEST_POINTS:
+        return 0
+    # Lowe's ratio test, IJCV 2004
+    matches = [
+        best
+        for best, second in cv2.BFMatcher().knnMatch(one[1].astype(np.float32), other[1].astype(np.float32), k=2)
+        if best.distance < 0.8 * second.distance
+    ]
+    if len(matches) < _FEWEST_POINTS:
+        return 0
+    places = (one[0][[match.queryIdx for match in matches]], other[0][[match.trainIdx for match in matches]])
+    cv2.setRNGSeed(0)
+    _, fits = cv2.estimateAffinePartial2D(*places, method=cv2.RANSAC, ransacReprojThreshold=4)
+    return 0 if fits is None else int(fits.sum())
+
+
+def describe(found: Sequence[Suggestion]) -> str:
+    """What was suggested, and what that is worth."""
+    sizes = Counter(item.source for item in found)
+    num_alone = sum(size == 1 for size in sizes.values())
+    return (
+        f"{pluralize(len(found), 'video')} in {pluralize(len(sizes), 'suggested group')}, {num_alone} of one video; by "
+        "backgrounds and numbers in names, which may find no more than half of the pairs of one recording: its other "
+        "cameras, and those that move, stay apart"
+    )
+
+
+def describe_agreement(found: Sequence[Suggestion], sources: Sequence[str]) -> str:
+    """How the suggestion agrees with the known sources of its videos, in pairs of videos."""
+
+    def num_pairs(groups: Iterable[object]) -> int:
+        return sum(size * (size - 1) // 2 for size in Counter(groups).values())
+
+    suggested = [item.source for item in found]
+    num_both = num_pairs(zip(suggested, sources, strict=True))
+    return (
+        f"of {pluralize(num_pairs(sources), 'pair')} of one known source, {num_both:,} are in one suggested group, and "
+        f"{pluralize(num_pairs(suggested) - num_both, 'pair')} of two sources"
+    )
+
+
+def torn_apart(found: Sequence[Suggestion], videos: Sequence[VideoRecord]) -> list[tuple[str, str]]:
+    """Of a split: each test video whose suggested group is in train or val too, with a video of it there."""
+    source_of = {item.path: item.source for item in found}
+    elsewhere = {source_of[video.path]: f"{video.split}/{video.path}" for video in videos if video.split != "test"}
+    return [
+        (f"test/{video.path}", elsewhere[source_of[video.path]])
+        for video in videos
+        if video.split == "test" and source_of[video.path] in elsewhere
+    ]
+
+
+def write_suggestions(path: Path, found: Sequence[Suggestion]) -> None:
+    """Write the table that --groups reads, groups together."""
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["path", "source", "confidence", "basis"])
+        for item in sorted(found, key=lambda item: (item.source, item.path)):
+            confidence = "" if item.confidence is None else f"{item.confidence:g}"
+            rows.writerow([item.path, item.source, confidence, item.basis])

@@ -1,0 +1,60 @@
+"""What a search for leaks between two sides has found, in lines."""
+
+from typing import Any
+
+SOURCES_UNKNOWN = "unknown: nothing tells of recordings, so this finds nothing; --suggest_groups looks for some"
+# Near-identical pairs that are shown; the JSON has all.
+_NUM_PAIRS = 10
+
+
+def format_audit(found: dict[str, Any]) -> str:
+    """The lines of what leaks.audit() found."""
+    lines = [f"not compared: {item['path']}: {item['reason']}" for item in found["rejected"]]
+    for pair in found["comparisons"]:
+        lines += _comparison(pair)
+    if "random_split" in found:
+        lines += [_random_split(found["random_split"]), *_near(found["near_identical"])]
+    return "\n".join(lines)
+
+
+def _comparison(pair: dict[str, Any]) -> list[str]:
+    sources, names = pair["sources"], pair["same_name"]
+    same_source = SOURCES_UNKNOWN
+    if pair["sources_known"]:
+        same_source = (
+            f"{sources['test_clips_within_class']} within a class ({sources['sources_within_class']} sources), "
+            f"{sources['test_clips_across_classes']} across classes ({sources['sources_across_classes']})"
+        )
+    return [
+        f"{pair['second']} ({pair['num_videos'][1]} videos) against {pair['first']} ({pair['num_videos'][0]})",
+        f"  same source       {same_source}",
+        f"  same file name    {names['within_class']} within a class, {names['across_classes']} across classes",
+        *_near(pair["near_identical"]),
+    ]
+
+
+def _random_split(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "a random split cannot be judged: no class has two videos that decode, or --test_fraction is 0"
+    if not found["sources_known"]:
+        return f"{found['num_videos']} videos; what a random split of them would leak: {SOURCES_UNKNOWN}"
+    fractions = ", ".join(f"{100 * share:.4g} % {name}" for name, share in found["fractions"].items())
+    return (
+        f"{found['num_videos']} videos of {found['num_sources']} sources; split at random, video by video, "
+        f"{found['test_share_within_class']:.1%} of the test videos would have their source in train or val under the "
+        f"same class, {found['test_share_any_class']:.1%} under any "
+        f"(mean of {found['num_draws']} draws of {fractions}, of each class at least one test video)"
+    )
+
+
+def _near(pairs: list[dict[str, Any]] | None) -> list[str]:
+    if pairs is None:
+        return ["  near identical    not looked for (--no-content)"]
+    within = sum(pair["same_class"] for pair in pairs)
+    lines = [f"  near identical    {within} pairs within a class, {len(pairs) - within} across classes"]
+    for pair in pairs[:_NUM_PAIRS]:
+        source = "" if pair["same_source"] else ", of another source"
+        lines.append(f"    {pair['first']}  {pair['second']}  {pair['distance']:.1%} of the hash differs{source}")
+    if len(pairs) > _NUM_PAIRS:
+        lines.append(f"    and {len(pairs) - _NUM_PAIRS} more; --save_to writes all")
+    return lines
