@@ -1,6 +1,11 @@
 import threading
+from types import SimpleNamespace
 
-from video_module.web.handlers import _UnderWay
+import gradio as gr
+import pytest
+
+from video_module.web.handlers import Handlers, _UnderWay
+from video_module.web.limits import Limits
 
 
 def steps(ended: list[str], begun: threading.Event, go_on: threading.Event):
@@ -37,3 +42,12 @@ def test_work_that_is_cancelled_in_the_middle_of_a_step_ends_after_it():
     go_on.set()
     thread.join(30)
     assert ended == ["yes"]
+
+
+@pytest.mark.parametrize("data", [None, "number", 7, [], {}, {"number": "0"}, {"number": 5}, {"number": True}])
+def test_a_click_on_no_example_chooses_none(data):
+    """Anybody may send it."""
+    service = SimpleNamespace(storage=None, limits=Limits())
+    handlers = Handlers(service, SimpleNamespace(of=lambda model: ["an example"]))
+    assert handlers._clicked("nano", gr.EventData(None, data)) is None
+    assert handlers._clicked("nano", gr.EventData(None, {"number": 0})) == "an example"

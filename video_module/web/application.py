@@ -89,4 +89,5 @@ def _functions(page: gr.Blocks) -> dict[int, Function]:
             inputs=[kinds[number] for number in function["inputs"]], is_job=function["api_name"] in JOB_NAMES
         )
         for function in config["dependencies"]
+        if function["backend_fn"]  # the others are the browser's own
     }

@@ -217,7 +217,10 @@ class Handlers:
 
     def _clicked(self, model: Any, event: gr.EventData) -> Example | None:
         examples = self._examples.of(model if isinstance(model, str) else "")
-        number = getattr(event, "number", None)
+        try:
+            number = event.number
+        except (AttributeError, TypeError):  # no event, or one of another kind
+            return None
         return examples[number] if type(number) is int and number in range(len(examples)) else None
 
     def choose_model(self, model: Any, request: gr.Request) -> tuple[str, str, str]:
