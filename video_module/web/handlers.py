@@ -4,11 +4,11 @@ import base64
 import binascii
 import html
 import io
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import cv2
@@ -23,6 +23,7 @@ from video_module.web.jobs import Jobs
 from video_module.web.limits import MAX_HEIGHT, MAX_WIDTH, Refused, address_of, check_header
 from video_module.web.live_tab import CameraWatch, watch_file
 from video_module.web.texts import texts_for
+from video_module.web.under_way import UnderWay
 
 SPEEDS = (1, 2, 5, 10)
 """Of the live tab, in multiples of the video's own."""
@@ -43,8 +44,8 @@ _OFF, _ON = gr.update(interactive=False), gr.update(interactive=True)
 class Handlers:
     """The functions behind the page. They get what the browser sends, as it is: what is wrong with it, they refuse.
 
-    Those that take long are generators: Gradio stops them between two steps when the visitor cancels or goes away.
-    What is refused stays on the page as a message of ours until the next file, and the answer before it stays too.
+    Those that take long are generators. What is refused stays on the page as a message of ours until the next file, and
+    the answer before it stays too.
     """
 
     def __init__(self, service: Service, examples: Examples) -> None:
@@ -52,8 +53,7 @@ class Handlers:
         self._examples = examples
         self._live = Jobs(self._limits)
         """The queue of the live tab's files."""
-        self._under_way: dict[str, _UnderWay] = {}
-        """By visitor."""
+        self._under_way = UnderWay()
         self._camera_scorers = ThreadPoolExecutor(self._limits.num_at_once)
         # By visitor, the one that was watched last at the end.
         self._cameras: OrderedDict[str, CameraWatch] = OrderedDict()
@@ -65,18 +65,27 @@ class Handlers:
         if is_restored:
             yield gr.skip()
             return
-        if not examples:
-            yield f'<p class="empty">{html.escape(texts["empty"])}</p>'
-            return
-        is_told = False
-        while (found := self._examples.known_answer(model, examples[0], texts["language"])) is None:
-            if not self._examples.is_preparing:
-                yield f'<p class="empty">{html.escape(texts["empty"])}</p>'
-                return
-            yield gr.skip() if is_told else f'<p class="empty">{html.escape(texts["preparing"])}</p>'
-            is_told = True
-            time.sleep(SHOW_EVERY_S)
-        yield found
+
+        def steps() -> Generator[Any, None, str]:
+            is_told = False
+            while examples:
+                # Looked at before the answer, which may come in between.
+                is_preparing = self._examples.is_preparing
+                if (found := self._examples.known_answer(model, examples[0], texts["language"])) is not None:
+                    return found
+                if not is_preparing:
+                    break
+                yield gr.skip() if is_told else _empty_html(texts["preparing"])
+                is_told = True
+                time.sleep(SHOW_EVERY_S)
+            return _empty_html(texts["empty"])
+
+        with self._under_way.begin((_session(request), "video"), steps()) as work:
+            try:
+                while True:
+                    yield work.advance()
+            except StopIteration as end:
+                yield gr.skip() if end.value is None else end.value
 
     def recognise(self, video: Any, model: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Yields (status, answer, cancel button)."""
@@ -99,7 +108,7 @@ class Handlers:
                     self._storage.own(folder / "answer", session=_session(request), slot="result")
                     return found
 
-        yield from self._follow(work(), request)
+        yield from self._follow("video", _with_answer(work()), request, num_shown=1)
 
     def show_example(self, model: Any, request: gr.Request, event: gr.EventData) -> Iterator[tuple[Any, ...]]:
         """Yields (status, answer, cancel button) for the example that was clicked."""
@@ -110,31 +119,36 @@ class Handlers:
                 raise Refused("bad_request")
             return (yield from self._examples.answer(model, example, language=language, visitor=address_of(request)))
 
-        yield from self._follow(work(), request)
+        yield from self._follow("video", _with_answer(work()), request, num_shown=1)
 
-    def _follow(self, steps: Generator[str, None, str], request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Yield (status, answer, cancel button) for what `steps` yield, and at last for what they return."""
-        self._cancel(_session(request))
-        work = self._under_way[_session(request)] = _UnderWay(steps)
-        try:
-            while True:
-                yield work.advance(), gr.skip(), _ON
-        except StopIteration as end:
-            if end.value is not None:  # of work that is cancelled
-                yield "", end.value, _OFF
-        except Refused as refusal:
-            yield _alert_html(refusal.text(_texts(request))), gr.skip(), _OFF
-        finally:
-            work.cancel()
+    def _follow(
+        self, tab: str, steps: Generator[tuple[Any, ...], None, tuple[Any, ...]], request: gr.Request, *, num_shown: int
+    ) -> Iterator[tuple[Any, ...]]:
+        """Do what a visitor asks for in a tab, in place of what is under way there.
 
-    def _cancel(self, session: str) -> None:
-        if (work := self._under_way.pop(session, None)) is not None:
-            work.cancel()
+        `steps` yield and return (status, what is shown): as many values as `num_shown` says. The button that ends it
+        is added to them.
+        """
+        texts, same = _texts(request), (gr.skip(),) * num_shown
+        with self._under_way.begin((_session(request), tab), steps) as work:
+            try:
+                while True:
+                    yield *work.advance(), _ON
+            except StopIteration as end:
+                last = end.value or (status_html(texts["cancelled"]), *same)
+            except Refused as refusal:
+                last = _alert_html(refusal.text(texts)), *same
+            if not work.is_replaced:
+                yield *last, _OFF
 
-    def cancelled(self, request: gr.Request) -> tuple[Any, ...]:
-        """End the visitor's work; returns (status, cancel button)."""
-        self._cancel(_session(request))
-        return status_html(_texts(request)["cancelled"]), _OFF
+    def cancel(self, tab: str) -> Callable[..., Any]:
+        """A function that ends the visitor's work in a tab, which says so itself; it returns the button for that."""
+
+        def cancel(request: gr.Request) -> Any:
+            self._under_way.cancel((_session(request), tab))
+            return _OFF
+
+        return cancel
 
     def take(self, slot: str) -> Callable[..., tuple[Any, ...]]:
         """A function that looks at a new upload, and notes whose it is; the earlier one of the same slot is deleted.
@@ -157,16 +171,16 @@ class Handlers:
         return take
 
     def watch(self, video: Any, model: Any, speed: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Yields (picture, label, status, stop button) as the video goes on."""
-        texts = _texts(request)
-        try:
+        """Yields (status, picture, label, stop button) as the video goes on."""
+        texts, same = _texts(request), (gr.skip(), gr.skip())
+
+        def steps() -> Generator[tuple[Any, ...], None, tuple[Any, ...]]:
             path = uploaded_path(video)
             with self._storage.using(path), self._live.join(address_of(request)) as job:
                 predictor, info = self._service.model(model), check_header(path, self._limits)
                 job.size = info.estimated_num_frames
                 while not job.start_within(SHOW_EVERY_S):
-                    text = texts["waiting_live"].format(num_before=job.num_before)
-                    yield gr.skip(), gr.skip(), status_html(text), _ON
+                    yield status_html(texts["waiting_live"].format(num_before=job.num_before)), *same
                 moments = watch_file(
                     path,
                     predictor,
@@ -177,24 +191,24 @@ class Handlers:
                     name_of=self._service.name_of(texts["language"]),
                 )
                 for frame, label, score in moments:
-                    yield _picture(frame), _label_html(label, score, texts), "", _ON
-            yield gr.skip(), gr.skip(), status_html(texts["live_end"]), _OFF
-        except Refused as refusal:
-            yield gr.skip(), gr.skip(), _alert_html(refusal.text(texts)), _OFF
+                    yield "", _picture(frame), _label_html(label, score, texts)
+            return status_html(texts["live_end"]), *same
+
+        yield from self._follow("live", steps(), request, num_shown=2)
 
     def watch_camera(self, picture: Any, model: Any, request: gr.Request) -> tuple[Any, ...]:
-        """Returns (picture, label, status) for a frame of the visitor's camera."""
+        """Returns (status, picture, label) for a frame of the visitor's camera."""
         texts = _texts(request)
         if picture is None:
             return (gr.skip(),) * 3
         try:
             frame, predictor = read_picture(picture), self._service.model(model)
         except Refused as refusal:
-            return gr.skip(), gr.skip(), _alert_html(refusal.text(texts))
+            return _alert_html(refusal.text(texts)), gr.skip(), gr.skip()
         now, watch = time.monotonic(), self._cameras.pop(_session(request), None)
         others = sum(other.last_s > now - _GONE_S for other in self._cameras.values())
         if watch is None and others >= _CAMERAS_EACH * self._limits.num_at_once:
-            return gr.skip(), gr.skip(), status_html(texts["waiting_live"].format(num_before=others))
+            return status_html(texts["waiting_live"].format(num_before=others)), gr.skip(), gr.skip()
         if watch is None or watch.model != model:
             watch = CameraWatch(model, predictor, self._service.config, scorers=self._camera_scorers)
         while len(self._cameras) >= _MAX_CAMERAS:
@@ -204,7 +218,7 @@ class Handlers:
         # Gradio ends a stream without a word.
         is_over = now > watch.begun_s + self._limits.max_seconds - 1
         status = status_html(texts["live_over"].format(max_seconds=self._limits.max_seconds)) if is_over else ""
-        return _picture(drawn), _label_html(label, score, texts), status
+        return status, _picture(drawn), _label_html(label, score, texts)
 
     def choose_example(self, model: Any, request: gr.Request, event: gr.EventData) -> Any:
         """Returns the example that was clicked, as a file for the live tab."""
@@ -235,7 +249,8 @@ class Handlers:
 
     def forget(self, request: gr.Request) -> None:
         """The visitor has left the page, or is out of reach for a while."""
-        self._cancel(_session(request))
+        for tab in ("video", "live"):
+            self._under_way.cancel((_session(request), tab))
         self._storage.leave(_session(request))
         self._cameras.pop(_session(request), None)
 
@@ -248,30 +263,18 @@ def _texts(request: gr.Request) -> dict[str, str]:
     return texts_for(request.headers.get("accept-language"))
 
 
-class _UnderWay:
-    """Work that can be ended between two steps, by another thread too."""
+def _with_answer(work: Generator[str, None, str]) -> Generator[tuple[Any, ...], None, tuple[Any, ...]]:
+    """(status, answer) for each status that `work` yields, and for the answer that it returns."""
+    with closing(work):
+        try:
+            while True:
+                yield next(work), gr.skip()
+        except StopIteration as end:
+            return "", end.value
 
-    # Gradio drops a generator that is cancelled in the middle of a step, and it would keep its place in the queue until
-    # Python happens to collect it.
 
-    def __init__(self, steps: Generator[str, None, str]) -> None:
-        self._steps, self._lock, self._is_cancelled = steps, threading.Lock(), False
-
-    def advance(self) -> str:
-        with self._lock:
-            step = next(self._steps)
-        if self._is_cancelled:
-            self.cancel()
-        return step
-
-    def cancel(self) -> None:
-        # Whoever holds the lock looks at this once it is free.
-        self._is_cancelled = True
-        if self._lock.acquire(blocking=False):
-            try:
-                self._steps.close()
-            finally:
-                self._lock.release()
+def _empty_html(text: str) -> str:
+    return f'<p class="empty">{html.escape(text)}</p>'
 
 
 def _alert_html(text: str) -> str:

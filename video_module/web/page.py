@@ -132,18 +132,15 @@ def _build_video_tab(do: Handlers, translate: gr.I18n, page: gr.Blocks, model: g
         with gr.Column(min_width=300, scale=3):
             result = gr.HTML(apply_default_css=False, elem_id="result")
     restored = page.load(None, None, [result, video], js="() => window.restored()", **_ASIDE)
-    # Whether something is there already, the browser tells.
+    # Whether something is there already, or under way, the browser tells.
     is_restored = gr.Checkbox(visible=False)
-    has_answer = "(_, model) => [document.querySelector('#result .answer') !== null, model]"
-    first = restored.then(
-        do.first_view, [is_restored, model], result, js=has_answer, concurrency_limit=None, **_PRIVATE
-    )
+    has_answer = "(_, model) => [document.querySelector('#result .answer, #status .status') !== null, model]"
+    restored.then(do.first_view, [is_restored, model], result, js=has_answer, concurrency_limit=None, **_PRIVATE)
     shown: dict[str, Any] = {"outputs": [status, result, stop], "concurrency_limit": None, **_PRIVATE}
-    run = start.click(do.recognise, [video, model], **shown)
-    example = boxes.click(do.show_example, model, cancels=[run, first], **shown)
-    start.click(None, cancels=[example, first], **_PRIVATE)
-    # Said afterwards, or what was on its way would say something else.
-    stop.click(None, cancels=[run, example], **_PRIVATE).then(do.cancelled, None, [status, stop], **_ASIDE)
+    start.click(do.recognise, [video, model], **shown)
+    # Another example may be clicked while one is worked on.
+    boxes.click(do.show_example, model, trigger_mode="multiple", **shown)
+    stop.click(do.cancel("video"), None, stop, **_ASIDE)
     camera.change(None, camera, video, js="(recording) => recording", **_ASIDE)
     video.change(do.take("video"), video, [status, start], js="(video) => window.keepVideo(video)", **_ASIDE)
     return boxes
@@ -177,12 +174,12 @@ def _build_live_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, limits
             label = gr.HTML(apply_default_css=False, elem_id="now")
             status = gr.HTML(apply_default_css=False, elem_id="live-status")
     live: dict[str, Any] = {"concurrency_limit": None, **_PRIVATE, **_AS_IT_IS}
-    run = start.click(do.watch, [video, model, speed], [picture, label, status, stop], **live)
-    stop.click(None, cancels=[run], **_PRIVATE).then(do.cancelled, None, [status, stop], **_ASIDE)
+    start.click(do.watch, [video, model, speed], [status, picture, label, stop], **live)
+    stop.click(do.cancel("live"), None, stop, **_ASIDE)
     frames.stream(
         do.watch_camera,
         [frames, model],
-        [picture, label, status],
+        [status, picture, label],
         stream_every=_STREAM_EVERY_S,
         time_limit=limits.max_seconds,
         **live,
