@@ -198,6 +198,22 @@ def test_cancelling_stops_the_work(open_page, server, slow_video):
     assert not [name for name in written if "slow_annotated" in name], written
 
 
+def test_what_was_clicked_last_is_shown(open_page, recording):
+    """Whatever is under way, the visitor need not cancel it first."""
+    page = open_page()
+    wait_for_the_first_view(page)
+    choose(page, recording)
+    page.locator("#recognise").click()
+    page.locator("#status .status").wait_for()
+    for name in ("Six actions", "Push, pull, jump"):
+        page.get_by_role("button", name=name).first.click()
+    page.get_by_text("Example: Push, pull, jump").wait_for(timeout=120_000)
+    page.locator("#cancel:disabled").wait_for()
+    page.wait_for_timeout(1000)
+    assert page.locator("#status").inner_text() == ""
+    page.get_by_text("Example: Push, pull, jump").wait_for()
+
+
 def test_bad_files_are_told_at_once_and_the_answer_before_stays(open_page, recording, long_video, tmp_path):
     page = open_page()
     wait_for_the_first_view(page)
