@@ -58,6 +58,20 @@ class Server:
         return [path for path in files if "examples" not in path.relative_to(self.folder).parts]
 
 
+class Clock:
+    """One that stands still unless it is moved."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @contextmanager
 def run_server(folder: Path, model: Path, *flags: str) -> Iterator[Server]:
     """run_gradio.py on a free port, in a process that has no torch. Once ended, it has left no file."""

@@ -15,7 +15,7 @@ from video_module.web.examples import Examples
 from video_module.web.gate import Function, Gate, refused
 from video_module.web.limits import Refused
 from video_module.web.login import Accounts
-from video_module.web.page import CSS, JOB_NAMES, THEME, build_page, page_script
+from video_module.web.page import CSS, ENDPOINTS, JOB_NAMES, THEME, build_page, page_script
 from video_module.web.texts import TEXTS
 from video_module.web.uploads import Uploads
 
@@ -86,7 +86,9 @@ def _functions(page: gr.Blocks) -> dict[int, Function]:
     kinds = {component["id"]: component["type"] for component in config["components"]}
     return {
         function["id"]: Function(
-            inputs=[kinds[number] for number in function["inputs"]], is_job=function["api_name"] in JOB_NAMES
+            inputs=[kinds[number] for number in function["inputs"]],
+            is_job=function["api_name"] in JOB_NAMES,
+            is_endpoint=function["api_name"] in ENDPOINTS,
         )
         for function in config["dependencies"]
         if function["backend_fn"]  # the others are the browser's own

@@ -14,7 +14,8 @@ from video_module.web.handlers import SPEEDS, Handlers
 from video_module.web.limits import Limits
 from video_module.web.texts import TEXTS
 
-JOB_NAMES = ("recognise", "predict", "segments")
+ENDPOINTS = ("predict", "segments")
+JOB_NAMES = ("recognise", *ENDPOINTS)
 """The functions that stand in the queue of Jobs, as Gradio calls them."""
 
 _STREAM_EVERY_S = 0.1
