@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.web.test_page import choose
+from tests.web.test_page import PHONE, choose
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +49,31 @@ def test_a_file_is_watched_live(open_page, recording, speed):
         assert page.locator("#live img").get_attribute("src") == last
     else:
         page.locator("#live-status").get_by_text("The video has ended.").wait_for()
+    page.locator("#stop:disabled").wait_for()
+
+
+def test_on_a_phone_the_picture_comes_into_view(open_page, recording):
+    page = open_page(**PHONE)
+    page.get_by_role("tab", name="Live").click()
+    choose(page, recording, "#live-video", "#start")
+    page.locator("#start").click()
+    wait_for_label(page)
+    bottom = page.locator("#now").evaluate("now => now.getBoundingClientRect().bottom")
+    assert page.locator("#live").evaluate("live => live.getBoundingClientRect().top") >= 0
+    assert bottom < page.evaluate("innerHeight")
+
+
+def test_started_again_it_plays_from_its_beginning_at_the_new_speed(open_page, recording):
+    page = open_page()
+    page.get_by_role("tab", name="Live").click()
+    choose(page, recording, "#live-video", "#start")
+    page.locator("#start").click()
+    page.locator("#live img").wait_for()
+    page.get_by_role("radio", name="10×").check()
+    count_pictures(page)
+    page.locator("#start").click()
+    page.locator("#live-status").get_by_text("The video has ended.").wait_for(timeout=60_000)
+    assert page.evaluate("() => window.pictures.size") < 30  # of some 70 at its own speed
     page.locator("#stop:disabled").wait_for()
 
 

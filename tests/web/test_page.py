@@ -181,9 +181,11 @@ def test_cancelling_stops_the_work(open_page, server, slow_video):
     choose(page, slow_video)
     page.locator("#recognise").click()
     page.locator("#status").get_by_text(re.compile(r"Recognising, \d+%")).wait_for()
+    assert page.locator("#recognise").is_disabled()  # or the impatient would begin anew
     page.locator("#cancel").click()
     page.locator("#status").get_by_text("Cancelled.").wait_for()
     page.locator("#cancel:disabled").wait_for()
+    page.locator("#recognise:enabled").wait_for()
     assert page.locator("#status .alert").count() == 0  # it is no error
     assert page.locator(".example-title").count() == 1  # what was there before stays
     before, written = set(server.visitors_files()), set()
@@ -198,12 +200,21 @@ def test_cancelling_stops_the_work(open_page, server, slow_video):
     assert not [name for name in written if "slow_annotated" in name], written
 
 
-def test_what_was_clicked_last_is_shown(open_page, recording):
+def test_what_was_clicked_last_is_shown(open_page, recording, slow_video):
     """Whatever is under way, the visitor need not cancel it first."""
     page = open_page()
     wait_for_the_first_view(page)
+    choose(page, slow_video)
+    page.locator("#recognise").click()
+    page.locator("#status .status").wait_for()
+    page.locator("#recognise:disabled").wait_for()
+    clear(page)
     choose(page, recording)
     page.locator("#recognise").click()
+    page.locator("#result").get_by_role("link", name="Annotated video").and_(
+        page.locator("[download='recording_annotated.mp4']")
+    ).wait_for(timeout=120_000)
+    page.locator("#recognise:enabled").click()
     page.locator("#status .status").wait_for()
     for name in ("Six actions", "Push, pull, jump"):
         page.get_by_role("button", name=name).first.click()
@@ -407,3 +418,4 @@ def test_the_api_is_described_on_a_page_of_ours(open_page):
     with page.expect_popup() as description:
         page.get_by_role("link", name="For programs: the API").click()
     description.value.get_by_text("curl -F file=@clip.mp4").wait_for()
+    assert "`" not in description.value.locator("body").inner_text()

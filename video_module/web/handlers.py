@@ -88,7 +88,7 @@ class Handlers:
                 yield gr.skip() if end.value is None else end.value
 
     def recognise(self, video: Any, model: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Yields (status, answer, cancel button)."""
+        """Yields (status, answer, cancel button, start button)."""
 
         def work() -> Generator[str, None, str]:
             # The place that is kept for this visitor is taken first of all.
@@ -108,7 +108,17 @@ class Handlers:
                     self._storage.own(folder / "answer", session=_session(request), slot="result")
                     return found
 
-        yield from self._follow("video", _with_answer(work()), request, num_shown=1)
+        # Pressed again by the impatient, it would begin anew at the end of the queue.
+        start = _OFF
+        with closing(self._follow("video", _with_answer(work()), request, num_shown=1)) as shown:
+            for step in shown:
+                yield *step, start
+                # Another file, which may have come meanwhile, can be asked for.
+                start = gr.skip()
+
+    def may_start(self, video: Any) -> Any:
+        """Returns the start button: there has to be something to start."""
+        return _ON if isinstance(video, dict) else _OFF
 
     def show_example(self, model: Any, request: gr.Request, event: gr.EventData) -> Iterator[tuple[Any, ...]]:
         """Yields (status, answer, cancel button) for the example that was clicked."""

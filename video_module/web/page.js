@@ -104,7 +104,8 @@
   document.addEventListener("click", (event) => {
     const row = event.target.closest?.("[data-start]");
     if (row) seek(Number(row.dataset.start) + 0.01);
-    if (event.target.closest?.("#recognise, [data-example]")) reveal(find("#status"));
+    if (event.target.closest?.("#start")) reveal(find("#live"));
+    else if (event.target.closest?.("#recognise, #examples [data-example]")) reveal(find("#status"));
   });
   document.addEventListener("keydown", (event) => {
     if (!event.target.matches?.(".timeline")) return;
@@ -191,7 +192,7 @@
     find(".foot a").textContent = text.api;
     for (const id of ["status", "live-status", "now"]) find(`#${id}`)?.setAttribute("aria-live", "polite");
     document.addEventListener("click", (event) => {
-      if (event.target.closest?.("#recognise, [data-example]")) isAsked = true;
+      if (event.target.closest?.("#recognise, #examples [data-example]")) isAsked = true;
     });
     new MutationObserver(() => {
       for (const toast of document.querySelectorAll("[data-testid=toast-text]")) overhear(toast);

@@ -138,7 +138,8 @@ def _build_video_tab(do: Handlers, translate: gr.I18n, page: gr.Blocks, model: g
     has_answer = "(_, model) => [document.querySelector('#result .answer, #status .status') !== null, model]"
     restored.then(do.first_view, [is_restored, model], result, js=has_answer, concurrency_limit=None, **_PRIVATE)
     shown: dict[str, Any] = {"outputs": [status, result, stop], "concurrency_limit": None, **_PRIVATE}
-    start.click(do.recognise, [video, model], **shown)
+    run = {**shown, "outputs": [status, result, stop, start], "trigger_mode": "multiple"}
+    start.click(do.recognise, [video, model], **run).then(do.may_start, video, start, **_ASIDE)
     # Another example may be clicked while one is worked on.
     boxes.click(do.show_example, model, trigger_mode="multiple", **shown)
     stop.click(do.cancel("video"), None, stop, **_ASIDE)
@@ -175,7 +176,8 @@ def _build_live_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, limits
             label = gr.HTML(apply_default_css=False, elem_id="now")
             status = gr.HTML(apply_default_css=False, elem_id="live-status")
     live: dict[str, Any] = {"concurrency_limit": None, **_PRIVATE, **_AS_IT_IS}
-    start.click(do.watch, [video, model, speed], [status, picture, label, stop], **live)
+    # Pressed again, it begins anew, at another speed perhaps.
+    start.click(do.watch, [video, model, speed], [status, picture, label, stop], trigger_mode="multiple", **live)
     stop.click(do.cancel("live"), None, stop, **_ASIDE)
     frames.stream(
         do.watch_camera,
