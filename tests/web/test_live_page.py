@@ -90,14 +90,19 @@ def test_a_second_visitor_of_the_live_tab_sees_the_queue(open_page, slow_video, 
     second.locator("#live img").wait_for()
 
 
-def test_the_camera_is_watched_live(open_page, server):
-    before = set(server.visitors_files())
+def test_the_camera_is_watched_live(open_page, server, slow_video):
+    """In the place of a file that plays."""
     page = open_page()
     page.get_by_role("tab", name="Live").click()
+    choose(page, slow_video, "#live-video", "#start")  # 15 seconds
+    page.locator("#start").click()
+    page.locator("#live img").wait_for()
+    before = set(server.visitors_files())
     page.get_by_role("tab", name="Camera").click()
     page.locator("#live-frames .wrap").get_by_role("button").first.click()
     count_pictures(page)
     page.locator("#live-frames .capture-button").click()
     wait_for_label(page)
     page.wait_for_function("() => window.pictures.size >= 8")
+    assert page.locator("#stop").is_disabled() and page.locator("#live-status").inner_text() == ""
     assert set(server.visitors_files()) <= before  # frames are never written to a file

@@ -220,6 +220,8 @@ class Handlers:
         if watch is None and others >= _CAMERAS_EACH * self._limits.num_at_once:
             return status_html(texts["waiting_live"].format(num_before=others)), gr.skip(), gr.skip()
         if watch is None or watch.model != model:
+            # Not two moving pictures in one place.
+            self._under_way.cancel((_session(request), "live"))
             watch = CameraWatch(model, predictor, self._service.config, scorers=self._camera_scorers)
         while len(self._cameras) >= _MAX_CAMERAS:
             self._cameras.popitem(last=False)
