@@ -412,11 +412,12 @@ def test_when_the_queue_is_full_it_says_so_politely(server, client, recording, s
         assert reply.json()["detail"] == f"Сервер занят, в очереди {QUEUE_SIZE}. Попробуйте через минуту."
         with pytest.raises(QueueError):
             client.predict(video=handle_file(slow_video), api_name="/predict")
-        [refused] = upload(server, slow_video).json()
-        assert call(server, "segments", video={"path": refused, "meta": META})[0] == "error"
-        assert not Path(refused).exists()
+        [path] = upload(server, recording).json()
+        asked = {"video": {"path": path, "meta": META}}
+        assert call(server, "predict", **asked)[0] == "error"
         assert [job.result()[0] for job in jobs] == ["complete"] * (QUEUE_SIZE + 1)
-    assert not server.visitors_files()  # nor those of requests that were turned away
+    assert call(server, "predict", **asked)[0] == "complete"  # as one may do after Retry-After
+    assert not server.visitors_files()  # gradio_client would have sent its file again
 
 
 def _call_slow(server, video: Path) -> tuple[str, object]:

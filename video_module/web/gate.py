@@ -75,7 +75,7 @@ class Function:
     is_job: bool = False
     """Whether it stands in the queue of Jobs."""
     is_endpoint: bool = False
-    """Whether programs call it, each time with a file that they have just sent."""
+    """Whether it is gradio_client that calls it, each time with a file that it has just sent."""
 
 
 class Gate:
@@ -175,14 +175,14 @@ class Gate:
 
     def _announce(self, request: Request, path: str, content: dict[str, Any]) -> None:
         """Keep a place in the queue for what asks for one. Raises Refused."""
-        function, is_call = self._function(path, content), path.startswith("/gradio_api/call/")
-        if not (is_call or function.is_job):
+        function = self._function(path, content)
+        if not (function.is_job or path.startswith("/gradio_api/call/")):
             return
         try:
             self._jobs.announce(address_of(request))
         except Refused:
-            # A program that asks again sends its file again, so those of a busy server would fill the disk.
-            if is_call or function.is_endpoint:
+            # Who asks again by gradio_client sends the file again, so those of a busy server would fill the disk.
+            if function.is_endpoint:
                 for file in _paths(content):
                     self._storage.drop(file)
             raise
