@@ -31,7 +31,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         required=True,
         metavar="INPUT",
-        help="videos; folders, searched at any depth; - to read names from stdin; a camera's number; or a stream's URL",
+        help="videos; folders, searched recursively; - to read names from stdin; the number of a camera; or the URL "
+        "of a stream",
     )
     parser.add_argument(
         "--model",
@@ -40,31 +41,33 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="X.onnx, X.pth, or a name such as swin3d_t for its published weights",
     )
     parser.add_argument(
-        "--clip_step", "--step", type=cli.positive_int, help="frames between windows (default: half a clip)"
+        "--clip_step", "--step", type=cli.positive_int, help="frames from one window to the next (default: half a clip)"
     )
     parser.add_argument("--top_k", type=cli.positive_int, default=5, help="number of classes to show")
     cli.add_config_arguments(parser.add_argument_group("segments"), TimelineConfig)
-    save = parser.add_argument_group("outputs (for more than one video, folders)")
+    save = parser.add_argument_group("outputs (folders if there are several videos)")
     save.add_argument("--save_json", type=Path, help="scores, segments and windows")
     save.add_argument("--save_csv", type=Path, help="one row per window")
     save.add_argument("--save_vtt", type=Path, help="segments as WebVTT subtitles")
     save.add_argument("--save_timeline", type=Path, help="segments as a picture, .png")
-    save.add_argument("--save_video", type=Path, help="annotated .mp4; one video's also as an animated picture, .webp")
+    save.add_argument(
+        "--save_video", type=Path, help="annotated video as .mp4, or for a single input as .webp (an animated picture)"
+    )
     save.add_argument(
         "--save_annotations",
         type=Path,
         metavar="CSV",
-        help="one table of the segments of all videos; corrected, split_data.py --annotations reads it (--min_score 0: "
-        "also the uncertain ones, as their best class)",
+        help="segments of all videos in one table, which can be corrected and passed to split_data.py --annotations "
+        "(with --min_score 0, uncertain segments are included under their best class)",
     )
     save.add_argument(
         "--save_jsonl",
         type=Path,
-        help="one file with a line per video, from which another run goes on; of a camera, a line per answer",
+        help="one line per video, so that a later run can continue; for a camera, one line per answer",
     )
     save.add_argument("--show", action="store_true", help="play the annotated video in a window; q closes it")
     live = parser.add_argument_group("live")
-    live.add_argument("--realtime", action="store_true", help="play a file at its own speed, as if it were a camera")
+    live.add_argument("--realtime", action="store_true", help="play a file at its own speed, like a camera")
     live.add_argument(
         "--stop_after_s", type=cli.positive_float, help="stop after this many seconds (default: at Ctrl-C)"
     )
@@ -72,10 +75,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--num_threads",
         type=cli.positive_int,
-        help="CPU cores for the network (default: all, or a share of them for each of several processes)",
+        help="CPU cores for the network (default: all, divided among processes)",
     )
-    parser.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows to score at once")
-    parser.add_argument("--obj_names", type=Path, help="file of class names; stop if the model has others")
+    parser.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows per forward pass")
+    parser.add_argument("--obj_names", type=Path, help="file of class names; stop if the model has different classes")
     return parser.parse_args(argv)
 
 
@@ -106,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     predictor = load_predictor(args.model, device=device, num_threads=num_threads)
     print(predictor.summary())
     if args.obj_names and read_class_names(args.obj_names) != predictor.class_names:
-        raise InputError(f"{args.obj_names} lists other classes than {args.model}")
+        raise InputError(f"{args.obj_names} and {args.model} have different classes")
     if inputs.live is not None or args.realtime:
         watch_live(inputs, predictor, args)
     else:
@@ -129,12 +132,12 @@ def check_flags(args: argparse.Namespace, inputs: "Inputs") -> None:
     is_live = inputs.live is not None or args.realtime
     if is_live and (unfit := next((flag for flag in [*OUTPUTS, "save_annotations"] if getattr(args, flag)), None)):
         raise InputError(
-            f"--{unfit} goes with files; what a camera shows is logged by --save_jsonl and seen with --show"
+            f"--{unfit} requires files; for a camera use --save_jsonl to log the answers, or --show to see them"
         )
     if args.realtime and len(inputs.videos) != 1:
         raise InputError("--realtime plays one file")
     if args.stop_after_s and not is_live:
-        raise InputError("--stop_after_s goes with a camera, a stream or --realtime")
+        raise InputError("--stop_after_s requires a camera, a stream or --realtime")
     if args.show:
         from video_module.fonts import FONTS
         from video_module.inference.overlay import check_display
@@ -213,7 +216,7 @@ def recognise(
     if written:
         cli.show_written(written)
     if failed:
-        raise InputError(f"{len(failed)} of {len(videos)} videos could not be read, {failed[0]} among them")
+        raise InputError(f"{len(failed)} of {len(videos)} videos could not be read ({failed[0]}, for example)")
 
 
 def recognise_video(

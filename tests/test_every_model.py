@@ -1,7 +1,6 @@
 """Every architecture through every stage, on clips as small as it takes."""
 
 import math
-import re
 import sys
 import types
 from dataclasses import replace
@@ -25,7 +24,7 @@ from video_module.inference.verification import load_clips
 from video_module.models import c3d, i3d, registry, swin3d, torchvision_zoo, x3d
 from video_module.models.registry import MODELS
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # Frames and side of a clip. Where a stride leaves nothing to normalise over, networks cannot be trained on less.
 SIZES = {
@@ -106,15 +105,12 @@ def small(monkeypatch):
 
 @pytest.fixture
 def added_architecture(monkeypatch):
-    """README's example, as if it were a file of video_module/models and an entry of its registry."""
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    [file] = [block for block in blocks if "def tiny3d(" in block]
-    [entry] = [block for block in blocks if block.startswith("ModelSpec(")]
-    assert len([line for line in file.splitlines() if line]) <= 20
+    """The example of a network of one's own, as if it were a file of video_module/models and in its registry."""
+    file, entry = ((EXAMPLES / name).read_text(encoding="utf-8") for name in ("tiny3d.py", "tiny3d_entry.py"))
     module = types.ModuleType("video_module.models.tiny3d")
     exec(file, vars(module))
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    spec = eval(entry, vars(registry))
+    spec = eval(entry, dict(vars(registry)))
     monkeypatch.setitem(MODELS, spec.name, spec)
 
 

@@ -194,7 +194,7 @@ def test_one_cell_makes_it_hmdb51(tmp_path):
         train_model.parse_args(["--model_type", values["MODEL"], *values["TRAIN"]])
         run_model.parse_args(["--video_path", str(values["VIDEO"]), "--model", "model.onnx"])
     others = [cell.source for cell in read_notebook().cells if cell.cell_type == "code" and cell.source != settings]
-    for value in (drawn["MODEL"], "recording.avi", "--num_epochs", "--val_fraction"):
+    for value in (drawn["MODEL"], "recording.avi", "--num_epochs"):
         assert not any(value in source for source in others), f"{value} stands outside the settings"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from video_module import cli
+from video_module import __version__, cli
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
@@ -59,6 +59,15 @@ def test_help_imports_no_heavy_package(script):
     assert result.stdout.splitlines()[-1] == "imported:"
 
 
+@pytest.mark.parametrize("name", [*SCRIPTS, "video_module.demo.__main__", "video_module.benchmark.__main__"])
+def test_every_script_tells_its_version(name, capsys):
+    script = importlib.import_module(name)
+    with pytest.raises(SystemExit) as end:
+        getattr(script, "parse_args", script.main)(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"video_module {__version__}\n"
+
+
 @pytest.mark.parametrize("name", ["demo", "benchmark"])
 def test_help_of_a_package_says_how_it_is_started(name, capsys):
     with pytest.raises(SystemExit):
@@ -80,6 +89,15 @@ def test_a_flag_that_is_nearly_one_is_told_with_that(capsys):
         train_model.parse_args(["--epochs", "3", "--batchsize=8", "--seed", "1"])
     expected = "error: unrecognized arguments: --epochs 3 --batchsize=8; did you mean --num_epochs --batch_size?"
     assert capsys.readouterr().err.startswith(expected)
+
+
+def test_a_known_flag_of_a_wrong_value_gets_no_hint(capsys):
+    import split_data
+
+    with pytest.raises(SystemExit, match="2"):
+        split_data.parse_args(["--val_fraction", "1"])
+    expected = "error: argument --val_fraction: must be at least 0 and below 1, got 1.0 (--help shows the flags)\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_a_models_frame_rate_is_switched_off_by_zero(capsys):
@@ -160,30 +178,36 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
             "at least two classes, found ['wave']",
         ),
         ("calc_label_distribution.py --data_dir {empty} --save_to {empty}/x.json", "no class folders"),
-        ("train_model.py --data_dir {none} --model_type swin3d_nano", "train: no such folder; split_data.py makes it"),
-        ("train_model.py --data_dir {one} --model_type swin3d_nano", "holds classes, but was not split; run"),
+        (
+            "train_model.py --data_dir {none} --model_type swin3d_nano",
+            "train: no such folder; it is written by split_data.py",
+        ),
+        ("train_model.py --data_dir {one} --model_type swin3d_nano", "contains classes, but is not split yet; run"),
         (
             "calc_label_distribution.py --data_dir {none} --save_to {empty}/x.json",
-            "no such folder; split_data.py makes",
+            "no such folder; expected the output of split_data.py",
         ),
-        ("test_model.py --test_dir {none}/test --checkpoint {onnx}", "test: no such folder; split_data.py makes it"),
-        ("test_model.py --test_dir {one}/test --checkpoint {onnx}", "holds classes, but was not split; run"),
+        (
+            "test_model.py --test_dir {none}/test --checkpoint {onnx}",
+            "test: no such folder; it is written by split_data.py",
+        ),
+        ("test_model.py --test_dir {one}/test --checkpoint {onnx}", "contains classes, but is not split yet; run"),
         ("train_model.py --data_dir {none} --lr -1", "lr must be positive"),
         ("test_model.py --test_dir {one} --checkpoint {onnx} --output_dir {empty}", "text.avi: not a video"),
-        ("test_model.py --test_dir {one} --checkpoint {none.onnx}", "no such file; convert_model.py makes it"),
-        ("test_model.py --test_dir {one} --checkpoint {none}.pth", "no such file; train_model.py makes it"),
+        ("test_model.py --test_dir {one} --checkpoint {none.onnx}", "no such file; create it with convert_model.py"),
+        ("test_model.py --test_dir {one} --checkpoint {none}.pth", "no such file; create it with train_model.py"),
         ("test_model.py --test_dir {one} --checkpoint {cut.pth}", "cut.pth: not a"),
         ("test_model.py --results {none} {none}", "no such file"),
         ("test_model.py --results {text.avi} {text.avi}", "not a results file"),
         ("test_model.py --compare {none} {text.avi}", "no such file"),
-        ("test_model.py --test_dir {one} --checkpoint {onnx} --attention", "gives no gradients"),
-        ("test_model.py --test_dir {one} --checkpoint {pth} --report {empty}/x.pdf", "name ends in .html"),
+        ("test_model.py --test_dir {one} --checkpoint {onnx} --attention", "has no gradients"),
+        ("test_model.py --test_dir {one} --checkpoint {pth} --report {empty}/x.pdf", "expected a name ending in .html"),
         (
             "test_model.py --test_dir {one} --checkpoint {pth} --output_dir {text.avi}",
             "is a file; expected a directory",
         ),
         ("convert_model.py --checkpoint {pth} --output_dir {text.avi}", "is a file; expected a directory"),
-        ("convert_model.py --checkpoint {none}.pth", "no such file; train_model.py makes it"),
+        ("convert_model.py --checkpoint {none}.pth", "no such file; create it with train_model.py"),
         ("convert_model.py --checkpoint {onnx}", "this is an ONNX file; expected a .pth of train_model.py"),
         ("convert_model.py --checkpoint {network.pth}", "this is an ONNX file; expected a .pth of train_model.py"),
         ("test_model.py --test_dir {one} --checkpoint {network.pth}", "this is an ONNX file; expected a .pth"),
@@ -191,14 +215,17 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
             "test_model.py --test_dir {one} --checkpoint {weights.onnx}",
             "it seems to be a file of PyTorch; convert",
         ),
-        ("test_model.py --test_dir {split} --checkpoint {onnx}", "holds train and test, not classes; give"),
-        ("train_model.py --train_dir {split} --model_type swin3d_nano", "not classes; give"),
-        ("split_data.py --input_dir {split} --output_dir {empty}/x", "holds train and test, not classes; give the"),
+        ("test_model.py --test_dir {split} --checkpoint {onnx}", "holds train and test, not classes; pass"),
+        ("train_model.py --train_dir {split} --model_type swin3d_nano", "not classes; pass"),
+        ("split_data.py --input_dir {split} --output_dir {empty}/x", "holds train and test, not classes; pass the"),
         (
             "split_data.py --input_dir {parent} --output_dir {empty}/x",
-            "but hold the same folders sit, wave; if these",
+            "contain the same folders sit, wave; if those",
         ),
-        ("test_model.py --test_dir {parent} --checkpoint {onnx}", "clips is no class of the model, but holds some"),
+        (
+            "test_model.py --test_dir {parent} --checkpoint {onnx}",
+            "clips is not a class of the model, but contains some",
+        ),
         ("convert_model.py --describe {cut.onnx}", "not an ONNX file that can be read"),
         ("run_model.py --video_path {text.avi} --model {onnx}", "not a video"),
         ("run_model.py --video_path {zero.mp4} --model {onnx}", "0 bytes"),
@@ -207,28 +234,28 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
             "run_model.py --video_path {none}.mp4 --model swin3d_t",
             "none.mp4: no such file",
         ),
-        ("run_model.py --video_path {text.avi} --model {none}.onnx", "convert_model.py makes it"),
+        ("run_model.py --video_path {text.avi} --model {none}.onnx", "create it with convert_model.py"),
         ("run_model.py --video_path {text.avi} --model swin3d", "none of the models by name: swin3d_t, "),
         ("run_model.py --video_path {empty} --model {onnx}", "no video in this folder"),
         ("run_model.py --video_path {text.avi} --model {none.onnx}", "no such file"),
         ("run_model.py --video_path {text.avi} --model {onnx} --save_json {text.avi}", "would be overwritten"),
         ("run_model.py --video_path {text.avi} --model {onnx} --save_video {empty}/x.mkv", "written as .mp4"),
-        ("train_model.py --data_dir {none} --save_path {empty}/x.pt", "name ends in .pth"),
-        ("calc_label_distribution.py --data_dir {one} --save_to {empty}/x.png", "the PNG goes beside it"),
+        ("train_model.py --data_dir {none} --save_path {empty}/x.pt", "expected a name ending in .pth"),
+        ("calc_label_distribution.py --data_dir {one} --save_to {empty}/x.png", "the PNG is written beside it"),
         ("test_model.py --test_dir {one} --checkpoint {onnx} --device banana", "not a device"),
         ("train_model.py --data_dir {one} --save_path {one}.pth", "one.pth: is a directory; expected a file"),
         ("train_model.py --data_dir {one} --save_path {text.avi}/x.pth", "text.avi is a file, not a folder"),
-        ("train_model.py --data_dir {one} --save_path {pth} --weights {pth}", "which --weights reads; choose another"),
+        ("train_model.py --data_dir {one} --save_path {pth} --weights {pth}", "the input of --weights; choose another"),
         (
             "calc_label_distribution.py --data_dir {one} --save_to {empty}/x.json --examples {empty}/x.png",
-            "x.png is also what --save_to writes",
+            "x.png is also the output of --save_to",
         ),
         (
             "run_model.py --video_path {text.avi} --model {onnx} --save_json {empty}/x --save_jsonl {empty}/x",
-            "x is also what --save_json writes",
+            "x is also the output of --save_json",
         ),
-        ("run_model.py --video_path {text.avi} --model {onnx} --save_csv {onnx}", "which --model reads; choose"),
-        ("split_data.py --audit {one} --groups {text.avi} --save_to {text.avi}", "which --groups reads; choose"),
+        ("run_model.py --video_path {text.avi} --model {onnx} --save_csv {onnx}", "the input of --model; choose"),
+        ("split_data.py --audit {one} --groups {text.avi} --save_to {text.avi}", "the input of --groups; choose"),
         ("test_model.py --test_dir {one} --checkpoint {onnx} --output_dir {taken}", "_results.json: is a directory"),
         ("convert_model.py --checkpoint {pth} --output_dir {taken}", "_export.json: is a directory"),
         ("run_gradio.py --model {cut.onnx}", "not an ONNX file that can be read"),

@@ -7,13 +7,14 @@ import difflib
 import errno
 import math
 import os
+import re
 import signal
 import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
 
-from video_module import machine
+from video_module import __version__, machine
 from video_module.errors import STOP_SIGNALS, InputError, Interrupted, hide_secrets
 
 # Of sheets of frames. A .jpg is a fifth as large.
@@ -40,15 +41,19 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         known = [flag for action in self._actions for flag in action.option_strings]
-        wrong = [word for word in message.split() if word.startswith("--") and word.partition("=")[0] not in known]
-        meant = [match for word in wrong for match in difflib.get_close_matches(word.partition("=")[0], known, n=1)]
+        words = [re.split("[=:,;]", word)[0] for word in message.split() if word.startswith("--")]
+        wrong = [word for word in words if word not in known]
+        meant = [match for word in wrong for match in difflib.get_close_matches(word, known, n=1)]
         hint = f"; did you mean {' '.join(meant)}?" if meant else ""
         self.exit(2, f"error: {hide_secrets(message)}{hint} (--help shows the flags)\n")
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """An ArgumentParser with this project's habits: defaults in --help, no abbreviated flags, mistakes in a line."""
-    return _Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser = _Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    version = f"video_module {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
+    return parser
 
 
 def add_config_arguments(parser: argparse._ActionsContainer, config_class: type) -> None:
@@ -125,15 +130,15 @@ CLIP_FLAGS = ("clip_len", "frame_stride", "target_fps", "img_size")
 def add_clip_arguments(parser: argparse.ArgumentParser) -> argparse._ActionsContainer:
     """Add CLIP_FLAGS, which change a model's clips; ModelSpec.clip_config() takes them. Returns their group."""
     clip = parser.add_argument_group("clips (defaults: the model's)")
-    clip.add_argument("--clip_len", type=positive_int, help="frames of a clip")
-    clip.add_argument("--frame_stride", type=positive_int, help="gap between a clip's frames")
+    clip.add_argument("--clip_len", type=positive_int, help="number of frames per clip")
+    clip.add_argument("--frame_stride", type=positive_int, help="step between the frames of a clip")
     clip.add_argument(
         "--target_fps",
         type=_target_fps,
-        help="frames/s that files of other rates are brought to; --frame_stride and --clip_step count in it; 0: none, "
-        "every file keeps its own rate",
+        help="frame rate that all videos are resampled to, in frames/s; --frame_stride and --clip_step count frames "
+        "at this rate; 0: keep the rate of each file",
     )
-    clip.add_argument("--img_size", type=positive_int, help="side of the square the model sees, in pixels")
+    clip.add_argument("--img_size", type=positive_int, help="side of the square input, in pixels")
     return clip
 
 

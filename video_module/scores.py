@@ -77,11 +77,12 @@ def describe_small_test(num_videos: int, num_sources: int | None, num_right: int
     `num_sources` is None where they are unknown.
     """
     low, high = accuracy_interval(2 / 3 * num_videos if num_right is None else num_right, num_videos)
-    right = "two thirds right" if num_right is None else f"{num_right} right"
+    right = "two thirds correct" if num_right is None else f"{num_right} correct"
     alone = num_sources == num_videos
     sources = "" if num_sources is None else f" of {pluralize(num_sources, 'source')}"
-    wider = "" if alone else " or wider, since videos of one source are alike"
+    wider = "" if alone else "; wider if videos share a recording"
     return (
-        f"a test on {pluralize(num_videos, 'video')}{sources} tells little: {right} mean "
-        f"an accuracy of {low:.2f} to {high:.2f} (95 %){wider}; split_data.py --num_folds 5 tests on every video"
+        f"a test on {pluralize(num_videos, 'video')}{sources} says little: {right} means an accuracy between {low:.2f} "
+        f"and {high:.2f} (95 % interval{wider}); to test on every video, cross-validate with split_data.py --num_folds "
+        "5"
     )

@@ -68,7 +68,7 @@ def test_all_parts_within_a_minute():
     begin = time.monotonic()
     result = run_gpu()
     assert result.returncode == 0, result.stderr
-    assert time.monotonic() - begin < 120  # twice of what it takes, since other tests may run beside it
+    assert time.monotonic() - begin < 240  # four times what it takes alone, since other tests run beside it
     rows = json_rows(result.stdout)
     assert list(ends(rows)) == list(gpu.PARTS)
     assert all("took_s" in row for row in ends(rows).values())
@@ -77,8 +77,10 @@ def test_all_parts_within_a_minute():
     assert named["swin3d_nano: auto"]["clips_at_once"] == 4
     assert named["swin3d_nano: eager, 2 at once"]["clips_per_s"] > 0
     assert len([row for row in rows if row["part"] == "profile" and "rank" in row]) == 25
-    [read] = [row for row in rows if "from files" in row.get("what", "")]
-    assert read["of_in_memory"] == pytest.approx(read["clips_per_s"] / read["in_memory_per_s"], rel=1e-3)
+    reads = [row for row in rows if "from files" in row.get("what", "")]
+    assert ["compiled" in row["what"] for row in reads] == [False, True]
+    for read in reads:
+        assert read["of_in_memory"] == pytest.approx(read["clips_per_s"] / read["in_memory_per_s"], rel=1e-3)
 
 
 @pytest.mark.slow
@@ -121,7 +123,7 @@ def test_a_part_that_fails_or_overruns_leaves_the_others(monkeypatch, tmp_path, 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(gpu, "PARTS", {**dict.fromkeys(parts, 15), "kernels": 1})
     with pytest.raises(SystemExit) as error:
-        main(["gpu", "--device", "cpu", "--parts", *parts, "--time_limit_s", "40"])
+        main(["gpu", "--device", "cpu", "--parts", *parts, "--time_limit_s", "80"])
     assert error.value.code == 1
     rows = json_rows(capsys.readouterr().out)
     assert ends(rows)["versions"]["error"] == "RuntimeError: last"
@@ -135,7 +137,7 @@ def test_a_part_that_fails_or_overruns_leaves_the_others(monkeypatch, tmp_path, 
 def test_a_device_that_is_not_there_is_refused_once(capfd):
     with pytest.raises(InputError, match="no part can run"):
         main(["gpu", "--device", "cuda"])
-    assert capfd.readouterr().err == "error: --device cuda: torch finds no CUDA GPU; use --device cpu\n"
+    assert capfd.readouterr().err == "error: --device cuda: torch found no CUDA GPU; use --device cpu\n"
 
 
 def test_nothing_starts_when_the_time_is_used_up(capsys):

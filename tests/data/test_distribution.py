@@ -57,8 +57,24 @@ def test_a_split_from_the_shell(drawn_data, tmp_path, capsys):
     assert sum(written["splits"]["val"]["tags"]["viewpoint"].values()) == 6
     assert (tmp_path / "d.png").stat().st_size > 5000
     out = capsys.readouterr().out
-    assert "24 videos of 4 recordings, " in out
+    assert "24 videos from 4 recordings, " in out
     assert re.search(r"^wave +4 +1 +1 +6 +\d\.\d\d s +\d\.\d\d s +\d\.\d\d s$", out, flags=re.MULTILINE)
+
+
+def test_recordings_that_nothing_tells_are_not_counted(drawn_clips, tmp_path, capsys):
+    """Each file would count as a recording of its own."""
+    for label in ("sit", "wave"):
+        (tmp_path / "clips" / label).mkdir(parents=True)
+        for number, video in enumerate(sorted((drawn_clips / label).iterdir())):
+            link(tmp_path / "clips" / label / f"{number}.avi", video)
+    calc_label_distribution.main(["--data_dir", str(tmp_path / "clips"), "--save_to", str(tmp_path / "d.json")])
+    written = json.loads((tmp_path / "d.json").read_text())
+    assert [described["num_sources"] for described in (*written["classes"].values(), written["splits"]["all"])] == [
+        None
+    ] * 3
+    out = capsys.readouterr().out
+    assert "12 videos (recordings unknown), " in out
+    assert re.search(r"^wave +6 +- +\d\.\d\d s ", out, flags=re.MULTILINE)
 
 
 def test_a_bare_folder(drawn_clips):
@@ -106,7 +122,7 @@ def test_imbalance():
     ("counts", "text"),
     [
         ([6, 6], "all classes equal"),
-        ([30, 10], "largest class 30, smallest 10 (a ratio of 3.0); effective number of classes: 1.8 of 2"),
+        ([30, 10], "largest class 30, smallest 10 (ratio 3.0); effective number of classes: 1.8 of 2"),
         ([4, 0], "largest class 4, a class is empty; effective number of classes: 1.0 of 2"),
     ],
 )
@@ -159,8 +175,8 @@ def test_weights_from_one_script_to_the_other(drawn_data, tmp_path):
     ("text", "message"),
     [
         ("no", "not JSON"),
-        ("{}", "holds no class_weights"),
-        ('{"class_weights": {"a": 1}}', "made for other classes: 'b'"),
+        ("{}", "has no class_weights"),
+        ('{"class_weights": {"a": 1}}', "written for other classes: 'b'"),
         ('{"class_weights": {"a": 1, "b": 0}}', "the weight of 'b' must be a positive number, got 0"),
     ],
 )

@@ -52,10 +52,10 @@ def test_most_cuts_of_a_scene_are_found_and_hardly_any_others(scenes):
     assert num_right >= 30  # the half that is promised
     assert num_wrong <= 1
     linked = [item for item in found.values() if item.confidence is not None]
-    assert all("background alike" in item.basis and item.basis.rpartition(": ")[2] in scene_of for item in linked)
+    assert all("similar background" in item.basis and item.basis.rpartition(": ")[2] in scene_of for item in linked)
     alone = [item for item in found.values() if item.confidence is None]
     assert all(item.basis.startswith("alone") for item in alone)
-    assert "which may find no more than half" in grouping.describe(list(found.values()))
+    assert "which may miss half of the pairs" in grouping.describe(list(found.values()))
 
 
 def test_what_all_share_is_not_lost_where_all_are_of_one_scene(scenes, tmp_path):
@@ -132,7 +132,7 @@ def test_the_table_is_what_groups_reads(scenes, tmp_path, capsys):
     assert sheets == sorted(name for name, size in sizes.items() if size > 1)
     assert "then split with --groups" in capsys.readouterr().out
     (tmp_path / "groups_sheets" / "mine.txt").touch()
-    with pytest.raises(InputError, match=r"groups_sheets: holds mine\.txt beside earlier pictures"):
+    with pytest.raises(InputError, match=r"groups_sheets: contains mine\.txt besides earlier pictures"):
         split_data.main(["--input_dir", str(folder), "--suggest_groups", str(table)])
 
 
@@ -141,9 +141,10 @@ def test_a_random_split_is_warned_of_and_auto_keeps_groups_together(scenes, tmp_
     flags = ["--input_dir", str(folder), "--output_dir", str(tmp_path / "data"), "--test_fraction", "0.3"]
     split_data.main(flags)
     out = capsys.readouterr().out
-    assert "test videos seem to be cut from recordings that train or val hold, such as test/" in out
-    assert "a test on 12 videos tells little: two thirds right mean an accuracy of 0.39 to 0.86 (95 %) or wider" in out
-    assert "shared by test and the rest: unknown: nothing tells of recordings" in out
+    assert "warning: " in out
+    assert "test videos seem to come from recordings that are also in train or val (test/" in out
+    assert "a test on 12 videos says little: two thirds correct means an accuracy between 0.39 and 0.86 (95 %" in out
+    assert "shared by test and the rest: unknown: file names do not say which videos share a recording" in out
     split_data.main([*flags, "--groups", "auto"])
     out = capsys.readouterr().out
     assert "warning" not in out
@@ -159,25 +160,29 @@ def test_what_would_be_torn_apart():
     sides = ("test", "val", "test", "train")
     videos = [replace(video(item.path), split=side) for item, side in zip(items, sides, strict=True)]
     assert grouping.torn_apart(items, videos) == [("test/a/0.avi", "val/a/1.avi")]
+    assert grouping.describe_torn_apart(items, videos).startswith("1 of 2 test videos seem to come from recordings")
+    assert grouping.describe_torn_apart(items[2:], videos[2:]) is None
 
 
 def test_an_audit_says_that_sources_are_unknown(scenes, tmp_path, capsys):
     folder, _ = scenes
     split_data.main(["--audit", str(folder), "--no-content"])
-    assert "40 videos; what a random split of them would leak: unknown: nothing tells" in capsys.readouterr().out
+    assert "40 videos; leaks of a random split: unknown: file names do not say" in capsys.readouterr().out
     split_data.main(["--audit", str(folder), str(shutil.copytree(folder, tmp_path / "copy")), "--no-content"])
     out = capsys.readouterr().out
-    assert "same source       unknown: nothing tells of recordings, so this finds nothing" in out
+    assert "same source       unknown: file names do not say which videos share a recording" in out
     assert "same file name    40 within a class" in out
 
 
 def test_agreement_with_known_sources_is_counted_in_pairs(scenes, tmp_path, capsys):
     items = [grouping.Suggestion(path="", source=source, confidence=None, basis="") for source in "xxxyyz"]
-    expected = "of 4 pairs of one known source, 2 are in one suggested group, and 2 pairs of two sources"
+    expected = (
+        "of 4 pairs of videos from one known source, 2 share a suggested group; so do 2 pairs from different sources"
+    )
     assert grouping.describe_agreement(items, list("aabbbc")) == expected
     folder, scene_of = scenes
     rows = "".join(f"{path},{scene}\n" for path, scene in scene_of.items())
     (tmp_path / "known.csv").write_text(f"path,source\n{rows}")
     flags = ["--input_dir", str(folder), "--groups", str(tmp_path / "known.csv")]
     split_data.main([*flags, "--suggest_groups", str(tmp_path / "groups.csv")])
-    assert "of 60 pairs of one known source, " in capsys.readouterr().out
+    assert "of 60 pairs of videos from one known source, " in capsys.readouterr().out

@@ -108,11 +108,11 @@ def test_audit_of_two_folders_by_names_alone(drawn_clips, tmp_path, capsys):
     assert "same source       2 within a class (2 sources), 0 across classes (0)" in out
     # named for "sit" in a class "wav": the source cannot be told from the name, the name itself can be compared
     assert "same file name    2 within a class, 2 across classes" in out
-    assert "not looked for" in out
+    assert "not checked (--no-content)" in out
 
 
 def test_a_folder_is_not_audited_against_itself(drawn_clips):
-    with pytest.raises(InputError, match="named twice; --audit compares two folders"):
+    with pytest.raises(InputError, match="given twice; --audit compares two folders"):
         split_data.main(["--audit", str(drawn_clips), f"{drawn_clips}/", "--no-content"])
 
 
@@ -127,7 +127,7 @@ def test_audit_of_one_folder_names_broken_files(drawn_clips, tmp_path, capsys):
 
 def test_fractions_are_said_in_percent(drawn_clips, capsys):
     split_data.main(["--audit", str(drawn_clips), "--no-content", "--val_fraction", "0.125"])
-    assert "(mean of 100 draws of 77.5 % train, 12.5 % val, 10 % test, of each class" in capsys.readouterr().out
+    assert "(mean of 100 draws of 77.5 % train, 12.5 % val, 10 % test, with at least one" in capsys.readouterr().out
 
 
 def test_audit_of_an_archive(drawn_clips, tmp_path, capsys):
@@ -177,7 +177,7 @@ def test_audit_of_a_folder_of_broken_files(tmp_path, capsys):
         (tmp_path / "in" / label / "a.avi").write_text("no video")
     split_data.main(["--audit", str(tmp_path / "in"), "--save_to", str(tmp_path / "audit.json")])
     out = capsys.readouterr().out
-    assert "a random split cannot be judged: no class has two videos that decode" in out
+    assert "no estimate for a random split: no class has two videos that decode" in out
     assert "near identical    0 pairs" in out
     assert json.loads((tmp_path / "audit.json").read_text())["random_split"] is None
 
@@ -189,6 +189,29 @@ def test_audit_of_a_folder_of_broken_files(tmp_path, capsys):
 def test_flags_that_do_not_go_together(flags):
     with pytest.raises(SystemExit, match="2"):
         split_data.main(flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--annotations", "t.csv", "--suggest_groups", "s.csv"], "--annotations cannot be combined with --suggest"),
+        (["--suggest_groups", "s.csv"], "--suggest_groups requires --input_dir"),
+        (["--input_dir", "v", "--suggest_groups", "/"], "--suggest_groups requires the name of a file"),
+        (["--input_dir", "v", "--suggest_groups", "s.csv", "--num_folds", "3"], "--num_folds cannot be combined with"),
+        (["--audit", "v", "--short_side", "64"], "--short_side cannot be combined with --audit"),
+        (["--audit", "v", "--groups", "auto"], "--groups auto cannot be combined with --audit"),
+        (
+            ["--input_dir", "v", "--groups", "auto", "--protocol", "ucf101", "--splits_dir", "s"],
+            "--groups auto requires",
+        ),
+        (["--input_dir", "v", "--val_fraction", "0.7", "--test_fraction", "0.3"], "--val_fraction and --test_fraction"),
+        (["--input_dir", "v", "--val_fraction", "0.5", "--num_folds", "2"], "--val_fraction and one fold add up to 1"),
+    ],
+)
+def test_what_would_be_ignored_or_fail_late_is_a_usage_error(flags, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        split_data.main(flags)
+    assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
 def test_the_split_is_the_same_whatever_the_order_of_the_listing(drawn_clips, tmp_path, monkeypatch):
@@ -290,9 +313,8 @@ def test_names_alone_of_format_version_1(test, protocol, expected):
     assert (overlap.num_sources, overlap.num_videos, overlap.num_clips, overlap.is_leak) == expected
     assert overlap.by_name_alone
     if not overlap.num_sources:
-        assert (
-            "have the names of videos in the model's train and val splits; whether they are the same cannot be told"
-            in str(overlap)
+        assert "have the same file names as videos in the model's train and val splits; they may be different" in str(
+            overlap
         )
 
 

@@ -154,9 +154,11 @@ def test_folders_of_others_are_not_written_to(tmp_path, make_video):
     video = segment(make_video(9, name="x.mp4"))
     (tmp_path / "data_clips").mkdir()
     (tmp_path / "data_clips" / "thesis.txt").touch()
-    with pytest.raises(InputError, match=r"data_clips: not empty, and not made by split_data\.py"):
+    with pytest.raises(
+        InputError, match=r"data_clips: split_data\.py puts clips here, but the folder holds other files"
+    ):
         preparing.check_store(preparing.store_beside(tmp_path / "data"), [video], [tmp_path / "data"])
-    with pytest.raises(InputError, match=r"holds videos of the table, and lies in"):
+    with pytest.raises(InputError, match=r"contains videos to split, and is in"):
         preparing.check_store(tmp_path / "y_clips", [video], [tmp_path])
     assert preparing.store_beside(Path()).is_absolute()
 
@@ -195,10 +197,10 @@ def test_a_table_becomes_a_split(recordings, capsys):
     assert (first.num_frames, first.fps) == (20, 25)
     assert (recordings / "data" / entry["path"]).samefile(recordings / "data_clips" / entry["path"].partition("/")[2])
     out = capsys.readouterr().out
-    assert "data_clips: 36 clips, in 0.0 min; " in out
-    assert "MB and 1.0 min of video became" in out
+    assert "data_clips: 36 clips in 0.0 min; " in out
+    assert "MB (1.0 min) of video became" in out
     split(recordings, "--test_fraction", "0.2", "--background", "nothing")
-    assert "36 clips, of which 36 were there already" in capsys.readouterr().out
+    assert "36 clips (36 of them from an earlier run)" in capsys.readouterr().out
 
 
 def test_a_column_of_sides_is_obeyed_and_audited(recordings, capsys):
@@ -218,7 +220,7 @@ def test_a_column_of_sides_is_obeyed_and_audited(recordings, capsys):
     capsys.readouterr()
     record = split(recordings)
     assert record["leaks"] == 1
-    assert "note: the column split puts 1 source on two sides (day5.mp4): what was learned" in capsys.readouterr().out
+    assert "note: the column split puts 1 source on more than one side (day5.mp4): the model" in capsys.readouterr().out
 
 
 def test_nothing_is_written_for_a_wrong_table(recordings):
@@ -233,7 +235,7 @@ def test_nothing_is_written_for_a_wrong_table(recordings):
     ("rows", "message"),
     [
         ("day0.mp4,a,\nday1.mp4,a,\n", "at least two classes, found \\['a'\\]"),
-        ("day0.mp4,a,train\nday1.mp4,b,val\n", "class 'b' has no video left to train on"),
+        ("day0.mp4,a,train\nday1.mp4,b,val\n", "class 'b' has no training video: the column split"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_it_is_cut(recordings, rows, message):
@@ -261,16 +263,52 @@ def test_a_folder_of_classes_is_prepared(drawn_clips, tmp_path, capsys):
     assert entry["num_frames"] == decoding.count_frames(drawn_clips / entry["cut_from"])[0]
 
 
+def test_a_store_needs_a_folder_beside_it():
+    with pytest.raises(InputError, match="--output_dir /: clips go to a folder beside it"):
+        preparing.store_beside(Path("/"))
+
+
+@pytest.mark.parametrize(
+    ("num_found", "bytes_after", "expected"),
+    [
+        (0, 2_000_000, "0 clips in 1.5 min; 2.0 MB (10.0 min) of video"),
+        (
+            3,
+            500_000,
+            "0 clips (3 of them from an earlier run) in 1.5 min; 2.0 MB (10.0 min) of video became 0.5 MB (2.0",
+        ),
+    ],
+)
+def test_the_summary_of_prepared_clips(num_found, bytes_after, expected):
+    made = preparing.Prepared(
+        videos=[],
+        rejected=[],
+        num_found=num_found,
+        seconds=90.0,
+        bytes_before=2_000_000,
+        duration_before_s=600.0,
+        bytes_after=bytes_after,
+        duration_after_s=120.0,
+    )
+    assert made.summary().startswith(expected)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ([], "give --input_dir or --annotations to split videos"),
-        (["--input_dir", "v", "--background", "x"], "--background goes with --annotations"),
-        (["--input_dir", "v", "--class_list", "x"], "--class_list goes with --annotations"),
-        (["--annotations", "t", "--groups", "x"], "--groups goes with class folders"),
-        (["--annotations", "t", "--protocol", "hmdb51", "--splits_dir", "s"], "--annotations goes with --protocol"),
-        (["--input_dir", "v", "--short_side", "9", "--protocol", "hmdb51", "--splits_dir", "s"], "--short_side goes"),
-        (["--annotations", "t", "--audit", "x"], "give --input_dir or --annotations to split"),
+        (["--input_dir", "v", "--background", "x"], "--background requires --annotations"),
+        (["--input_dir", "v", "--class_list", "x"], "--class_list requires --annotations"),
+        (["--annotations", "t", "--groups", "x"], "--groups cannot be combined with --annotations"),
+        (
+            ["--annotations", "t", "--protocol", "hmdb51", "--splits_dir", "s"],
+            "--annotations requires --protocol grouped",
+        ),
+        (
+            ["--input_dir", "v", "--short_side", "9", "--protocol", "hmdb51", "--splits_dir", "s"],
+            "--short_side requires --protocol grouped",
+        ),
+        (["--annotations", "t", "--audit", "x"], "--annotations cannot be combined with --audit"),
     ],
 )
 def test_flags_that_do_not_go_together(flags, message, capsys):
@@ -325,7 +363,7 @@ def test_a_full_disk_is_one_line(tmp_path):
         pytest.skip("no disk can be mounted here")
     errors = [line for line in result.stderr.replace("\r", "\n").splitlines() if line.startswith("error")]
     assert len(errors) == 2 and "Traceback" not in result.stderr, result.stderr
-    assert "data_clips: the disk is full; " in errors[0] and "of 20 clips are finished and stay" in errors[0]
+    assert "data_clips: the disk is full; " in errors[0] and "of 20 clips are finished and kept" in errors[0]
     assert "\n1\n" in f"\n{result.stdout}"
     finished = [line for line in result.stdout.splitlines() if line.endswith(".mp4") and "/" not in line]
     assert finished and not any(line.startswith(".") for line in finished)

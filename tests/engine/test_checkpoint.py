@@ -13,16 +13,18 @@ import torch
 from video_module import __version__
 from video_module.data import leaks
 from video_module.data.records import VideoRecord
-from video_module.engine.checkpoint import load_checkpoint, save_checkpoint
+from video_module.engine.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint, save_checkpoint
 from video_module.errors import InputError
 from video_module.inference.export import metadata_of, save_onnx
 from video_module.inference.predictor import describe, load_predictor
+from video_module.models.recognizer import build_model
 
 VERSION_1 = Path(__file__).parents[1] / "version1"
 NAMES = sorted(hashlib.sha256(name.encode()).hexdigest()[:12] for name in ("0001", "0002"))
 
 
 def test_a_checkpoint_of_version_1_loads_and_is_saved_as_version_2(tmp_path):
+    assert "program_version" not in torch.load(VERSION_1 / "tiny.pth", weights_only=True)
     checkpoint = load_checkpoint(VERSION_1 / "tiny.pth")
     assert (checkpoint.model, checkpoint.class_names, checkpoint.epoch) == ("swin3d_nano", ["run", "walk"], 3)
     assert (checkpoint.clip.shape, checkpoint.split_digest) == ((2, 16, 16, 3), "0123456789abcdef")
@@ -40,7 +42,9 @@ def test_an_onnx_file_of_version_1_is_served():
     red[..., 0] = 255
     assert predictor.score_clips(red).tolist() == [[1.0, 0.0]]
     assert (predictor.class_names, list(predictor.train_clips)) == (["run", "walk"], NAMES)
-    assert describe(VERSION_1 / "tiny.onnx")["format_version"] == 1
+    described = describe(VERSION_1 / "tiny.onnx")
+    assert described["format_version"] == 1
+    assert "program_version" not in described
 
 
 @pytest.mark.parametrize("name", ["tiny.pth", "tiny.onnx"])
@@ -91,3 +95,14 @@ def test_only_a_full_disk_is_told_to_need_space(number, advises_space, trained, 
     with pytest.raises(InputError, match=os.strerror(number)) as error:
         save_checkpoint(tmp_path / "x.pth", checkpoint)
     assert ("Free some space" in str(error.value)) == advises_space
+
+
+def test_weights_under_other_names_are_told_in_a_line_that_can_be_read():
+    model = build_model("swin3d_nano", num_classes=2)
+    weights = {f"net.{name}": value for name, value in model.backbone.state_dict().items()}
+    checkpoint = Checkpoint(model="swin3d_nano", weights=weights, clip=model.clip, class_names=["a", "b"])
+    with pytest.raises(
+        InputError, match=r"weights do not fit swin3d_nano: .*net\.patch_embed\.proj\.weight.* …$"
+    ) as error:
+        build_from_checkpoint(checkpoint)
+    assert len(str(error.value)) < 260

@@ -14,14 +14,14 @@ def test_precision_follows_the_device():
     assert choose_precision("auto", CPU) == "fp32"
     assert choose_precision("bf16", CPU) == "bf16"
     for precision in ("fp16", "tf32"):
-        with pytest.raises(InputError, match=f"precision {precision} needs CUDA"):
+        with pytest.raises(InputError, match=f"precision {precision} requires CUDA"):
             choose_precision(precision, CPU)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
 def test_cuda_where_there_is_none_is_an_error():
     assert choose_device("auto") == CPU
-    with pytest.raises(InputError, match="finds no CUDA GPU"):
+    with pytest.raises(InputError, match="found no CUDA GPU"):
         choose_device("cuda")
 
 

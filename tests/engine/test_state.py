@@ -265,7 +265,7 @@ def test_the_scripts_exit_code_is_that_of_the_signal(drawn_data, tmp_path):
     os.killpg(process.pid, signal.SIGTERM)  # the workers get it too, as from a scheduler
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
-    assert "is saved, --resume goes on from there" in errors
+    assert "_last.pth, continue with --resume" in errors
     assert "Traceback" not in errors
     assert load_checkpoint(tmp_path / "nano_last.pth").training is not None
 
@@ -296,7 +296,7 @@ def test_a_full_disk_ends_the_run_in_a_line_and_leaves_the_checkpoint_before(tmp
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 1
         assert result.stderr.endswith(f"Free some space {advice}\n")
-    assert result.stderr.startswith(f"error: {path}: the checkpoint cannot be written (File too large); the one before")
+    assert result.stderr.startswith(f"error: {path}: cannot write the checkpoint (File too large); the previous one")
     assert result.stderr.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["x_last.pth"]
     assert load_checkpoint(path).weights["w"].tolist() == [7.0] * 1000
@@ -330,9 +330,11 @@ def test_an_earlier_run_is_told_of_and_lost_only_when_the_first_epoch_is_done(
     for _ in range(2):  # a second time it is the state of the first that is replaced, and not what is aside
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "train_step", signalled)
-            with pytest.raises(Interrupted, match=r"; the earlier run's state is now .*nano_last_earlier\.pth"):
+            with pytest.raises(
+                Interrupted, match=r"; the state of the earlier run was moved to .*nano_last_earlier\.pth"
+            ):
                 run(drawn_data, tmp_path / "nano.pth", "--save_every", "1")
-        assert "nano.pth of an earlier run is replaced when the first epoch ends; --resume would go on" in (
+        assert "nano.pth of an earlier run will be replaced after the first epoch; use --resume to continue" in (
             capsys.readouterr().out
         )
         assert load_checkpoint(last).epoch == 0
@@ -344,28 +346,30 @@ def test_an_earlier_run_is_told_of_and_lost_only_when_the_first_epoch_is_done(
     assert not aside.exists()
     last.unlink()
     run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "1")
-    assert "is replaced when the first epoch ends; another --save_path keeps it" in capsys.readouterr().out
+    assert "will be replaced after the first epoch; use another --save_path to keep it" in capsys.readouterr().out
     assert not aside.exists()
 
 
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--mixup", "0.2"], r"--mixup 0\.8 \(here 0\.2\); give another --save_path, or drop --resume to replace it"),
+        (
+            ["--mixup", "0.2"],
+            r"--mixup 0\.8 \(here 0\.2\); use another --save_path, or leave out --resume to replace it",
+        ),
         (["--effective_batch", "8"], r"--effective_batch 4 \(here 8\)"),
         (
             ["--model_type", "swin3d_t"],
-            r"--model_type swin3d_nano \(here swin3d_t\), --clip_len 8 \(here 32\).*, and \d more; give",
+            r"--model_type swin3d_nano \(here swin3d_t\), --clip_len 8 \(here 32\).*, and \d more; use",
         ),
-        (["--model_type", "swin3d_t", "--num_epochs", "8"], r"--model_type swin3d_nano .*, and \d more; give"),
-        (["--clip_len", "4"], r"--clip_len 8 \(here 4\); give"),
-        (["--img_size", "32"], r"--img_size 64 \(here 32\); give"),  # and not how it is resized before the crop
-        (["--lr", "0.5", "--target_fps", "12"], r"no --target_fps \(here 12\.0\), --lr 0\.001 \(here 0\.5\); give"),
+        (["--model_type", "swin3d_t", "--num_epochs", "8"], r"--model_type swin3d_nano .*, and \d more; use"),
+        (["--clip_len", "4"], r"--clip_len 8 \(here 4\); use"),
+        (["--img_size", "32"], r"--img_size 64 \(here 32\); use"),  # and not how it is resized before the crop
+        (["--lr", "0.5", "--target_fps", "12"], r"no --target_fps \(here 12\.0\), --lr 0\.001 \(here 0\.5\); use"),
         (
             ["--num_epochs", "8"],
-            r"--num_epochs 4 \(here 8\); the length of a run cannot be changed, its rates follow from it: to train on, "
-            r"start a new run from it with "
-            r"--weights \S+nano\.pth and another --save_path, or drop --resume to replace it",
+            r"--num_epochs 4 \(here 8\); --num_epochs cannot change, because the learning rates depend on it; to train "
+            r"further, start a new run with --weights \S+nano\.pth and another --save_path, or leave out --resume",
         ),
     ],
 )
@@ -400,7 +404,7 @@ def test_other_videos_and_classes_are_refused(unbroken, drawn_data, tmp_path):
         for label in ("jump", "wave", "push"):
             shutil.copytree(split / label, tmp_path / name / label)
     dirs = ["--train_dir", str(tmp_path / "few"), "--val_dir", str(tmp_path / "val")]
-    with pytest.raises(InputError, match=r"6 classes \(here 3; no longer: \['pull', 'sit', 'stand'\]; new: none"):
+    with pytest.raises(InputError, match=r"6 classes \(here 3; missing: \['pull', 'sit', 'stand'\]; new: none"):
         run(drawn_data, unbroken, "--resume", *dirs)
     bare = tmp_path / "bare"
     for split in ("train", "val"):
@@ -410,7 +414,7 @@ def test_other_videos_and_classes_are_refused(unbroken, drawn_data, tmp_path):
             shutil.copy(video, target)
     run(bare, tmp_path / "nano.pth", "--num_epochs", "1")
     target.unlink()
-    with pytest.raises(InputError, match=r"other videos \(1 of them are not here, 0 here are new\)"):
+    with pytest.raises(InputError, match=r"other videos \(1 missing here, 0 new\)"):
         run(bare, tmp_path / "nano.pth", "--num_epochs", "1", "--resume")
 
 
@@ -428,7 +432,9 @@ def test_a_run_of_another_version_is_refused_and_its_weights_still_serve(unbroke
     others = ({"train_config": earlier}, {"train_config": config | {"lookahead": 3}}, {"training": unversioned})
     for other in others:
         save_checkpoint(last, Checkpoint(**state | other))
-        with pytest.raises(InputError, match=r"nano_last\.pth: another version of this program .*--weights") as error:
+        with pytest.raises(
+            InputError, match=r"nano_last\.pth: saved by another version of this program.*--weights"
+        ) as error:
             run(drawn_data, tmp_path / "nano.pth", "--resume")
         assert "\n" not in str(error.value)
     run(drawn_data, tmp_path / "new.pth", "--weights", str(last), "--num_epochs", "1")

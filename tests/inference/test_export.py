@@ -198,7 +198,7 @@ def test_a_file_that_fails_its_gate_is_not_kept(trained, traced, tmp_path, capsy
     (tmp_path / "nano.onnx").write_bytes(b"one of before, which would be taken for this one")
     flags = ["--checkpoint", str(trained), "--output_dir", str(tmp_path), "--precision", "fp32", "int8"]
     gates = ["--fp32_tolerance", "1e-12", "--int8_agreement", "0", "--num_verify_clips", "8"]
-    with pytest.raises(InputError, match=r"nano\.onnx: its logits differ from torch's by .*; not kept"):
+    with pytest.raises(InputError, match=r"nano\.onnx: its logits differ from torch's by .*; deleted"):
         convert_model.main([*flags, *gates])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nano_export.json", "nano_int8.onnx"]
     report = json.loads((tmp_path / "nano_export.json").read_text())
@@ -213,12 +213,12 @@ def test_files_of_other_weights_are_told_of(trained, traced, tmp_path, capsys):
     (tmp_path / "nano_fp16.onnx").write_bytes(b"not even ONNX")
     save_checkpoint(tmp_path / "nano.pth", checkpoint)
     convert_model.main(["--checkpoint", str(trained), "--precision", "int8", "--int8_agreement", "0", *flags])
-    assert "nano_fp16.onnx is of other weights" in capsys.readouterr().out
+    assert "nano_fp16.onnx has other weights" in capsys.readouterr().out
     (tmp_path / "nano_fp16.onnx").unlink()
     convert_model.main(["--checkpoint", str(trained), *flags])
     assert "other weights" not in capsys.readouterr().out
     convert_model.main(["--checkpoint", str(tmp_path / "nano.pth"), "--fp32_tolerance", "9", *flags])
-    assert "nano_int8.onnx is of other weights: export it again, or delete it" in capsys.readouterr().out
+    assert "nano_int8.onnx has other weights; export it again, or delete it" in capsys.readouterr().out
 
 
 def test_few_clips_and_few_classes_are_told_of(trained, traced, tmp_path, capsys):
@@ -231,8 +231,8 @@ def test_few_clips_and_few_classes_are_told_of(trained, traced, tmp_path, capsys
     flags = ["--verify_dir", str(tmp_path / "videos"), "--num_verify_clips", "5", "--fp32_tolerance", "1000"]
     convert_model.main(["--checkpoint", str(tmp_path / "one.pth"), *flags])
     printed = capsys.readouterr().out
-    assert "only 1 different clips were found, 5 were wanted" in printed
-    assert "torch gives all clips the same class" in printed
+    assert "found only 1 different clips of 5" in printed
+    assert "torch predicts the same class for all clips" in printed
 
 
 def test_int8_scores_of_a_clip_do_not_depend_on_its_neighbours(files):
@@ -269,7 +269,7 @@ def test_a_checkpoint_of_nan_is_not_exported(trained, tmp_path):
     checkpoint = load_checkpoint(trained)
     checkpoint.weights["head.bias"] = torch.full_like(checkpoint.weights["head.bias"], float("nan"))
     save_checkpoint(tmp_path / "nan.pth", checkpoint)
-    with pytest.raises(InputError, match="logits that are no numbers"):
+    with pytest.raises(InputError, match="logits of the checkpoint are not finite"):
         convert_model.main(["--checkpoint", str(tmp_path / "nan.pth"), "--num_verify_clips", "3"])
     assert [path.name for path in tmp_path.iterdir()] == ["nan.pth"]
 
@@ -283,7 +283,7 @@ def test_overflow_fails_in_every_precision(trained, traced, tmp_path, monkeypatc
 
     monkeypatch.setattr(export, "to_fp16", overflowing)
     flags = ["--num_verify_clips", "3", "--fp16_agreement", "0", "--output_dir", str(tmp_path)]
-    with pytest.raises(InputError, match="gives logits that are no numbers"):
+    with pytest.raises(InputError, match="its logits are not finite"):
         convert_model.main(["--checkpoint", str(trained), "--precision", "fp16", *flags])
     assert [path.name for path in tmp_path.iterdir()] == ["nano_export.json"]
     [file] = json.loads((tmp_path / "nano_export.json").read_text())["files"]
@@ -312,11 +312,10 @@ def test_class_names_that_do_not_match_the_last_layer(trained, tmp_path):
 
 def test_large_clips_are_tried_in_small_batches_and_scored_one_by_one(trained, exported, monkeypatch):
     """Eight clips of 32x224x224 at once take more memory than many machines have."""
-    from video_module.config import ClipConfig
     from video_module.inference import predictor, verification
 
-    assert verification.batch_sizes(ClipConfig(num_frames=32, resize=256, crop=224)) == (1, 2, 3)
-    assert verification.batch_sizes(load_predictor(exported).clip) == (1, 2, 3, 8)
+    assert verification.fitting_batch_sizes((32, 224, 224, 3)) == (1, 2, 3)
+    assert verification.fitting_batch_sizes(load_predictor(exported).clip.shape) == (1, 2, 3, 8)
     monkeypatch.setattr(predictor, "CPU_BATCH_VALUES", 1)
     seen = []
     run = onnxruntime.InferenceSession.run
@@ -352,3 +351,32 @@ def test_exports_published_weights_with_their_classes(tmp_path, monkeypatch):
     with torch.inference_mode():
         expected = donor.eval()(torch.from_numpy(clips)).numpy()
     np.testing.assert_allclose(predictor.score_clips(clips), expected, rtol=0, atol=1e-4)
+
+
+def test_one_bar_counts_the_passes_of_torch_and_of_all_files(monkeypatch):
+    from video_module.config import ClipConfig
+    from video_module.inference import verification
+
+    class Bar:
+        n = 0
+
+        def __init__(self, total: int, **_):
+            self.total = total
+
+        def update(self, count: int) -> None:
+            self.n += count
+
+        def set_description(self, text: str) -> None:
+            pass
+
+    def score_clips(clips: np.ndarray) -> np.ndarray:
+        return np.zeros((len(clips), 3))
+
+    monkeypatch.setattr(verification, "tqdm", Bar)
+    clip = ClipConfig(num_frames=2, resize=4, crop=4)
+    clips = verification.VerificationClips(np.zeros((5, *clip.shape), np.uint8), None, "")
+    reference = verification.Reference(score_clips, clips, clip, precisions=["fp32", "int8"])
+    assert reference.bar.n == 8
+    for precision in ("fp32", "int8"):
+        assert reference.compare(score_clips, precision=precision).max_logit_difference == 0
+    assert reference.bar.n == reference.bar.total

@@ -88,8 +88,8 @@ def test_intervals_repeat_and_hold_the_figure():
 @pytest.mark.parametrize(
     ("num_sources", "accuracy", "given", "note"),
     [
-        (1, 0.0, False, "too few sources to resample (1;"),
-        (4, 0.5, False, "too few sources to resample (4;"),
+        (1, 0.0, False, "resampling needs at least 5 sources, got 1"),
+        (4, 0.5, False, "resampling needs at least 5 sources, got 4"),
         (5, 0.6, True, "only 5 sources"),
         (19, 0.6, True, "only 19 sources"),
         (20, 1.0, False, "does not make them certain"),  # no error in any resample
@@ -108,14 +108,9 @@ def test_intervals_that_would_mislead(num_sources, accuracy, given, note):
 @pytest.mark.parametrize(
     ("num_videos", "num_sources", "num_right", "expected"),
     [
-        (
-            8,
-            8,
-            5,
-            "a test on 8 videos of 8 sources tells little: 5 right mean an accuracy of 0.31 to 0.86 (95 %); split_",
-        ),
-        (99, 30, 66, "0.57 to 0.75 (95 %) or wider, since videos of one source are alike; split_data.py --num_folds 5"),
-        (500, 4, 400, "of 4 sources tells little"),
+        (8, 8, 5, "a test on 8 videos of 8 sources says little: 5 correct means an accuracy between 0.31 and 0.86"),
+        (99, 30, 66, "0.57 and 0.75 (95 % interval; wider if videos share a recording); to test on every video"),
+        (500, 4, 400, "of 4 sources says little"),
         (100, 30, 66, None),
     ],
 )

@@ -426,17 +426,16 @@ def _call_slow(server, video: Path) -> tuple[str, object]:
 
 
 @pytest.mark.skipif(not (shutil.which("bash") and shutil.which("curl")), reason="needs bash and curl")
-def test_what_readme_shows(server, recording, tmp_path):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("http://127.0.0.1:7860/", server.address)
-    readme = readme.replace("http://127.0.0.1:7860", server.address)
-    [python] = [block for block in _blocks(readme, "python") if "gradio_client" in block]
-    [bash] = [block for block in _blocks(readme, "bash") if "curl" in block]
+def test_the_examples_call_it(server, recording, tmp_path):
+    python, bash = (
+        (ROOT / "examples" / name)
+        .read_text(encoding="utf-8")
+        .replace("http://127.0.0.1:7860/", server.address)
+        .replace("http://127.0.0.1:7860", server.address)
+        for name in ("call_api.py", "call_api.sh")
+    )
     shutil.copy(recording, tmp_path / "clip.mp4")
     run = {"cwd": tmp_path, "check": True, "capture_output": True, "text": True}
     assert "6.0 [{'label':" in subprocess.run([sys.executable, "-I", "-c", python], **run).stdout
     answer = json.loads(subprocess.run(["bash", "-euo", "pipefail", "-c", bash], **run).stdout)
     assert answer["segments"][-1]["end_s"] == pytest.approx(6.0)
-
-
-def _blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)

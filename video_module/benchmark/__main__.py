@@ -129,7 +129,7 @@ def _add_gpu(commands: argparse._SubParsersAction) -> None:
         "--model_type",
         nargs="+",
         choices=("swin3d_t", "swin3d_s", "swin3d_b"),
-        default=["swin3d_b", "swin3d_t"],
+        default=["swin3d_b"],
         help="networks whose speed is measured, the first one in all parts; on the CPU it is swin3d_nano",
     )
     gpu.add_argument("--data_dir", type=Path, help="folder of classes (default: drawn clips that resemble HMDB51's)")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -184,16 +185,20 @@ def resume(setup: Setup) -> None:
         flags += ["--effective_batch", "2", "--device", str(setup.device)]
         script = [sys.executable, str(_PACKAGE.parent / "train_model.py"), *flags]
         killed = [sys.executable, "-c", _KILLED, *flags]
-        started = {}
+        begin, started = time.perf_counter(), {}
         for kind in kinds:
             ours = [*kind.split(), "--save_path"]
             started[kind] = _start([*script, *ours, f"whole{kind}.pth"], folder)
             started[f"{kind} killed"] = _start([*killed, *ours, f"cut{kind}.pth"], folder)
         for kind, process in started.items():
             _finish(process, is_killed=kind.endswith("killed"))
+        setup.emit("trained whole and killed, side by side", runs=len(started), took_s=time.perf_counter() - begin)
+        resumes = {
+            kind: _start([*script, *kind.split(), "--save_path", f"cut{kind}.pth", "--resume"], folder)
+            for kind in kinds
+        }
         for kind, bound in kinds.items():
-            command = [*script, *kind.split(), "--save_path", f"cut{kind}.pth", "--resume"]
-            resumed = _finish(_start(command, folder))
+            resumed = _finish(resumes[kind])
             assert "and step 3 of" in resumed, resumed
             paths = [last_path(folder / f"{run}{kind}.pth") for run in ("whole", "cut")]
             states = [load_checkpoint(path).training["trainer"] for path in paths]

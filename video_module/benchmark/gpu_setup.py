@@ -45,7 +45,7 @@ class Setup:
         self.data_dir = None if data_dir is None else Path(data_dir)
         self.effective_batch = 4 if self.is_tiny else 64
         self.micro_batches = [1, 2] if self.is_tiny else [1, 2, 4, 8, 16]
-        self.timing = {"num_steps": 1, "num_warmup": 1} if self.is_tiny else {"num_steps": 3, "num_warmup": 2}
+        self.timing = {"num_steps": 1, "num_warmup": 1} if self.is_tiny else {"num_steps": 5, "num_warmup": 2}
         torch.manual_seed(0)
 
     @property

@@ -1,4 +1,4 @@
-"""Data sets as they are downloaded: .rar, .zip and .tar files, archives of archives too, unpacked beside themselves."""
+"""Unpack downloaded data sets (.rar, .zip, .tar, also nested) into a folder beside the archive."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ from video_module.files import move, read_text, replacing, write_json
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _SUFFIXES = (".rar", ".zip", *_TAR_SUFFIXES)
-# A finished folder holds this file, which tells what it was unpacked from; an unfinished one has another name.
+# A finished folder contains this file, which says what it was unpacked from; an unfinished one has another name.
 _MARKER = ".unpacked.json"
 _PARTIAL = ".partial"
 # What the libraries raise on damage: gzip and bz2 an OSError, which has no number then, and all of them a
@@ -35,7 +35,7 @@ _NO_NAME_ON_WINDOWS = re.compile(
 
 
 class _Member(NamedTuple):
-    """What an archive holds under a name."""
+    """An entry of an archive."""
 
     name: str
     size: int
@@ -80,12 +80,12 @@ def unpacked(path: Path) -> Path:
                 f"{folder}: already exists where {path.name} would be unpacked; pass that folder instead, or move it"
             )
         if json.loads(read_text(folder / _MARKER)) != stamp:
-            raise InputError(f"{folder}: was unpacked from an earlier {path.name}; remove it to unpack the new one")
-        print(f"{folder}: unpacked before, used again")
+            raise InputError(f"{folder}: was unpacked from an older {path.name}; delete it to unpack the new one")
+        print(f"{folder}: already unpacked; using it")
         return folder
     partial = folder.with_name(folder.name + _PARTIAL)
     origin = partial / _MARKER
-    # What was begun from an earlier version of the archive is of no use
+    # Files from an older version of the archive cannot be reused
     if origin.is_file() and json.loads(read_text(origin)) != stamp:
         shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
@@ -103,7 +103,7 @@ def _stem(name: str) -> str:
 
 
 def _unpack_inner(inner: Path) -> None:
-    """Put a folder in the place of an archive; the archive goes last, so that an interruption costs only time."""
+    """Replace an archive by its folder; the archive is deleted last, so that an interruption costs only time."""
     folder = inner.with_name(_stem(inner.name))
     partial = folder.with_name(folder.name + _PARTIAL)
     # An earlier run stopped just before its last step: _check_places() saw that nothing else made this folder
@@ -123,14 +123,16 @@ def _unpack_inner(inner: Path) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack an archive's files into a folder; those that are there whole, or as a folder of their name, are kept."""
+    """Unpack an archive's files into a folder, except those that an earlier run unpacked."""
     with _opened(archive) as members:
         files = _wanted_files(archive, members)
         _check_places(archive, list(files), folder)
         missing = {path: member for path, member in files.items() if not _is_there(folder / path, member.size)}
         needed, free = sum(member.size for member in missing.values()), shutil.disk_usage(folder).free
         if needed > free:
-            raise InputError(f"{archive}: takes {needed / 1e9:.1f} GB unpacked, the disk has {free / 1e9:.1f} GB left")
+            raise InputError(
+                f"{archive}: needs {needed / 1e9:.1f} GB of disk space, but only {free / 1e9:.1f} GB is free"
+            )
         for path, member in tqdm(
             missing.items(), desc=archive.name, unit="file", leave=machine.leaves_bars(), delay=0.5
         ):
@@ -147,14 +149,12 @@ def _wanted_files(archive: Path, members: list[_Member]) -> dict[PurePosixPath, 
     files = {}
     for member in members:
         if not member.is_file and not member.is_folder:
-            raise InputError(f"{archive}: its member {member.name!r} is a link or a device; none of it is unpacked")
+            raise InputError(f"{archive}: contains a link or device, {member.name!r}; nothing was unpacked")
         parts = PurePosixPath(member.name.replace("\\", "/")).parts
         if member.is_folder and not parts:
             continue  # the "./" of a tar
         if not parts or parts[0] == "/" or ".." in parts or re.match(r"[A-Za-z]:", parts[0]) or "\0" in member.name:
-            raise InputError(
-                f"{archive}: its member {member.name!r} would be written outside of its folder; none of it is unpacked"
-            )
+            raise InputError(f"{archive}: {member.name!r} would be written outside its folder; nothing was unpacked")
         if member.is_file and "__MACOSX" not in parts and not parts[-1].startswith("."):
             files[PurePosixPath(*parts)] = member
     return files
@@ -168,26 +168,26 @@ def _check_places(archive: Path, paths: list[PurePosixPath], folder: Path) -> No
     """
     ignores_case = folder.with_name(folder.name.swapcase()).exists()
     fold = str.casefold if ignores_case else str
-    # Folders too: two classes would become one
+    # Folders as well, because two classes would become one
     names = [name for path in paths for name in (path, *path.parents)]
     places: dict[str, PurePosixPath] = {}
     for name in names:
         if machine.ON_WINDOWS and any(_NO_NAME_ON_WINDOWS.search(part) for part in name.parts):
-            raise InputError(f"{archive}: its member {str(name)!r} has a name that Windows cannot give a file")
+            raise InputError(f"{archive}: {str(name)!r} is not a valid file name on Windows")
         if (other := places.setdefault(fold(str(name)), name)) != name:
             raise InputError(
-                f"{archive}: {str(other)!r} and {str(name)!r} in it would be the same on this disk, which ignores case"
+                f"{archive}: {str(other)!r} and {str(name)!r} differ only in case, which this disk ignores"
             )
     for inner in filter(is_archive, paths):
         if (other := places.setdefault(fold(str(inner.with_name(_stem(inner.name)))), inner)) != inner:
             raise InputError(
-                f"{archive}: {str(inner)!r} in it would be unpacked to the place of {str(other)!r}; unpack it "
-                "yourself, and pass the folder"
+                f"{archive}: unpacking {str(inner)!r} would overwrite {str(other)!r}; unpack it yourself, and pass the "
+                "folder"
             )
 
 
 def _is_there(target: Path, size: int) -> bool:
-    # Files appear whole, since replacing() writes them, so their size tells that they are of this archive
+    # replacing() writes files completely or not at all, so the right size means that the file is from this archive
     if target.is_file():
         return target.stat().st_size == size
     return is_archive(target) and target.with_name(_stem(target.name)).is_dir()
@@ -205,22 +205,24 @@ def _opened(archive: Path) -> Iterator[list[_Member]]:
             yield members
     except rarfile.RarCannotExec:
         raise InputError(
-            f"{archive}: unpacking .rar needs one of the programs unrar, unar, 7z or bsdtar in PATH; on Debian and "
-            "Ubuntu: apt-get install unar"
+            f"{archive}: unpacking .rar requires unrar, unar, 7z or bsdtar; on Debian and Ubuntu, run apt-get install "
+            "unar"
         ) from None
     except NotImplementedError as error:
         raise InputError(
-            f"{archive}: its members are compressed in a way that Python cannot read ({error}); unpack it with "
-            "another program, and pass the folder"
+            f"{archive}: uses a compression that Python cannot read ({error}); unpack it with another program, and "
+            "pass the folder"
         ) from None
     except (*_DAMAGE, rarfile.Error) as error:
-        # An OSError with a number is the disk's, not the archive's
+        # An OSError with a number comes from the disk, not from the archive
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         # bsdtar, and 7z as Debian ships it, stop in the midst of some .rar that unrar and unar read
         hint = ", or install unar" if isinstance(error, rarfile.Error) else ""
-        raise InputError(f"{archive}: damaged, or not what its name says ({reason}); download it again{hint}") from None
+        raise InputError(
+            f"{archive}: damaged, or not the format its name says ({reason}); download it again{hint}"
+        ) from None
 
 
 def _encrypted(archive: Path) -> InputError:
@@ -231,7 +233,7 @@ def _encrypted(archive: Path) -> InputError:
 def _rar_members(archive: Path) -> Iterator[list[_Member]]:
     import rarfile
 
-    # strict: else a damaged header is taken for the archive's end
+    # strict, because otherwise a damaged header counts as the end of the archive
     with rarfile.RarFile(archive, errors="strict") as rar:
         if rar.needs_password():
             raise _encrypted(archive)
@@ -270,12 +272,12 @@ def _tar_members(archive: Path) -> Iterator[list[_Member]]:
 
 
 def class_folder(path: Path) -> Path:
-    """A folder of classes: `path` itself, or what is in the archive `path`, unpacked by unpacked()."""
+    """The folder of classes: `path` itself, or in the archive `path`, once it is unpacked."""
     return class_root(unpacked(path)) if is_archive(path) and not path.is_dir() else path
 
 
 def class_root(folder: Path) -> Path:
-    """The folder of class folders in what was unpacked: down through folders that hold one folder of folders alone."""
+    """The folder that contains the class folders, below any folders that contain just one other."""
     while True:
         below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
         if len(below) != 1 or not any(path.is_dir() for path in below[0].iterdir()):
@@ -283,9 +285,12 @@ def class_root(folder: Path) -> Path:
         folder = below[0]
 
 
-def folder_holding(folder: Path, *patterns: str) -> Path:
-    """The folder, at or below `folder`, of the first file that fits one of the patterns; `folder` where none does."""
-    for pattern in patterns:
-        for path in sorted(folder.rglob(pattern)):
-            return path.parent
+def splits_folder(path: Path) -> Path:
+    """The folder of official split files: `path` itself, or where they are in the archive `path`, once unpacked."""
+    if not is_archive(path):
+        return path
+    folder = unpacked(path)
+    for pattern in ("*_test_split?.txt", "trainlist*.txt"):
+        for file in sorted(folder.rglob(pattern)):
+            return file.parent
     return folder

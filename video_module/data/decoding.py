@@ -7,6 +7,7 @@ the keyframe before it where that is exact, else by reading forward.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -25,7 +26,7 @@ _MIN_SEEK = 16
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a file promises, by its packets and its first frame. Only frames that decode count."""
+    """A video's size, rate and length, according to its packets and first frame. Only frames that decode count."""
 
     width: int
     height: int
@@ -40,7 +41,7 @@ class VideoInfo:
 
 
 class _Converter:
-    """Makes uint8 RGB (H, W, 3), upright, of decoded frames. One for a file: it keeps what FFmpeg prepared.
+    """Converts decoded frames to upright uint8 RGB (H, W, 3). Use one per file: it keeps what FFmpeg prepared.
 
     There may be gaps between the rows.
     """
@@ -82,7 +83,7 @@ def _upright(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 class Frame:
-    """A decoded frame and when it is shown. It is converted only if it is asked for."""
+    """A decoded frame and when it is shown; it is converted to RGB only on request."""
 
     __slots__ = ("_converter", "_frame", "time_s")
 
@@ -90,13 +91,9 @@ class Frame:
         self._frame, self._converter, self.time_s = frame, converter, time_s
 
     @property
-    def height(self) -> int:
-        """As coded, before it is put upright; so is the width."""
-        return self._frame.height
-
-    @property
-    def width(self) -> int:
-        return self._frame.width
+    def size(self) -> tuple[int, int]:
+        """(height, width) as coded, before the frame is put upright."""
+        return self._frame.height, self._frame.width
 
     def to_rgb(self) -> np.ndarray:
         """uint8 RGB (H, W, 3), upright, the caller's own."""
@@ -173,7 +170,7 @@ class VideoReader:
         table.num_decoded = self.num_frames
 
     def no_frame(self) -> VideoError:
-        """The error for a file of which no frame decodes."""
+        """The error for a file without a decodable frame."""
         container, stream = packets.open_file(self.path)
         with container:
             return VideoError(f"{self.path}: no frame decodes (codec {stream.codec_context.name})")
@@ -183,8 +180,9 @@ class VideoReader:
     ) -> Iterator[av.VideoFrame]:
         context = stream.codec_context
         with closing(packets.read_packets(container, stream, key)) as stream_packets:
-            for packet in stream_packets:
-                promised = not packet.is_discard
+            # None asks for the frames that the decoder still holds
+            for packet in chain(stream_packets, (None,)):
+                promised = packet is not None and not packet.is_discard
                 self.num_packets += promised
                 try:
                     frames = context.decode(packet)
@@ -192,14 +190,6 @@ class VideoReader:
                     self.num_failed += promised
                     continue
                 yield from frames
-            yield from _flush(context)
-
-
-def _flush(context: av.VideoCodecContext) -> list[av.VideoFrame]:
-    try:
-        return context.decode(None)
-    except av.error.FFmpegError:
-        return []
 
 
 class _Clock:
@@ -239,7 +229,7 @@ class _Clock:
 
 
 def read_info(path: str | Path) -> VideoInfo:
-    """What a file promises: reads all its packets and decodes a frame. Raises VideoError if none decodes."""
+    """Read a file's packets and decode its first frame. Raises VideoError if none decodes."""
     table, reader = packet_table(path), VideoReader(path)
     first = next(iter(reader), None)
     if first is None:
@@ -330,8 +320,8 @@ def wanted_frames(
         finally:
             frames.close()
     raise VideoError(
-        f"{path}: frame {indices[number]} was wanted, but only {position + 1} decode; "
-        "rerun split_data.py to count its frames anew"
+        f"{path}: frame {indices[number]} was requested, but only {position + 1} frames decode; rerun split_data.py to "
+        "count them again"
     )
 
 

@@ -1,8 +1,8 @@
-"""Which videos seem to be cut from one recording, by what stands still in them: a suggestion, to be checked by eye.
+"""Suggest which videos are cut from one recording, by their backgrounds. Suggestions need checking by eye.
 
-Videos whose backgrounds are alike are put together, then those that follow each other by the numbers in their names
-and share points of the picture, if the names of the first kind show that such numbers tell something. Either way size,
-frame rate, codec and encoder must be the same. So cuts of one camera are found; other cameras of a recording are not.
+Videos with similar backgrounds are grouped first. Then come videos with consecutive numbers in their names whose frames
+share points, if the first groups show that such numbers mean something. Either way size, frame rate, codec and encoder
+must be the same. So cuts from one camera are found, but not those from other cameras of the same recording.
 """
 
 import csv
@@ -50,19 +50,19 @@ MOST_VIDEOS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """The recording that a video seems to be of."""
+    """The recording that a video seems to come from."""
 
     path: str
     source: str
     confidence: float | None
     """How likely the link to the rest of the source is right; None where a video is alone, since nothing is known."""
     basis: str
-    """What links it to the rest, in words."""
+    """What links it to the rest, as text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Look:
-    """What is compared of a video."""
+    """The features of a video that are compared."""
 
     camera: tuple
     """Size, codec and the tags of what recorded or encoded it."""
@@ -78,7 +78,7 @@ def suggest_groups(root: Path, videos: Sequence[VideoRecord], *, num_workers: in
     """A suggestion for each video, in their order; `videos` are found below `root`, and their frames were counted."""
 
     if len(videos) > MOST_VIDEOS:
-        raise InputError(f"{root}: {len(videos):,} videos; sources are suggested for {MOST_VIDEOS:,} at most")
+        raise InputError(f"{root}: {len(videos):,} videos; sources can be suggested for at most {MOST_VIDEOS:,}")
 
     def look(video: VideoRecord) -> _Look:
         return _look_at(root / video.path, num_frames=video.num_frames)
@@ -96,18 +96,18 @@ def suggest_groups(root: Path, videos: Sequence[VideoRecord], *, num_workers: in
         name, link = names.setdefault(group, f"suggested_{len(names) + 1:03d}"), None
         if index in joined:
             other, num_points = joined[index]
-            link = "neighbour", f"neighbour by name, {num_points} points shared: {videos[other].path}"
+            link = "neighbour", f"consecutive file names, {num_points} matching points: {videos[other].path}"
         elif sizes[group] > 1:
             mates = np.flatnonzero(groups == group)
             other = max(mates[mates != index], key=lambda mate: similarities[index, mate])
-            link = "background", f"background alike ({similarities[index, other]:.2f}): {videos[other].path}"
+            link = "background", f"similar background ({similarities[index, other]:.2f}): {videos[other].path}"
         found.append(_suggestion(video, name, link))
     return found
 
 
 def _suggestion(video: VideoRecord, source: str, link: tuple[str, str] | None) -> Suggestion:
     if link is None:
-        text = "alone: nothing alike was found, which proves little"
+        text = "alone: no similar video found, but there may be one"
         return Suggestion(path=video.path, source=source, confidence=None, basis=text)
     kind, text = link
     return Suggestion(path=video.path, source=source, confidence=_CONFIDENCE[kind], basis=text)
@@ -251,18 +251,18 @@ def _num_matches(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np
 
 
 def describe(found: Sequence[Suggestion]) -> str:
-    """What was suggested, and what that is worth."""
+    """Summarise the suggestions and their limits."""
     sizes = Counter(item.source for item in found)
     num_alone = sum(size == 1 for size in sizes.values())
     return (
-        f"{pluralize(len(found), 'video')} in {pluralize(len(sizes), 'suggested group')}, {num_alone} of one video; by "
-        "backgrounds and numbers in names, which may find no more than half of the pairs of one recording: its other "
-        "cameras, and those that move, stay apart"
+        f"{pluralize(len(found), 'video')} in {pluralize(len(sizes), 'suggested group')}, {num_alone} with a single "
+        "video; found by similar backgrounds and consecutive file names, which may miss half of the pairs that share "
+        "a recording: other cameras and moving cameras are not matched"
     )
 
 
 def describe_agreement(found: Sequence[Suggestion], sources: Sequence[str]) -> str:
-    """How the suggestion agrees with the known sources of its videos, in pairs of videos."""
+    """Compare the suggestions with known sources, counted in pairs of videos."""
 
     def num_pairs(groups: Iterable[object]) -> int:
         return sum(size * (size - 1) // 2 for size in Counter(groups).values())
@@ -270,13 +270,13 @@ def describe_agreement(found: Sequence[Suggestion], sources: Sequence[str]) -> s
     suggested = [item.source for item in found]
     num_both = num_pairs(zip(suggested, sources, strict=True))
     return (
-        f"of {pluralize(num_pairs(sources), 'pair')} of one known source, {num_both:,} are in one suggested group, and "
-        f"{pluralize(num_pairs(suggested) - num_both, 'pair')} of two sources"
+        f"of {pluralize(num_pairs(sources), 'pair')} of videos from one known source, {num_both:,} share a suggested "
+        f"group; so do {pluralize(num_pairs(suggested) - num_both, 'pair')} from different sources"
     )
 
 
 def torn_apart(found: Sequence[Suggestion], videos: Sequence[VideoRecord]) -> list[tuple[str, str]]:
-    """Of a split: each test video whose suggested group is in train or val too, with a video of it there."""
+    """Find the test videos whose suggested group is also in train or val, each with an example from there."""
     source_of = {item.path: item.source for item in found}
     elsewhere = {source_of[video.path]: f"{video.split}/{video.path}" for video in videos if video.split != "test"}
     return [
@@ -284,6 +284,17 @@ def torn_apart(found: Sequence[Suggestion], videos: Sequence[VideoRecord]) -> li
         for video in videos
         if video.split == "test" and source_of[video.path] in elsewhere
     ]
+
+
+def describe_torn_apart(found: Sequence[Suggestion], videos: Sequence[VideoRecord]) -> str | None:
+    """A warning about what torn_apart() finds in a split; None if it finds nothing."""
+    if not (torn := torn_apart(found, videos)):
+        return None
+    num_test = sum(video.split == "test" for video in videos)
+    return (
+        f"{len(torn)} of {num_test} test videos seem to come from recordings that are also in train or val "
+        f"({torn[0][0]} and {torn[0][1]}, for example); --groups auto keeps them together, --suggest_groups shows them"
+    )
 
 
 def write_suggestions(path: Path, found: Sequence[Suggestion]) -> None:

@@ -1,4 +1,4 @@
-"""A split on the disk: train/, val/ and test/ with their classes, obj.names, and split.json."""
+"""Write a split to disk: train/, val/ and test/ with their classes, obj.names, and split.json."""
 
 import os
 import re
@@ -15,29 +15,29 @@ from video_module.files import check_output, lies_in, replacing, write_json
 
 
 def check_split_output(input_dir: Path, output_dir: Path) -> None:
-    """Raise InputError unless a split of `input_dir` may be written to `output_dir`: nothing of others is replaced."""
+    """Raise InputError unless a split of `input_dir` may be written to `output_dir` without replacing other files."""
     if output_dir.is_symlink() and not output_dir.exists():
         raise InputError(f"{output_dir}: a broken link to {output_dir.readlink()}")
     check_output(output_dir, folder=True)
     if lies_in(output_dir, input_dir) and lies_in(input_dir, output_dir):
-        raise InputError(f"{output_dir}: this is the folder of the videos itself; choose another --output_dir")
+        raise InputError(f"{output_dir}: is the input folder itself; choose another --output_dir")
     if lies_in(output_dir, input_dir) or lies_in(input_dir, output_dir):
         raise InputError(f"{output_dir}: overlaps {input_dir}; choose another --output_dir")
     found = output_dir.iterdir() if output_dir.is_dir() else ()
     entries = {entry.name for entry in found if not is_system_file(entry)}
     if entries and SPLIT_JSON not in entries:
-        raise InputError(f"{output_dir}: not empty, and not written by split_data.py; choose another folder")
+        raise InputError(f"{output_dir}: not empty, and not written by split_data.py; choose another --output_dir")
     if others := sorted(entries - {*SPLITS, OBJ_NAMES, SPLIT_JSON}):
-        raise InputError(f"{output_dir}: holds {others[0]} beside an earlier split; move it away first")
+        raise InputError(f"{output_dir}: contains {others[0]} besides an earlier split; move it first")
 
 
 def check_further_folds(output_dir: Path, num_folds: int) -> None:
-    """Raise InputError if folds of an earlier split into more would stay beside the new ones."""
+    """Raise InputError if an earlier split with more folds would leave some of them beside the new ones."""
     numbers = [int(match[1]) for path in output_dir.glob("fold*") if (match := re.fullmatch(r"fold(\d+)", path.name))]
     if further := sorted(number for number in numbers if number > num_folds):
         raise InputError(
-            f"{output_dir / f'fold{further[0]}'}: of an earlier split into more folds than {num_folds}; move it away "
-            "first"
+            f"{output_dir / f'fold{further[0]}'}: left over from an earlier split into more than {num_folds} folds; "
+            "move it first"
         )
 
 
@@ -54,7 +54,7 @@ def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -
         for video in split.videos:
             target = partial / video.split / video.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            # Through links of the input: a link to a link would break when the one in between goes
+            # Resolve links of the input, because a link to a link breaks when the one in between is deleted
             num_linked += place((input_dir / video.path).resolve(), target, *links)
         for name in SPLITS:
             (partial / name).mkdir(exist_ok=True)
@@ -64,10 +64,10 @@ def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -
 
 
 def place(file: Path, target: Path, *links: str) -> bool:
-    """Link a file in the first of the ways that works here, or copy it; whether it was linked."""
+    """Link a file in the first way that works, or else copy it; returns whether it was linked."""
     ways = {"hard": os.link, "sym": os.symlink}
     for link in links:
-        # It may be another file system, one without links, or Windows without the right to make them
+        # Linking fails across file systems, on those without links, and on Windows without the privilege
         with suppress(OSError):
             ways[link](file, target)
             return True

@@ -1,4 +1,4 @@
-"""What two sides of an experiment share: by source, by file name, and by what the videos show. Nothing is changed."""
+"""Find what two sides of an experiment share: by source, by file name, and by content. Nothing is changed."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -62,7 +62,7 @@ def shared_sources(train: Iterable[VideoRecord], test: Iterable[VideoRecord]) ->
 
 
 def sources_known(videos: Iterable[VideoRecord]) -> bool:
-    """Whether anything tells of recordings: else each file counts as its own, and nothing is ever shared."""
+    """Whether the recordings are known. If not, each file counts as its own recording, and nothing is ever shared."""
     return not all(map(has_own_source, videos))
 
 
@@ -115,13 +115,13 @@ class TrainOverlap:
         splits = "the model's train and val splits"
         if self.num_clips and not self.num_sources and self.by_name_alone:
             return (
-                f"{self.num_clips} test videos have the names of videos in {splits}; whether they are the same cannot "
-                "be told, since this older model file does not record their classes"
+                f"{self.num_clips} test videos have the same file names as videos in {splits}; they may be different "
+                "videos, because this older model file does not record classes"
             )
         if self.num_clips and not self.num_sources:
-            return f"{self.num_clips} test videos are in {splits}, by their classes and file names"
+            return f"{self.num_clips} test videos are also in {splits} (same class and file name)"
         text = f"{self.num_videos} test videos come from {self.num_sources} sources in {splits}"
-        return text if self.num_clips is None else f"{text}, {self.num_clips} are in them themselves"
+        return text if self.num_clips is None else f"{text}; {self.num_clips} were trained on themselves"
 
 
 def train_overlap(
@@ -247,7 +247,7 @@ def audit(
     test_fraction: float,
     num_workers: int,
 ) -> dict[str, Any]:
-    """Compare the sides that `paths` name, each with each.
+    """Compare every pair of the sides that `paths` name.
 
     Of a single folder of classes, say what a random split of it would leak, and which of its videos are alike.
     """
@@ -269,7 +269,7 @@ def audit(
 def _read_sides(
     paths: Sequence[Path], *, source_of: SourceOf, decode: bool, num_workers: int
 ) -> tuple[list[_Side], list[Rejected]]:
-    """The sides to compare, and files that do not decode, which are on none.
+    """Read the sides to compare, and list the files that do not decode, which belong to none.
 
     One path is what split_data.py wrote (or its split.json), of which the sides are the splits, or a folder of classes;
     two are folders of classes. Sources are split.json's where there is one, else those of `source_of`.
@@ -279,7 +279,7 @@ def _read_sides(
     if len(paths) == 1 and is_split_tree(root):
         folders = {split: root / split for split in SPLITS if has_entries(root / split)}
     elif len(folders) != len(paths):
-        raise InputError(f"{paths[0]}: named twice; --audit compares two folders, or the splits of one")
+        raise InputError(f"{paths[0]}: given twice; --audit compares two folders, or the splits of one")
     sides, rejected = [], []
     for name, folder in folders.items():
         videos, broken = load_or_scan(folder, source_of=source_of, decode=decode, num_workers=num_workers)
@@ -344,7 +344,7 @@ _NUM_DRAWS = 100
 def random_split_leak(
     videos: Sequence[VideoRecord], *, val_fraction: float = 0.2, test_fraction: float = 0.1
 ) -> dict[str, Any] | None:
-    """What a split of each class's videos at random, video by video, would leak: the mean over a hundred such splits.
+    """Estimate what a random split, video by video, would leak: the mean over a hundred random splits.
 
     Returns the share of test videos whose source is in train or val under the same class, and under any class. Of a
     class of two or more at least one tests, and not all; None where no class has two, or `test_fraction` is 0.

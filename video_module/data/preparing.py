@@ -1,4 +1,4 @@
-"""Long, large or labelled footage made into short files that train fast.
+"""Turn long, large or labelled footage into short files that load fast in training.
 
 The files go to a folder of classes, the store, and stay there: what is whole is not made again, after a kill or with a
 corrected table. Keyframes stand close together in them, since a clip that begins anywhere is decoded from the keyframe
@@ -25,26 +25,27 @@ from tqdm import tqdm
 from video_module.data.cutting import Stopped, write_clips
 from video_module.data.decoding import read_info
 from video_module.data.labels import has_entries
-from video_module.data.layout import place
+from video_module.data.layout import check_split_output, place
 from video_module.data.packets import PacketTable, packet_table
 from video_module.data.records import Rejected, VideoRecord, probe_video
 from video_module.data.segments import Segment, by_file, read_tables
 from video_module.errors import InputError, VideoError
 from video_module.files import check_output, file_key, lies_in, locked, write_text
+from video_module.tables import pluralize
 
 SHORT_SIDE = 256
 """Of segments, in pixels: what most models resize to."""
-# What is known of each finished file, a line each.
+# Lists the finished files, one per line.
 _LOG = "prepared.jsonl"
-# Raised when files would come out otherwise, so that those of earlier versions are made anew.
+# To be increased when files come out differently, so that those of earlier versions are written again.
 _VERSION = 1
-# Of names, which get times and a suffix, and longer names while they are written.
+# Longest name in bytes. Times and a suffix are added, and while a file is written its name is longer still.
 _MOST_BYTES = 180
 
 
 @dataclass(kw_only=True)
 class Prepared:
-    """What prepare() made, and what that took."""
+    """The result of prepare()."""
 
     videos: list[VideoRecord]
     """Their paths are relative to the store."""
@@ -58,29 +59,47 @@ class Prepared:
     bytes_after: int
     duration_after_s: float
 
+    def summary(self) -> str:
+        """One line: how many clips there are, how long that took, and how much smaller they are than the originals."""
+        found = f" ({self.num_found} of them from an earlier run)" if self.num_found else ""
+        sizes = f"{self.bytes_before / 1e6:,.1f} MB ({self.duration_before_s / 60:.1f} min) of video"
+        # Nothing changed if all files were linked
+        if self.bytes_after != self.bytes_before:
+            sizes += f" became {self.bytes_after / 1e6:,.1f} MB ({self.duration_after_s / 60:.1f} min)"
+        return f"{pluralize(len(self.videos), 'clip')}{found} in {self.seconds / 60:.1f} min; {sizes}"
+
 
 def store_beside(output_dir: Path) -> Path:
     """The folder for the clips of a split that goes to `output_dir`."""
     named = output_dir if output_dir.name else output_dir.absolute()
+    if not named.name:
+        raise InputError(
+            f"--output_dir {output_dir}: clips go to a folder beside it, and there is none; choose another"
+        )
     return named.with_name(f"{named.name}_clips")
 
 
 def check_store(store: Path, segments: Sequence[Segment], output_dirs: Sequence[Path]) -> None:
-    """Raise InputError if the store is another's, or if an original lies where files are replaced."""
+    """Raise InputError if clips or splits cannot be written here, or would replace files of others."""
     check_output(store, folder=True)
     if has_entries(store) and not (store / _LOG).is_file():
-        raise InputError(f"{store}: not empty, and not made by split_data.py, which would put clips there; move it")
+        raise InputError(
+            f"{store}: split_data.py puts clips here, but the folder holds other files; move it, or choose another "
+            "--output_dir"
+        )
     for folder in {segment.file.parent for segment in segments}:
         for place_of_ours in (store, *output_dirs):
             if lies_in(folder, place_of_ours):
                 raise InputError(
-                    f"{folder}: holds videos of the table, and lies in {place_of_ours}, which this replaces; choose "
+                    f"{folder}: contains videos to split, and is in {place_of_ours}, which will be replaced; choose "
                     "another --output_dir"
                 )
+    for output_dir in output_dirs:
+        check_split_output(store, output_dir)
 
 
 def prepare(segments: Sequence[Segment], store: Path, *, short_side: int | None, num_workers: int) -> Prepared:
-    """Make the clip of each segment in the folder `store`, or find it there, and count its frames.
+    """Write the clip of each segment to the folder `store`, unless it is there already, and count its frames.
 
     Parts of files are encoded anew, their short side brought to `short_side` (None: SHORT_SIDE) and never enlarged.
     Whole files are encoded only if they are larger than `short_side`, else linked. Raises InputError when the disk is
@@ -132,7 +151,7 @@ def _record(segment: Segment, entry: dict[str, Any]) -> VideoRecord:
 
 @dataclass(kw_only=True)
 class _Job:
-    """A segment, and what its clip is called within its class, without a suffix."""
+    """A segment and the name of its clip within the class, without a suffix."""
 
     segment: Segment
     stem: str
@@ -158,7 +177,7 @@ def _plan(segments: Sequence[Segment], short_side: int | None) -> list[_Job]:
             times = segment.start_s, segment.end_s
             stem = f"{stem}_{round(times[0] * 1000)}-{round(times[1] * 1000)}"
             size = short_side or SHORT_SIDE
-            # Frames may stand less than a millisecond apart
+            # Two segments may begin and end within the same milliseconds
             if names.setdefault((segment.label, stem), times) != times:
                 stem = f"{stem}_{crc32(str(times).encode()):08x}"
         jobs.append(_Job(segment=segment, stem=stem, short_side=size))
@@ -176,7 +195,7 @@ def _stems(segments: Sequence[Segment]) -> dict[object, str]:
         owners = defaultdict(set)
         for key, stem in stems.items():
             for label in labels[key]:
-                # Some systems take names that differ in case for one
+                # Some file systems ignore case
                 owners[label.casefold(), stem.casefold()].add(key)
         return {key for keys in owners.values() if len(keys) > 1 for key in keys}
 
@@ -196,7 +215,7 @@ def _stems(segments: Sequence[Segment]) -> dict[object, str]:
 
 
 class _Log:
-    """A line for each finished file of a store: the job, and what decoding it told."""
+    """A store's list of finished files: a line for each, with its job and what decoding it showed."""
 
     def __init__(self, store: Path) -> None:
         self.store, self._lock = store, Lock()
@@ -207,9 +226,9 @@ class _Log:
                 entry = json.loads(line)
                 self._entries[entry["key"]] = entry
             except (ValueError, KeyError, TypeError):
-                # Where a run was killed, or the disk was full
+                # A run was killed while writing this line, or the disk was full
                 continue
-        # Before any clip, since a folder without it is taken for another's
+        # Written before any clip, because a folder without it counts as somebody else's
         write_text(self._path, "".join(f"{json.dumps(entry)}\n" for entry in self._entries.values()))
 
     def find(self, job: _Job) -> dict[str, Any] | None:
@@ -225,7 +244,7 @@ class _Log:
 
 
 def _make_all(todo: dict[str, _Job], log: _Log, *, num_workers: int) -> dict[str, dict[str, Any] | Rejected]:
-    """Make the files of all jobs at once, with a bar: what the log has of each, or why there is none."""
+    """Make the files of all jobs in parallel, with a bar. Returns the log's entry for each, or why there is none."""
     files = {file_key(job.segment.file): job.segment.file for job in todo.values()}
     tables = read_tables(files.values(), num_workers=num_workers)
     length_s = sum(_length_s(job.segment, tables) for job in todo.values())
@@ -244,7 +263,8 @@ def _make_all(todo: dict[str, _Job], log: _Log, *, num_workers: int) -> dict[str
         with lock:
             bar.update(seconds)
 
-    # The clips are the parallelism already. Threads, since decoding and encoding let others run, and share the tables.
+    # Clips are processed in parallel already, so OpenCV gets one thread. Threads suffice, since decoding and encoding
+    # release the lock of Python, and they share the tables.
     num_cv2_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="prepare")
@@ -257,8 +277,8 @@ def _make_all(todo: dict[str, _Job], log: _Log, *, num_workers: int) -> dict[str
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InputError(
-            f"{log.store}: the disk is full; {len(made)} of {len(todo)} clips are finished and stay; make room and run "
-            "this again, which goes on with the rest"
+            f"{log.store}: the disk is full; {len(made)} of {len(todo)} clips are finished and kept; free some space, "
+            "and run the same command again to continue"
         ) from None
     finally:
         stop.set()
@@ -310,7 +330,7 @@ def _make(jobs: list[_Job], log: _Log, advance: Callable[[float], None]) -> dict
 
 
 def _is_small(job: _Job) -> bool:
-    """Whether a whole file stays as it is."""
+    """Whether a whole file is small enough to be linked."""
     if job.short_side is None:
         return True
     info = read_info(job.segment.file)

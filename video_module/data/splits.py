@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from video_module.data.labels import SPLITS
-from video_module.data.leaks import SharedSources, shared_sources
+from video_module.data.leaks import SharedSources, shared_sources, sources_known
 from video_module.data.records import OFFICIAL, Rejected, VideoRecord
 from video_module.errors import InputError
+from video_module.scores import describe_small_test, is_small_test
 from video_module.tables import align, pluralize
 
 TABLE = "table"
@@ -47,12 +48,12 @@ class Split:
 
     @property
     def leaks(self) -> int:
-        """Sources on two sides, as the protocol counts them: the official ones forbid that within a class only."""
+        """Number of sources on two sides; official protocols forbid this only within a class."""
         return self.shared.sources_within_class if self.protocol in OFFICIAL else len(self.torn_sources)
 
     @property
     def torn_sources(self) -> list[str]:
-        """Sources on more than one side, in whatever classes."""
+        """Sources on more than one side, in any class."""
         sides: dict[str, set[str]] = defaultdict(set)
         for video in self.videos:
             sides[video.source].add(video.split)
@@ -91,7 +92,7 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def _by_size(videos: Iterable[VideoRecord], *, seed: int) -> tuple[dict[str, Counter[str]], list[str]]:
-    """How many videos of each class a source has, and the sources from the largest on; the seed orders equals."""
+    """Count each source's videos by class, and order the sources from the largest; the seed orders equal ones."""
     clips: dict[str, Counter[str]] = defaultdict(Counter)
     for video in videos:
         clips[video.source][video.label] += 1
@@ -125,7 +126,7 @@ def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *
         added = clips[source]
         wanted = [split for split in fractions if fractions[split] > 0]
         best = min(wanted, key=lambda split, added=added: _cost(added, have[split], totals, fractions[split]))
-        # The last source of a class that is not in train yet goes there: a class without training videos is no use
+        # The last source of a class goes to train if none did yet, since a class needs training videos
         if any(last_place[label] == place and not have["train"][label] for label in added):
             best = "train"
         have[best].update(added)
@@ -149,7 +150,7 @@ def assign_folds(videos: Iterable[VideoRecord], num_folds: int, *, seed: int) ->
 
         def key(fold: int, added: Counter[str] = added) -> tuple[int, float, int]:
             held = have[fold]
-            # Classes that would be in this fold alone, so that nothing would be left to train on where it is tested
+            # Classes that would be only in this fold, which would leave nothing for training when it is tested
             num_alone = sum(held[label] + count == totals[label] for label, count in added.items())
             return num_alone, _cost(added, held, totals, 1 / num_folds), held.total()
 
@@ -168,7 +169,7 @@ def split_grouped(
 ) -> Split:
     """Split by source; the fractions are of all videos."""
     if val_fraction + test_fraction >= 1:
-        raise InputError(f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing to train on")
+        raise InputError(f"val_fraction {val_fraction} and test_fraction {test_fraction} leave no videos for training")
     fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
     fractions = {split: round(share, 6) for split, share in fractions.items()}
     assignment = assign_sources(videos, fractions, seed=seed)
@@ -179,15 +180,28 @@ def split_grouped(
 
 
 def split_by_table(videos: Sequence[VideoRecord], rejected: Sequence[Rejected], *, seed: int) -> Split:
-    """Leave each video on the side that its table gives it; a note names sources that stand on two."""
+    """Split as the table says; a note names the sources that end up on two sides."""
     split = _checked(Split(protocol=TABLE, seed=seed, fractions={}, videos=list(videos), rejected=list(rejected)))
     if torn := split.torn_sources:
         names = ", ".join(torn[:5]) + (", …" if len(torn) > 5 else "")
         split.notes.append(
-            f"the column split puts {pluralize(len(torn), 'source')} on two sides ({names}): what was learned from one "
-            "recording is tested on it, which flatters"
+            f"the column split puts {pluralize(len(torn), 'source')} on more than one side ({names}): the model is "
+            "tested on recordings it was trained on, so results will look better than they are"
         )
     return split
+
+
+def describe_split(split: Split, *, sources_unknown: str) -> str:
+    """Describe a split in lines; `sources_unknown` replaces the count of shared sources if sources are unknown."""
+    known = sources_known(split.videos)
+    title = split.protocol if split.fold is None else f"{split.protocol} fold {split.fold}"
+    lines = [f"{title}: {len(split.class_names)} classes, digest {split.digest}"]
+    for name in SPLITS:
+        part = split.videos_in(name)
+        sources = f" {len({video.source for video in part}):6} sources" if known else ""
+        lines.append(f"  {name:5} {len(part):6} videos{sources}")
+    lines.append(f"  shared by test and the rest: {split.shared if known else sources_unknown}")
+    return "\n".join([*lines, *(f"  note: {note}" for note in split.notes)])
 
 
 def split_folds(
@@ -202,13 +216,13 @@ def split_folds(
     fractions = {"train": 1 - val_fraction - 1 / num_folds, "val": val_fraction, "test": 1 / num_folds}
     fractions = {split: round(share, 6) for split, share in fractions.items()}
     if fractions["train"] <= 0:
-        raise InputError(f"val_fraction {val_fraction} and a test side of 1/{num_folds} leave nothing to train on")
+        raise InputError(f"val_fraction {val_fraction} and a test side of 1/{num_folds} leave no videos for training")
     note = check_sources([(video.label, video.source) for video in videos], num_folds)
     fold_of = assign_folds(videos, num_folds, seed=seed)
     for label in sorted({video.label for video in videos}):
         if len({fold_of[video.source] for video in videos if video.label == label}) == 1:
             raise InputError(
-                f"--num_folds {num_folds}: the sources of class {label!r} fell into one fold; try another --seed, or "
+                f"--num_folds {num_folds}: all sources of class {label!r} ended up in one fold; try another --seed, or "
                 "more folds"
             )
     folds_digest = _digest(f"{fold_of[video.source]}/{video.path}\n" for video in videos)
@@ -236,7 +250,7 @@ def split_folds(
 def describe_folds(folds: Sequence[Split]) -> str:
     """The folds of a cross-validation as a table, with the fewest and the most test videos of a class."""
     first = folds[0]
-    rows = [["fold", "train", "val", "test", "sources", "of a class", "digest"]]
+    rows = [["fold", "train", "val", "test", "sources", "per class", "digest"]]
     for split in folds:
         train, val, test = map(split.videos_in, SPLITS)
         counts = [sum(video.label == name for video in test) for name in split.class_names]
@@ -246,8 +260,8 @@ def describe_folds(folds: Sequence[Split]) -> str:
         rows.append([*map(str, cells), split.digest])
     title = (
         f"{first.num_folds} folds of {len(first.videos)} videos of {len({video.source for video in first.videos})} "
-        f"sources, {len(first.class_names)} classes, digest {first.folds_digest}; sources and videos of a class on the "
-        "test side:"
+        f"sources, {len(first.class_names)} classes, digest {first.folds_digest}; sources and videos per class are "
+        "those of the test side:"
     )
     notes = dict.fromkeys(note for split in folds for note in split.notes)
     return "\n".join([title, align(rows), *(f"  note: {note}" for note in notes)])
@@ -263,22 +277,22 @@ def check_sources(videos: Iterable[tuple[str, str]], num_folds: int) -> str | No
         sources[label].add(source)
     if num_folds > (num_sources := len(set().union(*sources.values()))):
         raise InputError(
-            f"--num_folds {num_folds}: the videos are of {pluralize(num_sources, 'source')}, which stay whole; at most "
-            f"{num_sources} folds are possible"
+            f"--num_folds {num_folds}: the videos come from {pluralize(num_sources, 'source')}, and each source stays "
+            f"in one fold; use at most {pluralize(num_sources, 'fold')}"
         )
     if alone := [label for label, of_class in sources.items() if len(of_class) == 1]:
-        more = f" (and {len(alone) - 1} more such)" if len(alone) > 1 else ""
+        more = f" (and of {len(alone) - 1} more)" if len(alone) > 1 else ""
         raise InputError(
-            f"--num_folds: all videos of class {alone[0]!r}{more} are of one source, so none would be left to train "
-            "on where they are tested; record it once more elsewhere, or leave it out"
+            f"--num_folds: all videos of class {alone[0]!r}{more} come from one source, so the fold that tests them "
+            "has none left for training; add another recording of the class, or leave the class out"
         )
     few = {label: len(of_class) for label, of_class in sources.items() if len(of_class) < num_folds}
     if not few:
         return None
     names = ", ".join(f"{label} ({number})" for label, number in list(few.items())[:5])
     return (
-        f"{pluralize(len(few), 'class')} of fewer than {num_folds} sources, missing on the test side of some folds: "
-        f"{names}{', …' if len(few) > 5 else ''}; the pooled result of all folds has all their videos"
+        f"{pluralize(len(few), 'class')} with fewer than {num_folds} sources, so some folds have no test video of "
+        f"them: {names}{', …' if len(few) > 5 else ''}; the result pooled over all folds includes all their videos"
     )
 
 
@@ -303,17 +317,17 @@ def split_official(
     val_fraction: float,
     seed: int,
 ) -> Split:
-    """Split as the data set's authors do; validation is carved out of their train side by source.
+    """Split as the data set's authors do, and split their train side by source into train and val.
 
     So the test videos never choose a checkpoint. `val_fraction` is of the official train side. Videos that the fold
     does not use are left out.
     """
     used = [video for video in videos if _official_name(video) in official]
     if not used:
-        raise InputError(f"none of the {len(videos)} videos is named in fold {fold} of {protocol}")
+        raise InputError(f"none of the {len(videos)} videos is listed in fold {fold} of {protocol}")
     fractions = {"train": round(1 - val_fraction, 6), "val": val_fraction}
     assignment = assign_sources([v for v in used if official[_official_name(v)] == "train"], fractions, seed=seed)
-    # A source can be on both sides: official folds keep it apart within a class only
+    # A source can be on both sides: official folds separate sources only within a class
     placed = [
         replace(video, split="test" if official[_official_name(video)] == "test" else assignment[video.source])
         for video in used
@@ -333,20 +347,20 @@ def split_official(
 
 
 def _missing_videos(videos: Sequence[VideoRecord], official: dict[tuple[str, str], str], fold: str) -> list[str]:
-    """A note for each side of an official fold of which some videos are not there."""
+    """A note for each side of an official fold with missing videos."""
     notes = []
     for side in ("train", "test"):
         listed = {name for name, of_side in official.items() if of_side == side}
         if missing := sorted(listed - set(map(_official_name, videos))):
             notes.append(
-                f"{len(missing)} of the {len(listed)} {side} videos of {fold} are missing or rejected, "
-                f"{'/'.join(missing[0])} among them"
+                f"{len(missing)} of the {len(listed)} {side} videos of {fold} are missing or rejected "
+                f"({'/'.join(missing[0])}, for example)"
             )
     return notes
 
 
 def _checked(split: Split) -> Split:
-    """The same with notes on the classes that a side lacks. Raises InputError if train lacks one."""
+    """Add notes on missing classes and on a small test side. Raises InputError if train lacks a class."""
     labels, notes = split.class_names, list(split.notes)
     if len(labels) < 2:
         raise InputError(f"a classifier needs at least two classes with videos that decode, found {labels}")
@@ -354,16 +368,21 @@ def _checked(split: Split) -> Split:
         present = {video.label for video in split.videos_in(side)}
         lacking = [label for label in labels if label not in present]
         if lacking and side == "train":
-            raise InputError(f"class {lacking[0]!r} has no video left to train on")
-        # In a cross-validation, one note tells of the test sides of all folds
+            raise InputError(f"class {lacking[0]!r} has no video left for training")
+        # In a cross-validation, check_sources() has one note for the test sides of all folds
         is_told = side == "test" and split.num_folds is not None
-        # Official fractions name no test: that side is the fold's own
+        # Official fractions have no entry for test, which the fold itself defines
         if lacking and not is_told and split.fractions.get(side, 1):
             note = f"{side} has no video of {pluralize(len(lacking), 'class')} "
             names = ", ".join(lacking[:5])
             if side in split.fractions:
-                note += f"(too few sources): {names}; that takes more recordings, or a larger --{side}_fraction"
+                note += f"(too few sources): {names}; add recordings, or raise --{side}_fraction"
             else:
                 note += f"(none in the {'table' if split.protocol == TABLE else 'fold'}): {names}"
             notes.append(note)
+    if split.num_folds is None and split.protocol not in OFFICIAL:
+        test = split.videos_in("test")
+        num_sources = len({video.source for video in test}) if sources_known(split.videos) else None
+        if is_small_test(len(test), num_sources):
+            notes.append(describe_small_test(len(test), num_sources))
     return replace(split, notes=notes)

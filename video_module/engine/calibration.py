@@ -1,4 +1,4 @@
-"""What makes a model's scores mean something: a temperature, and the score below which an answer is uncertain."""
+"""Calibrate a model's scores: fit a temperature, and a threshold below which answers are uncertain."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ _WANTED_SHARES = (0.75, 0.9)
 
 @dataclass(frozen=True, kw_only=True)
 class TradeOff:
-    """What a threshold does to videos of known classes and of unknown ones."""
+    """The effect of a threshold on videos of known and of unknown classes."""
 
     min_score: float
     known_answered: float
@@ -36,7 +36,7 @@ class TradeOff:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What videos that the model did not learn from say about its scores."""
+    """A temperature and a threshold fitted to held-out videos, and how well they do."""
 
     temperature: float
     """Logits are divided by it before the softmax (Guo et al., ICML 2017)."""
@@ -54,11 +54,11 @@ class Calibration:
 
     @property
     def recorded(self) -> dict[str, float]:
-        """What a checkpoint keeps of it."""
+        """The part that a checkpoint stores."""
         return {"temperature": self.temperature, "min_score": self.min_score}
 
     def describe(self, min_precision: float) -> str:
-        """For the end of training: a line on known actions, and a table with unknown ones."""
+        """Describe it for the end of training: a line on known actions, and a table on unknown ones."""
         return "\n".join([self._describe_known(min_precision), *self._describe_unknown()])
 
     def _describe_unknown(self) -> Iterator[str]:
@@ -66,12 +66,12 @@ class Calibration:
             return
         if self.learned_unknown:
             yield (
-                "actions that no class is for, estimated by leaving each class out of the scores in turn; the network "
-                "has learned it, so truly new actions are noticed less often:"
+                "actions outside all classes, estimated by leaving each class out of the scores in turn (truly new "
+                "actions are noticed less often, because the network has learned these):"
             )
         else:
-            yield "actions that no class is for, measured by fitting without each class in turn:"
-        rows = [["--min_score", "known videos answered", "of these right", "unknown ones called uncertain"]]
+            yield "actions outside all classes, measured by fitting without each class in turn:"
+        rows = [["--min_score", "known: answered", "answers correct", "unknown: uncertain"]]
         for row in self.trade_offs:
             right = "-" if row.precision is None else f"{row.precision:.2f}"
             name = f"{row.min_score:.2f}" + " (the model's)" * (row.min_score == self.min_score)
@@ -80,11 +80,11 @@ class Calibration:
 
     def _describe_known(self, min_precision: float) -> str:
         text = (
-            f"scores: temperature {self.temperature:.2f}; below {self.min_score:.2f} an answer is uncertain "
-            f"({self.num_answers} of {self.num_videos} videos reach it, {self.precision:.2f} of these are right"
+            f"scores: temperature {self.temperature:.2f}; answers below {self.min_score:.2f} are uncertain "
+            f"({self.num_answers} of {self.num_videos} videos score higher, with precision {self.precision:.2f}"
         )
         if self.precision < min_precision:
-            return f"{text}, the most there is: --min_precision {min_precision:g} is out of reach)"
+            return f"{text}; no threshold reaches --min_precision {min_precision:g})"
         return f"{text})"
 
 
@@ -126,7 +126,7 @@ def _best_unknown(unknown: Sequence[np.ndarray], temperature: float) -> np.ndarr
 
 
 def _without(views: np.ndarray, label: int) -> np.ndarray:
-    """The scores of a video's views, had the model no class `label`; they need not sum to 1."""
+    """The scores of a video's views without class `label`; they need not sum to 1."""
     # A score that rounded to 0 would leave nothing to share out
     return np.maximum(np.delete(views, label, axis=1), 1e-300)
 
@@ -134,7 +134,7 @@ def _without(views: np.ndarray, label: int) -> np.ndarray:
 def _trade_offs(
     scores: np.ndarray, labels: np.ndarray, unknown: np.ndarray, *, min_score: float
 ) -> tuple[TradeOff, ...]:
-    """The chosen threshold, and those from which on more of what is unknown is called uncertain."""
+    """The chosen threshold, and higher ones at which more unknown videos are called uncertain."""
     if scores.shape[1] < 3:  # the one class that is left would always score 1
         return ()
     best, is_right = scores.max(axis=1), scores.argmax(axis=1) == labels

@@ -1,6 +1,7 @@
-"""Checkpoints (.pth): weights under torchvision's names, and all that is needed to use or resume them."""
+"""Checkpoints (.pth): weights under torchvision's names, and everything needed to use or resume them."""
 
 import os
+import textwrap
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         on_disk = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
         reason = (on_disk and on_disk.strerror) or error
         is_full = on_disk is None or on_disk.errno in FULL_DISK
-        left = "the one before is whole" if path.is_file() else "there is none"
+        left = "the previous one is intact" if path.is_file() else "there is none"
         # A probe is done in one go, from its features, which are kept
         again = "run it again" if checkpoint.train_config.get("probe") else "go on with --resume"
         again = f"Free some space and {again}" if is_full else again.capitalize()
         raise InputError(
-            f"{path}: the checkpoint cannot be written ({str(reason).splitlines()[0]}); {left}. {again}"
+            f"{path}: cannot write the checkpoint ({str(reason).splitlines()[0]}); {left}. {again}"
         ) from None
 
 
@@ -87,7 +88,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         known = {entry.name for entry in fields(Checkpoint)}
         return Checkpoint(**{key: value for key, value in content.items() if key in known})
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{path}: not a checkpoint that this version reads ({error!r})") from None
+        raise InputError(f"{path}: not a checkpoint that this version can read ({error!r})") from None
 
 
 def published_checkpoint(
@@ -115,7 +116,7 @@ def build_from_checkpoint(checkpoint: Checkpoint) -> Recognizer:
     try:
         model.backbone.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
-        raise InputError(
-            f"the checkpoint's weights do not fit {checkpoint.model}: {str(error).splitlines()[-1].strip()}"
-        ) from None
+        # It may name every parameter of the network
+        reason = textwrap.shorten(str(error).splitlines()[-1], 200, placeholder=" …")
+        raise InputError(f"the checkpoint's weights do not fit {checkpoint.model}: {reason}") from None
     return model.eval()

@@ -1,4 +1,4 @@
-"""What a frozen network makes of videos before its last layer: computed once, and kept in X_features.npz."""
+"""Compute the features of videos before a network's last layer, and cache them in X_features.npz."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def expose_features(model: Recognizer) -> int:
 
 
 def network_digest(model: Recognizer, *, precision: str) -> str:
-    """The same for networks that give the same features: by clips, precision and all weights below the last layer."""
+    """A digest of everything that determines the features: clips, precision, and all weights below the last layer."""
     digest = hashlib.sha256(json.dumps([model.name, precision, model.clip.to_dict(), _MAX_CLIPS]).encode())
     head = {id(value) for value in model.head.state_dict(keep_vars=True).values()}
     for name, value in sorted(model.backbone.state_dict(keep_vars=True).items()):
@@ -95,7 +95,7 @@ class _Cache:
             parts = np.split(features, np.cumsum(counts)[:-1]) if names else []
             self._rows = dict(zip(names, parts, strict=True))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: damaged, or not a file of features ({error}); delete it") from None
+            raise InputError(f"{path}: damaged, or not a feature file ({error}); delete it") from None
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
@@ -139,7 +139,7 @@ class _DistinctClips(EvaluationViews):
 
 @dataclass(frozen=True, kw_only=True)
 class LocatedVideo:
-    """A video, where it is, and whether its class is itself in a mirror."""
+    """A video, its path, and whether its class may be mirrored."""
 
     path: Path
     record: VideoRecord
@@ -175,7 +175,7 @@ def compute_features(
         for digest, (video, all_views) in wanted.items()
         if (views := [view for view in all_views if f"{digest}_{view}" not in cache])
     }
-    print(f"features: {len(videos) - len(missing):,} of {len(videos):,} videos are in {path}")
+    print(f"features: found {len(videos) - len(missing):,} of {len(videos):,} videos in {path}")
     if missing:
         _add_missing(cache, missing, make_embedding(), clip=clip, num_workers=num_workers)
     plain = [cache[f"{digest}_plain"] for digest in digests]

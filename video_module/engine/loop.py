@@ -1,4 +1,4 @@
-"""A run of training: its epochs with bar and log row, validation, what is saved, and how it ends."""
+"""The training loop: epochs with a bar and a log row, validation, saving, and how a run ends."""
 
 import math
 import time
@@ -58,7 +58,7 @@ def train(
     print(describe_choice(len(loaders.val_labels), config.num_epochs, save_path))
     progress = _resume(trainer, template, last_path(save_path)) if resume else Progress()
     if progress.num_epochs and is_first:
-        # The run may have died after it saved its state and before it wrote its logs.
+        # An interrupted run may have saved its state, but not its logs.
         on_epoch(progress)
     keeper = StateKeeper(last_path(save_path), trainer, template, progress, is_resumed=resume)
     is_warned, calibration, best_calibration = False, None, None
@@ -93,7 +93,7 @@ def train(
             on_epoch(progress)
     if progress.num_epochs < config.num_epochs:
         patience = pluralize(config.patience, "epoch")
-        print(f"stopped early: {patience} brought nothing better than epoch {progress.best_epoch}")
+        print(f"stopped early: no improvement on epoch {progress.best_epoch} in {patience}")
     if best_calibration is not None:
         print(best_calibration.describe(config.min_precision))
     return progress
@@ -168,7 +168,7 @@ class _RunningEpoch:
     ):
         self.trainer, self.partial, self.epoch, self.stop = trainer, partial, epoch, stop
         self._clips_per_epoch = -(-num_items // trainer.group.world_size)  # of this process
-        # In clips and not in steps: one step of swin3d_b takes 20 minutes on a CPU.
+        # Counts clips rather than steps, because one step of swin3d_b takes 20 minutes on a CPU.
         self.bar = tqdm(
             total=self._clips_per_epoch,
             initial=self._clips_per_epoch * partial.num_steps // trainer.steps_per_epoch,
@@ -219,7 +219,7 @@ class _RunningEpoch:
 
     def end_step(self) -> None:
         """Now and then, look at the losses and show new figures."""
-        # On one CPU the loss is there already, so looking at it costs nothing.
+        # On one CPU the loss is already computed, so reading it costs nothing.
         looks_at_each = self.trainer.device.type == "cpu" and self.trainer.group.world_size == 1
         if looks_at_each or self.partial.num_steps % _CHECK_EVERY == 0:
             self.settle()
@@ -262,21 +262,21 @@ class _RunningEpoch:
         )
 
     def _tell_of_a_long_run(self) -> None:
-        """Print how long a run on the CPU will take, if it is hours, and what would be faster."""
+        """Print how long a run on the CPU will take, if it is hours, and how to speed it up."""
         num_epochs = self.trainer.config.num_epochs
         run_s = num_epochs * self._clips_per_epoch * self._elapsed_s / self._num_clips
         if run_s > _LONG_RUN_S:
             smaller = "" if self.trainer.model.name == "swin3d_nano" else "--model_type swin3d_nano, "
             self.bar.write(
                 f"this run will take about {run_s / 3600:.0f} hours on this CPU, {run_s / num_epochs / 60:.1f} minutes "
-                f"an epoch; faster: a GPU, or {smaller}a smaller --clip_len or --img_size"
+                f"per epoch; to speed it up, use a GPU, or {smaller}a smaller --clip_len or --img_size"
             )
 
 
 def validate(
     trainer: Trainer, loader: EvaluationLoader, labels: Sequence[int], *, stop: StopRequest | None = None
 ) -> tuple[dict[str, float], Calibration]:
-    """Loss and accuracy over videos, and what they say of the scores.
+    """Compute loss and accuracy over the validation videos, and calibrate the scores on them.
 
     The loader reads this process's shard of the videos; `labels` are those of all.
 
@@ -319,7 +319,7 @@ def _check_failures(failures: list[str], trainer: Trainer, *, num_items: int) ->
     share = trainer.config.max_failed_share
     if len(failures) > share * num_items:
         raise InputError(
-            f"{len(failures)} of {num_items} clips cannot be read, more than --max_failed_share {share:g} allows; "
+            f"{len(failures)} of {num_items} clips could not be read, more than --max_failed_share {share:g} allows; "
             f"{failures[0]}"
         )
 
@@ -333,9 +333,9 @@ def _name_failures(failures: list[str]) -> None:
 
 def _log_row(trainer: Trainer, partial: PartialEpoch, epoch: int) -> dict[str, Any]:
     if not partial.losses and partial.num_clips:
-        raise InputError(f"epoch {epoch + 1}: no loss is finite; start again with a lower --lr, or --precision fp32")
+        raise InputError(f"epoch {epoch + 1}: no finite loss; start again with a lower --lr, or --precision fp32")
     if not partial.num_clips:
-        raise InputError(f"epoch {epoch + 1}: not one clip could be read; {partial.failures[0]}")
+        raise InputError(f"epoch {epoch + 1}: no clip could be read; {partial.failures[0]}")
     config, duration = trainer.config, max(partial.duration_s, 1e-9)
     assert len(partial.losses) <= partial.num_steps and 0 <= partial.num_hits <= partial.num_clips
     return {
@@ -362,7 +362,7 @@ def _memory_gb(device: torch.device) -> float | None:
 def _resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress:
     progress = state.resume(trainer, template, path)
     if progress is None:
-        print(f"no {path} to resume from: starting afresh")
+        print(f"{path} not found; starting a new run")
         return Progress()
     text = f"resuming after epoch {progress.num_epochs} of {trainer.config.num_epochs}"
     if progress.partial.num_steps:
@@ -373,7 +373,7 @@ def _resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress:
 
 def _where_it_stopped(trainer: Trainer, progress: Progress, path: Path) -> str:
     where = f"epoch {progress.num_epochs + 1}, after step {progress.partial.num_steps} of {trainer.steps_per_epoch}"
-    text = f"stopped in {where}; {path} is saved, --resume goes on from there"
+    text = f"stopped in {where}; saved {path}, continue with --resume"
     if (aside := earlier_path(path)).is_file():
-        text += f"; the earlier run's state is now {aside}"
+        text += f"; the state of the earlier run was moved to {aside}"
     return text

@@ -1,4 +1,4 @@
-"""Where a run stands: its log, its best epoch, and what of the running epoch is done."""
+"""The progress of a run: its log, its best epoch, and the finished part of the current epoch."""
 
 import math
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ LOG_COLUMNS = (
 
 @dataclass
 class PartialEpoch:
-    """The steps of an epoch that are done, in plain values, so that a run broken off goes on after them.
+    """The finished steps of an epoch, in plain values, so that an interrupted run can continue after them.
 
     Of all processes together, and the same in each.
     """
@@ -43,7 +43,7 @@ class PartialEpoch:
 
 @dataclass
 class Progress:
-    """One log entry per finished epoch, the best of them, and the epoch that is running."""
+    """One log entry per finished epoch, the best epoch, and the current one."""
 
     logs: dict[str, list] = field(default_factory=lambda: {column: [] for column in LOG_COLUMNS})
     best_epoch: int = 0
@@ -69,7 +69,7 @@ class Progress:
         return {column: values[index] for column, values in self.logs.items()}
 
     def is_over(self, *, num_epochs: int, patience: int) -> bool:
-        """Whether all epochs are done, or `patience` of them (0: any number) brought nothing better."""
+        """Whether all epochs are done, or the last `patience` of them (0: any number) brought no improvement."""
         return self.num_epochs >= num_epochs or 0 < patience <= self.num_epochs - self.best_epoch
 
     def summary(self) -> str:
@@ -86,7 +86,7 @@ class Progress:
         seconds = max(seconds, 1e-9)
         text += f"{num_clips / seconds:.1f} clips/s, {waited / seconds:.0%} of it waiting for data"
         if num_failed:
-            text += f", {pluralize(num_failed, 'clip')} left out"
+            text += f", {pluralize(num_failed, 'clip')} skipped"
         return f"{align(rows)}\n{text}"
 
     def _merit(self, index: int) -> tuple[float, float]:
@@ -96,21 +96,21 @@ class Progress:
 
 
 def describe_choice(num_videos: int, num_epochs: int, save_path: Path) -> str:
-    """Which epoch is kept, and how far that choice can be trusted; `num_videos` are those of the val split."""
+    """Say which epoch is kept, and how uncertain that choice is; `num_videos` is the size of the val split."""
     if num_videos == 0:
-        return "no validation videos: the last epoch is kept"
-    text = f"* marks the best epoch so far, which {save_path} keeps"
-    if not is_small_test(num_videos):
+        return "no validation videos: keeping the last epoch"
+    text = f"* marks the best epoch so far, saved as {save_path}"
+    if num_epochs == 1 or not is_small_test(num_videos):
         return text
     low, high = accuracy_interval(2 / 3 * num_videos, num_videos)
     return (
-        f"{text}; with {pluralize(num_videos, 'validation video')} val top-1 is known to ± {(high - low) / 2:.2f}, so "
-        f"the best of {pluralize(num_epochs, 'epoch')} looks better than it is"
+        f"{text}; with {pluralize(num_videos, 'validation video')}, val top-1 has an error of ± "
+        f"{(high - low) / 2:.2f}, so the best of {pluralize(num_epochs, 'epoch')} looks better than it is"
     )
 
 
 def epoch_line(row: dict[str, Any], num_epochs: int) -> str:
-    """What is printed of a finished epoch."""
+    """The line printed for a finished epoch."""
     text = f"epoch {row['epoch']:3}/{num_epochs}  loss {row['train_loss']:.3f}  top1 {row['train_top1']:.3f}"
     if row.get("val_top1") is not None:
         text += f"  val loss {row['val_loss']:.3f}  val top1 {row['val_top1']:.3f}"

@@ -1,4 +1,4 @@
-"""How long a device had nothing to do because clips were not there yet."""
+"""Measure how long a device waits for clips."""
 
 import time
 from statistics import median
@@ -19,13 +19,13 @@ _NUM_LOOKED_AT = 5
 
 
 def wait_warning(share: float, loader: DataLoader, device: torch.device) -> str | None:
-    """A sentence on an epoch of which this share was spent waiting for clips; None where nothing can be done."""
+    """A warning for an epoch that spent this share waiting for clips; None if nothing can be done."""
     if share <= _LARGEST_WAIT:
         return None
     remedies, on_cpu = [], device.type == "cpu"
     if (side := _short_side(loader.dataset)) > _GOOD_SIDE:
         remedies.append(
-            f"bring the videos, whose short side is {side} pixels, to {_GOOD_SIDE} by split_data.py --short_side "
+            f"shrink the videos from a short side of {side} pixels to {_GOOD_SIDE} with split_data.py --short_side "
             f"{_GOOD_SIDE}"
         )
     # Without a GPU, network and readers share the cores. Once each core has a reader, waiting for clips is the time in

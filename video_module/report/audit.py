@@ -1,8 +1,11 @@
-"""What a search for leaks between two sides has found, in lines."""
+"""Format the result of a search for leaks."""
 
 from typing import Any
 
-SOURCES_UNKNOWN = "unknown: nothing tells of recordings, so this finds nothing; --suggest_groups looks for some"
+SOURCES_UNKNOWN = (
+    "unknown: file names do not say which videos share a recording, so this check cannot find anything; "
+    "--suggest_groups looks for such videos"
+)
 # Near-identical pairs that are shown; the JSON has all.
 _NUM_PAIRS = 10
 
@@ -35,25 +38,25 @@ def _comparison(pair: dict[str, Any]) -> list[str]:
 
 def _random_split(found: dict[str, Any] | None) -> str:
     if found is None:
-        return "a random split cannot be judged: no class has two videos that decode, or --test_fraction is 0"
+        return "no estimate for a random split: no class has two videos that decode, or --test_fraction is 0"
     if not found["sources_known"]:
-        return f"{found['num_videos']} videos; what a random split of them would leak: {SOURCES_UNKNOWN}"
+        return f"{found['num_videos']} videos; leaks of a random split: {SOURCES_UNKNOWN}"
     fractions = ", ".join(f"{100 * share:.4g} % {name}" for name, share in found["fractions"].items())
     return (
         f"{found['num_videos']} videos of {found['num_sources']} sources; split at random, video by video, "
-        f"{found['test_share_within_class']:.1%} of the test videos would have their source in train or val under the "
-        f"same class, {found['test_share_any_class']:.1%} under any "
-        f"(mean of {found['num_draws']} draws of {fractions}, of each class at least one test video)"
+        f"{found['test_share_within_class']:.1%} of the test videos would have their source in train or val in the "
+        f"same class, {found['test_share_any_class']:.1%} in any class (mean of {found['num_draws']} draws of "
+        f"{fractions}, with at least one test video of each class)"
     )
 
 
 def _near(pairs: list[dict[str, Any]] | None) -> list[str]:
     if pairs is None:
-        return ["  near identical    not looked for (--no-content)"]
+        return ["  near identical    not checked (--no-content)"]
     within = sum(pair["same_class"] for pair in pairs)
     lines = [f"  near identical    {within} pairs within a class, {len(pairs) - within} across classes"]
     for pair in pairs[:_NUM_PAIRS]:
-        source = "" if pair["same_source"] else ", of another source"
+        source = "" if pair["same_source"] else ", different source"
         lines.append(f"    {pair['first']}  {pair['second']}  {pair['distance']:.1%} of the hash differs{source}")
     if len(pairs) > _NUM_PAIRS:
         lines.append(f"    and {len(pairs) - _NUM_PAIRS} more; --save_to writes all")

@@ -1,4 +1,4 @@
-"""The report of a test as one HTML file that needs no other file and no network."""
+"""Write the report of a test as one self-contained HTML file."""
 
 import base64
 import io
@@ -67,7 +67,7 @@ def write_report(
 
 def _facts(figures: dict[str, Any], *, num_classes: int) -> dict[str, str]:
     """What was tested, on what and how: the list at the head of the page."""
-    split = figures["protocol"] or "a folder without split.json"
+    split = figures["protocol"] or "folder without split.json"
     if figures["fold"]:
         split += f", fold {figures['fold']}"
     if figures["split_digest"]:
@@ -85,15 +85,19 @@ def _facts(figures: dict[str, Any], *, num_classes: int) -> dict[str, str]:
 
 
 def _notes(figures: dict[str, Any]) -> list[str]:
-    """What limits the figures: few sources, and videos or sources that the model was trained on."""
+    """Limits of the figures: few sources, and videos or sources that the model was trained on."""
     notes = [figures["interval_note"]] if figures["interval_note"] else []
     overlap, shared = figures["train_overlap"] or {}, []
     if overlap.get("num_videos"):
         sources = pluralize(overlap["num_sources"], "source")
-        shared.append(f"{pluralize(overlap['num_videos'], 'test video')} come from {sources} that the model trained on")
+        shared.append(
+            f"{pluralize(overlap['num_videos'], 'test video')} come from {sources} that the model was trained on"
+        )
     if overlap.get("num_clips") and overlap.get("by_name_alone"):
         names = pluralize(overlap["num_clips"], "test video")
-        shared.append(f"{names} have file names of training videos, whose classes the model's file does not record")
+        shared.append(
+            f"{names} have the same file names as training videos; the model file does not record their classes"
+        )
     elif overlap.get("num_clips"):
         shared.append(f"the model was trained on {overlap['num_clips']} of the test videos themselves")
     if shared:

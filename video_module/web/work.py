@@ -1,5 +1,6 @@
 """Scoring a visitor's video within the limits."""
 
+import math
 from collections.abc import Callable, Iterator
 
 from video_module.data.decoding import Frame, VideoInfo, VideoReader
@@ -27,8 +28,8 @@ class LimitedReader(VideoReader):
         for frame in super().__iter__():
             self._check()
             check_length(self.num_frames, frame.time_s, self._limits)
-            check_size(frame.height, frame.width)
-            self._num_pixels += frame.height * frame.width
+            check_size(*frame.size)
+            self._num_pixels += math.prod(frame.size)
             check_pixels(self._num_pixels, self._limits)
             yield frame
 

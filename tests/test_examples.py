@@ -1,8 +1,7 @@
-"""What README shows is run as it stands there."""
+"""The programs in examples/ run as they are. Those that talk to a server are run by tests/web/test_api.py."""
 
 import ast
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from torchvision.models import get_model_weights
 
 from video_module.data.decoding import count_frames, read_frames
 from video_module.data.encoding import write_video
@@ -21,18 +19,14 @@ from video_module.data.sampling import clip_indices, uniform_starts
 from video_module.data.transforms import center_view
 from video_module.inference.predictor import load_predictor
 from video_module.inference.windows import iter_windows
-from video_module.models.cost import measure_cost
-from video_module.models.registry import DEFAULT_MODEL, MODELS
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(scope="module")
 def program() -> str:
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    [block] = [block for block in blocks if "onnxruntime.InferenceSession" in block]
-    return block
+    return (EXAMPLES / "onnx_alone.py").read_text(encoding="utf-8")
 
 
 def run(program: str, folder: Path) -> str:
@@ -42,14 +36,13 @@ def run(program: str, folder: Path) -> str:
     ).stdout.strip()
 
 
-def test_a_few_lines_without_this_project_classify_videos(program, exported, drawn_data, tmp_path):
-    assert len([line for line in program.splitlines() if line]) <= 13
+def test_a_program_without_this_project_classifies_videos(program, exported, drawn_data, tmp_path):
     assert "video_module" not in program.replace('["video_module"]', "")
     shutil.copy(exported, tmp_path / "model.onnx")
     predictor = load_predictor(exported)
     clip = predictor.clip
     for video in sorted((drawn_data / "test").rglob("*.avi")):
-        shutil.copy(video, tmp_path / "clip.mp4")  # the name in README; OpenCV goes by the content
+        shutil.copy(video, tmp_path / "clip.mp4")  # the name in the example; OpenCV goes by the content
         num_frames, _ = count_frames(video)
         [start] = uniform_starts(num_frames, clip, 1)
         frames = read_frames(video, clip_indices(start, num_frames, clip))
@@ -67,7 +60,7 @@ def test_a_few_lines_without_this_project_classify_videos(program, exported, dra
         ({"frame_stride": 1, "target_fps": 60.0}, (121, 90), 25),
     ],
 )
-def test_they_take_the_frames_that_serving_takes(program, exported, tmp_path, monkeypatch, settings, size, fps):
+def test_it_takes_the_frames_that_serving_takes(program, exported, tmp_path, monkeypatch, settings, size, fps):
     """Of models with another way of resizing, and of files of other rates."""
     model = onnx.load(exported)
     [entry] = [entry for entry in model.metadata_props if entry.key == "video_module"]
@@ -94,7 +87,7 @@ def test_they_take_the_frames_that_serving_takes(program, exported, tmp_path, mo
 
 
 @pytest.mark.parametrize(("num_frames", "target_fps"), [(40, None), (40, 30.0), (5, None), (3, 400.0)])
-def test_they_serve_a_video_shorter_than_the_clip(program, exported, tmp_path, monkeypatch, num_frames, target_fps):
+def test_it_serves_a_video_shorter_than_the_clip(program, exported, tmp_path, monkeypatch, num_frames, target_fps):
     """40 frames for a clip that spans 57 or 47, say: as the predictor, which makes one window of all of it."""
     model = onnx.load(exported)
     [entry] = [entry for entry in model.metadata_props if entry.key == "video_module"]
@@ -116,16 +109,14 @@ def test_they_serve_a_video_shorter_than_the_clip(program, exported, tmp_path, m
     np.testing.assert_allclose(scores, predictor.predict_video(tmp_path / "clip.mp4").scores, atol=0.02)
 
 
-def test_they_take_videos_of_one_frame(program, exported, tmp_path):
+def test_it_takes_videos_of_one_frame(program, exported, tmp_path):
     shutil.copy(exported, tmp_path / "model.onnx")
     write_video(tmp_path / "clip.mp4", iter([np.zeros((90, 120, 3), np.uint8)]), fps=25)
     assert run(program, tmp_path) in load_predictor(exported).class_names
 
 
 def test_the_python_interface(exported, drawn_data, tmp_path):
-    [program] = [
-        block for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if "load_predictor" in block
-    ]
+    program = (EXAMPLES / "predict.py").read_text(encoding="utf-8")
     shutil.copy(exported, tmp_path / "model.onnx")
     video = next((drawn_data / "test").rglob("*.avi"))
     shutil.copy(video, tmp_path / "clip.mp4")
@@ -133,43 +124,3 @@ def test_the_python_interface(exported, drawn_data, tmp_path):
     first, second = run(code, tmp_path).splitlines()
     assert ast.literal_eval(first) == load_predictor(exported).predict_video(video).top_k(3)
     assert all(len(segment) == 4 for segment in ast.literal_eval(second))
-
-
-def test_the_table_of_models_is_right():
-    """Costs as measured, clips and names of weights as registered, views as torchvision documents its accuracies."""
-    [table] = re.findall(r"torchvision's `--num_clips` \|\n(.*?)\n\n", README, flags=re.DOTALL)
-    rows = re.findall(r"^\| `(\w+)`(?: \(default\))? \| (.*) \|$", table, flags=re.MULTILINE)
-    rows = {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
-    assert list(rows) == list(MODELS)
-    for name, (parameters, gmacs, clip, weights, views) in rows.items():
-        spec, cost = MODELS[name], measure_cost(name)
-        assert (parameters, gmacs) == (f"{cost.num_parameters / 1e6:.2f}", f"{cost.gmacs:.2f}")
-        assert clip == f"{spec.clip.num_frames}x{spec.clip.crop}x{spec.clip.crop}"
-        names = [f"`{weight}`" for weight in spec.weights] + ["a file"] * bool(spec.weights_files)
-        assert weights == (", ".join(names) or "none")
-        of_torchvision = () if spec.weights_url else spec.weights
-        documented = {get_model_weights(name)[weight].meta["_docs"] for weight in of_torchvision}
-        clips = {re.search(r"clips_per_video=(\d+)", text)[1] for text in documented}
-        assert {views} == (clips or {""})
-    assert f"`{DEFAULT_MODEL}` (default)" in README
-
-
-def test_every_link_leads_somewhere():
-    """Anchors as GitHub makes them of headings, and files of this repository; pictures too."""
-    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    links = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'src="([^"]+)"', text)
-    assert len(links) > 15
-    for link in links:
-        if link.startswith("#"):
-            assert link[1:] in anchors, link
-        elif not link.startswith("http"):
-            assert (ROOT / link).is_file(), link
-
-
-def test_what_is_folded_opens_again():
-    """Every <details> has a summary and an end, and is none of another's."""
-    marks = re.findall(r"^<(/?details)>$", README, flags=re.MULTILINE)
-    assert marks == ["details", "/details"] * (len(marks) // 2)
-    assert len(marks) == 2 * README.count("\n<summary>") == 2 * README.count("</summary>\n\n")

@@ -1,0 +1,137 @@
+"""README and docs/: links lead somewhere, code is that of examples/, flags exist, and the table of models is right."""
+
+import contextlib
+import importlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from torchvision.models import get_model_weights
+
+from tests.test_scripts import SCRIPTS
+from video_module.models.cost import measure_cost
+from video_module.models.registry import DEFAULT_MODEL, MODELS
+
+ROOT = Path(__file__).parents[1]
+SHOWN = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*SHOWN, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.is_file())
+BENCHMARKS = ("loader", "train", "gpu", "predict", "video", "zoo", "recipe", "probe")
+# of pip, pytest, torchrun and tests/web/load.py
+FOREIGN_FLAGS = {"--dist", "--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--requests"}
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def blocks(text: str) -> list[str]:
+    """The code of a page; not diagrams, nor what a program prints."""
+    found = re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    return [code for language, code in found if language in ("bash", "python", "nginx")]
+
+
+def anchors(path: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", without_blocks(read(path)), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(page):
+    """To a file or folder of this repository, and there to a heading. Pictures too."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_blocks(read(page))):
+        if re.match(r"https?://", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name) if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_linked_from_readme():
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", read(ROOT / "README.md"))
+    for page in PAGES[1:]:
+        assert page.relative_to(ROOT).as_posix() in links
+
+
+def is_part_of(code: str, example: Path) -> bool:
+    return f"\n{code}" in f"\n{read(example)}"
+
+
+@pytest.mark.parametrize("page", SHOWN, ids=lambda path: path.name)
+def test_code_is_that_of_an_example(page):
+    for code in blocks(read(page)):
+        assert any(is_part_of(code, example) for example in EXAMPLES), code
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_is_shown(example):
+    assert any(is_part_of(code, example) for page in SHOWN for code in blocks(read(page)))
+
+
+def help_texts() -> list[str]:
+    """What --help prints, of every script."""
+    packages = [("demo", []), ("benchmark", []), *(("benchmark", [name]) for name in BENCHMARKS)]
+    calls = [(importlib.import_module(script).parse_args, []) for script in SCRIPTS]
+    calls += [(importlib.import_module(f"video_module.{name}.__main__").main, words) for name, words in packages]
+    texts = []
+    for call, words in calls:
+        with contextlib.redirect_stdout(io.StringIO()) as output, pytest.raises(SystemExit):
+            call([*words, "--help"])
+        texts.append(output.getvalue())
+    return texts
+
+
+def test_every_flag_exists():
+    known = set(re.findall(r"--[a-z]\w+(?:-\w+)*", "\n".join(help_texts()))) | FOREIGN_FLAGS
+    for page in PAGES:
+        codes = [*re.findall(r"`([^`]+)`", without_blocks(read(page))), *blocks(read(page))]
+        flags = {flag for code in codes for flag in re.findall(r"(?<![\w-])--[a-z]\w*(?:-\w+)*", code)}
+        assert flags <= known, f"{page.name}: {flags - known}"
+
+
+def inline_commands() -> list[str]:
+    """`python script.py …` and `torchrun … script.py …` within the text and tables."""
+    codes = [" ".join(code.split()) for page in SHOWN for code in re.findall(r"`([^`]+)`", without_blocks(read(page)))]
+    return [code for code in codes if re.match(r"(python|torchrun) ", code) and ".py" in code and "-c " not in code]
+
+
+@pytest.mark.parametrize("command", inline_commands())
+def test_a_command_in_the_text_is_understood(command):
+    """By the parser of its script; … stands for more."""
+    words = [word for word in shlex.split(command) if word not in ("…", "...")]
+    script = next(position for position, word in enumerate(words) if word.endswith(".py"))
+    module = importlib.import_module(Path(words[script]).stem)
+    arguments = words[script + 1 :]
+    if "…" in command or len(arguments) < 2:  # a part of a command: what it lacks is beside the point
+        required = {"run_model": ["--video_path", "v", "--model", "m"], "run_gradio": ["--model", "m"]}
+        required |= {"split_data": ["--input_dir", "v", "--splits_dir", "s"]}
+        arguments = [*required.get(module.__name__, []), *arguments]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(*[SystemExit] * ("--help" in arguments)):
+        module.parse_args(arguments)
+
+
+def test_the_table_of_models_is_right():
+    """Costs as measured, clips and names of weights as registered, views as torchvision documents its accuracies."""
+    [table] = re.findall(r"`--num_clips` of torchvision \|\n(.*?)\n\n", read(ROOT / "docs/models.md"), flags=re.DOTALL)
+    rows = re.findall(r"^\| `(\w+)`(?: \(default\))? \| (.*) \|$", table, flags=re.MULTILINE)
+    rows = {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+    assert list(rows) == list(MODELS)
+    for name, (parameters, gmacs, clip, weights, views) in rows.items():
+        spec, cost = MODELS[name], measure_cost(name)
+        assert (parameters, gmacs) == (f"{cost.num_parameters / 1e6:.2f}", f"{cost.gmacs:.2f}")
+        assert clip == f"{spec.clip.num_frames}x{spec.clip.crop}x{spec.clip.crop}"
+        names = [f"`{weight}`" for weight in spec.weights] + ["a file"] * bool(spec.weights_files)
+        assert weights == (", ".join(names) or "none")
+        of_torchvision = () if spec.weights_url else spec.weights
+        documented = {get_model_weights(name)[weight].meta["_docs"] for weight in of_torchvision}
+        clips = {re.search(r"clips_per_video=(\d+)", text)[1] for text in documented}
+        assert {views} == (clips or {""})
+    assert f"`{DEFAULT_MODEL}` (default)" in table
