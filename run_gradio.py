@@ -35,6 +35,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="names by which visitors may reach this server, beside IP addresses, localhost and the machine's own",
     )
     parser.add_argument("--root_path", default="", help="path under which a proxy serves the page, such as /actions")
+    parser.add_argument(
+        "--examples", type=Path, metavar="DIR", help="videos to show as examples (default: drawings, for their model)"
+    )
+    parser.add_argument(
+        "--class_names_translated",
+        type=Path,
+        metavar="FILE",
+        help="a table (.csv) of what classes are called on the page, with the columns class, en and ru, or one of both",
+    )
     cli.add_config_arguments(parser.add_argument_group("limits"), Limits)
     cli.add_config_arguments(parser.add_argument_group("timeline"), TimelineConfig)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -47,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.prepare_process()
     from video_module.inference.predictor import load_predictor
     from video_module.inference.published import find_model
+    from video_module.web.class_names import read_translations
     from video_module.web.login import read_accounts
     from video_module.web.server import serve
 
@@ -58,6 +68,10 @@ def main(argv: list[str] | None = None) -> None:
         name = path.stem if path.stem not in predictors else str(path)
         predictors[name] = load_predictor(path, device=args.device, num_threads=args.num_threads)
         print(f"{name}: {predictors[name].summary()}", flush=True)
+    translated = None
+    if args.class_names_translated is not None:
+        known = {name for predictor in predictors.values() for name in predictor.class_names}
+        translated = read_translations(args.class_names_translated, known)
     serve(
         predictors,
         limits=limits,
@@ -68,6 +82,8 @@ def main(argv: list[str] | None = None) -> None:
         accounts=accounts,
         allowed_hosts=args.allowed_hosts,
         root_path=args.root_path,
+        examples=args.examples,
+        translated=translated,
     )
 
 

@@ -76,11 +76,19 @@ def test_an_uncertain_stretch_is_written_as_wished(make_video):
         class_names=["a", "b"],
         windows=[Window(start=0, end=5, scores=np.array([0.2, 0.1]))],
     )
-    names = {"as it is": {}, "(uncertain)": {"uncertain": "(uncertain)"}, "другое": {"uncertain": "неуверенно"}}
-    english, same, russian = (next(overlay.annotated_frames(unsure, **settings)) for settings in names.values())
+    names = ({}, {"name_of": lambda label: f"({label})"}, {"name_of": lambda label: "неуверенно"})
+    english, same, russian = (next(overlay.annotated_frames(unsure, **settings)) for settings in names)
     assert np.array_equal(english, same)
     assert not np.array_equal(english[:40], russian[:40])
     assert np.array_equal(english[40:], russian[40:])
+
+
+def test_the_strip_can_be_left_out(make_video):
+    source = make_video(5, height=120, width=160)
+    windows = [Window(start=0, end=5, scores=np.array([0.9, 0.1]))]
+    prediction = VideoPrediction(path=source, fps=25, num_frames=5, class_names=["a", "b"], windows=windows)
+    whole, bare = (next(overlay.annotated_frames(prediction, has_strip=has)) for has in (True, False))
+    assert np.array_equal(whole[:100], bare[:100]) and not np.array_equal(whole[-3:], bare[-3:])
 
 
 def test_the_bar_is_as_long_as_the_score():

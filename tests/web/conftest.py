@@ -1,5 +1,6 @@
 """run_gradio.py as a process of its own, and a browser."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from video_module.data.encoding import write_video
 
 ROOT = Path(__file__).parents[2]
 MAX_FILE_MB, MAX_SECONDS, QUEUE_SIZE = 2, 20, 3
+RUSSIAN = {"jump": "прыжок", "pull": "тянет", "push": "толкает", "sit": "садится", "stand": "встаёт", "wave": "машет"}
 CHROMIUM = shutil.which("chromium")
 # the fake camera shows a moving pattern, and nobody has to allow it
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -48,11 +51,25 @@ class Server:
         return f"{self.address}gradio_api"
 
     def visitors_files(self) -> list[Path]:
-        """Files below its folder, but for the page's examples and the lock that shows that the folder is in use."""
-        # Not by rglob(), which fails if a folder goes meanwhile.
+        """Files below its folder, but for the examples with their answers, and the lock of a folder in use."""
+        # Unlike Path.rglob(), os.walk() does not mind folders that go meanwhile.
         files = [Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names]
         files = [path for path in files if path.suffix != ".lock"]
-        return [path for path in files if path.parent.name != "examples"]
+        return [path for path in files if "examples" not in path.relative_to(self.folder).parts]
+
+
+class Clock:
+    """One that stands still unless it is moved."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @contextmanager
@@ -81,6 +98,65 @@ def run_server(folder: Path, model: Path, *flags: str) -> Iterator[Server]:
     assert list(folder.iterdir()) == []
 
 
+class Line:
+    """What stands between a visitor and a server, and can be cut."""
+
+    def __init__(self, server: Server) -> None:
+        self._target = int(server.address.rstrip("/").rpartition(":")[2])
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ends: list[socket.socket] = []
+        self._is_cut = self._is_closed = False
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self._is_cut = True
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._is_cut = False
+
+    def close(self) -> None:
+        self._is_closed = True
+        self.cut()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while not self._is_closed:
+            try:
+                near, _ = self._listener.accept()
+                if self._is_cut:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                continue
+            self._ends += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def cut_off(server: Server) -> Iterator[Line]:
+    """Another address of a server, whose connections can be cut."""
+    line = Line(server)
+    try:
+        yield line
+    finally:
+        line.close()
+
+
 def _wait_for(server: Server) -> None:
     for _ in range(600):
         assert server.process.poll() is None, server.log.read_text(encoding="utf-8")
@@ -96,9 +172,11 @@ def _wait_for(server: Server) -> None:
 def server(exported, tmp_path_factory) -> Iterator[Server]:
     """A server with small limits. Nothing of ours stands in a traceback of its log at the end."""
     folder = tmp_path_factory.mktemp("web") / "server"
+    names = folder.with_name("names.csv")
+    names.write_text("class,ru\n" + "".join(f"{name},{russian}\n" for name, russian in RUSSIAN.items()), "utf-8")
     limits = {"max_file_mb": MAX_FILE_MB, "max_seconds": MAX_SECONDS, "queue_size": QUEUE_SIZE, "concurrency": 1}
     flags = [str(part) for name, value in limits.items() for part in (f"--{name}", value)]
-    with run_server(folder, exported, *flags) as server:
+    with run_server(folder, exported, *flags, "--class_names_translated", str(names)) as server:
         yield server
     assert not re.search(r"video_module[/\\]", server.log.read_text(encoding="utf-8"))
 

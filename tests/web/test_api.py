@@ -405,14 +405,19 @@ def test_when_the_queue_is_full_it_says_so_politely(server, client, recording, s
         [number] = [function["id"] for function in functions if function["api_name"] == "recognise"]
         reply = httpx.post(
             f"{server.api}/queue/join",
-            json={"session_hash": "a", "fn_index": number, "data": [None] * 3},
+            json={"session_hash": "a", "fn_index": number, "data": [None] * 2},
             headers=browser,
         )
         assert reply.status_code == 429
         assert reply.json()["detail"] == f"Сервер занят, в очереди {QUEUE_SIZE}. Попробуйте через минуту."
         with pytest.raises(QueueError):
             client.predict(video=handle_file(slow_video), api_name="/predict")
+        [path] = upload(server, recording).json()
+        asked = {"video": {"path": path, "meta": META}}
+        assert call(server, "predict", **asked)[0] == "error"
         assert [job.result()[0] for job in jobs] == ["complete"] * (QUEUE_SIZE + 1)
+    assert call(server, "predict", **asked)[0] == "complete"  # as one may do after Retry-After
+    assert not server.visitors_files()  # gradio_client would have sent its file again
 
 
 def _call_slow(server, video: Path) -> tuple[str, object]:

@@ -14,11 +14,18 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from gradio_client import Client, handle_file
+from starlette.testclient import TestClient
 
 from tests.web.conftest import Server, run_server
 from video_module.data.encoding import write_video
-from video_module.web.gate import own_names
+from video_module.web.gate import Gate, own_names, refused
+from video_module.web.jobs import Jobs
+from video_module.web.limits import Limits, Refused
+from video_module.web.login import Accounts
+from video_module.web.routes import login_routes
+from video_module.web.storage import Storage
 
 META = {"_type": "gradio.FileData"}
 
@@ -231,21 +238,41 @@ def test_the_password_is_not_among_the_processes(locked):
     assert "secret" not in " ".join(locked.process.args)
 
 
-def test_wrong_passwords_are_slowed_down_for_their_address(locked, signed_in):
-    def attempt(address: str, password: str = "guess") -> httpx.Response:
-        form = {"username": "anna", "password": password}
-        return httpx.post(f"{locked.address}login", data=form, headers={"x-forwarded-for": address})
+def test_wrong_passwords_are_slowed_down_for_their_address(clock, tmp_path):
+    accounts, limits = Accounts({"anna": "secret"}, clock=clock), Limits()
+    app = FastAPI(exception_handlers={Refused: lambda request, refusal: refused(refusal, request)})
+    app.include_router(login_routes(accounts, root_path=""))
+    app.add_api_route("/config", lambda: "what is behind the password")
+    gate = Gate(
+        app,
+        allowed_hosts=["testserver"],
+        accounts=accounts,
+        jobs=Jobs(limits),
+        storage=Storage(tmp_path, keep_s=60, max_bytes=1e6),
+        limits=limits,
+        functions={},
+        inputs=(),
+    )
+    stranger, other = (TestClient(gate, client=(address, 1)) for address in ("203.0.113.7", "203.0.113.8"))
 
-    statuses = [attempt("203.0.113.7").status_code for _ in range(30)]
-    assert statuses[:5] == [401] * 5 and statuses.count(429) > 15
-    while attempt("203.0.113.7").status_code != 429:
-        pass
-    reply = attempt("203.0.113.7", "secret")
-    assert reply.status_code == 429 and int(reply.headers["retry-after"]) > 0
-    basic = {"x-forwarded-for": "203.0.113.7"}
-    assert httpx.get(f"{locked.address}config", auth=("anna", "secret"), headers=basic).status_code == 429
-    assert attempt("203.0.113.8", "secret").status_code == 200
-    assert signed_in.get("config", headers=basic).status_code == 200  # who is in stays in
+    def attempt(session: TestClient, password: str):
+        return session.post("/login", data={"username": "anna", "password": password})
+
+    assert [attempt(stranger, "guess").status_code for _ in range(8)] == [401] * 5 + [429] * 3
+    reply = attempt(stranger, "secret")
+    assert reply.status_code == 429 and int(reply.headers["retry-after"]) == 1
+    assert stranger.get("/config", auth=("anna", "secret")).status_code == 429
+    assert attempt(other, "secret").status_code == 200
+    assert other.get("/config").status_code == 200
+    clock.now += 1
+    assert attempt(stranger, "guess").status_code == 401
+    clock.now += 1.9  # the next has to wait twice as long
+    assert attempt(stranger, "secret").status_code == 429
+    # Who is in stays in, whatever comes from their address.
+    cookie = f"{accounts.cookie}={other.cookies[accounts.cookie]}"
+    assert stranger.get("/config", headers={"cookie": cookie}).status_code == 200
+    clock.now += 0.1
+    assert attempt(stranger, "secret").status_code == 200
 
 
 @pytest.mark.slow

@@ -4,20 +4,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.web.conftest import Clock
 from video_module.web.jobs import Jobs
 from video_module.web.limits import Limits, Refused
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -17,25 +17,28 @@ from video_module.web import live_tab
 from video_module.web.handlers import read_picture
 from video_module.web.limits import Limits, Refused
 from video_module.web.live_tab import CameraWatch, watch_file
-from video_module.web.texts import TEXTS
 
 CONFIG = TimelineConfig(min_score=0.0)  # a network of two epochs is sure of nothing
 
 
-def watch(path, predictor, *, skip: int, **settings):
+def name_of(label: str) -> str:
+    return label
+
+
+def watch(path, predictor, *, speed: int, **settings):
     return watch_file(
-        path, predictor, info=read_info(path), skip=skip, config=CONFIG, limits=Limits(**settings), texts=TEXTS["en"]
+        path, predictor, info=read_info(path), speed=speed, config=CONFIG, limits=Limits(**settings), name_of=name_of
     )
 
 
-@pytest.mark.parametrize(("skip", "seconds"), [(4, 1.5), (10, 0.6)])
-def test_a_file_plays_faster_by_the_frames_skipped(exported, recording, skip, seconds, monkeypatch):
+@pytest.mark.parametrize(("speed", "seconds"), [(1, 6.0), (4, 1.5), (10, 0.6)])
+def test_a_file_plays_at_the_speed_that_was_chosen(exported, recording, speed, seconds, monkeypatch):
     """By a clock that moves on only while it sleeps, as if reading and scoring took no time."""
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda duration: now.__setitem__(0, now[0] + duration))
     monkeypatch.setattr(live_tab, "time", clock)
     predictor = load_predictor(exported)
-    moments = list(watch(recording, predictor, skip=skip))
+    moments = list(watch(recording, predictor, speed=speed))
     assert seconds - 0.2 < now[0] <= seconds  # when its last picture was due
     assert 3 < len(moments) <= 12 * seconds + 2
     assert moments[0][1] is None and moments[-1][1] in predictor.class_names
@@ -43,17 +46,17 @@ def test_a_file_plays_faster_by_the_frames_skipped(exported, recording, skip, se
 
 
 def test_every_video_gets_a_label_however_short(exported, make_video):
-    *_, (_, label, _) = watch(make_video(1), load_predictor(exported), skip=10)
+    *_, (_, label, _) = watch(make_video(1), load_predictor(exported), speed=10)
     assert label is not None
 
 
 def test_a_file_that_goes_on_too_long_is_refused(exported, make_video):
     with pytest.raises(Refused, match="too_long"):
-        list(watch(make_video(60, fps=30), load_predictor(exported), skip=10, max_seconds=1))
+        list(watch(make_video(60, fps=30), load_predictor(exported), speed=10, max_seconds=1))
 
 
 def test_large_frames_are_sent_smaller(exported, make_video):
-    frame, _, _ = next(watch(make_video(2, height=960, width=1280), load_predictor(exported), skip=1))
+    frame, _, _ = next(watch(make_video(2, height=960, width=1280), load_predictor(exported), speed=1))
     assert frame.shape == (480, 640, 3)
 
 
@@ -72,7 +75,7 @@ def test_a_cameras_frames_go_on_while_a_clip_is_scored(exported, recording):
             if number == len(frames) // 2:
                 may_score.set()
                 scorers.submit(lambda: None).result()  # the one thread has scored what it was given before
-            picture, label, _ = camera.push(frame, number / 30, TEXTS["en"])
+            picture, label, _ = camera.push(frame, number / 30, name_of)
             assert picture.shape == frame.shape
             if number < len(frames) // 2:
                 assert label is None
@@ -85,10 +88,10 @@ def test_a_pause_of_the_camera_starts_anew(exported, recording):
     with ThreadPoolExecutor(1) as scorers:
         camera = CameraWatch("nano", predictor, CONFIG, scorers=scorers)
         for number, frame in enumerate(frames[:90]):
-            _, label, _ = camera.push(frame, number / 30, TEXTS["en"])
+            _, label, _ = camera.push(frame, number / 30, name_of)
             scorers.submit(lambda: None).result()  # what was given before is scored
         assert label is not None
-        assert camera.push(frames[90], 90 / 30 + 5, TEXTS["en"])[1] is None
+        assert camera.push(frames[90], 90 / 30 + 5, name_of)[1] is None
 
 
 def test_a_gap_in_the_camera_resets_the_smoothing(exported, recording):
@@ -104,7 +107,7 @@ def test_a_gap_in_the_camera_resets_the_smoothing(exported, recording):
 
     def label_after(num_frames: int, *, start_s: float) -> str:
         for number, frame in enumerate(frames[:num_frames]):
-            _, label, _ = camera.push(frame, start_s + number / 30, TEXTS["en"])
+            _, label, _ = camera.push(frame, start_s + number / 30, name_of)
             if camera._answer is not None:
                 camera._answer[1].result()
         return label

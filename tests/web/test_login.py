@@ -8,18 +8,6 @@ from video_module.web.limits import Refused
 from video_module.web.login import Accounts, read_accounts
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 @pytest.fixture
 def accounts(clock) -> Accounts:
     return Accounts({"anna": "secret", "борис": "пароль: да"}, clock=clock)

@@ -2,18 +2,35 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.conftest import link
 from tests.web.conftest import ROOT
+from video_module.web import storage as storage_module
 from video_module.web.limits import Refused
 from video_module.web.storage import Storage, own_folder
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch) -> SimpleNamespace:
+    """Seconds, which pass when a test says so."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(storage_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
 
 
 @pytest.fixture
 def storage(tmp_path) -> Storage:
     return Storage(tmp_path, keep_s=3600, max_bytes=1000)
+
+
+def leave(storage: Storage, session: str, clock: SimpleNamespace) -> None:
+    """Leave, and let the time pass after which that is for good."""
+    storage.leave(session)
+    clock.now += 200
+    storage.sweep()
 
 
 def new_file(storage: Storage, size: int = 10):
@@ -50,23 +67,47 @@ def test_a_new_upload_takes_the_place_of_the_one_before(storage):
     assert second.exists()
 
 
-def test_one_file_in_two_slots_goes_with_the_last(storage):
+def test_one_file_in_two_slots_goes_with_the_last(storage, clock):
     path, other = new_file(storage), new_file(storage)
     storage.own(path, session="a", slot="video")
     storage.own(path, session="a", slot="live")
     storage.own(other, session="a", slot="video")
     assert path.exists()
-    storage.drop_session("a")
+    leave(storage, "a", clock)
     assert not path.exists() and not other.exists()
 
 
-def test_a_visitor_takes_only_their_own_files_along(storage):
+def test_a_visitor_takes_only_their_own_files_along(storage, clock):
     one, other = new_file(storage), new_file(storage)
     storage.own(one, session="a", slot="video")
     storage.own(other, session="b", slot="video")
-    storage.drop_session("a")
-    storage.drop_session("nobody")
+    leave(storage, "a", clock)
+    leave(storage, "nobody", clock)
     assert not one.exists() and other.exists()
+
+
+def test_who_is_out_of_reach_for_a_minute_finds_their_files_again(storage, clock):
+    watched, forgotten, kept = (new_file(storage) for _ in range(3))
+    for slot, path in (("result", watched), ("video", forgotten)):
+        storage.own(path, session="a", slot=slot)
+    storage.own(kept, session="b", slot="video")
+    storage.leave("a")
+    for _ in range(3):
+        clock.now += 60
+        with storage.using(watched):  # a page in view asks for what it shows
+            pass
+        storage.sweep()
+    assert watched.exists() and not forgotten.exists() and kept.exists()
+
+
+def test_a_page_that_is_loaded_anew_owns_its_files_again(storage, clock):
+    path = new_file(storage)
+    storage.own(path, session="before", slot="video")
+    storage.leave("before")
+    storage.own(path, session="after", slot="video")
+    clock.now += 300
+    storage.sweep()
+    assert path.exists()
 
 
 def test_forgotten_files_are_swept(storage):
@@ -108,7 +149,8 @@ def test_other_files_are_left_alone(storage, path):
     storage.own(target, session="a", slot="video")
     with storage.using(target):
         storage.drop(target)
-    storage.drop_session("a")
+    storage.leave("a")
+    storage.sweep()
     assert storage.root.is_dir()
 
 

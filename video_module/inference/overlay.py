@@ -19,7 +19,7 @@ from video_module.data.encoding import MAX_SIDE, open_video
 from video_module.errors import InputError
 from video_module.fonts import load_font, shorten
 from video_module.inference.predictor import VideoPrediction
-from video_module.inference.timeline import SHOWN_UNCERTAIN, UNCERTAIN, Segment, find_segments, shown_label
+from video_module.inference.timeline import UNCERTAIN, Segment, find_segments, shown_label
 
 _PANEL_ALPHA = 0.62
 _BAR_BACK = (90, 90, 90)
@@ -133,13 +133,14 @@ def annotated_frames(
     prediction: VideoPrediction,
     segments: list[Segment] | None = None,
     *,
-    uncertain: str = SHOWN_UNCERTAIN,
+    name_of: Callable[[str], str] = shown_label,
+    has_strip: bool = True,
     min_width: int = 1,
 ) -> Iterator[np.ndarray]:
     """Yield the video's frames, uint8 RGB, with the current segment's label, its score bar and the strip drawn in.
 
-    `segments` default to find_segments(prediction); `uncertain` replaces that label. Frames narrower than `min_width`
-    are enlarged first, by a whole number.
+    `segments` default to find_segments(prediction); `name_of` gives what a label is called. Frames narrower than
+    `min_width` are enlarged first, by a whole number.
     """
     segments = segments or find_segments(prediction)
     colors = segment_colors(prediction.class_names)
@@ -155,8 +156,9 @@ def annotated_frames(
             frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         if strip is None:
             strip = _segment_strip(segments, colors, frame.shape[1])
-        draw_label(frame, shown_label(segment.label, uncertain), segment.score, color=colors[segment.label])
-        _draw_strip(frame, strip, progress=prediction.time_of(position) / last_s)
+        draw_label(frame, name_of(segment.label), segment.score, color=colors[segment.label])
+        if has_strip:
+            _draw_strip(frame, strip, progress=prediction.time_of(position) / last_s)
         yield frame
 
 
@@ -173,7 +175,12 @@ def write_annotated(
 
 
 def iter_write_annotated(
-    path: Path, prediction: VideoPrediction, segments: list[Segment] | None = None, *, uncertain: str = SHOWN_UNCERTAIN
+    path: Path,
+    prediction: VideoPrediction,
+    segments: list[Segment] | None = None,
+    *,
+    name_of: Callable[[str], str] = shown_label,
+    has_strip: bool = True,
 ) -> Iterator[int]:
     """write_annotated() for callers that may stop midway; yields the number of frames written so far.
 
@@ -181,7 +188,7 @@ def iter_write_annotated(
     """
     min_width = _MIN_WEBP_WIDTH if path.suffix.lower() == ".webp" else 1
     with open_video(path, fps=prediction.fps) as writer:
-        frames = annotated_frames(prediction, segments, uncertain=uncertain, min_width=min_width)
+        frames = annotated_frames(prediction, segments, name_of=name_of, has_strip=has_strip, min_width=min_width)
         frames = in_background(frames, depth=_FRAMES_AHEAD)
         for position, frame in enumerate(frames):
             is_even = prediction.edges_s is None

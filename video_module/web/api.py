@@ -2,8 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from video_module.web.gate import RETRY_AFTER_S
 from video_module.web.jobs import POLL_S, Job, Jobs
 from video_module.web.limits import Limits, Refused, address_of, check_header
 from video_module.web.storage import Storage
-from video_module.web.texts import texts_for
+from video_module.web.texts import TEXTS, texts_for
 from video_module.web.uploads import Uploads
 from video_module.web.work import LimitedReader, score_within, work_size
+
+NameOf = Callable[[str], str]
+"""What a label is called in the visitor's language."""
 
 NUM_CLASSES_SHOWN = 5
 INPUTS = ("video", "model", "top_k")
@@ -95,6 +98,12 @@ class Service:
     jobs: Jobs
     limits: Limits
     config: TimelineConfig
+    translated: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By language, what classes are called in it; those that are missing are shown as they are."""
+
+    def name_of(self, language: str) -> NameOf:
+        names, uncertain = self.translated.get(language, {}), TEXTS[language]["uncertain"]
+        return lambda label: uncertain if label == timeline.UNCERTAIN else names.get(label, label)
 
     def model(self, name: Any) -> Predictor:
         """The model of this name, the first one for none. Raises Refused."""

@@ -1,7 +1,6 @@
 """The one application that is served: the gate, our own routes, and behind them Gradio's page."""
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import gradio as gr
@@ -12,10 +11,11 @@ from starlette.middleware.cors import CORSMiddleware
 from video_module import __version__
 from video_module.web import api, routes
 from video_module.web.api import Service
+from video_module.web.examples import Examples
 from video_module.web.gate import Function, Gate, refused
 from video_module.web.limits import Refused
 from video_module.web.login import Accounts
-from video_module.web.page import CSS, JOB_NAMES, THEME, build_page, page_script
+from video_module.web.page import CSS, ENDPOINTS, JOB_NAMES, THEME, build_page, page_script
 from video_module.web.texts import TEXTS
 from video_module.web.uploads import Uploads
 
@@ -24,7 +24,7 @@ _MAX_SESSIONS = 100
 
 
 def build_application(
-    service: Service, accounts: Accounts, *, allowed_hosts: Iterable[str], examples: Sequence[Path], root_path: str
+    service: Service, accounts: Accounts, *, allowed_hosts: Iterable[str], examples: Examples, root_path: str
 ) -> Any:
     """The ASGI application. Visitors may ask for it by an IP address, or by one of `allowed_hosts`."""
     # Without a CORSMiddleware of ours, Gradio would add one that lets any page read its answers.
@@ -55,7 +55,7 @@ def build_application(
         js="() => window.finishPage()",
         head=f"<script>{page_script(service.limits)}</script>",
         i18n=translate,
-        footer_links=["api"],
+        footer_links=[],
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
@@ -86,7 +86,10 @@ def _functions(page: gr.Blocks) -> dict[int, Function]:
     kinds = {component["id"]: component["type"] for component in config["components"]}
     return {
         function["id"]: Function(
-            inputs=[kinds[number] for number in function["inputs"]], is_job=function["api_name"] in JOB_NAMES
+            inputs=[kinds[number] for number in function["inputs"]],
+            is_job=function["api_name"] in JOB_NAMES,
+            is_endpoint=function["api_name"] in ENDPOINTS,
         )
         for function in config["dependencies"]
+        if function["backend_fn"]  # the others are the browser's own
     }

@@ -1,21 +1,151 @@
-"""Drawn videos, so that the page has something to show before anyone brings a video."""
+"""Videos that the page has to show before anyone brings one: drawn ones, or those of a folder; and their answers."""
 
+import base64
+import html
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from video_module.data.drawing import draw_recording
+import cv2
 
-# actions of each, the seed and the scene
+from video_module.data.decoding import read_info
+from video_module.data.drawing import ACTIONS, draw_recording
+from video_module.data.labels import is_video
+from video_module.data.thumbnails import read_thumbnails
+from video_module.errors import InputError, VideoError
+from video_module.web.answers import work_on
+from video_module.web.api import Service
+from video_module.web.limits import Limits, Refused, check_header
+from video_module.web.texts import LANGUAGES, TEXTS
+
+_THUMBNAIL = (90, 160)
+_MOST = 12
+
+# actions of each, the seed and the scene; by the key of its name
 _RECORDINGS = {
-    "wave_sit_stand.mp4": (("wave", "sit", "stand"), 7, 30),
-    "push_pull_jump.mp4": (("push", "pull", "jump"), 7, 31),
-    "all_actions.mp4": (("jump", "push", "sit", "wave", "stand", "pull"), 7, 33),
+    "example_wave": (("wave", "sit", "stand"), 7, 30),
+    "example_push": (("push", "pull", "jump"), 7, 31),
+    "example_all": (("jump", "push", "sit", "wave", "stand", "pull"), 7, 33),
 }
 
 
-def draw_examples(folder: Path) -> list[Path]:
-    """Draw a few recordings of several actions each, as .mp4: browsers show them as pictures that play."""
-    paths = []
-    for name, (actions, seed, scene) in _RECORDINGS.items():
-        paths.append(folder / name)
-        draw_recording(paths[-1], actions, seed=seed, source=scene)
-    return paths
+@dataclass(frozen=True)
+class Example:
+    path: Path
+    names: dict[str, str]
+    """By language."""
+    thumbnail: str
+    """A data URL."""
+
+
+def draw_examples(folder: Path) -> list[Example]:
+    """Draw a few recordings of several actions each."""
+    examples = []
+    for key, (actions, seed, scene) in _RECORDINGS.items():
+        path = folder / f"{'_'.join(actions)}.mp4"
+        draw_recording(path, actions, seed=seed, source=scene)
+        examples.append(Example(path, {language: TEXTS[language][key] for language in LANGUAGES}, _thumbnail(path)))
+    return examples
+
+
+def find_examples(folder: Path, target: Path, limits: Limits) -> list[Example]:
+    """Copies in `target` of the videos in a folder, named after their files. Raises InputError if one is refused."""
+    if not folder.is_dir():
+        raise InputError(f"--examples {folder}: not a folder")
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and is_video(path))
+    if not 0 < len(paths) <= _MOST:
+        raise InputError(f"--examples {folder}: holds {len(paths)} videos; expected 1 to {_MOST}")
+    target.mkdir(parents=True, exist_ok=True)
+    examples = []
+    for path in paths:
+        try:
+            check_header(path, limits)
+            thumbnail = _thumbnail(path)
+        except (Refused, VideoError) as error:
+            why = error.text(TEXTS["en"]) if isinstance(error, Refused) else error
+            raise InputError(f"--examples: {path}: {why}") from None
+        name = path.stem.replace("_", " ")
+        copy = Path(shutil.copy(path, target))
+        examples.append(Example(copy, dict.fromkeys(LANGUAGES, name), thumbnail))
+    return examples
+
+
+def _thumbnail(path: Path) -> str:
+    info = read_info(path)
+    # Headers may promise a few frames too many.
+    num_frames = max(1, round(0.9 * info.estimated_num_frames))
+    frame = read_thumbnails(path, num_video_frames=num_frames, num_thumbnails=1, box=_THUMBNAIL)[0]
+    jpeg = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+class Examples:
+    """The examples of each model, and their answers, each of which is worked out once. Safe in several threads."""
+
+    def __init__(self, service: Service, examples: Sequence[Example] | None) -> None:
+        """`examples` None: drawn ones, for models of drawn actions."""
+        self._service = service
+        models = list(service.predictors)
+        if examples is None:
+            models = [name for name in models if set(service.predictors[name].class_names) == set(ACTIONS)]
+            examples = draw_examples(service.storage.examples) if models else []
+        self._of = dict.fromkeys(models, examples)
+        self._answers: dict[tuple[str, Path, str], str] = {}
+        self.is_preparing = False
+
+    def of(self, model: str) -> Sequence[Example]:
+        """A model's examples; none if it has none, or there is no such model."""
+        return self._of.get(model, [])
+
+    def boxes(self, model: str, language: str) -> str:
+        """The examples as buttons."""
+        if not self.of(model):
+            return ""
+        buttons = "".join(
+            f'<button type="button" data-example="{number}"><img src="{example.thumbnail}" alt="">'
+            f"<span>{html.escape(example.names[language])}</span></button>"
+            for number, example in enumerate(self.of(model))
+        )
+        return f'<h2>{TEXTS[language]["examples"]}</h2><div class="examples">{buttons}</div>'
+
+    def known_answer(self, model: str, example: Example, language: str) -> str | None:
+        return self._answers.get((model, example.path, language))
+
+    def answer(self, model: str, example: Example, *, language: str, visitor: str) -> Generator[str, None, str]:
+        """Yield how far the work is, as HTML; returns the answer. Raises Refused."""
+        key = model, example.path, language
+        if key not in self._answers:
+            folder = self._service.storage.examples / secrets.token_hex(8)
+            folder.mkdir(parents=True)
+            try:
+                with self._service.jobs.join(visitor) as job:
+                    found = yield from work_on(
+                        self._service, example.path, job=job, model=model, language=language, folder=folder
+                    )
+            except BaseException:
+                # A cancelled generator ends by GeneratorExit, which is not an Exception.
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            title = TEXTS[language]["example_title"].format(name=example.names[language])
+            self._answers.setdefault(key, f'<p class="example-title">{html.escape(title)}</p>{found}')
+        return self._answers[key]
+
+    def start_preparing(self) -> None:
+        """Work out, in the background, what visitors see first: each model's first example in each language."""
+        self.is_preparing = True
+        threading.Thread(target=self._prepare, daemon=True).start()
+
+    def _prepare(self) -> None:
+        try:
+            for model, examples in self._of.items():
+                for language in LANGUAGES if examples else ():
+                    for _ in self.answer(model, examples[0], language=language, visitor=""):
+                        time.sleep(0)
+        except Refused:  # the server is closing
+            pass
+        finally:
+            self.is_preparing = False

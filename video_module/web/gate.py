@@ -6,7 +6,7 @@ Every rule here is one of HTTP, so that none depends on how Gradio is built: wha
 import json
 import re
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -74,6 +74,8 @@ class Function:
     """The kinds of components that it takes; None of what is not there."""
     is_job: bool = False
     """Whether it stands in the queue of Jobs."""
+    is_endpoint: bool = False
+    """Whether it is gradio_client that calls it, each time with a file that it has just sent."""
 
 
 class Gate:
@@ -161,8 +163,7 @@ class Gate:
             await self._app(scope, receive, sent)
             return None
         content = await self._read_content(request, path)
-        if path.startswith("/gradio_api/call/") or self._function(path, content).is_job:
-            self._jobs.announce(address_of(request))
+        self._announce(request, path, content)
         # Gradio's own "queue is full" is that of the live tab.
         sent.hides_503 = path == "/gradio_api/queue/join"
         # Written anew, so that no other reader can find something else in it.
@@ -172,6 +173,20 @@ class Gate:
             raise Refused("busy", waiting=self._limits.queue_size)
         return None
 
+    def _announce(self, request: Request, path: str, content: dict[str, Any]) -> None:
+        """Keep a place in the queue for what asks for one. Raises Refused."""
+        function = self._function(path, content)
+        if not (function.is_job or path.startswith("/gradio_api/call/")):
+            return
+        try:
+            self._jobs.announce(address_of(request))
+        except Refused:
+            # Who asks again by gradio_client sends the file again, so those of a busy server would fill the disk.
+            if function.is_endpoint:
+                for file in _paths(content):
+                    self._storage.drop(file)
+            raise
+
     async def _read_content(self, request: Request, path: str) -> dict[str, Any]:
         """The JSON of a request to Gradio, which may name no files but those that were uploaded.
 
@@ -180,7 +195,8 @@ class Gate:
         body = b"".join([part async for part in read_body(request, most=_MAX_BODY, too_large=_TOO_LARGE)])
         try:
             content = json.loads(body or b"{}")
-            self._check_files(content)
+            for file in _paths(content):
+                self._check_file(file)
         except (ValueError, RecursionError):
             raise Refused("bad_request") from None
         if not (isinstance(content, dict) and self._is_call(path, content)):
@@ -204,17 +220,7 @@ class Gate:
             return isinstance(data, list) and len(data) == len(self._inputs)
         return True
 
-    def _check_files(self, value: Any) -> None:
-        if isinstance(value, list):
-            for item in value:
-                self._check_files(item)
-        if not isinstance(value, dict):
-            return
-        for item in value.values():
-            self._check_files(item)
-        path = value.get("path")
-        if not isinstance(path, str):
-            return
+    def _check_file(self, path: str) -> None:
         if re.match(r"(?i)https?:", path):
             raise Refused("no_links")
         if not self._storage.is_below(path):
@@ -224,6 +230,17 @@ class Gate:
 _TOO_LARGE = Refused("too_large_request")
 _META = {"_type": "gradio.FileData"}
 _NO_FUNCTION = Function(inputs=None)
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Of all files that a request names, however deep."""
+    if isinstance(value, dict):
+        if isinstance(path := value.get("path"), str):
+            yield path
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _paths(item)
 
 
 def _fits(kind: str, value: Any) -> bool:

@@ -4,261 +4,293 @@ import base64
 import binascii
 import html
 import io
-import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from contextlib import closing
 from typing import Any
-from urllib.parse import quote
 
 import cv2
 import gradio as gr
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from video_module.files import write_json
-from video_module.inference import timeline
-from video_module.inference.overlay import iter_write_annotated, segment_colors
-from video_module.inference.predictor import VideoPrediction
-from video_module.report.style import to_png
-from video_module.report.timeline_plot import draw_timeline
-from video_module.web.api import NUM_CLASSES_SHOWN, Service, shown, uploaded_path
-from video_module.web.jobs import Job
+from video_module.web.answers import SHOW_EVERY_S, status_html, work_on
+from video_module.web.api import Service, uploaded_path
+from video_module.web.examples import Example, Examples
+from video_module.web.jobs import Jobs
 from video_module.web.limits import MAX_HEIGHT, MAX_WIDTH, Refused, address_of, check_header
 from video_module.web.live_tab import CameraWatch, watch_file
 from video_module.web.texts import texts_for
-from video_module.web.work import LimitedReader, score_within, work_size
+from video_module.web.under_way import UnderWay
 
-_NUM_IN_HEADING = 6
-_NARROW_PX = 700
-
-# A parameter whose default is of this type is how a function asks Gradio for a progress bar.
-_PROGRESS = gr.Progress()
-
-# Of the timeline's letters: readable on white and on black, since the picture does not know the visitor's theme.
-_INK = "#7d8590"
-
-# A handler can be cancelled only where it yields; while it draws a video, it yields this often.
-_NUM_PAUSES = 50
-
-# How often those who wait are told how long.
-_SHOW_EVERY_S = 0.3
+SPEEDS = (1, 2, 5, 10)
+"""Of the live tab, in multiples of the video's own."""
 
 _JPEG_QUALITY = 80
 
 # Cameras that are watched or were lately; each keeps the frames of a clip.
 _MAX_CAMERAS = 100
 
+# Cameras that are watched at a time, for each that can be scored at a time; with more, labels would come too late.
+_CAMERAS_EACH = 4
+_GONE_S = 3.0
+
+# Of buttons.
+_OFF, _ON = gr.update(interactive=False), gr.update(interactive=True)
+
 
 class Handlers:
     """The functions behind the page. They get what the browser sends, as it is: what is wrong with it, they refuse.
 
-    Those that take long are generators: Gradio stops them between two steps when the visitor cancels or goes away.
+    Those that take long are generators. What is refused stays on the page as a message of ours until the next file, and
+    the answer before it stays too.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, examples: Examples) -> None:
         self._service, self._storage, self._limits = service, service.storage, service.limits
+        self._examples = examples
+        self._live = Jobs(self._limits)
+        """The queue of the live tab's files."""
+        self._under_way = UnderWay()
         self._camera_scorers = ThreadPoolExecutor(self._limits.num_at_once)
         # By visitor, the one that was watched last at the end.
         self._cameras: OrderedDict[str, CameraWatch] = OrderedDict()
 
-    def recognise(
-        self, video: Any, model: Any, width_px: Any, request: gr.Request, progress=_PROGRESS
-    ) -> Iterator[tuple[Any, ...]]:
-        """Yields (order, best classes, annotated video, timeline, files) at the end, and clears an earlier answer."""
-        yield ("", None, "", "", "")
-        # The place that is kept for this visitor is taken first of all.
-        with in_visitors_language(request) as texts, self._service.jobs.join(address_of(request)) as job:
-            path = uploaded_path(video)
-            with self._storage.using(path):
-                bar = _ProgressBar(progress, texts)
-                prediction = yield from self._predict(path, model, job, bar)
-                segments = timeline.find_segments(prediction, self._service.config)
-                folder = self._storage.new_folder()
-                try:
-                    with self._storage.using(folder):
-                        files = yield from self._write_files(folder, prediction, segments, model, job, bar, texts)
-                except BaseException:
-                    # A cancelled handler ends by GeneratorExit, which is not an Exception.
-                    self._storage.drop(folder)
-                    raise
-                job.is_done = True
-            self._storage.own(files[0], session=_session(request), slot="result")
-            best = {item["label"]: item["score"] for item in prediction.top_k(NUM_CLASSES_SHOWN)}
-            picture = _timeline_html(prediction, segments, texts, is_narrow=_number(width_px) < _NARROW_PX)
-            order = _order_html(segments, texts) + _notes_html(prediction, texts)
-            yield order, best, _video_html(files[0]), picture, _links_html(files, texts)
+    def first_view(self, is_restored: Any, model: Any, request: gr.Request) -> Iterator[Any]:
+        """Yields the answer that visitors find on the page when they come: that for the first example."""
+        texts = _texts(request)
+        examples = self._examples.of(model if isinstance(model, str) else "")
+        if is_restored:
+            yield gr.skip()
+            return
 
-    def watch(self, video: Any, model: Any, skip: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Yields (picture, label) as the video goes on."""
-        with in_visitors_language(request) as texts:
+        def steps() -> Generator[Any, None, str]:
+            is_told = False
+            while examples:
+                # Looked at before the answer, which may come in between.
+                is_preparing = self._examples.is_preparing
+                if (found := self._examples.known_answer(model, examples[0], texts["language"])) is not None:
+                    return found
+                if not is_preparing:
+                    break
+                yield gr.skip() if is_told else _empty_html(texts["preparing"])
+                is_told = True
+                time.sleep(SHOW_EVERY_S)
+            return _empty_html(texts["empty"])
+
+        with self._under_way.begin((_session(request), "video"), steps()) as work:
+            try:
+                while True:
+                    yield work.advance()
+            except StopIteration as end:
+                yield gr.skip() if end.value is None else end.value
+
+    def recognise(self, video: Any, model: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """Yields (status, answer, cancel button, start button)."""
+
+        def work() -> Generator[str, None, str]:
+            # The place that is kept for this visitor is taken first of all.
+            with self._service.jobs.join(address_of(request)) as job:
+                path = uploaded_path(video)
+                with self._storage.using(path):
+                    folder, language = self._storage.new_folder(), _texts(request)["language"]
+                    try:
+                        with self._storage.using(folder):
+                            found = yield from work_on(
+                                self._service, path, job=job, model=model, language=language, folder=folder
+                            )
+                    except BaseException:
+                        # A cancelled handler ends by GeneratorExit, which is not an Exception.
+                        self._storage.drop(folder)
+                        raise
+                    self._storage.own(folder / "answer", session=_session(request), slot="result")
+                    return found
+
+        # Pressed again by the impatient, it would begin anew at the end of the queue.
+        start = _OFF
+        with closing(self._follow("video", _with_answer(work()), request, num_shown=1)) as shown:
+            for step in shown:
+                yield *step, start
+                # Another file, which may have come meanwhile, can be asked for.
+                start = gr.skip()
+
+    def may_start(self, video: Any) -> Any:
+        """Returns the start button: there has to be something to start."""
+        return _ON if isinstance(video, dict) else _OFF
+
+    def show_example(self, model: Any, request: gr.Request, event: gr.EventData) -> Iterator[tuple[Any, ...]]:
+        """Yields (status, answer, cancel button) for the example that was clicked."""
+
+        def work() -> Generator[str, None, str]:
+            example, language = self._clicked(model, event), _texts(request)["language"]
+            if example is None:
+                raise Refused("bad_request")
+            return (yield from self._examples.answer(model, example, language=language, visitor=address_of(request)))
+
+        yield from self._follow("video", _with_answer(work()), request, num_shown=1)
+
+    def _follow(
+        self, tab: str, steps: Generator[tuple[Any, ...], None, tuple[Any, ...]], request: gr.Request, *, num_shown: int
+    ) -> Iterator[tuple[Any, ...]]:
+        """Do what a visitor asks for in a tab, in place of what is under way there.
+
+        `steps` yield and return (status, what is shown): as many values as `num_shown` says. The button that ends it
+        is added to them.
+        """
+        texts, same = _texts(request), (gr.skip(),) * num_shown
+        with self._under_way.begin((_session(request), tab), steps) as work:
+            try:
+                while True:
+                    yield *work.advance(), _ON
+            except StopIteration as end:
+                last = end.value or (status_html(texts["cancelled"]), *same)
+            except Refused as refusal:
+                last = _alert_html(refusal.text(texts)), *same
+            if not work.is_replaced:
+                yield *last, _OFF
+
+    def cancel(self, tab: str) -> Callable[..., Any]:
+        """A function that ends the visitor's work in a tab, which says so itself; it returns the button for that."""
+
+        def cancel(request: gr.Request) -> Any:
+            self._under_way.cancel((_session(request), tab))
+            return _OFF
+
+        return cancel
+
+    def take(self, slot: str) -> Callable[..., tuple[Any, ...]]:
+        """A function that looks at a new upload, and notes whose it is; the earlier one of the same slot is deleted.
+
+        It returns (status, start button). A message about a file stays when the file is taken away again.
+        """
+
+        def take(video: Any, request: gr.Request) -> tuple[Any, ...]:
+            if not isinstance(video, dict):
+                return gr.skip(), _OFF
+            try:
+                path = uploaded_path(video)
+                if self._storage.find(path):
+                    self._storage.own(path, session=_session(request), slot=slot)
+                check_header(path, self._limits)
+            except Refused as refusal:
+                return _alert_html(refusal.text(_texts(request))), _OFF
+            return "", _ON
+
+        return take
+
+    def watch(self, video: Any, model: Any, speed: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """Yields (status, picture, label, stop button) as the video goes on."""
+        texts, same = _texts(request), (gr.skip(), gr.skip())
+
+        def steps() -> Generator[tuple[Any, ...], None, tuple[Any, ...]]:
             path = uploaded_path(video)
-            with self._storage.using(path):
+            with self._storage.using(path), self._live.join(address_of(request)) as job:
+                predictor, info = self._service.model(model), check_header(path, self._limits)
+                job.size = info.estimated_num_frames
+                while not job.start_within(SHOW_EVERY_S):
+                    yield status_html(texts["waiting_live"].format(num_before=job.num_before)), *same
                 moments = watch_file(
                     path,
-                    self._service.model(model),
-                    info=check_header(path, self._limits),
-                    skip=max(1, min(100, int(_number(skip)))),
+                    predictor,
+                    info=info,
+                    speed=speed if speed in SPEEDS else SPEEDS[0],
                     config=self._service.config,
                     limits=self._limits,
-                    texts=texts,
+                    name_of=self._service.name_of(texts["language"]),
                 )
                 for frame, label, score in moments:
-                    yield _picture(frame), _label_html(label, score, texts)
+                    yield "", _picture(frame), _label_html(label, score, texts)
+            return status_html(texts["live_end"]), *same
+
+        yield from self._follow("live", steps(), request, num_shown=2)
 
     def watch_camera(self, picture: Any, model: Any, request: gr.Request) -> tuple[Any, ...]:
-        """Returns (picture, label) for a frame of the visitor's camera."""
-        with in_visitors_language(request) as texts:
-            if picture is None:
-                return gr.skip(), gr.skip()
-            frame, predictor = read_picture(picture), self._service.model(model)
-            watch = self._cameras.pop(_session(request), None)
-            if watch is None or watch.model != model:
-                watch = CameraWatch(model, predictor, self._service.config, scorers=self._camera_scorers)
-            while len(self._cameras) >= _MAX_CAMERAS:
-                self._cameras.popitem(last=False)
-            self._cameras[_session(request)] = watch
-            drawn, label, score = watch.push(frame, time.monotonic(), texts)
-            return _picture(drawn), _label_html(label, score, texts)
-
-    def known_actions(self, model: Any) -> str:
-        """The classes of a model, as HTML."""
+        """Returns (status, picture, label) for a frame of the visitor's camera."""
+        texts = _texts(request)
+        if picture is None:
+            return (gr.skip(),) * 3
         try:
-            return ", ".join(html.escape(name) for name in self._service.model(model).class_names)
+            frame, predictor = read_picture(picture), self._service.model(model)
+        except Refused as refusal:
+            return _alert_html(refusal.text(texts)), gr.skip(), gr.skip()
+        now, watch = time.monotonic(), self._cameras.pop(_session(request), None)
+        others = sum(other.last_s > now - _GONE_S for other in self._cameras.values())
+        if watch is None and others >= _CAMERAS_EACH * self._limits.num_at_once:
+            return status_html(texts["waiting_live"].format(num_before=others)), gr.skip(), gr.skip()
+        if watch is None or watch.model != model:
+            # Not two moving pictures in one place.
+            self._under_way.cancel((_session(request), "live"))
+            watch = CameraWatch(model, predictor, self._service.config, scorers=self._camera_scorers)
+        while len(self._cameras) >= _MAX_CAMERAS:
+            self._cameras.popitem(last=False)
+        self._cameras[_session(request)] = watch
+        drawn, label, score = watch.push(frame, now, self._service.name_of(texts["language"]))
+        # Gradio ends a stream without a word.
+        is_over = now > watch.begun_s + self._limits.max_seconds - 1
+        status = status_html(texts["live_over"].format(max_seconds=self._limits.max_seconds)) if is_over else ""
+        return status, _picture(drawn), _label_html(label, score, texts)
+
+    def choose_example(self, model: Any, request: gr.Request, event: gr.EventData) -> Any:
+        """Returns the example that was clicked, as a file for the live tab."""
+        example = self._clicked(model, event)
+        if example is None:
+            return gr.skip()
+        path = example.path
+        meta = {"_type": "gradio.FileData"}
+        return {"path": str(path), "orig_name": path.name, "size": path.stat().st_size, "meta": meta}
+
+    def _clicked(self, model: Any, event: gr.EventData) -> Example | None:
+        examples = self._examples.of(model if isinstance(model, str) else "")
+        try:
+            number = event.number
+        except (AttributeError, TypeError):  # no event, or one of another kind
+            return None
+        return examples[number] if type(number) is int and number in range(len(examples)) else None
+
+    def choose_model(self, model: Any, request: gr.Request) -> tuple[str, str, str]:
+        """Returns (classes of a model, its examples, the same for the live tab), as HTML."""
+        language = _texts(request)["language"]
+        try:
+            class_names, name_of = self._service.model(model).class_names, self._service.name_of(language)
         except Refused:
-            return ""
-
-    def keep_in(self, slot: str) -> Callable[[Any, gr.Request], None]:
-        """A function that notes whose upload this is; the earlier one of the same slot is deleted."""
-
-        def keep(video: Any, request: gr.Request) -> None:
-            if isinstance(video, dict) and self._storage.find(str(video.get("path"))):
-                self._storage.own(video["path"], session=_session(request), slot=slot)
-
-        return keep
+            return "", "", ""
+        boxes = self._examples.boxes(model, language)
+        return ", ".join(html.escape(name_of(name)) for name in class_names), boxes, boxes
 
     def forget(self, request: gr.Request) -> None:
-        """The visitor has left the page."""
-        self._storage.drop_session(_session(request))
+        """The visitor has left the page, or is out of reach for a while."""
+        for tab in ("video", "live"):
+            self._under_way.cancel((_session(request), tab))
+        self._storage.leave(_session(request))
         self._cameras.pop(_session(request), None)
-
-    def _predict(self, path: str, model: Any, job: Job, bar: "_ProgressBar") -> Iterator[Any]:
-        predictor, info = self._service.model(model), check_header(path, self._limits)
-        job.size = work_size(info)
-        while not job.start_within(_SHOW_EVERY_S):
-            bar.show_waiting(job.num_before, job.wait_s)
-            yield _no_updates()
-        windows, reader = [], LimitedReader(path, self._limits, check=lambda: job.check(self._limits))
-        for scored, done, total in score_within(predictor, reader, info):
-            windows += scored
-            bar.show("scoring", done, total)
-            yield _no_updates()
-        return predictor.prediction_of(reader, windows)
-
-    def _write_files(
-        self,
-        folder: Path,
-        prediction: VideoPrediction,
-        segments: list[timeline.Segment],
-        model: Any,
-        job: Job,
-        bar: "_ProgressBar",
-        texts: dict[str, str],
-    ) -> Iterator[Any]:
-        """Write the annotated video and what can be downloaded beside it; returns the paths, the video's first."""
-        stem = prediction.path.stem
-        paths = [folder / f"{stem}{suffix}" for suffix in ("_annotated.mp4", ".json", ".csv", ".vtt")]
-        pause = max(1, prediction.num_frames // _NUM_PAUSES)
-        for done in iter_write_annotated(paths[0], prediction, segments, uncertain=texts["uncertain"]):
-            job.check(self._limits)
-            if done % pause == 0:
-                bar.show("drawing", done, prediction.num_frames)
-                yield _no_updates()
-        # The answer names the visitor's file, not where it lies on the server.
-        named = replace(prediction, path=Path(prediction.path.name))
-        architecture, config = self._service.model(model).model, self._service.config
-        write_json(paths[1], timeline.to_json(named, segments, model=architecture, k=NUM_CLASSES_SHOWN, config=config))
-        timeline.write_csv(paths[2], prediction)
-        timeline.write_vtt(paths[3], segments)
-        return paths
 
 
 def _session(request: gr.Request) -> str:
     return str(request.session_hash)
 
 
-def _number(value: Any) -> float:
-    return value if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
+def _texts(request: gr.Request) -> dict[str, str]:
+    return texts_for(request.headers.get("accept-language"))
 
 
-def _order_html(segments: list[timeline.Segment], texts: dict[str, str]) -> str:
-    """What happens, one after the other."""
-    order = timeline.label_order(segments)
-    more = ["…"] if len(order) > _NUM_IN_HEADING else []
-    text = " → ".join(order[:_NUM_IN_HEADING] + more) or texts["uncertain"]
-    return f'<div class="order" role="status">{html.escape(text)}</div>'
+def _with_answer(work: Generator[str, None, str]) -> Generator[tuple[Any, ...], None, tuple[Any, ...]]:
+    """(status, answer) for each status that `work` yields, and for the answer that it returns."""
+    with closing(work):
+        try:
+            while True:
+                yield next(work), gr.skip()
+        except StopIteration as end:
+            return "", end.value
 
 
-def _notes_html(prediction: VideoPrediction, texts: dict[str, str]) -> str:
-    """What the visitor should know of the file."""
-    notes = []
-    if prediction.num_damaged_frames:
-        notes.append(texts["damaged"].format(num_frames=prediction.num_damaged_frames))
-    if not prediction.has_times:
-        notes.append(texts["no_times"].format(fps=prediction.fps))
-    return "".join(f"<p>{note}</p>" for note in notes)
+def _empty_html(text: str) -> str:
+    return f'<p class="empty">{html.escape(text)}</p>'
 
 
-def _timeline_html(
-    prediction: VideoPrediction, segments: list[timeline.Segment], texts: dict[str, str], *, is_narrow: bool
-) -> str:
-    def name(label: str) -> str:
-        return timeline.shown_label(label, texts["uncertain"])
-
-    figure = draw_timeline(
-        [(s.start_s, s.end_s, name(s.label), s.score) for s in segments],
-        duration_s=prediction.duration_s,
-        colors={name(label): color for label, color in segment_colors(prediction.class_names).items()},
-        title=texts["timeline"],
-        xlabel=texts["time_axis"],
-        ylabel=texts["score_axis"],
-        # In inches, about as wide as the picture is shown; scaled down, its letters would shrink.
-        width=4.2 if is_narrow else 5.2,
-        ink=_INK,
-    )
-    png = base64.b64encode(to_png(figure, transparent=True)).decode()
-    return f'<img src="data:image/png;base64,{png}" alt="{html.escape(texts["timeline"])}">'
-
-
-def _address(path: Path) -> str:
-    # From the page, wherever a proxy has put that.
-    return html.escape(f"gradio_api/file={quote(str(path))}")
-
-
-def _video_html(path: Path) -> str:
-    # Not muted, though it has no sound: browsers start muted ones only where they can be seen.
-    return f'<video src="{_address(path)}" controls autoplay loop playsinline></video>'
-
-
-def _links_html(paths: list[Path], texts: dict[str, str]) -> str:
-    links = "".join(
-        f'<li><a href="{_address(path)}" download="{html.escape(path.name)}">{html.escape(path.name)}</a></li>'
-        for path in paths
-    )
-    return f"<h4>{html.escape(texts['downloads'])}</h4><ul>{links}</ul>"
-
-
-@contextmanager
-def in_visitors_language(request: gr.Request) -> Iterator[dict[str, str]]:
-    """Give the texts in the visitor's language; show a Refused that is raised inside as a message."""
-    try:
-        yield texts_for(request.headers.get("accept-language"))
-    except Refused as refusal:
-        raise shown(refusal, request) from None
+def _alert_html(text: str) -> str:
+    return f'<div class="alert" role="alert">{html.escape(text)}</div>'
 
 
 def read_picture(picture: Any) -> np.ndarray:
@@ -282,32 +314,6 @@ def _picture(frame: np.ndarray) -> dict[str, str]:
     return {"url": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()}
 
 
-class _ProgressBar:
-    """Moves the page's progress bar, and estimates the time left."""
-
-    def __init__(self, progress: gr.Progress, texts: dict[str, str]) -> None:
-        self._progress, self._texts = progress, texts
-        self._what, self._begin, self._first = "", 0.0, 0
-
-    def show_waiting(self, num_before: int, seconds: float) -> None:
-        text = self._texts["waiting"].format(num_before=num_before, seconds=math.ceil(seconds))
-        self._progress(0.0, desc=text)
-
-    def show(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if what != self._what:
-            self._what, self._begin, self._first = what, now, done
-        text = self._texts[what]
-        if done > self._first and now - self._begin > 0.5:
-            left_s = (now - self._begin) / (done - self._first) * (total - done)
-            text = self._texts["seconds_left"].format(what=text, seconds=math.ceil(left_s))
-        self._progress(done / max(1, total), desc=text)
-
-
-def _no_updates() -> tuple[Any, ...]:
-    return (gr.skip(),) * 5
-
-
 def _label_html(label: str | None, score: float, texts: dict[str, str]) -> str:
     text = texts["no_label_yet"] if label is None else f"{html.escape(label)} <span>{score:.0%}</span>"
-    return f'<div class="now" role="status">{text}</div>'
+    return f'<div class="now">{text}</div>'

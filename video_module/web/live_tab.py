@@ -16,8 +16,8 @@ from video_module.errors import VideoError
 from video_module.inference.live import ANSWERS_PER_CLIP, LiveLabeller, RecentFrames
 from video_module.inference.overlay import draw_label, segment_colors
 from video_module.inference.predictor import Predictor
-from video_module.inference.timeline import shown_label
 from video_module.inference.windows import WindowClip, WindowCutter
+from video_module.web.api import NameOf
 from video_module.web.limits import Limits, Refused
 from video_module.web.work import LimitedReader
 
@@ -38,16 +38,17 @@ def watch_file(
     predictor: Predictor,
     *,
     info: VideoInfo,
-    skip: int,
+    speed: int,
     config: TimelineConfig,
     limits: Limits,
-    texts: dict[str, str],
+    name_of: NameOf,
 ) -> Iterator[_Moment]:
-    """Play a video at `skip` times its speed with the label of each moment, as soon as it is known.
+    """Play a video at `speed` times its own with the label of each moment, as soon as it is known.
 
-    Windows are scored every `skip` half clips. A network that is slower than the video slows it down. Raises Refused.
+    At twice its speed half as many frames are shown, and half as many windows scored. A network that is slower than
+    the video slows it down. Raises Refused.
     """
-    step = max(1, predictor.clip.default_clip_step) * skip
+    step = max(1, predictor.clip.default_clip_step) * speed
     cutter = WindowCutter(predictor.clip, clip_step=step)
     smooth_s = sampling.clip_span(predictor.clip, info.fps) / info.fps
     config = config.for_model(predictor.min_score)
@@ -63,9 +64,9 @@ def watch_file(
             frame = timed.to_rgb()
             for window in cutter.push(frame, timed.time_s):
                 label, score = label_at(timed.time_s, window)
-            if index % skip:
+            if index % speed:
                 continue
-            due_s = begin + timed.time_s / skip
+            due_s = begin + timed.time_s / speed
             now = time.monotonic()
             if due_s < shown_s + 1 / _MAX_RATE:
                 continue
@@ -77,12 +78,12 @@ def watch_file(
                 begin += now - due_s
                 due_s = now
             shown_s = due_s
-            yield _draw(frame, label, score, predictor, texts)
+            yield _draw(frame, label, score, predictor, name_of)
         if reader.num_frames == 0:
             raise reader.no_frame()
         for window in cutter.finish(reader.duration_s) if label is None else []:  # shorter than a clip
             label, score = label_at(reader.duration_s, window)
-        yield _draw(frame, label, score, predictor, texts)
+        yield _draw(frame, label, score, predictor, name_of)
     except VideoError:
         raise Refused("bad_video") from None
 
@@ -97,11 +98,12 @@ class CameraWatch:
     def __init__(self, model: str, predictor: Predictor, config: TimelineConfig, *, scorers: Executor) -> None:
         self.model, self._predictor, self._scorers = model, predictor, scorers
         self._config = config.for_model(predictor.min_score)
-        self._last_s = -np.inf
-        self._begin()
+        self.last_s = -np.inf
+        self._begin(0.0)
 
-    def _begin(self) -> None:
+    def _begin(self, time_s: float) -> None:
         """Forget all frames, scores and labels, as at the start and after a gap."""
+        self.begun_s = time_s
         self._recent = RecentFrames(self._predictor.clip, fps=DEFAULT_FPS)
         self._labeller = LiveLabeller(self._predictor.class_names, self._config, smooth_s=self._recent.duration_s)
         self._due_s = -np.inf
@@ -109,11 +111,11 @@ class CameraWatch:
         self._label: str | None = None
         self._score = 0.0
 
-    def push(self, frame: np.ndarray, time_s: float, texts: dict[str, str]) -> _Moment:
+    def push(self, frame: np.ndarray, time_s: float, name_of: NameOf) -> _Moment:
         """Take the next frame, uint8 RGB (H, W, 3), and give it back with the label that is known by now."""
-        if time_s > self._last_s + _GAP_S:
-            self._begin()
-        self._last_s = time_s
+        if time_s > self.last_s + _GAP_S:
+            self._begin(time_s)
+        self.last_s = time_s
         self._recent.push(frame, time_s)
         if self._answer is not None and self._answer[1].done():
             then_s, scores = self._answer
@@ -122,10 +124,10 @@ class CameraWatch:
         if self._answer is None and time_s >= self._due_s and (clip := self._recent.cut()) is not None:
             self._answer = time_s, self._scorers.submit(self._predictor.predict_clips, clip[None])
             self._due_s = time_s + self._recent.duration_s / ANSWERS_PER_CLIP
-        return _draw(frame, self._label, self._score, self._predictor, texts)
+        return _draw(frame, self._label, self._score, self._predictor, name_of)
 
 
-def _draw(frame: np.ndarray, label: str | None, score: float, predictor: Predictor, texts: dict[str, str]) -> _Moment:
+def _draw(frame: np.ndarray, label: str | None, score: float, predictor: Predictor, name_of: NameOf) -> _Moment:
     height, width = frame.shape[:2]
     if height > _MAX_HEIGHT:
         size = max(1, round(width * _MAX_HEIGHT / height)), _MAX_HEIGHT
@@ -134,6 +136,6 @@ def _draw(frame: np.ndarray, label: str | None, score: float, predictor: Predict
         frame = frame.copy()
     if label is None:
         return frame, None, 0.0
-    name = shown_label(label, texts["uncertain"])
+    name = name_of(label)
     draw_label(frame, name, round(score, 2), color=segment_colors(predictor.class_names)[label])
     return frame, name, score

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hmac
 import html
+import math
 import os
 import secrets
 import threading
@@ -103,7 +104,7 @@ class Accounts:
         with self._lock:
             num_wrong, allowed_at = self._wrong.get(address, (0, 0.0))
             if allowed_at > self._now():
-                raise Refused("too_many_attempts", seconds=int(allowed_at - self._now()) + 1)
+                raise Refused("too_many_attempts", seconds=math.ceil(allowed_at - self._now()))
             # Compared in the same time whether the name exists or not.
             expected = self._accounts.get(name, secrets.token_urlsafe(16))
             if hmac.compare_digest(password.encode(), expected.encode()) and name in self._accounts:

@@ -2,96 +2,82 @@
 
 import html
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from video_module.data.labels import VIDEO_SUFFIXES
-from video_module.web.api import NUM_CLASSES_SHOWN, Service, add_endpoints
-from video_module.web.handlers import Handlers
+from video_module.web.api import Service, add_endpoints
+from video_module.web.examples import Examples
+from video_module.web.handlers import SPEEDS, Handlers
 from video_module.web.limits import Limits
 from video_module.web.texts import TEXTS
 
-JOB_NAMES = ("recognise", "predict", "segments")
+ENDPOINTS = ("predict", "segments")
+JOB_NAMES = ("recognise", *ENDPOINTS)
 """The functions that stand in the queue of Jobs, as Gradio calls them."""
 
 _STREAM_EVERY_S = 0.1
 _CAMERA = gr.WebcamOptions(mirror=False, constraints={"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}})
 
 # Fonts of the visitor's own machine. Gradio's default theme fetches one from the internet.
+# Its orange has too little contrast on white.
 THEME = gr.themes.Default(
+    primary_hue="blue",
     font=["system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"],
     font_mono=["ui-monospace", "Consolas", "monospace"],
-).set(block_info_text_color="*body_text_color_subdued", block_info_text_color_dark="*body_text_color_subdued")
-CSS = """
-.gradio-container { width: 100% !important; max-width: 1200px !important; margin: 0 auto !important; }
-#title h1 { margin-bottom: 0; }
-#limits { opacity: 0.75; font-size: 0.9em; }
-#timeline img { width: 100%; }
-footer .divider { display: none; }
-#annotated { min-height: 320px; }
-#annotated video { width: 100%; max-height: 60vh; background: #000; }
-#sign-out form { text-align: right; }
-/* cutting a recording would fetch a program from a foreign host */
-#input-camera .icon-button-wrapper button:not(:last-child) { display: none; }
-.order { font-size: 1.4em; font-weight: 600; overflow-wrap: anywhere; }
-/* the best class of the whole video says little where several follow each other */
-#actions h2 { visibility: hidden; height: 1.2em; margin: 0; padding: 0; }
-#live .icon-button-wrapper { top: auto; bottom: 8px; }  /* above is the score */
-#live img { width: 100%; height: 100%; object-fit: contain; }
-.now { font-size: 1.6em; font-weight: 600; min-height: 1.6em; overflow-wrap: anywhere; }
-.now span { opacity: 0.65; font-weight: 400; }
-#refusal {
-  position: fixed; top: 12px; right: 12px; z-index: 10000; max-width: min(360px, calc(100vw - 24px));
-  padding: 12px 16px; border-radius: 8px; border-left: 4px solid #dc2626; background: #fef2f2; color: #7f1d1d;
-  box-shadow: 0 4px 16px rgb(0 0 0 / 0.25); cursor: pointer; font-family: var(--font);
-}
-@media (max-width: 700px) {
-  .gradio-container { padding-left: 8px !important; padding-right: 8px !important; }
-  #title h1 { font-size: 1.4em; }
-}
-"""
+).set(
+    block_info_text_color="*body_text_color_subdued",
+    block_info_text_color_dark="*body_text_color_subdued",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    button_primary_background_fill_dark="*primary_600",
+    button_primary_background_fill_hover_dark="*primary_700",
+    color_accent="*primary_600",
+    body_text_color_subdued="*neutral_600",
+)
+CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
-def build_page(
-    service: Service, *, examples: Sequence[Path], sign_out_at: str | None = None
-) -> tuple[gr.Blocks, gr.I18n]:
+def build_page(service: Service, *, examples: Examples, sign_out_at: str | None = None) -> tuple[gr.Blocks, gr.I18n]:
     """The page over one or more models, and its texts for mounting it.
 
     `sign_out_at` is the address of the button for that; None where nobody signs in.
     """
-    do, predictors, limits = Handlers(service), service.predictors, service.limits
+    do, names, limits = Handlers(service, examples), list(service.predictors), service.limits
     translate = gr.I18n(**_page_texts(limits))
     with gr.Blocks(title=TEXTS["en"]["title"], analytics_enabled=False) as page:
         gr.Markdown(translate("heading"), elem_id="title")
         gr.Markdown(translate("intro"))
-        names = list(predictors)
         model = gr.Dropdown(names, value=names[0], label=translate("model"), visible=len(names) > 1, elem_id="model")
-        with gr.Accordion(translate("known"), open=False, elem_id="known"):
-            known = gr.HTML(do.known_actions(names[0]))
-        model.change(do.known_actions, model, known, **_ASIDE)
         with gr.Tabs():
             with gr.Tab(translate("file_tab")):
-                _build_video_tab(do, translate, model, examples)
+                boxes = _build_video_tab(do, translate, page, model)
             with gr.Tab(translate("live_tab")):
-                _build_live_tab(do, translate, model, examples, limits)
+                live_boxes = _build_live_tab(do, translate, model, limits)
+        with gr.Accordion(translate("known"), open=False, elem_id="known"):
+            known = gr.HTML(apply_default_css=False)
+        for event in (page.load, model.change):
+            event(do.choose_model, model, [known, boxes, live_boxes], **_ASIDE)
         gr.Markdown(translate("limits"), elem_id="limits")
-        if sign_out_at is not None:
-            gr.HTML(_SIGN_OUT.format(address=html.escape(sign_out_at)), elem_id="sign-out")
+        sign_out = "" if sign_out_at is None else _SIGN_OUT.format(html.escape(sign_out_at))
+        gr.HTML(_FOOT.format(sign_out=sign_out), apply_default_css=False)
         page.unload(do.forget)
         add_endpoints(service)
-    # Videos wait in the service's own queue; Gradio's is that of the live tab.
+    # Videos wait in the service's own queue, and so do those of the live tab: the page says how many are before them.
     return page.queue(max_size=limits.queue_size, default_concurrency_limit=None, api_open=False), translate
 
 
 def page_script(limits: Limits) -> str:
     """page.js with its gaps filled."""
-    keys = ("title", "too_large_file", "empty_file", "sign_out")
+    keys = ("title", "language", "too_large_file", "empty_file", "sign_out", "close", "api")
+    keys += ("connection_lost", "failed", "expired", "bad_suffix", "no_picture")
     texts = {language: {key: texts[key] for key in keys} for language, texts in _page_texts(limits).items()}
     script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
-    return script.replace("__MAX_BYTES__", str(limits.max_bytes)).replace("__TEXTS__", json.dumps(texts))
+    for gap, value in (("MAX_BYTES", limits.max_bytes), ("TEXTS", texts), ("SUFFIXES", VIDEO_SUFFIXES)):
+        script = script.replace(f"__{gap}__", json.dumps(value))
+    return script
 
 
 def _page_texts(limits: Limits) -> dict[str, dict[str, str]]:
@@ -109,20 +95,26 @@ def _page_texts(limits: Limits) -> dict[str, dict[str, str]]:
     }
 
 
-# page.js puts in what it is called in the visitor's language.
-_SIGN_OUT = '<form method="post" action="{address}"><button class="sign-out">Sign out</button></form>'
+# page.js puts in what they are called in the visitor's language.
+_FOOT = '<div class="foot"><a href="api/docs" target="_blank" rel="noopener">API</a>{sign_out}</div>'
+_SIGN_OUT = '<form method="post" action="{}"><button class="sign-out">Sign out</button></form>'
+# In page.js the number of the example that was clicked becomes that of the event.
+_CLICK_EXAMPLE = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-example]");
+  if (button) trigger("click", { number: Number(button.dataset.example) });
+});"""
 
-_PRIVATE = {"api_visibility": "private", "preprocess": False}
-_META = {"_type": "gradio.FileData"}
-_ASIDE = {"queue": False, "show_progress": "hidden", **_PRIVATE}
+_PRIVATE = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
+_ASIDE = {"queue": False, **_PRIVATE}
 """Settings of events that take no time, and need not wait in the queue behind those that do."""
 _AS_IT_IS = {"postprocess": False}
 """Of events whose answer is what the browser gets."""
 
 
-def _build_video_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, examples: Sequence[Path]) -> None:
+def _build_video_tab(do: Handlers, translate: gr.I18n, page: gr.Blocks, model: gr.Dropdown) -> gr.HTML:
+    """Returns the box of the examples."""
     with gr.Row():
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=300, scale=2):
             with gr.Tabs():
                 with gr.Tab(translate("upload_tab")):
                     video = _upload_box("input-video")
@@ -135,42 +127,42 @@ def _build_video_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, examp
                         height=240,
                         elem_id="input-camera",
                     )
-            samples = _example_box(examples, translate("examples"), "examples")
             start, stop = _buttons(translate("recognise"), translate("cancel"), ("recognise", "cancel"))
-            order = gr.HTML(elem_id="order")
-            actions = gr.Label(label=translate("whole_video"), num_top_classes=NUM_CLASSES_SHOWN, elem_id="actions")
-        with gr.Column(min_width=300):
-            annotated = gr.HTML(elem_id="annotated")
-            timeline = gr.HTML(elem_id="timeline")
-            files = gr.HTML(elem_id="downloads")
-    # The browser fills in the width of its window, for which the timeline is drawn.
-    width = gr.Number(visible=False)
-    run = start.click(
-        do.recognise,
-        [video, model, width],
-        [order, actions, annotated, timeline, files],
-        js="(video, model, width) => [video, model, window.innerWidth]",
-        concurrency_limit=None,
-        show_progress_on=[annotated],
-        **_PRIVATE,
-    )
-    stop.click(None, cancels=[run], **_PRIVATE)
+            status = gr.HTML(apply_default_css=False, elem_id="status")
+            boxes = gr.HTML(apply_default_css=False, elem_id="examples", js_on_load=_CLICK_EXAMPLE)
+        with gr.Column(min_width=300, scale=3):
+            result = gr.HTML(apply_default_css=False, elem_id="result")
+    restored = page.load(None, None, [result, video], js="() => window.restored()", **_ASIDE)
+    # Whether something is there already, or under way, the browser tells.
+    is_restored = gr.Checkbox(visible=False)
+    has_answer = "(_, model) => [document.querySelector('#result .answer, #status .status') !== null, model]"
+    restored.then(do.first_view, [is_restored, model], result, js=has_answer, concurrency_limit=None, **_PRIVATE)
+    shown: dict[str, Any] = {"outputs": [status, result, stop], "concurrency_limit": None, **_PRIVATE}
+    run = {**shown, "outputs": [status, result, stop, start], "trigger_mode": "multiple"}
+    start.click(do.recognise, [video, model], **run).then(do.may_start, video, start, **_ASIDE)
+    # Another example may be clicked while one is worked on.
+    boxes.click(do.show_example, model, trigger_mode="multiple", **shown)
+    stop.click(do.cancel("video"), None, stop, **_ASIDE)
     camera.change(None, camera, video, js="(recording) => recording", **_ASIDE)
-    _connect_box(do, video, samples, examples, slot="video")
+    video.change(do.take("video"), video, [status, start], js="(video) => window.keepVideo(video)", **_ASIDE)
+    return boxes
 
 
-def _build_live_tab(
-    do: Handlers, translate: gr.I18n, model: gr.Dropdown, examples: Sequence[Path], limits: Limits
-) -> None:
+def _build_live_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, limits: Limits) -> gr.HTML:
+    """Returns the box of the examples."""
     with gr.Row():
-        with gr.Column(min_width=300), gr.Tabs():
+        with gr.Column(min_width=300, scale=2), gr.Tabs():
             with gr.Tab(translate("live_file_tab")):
                 video = _upload_box("live-video")
-                samples = _example_box(examples, translate("examples"), "live-examples")
-                skip = gr.Slider(
-                    1, 10, value=2, step=1, label=translate("speed"), info=translate("speed_info"), elem_id="skip"
+                speed = gr.Radio(
+                    [(f"{speed}×", speed) for speed in SPEEDS],
+                    value=SPEEDS[0],
+                    label=translate("speed"),
+                    info=translate("speed_info"),
+                    elem_id="speed",
                 )
                 start, stop = _buttons(translate("start"), translate("stop"), ("start", "stop"))
+                boxes = gr.HTML(apply_default_css=False, elem_id="live-examples", js_on_load=_CLICK_EXAMPLE)
             with gr.Tab(translate("live_camera_tab")):
                 frames = gr.Image(
                     sources=["webcam"],
@@ -179,40 +171,25 @@ def _build_live_tab(
                     webcam_options=_CAMERA,
                     elem_id="live-frames",
                 )
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=300, scale=3):
             picture = gr.Image(interactive=False, show_label=False, buttons=["fullscreen"], height=360, elem_id="live")
-            label = gr.HTML(elem_id="now")
-    live: dict[str, Any] = {
-        "concurrency_id": "live",
-        "concurrency_limit": limits.num_at_once,
-        "show_progress": "hidden",
-        **_PRIVATE,
-        **_AS_IT_IS,
-    }
-    run = start.click(do.watch, [video, model, skip], [picture, label], **live)
-    stop.click(None, cancels=[run], **_PRIVATE)
+            label = gr.HTML(apply_default_css=False, elem_id="now")
+            status = gr.HTML(apply_default_css=False, elem_id="live-status")
+    live: dict[str, Any] = {"concurrency_limit": None, **_PRIVATE, **_AS_IT_IS}
+    # Pressed again, it begins anew, at another speed perhaps.
+    start.click(do.watch, [video, model, speed], [status, picture, label, stop], trigger_mode="multiple", **live)
+    stop.click(do.cancel("live"), None, stop, **_ASIDE)
     frames.stream(
         do.watch_camera,
         [frames, model],
-        [picture, label],
+        [status, picture, label],
         stream_every=_STREAM_EVERY_S,
         time_limit=limits.max_seconds,
         **live,
     )
-    _connect_box(do, video, samples, examples, slot="live")
-
-
-def _connect_box(do: Handlers, video: gr.File, samples: gr.Dataset, examples: Sequence[Path], *, slot: str) -> None:
-    """Put an example into the box when it is clicked, and note whose video is in it."""
-
-    def choose(index: Any) -> dict[str, Any] | None:
-        if index not in range(len(examples)):
-            return None
-        path = examples[index]
-        return {"path": str(path), "orig_name": path.name, "size": path.stat().st_size, "meta": _META}
-
-    samples.click(choose, samples, video, **_ASIDE, **_AS_IT_IS)
-    video.change(do.keep_in(slot), video, None, **_ASIDE)
+    boxes.click(do.choose_example, model, video, **_ASIDE, **_AS_IT_IS)
+    video.change(do.take("live"), video, [status, start], **_ASIDE)
+    return boxes
 
 
 def _upload_box(elem_id: str) -> gr.File:
@@ -220,21 +197,10 @@ def _upload_box(elem_id: str) -> gr.File:
     return gr.File(show_label=False, file_types=list(VIDEO_SUFFIXES), height=140, elem_id=elem_id)
 
 
-def _example_box(examples: Sequence[Path], label: Any, elem_id: str) -> gr.Dataset:
-    return gr.Dataset(
-        components=[gr.Video(render=False)],
-        samples=[[str(path)] for path in examples],
-        label=label,
-        type="index",
-        layout="gallery",
-        elem_id=elem_id,
-        visible=bool(examples),
-    )
-
-
 def _buttons(start: Any, stop: Any, elem_ids: tuple[str, str]) -> tuple[gr.Button, gr.Button]:
+    """Both can do nothing as long as there is no video, and nothing under way."""
     with gr.Row():
         return (
-            gr.Button(start, variant="primary", elem_id=elem_ids[0], min_width=120),
-            gr.Button(stop, elem_id=elem_ids[1], min_width=100),
+            gr.Button(start, variant="primary", elem_id=elem_ids[0], min_width=120, interactive=False),
+            gr.Button(stop, elem_id=elem_ids[1], min_width=100, interactive=False),
         )

@@ -3,6 +3,7 @@
 import asyncio
 import html
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def _describe(method: str, path: str, operation: dict[str, Any], schema: dict[st
     example = json.dumps(_example(model, schema), indent=1)
     tables = "".join(
         "<table>"
-        + "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table)
+        + "".join("<tr>" + "".join(f"<td>{_with_code(cell)}</td>" for cell in row) + "</tr>" for row in table)
         + "</table>"
         for table in (rows, answers)
     )
@@ -196,6 +197,11 @@ def _describe(method: str, path: str, operation: dict[str, Any], schema: dict[st
         f"<h2><code>{method.upper()} {html.escape(path)}</code></h2><p>{html.escape(operation['summary'])}</p>{tables}"
         f"<pre>{html.escape(example)}</pre>"
     )
+
+
+def _with_code(text: str) -> str:
+    """A text as HTML, with what stands in backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _example(model: dict[str, Any], schema: dict[str, Any]) -> Any:

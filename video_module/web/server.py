@@ -41,11 +41,15 @@ def serve(
     accounts: dict[str, str] | None = None,
     allowed_hosts: Sequence[str] = (),
     root_path: str = "",
+    examples: Path | None = None,
+    translated: dict[str, dict[str, str]] | None = None,
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM. Raises InputError if the port is taken.
 
-    `accounts` are passwords by name; without any, nobody has to sign in. Visitors' files lie in one folder of their
-    own, below GRADIO_TEMP_DIR or the system's, and go with the server.
+    `accounts` are passwords by name; without any, nobody has to sign in. `examples` is a folder of videos; without one,
+    models of drawn actions show drawings. `translated` are names of classes by language.
+
+    Visitors' files lie in one folder of their own, below GRADIO_TEMP_DIR or the system's, and go with the server.
     """
     # A signal must end the process by an exception, or the folder would stay.
     for number in STOP_SIGNALS:
@@ -63,24 +67,34 @@ def serve(
         # Gradio reads its settings when it is imported, so nothing that imports it may come before.
         from video_module.web.api import Service
         from video_module.web.application import build_application
-        from video_module.web.examples import draw_examples
+        from video_module.web.examples import Examples, find_examples
         from video_module.web.gate import own_names
         from video_module.web.jobs import Jobs
         from video_module.web.login import Accounts
 
         storage = Storage(root, keep_s=limits.keep_minutes * 60, max_bytes=limits.max_disk_mb * 1e6)
         jobs = Jobs(limits)
+        service = Service(
+            predictors=predictors,
+            storage=storage,
+            jobs=jobs,
+            limits=limits,
+            config=config,
+            translated=translated or {},
+        )
+        shown = Examples(service, None if examples is None else find_examples(examples, storage.examples, limits))
         url = _share(host, port) if share else f"http://{host}:{port}/"
         app = build_application(
-            Service(predictors=predictors, storage=storage, jobs=jobs, limits=limits, config=config),
+            service,
             Accounts(accounts or {}),
             allowed_hosts={*allowed_hosts, *own_names(host), urlsplit(url).hostname},
-            examples=draw_examples(storage.examples),
+            examples=shown,
             root_path=root_path,
         )
         is_over = threading.Event()
         stack.callback(is_over.set)
         threading.Thread(target=_sweep, args=(storage, is_over), daemon=True).start()
+        shown.start_preparing()
         print(f"serving at {url}; Ctrl-C ends it", flush=True)
         _run(app, sockets, jobs)
 

@@ -15,6 +15,10 @@ from video_module.web.limits import Refused
 
 _PREFIX = "action-recognition-"
 
+# Whoever has left may only be out of reach for a while, or load the page anew. Pages that are looked at ask for their
+# files about twice a minute.
+_AWAY_S = 150
+
 # Of the disk, in bytes: other programs need some too.
 _KEEP_FREE = 100_000_000
 
@@ -51,8 +55,8 @@ def _remove_leftover(folder: Path) -> None:
 class Storage:
     """Folders of one upload or one result each, below one root, with names that cannot be guessed.
 
-    A folder goes when its owner leaves or replaces it, and at the latest `keep_s` seconds after its last use; never
-    while it is in use. Safe to use from several threads.
+    A folder goes when its owner replaces it, minutes after its owner has left, and at the latest `keep_s` seconds after
+    its last use; never while it is in use. Safe to use from several threads.
     """
 
     def __init__(self, root: Path, *, keep_s: float, max_bytes: float) -> None:
@@ -61,6 +65,8 @@ class Storage:
         self._last_use: dict[Path, float] = {}
         self._users: dict[Path, int] = {}
         self._owned: dict[tuple[str, str], Path] = {}
+        # Those whose owner has left.
+        self._left: set[Path] = set()
         # Folders to delete again: Windows keeps files that are open, such as one that is being sent.
         self._kept: set[Path] = set()
         self._sizes: dict[Path, int] = {}
@@ -92,6 +98,7 @@ class Storage:
         with self._lock:
             earlier = self._owned.get((session, slot))
             self._owned[session, slot] = folder
+            self._left.discard(folder)
             self._last_use[folder] = time.monotonic()
             if earlier is not None and earlier not in self._owned.values():
                 self._drop(earlier)
@@ -124,20 +131,18 @@ class Storage:
         if (folder := self._folder_of(path)) is not None:
             self._drop(folder)
 
-    def drop_session(self, session: str) -> None:
-        """Delete what a visitor owns, as soon as it is not in use."""
+    def leave(self, session: str) -> None:
+        """Let what a visitor owns go soon, unless it is used again."""
         with self._lock:
-            for key in [key for key in self._owned if key[0] == session]:
-                folder = self._owned.pop(key)
-                if folder not in self._owned.values():
-                    self._drop(folder)
+            self._left.update(folder for (owner, _), folder in self._owned.items() if owner == session)
 
     def sweep(self) -> None:
-        """Delete what nobody has used for `keep_s` seconds, and what could not be deleted before."""
-        oldest = time.monotonic() - self.keep_s
+        """Delete what nobody has used for too long, and what could not be deleted before."""
+        now = time.monotonic()
         with self._lock:
-            for folder in [folder for folder, last in self._last_use.items() if last < oldest]:
-                if folder not in self._users:
+            for folder, last in list(self._last_use.items()):
+                keep_s = min(_AWAY_S, self.keep_s) if folder in self._left else self.keep_s
+                if last < now - keep_s and folder not in self._users:
                     self._drop(folder)
             for folder in list(self._kept):
                 self._delete(folder)
@@ -145,6 +150,7 @@ class Storage:
     def _drop(self, folder: Path) -> None:
         with self._lock:
             self._last_use.pop(folder, None)
+            self._left.discard(folder)
             for key in [key for key, owned in self._owned.items() if owned == folder]:
                 del self._owned[key]
             if folder not in self._users:

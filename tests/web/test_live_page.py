@@ -1,0 +1,108 @@
+"""The page's live tab in a real browser."""
+
+import re
+
+import pytest
+
+from tests.web.test_page import PHONE, choose
+
+pytestmark = pytest.mark.slow
+
+
+def count_pictures(page) -> None:
+    """Gather the frames that the live tab shows in window.pictures: looking from here now and then would miss some."""
+    page.evaluate(
+        """() => {
+          window.pictures = new Set();
+          const look = () => {
+            const src = document.querySelector("#live img")?.src;
+            if (src) window.pictures.add(src);
+          };
+          const settings = { subtree: true, childList: true, attributes: true };
+          new MutationObserver(look).observe(document.querySelector("#live"), settings);
+        }"""
+    )
+
+
+def wait_for_label(page) -> None:
+    page.locator("#now").get_by_text(re.compile(r"\w+\)? \d+%")).wait_for()
+
+
+@pytest.mark.parametrize("speed", ["1×", "5×"])
+def test_a_file_is_watched_live(open_page, recording, speed):
+    page = open_page()
+    page.get_by_role("tab", name="Live").click()
+    assert page.get_by_role("radio", name="1×").is_checked()
+    assert page.locator("#start").is_disabled() and page.locator("#stop").is_disabled()
+    choose(page, recording, "#live-video", "#start")
+    page.get_by_role("radio", name=speed).check()
+    count_pictures(page)
+    page.locator("#start").click()
+    wait_for_label(page)
+    page.wait_for_function("() => window.pictures.size >= 8")
+    assert page.evaluate("() => [...window.pictures].every((src) => src.startsWith('data:image/jpeg'))")
+    if speed == "1×":  # six seconds long, if it were not stopped
+        page.locator("#stop").click()
+        page.locator("#live-status").get_by_text("Cancelled.").wait_for()
+        last = page.locator("#live img").get_attribute("src")
+        page.wait_for_timeout(700)
+        assert page.locator("#live img").get_attribute("src") == last
+    else:
+        page.locator("#live-status").get_by_text("The video has ended.").wait_for()
+    page.locator("#stop:disabled").wait_for()
+
+
+def test_on_a_phone_the_picture_comes_into_view(open_page, recording):
+    page = open_page(**PHONE)
+    page.get_by_role("tab", name="Live").click()
+    choose(page, recording, "#live-video", "#start")
+    page.locator("#start").click()
+    wait_for_label(page)
+    bottom = page.locator("#now").evaluate("now => now.getBoundingClientRect().bottom")
+    assert page.locator("#live").evaluate("live => live.getBoundingClientRect().top") >= 0
+    assert bottom < page.evaluate("innerHeight")
+
+
+def test_started_again_it_plays_from_its_beginning_at_the_new_speed(open_page, recording):
+    page = open_page()
+    page.get_by_role("tab", name="Live").click()
+    choose(page, recording, "#live-video", "#start")
+    page.locator("#start").click()
+    page.locator("#live img").wait_for()
+    page.get_by_role("radio", name="10×").check()
+    count_pictures(page)
+    page.locator("#start").click()
+    page.locator("#live-status").get_by_text("The video has ended.").wait_for(timeout=60_000)
+    assert page.evaluate("() => window.pictures.size") < 30  # of some 70 at its own speed
+    page.locator("#stop:disabled").wait_for()
+
+
+def test_a_second_visitor_of_the_live_tab_sees_the_queue(open_page, slow_video, recording):
+    first, second = open_page(), open_page()
+    for page, video in ((first, slow_video), (second, recording)):
+        page.get_by_role("tab", name="Live").click()
+        choose(page, video, "#live-video", "#start")
+        page.locator("#start").click()
+        if page is first:
+            page.locator("#live img").wait_for()
+    second.locator("#live-status").get_by_text("Waiting: 1 before you").wait_for()
+    first.locator("#stop").click()
+    second.locator("#live img").wait_for()
+
+
+def test_the_camera_is_watched_live(open_page, server, slow_video):
+    """In the place of a file that plays."""
+    page = open_page()
+    page.get_by_role("tab", name="Live").click()
+    choose(page, slow_video, "#live-video", "#start")  # 15 seconds
+    page.locator("#start").click()
+    page.locator("#live img").wait_for()
+    before = set(server.visitors_files())
+    page.get_by_role("tab", name="Camera").click()
+    page.locator("#live-frames .wrap").get_by_role("button").first.click()
+    count_pictures(page)
+    page.locator("#live-frames .capture-button").click()
+    wait_for_label(page)
+    page.wait_for_function("() => window.pictures.size >= 8")
+    assert page.locator("#stop").is_disabled() and page.locator("#live-status").inner_text() == ""
+    assert set(server.visitors_files()) <= before  # frames are never written to a file

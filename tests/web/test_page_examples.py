@@ -1,0 +1,99 @@
+"""The page's examples, without a page."""
+
+import dataclasses
+import shutil
+
+import pytest
+
+from video_module.config import TimelineConfig
+from video_module.errors import InputError
+from video_module.inference.predictor import load_predictor
+from video_module.web.api import Service
+from video_module.web.examples import Examples, find_examples
+from video_module.web.jobs import Jobs
+from video_module.web.limits import Limits
+from video_module.web.storage import Storage
+
+
+@pytest.fixture
+def service(exported, tmp_path) -> Service:
+    """Of a model of drawn actions, and one of other classes."""
+    limits, drawn = Limits(max_seconds=20), load_predictor(exported)
+    other = dataclasses.replace(drawn, class_names=[f"class {n}" for n in range(len(drawn.class_names))])
+    return Service(
+        predictors={"drawn": drawn, "other": other},
+        storage=Storage(tmp_path / "files", keep_s=60, max_bytes=1e9),
+        jobs=Jobs(limits),
+        limits=limits,
+        config=TimelineConfig(min_score=0.0),
+    )
+
+
+def finish(steps) -> str:
+    """What a generator returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def test_drawings_are_for_the_model_that_knows_them(service):
+    examples = Examples(service, None)
+    assert [example.names["en"] for example in examples.of("drawn")] == [
+        "Wave, sit, stand",
+        "Push, pull, jump",
+        "Six actions",
+    ]
+    assert examples.of("other") == examples.of("nobody") == []
+    assert examples.boxes("drawn", "ru").count("data-example=") == 3 and "Шесть действий" in examples.boxes(
+        "drawn", "ru"
+    )
+    assert examples.boxes("other", "en") == ""
+
+
+def test_an_answer_is_worked_out_once(service):
+    examples = Examples(service, None)
+    example = examples.of("drawn")[0]
+    assert examples.known_answer("drawn", example, "ru") is None
+    answer = finish(examples.answer("drawn", example, language="ru", visitor="a"))
+    assert "Пример: Машет, садится, встаёт" in answer
+    assert examples.known_answer("drawn", example, "ru") == answer
+    steps = examples.answer("drawn", example, language="ru", visitor="b")
+    with pytest.raises(StopIteration):
+        next(steps)
+
+
+def test_an_answer_that_is_not_waited_for_leaves_no_file(service):
+    examples = Examples(service, None)
+    before = set(service.storage.examples.rglob("*"))
+    steps = examples.answer("drawn", examples.of("drawn")[0], language="en", visitor="a")
+    next(steps)
+    steps.close()
+    assert set(service.storage.examples.rglob("*")) == before
+
+
+def test_ones_own_examples_are_named_after_their_files(service, recording, tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    shutil.copy(recording, folder / "at_the_door.avi")
+    (folder / "notes.txt").write_text("no video")
+    found = find_examples(folder, service.storage.examples, service.limits)
+    examples = Examples(service, found)
+    assert [example.names["ru"] for example in examples.of("other")] == ["at the door"]
+    assert service.storage.find(str(found[0].path)) == found[0].path
+
+
+def test_examples_that_cannot_be_shown_are_refused(service, tmp_path, long_video):
+    with pytest.raises(InputError, match="not a folder"):
+        find_examples(tmp_path / "nowhere", tmp_path / "copies", service.limits)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    with pytest.raises(InputError, match="holds 0 videos; expected 1 to 12"):
+        find_examples(folder, tmp_path / "copies", service.limits)
+    shutil.copy(long_video, folder)
+    with pytest.raises(InputError, match=r"long\.avi: This video is longer than 20 s"):
+        find_examples(folder, tmp_path / "copies", service.limits)
+    (folder / long_video.name).write_text("no video")
+    with pytest.raises(InputError, match="cannot be read as a video"):
+        find_examples(folder, tmp_path / "copies", service.limits)

@@ -1,0 +1,120 @@
+"""Working on one video for the page: waiting for its turn, scoring, and writing what the visitor gets."""
+
+import html
+import math
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from video_module.files import write_json
+from video_module.inference import timeline
+from video_module.inference.outputs import write_annotations
+from video_module.inference.overlay import iter_write_annotated
+from video_module.inference.predictor import VideoPrediction
+from video_module.web.api import NUM_CLASSES_SHOWN, Service
+from video_module.web.jobs import Job
+from video_module.web.limits import check_header
+from video_module.web.result import result_html
+from video_module.web.texts import TEXTS
+from video_module.web.work import LimitedReader, score_within, work_size
+
+SHOW_EVERY_S = 0.3
+"""How often those who wait are told how long."""
+
+# A handler can be cancelled only where it yields; while it draws a video, it yields this often.
+_NUM_PAUSES = 50
+
+
+def work_on(
+    service: Service, path: str | Path, *, job: Job, model: Any, language: str, folder: Path
+) -> Generator[str, None, str]:
+    """Yield how far the work on a video is, as HTML; returns the answer, whose files go to `folder`. Raises Refused."""
+    texts = TEXTS[language]
+    prediction = yield from _predict(service, path, model, job, texts)
+    segments = timeline.find_segments(prediction, service.config)
+    files = yield from _write_files(service, prediction, segments, folder, model, job, language)
+    job.is_done = True
+    return result_html(
+        prediction,
+        segments,
+        files=files,
+        config=service.config,
+        texts=texts,
+        name_of=service.name_of(language),
+    )
+
+
+def status_html(text: str, share: float | None = None) -> str:
+    """A line that says what is going on, with a bar if it is known how much of it is done."""
+    text = html.escape(text)
+    bar = "" if share is None else f'<progress value="{share:.3f}" aria-label="{text}"></progress>'
+    return f'<div class="status">{text}{bar}</div>'
+
+
+def _predict(
+    service: Service, path: str | Path, model: Any, job: Job, texts: dict[str, str]
+) -> Generator[str, None, VideoPrediction]:
+    predictor, info = service.model(model), check_header(path, service.limits)
+    job.size = work_size(info)
+    while not job.start_within(SHOW_EVERY_S):
+        yield status_html(texts["waiting"].format(num_before=job.num_before, seconds=math.ceil(job.wait_s)))
+    pace = _Pace(texts["scoring"], texts)
+    yield pace.show(0, 1)
+    windows, reader = [], LimitedReader(path, service.limits, check=lambda: job.check(service.limits))
+    for scored, done, total in score_within(predictor, reader, info):
+        windows += scored
+        yield pace.show(done, total)
+    return predictor.prediction_of(reader, windows)
+
+
+def _write_files(
+    service: Service,
+    prediction: VideoPrediction,
+    segments: list[timeline.Segment],
+    folder: Path,
+    model: Any,
+    job: Job,
+    language: str,
+) -> Generator[str, None, list[tuple[str, Path]]]:
+    """Write the annotated video and what can be downloaded beside it; returns them as result_html() takes them."""
+    stem, config, texts = prediction.path.stem, service.config, TEXTS[language]
+    pause, pace = max(1, prediction.num_frames // _NUM_PAUSES), _Pace(texts["drawing"], texts)
+    files = [("annotated_video", folder / f"{stem}_annotated.mp4")]
+    # The page's timeline takes the place of the strip that is otherwise drawn into the video.
+    drawing = iter_write_annotated(
+        files[0][1], prediction, segments, name_of=service.name_of(language), has_strip=False
+    )
+    for done in drawing:
+        job.check(service.limits)
+        if done % pause == 0:
+            yield pace.show(done, prediction.num_frames)
+    # The answer names the visitor's file, not where it lies on the server.
+    named = replace(prediction, path=Path(prediction.path.name))
+    architecture = service.model(model).model
+    content = timeline.to_json(named, segments, model=architecture, k=NUM_CLASSES_SHOWN, config=config)
+    table = folder / f"{stem}_segments.csv"
+    if write_annotations(table, [(named.path.name, content["segments"])]):
+        files.append(("segments_table", table))
+    vtt, windows, whole = (folder / f"{stem}{suffix}" for suffix in (".vtt", ".csv", ".json"))
+    timeline.write_vtt(vtt, segments)
+    timeline.write_csv(windows, prediction)
+    write_json(whole, content)
+    return [*files, ("subtitles", vtt), ("windows_table", windows), ("whole_json", whole)]
+
+
+class _Pace:
+    """Says how far a piece of work is, and how long the rest will take."""
+
+    def __init__(self, what: str, texts: dict[str, str]) -> None:
+        self._what, self._texts = what, texts
+        self._begin, self._first = time.monotonic(), 0
+
+    def show(self, done: int, total: int) -> str:
+        share, elapsed_s = done / max(1, total), time.monotonic() - self._begin
+        text = f"{self._what}, {share:.0%}"
+        left_s = elapsed_s / done * (total - done) if done else 0.0
+        if elapsed_s > 0.5 and left_s >= 0.5:
+            text += self._texts["seconds_left"].format(seconds=math.ceil(left_s))
+        return status_html(text, share)
