@@ -151,8 +151,8 @@ def _attention_speed(attention: nn.Module, x: Tensor, setup: Setup) -> dict[str,
 
     with _noted_choices() as choices:
         weights = torch.randn_like(forward())
-        with torch.no_grad():
-            forward()
+    with _noted_choices() as choices_without_gradients, torch.no_grad():
+        forward()
 
     def both() -> None:
         x.grad = None
@@ -162,7 +162,8 @@ def _attention_speed(attention: nn.Module, x: Tensor, setup: Setup) -> dict[str,
     with torch.no_grad():
         forward_s = time_step(forward, setup.device, **timing)
     both_s = time_step(both, setup.device, **timing)
-    names = dict(zip(("kernel", "kernel_without_gradients"), choices or (None, None), strict=True))
+    kernels = {"kernel": choices, "kernel_without_gradients": choices_without_gradients}
+    names = {name: noted[0] if noted else None for name, noted in kernels.items()}
     return {**names, "forward_ms": 1e3 * forward_s, "both_ms": 1e3 * both_s}
 
 
