@@ -34,7 +34,7 @@ TEXTS = {
         "error_title": "Error",
         "no_video": "Choose a video first.",
         "damaged": "Frames of this video that are lost or damaged: {num_frames}. The answer rests on the others.",
-        "no_times": "This file tells no times; {fps:g} frames/s are assumed.",
+        "no_times": "This file has no timestamps; assuming {fps:g} frames/s.",
         "bad_video": "This file cannot be read as a video. Try another one, such as .mp4 or .avi.",
         "gone": "This upload has been deleted meanwhile. Please send it again.",
         "too_long": "This video is longer than {max_seconds} s. Please cut it to that length.",
