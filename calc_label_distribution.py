@@ -14,38 +14,42 @@ from video_module.tables import align, pluralize
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     parser.add_argument(
-        "--data_dir", type=Path, default=Path("data"), help="what split_data.py wrote, or a folder of classes"
+        "--data_dir",
+        type=Path,
+        default=Path("data"),
+        help="folder written by split_data.py, or a folder with one subfolder of videos per class",
     )
     parser.add_argument(
-        "--save_to", type=Path, default=Path("label_distribution.json"), help="JSON file; a PNG goes beside it"
+        "--save_to",
+        type=Path,
+        default=Path("label_distribution.json"),
+        help="JSON file to write; a chart is written beside it as PNG",
     )
     parser.add_argument(
         "--examples",
         type=Path,
         metavar="PICTURE",
-        help="also show frames of one video of each class (of 12 classes at most)",
+        help="also write frames of one video per class (12 classes at most)",
     )
     parser.add_argument(
-        "--class_weights", type=Path, metavar="JSON", help="also write weights of the classes, for train_model.py"
+        "--class_weights", type=Path, metavar="JSON", help="also write class weights for train_model.py"
     )
     parser.add_argument(
-        "--model_type", choices=list(MODELS), default=DEFAULT_MODEL, help="architecture whose clips are counted"
+        "--model_type", choices=list(MODELS), default=DEFAULT_MODEL, help="count clips as this architecture takes them"
     )
-    parser.add_argument("--clip_len", type=cli.positive_int, help="frames of a clip (default: the model's)")
+    parser.add_argument("--clip_len", type=cli.positive_int, help="frames per clip (default: the model's)")
     parser.add_argument(
-        "--frame_stride", type=cli.positive_int, help="gap between a clip's frames (default: the model's)"
+        "--frame_stride", type=cli.positive_int, help="step between the frames of a clip (default: the model's)"
     )
+    parser.add_argument("--target_fps", type=cli.positive_float, help="as for train_model.py (default: the model's)")
     parser.add_argument(
-        "--target_fps", type=cli.positive_float, help="as train_model.py takes it (default: the model's)"
-    )
-    parser.add_argument(
-        "--clip_step", "--step", type=cli.positive_int, help="frames between clips (default: half a clip)"
+        "--clip_step", "--step", type=cli.positive_int, help="frames from one clip to the next (default: half a clip)"
     )
     parser.add_argument(
         "--num_workers",
         type=cli.positive_int,
         default=default_num_workers(),
-        help="files decoded at once, if no split.json records how long they are",
+        help="files decoded in parallel if there is no split.json with their lengths",
     )
     return parser.parse_args(argv)
 
@@ -54,9 +58,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cli.prepare_process()
     if args.save_to.suffix == ".png":
-        raise InputError(f"--save_to {args.save_to}: names the JSON file; the PNG goes beside it")
+        raise InputError(f"--save_to {args.save_to}: expected the name of a JSON file; the PNG is written beside it")
     if args.examples and args.examples.suffix not in cli.PICTURE_SUFFIXES:
-        raise InputError(f"--examples {args.examples}: a picture's name ends in {' or '.join(cli.PICTURE_SUFFIXES)}")
+        raise InputError(f"--examples {args.examples}: expected a name ending in {' or '.join(cli.PICTURE_SUFFIXES)}")
     from video_module.data.distribution import class_weights, label_distribution
     from video_module.files import check_outputs, write_json
     from video_module.report.class_counts import draw_class_counts
@@ -121,7 +125,8 @@ def report(distribution: dict[str, Any], *, model_type: str) -> None:
         lengths = ["-"] * 3
         if described["length_s"]:
             lengths = [f"{described['length_s'][key]:.2f} s" for key in ("shortest", "median", "longest")]
-        rows.append([name, *counts, str(described["num_sources"]), *lengths])
+        num_sources = "-" if described["num_sources"] is None else str(described["num_sources"])
+        rows.append([name, *counts, num_sources, *lengths])
     rows.append(["total", *(str(split["num_videos"]) for split in splits.values()), *[""] * 4])
     print(align(rows, left=(0,), indent=""))
     clip, step = distribution["clip"], distribution["clip"]["clip_step"]
@@ -130,10 +135,12 @@ def report(distribution: dict[str, Any], *, model_type: str) -> None:
     frames = pluralize(clip["num_frames"], "frame")
     print(f"clips for {model_type}: {frames}, stride {clip['frame_stride']}{rate}, one {every}")
     for name, split in splits.items():
+        known = split["num_sources"] is not None
+        recordings = f"from {pluralize(split['num_sources'], 'recording')}" if known else "(recordings unknown)"
         print(
-            f"{name:5} {pluralize(split['num_videos'], 'video')} of {pluralize(split['num_sources'], 'recording')}, "
-            f"{pluralize(split['num_clips'], 'clip')}, "
-            f"{split['duration_s'] / 60:.1f} min; {describe_balance(split['imbalance'], len(split['classes']))}"
+            f"{name:5} {pluralize(split['num_videos'], 'video')} {recordings}, "
+            f"{pluralize(split['num_clips'], 'clip')}, {split['duration_s'] / 60:.1f} min; "
+            f"{describe_balance(split['imbalance'], len(split['classes']))}"
         )
 
 
@@ -143,7 +150,7 @@ def describe_balance(imbalance: dict[str, Any], num_classes: int) -> str:
         return "all classes equal"
     smallest = "a class is empty"
     if imbalance["ratio"] is not None:
-        smallest = f"smallest {imbalance['smallest']:,} (a ratio of {imbalance['ratio']:.1f})"
+        smallest = f"smallest {imbalance['smallest']:,} (ratio {imbalance['ratio']:.1f})"
     effective = f"effective number of classes: {imbalance['effective_num_classes']:.1f} of {num_classes}"
     return f"largest class {imbalance['largest']:,}, {smallest}; {effective}"
 

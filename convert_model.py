@@ -1,4 +1,4 @@
-"""Export a model, or anybody's weights for one, to ONNX and prove that the file computes what torch does."""
+"""Export a trained model, or other weights for a known architecture, to ONNX, and check the file against torch."""
 
 import argparse
 import json
@@ -19,45 +19,59 @@ _CLIP_FLAGS = (*cli.CLIP_FLAGS, "resize", "mean", "std")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
-    parser.add_argument("--checkpoint", type=Path, help="X.pth of train_model.py")
+    parser.add_argument("--checkpoint", type=Path, help="model to export, X.pth from train_model.py")
     parser.add_argument(
-        "--model_type", choices=list(MODELS), help="without --checkpoint: export published weights of this model"
+        "--model_type", choices=list(MODELS), help="architecture to export with --weights, in place of --checkpoint"
     )
     parser.add_argument(
-        "--weights", help="with --model_type: published weights by name, or a file (default: the model's first)"
-    )
-    parser.add_argument("--obj_names", type=Path, help="with a file of --weights: its classes, one a line, in order")
-    parser.add_argument(
-        "--precision", nargs="+", choices=PRECISIONS, default=["fp32"], help="files to make: one of each"
-    )
-    parser.add_argument("--opset", type=int, choices=OPSETS, default=DEFAULT_OPSET, help="version of ONNX's operators")
-    parser.add_argument(
-        "--output_dir", type=Path, help="where X.onnx and X_export.json go (default: beside the checkpoint, or .)"
+        "--weights", help="for --model_type: name of published weights, or a file (default: the model's first)"
     )
     parser.add_argument(
-        "--verify_dir", type=Path, help="folder of classes whose videos the files are tested on (default: drawn clips)"
+        "--obj_names", type=Path, help="classes for a file of --weights, one per line, in the order of its outputs"
+    )
+    parser.add_argument(
+        "--precision", nargs="+", choices=PRECISIONS, default=["fp32"], help="precisions to export, one file each"
+    )
+    parser.add_argument(
+        "--opset", type=int, choices=OPSETS, default=DEFAULT_OPSET, help="version of the ONNX operator set"
+    )
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        help="folder for X.onnx and X_export.json (default: the folder of the checkpoint, or .)",
+    )
+    parser.add_argument(
+        "--verify_dir",
+        type=Path,
+        help="videos to check the files with, one subfolder per class (default: synthetic clips)",
     )
     parser.add_argument(
         "--num_verify_clips",
         type=cli.positive_int,
-        help="clips (default: 200; 32 if one costs more than 10^9 multiply-adds)",
+        help="number of clips for the check (default: 200; 32 for models above 10^9 multiply-adds)",
     )
     clip = cli.add_clip_arguments(parser)
-    clip.add_argument("--resize", type=cli.positive_int, help="short side in pixels before the crop")
+    clip.add_argument("--resize", type=cli.positive_int, help="short side before the crop, in pixels")
     for name in ("mean", "std"):
-        clip.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help=f"{name} of colours in 0..1")
-    parser.add_argument("--num_threads", type=cli.positive_int, help="CPU cores for the latencies (default: all)")
-    gates = parser.add_argument_group("gates; a file that fails its own is not kept")
+        clip.add_argument(
+            f"--{name}",
+            type=float,
+            nargs=3,
+            metavar=("R", "G", "B"),
+            help=f"{name} per colour channel, for values in 0..1",
+        )
+    parser.add_argument("--num_threads", type=cli.positive_int, help="CPU cores for measuring latency (default: all)")
+    gates = parser.add_argument_group("gates (a file that fails is deleted)")
     cli.add_config_arguments(gates, ExportGates)
     parser.add_argument(
-        "--describe", type=Path, metavar="X.onnx", help="print a file's inputs, outputs and metadata, and stop"
+        "--describe", type=Path, metavar="X.onnx", help="print the inputs, outputs and metadata of a file, and exit"
     )
     args = parser.parse_args(argv)
     if sum(value is not None for value in (args.checkpoint, args.model_type, args.describe)) != 1:
         parser.error("give one of --checkpoint, --model_type and --describe")
     for name in ("weights", "obj_names", *_CLIP_FLAGS):
         if getattr(args, name) is not None and not args.model_type:
-            parser.error(f"--{name} goes with --model_type")
+            parser.error(f"--{name} requires --model_type")
     return args
 
 
@@ -69,13 +83,14 @@ def read_weights(args: argparse.Namespace) -> "Checkpoint":
     spec = get_spec(args.model_type)
     weights = args.weights or spec.default_weights
     if weights == NO_WEIGHTS:
-        raise InputError(f"{spec.name}: no weights to export; give a file, with --obj_names, as --weights")
+        raise InputError(f"{spec.name}: no weights to export; pass a file with --weights and --obj_names")
     is_published = weights in spec.weights
     if is_published and args.obj_names:
-        raise InputError(f"--obj_names {args.obj_names} goes with a file of --weights, got {weights}")
+        raise InputError(f"--obj_names {args.obj_names} requires a file as --weights, got {weights}")
     if not is_published and not args.obj_names and Path(weights).is_file():
         raise InputError(
-            f"--weights {weights}: give its classes with --obj_names, a file of one a line in the order of its outputs"
+            f"--weights {weights}: pass its classes with --obj_names: a file with one per line, in the order of its "
+            "outputs"
         )
     return published_checkpoint(
         spec.name,
@@ -114,18 +129,21 @@ def main(argv: list[str] | None = None) -> None:
     check_outputs([("--output_dir", path) for path in written], [("--checkpoint", args.checkpoint)])
     num_clips = args.num_verify_clips or export.default_num_clips(checkpoint)
     clips = load_clips(checkpoint.clip, num_clips, class_names=checkpoint.class_names, folder=args.verify_dir)
-    print(f"exporting {checkpoint.model}, {len(checkpoint.class_names)} classes; against torch on {clips.summary()}")
+    print(
+        f"exporting {checkpoint.model}, {len(checkpoint.class_names)} classes; checking against torch on "
+        f"{clips.summary()}"
+    )
     reports = export.export_files(
         checkpoint, stem, precisions=args.precision, clips=clips, gates=gates, opset=args.opset
     )
     reports = export.measure_latencies(reports, clips.clips, num_threads=args.num_threads)
     print(export.format_reports(reports))
     if len(clips.clips) < num_clips:
-        print(f"  only {len(clips.clips)} different clips were found, {num_clips} were wanted")
+        print(f"  found only {len(clips.clips)} different clips of {num_clips}")
     if reports[0].agreement.num_predicted_classes < min(2, len(checkpoint.class_names)):
-        print("  torch gives all clips the same class: agreement on it says little")
+        print("  torch predicts the same class for all clips, so agreement says little")
     for path in export.find_outdated_files(stem, reports, checkpoint):
-        print(f"  {path} is of other weights: export it again, or delete it")
+        print(f"  {path} has other weights; export it again, or delete it")
     write_json(
         report_path,
         export.report_dict(
@@ -134,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     cli.show_written([*(report.path for report in reports if not report.failure), report_path])
     if failed := [report for report in reports if report.failure]:
-        raise InputError("; ".join(f"{report.path}: {report.failure}; not kept" for report in failed))
+        raise InputError("; ".join(f"{report.path}: {report.failure}; deleted" for report in failed))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         required=True,
         metavar="INPUT",
-        help="videos; folders, searched at any depth; - to read names from stdin; a camera's number; or a stream's URL",
+        help="videos; folders, searched recursively; - to read names from stdin; the number of a camera; or the URL "
+        "of a stream",
     )
     parser.add_argument(
         "--model",
@@ -40,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="X.onnx, X.pth, or a name such as swin3d_t for its published weights",
     )
     parser.add_argument(
-        "--clip_step", "--step", type=cli.positive_int, help="frames between windows (default: half a clip)"
+        "--clip_step", "--step", type=cli.positive_int, help="frames from one window to the next (default: half a clip)"
     )
     parser.add_argument("--top_k", type=cli.positive_int, default=5, help="number of classes to show")
     cli.add_config_arguments(parser.add_argument_group("segments"), TimelineConfig)
@@ -60,11 +61,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     save.add_argument(
         "--save_jsonl",
         type=Path,
-        help="one file with a line per video, from which another run goes on; of a camera, a line per answer",
+        help="one line per video, so that a later run can continue; for a camera, one line per answer",
     )
     save.add_argument("--show", action="store_true", help="play the annotated video in a window; q closes it")
     live = parser.add_argument_group("live")
-    live.add_argument("--realtime", action="store_true", help="play a file at its own speed, as if it were a camera")
+    live.add_argument("--realtime", action="store_true", help="play a file at its own speed, like a camera")
     live.add_argument(
         "--stop_after_s", type=cli.positive_float, help="stop after this many seconds (default: at Ctrl-C)"
     )
@@ -75,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="CPU cores for the network (default: all, or a share of them for each of several processes)",
     )
     parser.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows to score at once")
-    parser.add_argument("--obj_names", type=Path, help="file of class names; stop if the model has others")
+    parser.add_argument("--obj_names", type=Path, help="file of class names; stop if the model has different classes")
     return parser.parse_args(argv)
 
 
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     predictor = load_predictor(args.model, device=device, num_threads=num_threads)
     print(predictor.summary())
     if args.obj_names and read_class_names(args.obj_names) != predictor.class_names:
-        raise InputError(f"{args.obj_names} lists other classes than {args.model}")
+        raise InputError(f"{args.obj_names} and {args.model} have different classes")
     if inputs.live is not None or args.realtime:
         watch_live(inputs, predictor, args)
     else:
@@ -213,7 +214,7 @@ def recognise(
     if written:
         cli.show_written(written)
     if failed:
-        raise InputError(f"{len(failed)} of {len(videos)} videos could not be read, {failed[0]} among them")
+        raise InputError(f"{len(failed)} of {len(videos)} videos could not be read ({failed[0]}, for example)")
 
 
 def recognise_video(

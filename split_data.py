@@ -358,8 +358,8 @@ def suggest_groups(args: argparse.Namespace) -> None:
 
     def preview(video: "VideoRecord", item: "Suggestion") -> contact_sheet.Preview:
         frames = read_thumbnails(input_dir / video.path, num_video_frames=video.num_frames)
-        named = {"path": f"{video.path}: {item.basis}", "label": video.label, "names": [f"{item.confidence:.2f}"]}
-        return contact_sheet.Preview(clips=[frames], **named)
+        note = f"{item.basis}; confidence {item.confidence:.2f}"
+        return contact_sheet.Preview(title=video.path, note=note, clips=[frames], names=[""])
 
     groups: dict[str, list[Callable[[], contact_sheet.Preview]]] = {}
     for video, item in zip(videos, found, strict=True):

@@ -1,4 +1,4 @@
-"""Measure a model on a test split: one score per video, the mean over its views."""
+"""Test a model on a test split; the scores of a video are averaged over its views."""
 
 import argparse
 import shlex
@@ -22,49 +22,63 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
-    parser.add_argument("--test_dir", type=Path, default=Path("data/test"), help="folder of classes")
-    parser.add_argument("--checkpoint", type=Path, default=Path("swin3d_b.pth"), help="X.pth or X.onnx")
-    parser.add_argument("--num_clips", type=cli.positive_int, help="clips of a video, for uniform (default: 4)")
-    parser.add_argument("--num_crops", type=int, choices=(1, 3), default=3, help="crops of a clip")
     parser.add_argument(
-        "--sampling", choices=("uniform", "windows"), default="uniform", help="windows: one every --clip_step frames"
+        "--test_dir", type=Path, default=Path("data/test"), help="folder with one subfolder of videos per class"
+    )
+    parser.add_argument("--checkpoint", type=Path, default=Path("swin3d_b.pth"), help="model to test, X.pth or X.onnx")
+    parser.add_argument(
+        "--num_clips", type=cli.positive_int, help="clips per video with --sampling uniform (default: 4)"
+    )
+    parser.add_argument("--num_crops", type=int, choices=(1, 3), default=3, help="crops per clip")
+    parser.add_argument(
+        "--sampling",
+        choices=("uniform", "windows"),
+        default="uniform",
+        help="uniform: --num_clips spread over the video; windows: one clip every --clip_step frames",
     )
     parser.add_argument(
-        "--clip_step", "--step", type=cli.positive_int, help="frames between windows (default: half a clip)"
+        "--clip_step", "--step", type=cli.positive_int, help="frames from one window to the next (default: half a clip)"
     )
-    parser.add_argument("--allow_leak", action="store_true", help="test even on training sources, and record it")
+    parser.add_argument(
+        "--allow_leak",
+        action="store_true",
+        help="test even if the model was trained on sources of the test split; recorded in the results",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--precision",
         choices=("fp32", "tf32", "bf16"),
-        help="arithmetic of X.pth; tf32 (CUDA) and bf16 are faster, and their figures are not those of fp32 (default: "
-        "fp32; an X.onnx brings its own)",
+        help="precision for X.pth; tf32 (CUDA only) and bf16 are faster, with slightly different results (default: "
+        "fp32; X.onnx has its own)",
     )
     parser.add_argument(
-        "--num_threads", type=cli.positive_int, help="cores for the network (default: all, shared among processes)"
+        "--num_threads", type=cli.positive_int, help="CPU cores for the network (default: all, divided among processes)"
     )
-    parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="clips scored at once")
+    parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="clips per forward pass")
     parser.add_argument(
-        "--num_workers", type=cli.natural, default=default_num_workers(), help="decoding processes; 0: none"
+        "--num_workers",
+        type=cli.natural,
+        default=default_num_workers(),
+        help="number of decoding processes; 0: decode in the main process",
     )
     add_output_flags(parser)
     args = parser.parse_args(argv)
     if (args.results or args.compare) and (args.report or args.attention):
-        parser.error("--report and --attention go with a model, not with existing results")
+        parser.error("--report and --attention require a model; they cannot be combined with --results or --compare")
     if args.clip_step and args.sampling != "windows":
-        parser.error("--clip_step goes with --sampling windows")
+        parser.error("--clip_step requires --sampling windows")
     if args.num_clips and args.sampling != "uniform":
-        parser.error("--num_clips goes with --sampling uniform")
+        parser.error("--num_clips requires --sampling uniform")
     args.num_clips = args.num_clips or 4
     return args
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
     """Flags for what to write, and for results that are there already."""
-    parser.add_argument("--output_dir", type=Path, help="where results go (default: beside the checkpoint)")
-    parser.add_argument("--report", type=Path, metavar="X.html", help="write a report with pictures, in one file")
+    parser.add_argument("--output_dir", type=Path, help="folder for results (default: the folder of the checkpoint)")
+    parser.add_argument("--report", type=Path, metavar="X.html", help="write a report with pictures as one HTML file")
     parser.add_argument(
-        "--num_worst", type=cli.positive_int, default=12, help="worst videos shown in X_worst.png and the report"
+        "--num_worst", type=cli.positive_int, default=12, help="number of worst videos in X_worst.png and the report"
     )
     parser.add_argument(
         "--attention",
@@ -72,20 +86,21 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=3,
         metavar="N",
-        help="show where the model looks in the N (or 3) worst videos, as videos in X_attention; X.pth only",
+        help="write videos to X_attention that show where the model looks in the N worst videos (default: 3); X.pth "
+        "only",
     )
     existing = parser.add_argument_group(
-        "existing results (no model is run; --output_dir: where folds.json or comparison.json goes)"
+        "summarise existing results (runs no model; --output_dir: folder for folds.json or comparison.json)"
     ).add_mutually_exclusive_group()
     existing.add_argument(
         "--results",
         type=Path,
         nargs="+",
         metavar="X_results.json",
-        help="mean and deviation over the folds of a model; folds that test each video once are also pooled",
+        help="mean and standard deviation over the folds of a model; folds of a cross-validation are also pooled",
     )
     existing.add_argument(
-        "--compare", type=Path, nargs=2, metavar="X_results.json", help="difference between two models on one split"
+        "--compare", type=Path, nargs=2, metavar="X_results.json", help="compare two models on the same split"
     )
 
 
@@ -153,7 +168,7 @@ def evaluate(args: argparse.Namespace, group: "Group", argv: Sequence[str]) -> N
     if scores is None:  # the first process has them all
         return
     if not np.isfinite(scores.video_scores).all():
-        raise InputError(f"{args.checkpoint}: gives scores that are not finite numbers; train or export it again")
+        raise InputError(f"{args.checkpoint}: the scores are not finite; train or export the model again")
     figures = {
         **measure(predictor, split, scores, views=views),
         "train_overlap": overlap,
@@ -185,11 +200,14 @@ def find_earlier_results(checkpoint: Path, test_dir: Path) -> Path | None:
 def check_paths(args: argparse.Namespace) -> None:
     """Raise InputError, before hours of work, if a file is missing or cannot be written."""
     if args.attention and args.checkpoint.suffix.lower() != ".pth":
-        raise InputError(f"--attention: {args.checkpoint} gives no gradients; test the .pth checkpoint")
+        raise InputError(f"--attention: {args.checkpoint} has no gradients; use the .pth checkpoint")
     if args.precision and args.checkpoint.suffix.lower() == ".onnx":
-        raise InputError(f"--precision {args.precision}: {args.checkpoint} computes as it was exported; leave it out")
+        raise InputError(
+            f"--precision {args.precision}: the precision of {args.checkpoint} was set by its export; leave out the "
+            "flag"
+        )
     if args.report and args.report.suffix.lower() != ".html":
-        raise InputError(f"--report {args.report}: the report's name ends in .html")
+        raise InputError(f"--report {args.report}: expected a name ending in .html")
     check_model_file(args.checkpoint)
     check_output(args.output_dir or args.checkpoint.parent, folder=True)
     from video_module.report import results
@@ -203,7 +221,8 @@ def check_paths(args: argparse.Namespace) -> None:
         check_output(stem.with_name(f"{stem.name}_attention"), folder=True)
     if found := next((path for path in [*written, args.report] if path and path.is_file()), None):
         print(
-            f"note: {found} of an earlier test will be replaced, and what lies beside it; another --output_dir keeps it"
+            f"note: {found} and the files beside it from an earlier test will be replaced; use another --output_dir to "
+            "keep them"
         )
 
 
@@ -213,15 +232,20 @@ def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "Eval
 
     overlap = split.overlap_with(predictor.train_sources, predictor.train_clips, train_digest=predictor.split_digest)
     if overlap is None:
-        print(f"{args.checkpoint} records no training videos, so a leak cannot be ruled out")
+        print(f"note: {args.checkpoint} does not record its training videos, so leaks cannot be detected")
         return None
     if overlap.is_leak and not args.allow_leak:
         hint = "was it trained on another fold? T" if split.fold else "t"
-        raise InputError(f"{args.test_dir}: {overlap}; {hint}est on a split that it never saw, or add --allow_leak")
+        raise InputError(
+            f"{args.test_dir}: {overlap}; {hint}est on videos that it was not trained on, or add --allow_leak"
+        )
     if overlap.num_sources or overlap.num_clips:
-        print(f"{'leak, as allowed: ' if overlap.is_leak else ''}{overlap}")
+        print(f"{'leak (allowed): ' if overlap.is_leak else ''}{overlap}")
     if not sources_known(split.videos):
-        print("note: the recordings of these videos are unknown, so only videos that were trained on are noticed")
+        print(
+            "note: the recordings of these videos are unknown, so only the training videos themselves can be "
+            "detected, not other cuts of their recordings"
+        )
     return overlap.to_dict()
 
 
@@ -249,7 +273,7 @@ def measure(predictor: "Predictor", split: "EvaluationSplit", scores: "Scores", 
         "precision": predictor.precision,
     }
     if not sources_known(split.videos):
-        unknown = "the recordings are unknown: if some videos are cuts of one, the intervals are too narrow"
+        unknown = "the recordings are unknown: if videos share a recording, the intervals are too narrow"
         figures["interval_note"] = "; ".join(filter(None, [figures["interval_note"], unknown]))
     if views.sampling == "windows" and views.num_crops == 1:
         figures |= metrics.window_figures(scores.view_scores, split.labels)

@@ -1,7 +1,7 @@
-"""Fine-tune a video classifier on the train split, keeping the epoch that does best on the val split.
+"""Fine-tune a video classifier on the train split and keep the epoch with the best result on the val split.
 
-With --probe, fit the last layer alone to both splits, in minutes and without a GPU. With --fold all, do so for each
-fold of a cross-validation, and test it.
+With --probe, fit only the last layer, to both splits: this takes minutes and needs no GPU. With --fold all, train and
+test on every fold of a cross-validation.
 """
 
 import argparse
@@ -30,48 +30,62 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="what split_data.py wrote")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder written by split_data.py")
     parser.add_argument(
         "--fold",
         metavar="{all,1,2,…}",
-        help="train and test <save_path>_fold1 on <data_dir>/fold1, and so on; all: each, and show them together",
-    )
-    parser.add_argument("--train_dir", type=Path, help="folder of classes to train on (default: <data_dir>/train)")
-    parser.add_argument(
-        "--val_dir", type=Path, help="folder of classes to choose the epoch by (default: <data_dir>/val)"
+        help="train and test on this fold, <data_dir>/fold1 for 1, saved as <save_path>_fold1; all: every fold, with "
+        "a summary",
     )
     parser.add_argument(
-        "--class_weights", type=Path, help="JSON of calc_label_distribution.py --class_weights: rare classes count more"
+        "--train_dir", type=Path, help="training videos, one subfolder per class (default: <data_dir>/train)"
+    )
+    parser.add_argument(
+        "--val_dir", type=Path, help="validation videos, used to choose the epoch (default: <data_dir>/val)"
+    )
+    parser.add_argument(
+        "--class_weights",
+        type=Path,
+        help="JSON written by calc_label_distribution.py --class_weights, so that rare classes count more",
     )
     parser.add_argument("--model_type", choices=list(MODELS), default=DEFAULT_MODEL, help="architecture")
     parser.add_argument(
-        "--list_models", action="store_true", help="print the architectures with cost, clips and weights, and stop"
+        "--list_models", action="store_true", help="list the architectures with their cost, clips and weights, and exit"
     )
-    parser.add_argument("--weights", help="published weights by name, none, or a file (default: the model's first)")
+    parser.add_argument(
+        "--weights", help="initial weights: name of published weights, a file, or none (default: the model's first)"
+    )
     parser.add_argument(
         "--probe",
         action="store_true",
-        help="keep the network as it is and fit its last layer to the train and val splits; what the network makes of "
-        "the videos is kept in <save_path>_features.npz, so that later runs compute only what is new",
+        help="freeze the network and fit only its last layer to the train and val splits; the features of the videos "
+        "are cached in <save_path>_features.npz for later runs",
     )
-    parser.add_argument("--save_path", type=Path, help="best checkpoint (default: <model_type>.pth)")
+    parser.add_argument("--save_path", type=Path, help="where to save the best checkpoint (default: <model_type>.pth)")
     parser.add_argument(
-        "--preview", type=Path, metavar="PICTURE", help="write some clips as training would see them, and stop"
+        "--preview",
+        type=Path,
+        metavar="PICTURE",
+        help="write a picture of some clips as training would see them, and exit",
     )
-    parser.add_argument("--num_previews", type=cli.positive_int, default=6, help="videos that --preview shows")
+    parser.add_argument("--num_previews", type=cli.positive_int, default=6, help="number of videos in --preview")
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue from <save_path>_last.pth if it is there: bit for bit, on a GPU with --deterministic alone",
+        help="continue from <save_path>_last.pth if it exists; the result is bit for bit that of an uninterrupted run "
+        "(on a GPU, only with --deterministic)",
     )
     parser.add_argument(
-        "--tensorboard", action=argparse.BooleanOptionalAction, help="also write <save_path>_tensorboard"
+        "--tensorboard", action=argparse.BooleanOptionalAction, help="also log to <save_path>_tensorboard"
     )
     cli.add_clip_arguments(parser)
     cli.add_config_arguments(parser.add_argument_group("training"), TrainConfig)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
-        "--num_workers", type=cli.natural, default=default_num_workers(), help="decoding processes; 0: none"
+        "--num_workers",
+        type=cli.natural,
+        default=default_num_workers(),
+        help="number of decoding processes; 0: decode in the main process",
     )
     return parser.parse_args(argv)
 
@@ -85,9 +99,9 @@ def main(argv: list[str] | None = None, *, on_epoch: "Callable[[Progress], None]
         print(format_models())
         return
     if args.save_path and args.save_path.suffix != ".pth":
-        raise InputError(f"--save_path {args.save_path}: a checkpoint's name ends in .pth")
+        raise InputError(f"--save_path {args.save_path}: expected a name ending in .pth")
     if args.preview and args.preview.suffix not in cli.PICTURE_SUFFIXES:
-        raise InputError(f"--preview {args.preview}: a picture's name ends in {' or '.join(cli.PICTURE_SUFFIXES)}")
+        raise InputError(f"--preview {args.preview}: expected a name ending in {' or '.join(cli.PICTURE_SUFFIXES)}")
     args.save_path = args.save_path or Path(f"{args.model_type}.pth")
     # One file for all folds, which hold the same videos on other sides
     args.features_of = args.save_path
@@ -123,11 +137,13 @@ def folds_of(args: argparse.Namespace) -> list[argparse.Namespace]:
 
     for flag in ("train_dir", "val_dir", "preview"):
         if getattr(args, flag):
-            raise InputError(f"--{flag} goes with one split: leave out --fold, and give --data_dir one of the folds")
+            raise InputError(
+                f"--{flag} cannot be combined with --fold; leave out --fold, and pass one fold as --data_dir"
+            )
     folders = find_folds(args.data_dir)
     names = [folder.name.removeprefix("fold") for folder in folders]
     if args.fold not in ("all", *names):
-        raise InputError(f"--fold {args.fold}: {args.data_dir} holds folds {', '.join(names)}; give one, or all")
+        raise InputError(f"--fold {args.fold}: {args.data_dir} has folds {', '.join(names)}; pass one of them, or all")
     runs = []
     for folder, name in zip(folders, names, strict=True):
         if args.fold in ("all", name):
@@ -144,7 +160,7 @@ def test_fold(args: argparse.Namespace, group: "Group") -> None:
     argv += ["--num_workers", str(args.num_workers)]
     # The first process alone has written the checkpoint, and looks while the others wait for it
     if path := group.broadcast(lambda: test_model.find_earlier_results(args.save_path, args.data_dir / "test")):
-        print(f"tested already: {path}")
+        print(f"already tested: {path}")
         return
     test_args = test_model.parse_args(argv)
     test_model.check_paths(test_args)
@@ -152,8 +168,8 @@ def test_fold(args: argparse.Namespace, group: "Group") -> None:
         test_model.evaluate(test_args, group, argv)
     except KeyboardInterrupt as stop:
         code = stop.exit_code if isinstance(stop, Interrupted) else 130
-        way = "the same command" if args.probe else "--resume"
-        raise Interrupted(f"stopped while testing {args.save_path}; {way} goes on from there", exit_code=code) from None
+        way = "run the same command again" if args.probe else "use --resume"
+        raise Interrupted(f"stopped while testing {args.save_path}; {way} to continue", exit_code=code) from None
 
 
 def show_folds(args: argparse.Namespace, runs: list[argparse.Namespace]) -> None:
@@ -178,15 +194,15 @@ def check_probe(args: argparse.Namespace) -> None:
     if weights_of(args) == NO_WEIGHTS:
         published = [name for name, spec in MODELS.items() if spec.weights]
         raise InputError(
-            f"--probe takes a trained network: give {args.model_type} a file by --weights X.pth, or take a model with "
+            f"--probe requires a trained network: pass --weights X.pth for {args.model_type}, or choose a model with "
             f"published weights ({', '.join(published)})"
         )
     kept = {"min_precision", "no_flip", "precision", "seed"}
     others = [name for name in ("resume", "tensorboard") if getattr(args, name)]
     if ignored := sorted(set(cli.given(args, TrainConfig)) - kept) + others:
-        raise InputError(f"--{ignored[0]} is for training in epochs: leave it out with --probe")
+        raise InputError(f"--{ignored[0]} cannot be combined with --probe, which does not train in epochs")
     if started_by_torchrun():
-        raise InputError("--probe runs in one process: start it by python")
+        raise InputError("--probe runs in one process; start it with python, not torchrun")
 
 
 def check_paths(args: argparse.Namespace) -> None:
@@ -288,7 +304,7 @@ def probe(
 
     cache = features.features_path(args.features_of)
     if save_path.is_file():
-        print(f"note: {save_path} of an earlier run will be replaced; another --save_path keeps it")
+        print(f"note: {save_path} of an earlier run will be replaced; use another --save_path to keep it")
     precision = choose_precision(config.precision, device)
     model = build_model(
         args.model_type,
@@ -305,7 +321,7 @@ def probe(
         if device.type == "cpu" and precision == "fp32":
             from video_module.inference.export import onnx_scorer
 
-            print("making an ONNX file of the network, which a CPU computes faster", flush=True)
+            print("exporting the network to ONNX, which is faster on a CPU", flush=True)
             return onnx_scorer(model)
         return torch_scorer(send_network(model, device), device=device, precision=precision)
 
@@ -368,7 +384,7 @@ def preview(path: Path, clips: "TrainingClips", *, title: str, num_videos: int, 
         [view] = dataset.cut(*dataset[0])
         drawn = [clips[epoch, index][0].numpy() for epoch in range(num_epochs)]
         names = ["evaluation", *(f"epoch {epoch + 1}" for epoch in range(num_epochs))]
-        previews.append(Preview(path=video.path, label=video.label, clips=[view, *drawn], names=names))
+        previews.append(Preview(title=video.label, note=video.path, clips=[view, *drawn], names=names))
     write_preview(path, previews, title=f"{title}: clips as evaluation and the first epochs see them")
     cli.show_written([path])
 

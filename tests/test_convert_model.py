@@ -69,7 +69,7 @@ def test_without_clip_flags_the_clips_are_the_models(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--weights", "theirs.pth"], r"--weights theirs\.pth: give its classes with --obj_names"),
+        (["--weights", "theirs.pth"], r"--weights theirs\.pth: pass its classes with --obj_names"),
         (
             ["--weights", "theirs.pth", "--obj_names", "five.txt", *CLIP_FLAGS],
             r"theirs\.pth: its last layer is for 7 classes, and 5 are named",
@@ -77,7 +77,7 @@ def test_without_clip_flags_the_clips_are_the_models(folder, monkeypatch):
         (["--weights", "none.pth", "--obj_names", "names.txt"], r"--weights none\.pth: neither a file nor a name"),
         (["--weights", "none.pth"], r"--weights none\.pth: neither a file nor a name"),
         (["--weights", "theirs.pth", "--obj_names", "no.txt"], r"no\.txt"),
-        ([], "swin3d_nano: no weights to export; give a file"),
+        ([], "swin3d_nano: no weights to export; pass a file"),
         (["--weights", "theirs.pth", "--obj_names", "names.txt", "--resize", "40"], "--resize 40 is smaller than crop"),
     ],
 )
@@ -96,7 +96,7 @@ def test_a_file_without_a_last_layer_is_not_exported(folder, donor):
 
 
 def test_published_weights_know_their_classes(folder):
-    with pytest.raises(InputError, match=r"--obj_names names\.txt goes with a file of --weights, got KINETICS400_V1"):
+    with pytest.raises(InputError, match=r"--obj_names names\.txt requires a file as --weights, got KINETICS400_V1"):
         convert_model.main(["--model_type", "x3d_s", "--obj_names", "names.txt"])
 
 
@@ -104,4 +104,4 @@ def test_published_weights_know_their_classes(folder):
 def test_a_checkpoint_has_its_own(flags, capsys):
     with pytest.raises(SystemExit):
         convert_model.parse_args(["--checkpoint", "x.pth", *flags])
-    assert f"{flags[0]} goes with --model_type" in capsys.readouterr().err
+    assert f"{flags[0]} requires --model_type" in capsys.readouterr().err

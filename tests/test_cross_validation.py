@@ -113,7 +113,7 @@ def test_a_resumed_run_does_what_is_not_done(again, data, all_folds, monkeypatch
     )
     train_model.main(command(data, again / "x.pth", "--fold", "all", "--resume"))
     assert tested == [again / "x_fold2.pth"]
-    assert f"tested already: {again / 'x_fold1_results.json'}" in capsys.readouterr().out
+    assert f"already tested: {again / 'x_fold1_results.json'}" in capsys.readouterr().out
     # another checkpoint, another test
     shutil.copy(again / "x_fold2.pth", again / "x_fold1.pth")
     with pytest.raises(InputError, match="trained on another fold"):
@@ -159,7 +159,7 @@ def test_interrupted_it_goes_on_to_the_same_end(data, all_folds, tmp_path):
     done_at = (tmp_path / "x_fold1.pth").stat().st_mtime_ns
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         train_model.main([*flags, "--resume"])
-    assert "tested already" in printed.getvalue()
+    assert "already tested" in printed.getvalue()
     assert (tmp_path / "x_fold1.pth").stat().st_mtime_ns == done_at
     for fold in (1, 2):
         name = f"x_fold{fold}_predictions.csv"
@@ -173,14 +173,14 @@ def test_probes_share_the_features(data, trained, tmp_path, capsys):
     train_model.main(flags)
     printed = capsys.readouterr().out
     cache = tmp_path / "p_features.npz"
-    assert printed.count("ONNX file of the network") == 2
-    assert f"of 18 videos are in {cache}" in printed
+    assert printed.count("exporting the network to ONNX") == 2
+    assert f"of 18 videos in {cache}" in printed
     assert [path.name for path in tmp_path.glob("*_features.npz")] == ["p_features.npz"]
     assert json.loads((tmp_path / "p_folds.json").read_text())["pooled"]["num_videos"] == 36
     train_model.main(flags)
     printed = capsys.readouterr().out
-    assert printed.count(f"features: 18 of 18 videos are in {cache}") == 2
-    assert printed.count("tested already") == 2
+    assert printed.count(f"features: found 18 of 18 videos in {cache}") == 2
+    assert printed.count("already tested") == 2
 
 
 @pytest.mark.slow
@@ -209,12 +209,15 @@ def change(folder: Path, **content) -> None:
 @pytest.mark.parametrize(
     ("break_it", "reason"),
     [
-        (lambda data: shutil.rmtree(data / "fold1"), "no folders fold1, fold2, … in it; split_data.py --num_folds 5"),
-        (lambda data: (data / "fold1").rename(data / "fold3"), "fold1: no such folder, beside .*fold2"),
-        (lambda data: (data / "fold2" / "split.json").unlink(), r"fold2: no split.json in it, so it is not a split"),
-        (lambda data: change(data / "fold2", folds_digest="other"), "fold2: not of the same split as .*fold1"),
-        (lambda data: change(data / "fold2", fold=1), "fold2: not of the same split as .*fold1"),
-        (lambda data: shutil.rmtree(data / "fold2" / "test"), "test: no such folder; split_data.py makes it"),
+        (
+            lambda data: shutil.rmtree(data / "fold1"),
+            "no folders fold1, fold2, …; create them with split_data.py --num_folds 5",
+        ),
+        (lambda data: (data / "fold1").rename(data / "fold3"), "fold1: missing, although .*fold2"),
+        (lambda data: (data / "fold2" / "split.json").unlink(), r"fold2: not a split, because it has no split.json"),
+        (lambda data: change(data / "fold2", folds_digest="other"), "fold2: not from the same split as .*fold1"),
+        (lambda data: change(data / "fold2", fold=1), "fold2: not from the same split as .*fold1"),
+        (lambda data: shutil.rmtree(data / "fold2" / "test"), "test: no such folder; it is written by split_data.py"),
         (lambda data: next((data / "fold2").glob("test/*/*.avi")).unlink(), "listed in .*split.json but not there"),
         (lambda data: [change(data / f"fold{n}", num_folds=3) for n in (1, 2)], "holds 2 of 3 folds; rerun"),
     ],
@@ -230,10 +233,10 @@ def test_what_is_no_set_of_folds_is_refused_at_once(data, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--fold", "3"], "--fold 3: .* holds folds 1, 2; give one, or all"),
-        (["--fold", "all", "--val_dir", "v"], "--val_dir goes with one split: leave out --fold"),
-        (["--fold", "all", "--preview", "p.png"], "--preview goes with one split"),
-        ([], "holds folds; give one of them, such as .*fold1; train_model.py --fold all trains and tests each"),
+        (["--fold", "3"], "--fold 3: .* has folds 1, 2; pass one of them, or all"),
+        (["--fold", "all", "--val_dir", "v"], "--val_dir cannot be combined with --fold; leave out --fold"),
+        (["--fold", "all", "--preview", "p.png"], "--preview cannot be combined with --fold"),
+        ([], "contains folds; pass one of them, such as .*fold1; or use train_model.py --fold all"),
     ],
 )
 def test_flags_that_do_not_fit(data, tmp_path, flags, reason):
@@ -248,7 +251,7 @@ def test_flags_that_do_not_fit(data, tmp_path, flags, reason):
 def test_folds_are_not_taken_for_classes(data, command):
     """They were: each of them as a class with all videos."""
     script, *flags = command.replace("{}", str(data)).split()
-    with pytest.raises(InputError, match=r"holds folds; give one of them, such as .*fold1$"):
+    with pytest.raises(InputError, match=r"contains folds; pass one of them, such as .*fold1$"):
         importlib.import_module(script).main(flags)
 
 

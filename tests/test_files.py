@@ -211,7 +211,7 @@ def test_what_killed_saves_left_goes_without_a_signal(tmp_path, monkeypatch, win
 
 def test_a_drive_that_is_not_there_is_said_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "exists", lambda path: False)
-    with pytest.raises(InputError, match="there is no drive"):
+    with pytest.raises(InputError, match="does not exist"):
         files.check_output(tmp_path / "x.json")
 
 
@@ -261,9 +261,15 @@ def test_outputs_of_several_flags_are_told_apart(tmp_path, monkeypatch):
         [("--a", Path("x.json")), ("--a", Path("y.json")), ("--b", None)], [("--weights", Path("none"))]
     )
     for outputs, message in (
-        ([("--a", Path("x.json")), ("--b", Path("deep/../x.json"))], r"^--b: deep/../x\.json is also what --a writes"),
-        ([("--a", Path("in.pth"))], r"^--a: in\.pth would replace in\.pth, which --weights reads; choose another name"),
-        ([("--a", Path("same.pth"))], r"^--a: same\.pth would replace in\.pth, which --weights reads"),
+        (
+            [("--a", Path("x.json")), ("--b", Path("deep/../x.json"))],
+            r"^--b: deep/../x\.json is also the output of --a",
+        ),
+        (
+            [("--a", Path("in.pth"))],
+            r"^--a: in\.pth would overwrite in\.pth, the input of --weights; choose another name",
+        ),
+        ([("--a", Path("same.pth"))], r"^--a: same\.pth would overwrite in\.pth, the input of --weights"),
         ([("--a", Path("deep"))], "is a directory"),
     ):
         with pytest.raises(InputError, match=message):
@@ -285,7 +291,7 @@ def test_a_lock_keeps_others_out_until_its_process_ends(tmp_path):
     for _ in range(2):  # what a killed one leaves locks nobody out
         with subprocess.Popen([sys.executable, "-c", LOCKS, str(path)], stdout=subprocess.PIPE) as other:
             assert other.stdout.readline().strip() == b"locked"
-            with pytest.raises(InputError, match=r"x\.pth: another run is writing it"), files.locked(path):
+            with pytest.raises(InputError, match=r"x\.pth: in use by another run"), files.locked(path):
                 pass
             other.kill()
     with files.locked(path):
@@ -301,7 +307,10 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(files, "_lock", refuse)
     with files.locked(tmp_path / "x.pth"):
         pass
-    assert "no locks there (No locks available); see that no other run writes x.pth" in capsys.readouterr().out
+    assert (
+        "file locking is not available (No locks available); make sure that no other run writes x.pth"
+        in capsys.readouterr().out
+    )
 
 
 def test_digests_tell_files_apart(tmp_path):

@@ -34,7 +34,7 @@ def test_examples_of_each_class(drawn_data, drawn_clips, tmp_path):
         sheet = np.asarray(Image.open(path))
         assert 6 * 90 < sheet.shape[0] < 9 * 90
         assert sheet.shape[1] > 6 * 120
-    with pytest.raises(InputError, match=r"--examples .*: a picture's name ends in .png or .jpg"):
+    with pytest.raises(InputError, match=r"--examples .*: expected a name ending in .png or .jpg"):
         calc_label_distribution.main(
             ["--data_dir", str(drawn_data), "--save_to", str(tmp_path / "l.json"), "--examples", str(tmp_path / "x")]
         )

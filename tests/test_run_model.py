@@ -199,7 +199,7 @@ def test_what_was_found_is_corrected_and_split(exported, tmp_path, capsys):
     table.write_bytes(b"\xef\xbb\xbf" + f"path;start_s;end_s;label;score\r\n{text}".encode())
     split_data.main(["--annotations", str(table), "--output_dir", str(tmp_path / "data"), "--num_folds", "2"])
     printed = capsys.readouterr().out
-    assert "columns that are not used: score" in printed
+    assert "ignored columns: score" in printed
     content = json.loads((tmp_path / "data" / "fold1" / "split.json").read_text())
     assert content["rejected"] == []
     found = {(v["cut_from"], v["start_s"], v["end_s"], v["label"]) for v in content["videos"]}
@@ -212,7 +212,7 @@ def test_what_was_found_is_corrected_and_split(exported, tmp_path, capsys):
 
 def test_a_picture_is_no_video(exported, tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "curves.png")
-    with pytest.raises(InputError, match=r"curves\.png: a picture, not a video"):
+    with pytest.raises(InputError, match=r"curves\.png: is an image, not a video"):
         run_model.main(["--video_path", str(tmp_path / "curves.png"), "--model", str(exported)])
 
 
@@ -312,7 +312,7 @@ def test_no_log_overwrites_anything_else(exported, videos, tmp_path, flags):
         (["--realtime", "--save_annotations", "x.csv"], "--save_annotations goes with files"),
         (["--stop_after_s", "3"], "--stop_after_s goes with a camera"),
         (["--min_score", "2"], r"min_score must be in 0\.\.1"),
-        (["--obj_names", "requirements-dev.txt"], "lists other classes"),
+        (["--obj_names", "requirements-dev.txt"], "have different classes"),
     ],
 )
 def test_flags_that_do_not_fit(exported, drawn_data, flags, reason):

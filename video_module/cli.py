@@ -127,15 +127,15 @@ CLIP_FLAGS = ("clip_len", "frame_stride", "target_fps", "img_size")
 def add_clip_arguments(parser: argparse.ArgumentParser) -> argparse._ActionsContainer:
     """Add CLIP_FLAGS, which change a model's clips; ModelSpec.clip_config() takes them. Returns their group."""
     clip = parser.add_argument_group("clips (defaults: the model's)")
-    clip.add_argument("--clip_len", type=positive_int, help="frames of a clip")
-    clip.add_argument("--frame_stride", type=positive_int, help="gap between a clip's frames")
+    clip.add_argument("--clip_len", type=positive_int, help="number of frames per clip")
+    clip.add_argument("--frame_stride", type=positive_int, help="step between the frames of a clip")
     clip.add_argument(
         "--target_fps",
         type=_target_fps,
-        help="frames/s that files of other rates are brought to; --frame_stride and --clip_step count in it; 0: none, "
-        "every file keeps its own rate",
+        help="frame rate that all videos are resampled to, in frames/s; --frame_stride and --clip_step count frames "
+        "at this rate; 0: keep the rate of each file",
     )
-    clip.add_argument("--img_size", type=positive_int, help="side of the square the model sees, in pixels")
+    clip.add_argument("--img_size", type=positive_int, help="side of the square input, in pixels")
     return clip
 
 

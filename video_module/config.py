@@ -100,96 +100,110 @@ class TrainConfig:
     # The defaults are those of Video Swin's own recipe: 30 epochs with 2.5 of warm-up, a backbone that learns at a
     # tenth of the new head's rate, a weight decay of 0.02.
     num_epochs: int = setting(
-        30, "in each, a training video gives --num_repeats clips, or all its windows", default="the model's"
+        30,
+        "number of epochs; each takes --num_repeats clips of every training video, or all its windows",
+        default="the model's",
     )
     effective_batch: int = setting(
-        64, "clips per optimiser step, of all processes together, however few fit at once", default="the model's"
+        64, "clips per optimiser step, summed over processes and micro-batches", default="the model's"
     )
     batch_size: int | str = setting(
         AUTO,
-        "clips that go through the network at once in one process; auto: the most that fit. It changes memory and "
-        "speed, not a step's clips and their mean loss; dropout draws anew with it, and batch norm sees other batches",
+        "clips per forward pass and process; auto: as many as fit into memory. Affects memory and speed, not which "
+        "clips make up a step; dropout masks and batch norm statistics do depend on it",
         parse=auto_or_count,
     )
     num_repeats: int = setting(
-        1, "random clips of each video in a step and an epoch (repeated augmentation)", default="the model's"
+        1, "random clips per video in each step and epoch (repeated augmentation)", default="the model's"
     )
-    lr: float = setting(1e-3, "peak learning rate of the head, for a step of --lr_batch clips", default="the model's")
+    lr: float = setting(1e-3, "peak learning rate of the head, for --lr_batch clips per step", default="the model's")
     # A rate belongs to a batch: half the clips a step make twice as many steps, which at the same rate would move the
     # weights twice as far (Goyal et al. 2017). So a run with another batch needs no other --lr.
     lr_batch: int = setting(
-        64, "effective batch that --lr is for; with another one all rates change in proportion", default="the model's"
+        64,
+        "effective batch that --lr refers to; all rates scale with --effective_batch / --lr_batch",
+        default="the model's",
     )
-    backbone_lr_scale: float = setting(0.1, "the backbone's share of --lr", default="0.1, or 1.0 with --weights none")
+    backbone_lr_scale: float = setting(
+        0.1, "learning rate of the backbone, relative to --lr", default="0.1, or 1.0 with --weights none"
+    )
     layer_decay: float = setting(
-        1.0, "share of the rate that each layer of the backbone has of the layer above it; 1: all the same"
+        1.0, "learning rate of each backbone layer relative to the layer above; 1: the same for all"
     )
-    freeze_epochs: int = setting(0, "first epochs in which the last layer alone learns (all of them: linear probe)")
+    freeze_epochs: int = setting(0, "number of first epochs that train only the last layer")
     weight_decay: float = setting(
-        0.02, "decoupled weight decay; none on norms, biases, position tables", default="the model's"
+        0.02, "decoupled weight decay; not applied to norms, biases and position tables", default="the model's"
     )
     warmup_epochs: float = setting(2.5, "epochs of linear warm-up before the cosine", default="the model's")
-    label_smoothing: float = setting(0.1, "share of the target spread over all classes", default="the model's")
+    label_smoothing: float = setting(0.1, "label smoothing, from 0 to below 1", default="the model's")
     # Both alphas are those of Swin's recipe for ImageNet. The last epochs see clips as they are when the model is used.
-    mixup: float = setting(0.8, "alpha of mixup; 0: none", default="the model's")
-    cutmix: float = setting(1.0, "alpha of CutMix; 0: none; with both, either by chance", default="the model's")
-    mix_off_epochs: int = setting(3, "last epochs, in which clips are no longer mixed")
-    clip_grad_norm: float = setting(1.0, "largest gradient norm")
+    mixup: float = setting(0.8, "alpha of mixup; 0: off", default="the model's")
+    cutmix: float = setting(
+        1.0, "alpha of CutMix; 0: off; with mixup on too, one of them is picked at random", default="the model's"
+    )
+    mix_off_epochs: int = setting(3, "number of last epochs without mixup and CutMix")
+    clip_grad_norm: float = setting(1.0, "clip the gradient norm to this")
     # A mean over about the last thousand steps, which evens out the noise of single ones.
     ema_decay: float = setting(
-        0.999, "of the running mean of the weights, which is what is validated and kept; 0: none", default="the model's"
+        0.999, "decay of the running mean of the weights, which is validated and saved; 0: off", default="the model's"
     )
-    drop_path: float = setting(0.1, "stochastic depth of the last block", default="the model's")
-    head_dropout: float = setting(0.0, "share of the last layer's inputs that is dropped", default="the model's")
-    patience: int = setting(0, "epochs without a better one after which training stops; 0: never")
+    drop_path: float = setting(
+        0.1, "stochastic depth rate of the last block; earlier blocks have less", default="the model's"
+    )
+    head_dropout: float = setting(0.0, "dropout before the last layer", default="the model's")
+    patience: int = setting(0, "stop after this many epochs without improvement; 0: never")
     min_precision: float = setting(
         0.9,
-        "share of answers that should be right; the model calls those uncertain whose score is below where the "
-        "validation videos reach it",
+        "wanted precision of the model's answers; scores below the threshold that reaches it on the validation "
+        "videos are reported as uncertain",
     )
     sampling: str = setting(
         "random",
-        "which clips of a video an epoch takes; random: --num_repeats of them, each at a random place; windows: all, "
+        "clips of a video in one epoch; random: --num_repeats clips at random positions; windows: all clips, "
         "--clip_step apart",
         choices=("random", "windows"),
     )
     clip_step: int | None = setting(None, "frames between windows", default="half a clip")
     augment: str = setting(
         "light",
-        "random changes to training clips; light: crop, mirror, colours; strong: also rotation, shear, RandAugment's "
-        "other operations, and a part erased",
+        "augmentation of training clips; light: crop, flip, colours; strong: also rotation, shear, the other "
+        "operations of RandAugment, and random erasing",
         choices=AUGMENTATIONS,
     )
     no_flip: tuple[str, ...] = setting(
-        (), "classes that are not themselves in a mirror, or all", default="every class is mirrored"
+        (),
+        "classes never to flip because their mirror image is another action; all: flip none",
+        default="flip every class",
     )
     # A few damaged files should not end a run of days, but more than a few mean a wrong folder or a failing disk.
     max_failed_share: float = setting(
-        0.01, "largest share of an epoch's clips that may fail to be read; they are skipped and named"
+        0.01,
+        "stop if more than this share of an epoch's clips cannot be read; unreadable clips are skipped and reported",
     )
     precision: str = setting(
         "auto",
-        "arithmetic of the forward pass; auto: bf16 on CUDA (fp16 where it lacks bf16), fp32 on the CPU",
+        "precision of the forward pass; auto: bf16 on CUDA (fp16 if the GPU has no bf16), fp32 on the CPU",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     checkpoint_activations: bool = setting(
-        False, "compute each block's activations again when the gradients need them: less memory, a third more work"
+        False, "recompute activations in the backward pass: less memory, about a third more time"
     )
     compile: bool | None = setting(
         None,
-        "torch.compile the network, which takes a minute or two at the start; goes on without where it fails",
-        default="Swin on CUDA, in runs of 20,000 clips and more",
+        "compile the network with torch.compile, which takes a minute or two at the start; continue without if that "
+        "fails",
+        default="on for Swin on CUDA in runs of at least 20,000 clips",
     )
     deterministic: bool = setting(
         False,
-        "on CUDA take only kernels that give the same bits each time, which is slower: a resumed run then equals the "
-        "unbroken one bit for bit, else but for rounding",
+        "use only deterministic CUDA kernels, which are slower; a resumed run then equals an uninterrupted one bit "
+        "for bit, and otherwise up to rounding",
     )
     # Minutes and not steps: a step takes milliseconds on a GPU and minutes on a CPU, and a killed run loses time.
     save_every: str = setting(
-        "10min", "how often an epoch's state is saved while it runs: a number of steps, or of minutes as in 10min"
+        "10min", "interval for saving the state within an epoch, in steps (500) or minutes (10min)"
     )
-    seed: int = setting(777, "of every random choice")
+    seed: int = setting(777, "random seed")
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "effective_batch", "num_repeats", "lr_batch"):
@@ -220,9 +234,9 @@ class TrainConfig:
             if choices and getattr(self, item.name) not in choices:
                 raise ValueError(f"{item.name} must be one of {', '.join(choices)}, got {getattr(self, item.name)!r}")
         if self.sampling == "windows" and self.num_repeats > 1:
-            raise ValueError(f"num_repeats goes with sampling random, got {self.num_repeats} with windows")
+            raise ValueError(f"num_repeats requires sampling random, got {self.num_repeats} with windows")
         if self.clip_step is not None and (self.clip_step < 1 or self.sampling != "windows"):
-            raise ValueError(f"clip_step must be at least 1 and goes with sampling windows, got {self.clip_step}")
+            raise ValueError(f"clip_step must be at least 1 and requires sampling windows, got {self.clip_step}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in 0..2**32-1, got {self.seed}")
         self.save_interval  # noqa: B018 (raises)
@@ -256,13 +270,13 @@ class TimelineConfig:
 
     smooth_s: float | None = setting(
         None,
-        "average a window's scores with its neighbours' over this many seconds; 0: do not",
+        "average window scores over this many seconds; 0: off",
         default="the clip's length",
     )
     min_score: float | None = setting(
-        None, "minimum smoothed score for a label; below it the label is uncertain", default="the model's, or 0.3"
+        None, "lowest smoothed score of a label; lower ones are uncertain", default="the model's, or 0.3"
     )
-    hysteresis: float = setting(0.1, "lead that another class needs before the label changes")
+    hysteresis: float = setting(0.1, "lead in score that another class needs before the label changes")
 
     def __post_init__(self) -> None:
         if self.smooth_s is not None and not 0 <= self.smooth_s < math.inf:
@@ -289,10 +303,10 @@ class ExportGates:
     """What an exported file must reach, against torch in fp32; every field is a flag of convert_model.py."""
 
     fp32_tolerance: float = setting(
-        1e-4, "fp32: largest difference of a logit from torch's, times max(1, largest logit)"
+        1e-4, "fp32: largest allowed difference from torch's logits, relative to max(1, largest logit)"
     )
-    fp16_agreement: float = setting(0.995, "fp16: minimum share of clips with torch's best class")
-    int8_agreement: float = setting(0.99, "int8: minimum share of clips with torch's best class")
+    fp16_agreement: float = setting(0.995, "fp16: lowest allowed share of clips with the same best class as torch")
+    int8_agreement: float = setting(0.99, "int8: lowest allowed share of clips with the same best class as torch")
 
     def __post_init__(self) -> None:
         if not 0 < self.fp32_tolerance < math.inf:

@@ -94,7 +94,7 @@ def move(path: Path, target: Path) -> None:
             if not machine.ON_WINDOWS:
                 raise
             if pause_s is None:
-                text = "another program has it, or what is in it, open; close that and run this again"
+                text = "it is open in another program; close it there and run this again"
                 raise PermissionError(errno.EACCES, text, str(target)) from None
             time.sleep(pause_s)
 
@@ -131,11 +131,11 @@ def check_output(path: Path, *, folder: bool = False) -> None:
     parent = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), None)
     # On Windows alone, a path on a drive that is not there has no parent that is
     if parent is None:
-        raise InputError(f"{path}: there is no drive {path.absolute().anchor}")
+        raise InputError(f"{path}: drive {path.absolute().anchor} does not exist")
     if parent != path and not parent.is_dir():
         raise InputError(f"{path}: {parent} is a file, not a folder")
     if not os.access(parent, os.W_OK):
-        reason = "gives no permission to write"
+        reason = "is not writable"
         if hasattr(os, "statvfs") and os.statvfs(parent).f_flag & os.ST_RDONLY:
             reason = "is on a read-only disk"
         raise InputError(f"{path}: {parent} {reason}; choose another place")
@@ -155,9 +155,9 @@ def check_outputs(outputs: Sequence[tuple[str, Path | None]], inputs: Sequence[t
         key = file_key(path)
         other, named = owner.setdefault(key, (flag, path))
         if key in read:
-            raise InputError(f"{flag}: {path} would replace {named}, which {other} reads; choose another name")
+            raise InputError(f"{flag}: {path} would overwrite {named}, the input of {other}; choose another name")
         if other != flag:
-            raise InputError(f"{flag}: {path} is also what {other} writes; choose another name")
+            raise InputError(f"{flag}: {path} is also the output of {other}; choose another name")
 
 
 @contextmanager
@@ -178,10 +178,13 @@ def locked(path: Path) -> Iterator[None]:
         except (BlockingIOError, PermissionError):
             is_ours = False
         except OSError as error:
-            print(f"note: {path.parent}: no locks there ({error.strerror}); see that no other run writes {path.name}")
+            print(
+                f"note: {path.parent}: file locking is not available ({error.strerror}); make sure that no other run "
+                f"writes {path.name}"
+            )
             is_ours = True
         if not is_ours:
-            raise InputError(f"{path}: another run is writing it; wait until it ends, or choose another name")
+            raise InputError(f"{path}: in use by another run; wait for it to end, or choose another name")
         try:
             yield
         finally:
@@ -204,7 +207,7 @@ def _lock(descriptor: int) -> None:
 
 def check_model_file(path: Path) -> None:
     """Raise InputError, saying which stage was left out, if a model's file is not there."""
-    makers = {".pth": "; train_model.py makes it", ".onnx": "; convert_model.py makes it"}
+    makers = {".pth": "; create it with train_model.py", ".onnx": "; create it with convert_model.py"}
     if not path.exists():
         raise InputError(f"{path}: no such file{makers.get(path.suffix.lower(), '')}")
 

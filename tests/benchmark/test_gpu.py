@@ -135,7 +135,7 @@ def test_a_part_that_fails_or_overruns_leaves_the_others(monkeypatch, tmp_path, 
 def test_a_device_that_is_not_there_is_refused_once(capfd):
     with pytest.raises(InputError, match="no part can run"):
         main(["gpu", "--device", "cuda"])
-    assert capfd.readouterr().err == "error: --device cuda: torch finds no CUDA GPU; use --device cpu\n"
+    assert capfd.readouterr().err == "error: --device cuda: torch found no CUDA GPU; use --device cpu\n"
 
 
 def test_nothing_starts_when_the_time_is_used_up(capsys):

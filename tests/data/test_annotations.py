@@ -95,7 +95,7 @@ def test_class_lists(tmp_path):
     (tmp_path / "c.txt").write_text("100 m\n200 m\n")  # numbers that number nothing
     assert read_class_list(tmp_path / "c.txt") == {"0": "100 m", "1": "200 m"}
     (tmp_path / "c.txt").write_text("walk\nrun\nwalk\n")
-    with pytest.raises(InputError, match="class 'walk' is named twice"):
+    with pytest.raises(InputError, match="class 'walk' is listed twice"):
         read_class_list(tmp_path / "c.txt")
 
 
@@ -116,13 +116,15 @@ def test_names_that_tell_the_recording_are_understood(folder):
     table = "".join(f"{name} {label}\n" for name, label in zip(names, ("Archery", "Archery", "wave", "x"), strict=True))
     segments, _, notes = read_all(folder, table)
     assert [segment.source for segment in segments] == ["v_Archery_g08", "v_Archery_g08", "TrumanShow", "own.avi"]
-    assert not any("own recording" in note for note in notes)
+    assert not any("each file counts as its own" in note for note in notes)
     segments = read(folder, f"path,label,end_s\n{names[2]},wave,1\n{names[2]},run,2\n")
     assert [segment.source for segment in segments] == ["TrumanShow", "TrumanShow"]  # one recording, one source
     _, _, notes = read_all(folder, "own.avi x\n")
-    assert any("each file counts as its own recording; if some are cuts of one, say so in a column" in n for n in notes)
+    assert any(
+        "each file counts as its own; if several are cut from one recording, add a column source" in n for n in notes
+    )
     _, _, notes = read_all(folder, "path,label,end_s\nown.avi,x,1\n")
-    assert not any("own recording" in note for note in notes)
+    assert not any("each file counts as its own" in note for note in notes)
 
 
 HEAD = "path,label,start_s,end_s,split\n"
@@ -134,25 +136,25 @@ A = "../videos/a.mp4"
     [
         ("", "t.csv: empty; expected a first line with the columns path and label"),
         ("\n \n", "t.csv: empty"),
-        (HEAD, "t.csv: no row below its first line"),
+        (HEAD, "t.csv: no rows below the header"),
         ("file,action\na.mp4,walk\n", "expected a first line with the columns path and label .*'file,action'"),
         ("a/frames 120 3\n", "or lines of a video's path and its label; got 'a/frames 120 3'"),
-        (f"path,label,start,end\n{A},walk,0,1\n", r"column start: times are read from start_s and end_s"),
-        (f"path,label,begin_ms\n{A},walk,0\n", r"column begin_ms: times are read from"),
-        (f"path,label,label\n{A},walk,0\n", r"two columns are called label"),
+        (f"path,label,start,end\n{A},walk,0,1\n", r"column start: not a known column for times"),
+        (f"path,label,begin_ms\n{A},walk,0\n", r"column begin_ms: not a known column for times"),
+        (f"path,label,label\n{A},walk,0\n", r"two columns are named label"),
         (f"{HEAD}nowhere.mp4,walk,0,1,\n", r"t\.csv:2: nowhere\.mp4: no such file in .*tables$"),
         (f"{HEAD}../videos/A.MP4,walk,0,1,\n", r"t\.csv:2: .*no such file in .*; did you mean a\.mp4\?"),
         (f"{HEAD}../videos/a,walk,0,1,\n", r"did you mean a\.mp4\?"),
         (f"{HEAD}/nowhere/a.mp4,walk,0,1,\n", r"t\.csv:2: /nowhere/a\.mp4: no such file$"),
         (f"{HEAD},walk,0,1,\n", r"t\.csv:2: path is empty"),
-        (f"{HEAD}../videos,walk,0,1,\n", r"t\.csv:2: \.\./videos: a folder; folders of frames are not read"),
-        (f"{HEAD}t.csv,walk,0,1,\n", r"t\.csv:2: t\.csv: not a video by its name"),
+        (f"{HEAD}../videos,walk,0,1,\n", r"t\.csv:2: \.\./videos: is a folder; frames stored as images cannot be read"),
+        (f"{HEAD}t.csv,walk,0,1,\n", r"t\.csv:2: t\.csv: not a video file"),
         (f"{HEAD}{A},,0,1,\n", r"t\.csv:2: label is empty"),
-        (f"{HEAD}{A},a/b,0,1,\n", r"t\.csv:2: label 'a/b': becomes the name of a folder"),
-        (f"{HEAD}{A},..,0,1,\n", r"t\.csv:2: label '\.\.': becomes the name of a folder"),
+        (f"{HEAD}{A},a/b,0,1,\n", r"t\.csv:2: label 'a/b': labels become folder names"),
+        (f"{HEAD}{A},..,0,1,\n", r"t\.csv:2: label '\.\.': labels become folder names"),
         (f"{HEAD}{A},{'x' * 300},0,1,\n", r"too long for the name of a folder"),
-        (f"{HEAD}{A},walk,1,0.5,\n", r"t\.csv:2: ends at 0\.5 s, which is not after its start, 1 s"),
-        (f"{HEAD}{A},walk,1,1,\n", r"t\.csv:2: ends at 1 s, which is not after its start, 1 s"),
+        (f"{HEAD}{A},walk,1,0.5,\n", r"t\.csv:2: ends at 0\.5 s, not after its start at 1 s"),
+        (f"{HEAD}{A},walk,1,1,\n", r"t\.csv:2: ends at 1 s, not after its start at 1 s"),
         (f"{HEAD}{A},walk,1,2.6,\n", r"t\.csv:2: ends at 2\.6 s, after the end of its file, 2\.00 s"),
         (f"{HEAD}{A},walk,2.2,2.4,\n", r"t\.csv:2: starts at 2\.2 s, after the end of its file, 2\.00 s"),
         (f"{HEAD}{A},walk,1.005,1.03,\n", r"t\.csv:2: no frame from 1\.005 to 1\.03 s, at 25 frames/s"),
@@ -164,10 +166,13 @@ A = "../videos/a.mp4"
         (f"{HEAD}{A},walk,0,1,trian\n", r"t\.csv:2: split 'trian': expected train, val or test"),
         (f"{HEAD}{A},walk,0,1,train\n{A},run,1,2,\n", r"t\.csv:3: split is empty; fill it in every row, or in none"),
         (f"{HEAD}{A},walk,0,5,1,5,\n", r"t\.csv:2: 6 cells, where the first line has 5|7 cells"),
-        (f"{HEAD}{A},walk,0,1,train\n{A},walk,0,1,test\n", r"t\.csv:3: repeats line 2, with another source or split"),
+        (
+            f"{HEAD}{A},walk,0,1,train\n{A},walk,0,1,test\n",
+            r"t\.csv:3: same as line 2, but with a different source or split",
+        ),
         ("path,label\r\n\u0430.mp4,\u0431\r\n".encode("cp1251"), r"t\.csv: not UTF-8 text"),
         (f"path,label\n{A},walk\n".encode("utf-16"), r"t\.csv: not UTF-8 text"),
-        (f'path,label\n"{A},walk\n{A},run\n', r"t\.csv:2: a cell holds a line break; a quote may not be closed"),
+        (f'path,label\n"{A},walk\n{A},run\n', r"t\.csv:2: a cell contains a line break; is a quote left open?"),
         ("path,label\n" + "x" * 200_000 + ",walk\n", r"t\.csv:2: field larger than field limit"),
     ],
 )
@@ -178,15 +183,15 @@ def test_mistakes_are_named_by_line(folder, content, message):
 
 def test_spreadsheets_are_named_as_such(folder):
     (folder / "t.xlsx").write_bytes(b"PK\x03\x04")
-    with pytest.raises(InputError, match=r"t\.xlsx: a spreadsheet; save it as CSV"):
+    with pytest.raises(InputError, match=r"t\.xlsx: this is a spreadsheet; save it as CSV"):
         read_annotations(folder / "t.xlsx", num_workers=1)
 
 
 def test_numbers_beyond_the_class_list(folder):
     (folder / "c.txt").write_text("walk\nrun\n")
-    with pytest.raises(InputError, match=r"t\.csv:1: label '2': --class_list numbers its classes from 0 to 1; if"):
+    with pytest.raises(InputError, match=r"t\.csv:1: label '2': the classes in --class_list are numbered 0 to 1; if"):
         read(folder, f"{A} 2\n", class_list=folder / "c.txt")
-    with pytest.raises(InputError, match=r"t\.csv:1: label 'jump': --class_list numbers"):
+    with pytest.raises(InputError, match=r"t\.csv:1: label 'jump': the classes in --class_list are numbered"):
         read(folder, f"{A} jump\n", class_list=folder / "c.txt")
     assert plain(read(folder, f"{A} run\n", class_list=folder / "c.txt"))[0][1] == "run"
 
@@ -225,10 +230,10 @@ def test_what_may_be_a_slip_is_told(folder):
         f"{A},run,0.5,1.5,\n{A},run,1.6,1.9,\n",
     )
     assert notes == [
-        "1 row repeated word for word, used once",
-        "a single example of 1 class: Walk",
-        "labels that differ in case alone are classes of their own: Walk, walk",
-        "2 pairs of segments of different labels overlap: ../videos/a.mp4, 0 to 1 s (walk), and 0.5 s on (run)",
+        "1 row repeated exactly; used once",
+        "only one example of 1 class: Walk",
+        "labels that differ only in case count as different classes: Walk, walk",
+        "2 pairs of segments with different labels overlap: ../videos/a.mp4, 0 to 1 s (walk), and 0.5 s on (run)",
     ]
 
 
@@ -238,7 +243,7 @@ def test_videos_that_cannot_be_read_are_rejected(folder):
     segments, rejected, notes = read_all(folder, table)
     assert "class walk is left out: none of its files can be read" in notes
     assert plain(segments) == [("a.mp4", "run", 0.0, 1.0)]
-    assert [(item.path, item.reason) for item in rejected] == [("broken.mp4", "not a video that can be read")]
+    assert [(item.path, item.reason) for item in rejected] == [("broken.mp4", "cannot be read as a video")]
 
 
 def test_random_bytes_raise_nothing_else(folder):

@@ -298,5 +298,5 @@ def test_target_fps_makes_files_of_all_rates_look_alike(tmp_path, fps):
 
 
 def test_unknown_class_is_refused(videos):
-    with pytest.raises(InputError, match="class 'jump' of the videos is not among the 2 known"):
+    with pytest.raises(InputError, match="class 'jump' of the videos is not one of the 2 known"):
         dataset.label_indices(videos, ["sit", "stand", "pull", "push", "wave"][:2])

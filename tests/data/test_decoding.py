@@ -30,7 +30,7 @@ def test_colours_are_rgb(tmp_path):
 
 def test_past_the_end_names_the_file_and_the_count(make_video):
     path = make_video(10)
-    with pytest.raises(VideoError, match=r"video.avi: frame 10 was wanted, but only 10 decode"):
+    with pytest.raises(VideoError, match=r"video.avi: frame 10 was requested, but only 10 frames decode"):
         decoding.read_frames(path, [2, 10])
 
 

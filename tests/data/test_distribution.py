@@ -106,7 +106,7 @@ def test_imbalance():
     ("counts", "text"),
     [
         ([6, 6], "all classes equal"),
-        ([30, 10], "largest class 30, smallest 10 (a ratio of 3.0); effective number of classes: 1.8 of 2"),
+        ([30, 10], "largest class 30, smallest 10 (ratio 3.0); effective number of classes: 1.8 of 2"),
         ([4, 0], "largest class 4, a class is empty; effective number of classes: 1.0 of 2"),
     ],
 )
@@ -159,8 +159,8 @@ def test_weights_from_one_script_to_the_other(drawn_data, tmp_path):
     ("text", "message"),
     [
         ("no", "not JSON"),
-        ("{}", "holds no class_weights"),
-        ('{"class_weights": {"a": 1}}', "made for other classes: 'b'"),
+        ("{}", "has no class_weights"),
+        ('{"class_weights": {"a": 1}}', "written for other classes: 'b'"),
         ('{"class_weights": {"a": 1, "b": 0}}', "the weight of 'b' must be a positive number, got 0"),
     ],
 )

@@ -13,7 +13,7 @@ def test_class_names_round_trip(tmp_path):
     assert labels.read_class_names(tmp_path / "obj.names") == ["brush_hair", "climb stairs", "ёж"]
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "names no class"), ("a\nb\na\n", "'a' is named twice")])
+@pytest.mark.parametrize(("text", "message"), [("", "lists no classes"), ("a\nb\na\n", "'a' is listed twice")])
 def test_bad_class_names(tmp_path, text, message):
     (tmp_path / "obj.names").write_text(text)
     with pytest.raises(InputError, match=message):
@@ -52,21 +52,22 @@ def test_bad_folders(tmp_path):
 def test_a_stage_that_was_left_out_is_named_by_paths_as_they_were_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for split_dir in (Path("data/train"), Path("none/data/test")):
-        with pytest.raises(InputError, match=f"^{split_dir.as_posix()}: no such folder; split_data.py makes it$"):
+        with pytest.raises(
+            InputError, match=f"^{split_dir.as_posix()}: no such folder; it is written by split_data.py$"
+        ):
             labels.check_split_dir(split_dir)
     with pytest.raises(InputError, match=r"^mine: no such folder$"):
         labels.check_split_dir(Path("mine"))
     make_files(tmp_path, "videos/wave/a.avi", "videos/sit/b.avi")
-    advice = (
-        "^videos: holds classes, but was not split; run python split_data.py --input_dir videos --output_dir {} first"
-    )
+    command = "python split_data.py --input_dir videos --output_dir {} first"
+    advice = f"^videos: contains classes, but is not split yet; run {command}"
     with pytest.raises(InputError, match=advice.format("data")):
         labels.check_split_dir(Path("videos/train"))
     (tmp_path / "data").mkdir()
     with pytest.raises(InputError, match=advice.format("videos_split")):
         labels.check_split_dir(Path("videos/train"))
     make_files(tmp_path, "videos/train/wave/a.avi")  # it was split, without a test side
-    with pytest.raises(InputError, match=r"^videos/test: no such folder; split_data.py makes it"):
+    with pytest.raises(InputError, match=r"^videos/test: no such folder; it is written by split_data.py"):
         labels.check_split_dir(Path("videos/test"))
     with pytest.raises(InputError, match=r"^data: no class folders"):
         labels.find_class_names(Path("data"))
@@ -96,7 +97,7 @@ def test_what_is_passed_over_is_known(tmp_path):
 def test_a_class_of_files_that_are_no_videos_is_refused(tmp_path):
     make_files(tmp_path, "sit/a.avi", "wave/b.rm", "wave/a.rm", *(f"empty/{name}" for name in SYSTEM_FILES))
     with pytest.raises(
-        InputError, match=r"wave: holds no video, only files such as a\.rm; names of videos end in \.avi, \.mp4"
+        InputError, match=r"wave: contains no video, only files such as a\.rm; names of videos end in \.avi, \.mp4"
     ):
         labels.find_others(tmp_path)
 
@@ -110,7 +111,7 @@ def test_names_that_obj_names_cannot_hold_are_refused(tmp_path, name):
     labels.write_class_names(tmp_path / "obj.names", [name])
     assert labels.read_class_names(tmp_path / "obj.names") != [name]
     with pytest.raises(
-        InputError, match=r"class folder .*: a class's name has no spaces at its ends and no line breaks; rename"
+        InputError, match=r"class folder .* has spaces at the start or end of its name, or a line break; rename"
     ):
         labels.find_others(tmp_path / "in")
 
@@ -156,7 +157,7 @@ def test_links_to_videos_that_were_not_fetched_are_told_with_all_their_classes(t
     for name in ("wave/b.avi", "wave/deep/c.avi", "jump/d.avi"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         link(tmp_path / "in" / name, tmp_path / "annex" / name)
-    message = r"{}: a link to .*annex.*, which is not there \({} such links, in {}\); fetch the files \(git annex get"
+    message = r"{}: broken link to .*annex.* \({} broken links, in {}\); fetch the files \(git annex get"
     with pytest.raises(InputError, match=message.format(r"jump.d\.avi", 3, "deep, jump, wave")):
         labels.find_videos(tmp_path / "in")
     with pytest.raises(InputError, match=message.format(r"wave.b\.avi", 2, "deep, wave")):
@@ -166,7 +167,7 @@ def test_links_to_videos_that_were_not_fetched_are_told_with_all_their_classes(t
 def test_a_class_that_is_itself_a_link_to_nowhere_is_told(tmp_path):
     make_files(tmp_path, "in/sit/a.avi")
     link(tmp_path / "in" / "wave", tmp_path / "annex" / "wave")
-    with pytest.raises(InputError, match=r"wave: a link to .*, which is not there; fetch"):
+    with pytest.raises(InputError, match=r"wave: broken link to .*; fetch"):
         labels.find_videos(tmp_path / "in")
 
 
@@ -182,11 +183,11 @@ def test_each_lost_class_is_told_with_its_reason(tmp_path):
     make_files(tmp_path, "sit/a.avi", "wave/b.avi", "wave/c.avi", "jump/d.avi", "run/e.avi")
     (tmp_path / "empty").mkdir()
     assert labels.lost_classes(tmp_path, {"sit", "wave", "jump", "run"}) == [
-        "class empty is left out: its folder holds no video"
+        "class empty is left out: its folder contains no video"
     ]
     rejected = ["wave/b.avi", "wave/c.avi"]
     assert labels.lost_classes(tmp_path, {"sit", "run"}, rejected) == [
-        "class empty is left out: its folder holds no video",
+        "class empty is left out: its folder contains no video",
         "class jump is left out: none of its 1 video is used",
         "class wave is left out: none of its 2 videos can be read",
     ]
@@ -195,7 +196,7 @@ def test_each_lost_class_is_told_with_its_reason(tmp_path):
 def test_classes_one_level_deeper_are_told(tmp_path):
     names = ["lob", "volley"]
     make_files(tmp_path, *(f"mine/{folder}/{name}/1.avi" for folder in ("aside", "clips") for name in names))
-    expected = r"mine: aside and clips would be classes, but hold the same folders lob, volley; .*, give \S+aside; if"
+    expected = r"mine: aside and clips contain the same folders lob, volley; .*, pass \S+aside; if"
     with pytest.raises(InputError, match=expected):
         labels.check_level(tmp_path / "mine")
     labels.check_level(tmp_path / "mine" / "clips")
@@ -206,11 +207,11 @@ def test_classes_one_level_deeper_are_told(tmp_path):
 
 def test_the_side_of_a_split_is_suggested(tmp_path):
     make_files(tmp_path, *(f"data/{side}/{name}/1.avi" for side in labels.SPLITS for name in ("sit", "wave")))
-    with pytest.raises(InputError, match=r"data: holds train and val and test, not classes; give \S+test$"):
+    with pytest.raises(InputError, match=r"data: holds train and val and test, not classes; pass \S+test$"):
         labels.check_split_dir(tmp_path / "data")
     with pytest.raises(InputError, match=r"give \S+train$"):
         labels.check_split_dir(tmp_path / "data", side="train")
-    with pytest.raises(InputError, match="data: holds train and val and test, not classes; give the folder"):
+    with pytest.raises(InputError, match="data: holds train and val and test, not classes; pass the folder"):
         labels.check_level(tmp_path / "data")
     make_files(tmp_path, "vehicles/train/day/1.avi", "vehicles/tram/2.avi")
     labels.check_split_dir(tmp_path / "vehicles")
@@ -219,7 +220,9 @@ def test_the_side_of_a_split_is_suggested(tmp_path):
 
 def test_a_folder_above_the_models_classes_is_told(tmp_path):
     make_files(tmp_path, "mine/clips/sit/1.avi", "mine/clips/wave/1.avi", "mine/other/2.avi")
-    with pytest.raises(InputError, match=r"mine: clips is no class of the model, but holds some \(sit\); give \S+c"):
+    with pytest.raises(
+        InputError, match=r"mine: clips is not a class of the model, but contains some \(sit\); pass \S+c"
+    ):
         labels.check_known_classes(tmp_path / "mine", ["sit", "wave"])
     for class_names in (["clips"], ["jump", "run"]):
         labels.check_known_classes(tmp_path / "mine", class_names)

@@ -54,7 +54,7 @@ def test_rerun_replaces_an_earlier_split_and_nothing_else(drawn_clips, tmp_path)
         split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "mine")])
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
     (out / "model.pth").write_text("trained on it")
-    with pytest.raises(InputError, match=r"holds model\.pth beside an earlier split"):
+    with pytest.raises(InputError, match=r"contains model\.pth besides an earlier split"):
         split_data.main(arguments)
     with pytest.raises(InputError, match="overlaps"):
         split_data.main(["--input_dir", str(out / "train"), "--output_dir", str(out)])
@@ -83,7 +83,7 @@ def test_what_systems_leave_does_not_make_a_folder_anothers(drawn_clips, tmp_pat
         (out / "Thumbs.db").touch()
         split_data.main(arguments)
     (out / ".git").mkdir()  # hidden too, but a user's
-    with pytest.raises(InputError, match=r"holds \.git beside an earlier split"):
+    with pytest.raises(InputError, match=r"contains \.git besides an earlier split"):
         split_data.main(arguments)
 
 
@@ -94,5 +94,5 @@ def test_output_inside_the_input_is_refused(drawn_clips, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"data: overlaps \.; choose"):
         split_data.main(["--input_dir", "."])
-    with pytest.raises(InputError, match=r"^\.: this is the folder of the videos itself; choose another --output_dir$"):
+    with pytest.raises(InputError, match=r"^\.: is the input folder itself; choose another --output_dir$"):
         split_data.main(["--input_dir", str(tmp_path), "--output_dir", "."])

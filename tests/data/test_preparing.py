@@ -363,7 +363,7 @@ def test_a_full_disk_is_one_line(tmp_path):
         pytest.skip("no disk can be mounted here")
     errors = [line for line in result.stderr.replace("\r", "\n").splitlines() if line.startswith("error")]
     assert len(errors) == 2 and "Traceback" not in result.stderr, result.stderr
-    assert "data_clips: the disk is full; " in errors[0] and "of 20 clips are finished and stay" in errors[0]
+    assert "data_clips: the disk is full; " in errors[0] and "of 20 clips are finished and kept" in errors[0]
     assert "\n1\n" in f"\n{result.stdout}"
     finished = [line for line in result.stdout.splitlines() if line.endswith(".mp4") and "/" not in line]
     assert finished and not any(line.startswith(".") for line in finished)

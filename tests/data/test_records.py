@@ -59,7 +59,7 @@ def test_groups_file(tmp_path):
     (tmp_path / "g.csv").write_text("path,label,source_video\na/1.avi,a,X\n./b/2.avi,b,Y\n")
     source_of = records.groups_source(tmp_path / "g.csv")
     assert [source_of("a/1.avi", "a"), source_of("b/2.avi", "b")] == ["X", "Y"]
-    with pytest.raises(InputError, match=r"g\.csv: has no row for the video 'a/3\.avi'"):
+    with pytest.raises(InputError, match=r"g\.csv: no row for video 'a/3\.avi'"):
         source_of("a/3.avi", "a")
     (tmp_path / "bad.csv").write_text("file,group\n1,2\n")
     with pytest.raises(InputError, match="needs the columns path and source"):
@@ -70,7 +70,7 @@ def test_groups_file(tmp_path):
     with pytest.raises(InputError, match=r"old\.csv: not UTF-8 text"):
         records.groups_source(tmp_path / "old.csv")
     (tmp_path / "twice.csv").write_text("path,source\na/1.avi,X\na/1.avi,Y\n")
-    with pytest.raises(InputError, match=r"twice\.csv:3: a/1\.avi had another source in an earlier row"):
+    with pytest.raises(InputError, match=r"twice\.csv:3: a/1\.avi has a different source in an earlier row"):
         records.groups_source(tmp_path / "twice.csv")
 
 
@@ -96,7 +96,7 @@ def test_load_videos_trusts_the_record_and_notices_a_missing_file(drawn_clips, t
     record = json.loads((out / "split.json").read_text())
     assert [v.num_frames for v in videos] == [e["num_frames"] for e in record["videos"] if e["split"] == "train"]
     (out / "train" / videos[0].path).unlink()
-    with pytest.raises(InputError, match="1 videos are missing"):
+    with pytest.raises(InputError, match="1 missing in all"):
         records.load_videos(out / "train", num_workers=1)
 
 

@@ -35,13 +35,13 @@ def test_background_lies_between_the_labelled_segments(tmp_path):
 def test_background_that_does_not_fit_is_told(tmp_path):
     file = write_timed(tmp_path / "x.mp4", list(range(250)))
     rows = [segment(file, 0, 4, "a"), segment(file, 4, 7, "b"), segment(file, 7, 10, "a")]
-    with pytest.raises(InputError, match="--background nothing: no unlabelled stretch is left"):
+    with pytest.raises(InputError, match="--background nothing: no unlabelled stretch found"):
         add_background(rows, "nothing", seed=0)
     rows = [segment(file, 0, 2, "a"), segment(file, 3, 5, "b"), segment(file, 8.5, 10, "a"), segment(file, 8, 10, "b")]
     found, notes = add_background(rows, "nothing", seed=0)
     assert len(found) == 1
     assert found[0].start_s == pytest.approx(5.5, abs=0.6)
-    assert notes == ["only 1 of 2 segments of background fit between the labelled ones"]
+    assert notes == ["found room for only 1 of 2 background segments between the labelled ones"]
     assert add_background([*rows, segment(file, 5, 6, "nothing")], "nothing", seed=0)[0] == []
-    with pytest.raises(InputError, match="it needs rows with start_s"):
+    with pytest.raises(InputError, match="a background class needs segments with start_s"):
         add_background([segment(file, label="a"), segment(file, label="b")], "nothing", seed=0)

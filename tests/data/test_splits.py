@@ -255,7 +255,9 @@ def test_num_folds_writes_folders_of_their_own(drawn_clips, tmp_path, capsys):
     tested = [file.name for file in (tmp_path / "folds").glob("fold*/test/*/*")]
     assert sorted(tested) == sorted(file.name for file in drawn_clips.glob("*/*.avi"))
     split_data.main([*command, "--num_folds", "3"])  # replaces its own
-    with pytest.raises(InputError, match="fold3: of an earlier split into more folds than 2; move it away first"):
+    with pytest.raises(
+        InputError, match="fold3: left over from an earlier split into more than 2 folds; move it first"
+    ):
         split_data.main([*command, "--num_folds", "2"])
 
 
@@ -297,7 +299,7 @@ def test_files_that_are_passed_over_are_named(drawn_clips, tmp_path, capsys):
     assert line.endswith("wave/note3.txt, wave/note4.txt, …)")
     (tmp_path / "in" / "jig").mkdir()
     (tmp_path / "in" / "jig" / "a.rm").touch()
-    with pytest.raises(InputError, match=r"jig: holds no video, only files such as a\.rm"):
+    with pytest.raises(InputError, match=r"jig: contains no video, only files such as a\.rm"):
         split_data.main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "data")])
 
 

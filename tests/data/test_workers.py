@@ -107,7 +107,7 @@ def test_a_start_that_fails_midway_leaves_no_worker(drawn_data, tmp_path):
     command = ["sh", "-c", 'ulimit -n 40; exec "$@"', "sh", sys.executable, "train_model.py", *flags]
     code, errors = run_to_its_end(command)
     assert code == 1
-    assert "error: too many open files for --num_workers 20; give fewer, or raise the limit (ulimit -n 4096)" in errors
+    assert "error: too many open files with --num_workers 20; lower it, or raise the limit (ulimit -n 4096)" in errors
 
 
 def fails_in_torch(frames, *, seed, may_flip):

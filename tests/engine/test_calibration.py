@@ -52,7 +52,7 @@ def test_precision_out_of_reach_is_told():
     labels = np.array([0, 0, 0, 1, 1, 1, 1, 1, 1, 1] + [0] * 5 + [1] * 5)
     found = calibrate(scores, labels, min_precision=0.9)
     assert found.precision == 0.4 and found.num_answers == 20
-    assert found.describe(0.9).endswith("the most there is: --min_precision 0.9 is out of reach)")
+    assert found.describe(0.9).endswith("no threshold reaches --min_precision 0.9)")
 
 
 def unknown_scores(scores: list[np.ndarray], labels: np.ndarray, temperature: float) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_the_trade_off_with_unknown_actions_is_told():
     assert [row.unknown_held for row in higher] == pytest.approx([0.75, 0.9], abs=0.01)
     assert all(row.unknown_held >= share for row, share in zip(higher, (0.75, 0.9), strict=True))
     told = found.describe(0.8).splitlines()
-    assert told[1].startswith("actions that no class is for, estimated by leaving each class out of the scores in turn")
+    assert told[1].startswith("actions outside all classes, estimated by leaving each class out of the scores in turn")
     assert told[3].startswith(f"  {found.min_score:.2f} (the model's)")
     assert len(told) == 6
 

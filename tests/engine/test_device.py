@@ -21,7 +21,7 @@ def test_precision_follows_the_device():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
 def test_cuda_where_there_is_none_is_an_error():
     assert choose_device("auto") == CPU
-    with pytest.raises(InputError, match="finds no CUDA GPU"):
+    with pytest.raises(InputError, match="found no CUDA GPU"):
         choose_device("cuda")
 
 

@@ -193,7 +193,7 @@ def test_one_process_that_fails_in_training_ends_all_with_its_message(drawn_data
     assert result.returncode != 0
     errors = re.findall(r"^error: .*", result.stderr, flags=re.MULTILINE)
     assert len(errors) == 1, result.stderr
-    assert re.search(r"of 24 clips cannot be read, more than --max_failed_share 0.01 allows; .*\.avi", errors[0])
+    assert re.search(r"of 24 clips could not be read, more than --max_failed_share 0.01 allows; .*\.avi", errors[0])
     assert not (tmp_path / "nano.pth").exists()
 
 

@@ -83,7 +83,7 @@ def test_intervals_of_unknown_recordings_are_said_to_be_narrow(exported, drawn_d
         (tmp_path / "test" / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, tmp_path / "test" / path.parent.name / f"{number}.avi")
     note = run(tmp_path / "test", exported, tmp_path / "out")["interval_note"]
-    assert note.endswith("the recordings are unknown: if some videos are cuts of one, the intervals are too narrow")
+    assert note.endswith("the recordings are unknown: if videos share a recording, the intervals are too narrow")
     assert "unknown" not in run(drawn_data / "test", exported, tmp_path / "out")["interval_note"]
 
 
@@ -91,7 +91,9 @@ def test_earlier_results_are_not_replaced_in_silence(exported, drawn_data, tmp_p
     run(drawn_data / "test", exported, tmp_path)
     assert "earlier test" not in capsys.readouterr().out
     run(drawn_data / "test", exported, tmp_path)
-    expected = "nano_onnx_results.json of an earlier test will be replaced, and what lies beside it; another --output"
+    expected = (
+        "nano_onnx_results.json and the files beside it from an earlier test will be replaced; use another --output"
+    )
     assert expected in capsys.readouterr().out
 
 
@@ -122,7 +124,7 @@ def test_a_lower_precision_is_recorded_and_shown(trained, drawn_data, tmp_path, 
 
 
 def test_a_precision_that_cannot_be_had_is_refused(trained, exported, drawn_data, tmp_path):
-    with pytest.raises(InputError, match=r"--precision bf16: .*nano\.onnx computes as it was exported"):
+    with pytest.raises(InputError, match=r"--precision bf16: .*nano\.onnx was set by its export"):
         run(drawn_data / "test", exported, tmp_path / "out", "--precision", "bf16")
     with pytest.raises(InputError, match="precision tf32 needs CUDA"):
         run(drawn_data / "test", trained, tmp_path / "out", "--precision", "tf32")
@@ -145,8 +147,8 @@ def test_windows_are_named_as_such(exported, drawn_data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--sampling", "windows", "--num_clips", "4"], "--num_clips goes with --sampling uniform"),
-        (["--clip_step", "3"], "--clip_step goes with --sampling windows"),
+        (["--sampling", "windows", "--num_clips", "4"], "--num_clips requires --sampling uniform"),
+        (["--clip_step", "3"], "--clip_step requires --sampling windows"),
     ],
 )
 def test_a_flag_that_would_do_nothing_is_refused(flags, reason, capsys):
@@ -165,7 +167,9 @@ def test_four_clips_of_a_video_are_scored_where_none_is_asked_for():
 
 
 def test_testing_on_training_videos_is_refused(model, drawn_data, tmp_path, capsys):
-    reason = r"train: 24 test videos come from 4 sources in the model's train and val splits, 24 are in them themselves"
+    reason = (
+        r"train: 24 test videos come from 4 sources in the model's train and val splits; 24 were trained on themselves"
+    )
     with pytest.raises(InputError, match=reason + "; .* or add --allow_leak"):
         run(drawn_data / "train", model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -181,12 +185,12 @@ def test_testing_on_training_videos_is_refused(model, drawn_data, tmp_path, caps
 
 
 def test_a_copy_elsewhere_is_the_same_video(exported, drawn_data, tmp_path, monkeypatch):
-    """In a folder without split.json, by a relative path."""
+    """In folder without split.json, by a relative path."""
     (tmp_path / "copy" / "sit").mkdir(parents=True)
     video = next((drawn_data / "train" / "sit").rglob("*.avi"))
     shutil.copy(video, tmp_path / "copy" / "sit")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"copy: 1 test videos come from 1 sources .*, 1 are in them themselves"):
+    with pytest.raises(InputError, match=r"copy: 1 test videos come from 1 sources .*; 1 were trained on themselves"):
         run(Path("copy"), exported, tmp_path)
 
 
@@ -207,9 +211,7 @@ def test_a_plain_folder_of_numbered_files_is_tested(trained, drawn_data, tmp_pat
     shutil.copy(next((drawn_data / "test" / "wave").rglob("*.avi")), tmp_path / "test" / "wave" / "0001.avi")
     overlap = run(tmp_path / "test", model, tmp_path)["train_overlap"]
     assert (overlap["num_sources"], overlap["is_leak"]) == (0, False)
-    told = (
-        "1 test videos have the names of videos in the model's train and val splits; whether they are the same cannot"
-    )
+    told = "1 test videos have the same file names as videos in the model's train and val splits; they may be different"
     assert (told in capsys.readouterr().out) == (version == 1)
 
 
@@ -239,7 +241,7 @@ def test_official_folds_may_share_films_but_no_clip(trained, official_data, tmp_
     model = with_record(
         trained, tmp_path / "clip.pth", train_sources=sources, train_clips=[leaks.hash_clip(videos[3].path)]
     )
-    with pytest.raises(InputError, match="1 are in them themselves"):
+    with pytest.raises(InputError, match="1 were trained on themselves"):
         run(official_data / "test", model, tmp_path)
 
 
@@ -251,7 +253,7 @@ def test_files_that_record_less_still_load_and_say_so(trained, official_data, tm
     model = with_record(trained, tmp_path / "none.pth", train_sources=[], train_clips=[])
     capsys.readouterr()
     assert run(official_data / "test", model, tmp_path)["train_overlap"] is None
-    assert "none.pth records no training videos" in capsys.readouterr().out
+    assert "none.pth does not record its training videos" in capsys.readouterr().out
 
 
 # ---- input that cannot be tested
@@ -260,7 +262,7 @@ def test_files_that_record_less_still_load_and_say_so(trained, official_data, tm
 def test_an_empty_class_folder_is_named(exported, drawn_data, tmp_path):
     shutil.copytree(drawn_data / "test", tmp_path / "test")
     (tmp_path / "test" / "laugh").mkdir()
-    with pytest.raises(InputError, match=r"test.laugh: no video in this class folder"):
+    with pytest.raises(InputError, match=r"test.laugh: no videos in this class folder"):
         run(tmp_path / "test", exported, tmp_path)
 
 
@@ -291,6 +293,6 @@ def test_scores_that_are_no_numbers_stop_the_run(trained, drawn_data, tmp_path):
     checkpoint = load_checkpoint(trained)
     checkpoint.weights["head.bias"] = torch.full_like(checkpoint.weights["head.bias"], float("nan"))
     save_checkpoint(tmp_path / "nan.pth", checkpoint)
-    with pytest.raises(InputError, match=r"nan\.pth: gives scores that are not finite"):
+    with pytest.raises(InputError, match=r"nan\.pth: the scores are not finite"):
         run(drawn_data / "test", tmp_path / "nan.pth", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["nan.pth"]

@@ -168,7 +168,7 @@ def test_a_long_run_saves_as_it_goes(videos, tmp_path, embed, monkeypatch):
 
 def test_a_damaged_file_is_named(videos, tmp_path, embed):
     (tmp_path / "x_features.npz").write_bytes(b"PK damaged")
-    with pytest.raises(InputError, match=r"x_features\.npz: damaged, or not a file of features .*; delete it"):
+    with pytest.raises(InputError, match=r"x_features\.npz: damaged, or not a feature file .*; delete it"):
         compute(videos, tmp_path, embed)
 
 

@@ -16,7 +16,7 @@ def test_a_table_that_excel_shows_ends_no_run(tmp_path, monkeypatch, capsys):
     replacing = logbook.replacing
 
     def refuse(path):
-        raise PermissionError(errno.EACCES, "another program has it open", str(path))
+        raise PermissionError(errno.EACCES, "it is open in another program", str(path))
 
     for number, shows in enumerate((True, False), start=1):
         progress.append(dict.fromkeys(LOG_COLUMNS, 0.5) | {"epoch": number})
@@ -24,7 +24,7 @@ def test_a_table_that_excel_shows_ends_no_run(tmp_path, monkeypatch, capsys):
         book.write(progress)
         assert table.exists() != shows
         assert json.loads((tmp_path / "x_logs.json").read_text(encoding="utf-8"))["epoch"] == [1, 2][:number]
-    assert capsys.readouterr().out == f"{table}: not written after this epoch: another program has it open\n"
+    assert capsys.readouterr().out == f"{table}: not written after this epoch: it is open in another program\n"
     assert len(table.read_text(encoding="utf-8").splitlines()) == 3
 
 

@@ -72,7 +72,7 @@ def test_too_many_failures_stop_the_run():
     failing = [(clips, labels, ["a.avi: gone"])]
     train_epoch(trainer, [failing], 0, num_items=100)  # 1 % is allowed, more is not
     with pytest.raises(
-        InputError, match=r"2 of 100 clips cannot be read, more than --max_failed_share 0.01 allows; a.avi"
+        InputError, match=r"2 of 100 clips could not be read, more than --max_failed_share 0.01 allows; a.avi"
     ):
         train_epoch(trainer, [failing, failing], 1, num_items=100)
 
@@ -86,7 +86,7 @@ def test_a_file_lost_after_the_split_costs_its_clip_alone(drawn_data, tmp_path, 
         path.write_bytes(path.read_bytes()[:3000])
     command = ["--data_dir", str(data), "--model_type", "swin3d_nano", "--save_path", str(tmp_path / "m.pth")]
     command += ["--num_epochs", "1", "--num_workers", "1", "--device", "cpu"]
-    with pytest.raises(InputError, match=r"cannot be read, more than --max_failed_share 0.01"):
+    with pytest.raises(InputError, match=r"could not be read, more than --max_failed_share 0.01"):
         train_model.main(command)
     train_model.main([*command, "--max_failed_share", "0.1"])
     out = capsys.readouterr().out
@@ -148,7 +148,7 @@ def test_a_run_on_a_cpu_says_how_long_it_takes(pass_s, num_epochs, told, monkeyp
     bar_of_an_epoch(monkeypatch, batch_size=1, pass_s=pass_s, num_epochs=num_epochs)
     out = capsys.readouterr().out
     assert out.count("this run will take") == (told is not None)
-    assert told is None or f"{told}; faster: a GPU, or a smaller --clip_len" in out
+    assert told is None or f"{told}; to speed it up, use a GPU, or a smaller --clip_len" in out
 
 
 # ---- the script
@@ -261,7 +261,7 @@ def test_a_caller_is_told_of_each_epoch_after_its_logs(drawn_data, tmp_path):
 
 def test_tensorboard_is_told_of_each_epoch_or_how_to_install_it(drawn_data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match=r"--tensorboard needs a package .*: pip install tensorboard"):
+    with pytest.raises(InputError, match=r"--tensorboard requires .*pip install tensorboard"):
         run(drawn_data, tmp_path / "nano.pth", "--tensorboard")
     assert not list(tmp_path.iterdir())
     written = []
@@ -304,7 +304,7 @@ def test_tensorboard_is_told_of_each_epoch_or_how_to_install_it(drawn_data, tmp_
 
 def test_resume_with_nothing_there_starts_afresh_and_says_so(drawn_data, tmp_path, capsys):
     run(drawn_data, tmp_path / "nano.pth", "--resume", "--num_epochs", "1")
-    assert "starting afresh" in capsys.readouterr().out
+    assert "starting a new run" in capsys.readouterr().out
     run(drawn_data, tmp_path / "nano.pth", "--resume", "--num_epochs", "1")  # finished: nothing left to do
     assert "resuming after epoch 1 of 1" in capsys.readouterr().out
 

@@ -135,7 +135,7 @@ def test_a_class_of_one_source_leaves_no_estimate():
     members = [i for i, video in enumerate(examples.videos) if video.label != "c1" or video.source == "3"]
     fitted = fit_probe(subset(examples, members))
     assert fitted.estimate is None
-    assert fitted.note.startswith("no estimate is possible: class 'c1' has videos of 1 source")
+    assert fitted.note.startswith("no accuracy estimate: all videos of class 'c1' come from one source")
     assert fitted.head.weight.shape == (3, 7)
 
 
@@ -190,7 +190,7 @@ def test_advice():
     assert "hardly help" in advice_of((10, most), (20, half))
     # One video more of a hundred; the point at 10 is no doubling away
     assert "5 to 12" in advice_of((5, half), (10, most), (12, [1, *half[1:]]))
-    assert "may help, the gain is within its error" in advice_of((5, half), (12, [1, *half[1:]]))
+    assert "may help (the gain is within its error)" in advice_of((5, half), (12, [1, *half[1:]]))
     assert "too few videos to tell" in advice_of((16, half))
     assert "10 to 20" in advice_of((5, half), (10, half), (19, most), (20, most))
 
@@ -219,13 +219,13 @@ def command(weights, data_dir, path, *flags):
 
 def test_what_a_probe_prints(probed):
     path, printed = probed
-    assert f"features: 0 of 30 videos are in {path.with_name('p_features.npz')}" in printed
+    assert f"features: found 0 of 30 videos in {path.with_name('p_features.npz')}" in printed
     accuracy = r"cross-validated accuracy 0\.\d{3}, 95 % interval 0\.\d{3} to 0\.\d{3}"
     assert re.search(accuracy + r" \(30 videos of 5 sources in 5 folds; C ", printed)
     assert re.search(r"videos per class +2 +all \(4\)", printed)
     assert "per class: " in printed
     checkpoint = load_checkpoint(path)
-    answer = f"temperature {checkpoint.temperature:.2f}; below {checkpoint.min_score:.2f} an answer is uncertain"
+    answer = f"temperature {checkpoint.temperature:.2f}; below {checkpoint.min_score:.2f} an answers below"
     assert f"scores: {answer} (" in printed
     assert printed.endswith(f"wrote\n  {path}\n  {path.with_name('p_features.npz')}\n")
 
@@ -291,7 +291,7 @@ def again(probed, tmp_path):
 def test_a_second_run_computes_nothing_and_gives_the_same(probed, again, trained, drawn_data, capsys):
     train_model.main(command(trained, drawn_data, again))
     printed = capsys.readouterr().out
-    assert "features: 30 of 30 videos are in" in printed and "ONNX" not in printed
+    assert "features: found 30 of 30 videos in" in printed and "ONNX" not in printed
     assert f"note: {again} of an earlier run will be replaced" in printed
     first, second = load_checkpoint(probed[0]), load_checkpoint(again)
     assert all(torch.equal(value, second.weights[name]) for name, value in first.weights.items())
@@ -301,11 +301,11 @@ def test_features_in_another_precision_are_others(again, trained, drawn_data, ca
     """By torch itself, which is what computes them on CUDA."""
     train_model.main(command(trained, drawn_data, again, "--precision", "bf16"))
     printed = capsys.readouterr().out
-    assert "features: 0 of 30 videos are in" in printed and "ONNX" not in printed
+    assert "features: found 0 of 30 videos in" in printed and "ONNX" not in printed
     head = {name: value for name, value in load_checkpoint(again).weights.items() if name.startswith("head.")}
     assert all(value.dtype == torch.float32 for value in head.values())
     train_model.main(command(trained, drawn_data, again))
-    assert "features: 30 of 30 videos are in" in capsys.readouterr().out
+    assert "features: found 30 of 30 videos in" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -318,7 +318,7 @@ def test_a_new_class_computes_its_videos_alone(again, trained, drawn_data, tmp_p
     train_model.main(command(trained, data, again, "--no_flip", "new"))
     printed = capsys.readouterr().out
     assert "features: 24 of 25 videos" in printed
-    assert "no estimate is possible: class 'new' has videos of 1 source" in printed
+    assert "no accuracy estimate: all videos of class 'new' come from one source" in printed
     assert load_checkpoint(again).class_names[1] == "new"
 
 
@@ -340,12 +340,10 @@ def refused(*flags, match):
 
 def test_refusals(drawn_data, trained, tmp_path, monkeypatch):
     nano = ("--model_type", "swin3d_nano", "--data_dir", str(drawn_data))
-    refused(
-        *nano, match=r"^--probe takes a trained network: give swin3d_nano a file by --weights X\.pth, or .*swin3d_t"
-    )
-    refused("--weights", "none", match="^--probe takes a trained network: give swin3d_b a file")
+    refused(*nano, match=r"^--probe requires a trained network: pass --weights X\.pth for swin3d_nano, or .*swin3d_t")
+    refused("--weights", "none", match="^--probe requires a trained network: pass --weights X.pth for swin3d_b")
     for flag, *value in (("--lr", "3"), ("--num_epochs", "3"), ("--resume",)):
-        refused(*nano, "--weights", str(trained), flag, *value, match=f"^{flag} is for training in epochs")
+        refused(*nano, "--weights", str(trained), flag, *value, match=f"^{flag} cannot be combined with --probe")
     refused(*nano, "--weights", str(trained), "--no_flip", "fly", match="--no_flip fly: not a class")
     named = tmp_path / "data"
     (named / "train").mkdir(parents=True)
@@ -360,7 +358,7 @@ def test_refusals(drawn_data, trained, tmp_path, monkeypatch):
         str(trained),
         "--save_path",
         str(tmp_path / "x.pth"),
-        match="class 'fly' has no training video; add some, or take it out of obj.names",
+        match="class 'fly' has no training video; add some, or remove the class from obj.names",
     )
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    refused(*nano, "--weights", str(trained), match="^--probe runs in one process: start it by python$")
+    refused(*nano, "--weights", str(trained), match="^--probe runs in one process; start it with python, not torchrun$")

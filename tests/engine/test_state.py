@@ -296,7 +296,7 @@ def test_a_full_disk_ends_the_run_in_a_line_and_leaves_the_checkpoint_before(tmp
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 1
         assert result.stderr.endswith(f"Free some space {advice}\n")
-    assert result.stderr.startswith(f"error: {path}: the checkpoint cannot be written (File too large); the one before")
+    assert result.stderr.startswith(f"error: {path}: cannot write the checkpoint (File too large); the previous one")
     assert result.stderr.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["x_last.pth"]
     assert load_checkpoint(path).weights["w"].tolist() == [7.0] * 1000
@@ -330,9 +330,11 @@ def test_an_earlier_run_is_told_of_and_lost_only_when_the_first_epoch_is_done(
     for _ in range(2):  # a second time it is the state of the first that is replaced, and not what is aside
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "train_step", signalled)
-            with pytest.raises(Interrupted, match=r"; the earlier run's state is now .*nano_last_earlier\.pth"):
+            with pytest.raises(
+                Interrupted, match=r"; the state of the earlier run was moved to .*nano_last_earlier\.pth"
+            ):
                 run(drawn_data, tmp_path / "nano.pth", "--save_every", "1")
-        assert "nano.pth of an earlier run is replaced when the first epoch ends; --resume would go on" in (
+        assert "nano.pth of an earlier run will be replaced after the first epoch; use --resume to continue" in (
             capsys.readouterr().out
         )
         assert load_checkpoint(last).epoch == 0
@@ -344,14 +346,17 @@ def test_an_earlier_run_is_told_of_and_lost_only_when_the_first_epoch_is_done(
     assert not aside.exists()
     last.unlink()
     run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "1")
-    assert "is replaced when the first epoch ends; another --save_path keeps it" in capsys.readouterr().out
+    assert "will be replaced after the first epoch; use another --save_path to keep it" in capsys.readouterr().out
     assert not aside.exists()
 
 
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--mixup", "0.2"], r"--mixup 0\.8 \(here 0\.2\); give another --save_path, or drop --resume to replace it"),
+        (
+            ["--mixup", "0.2"],
+            r"--mixup 0\.8 \(here 0\.2\); use another --save_path, or leave out --resume to replace it",
+        ),
         (["--effective_batch", "8"], r"--effective_batch 4 \(here 8\)"),
         (
             ["--model_type", "swin3d_t"],
@@ -410,7 +415,7 @@ def test_other_videos_and_classes_are_refused(unbroken, drawn_data, tmp_path):
             shutil.copy(video, target)
     run(bare, tmp_path / "nano.pth", "--num_epochs", "1")
     target.unlink()
-    with pytest.raises(InputError, match=r"other videos \(1 of them are not here, 0 here are new\)"):
+    with pytest.raises(InputError, match=r"other videos \(1 missing here, 0 new\)"):
         run(bare, tmp_path / "nano.pth", "--num_epochs", "1", "--resume")
 
 

@@ -95,7 +95,7 @@ def test_where_compiling_fails_training_goes_on_without_it(where, monkeypatch, c
     trainer = Trainer(build_model("swin3d_nano", num_classes=4, seed=1), config, device=CPU, steps_per_epoch=1)
     losses = [one.train_step([four_clips()])[0] for one in (plain, trainer)]
     assert torch.equal(*losses)
-    assert capsys.readouterr().out.count("torch.compile failed (no compiler): going on without it") == 1
+    assert capsys.readouterr().out.count("torch.compile failed (no compiler): continuing without it") == 1
     assert all(torch.equal(v, trainer.model.state_dict()[k]) for k, v in plain.model.state_dict().items())
 
 
@@ -229,7 +229,7 @@ def test_auto_takes_a_whole_batch_of_small_clips(capsys):
     trainer = trainer_of(batch_size=AUTO)
     trainer.train_step([four_clips()])
     assert trainer.micro_batch == 16
-    assert "--batch_size auto: 16 clips at once in each process, 64 per step" in capsys.readouterr().out
+    assert "--batch_size auto: 16 clips at once per process, 64 per step" in capsys.readouterr().out
 
 
 def test_blocks_computed_again_give_the_same_gradients_with_drop_path():

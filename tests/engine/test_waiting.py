@@ -22,7 +22,7 @@ def loader(make_video, tmp_path):
 @pytest.mark.parametrize(
     ("height", "device", "num_cores", "remedies"),
     [
-        (480, "cpu", 2, "bring the videos, whose short side is 480 pixels, to 256 by split_data.py --short_side 256"),
+        (480, "cpu", 2, "shrink the videos from a short side of 480 pixels to 256 with split_data.py --short_side 256"),
         (256, "cpu", 8, "raise --num_workers above 2 if cores are idle"),
         (256, "cuda", 2, "raise --num_workers above 2 if cores are idle, or store the videos on a faster disk"),
     ],

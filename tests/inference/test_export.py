@@ -213,12 +213,12 @@ def test_files_of_other_weights_are_told_of(trained, traced, tmp_path, capsys):
     (tmp_path / "nano_fp16.onnx").write_bytes(b"not even ONNX")
     save_checkpoint(tmp_path / "nano.pth", checkpoint)
     convert_model.main(["--checkpoint", str(trained), "--precision", "int8", "--int8_agreement", "0", *flags])
-    assert "nano_fp16.onnx is of other weights" in capsys.readouterr().out
+    assert "nano_fp16.onnx has other weights" in capsys.readouterr().out
     (tmp_path / "nano_fp16.onnx").unlink()
     convert_model.main(["--checkpoint", str(trained), *flags])
     assert "other weights" not in capsys.readouterr().out
     convert_model.main(["--checkpoint", str(tmp_path / "nano.pth"), "--fp32_tolerance", "9", *flags])
-    assert "nano_int8.onnx is of other weights: export it again, or delete it" in capsys.readouterr().out
+    assert "nano_int8.onnx has other weights; export it again, or delete it" in capsys.readouterr().out
 
 
 def test_few_clips_and_few_classes_are_told_of(trained, traced, tmp_path, capsys):
@@ -231,8 +231,8 @@ def test_few_clips_and_few_classes_are_told_of(trained, traced, tmp_path, capsys
     flags = ["--verify_dir", str(tmp_path / "videos"), "--num_verify_clips", "5", "--fp32_tolerance", "1000"]
     convert_model.main(["--checkpoint", str(tmp_path / "one.pth"), *flags])
     printed = capsys.readouterr().out
-    assert "only 1 different clips were found, 5 were wanted" in printed
-    assert "torch gives all clips the same class" in printed
+    assert "found only 1 different clips of 5" in printed
+    assert "torch predicts the same class for all clips" in printed
 
 
 def test_int8_scores_of_a_clip_do_not_depend_on_its_neighbours(files):

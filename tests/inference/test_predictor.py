@@ -213,5 +213,5 @@ def test_weights_that_are_not_finite_are_one_line(trained, tmp_path):
             weight.fill_(math.nan)
     save_checkpoint(tmp_path / "nan.pth", checkpoint)
     predictor = load_predictor(tmp_path / "nan.pth")
-    with pytest.raises(InputError, match="swin3d_nano: gives scores that are not finite numbers; train or export"):
+    with pytest.raises(InputError, match="swin3d_nano: the scores are not finite; train or export"):
         predictor.predict_clips(np.zeros((1, *predictor.clip.shape), np.uint8))

@@ -121,8 +121,8 @@ def test_long_lists_are_cut_on_screen_only(compare, tmp_path):
     ("digests", "reason"),
     [
         (("digest", "other"), "one_results.json is of split digest, .*two_results.json of other: only the same"),
-        (("digest", None), "two_results.json: tested on a folder that no split.json describes"),
-        ((None, None), "one_results.json: tested on a folder that no split.json describes"),
+        (("digest", None), "two_results.json: tested on folder without split.json"),
+        ((None, None), "one_results.json: tested on folder without split.json"),
     ],
 )
 def test_other_splits_are_refused(compare, tmp_path, digests, reason):
@@ -145,7 +145,7 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_predictions_that_do_not_fit_are_refused(compare, tmp_path):
     first, second = write_run(tmp_path / "one", {0}), write_run(tmp_path / "two", {1})
     edit(second, PATHS[3], "run/another.avi")
-    with pytest.raises(InputError, match=r"score different videos: only one of them has run/another\.avi"):
+    with pytest.raises(InputError, match=r"were scored on different videos; only one of them has run/another\.avi"):
         compare(first, second)
     edit(second, "run/another.avi", PATHS[3])
     edit(second, f'"{PATHS[3]}",run,run', f'"{PATHS[3]}",wave,wave')
@@ -153,7 +153,7 @@ def test_predictions_that_do_not_fit_are_refused(compare, tmp_path):
         compare(first, second)
     write_run(tmp_path / "other", {1, 2})
     (tmp_path / "other_predictions.csv").rename(tmp_path / "two_predictions.csv")
-    with pytest.raises(InputError, match=r"two_predictions\.csv: of another run than .*two_results\.json"):
+    with pytest.raises(InputError, match=r"two_predictions\.csv: from a different run than .*two_results\.json"):
         compare(first, second)
     (tmp_path / "two_predictions.csv").write_text("video,label,prediction,score,run,wave\n")
     with pytest.raises(InputError, match="not a table with the columns video, label, prediction, score, source"):
@@ -165,5 +165,5 @@ def test_predictions_that_do_not_fit_are_refused(compare, tmp_path):
     with pytest.raises(InputError, match=r"two_predictions\.csv: no such file"):
         compare(first, second)
     second.rename(tmp_path / "two.json")
-    with pytest.raises(InputError, match=r"two\.json: expected a name ending in _results\.json"):
+    with pytest.raises(InputError, match=r"two\.json: expected a file named X_results\.json"):
         compare(first, tmp_path / "two.json")

@@ -41,7 +41,7 @@ def test_a_preview_shows_its_clips_below_each_other_behind_their_names():
     clips = [np.full((8, 64, 64, 3), level, np.uint8) for level in (50, 150)]
 
     def picture(*names: str) -> np.ndarray:
-        return Preview(path="sit/1.avi", label="sit", clips=clips, names=names).picture(num_thumbnails=4, height=64)
+        return Preview(title="sit", note="sit/1.avi", clips=clips, names=names).picture(num_thumbnails=4, height=64)
 
     one, other = picture("evaluation", "epoch 1"), picture("evaluation", "epoch 2")
     for level in (50, 150):

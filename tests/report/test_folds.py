@@ -97,7 +97,7 @@ def test_two_of_the_three_folds_stand_alone(write, capsys):
     test_model.main(["--results", *write(result(3, 0.7), result(1, 0.8))])
     printed = capsys.readouterr().out
     assert "VideoMAE" not in printed
-    assert "means of folds 1, 2 and 3, these of 1 and 3" in printed
+    assert "means of folds 1, 2 and 3, this one of 1 and 3" in printed
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,12 @@ def test_two_of_the_three_folds_stand_alone(write, capsys):
         ({"per_class_accuracy": {**dict.fromkeys(CLASSES[1:]), "run": 1}}, r"classes \['class 0'\] and \['run'\]"),
         ({"per_class_accuracy": dict.fromkeys(CLASSES[::-1])}, "in another order"),
         ({"protocol": "ucf101"}, "protocol hmdb51 and ucf101"),
-        ({"split_digest": "digest1", "fold": 2}, "run0_results.json and .*run1_results.json are both of split digest1"),
-        ({"fold": 1}, "are both of fold 1: a fold counts once"),
-        ({"split_digest": None}, "run1_results.json: tested on a folder that no split.json describes"),
+        (
+            {"split_digest": "digest1", "fold": 2},
+            "run0_results.json and .*run1_results.json are both results of split digest1",
+        ),
+        ({"fold": 1}, "are both results of fold 1; pass each fold once"),
+        ({"split_digest": None}, "run1_results.json: tested on folder without split.json"),
     ],
 )
 def test_what_does_not_mix_is_refused(write, changes, reason):
@@ -125,7 +128,7 @@ def test_what_does_not_mix_is_refused(write, changes, reason):
 
 def test_the_same_file_twice_is_refused(write):
     path = write(result(1, 0.7))[0]
-    with pytest.raises(InputError, match="a fold counts once"):
+    with pytest.raises(InputError, match="pass each fold once"):
         test_model.main(["--results", path, path])
     with pytest.raises(InputError, match="at least two folds, got 1"):
         test_model.main(["--results", path])
@@ -137,7 +140,7 @@ def test_the_same_file_twice_is_refused(write):
         ("no json", "not a results file"),
         ("[1]", "not a results file"),
         ('{"video_top1": 0.5}', "not a results file of test_model.py .KeyError.'video_top5'"),
-        ("old", "records no protocol, as older versions did; run test_model.py again"),
+        ("old", "written by an older version, without protocol; run test_model.py again"),
     ],
 )
 def test_files_that_are_no_results(write, tmp_path, content, reason):
@@ -235,9 +238,9 @@ def test_folds_of_official_protocols_are_not_pooled(write, tmp_path):
             "is tested in two folds",
         ),
         (lambda folder: write_folds(folder, only=(2,), folds_digest="others"), "folds_digest all five and others"),
-        (lambda folder: write_folds(folder, only=(2,), num_folds=6), "do not mix: num_folds 5 and 6"),
+        (lambda folder: write_folds(folder, only=(2,), num_folds=6), "cannot be combined: num_folds 5 and 6"),
         (lambda folder: edit(folder / "x_fold2_predictions.csv", "0.8", "x"), "could not convert string to float"),
-        (lambda folder: edit(folder / "x_fold2_predictions.csv", ",wave\n", ",jump\n"), "of another run than"),
+        (lambda folder: edit(folder / "x_fold2_predictions.csv", ",wave\n", ",jump\n"), "from a different run than"),
     ],
 )
 def test_what_cannot_be_pooled_is_refused(tmp_path, break_it, reason):

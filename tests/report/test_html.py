@@ -58,7 +58,7 @@ def made_figures() -> dict:
         "num_clips": 144,
         "num_sources": 6,
         "num_resamples": 2000,
-        "interval_note": "only 6 sources: the true intervals are wider",
+        "interval_note": "with only 6 sources, the true intervals are wider",
         "per_class": {
             name: {
                 "precision": None if value is None else 0.6,
@@ -129,7 +129,7 @@ def test_the_figures_and_where_it_fails_are_told(tmp_path):
         "hmdb51, fold 2, digest d7c326fae8c38265",
         "12 videos from 6 sources, 3 classes",
         "4 clips x 3 crops: 144 views",
-        "Only 6 sources: the true intervals are wider.",
+        "With only 6 sources, the true intervals are wider.",
         "8 frames of 64 × 64, 4 apart",
         "guessing: 1.099",
         'label <b>&"x"</b> 19%, predicted stand 71%',
@@ -159,7 +159,7 @@ def test_names_are_text_and_never_markup(tmp_path):
         ({"num_sources": 2, "num_videos": 5, "num_clips": None, "is_leak": False}, "5 test videos come from 2 sources"),
         (
             {"num_sources": 0, "num_videos": 0, "num_clips": 3, "by_name_alone": True, "is_leak": False},
-            "3 test videos have file names of training videos",
+            "3 test videos have the same file names as training videos",
         ),
     ],
 )
@@ -174,7 +174,7 @@ def test_short_videos_give_fewer_views_and_that_is_said(num_videos, num_clips, i
     views = {"sampling": "uniform", "num_clips": 4, "num_crops": 3, "clip_step": None}
     text = count_views({"views": views, "num_videos": num_videos, "num_clips": num_clips})
     assert text.startswith(f"{num_clips} views")
-    assert ("(4 clips x 3 crops, but one clip of a video that is no longer)" in text) == is_said
+    assert ("(4 clips x 3 crops; short videos are scored once)" in text) == is_said
     windows = {"sampling": "windows", "num_clips": None, "num_crops": 1, "clip_step": 8}
     assert count_views({"views": windows, "num_videos": 2, "num_clips": 1234}) == "1,234 views"
 
@@ -195,7 +195,7 @@ def test_what_is_not_known_is_left_out(tmp_path):
     )
     assert "0.432" in page.text
     assert "no interval" in page.text
-    assert "a folder without split.json" in page.text
+    assert "folder without split.json" in page.text
     assert "windows every 14 frames x 1 crop:" in page.text
     assert "No video was mistaken for another class." in page.text
     assert "Recording" not in page.text

@@ -88,8 +88,8 @@ def test_intervals_repeat_and_hold_the_figure():
 @pytest.mark.parametrize(
     ("num_sources", "accuracy", "given", "note"),
     [
-        (1, 0.0, False, "too few sources to resample (1;"),
-        (4, 0.5, False, "too few sources to resample (4;"),
+        (1, 0.0, False, "resampling needs at least 5 sources, got 1"),
+        (4, 0.5, False, "resampling needs at least 5 sources, got 4"),
         (5, 0.6, True, "only 5 sources"),
         (19, 0.6, True, "only 19 sources"),
         (20, 1.0, False, "does not make them certain"),  # no error in any resample

@@ -94,14 +94,14 @@ def read_annotations(
         notes.append(f"class {label} is left out: none of its files can be read")
     if all(segment.start_s is None and segment.source == segment.name for segment in segments):
         notes.append(
-            "no source in the table or the names: each file counts as its own recording; if some are cuts of one, say "
-            "so in a column source, or with --group_regex"
+            "neither the table nor the file names say which videos share a recording, so each file counts as its own; "
+            "if several are cut from one recording, add a column source, or use --group_regex"
         )
     if class_list is None and all(segment.label.isdecimal() for segment in segments):
         notes.append("all labels are numbers; --class_list names the classes")
     unique = list(dict.fromkeys(segments))
     if len(unique) < len(segments):
-        notes.append(f"{pluralize(len(segments) - len(unique), 'row')} repeated word for word, used once")
+        notes.append(f"{pluralize(len(segments) - len(unique), 'row')} repeated exactly; used once")
     return unique, rejected, notes + look_over(unique)
 
 
@@ -127,7 +127,7 @@ def _name_sources(segments: Sequence[Segment], source_of: SourceOf) -> list[Segm
 
 def _read_rows(file: Path, mistakes: _Mistakes) -> tuple[list[_Row], list[str]]:
     if file.is_file() and file.suffix.lower() in _SPREADSHEETS:
-        raise InputError(f"{file}: a spreadsheet; save it as CSV (UTF-8)")
+        raise InputError(f"{file}: this is a spreadsheet; save it as CSV (UTF-8)")
     text = read_text(file)
     first = next((line for line in text.splitlines() if line.strip()), None)
     if first is None:
@@ -145,24 +145,24 @@ def _read_table(file: Path, text: str, delimiter: str, mistakes: _Mistakes) -> t
     _, header = next(lines)
     columns = [name.strip().lower() for name in header]
     if twice := [name for name, count in Counter(columns).items() if count > 1 and name]:
-        raise InputError(f"{file}: two columns are called {twice[0]}")
+        raise InputError(f"{file}: two columns are named {twice[0]}")
     unused = [name for name in columns if name not in _COLUMNS and name]
     if wrong := [name for name in unused if _TIMES.match(name)]:
         raise InputError(
-            f"{file}: column {wrong[0]}: times are read from start_s and end_s (seconds), or start_frame and "
-            "end_frame; rename it"
+            f"{file}: column {wrong[0]}: not a known column for times; rename it to start_s or end_s (seconds), or to "
+            "start_frame or end_frame"
         )
     if "start_s" in columns or "end_s" in columns:
         unused += [name for name in columns if name.endswith("_frame")]
-    notes = [f"columns that are not used: {', '.join(unused)}"] if unused else []
+    notes = [f"ignored columns: {', '.join(unused)}"] if unused else []
     rows = []
     for line, cells in lines:
         if any(cell.strip() for cell in cells[len(columns) :]):
             text = f"{len(cells)} cells, where the first line has {len(columns)}"
-            mistakes.add(line, f"{text}; quote cells that hold a comma, and write numbers as 1.5")
+            mistakes.add(line, f"{text}; put quotes around cells that contain a comma, and write decimals as 1.5")
             continue
         if any("\n" in cell or "\r" in cell for cell in cells):
-            mistakes.add(line, "a cell holds a line break; a quote may not be closed")
+            mistakes.add(line, "a cell contains a line break; is a quote left open?")
             continue
         # Spreadsheets write a comma in numbers where the cells are separated by something else
         values = {
@@ -172,7 +172,7 @@ def _read_table(file: Path, text: str, delimiter: str, mistakes: _Mistakes) -> t
         rows.append(_Row(line=line, cells={name: values[name] for name in values if name not in unused}))
     if not rows:
         mistakes.end()
-        raise InputError(f"{file}: no row below its first line")
+        raise InputError(f"{file}: no rows below the header")
     return rows, notes
 
 
@@ -218,7 +218,7 @@ def read_class_list(file: Path) -> dict[str, str]:
     """Names of classes by their numbers: one a line, numbered from 0, or as the lines begin, `1 Archery`."""
     lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     if not lines:
-        raise InputError(f"{file}: names no class")
+        raise InputError(f"{file}: lists no classes")
     numbered = [re.fullmatch(r"(\d+)[\s,;:]+(.+)", line) for line in lines]
     names = dict(enumerate(lines))
     if all(numbered) and int(numbered[0][1]) in (0, 1):
@@ -226,7 +226,7 @@ def read_class_list(file: Path) -> dict[str, str]:
         if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
             names = dict(zip(numbers, (match[2] for match in numbered), strict=True))
     if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
-        raise InputError(f"{file}: class {twice[0]!r} is named twice")
+        raise InputError(f"{file}: class {twice[0]!r} is listed twice")
     return {str(number): name for number, name in names.items()}
 
 
@@ -273,8 +273,8 @@ def _unknown_class(label: str, class_names: dict[str, str]) -> str:
     first, *_, last = class_names if len(class_names) > 1 else (*class_names, *class_names)
     hint = ""
     if label == str(int(last) + 1) and first == "0":
-        hint = "; if labels begin at 1, put its number before each class in the list (1 NAME)"
-    return f"label {label!r}: --class_list numbers its classes from {first} to {last}{hint}"
+        hint = "; if labels start at 1, write the number before each class in the list (1 NAME)"
+    return f"label {label!r}: the classes in --class_list are numbered {first} to {last}{hint}"
 
 
 def _bad_label(label: str) -> str | None:
@@ -282,7 +282,7 @@ def _bad_label(label: str) -> str | None:
     if not label:
         return "label is empty"
     if re.search(r"[/\\\x00-\x1f\x7f\x85\u2028\u2029]", label) or label.startswith("."):
-        return f"label {label!r}: becomes the name of a folder, so without slashes or line breaks, nor a dot in front"
+        return f"label {label!r}: labels become folder names: no slashes or line breaks, and no dot at the start"
     return f"label {label[:40]!r}…: too long for the name of a folder" if len(os.fsencode(label)) > 200 else None
 
 
@@ -305,9 +305,9 @@ def _find_file(path: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
             if file.is_file():
                 if is_video(file):
                     return file, None
-                return file, f"{path}: not a video by its name; names of videos end in {', '.join(VIDEO_SUFFIXES)}"
+                return file, f"{path}: not a video file; expected a name ending in {', '.join(VIDEO_SUFFIXES)}"
             if file.is_dir():
-                return file, f"{path}: a folder; folders of frames are not read"
+                return file, f"{path}: is a folder; frames stored as images cannot be read"
     where = " nor in ".join(str(folder) for folder in folders)
     return Path(), f"{path}: no such file{'' if Path(path).is_absolute() else f' in {where}'}{_similar(path, folders)}"
 
@@ -352,7 +352,7 @@ def _check_times(
             segment = replace(segment, start_s=round(start_s, 6), end_s=round(min(end_s, table.end_s), 6))
         line, first = lines.setdefault(replace(segment, source="", split=""), (row.line, segment))
         if first != segment:
-            mistakes.add(row.line, f"repeats line {line}, with another source or split")
+            mistakes.add(row.line, f"same as line {line}, but with a different source or split")
         kept.append(segment)
     return kept, list(rejected.values())
 
@@ -374,7 +374,7 @@ def _times_of(cells: dict[str, str], table: PacketTable) -> tuple[float, float]:
 
 def _bad_times(start_s: float, end_s: float, table: PacketTable) -> str | None:
     if end_s <= start_s and start_s < table.end_s:
-        return f"ends at {end_s:g} s, which is not after its start, {start_s:g} s"
+        return f"ends at {end_s:g} s, not after its start at {start_s:g} s"
     if max(start_s, end_s - _MAX_LATE_S) >= table.end_s + TOLERANCE_S:
         late = "ends" if start_s < table.end_s else "starts"
         return f"{late} at {end_s if late == 'ends' else start_s:g} s, after the end of its file, {table.end_s:.2f} s"

@@ -80,8 +80,8 @@ def unpacked(path: Path) -> Path:
                 f"{folder}: already exists where {path.name} would be unpacked; pass that folder instead, or move it"
             )
         if json.loads(read_text(folder / _MARKER)) != stamp:
-            raise InputError(f"{folder}: was unpacked from an earlier {path.name}; remove it to unpack the new one")
-        print(f"{folder}: unpacked before, used again")
+            raise InputError(f"{folder}: was unpacked from an older {path.name}; delete it to unpack the new one")
+        print(f"{folder}: already unpacked; using it")
         return folder
     partial = folder.with_name(folder.name + _PARTIAL)
     origin = partial / _MARKER
@@ -130,7 +130,9 @@ def _unpack(archive: Path, folder: Path) -> None:
         missing = {path: member for path, member in files.items() if not _is_there(folder / path, member.size)}
         needed, free = sum(member.size for member in missing.values()), shutil.disk_usage(folder).free
         if needed > free:
-            raise InputError(f"{archive}: takes {needed / 1e9:.1f} GB unpacked, the disk has {free / 1e9:.1f} GB left")
+            raise InputError(
+                f"{archive}: needs {needed / 1e9:.1f} GB of disk space, but only {free / 1e9:.1f} GB is free"
+            )
         for path, member in tqdm(
             missing.items(), desc=archive.name, unit="file", leave=machine.leaves_bars(), delay=0.5
         ):
@@ -147,14 +149,12 @@ def _wanted_files(archive: Path, members: list[_Member]) -> dict[PurePosixPath, 
     files = {}
     for member in members:
         if not member.is_file and not member.is_folder:
-            raise InputError(f"{archive}: its member {member.name!r} is a link or a device; none of it is unpacked")
+            raise InputError(f"{archive}: contains a link or device, {member.name!r}; nothing was unpacked")
         parts = PurePosixPath(member.name.replace("\\", "/")).parts
         if member.is_folder and not parts:
             continue  # the "./" of a tar
         if not parts or parts[0] == "/" or ".." in parts or re.match(r"[A-Za-z]:", parts[0]) or "\0" in member.name:
-            raise InputError(
-                f"{archive}: its member {member.name!r} would be written outside of its folder; none of it is unpacked"
-            )
+            raise InputError(f"{archive}: {member.name!r} would be written outside its folder; nothing was unpacked")
         if member.is_file and "__MACOSX" not in parts and not parts[-1].startswith("."):
             files[PurePosixPath(*parts)] = member
     return files
@@ -173,16 +173,16 @@ def _check_places(archive: Path, paths: list[PurePosixPath], folder: Path) -> No
     places: dict[str, PurePosixPath] = {}
     for name in names:
         if machine.ON_WINDOWS and any(_NO_NAME_ON_WINDOWS.search(part) for part in name.parts):
-            raise InputError(f"{archive}: its member {str(name)!r} has a name that Windows cannot give a file")
+            raise InputError(f"{archive}: {str(name)!r} is not a valid file name on Windows")
         if (other := places.setdefault(fold(str(name)), name)) != name:
             raise InputError(
-                f"{archive}: {str(other)!r} and {str(name)!r} in it would be the same on this disk, which ignores case"
+                f"{archive}: {str(other)!r} and {str(name)!r} differ only in case, which this disk ignores"
             )
     for inner in filter(is_archive, paths):
         if (other := places.setdefault(fold(str(inner.with_name(_stem(inner.name)))), inner)) != inner:
             raise InputError(
-                f"{archive}: {str(inner)!r} in it would be unpacked to the place of {str(other)!r}; unpack it "
-                "yourself, and pass the folder"
+                f"{archive}: unpacking {str(inner)!r} would overwrite {str(other)!r}; unpack it yourself, and pass the "
+                "folder"
             )
 
 
@@ -205,13 +205,13 @@ def _opened(archive: Path) -> Iterator[list[_Member]]:
             yield members
     except rarfile.RarCannotExec:
         raise InputError(
-            f"{archive}: unpacking .rar needs one of the programs unrar, unar, 7z or bsdtar in PATH; on Debian and "
-            "Ubuntu: apt-get install unar"
+            f"{archive}: unpacking .rar requires unrar, unar, 7z or bsdtar; on Debian and Ubuntu, run apt-get install "
+            "unar"
         ) from None
     except NotImplementedError as error:
         raise InputError(
-            f"{archive}: its members are compressed in a way that Python cannot read ({error}); unpack it with "
-            "another program, and pass the folder"
+            f"{archive}: uses a compression that Python cannot read ({error}); unpack it with another program, and "
+            "pass the folder"
         ) from None
     except (*_DAMAGE, rarfile.Error) as error:
         # An OSError with a number is the disk's, not the archive's
@@ -220,7 +220,9 @@ def _opened(archive: Path) -> Iterator[list[_Member]]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         # bsdtar, and 7z as Debian ships it, stop in the midst of some .rar that unrar and unar read
         hint = ", or install unar" if isinstance(error, rarfile.Error) else ""
-        raise InputError(f"{archive}: damaged, or not what its name says ({reason}); download it again{hint}") from None
+        raise InputError(
+            f"{archive}: damaged, or not the format its name says ({reason}); download it again{hint}"
+        ) from None
 
 
 def _encrypted(archive: Path) -> InputError:

@@ -57,9 +57,9 @@ def _camera_frames(number: int) -> Iterator[TimedFrame]:
     capture = cv2.VideoCapture(number)
     try:
         if not capture.isOpened():
-            raise VideoError(f"camera {number}: cannot be opened; is it there, and free?")
+            raise VideoError(f"camera {number}: cannot be opened; check that it is connected and not in use")
         yield from _until_it_stops(capture, begin=time.monotonic())
-        raise VideoError(f"camera {number}: gives no more frames")
+        raise VideoError(f"camera {number}: stopped sending frames")
     finally:
         capture.release()
 

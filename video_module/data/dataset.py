@@ -29,7 +29,7 @@ def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> 
         first = next(video.path for video in videos if video.label == unknown[0])
         names = ", ".join(class_names[:8]) + (", …" if len(class_names) > 8 else "")
         raise InputError(
-            f"{first}: class {unknown[0]!r} of the videos is not among the {len(class_names)} known classes ({names})"
+            f"{first}: class {unknown[0]!r} of the videos is not one of the {len(class_names)} known classes ({names})"
         )
     return [index[video.label] for video in videos]
 

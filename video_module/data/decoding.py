@@ -320,8 +320,8 @@ def wanted_frames(
         finally:
             frames.close()
     raise VideoError(
-        f"{path}: frame {indices[number]} was wanted, but only {position + 1} decode; "
-        "rerun split_data.py to count its frames anew"
+        f"{path}: frame {indices[number]} was requested, but only {position + 1} frames decode; rerun split_data.py to "
+        "count them again"
     )
 
 

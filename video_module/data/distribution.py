@@ -11,6 +11,7 @@ import numpy as np
 from video_module.config import ClipConfig
 from video_module.data import hmdb51, sampling
 from video_module.data.labels import SPLITS, find_class_names, has_entries, is_split_tree, lost_classes
+from video_module.data.leaks import sources_known
 from video_module.data.records import Rejected, VideoRecord, load_or_scan
 from video_module.errors import InputError
 from video_module.files import read_text
@@ -22,15 +23,18 @@ def label_distribution(
     """Count what split_data.py wrote, or a bare folder of classes, which is the one split "all".
 
     Returns {"class_names", "clip", "classes", "splits": {split: count_videos()}} and the files that do not decode.
-    Clips are windows `clip_step` apart, "classes" has describe_lengths() of the videos of all splits. A folder without
-    split.json is decoded to count its frames.
+    Clips are windows `clip_step` apart, "classes" has describe_lengths() of the videos of all splits. Every
+    "num_sources" is None if nothing tells the recordings. A folder without split.json is decoded to count its frames.
     """
     if is_split_tree(data_dir):
         folders = {split: data_dir / split for split in SPLITS if has_entries(data_dir / split)}
         if not folders:
-            raise InputError(f"{data_dir}: its train, val and test are empty")
+            raise InputError(f"{data_dir}: its folders train, val and test are empty")
     elif not data_dir.is_dir():
-        raise InputError(f"{data_dir}: no such folder; split_data.py makes it, and any folder of classes will do")
+        raise InputError(
+            f"{data_dir}: no such folder; expected the output of split_data.py, or a folder with one subfolder per "
+            "class"
+        )
     else:
         folders = {"all": data_dir}
     read = {split: load_or_scan(folder, num_workers=num_workers) for split, folder in folders.items()}
@@ -54,6 +58,9 @@ def label_distribution(
     splits = {
         split: count_videos(videos, class_names, clip=clip, clip_step=clip_step) for split, (videos, _) in read.items()
     }
+    if not sources_known(video for videos in videos_of.values() for video in videos):
+        for described in (*classes.values(), *splits.values()):
+            described["num_sources"] = None
     return {"class_names": class_names, "clip": settings, "classes": classes, "splits": splits}, rejected
 
 
@@ -124,7 +131,7 @@ def class_weights(counts: Mapping[str, int]) -> dict[str, float]:
     Raises InputError on a class without videos.
     """
     if empty := [name for name, count in counts.items() if not count]:
-        raise InputError(f"class {empty[0]!r} has no training video: there is no weight for it")
+        raise InputError(f"class {empty[0]!r} has no training video, so it cannot have a weight")
     total = sum(counts.values())
     return {name: total / (len(counts) * count) for name, count in counts.items()}
 
@@ -140,9 +147,9 @@ def read_class_weights(file: Path, class_names: Sequence[str]) -> list[float]:
         raise InputError(f"{file}: not JSON ({error})") from None
     weights = content.get("class_weights") if isinstance(content, dict) else None
     if not isinstance(weights, dict):
-        raise InputError(f"{file}: holds no class_weights; write it with calc_label_distribution.py --class_weights")
+        raise InputError(f"{file}: has no class_weights; write it with calc_label_distribution.py --class_weights")
     if differing := sorted(set(weights) ^ set(class_names)):
-        raise InputError(f"{file}: made for other classes: {differing[0]!r} is in it or in the data, not in both")
+        raise InputError(f"{file}: written for other classes: {differing[0]!r} is only in the file or only in the data")
     for name, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
             raise InputError(f"{file}: the weight of {name!r} must be a positive number, got {weight!r}")

@@ -108,7 +108,7 @@ def open_video(path: str | Path, *, fps: float, keyframe_interval: int | None = 
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in _CODECS:
-        raise InputError(f"{path}: videos are written as {', '.join(_CODECS)}")
+        raise InputError(f"{path}: expected a name ending in {', '.join(_CODECS)}")
     with replacing(path) as partial:
         writer = _VideoWriter(partial, fps, suffix, keyframe_interval)
         try:

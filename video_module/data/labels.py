@@ -33,9 +33,9 @@ def read_class_names(path: Path) -> list[str]:
     """Read an obj.names file. Raises InputError if it is missing, empty or names a class twice."""
     names = _lines(read_text(path))
     if not names:
-        raise InputError(f"{path}: names no class")
+        raise InputError(f"{path}: lists no classes")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError(f"{path}: class {twice[0]!r} is named twice")
+        raise InputError(f"{path}: class {twice[0]!r} is listed twice")
     return names
 
 
@@ -88,17 +88,17 @@ def _check_links(paths: Sequence[Path]) -> None:
     """Raise InputError if some are links that lead nowhere."""
     if broken := sorted(path for path in paths if path.is_symlink() and not path.exists()):
         folders = sorted({path.parent.name for path in broken})
-        more = f" ({len(broken)} such links, in {', '.join(folders[:20])}{', …' if len(folders) > 20 else ''})"
+        more = f" ({len(broken)} broken links, in {', '.join(folders[:20])}{', …' if len(folders) > 20 else ''})"
         raise InputError(
-            f"{broken[0]}: a link to {broken[0].readlink()}, which is not there{more if len(broken) > 1 else ''}; "
-            "fetch the files (git annex get, dvc pull), or remove the links"
+            f"{broken[0]}: broken link to {broken[0].readlink()}{more if len(broken) > 1 else ''}; fetch the files "
+            "(git annex get, dvc pull), or remove the links"
         )
 
 
 def _check_no_folds(folder: Path, more: str = "") -> None:
     """Raise InputError if a folder holds folds, which are splits and no classes."""
     if (folder / "fold1" / "split.json").is_file():
-        raise InputError(f"{folder}: holds folds; give one of them, such as {folder / 'fold1'}{more}")
+        raise InputError(f"{folder}: contains folds; pass one of them, such as {folder / 'fold1'}{more}")
 
 
 def _class_folders(class_dir: Path) -> list[Path]:
@@ -111,7 +111,7 @@ def _class_folders(class_dir: Path) -> list[Path]:
     _check_links([entry for entry in entries if not is_video(entry)])
     folders = [entry for entry in entries if entry.is_dir()]
     if not folders:
-        raise InputError(f"{class_dir}: no class folders in it; expected one folder of videos for each class")
+        raise InputError(f"{class_dir}: no class folders; expected one subfolder of videos per class")
     # By name: Windows orders paths without regard to case, and the order decides which class is which number
     return sorted(folders, key=lambda folder: folder.name)
 
@@ -128,7 +128,7 @@ def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
         if not _is_utf8(str(path)):
             raise InputError(f"{str(path)!a}: the name is not valid UTF-8; rename the file")
     if not found:
-        raise InputError(f"{class_dir}: no video in its {len(classes)} folders")
+        raise InputError(f"{class_dir}: no videos in its {len(classes)} folders")
     names = {path: path.relative_to(class_dir) for path in found}
     order = sorted(found, key=lambda path: (names[path].parts[0], names[path].as_posix()))
     return [(names[path].parts[0], path) for path in order]
@@ -141,7 +141,7 @@ def lost_classes(class_dir: Path, kept: Collection[str], rejected: Collection[st
     sentences = []
     for name in (folder.name for folder in _class_folders(class_dir)):
         if name not in kept:
-            reason = "its folder holds no video"
+            reason = "its folder contains no video"
             if found[name]:
                 is_broken = broken[name] == found[name]
                 reason = f"none of its {pluralize(found[name], 'video')} {'can be read' if is_broken else 'is used'}"
@@ -156,22 +156,22 @@ def check_split_dir(split_dir: Path, *, side: str = "test") -> None:
     """
     if split_dir.is_dir():
         if sides := _sides_in(split_dir):
-            raise InputError(f"{split_dir}: holds {' and '.join(sides)}, not classes; give {split_dir / side}")
+            raise InputError(f"{split_dir}: holds {' and '.join(sides)}, not classes; pass {split_dir / side}")
         return
     if split_dir.name not in SPLITS:
         raise InputError(f"{split_dir}: no such folder")
     above = split_dir.parent
-    _check_no_folds(above, "; train_model.py --fold all trains and tests each")
+    _check_no_folds(above, "; or use train_model.py --fold all, which trains and tests all of them")
     was_split = any((above / name).is_dir() for name in SPLITS)
     if not was_split and any(map(is_video, above.glob("*/**/*"))):
         # The scripts look for a split in "data", so it goes there unless something is there already
         named = above if above.name else above.absolute()
         output_dir = named.with_name(f"{named.name}_split") if Path("data").exists() else Path("data")
         raise InputError(
-            f"{above}: holds classes, but was not split; run python split_data.py --input_dir {above} --output_dir "
-            f"{output_dir} first"
+            f"{above}: contains classes, but is not split yet; run python split_data.py --input_dir {above} "
+            f"--output_dir {output_dir} first"
         )
-    raise InputError(f"{split_dir}: no such folder; split_data.py makes it")
+    raise InputError(f"{split_dir}: no such folder; it is written by split_data.py")
 
 
 def check_level(class_dir: Path) -> None:
@@ -181,8 +181,8 @@ def check_level(class_dir: Path) -> None:
     """
     if sides := _sides_in(class_dir):
         raise InputError(
-            f"{class_dir}: holds {' and '.join(sides)}, not classes; give the folder that they were made of, "
-            f"or one side, such as {class_dir / sides[0]}"
+            f"{class_dir}: holds {' and '.join(sides)}, not classes; pass the folder that was split, or one side, such "
+            f"as {class_dir / sides[0]}"
         )
     below: dict[str, set[str]] = {}
     for label, path in find_videos(class_dir):
@@ -193,9 +193,9 @@ def check_level(class_dir: Path) -> None:
     if len(below) > 1 and len(shared) > 1 and not any("" in names for names in below.values()):
         classes = list(below)
         raise InputError(
-            f"{class_dir}: {' and '.join(classes[:2])} would be classes, but hold the same folders "
-            f"{', '.join(shared[:4])}; if these are the classes, give {class_dir / classes[0]}; if recordings, "
-            "say by --groups which videos belong together"
+            f"{class_dir}: {' and '.join(classes[:2])} contain the same folders {', '.join(shared[:4])}; if those are "
+            f"the classes, pass {class_dir / classes[0]}; if they are recordings, use --groups to say which videos "
+            "belong together"
         )
 
 
@@ -210,15 +210,15 @@ def find_others(class_dir: Path) -> list[Path]:
     for folder in folders:
         if _lines(f"{folder.name}\n") != [folder.name] or folder.name.startswith("\ufeff"):
             raise InputError(
-                f"{class_dir}: class folder {folder.name!r}: a class's name has no spaces at its ends and no line "
-                "breaks; rename the folder"
+                f"{class_dir}: class folder {folder.name!r} has spaces at the start or end of its name, or a line "
+                "break; rename it"
             )
         below = (path for path in walk_files(folder) if path.is_file() and not is_system_file(path))
         files = [path for path in below if not any(part[0] == "." for part in path.relative_to(folder).parts)]
         found = [path for path in files if not is_video(path)]
         if found and len(found) == len(files):
             raise InputError(
-                f"{folder}: holds no video, only files such as {min(found).name}; names of videos end in "
+                f"{folder}: contains no video, only files such as {min(found).name}; names of videos end in "
                 f"{', '.join(VIDEO_SUFFIXES)}"
             )
         others += found
@@ -240,7 +240,7 @@ def check_class_folders(class_dir: Path) -> None:
     if empty := [folder for folder in _class_folders(class_dir) if folder.name not in found]:
         more = f", nor in {', '.join(folder.name for folder in empty[1:])}" if len(empty) > 1 else ""
         raise InputError(
-            f"{empty[0]}: no video in this class folder{more}; fill it, or remove it to test without the class"
+            f"{empty[0]}: no videos in this class folder{more}; add some, or remove it to test without the class"
         )
 
 
@@ -252,7 +252,7 @@ def check_known_classes(class_dir: Path, class_names: Collection[str]) -> None:
     for folder in folders:
         if found := [name for name in class_names if (folder / name).is_dir()]:
             raise InputError(
-                f"{class_dir}: {folder.name} is no class of the model, but holds some ({found[0]}); give {folder}"
+                f"{class_dir}: {folder.name} is not a class of the model, but contains some ({found[0]}); pass {folder}"
             )
 
 

@@ -20,15 +20,15 @@ def check_split_output(input_dir: Path, output_dir: Path) -> None:
         raise InputError(f"{output_dir}: a broken link to {output_dir.readlink()}")
     check_output(output_dir, folder=True)
     if lies_in(output_dir, input_dir) and lies_in(input_dir, output_dir):
-        raise InputError(f"{output_dir}: this is the folder of the videos itself; choose another --output_dir")
+        raise InputError(f"{output_dir}: is the input folder itself; choose another --output_dir")
     if lies_in(output_dir, input_dir) or lies_in(input_dir, output_dir):
         raise InputError(f"{output_dir}: overlaps {input_dir}; choose another --output_dir")
     found = output_dir.iterdir() if output_dir.is_dir() else ()
     entries = {entry.name for entry in found if not is_system_file(entry)}
     if entries and SPLIT_JSON not in entries:
-        raise InputError(f"{output_dir}: not empty, and not written by split_data.py; choose another folder")
+        raise InputError(f"{output_dir}: not empty, and not written by split_data.py; choose another --output_dir")
     if others := sorted(entries - {*SPLITS, OBJ_NAMES, SPLIT_JSON}):
-        raise InputError(f"{output_dir}: holds {others[0]} beside an earlier split; move it away first")
+        raise InputError(f"{output_dir}: contains {others[0]} besides an earlier split; move it first")
 
 
 def check_further_folds(output_dir: Path, num_folds: int) -> None:
@@ -36,8 +36,8 @@ def check_further_folds(output_dir: Path, num_folds: int) -> None:
     numbers = [int(match[1]) for path in output_dir.glob("fold*") if (match := re.fullmatch(r"fold(\d+)", path.name))]
     if further := sorted(number for number in numbers if number > num_folds):
         raise InputError(
-            f"{output_dir / f'fold{further[0]}'}: of an earlier split into more folds than {num_folds}; move it away "
-            "first"
+            f"{output_dir / f'fold{further[0]}'}: left over from an earlier split into more than {num_folds} folds; "
+            "move it first"
         )
 
 

@@ -115,13 +115,13 @@ class TrainOverlap:
         splits = "the model's train and val splits"
         if self.num_clips and not self.num_sources and self.by_name_alone:
             return (
-                f"{self.num_clips} test videos have the names of videos in {splits}; whether they are the same cannot "
-                "be told, since this older model file does not record their classes"
+                f"{self.num_clips} test videos have the same file names as videos in {splits}; they may be different "
+                "videos, because this older model file does not record classes"
             )
         if self.num_clips and not self.num_sources:
-            return f"{self.num_clips} test videos are in {splits}, by their classes and file names"
+            return f"{self.num_clips} test videos are also in {splits} (same class and file name)"
         text = f"{self.num_videos} test videos come from {self.num_sources} sources in {splits}"
-        return text if self.num_clips is None else f"{text}, {self.num_clips} are in them themselves"
+        return text if self.num_clips is None else f"{text}; {self.num_clips} were trained on themselves"
 
 
 def train_overlap(
@@ -279,7 +279,7 @@ def _read_sides(
     if len(paths) == 1 and is_split_tree(root):
         folders = {split: root / split for split in SPLITS if has_entries(root / split)}
     elif len(folders) != len(paths):
-        raise InputError(f"{paths[0]}: named twice; --audit compares two folders, or the splits of one")
+        raise InputError(f"{paths[0]}: given twice; --audit compares two folders, or the splits of one")
     sides, rejected = [], []
     for name, folder in folders.items():
         videos, broken = load_or_scan(folder, source_of=source_of, decode=decode, num_workers=num_workers)

@@ -48,17 +48,17 @@ def open_file(path: str | Path) -> tuple[av.container.InputContainer, av.VideoSt
     if not path.is_file():
         raise VideoError(f"{path}: no such file")
     if not os.access(path, os.R_OK):
-        raise VideoError(f"{path}: no permission to read it")
+        raise VideoError(f"{path}: permission denied")
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes)")
     if path.suffix.lower() in _PICTURE_SUFFIXES:
-        raise VideoError(f"{path}: a picture, not a video")
+        raise VideoError(f"{path}: is an image, not a video")
     try:
         # Absolute, so that no part of a name is taken for a protocol ("a:b.avi") or an option ("-x.avi"). Titles need
         # not be UTF-8; those of HMDB51 are not.
         container = av.open(str(path.absolute()), options=dict(_OPTIONS), metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError):
-        raise VideoError(f"{path}: not a video that can be read") from None
+        raise VideoError(f"{path}: cannot be read as a video") from None
     try:
         return container, _choose_stream(container, path)
     except BaseException:
@@ -69,13 +69,13 @@ def open_file(path: str | Path) -> tuple[av.container.InputContainer, av.VideoSt
 def _choose_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
     films = [stream for stream in container.streams.video if not stream.disposition & _NOT_FILMS]
     if not films:
-        raise VideoError(f"{path}: holds no video stream")
+        raise VideoError(f"{path}: contains no video stream")
     stream = next((film for film in films if film.disposition & av.stream.Disposition.default), films[0])
     context = stream.codec_context
     if context is None:
         raise VideoError(
-            f"{path}: no decoder for its codec, {_codec_name(container, stream)}; convert the file, for example by "
-            f"ffmpeg -i {path.name} -c:v libx264 {path.stem}_h264.mp4"
+            f"{path}: no decoder for codec {_codec_name(container, stream)}; convert the file, for example with ffmpeg "
+            f"-i {path.name} -c:v libx264 {path.stem}_h264.mp4"
         )
     # Loaders run many readers at once: with one decoder thread each they are twice as fast as with FFmpeg's default.
     context.thread_count, context.thread_type = 1, "NONE"

@@ -276,8 +276,8 @@ def _make_all(todo: dict[str, _Job], log: _Log, *, num_workers: int) -> dict[str
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InputError(
-            f"{log.store}: the disk is full; {len(made)} of {len(todo)} clips are finished and stay; make room and run "
-            "this again, which goes on with the rest"
+            f"{log.store}: the disk is full; {len(made)} of {len(todo)} clips are finished and kept; free some space, "
+            "and run the same command again to continue"
         ) from None
     finally:
         stop.set()

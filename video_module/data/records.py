@@ -107,11 +107,11 @@ def groups_source(file: Path) -> SourceOf:
             raise InputError(f"{file}:{reader.line_num}: path or {column} is empty")
         path = row["path"].replace("\\", "/").removeprefix("./")
         if sources.setdefault(path, row[column]) != row[column]:
-            raise InputError(f"{file}:{reader.line_num}: {path} had another source in an earlier row")
+            raise InputError(f"{file}:{reader.line_num}: {path} has a different source in an earlier row")
 
     def source_of(path: str, label: str) -> str:
         if path not in sources:
-            raise InputError(f"{file}: has no row for the video {path!r}")
+            raise InputError(f"{file}: no row for video {path!r}")
         return sources[path]
 
     return source_of
@@ -191,13 +191,13 @@ def describe_faults(videos: Sequence[VideoRecord]) -> list[str]:
     if damaged := [video for video in videos if video.num_damaged_frames]:
         num_frames = sum(video.num_damaged_frames for video in damaged)
         sentences.append(
-            f"{pluralize(num_frames, 'frame')} of {pluralize(len(damaged), 'video')} lost or damaged, "
-            f"{damaged[0].path} among them"
+            f"{pluralize(num_frames, 'frame')} of {pluralize(len(damaged), 'video')} lost or damaged "
+            f"({damaged[0].path}, for example)"
         )
     if timeless := [video for video in videos if not video.has_times]:
         sentences.append(
-            f"{pluralize(len(timeless), 'video')} without times, {timeless[0].path} among them; "
-            f"{timeless[0].fps:g} frames/s are assumed there"
+            f"{pluralize(len(timeless), 'video')} without timestamps ({timeless[0].path}, for example); assuming "
+            f"{timeless[0].fps:g} frames/s"
         )
     return sentences
 
@@ -224,23 +224,23 @@ def find_folds(data_dir: Path) -> list[Path]:
     found = [path for path in data_dir.glob("fold*") if path.name[len("fold") :].isdecimal() and path.is_dir()]
     folders = sorted(found, key=lambda path: int(path.name[len("fold") :]))
     if len(folders) < 2:
-        raise InputError(f"{data_dir}: no folders fold1, fold2, … in it; split_data.py --num_folds 5 makes them")
+        raise InputError(f"{data_dir}: no folders fold1, fold2, …; create them with split_data.py --num_folds 5")
     first = None
     for number, folder in enumerate(folders, start=1):
         if folder.name != f"fold{number}":
-            raise InputError(f"{data_dir / f'fold{number}'}: no such folder, beside {folder}; rerun split_data.py")
+            raise InputError(f"{data_dir / f'fold{number}'}: missing, although {folder} is there; rerun split_data.py")
         content = _read_split_json(folder)
         if content is None:
-            raise InputError(f"{folder}: no {SPLIT_JSON} in it, so it is not a split; rerun split_data.py")
+            raise InputError(f"{folder}: not a split, because it has no {SPLIT_JSON}; rerun split_data.py")
         first = first or content
         is_same = all(content.get(key) == first.get(key) for key in ("protocol", "num_folds", "folds_digest"))
         if not is_same or content.get("fold") != number:
-            raise InputError(f"{folder}: not of the same split as {folders[0]}; rerun split_data.py")
+            raise InputError(f"{folder}: not from the same split as {folders[0]}; rerun split_data.py")
         for split in ("train", "test"):
             check_split_dir(folder / split)
             load_videos(folder / split, num_workers=1)
     if first.get("num_folds") not in (None, len(folders)):
-        raise InputError(f"{data_dir}: holds {len(folders)} of {first['num_folds']} folds; rerun split_data.py")
+        raise InputError(f"{data_dir}: has only {len(folders)} of {first['num_folds']} folds; rerun split_data.py")
     return folders
 
 
@@ -257,8 +257,8 @@ def load_videos(split_dir: Path, *, num_workers: int, allow_none: bool = False) 
     found = {path.relative_to(split_dir).as_posix(): (label, path) for label, path in find_videos(split_dir)}
     if missing := sorted(set(recorded) - set(found)):
         raise InputError(
-            f"{split_dir / missing[0]}: listed in {split_dir.parent / SPLIT_JSON} but not there "
-            f"({len(missing)} videos are missing); rerun split_data.py"
+            f"{split_dir / missing[0]}: listed in {split_dir.parent / SPLIT_JSON} but missing ({len(missing)} missing "
+            "in all); rerun split_data.py"
         )
     unknown = [found[name] for name in found if name not in recorded]
     probed = _read_records(split_dir, unknown, source_of=name_source, decode=True, num_workers=num_workers)

@@ -68,18 +68,18 @@ def look_over(segments: Sequence[Segment]) -> list[str]:
     counts = Counter(segment.label for segment in segments)
     if single := sorted(label for label, count in counts.items() if count == 1):
         names = ", ".join(single[:5]) + (", …" if len(single) > 5 else "")
-        notes.append(f"a single example of {pluralize(len(single), 'class')}: {names}")
+        notes.append(f"only one example of {pluralize(len(single), 'class')}: {names}")
     spelled = defaultdict(list)
     for label in sorted(counts):
         spelled[label.casefold()].append(label)
     for labels in spelled.values():
         if len(labels) > 1:
-            notes.append(f"labels that differ in case alone are classes of their own: {', '.join(labels)}")
+            notes.append(f"labels that differ only in case count as different classes: {', '.join(labels)}")
     if overlapping := list(_overlaps(segments)):
         first, second = overlapping[0]
         notes.append(
-            f"{pluralize(len(overlapping), 'pair')} of segments of different labels overlap: "
-            f"{first} ({first.label}), and {second.start_s or 0:g} s on ({second.label})"
+            f"{pluralize(len(overlapping), 'pair')} of segments with different labels overlap: {first} "
+            f"({first.label}), and {second.start_s or 0:g} s on ({second.label})"
         )
     return notes
 
@@ -109,7 +109,7 @@ def check_classes(segments: Sequence[Segment]) -> None:
         raise InputError(f"a classifier needs at least two classes, found {labels}")
     trained = {segment.label for segment in segments if segment.split in ("", "train")}
     if untrained := sorted(set(labels) - trained):
-        raise InputError(f"class {untrained[0]!r} has no video left to train on: the column split has it elsewhere")
+        raise InputError(f"class {untrained[0]!r} has no training video: the column split puts all of them elsewhere")
 
 
 # ---- background
@@ -146,12 +146,12 @@ def add_background(segments: Sequence[Segment], name: str, *, seed: int) -> tupl
         stretches.append((recording, free))
     if not found and not num_there:
         raise InputError(
-            f"--background {name}: no unlabelled stretch is left in the recordings; it needs rows with start_s and "
-            "end_s, and at least a second between them"
+            f"--background {name}: no unlabelled stretch found; a background class needs segments with start_s and "
+            "end_s that are at least a second apart"
         )
     notes = []
     if len(found) < num_wanted:
-        notes.append(f"only {len(found)} of {num_wanted} segments of background fit between the labelled ones")
+        notes.append(f"found room for only {len(found)} of {num_wanted} background segments between the labelled ones")
     return found, notes
 
 

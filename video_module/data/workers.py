@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from video_module.errors import STOP_SIGNALS, InputError
 
 _SHARED_MEMORY = (
-    "/dev/shm, the shared memory in which decoding processes hand over their clips, is full: enlarge it (docker run "
-    "--shm-size 8g), or give fewer --num_workers (--num_workers 0 needs none)"
+    "/dev/shm, the shared memory that passes clips between processes, is full; enlarge it (docker run --shm-size 8g), "
+    "or lower --num_workers (0 needs none)"
 )
 # In torch's message for an allocation that fails, and for a worker that is killed because memory has no room behind it.
 _NO_ROOM = "shared memory"
@@ -69,7 +69,7 @@ class WorkerLoader(DataLoader):
                 raise InputError(_SHARED_MEMORY) from None
             if error.errno == errno.EMFILE:
                 raise InputError(
-                    f"too many open files for --num_workers {self.num_workers}; give fewer, or raise the limit (ulimit "
+                    f"too many open files with --num_workers {self.num_workers}; lower it, or raise the limit (ulimit "
                     "-n 4096)"
                 ) from None
             raise
@@ -126,6 +126,6 @@ def _death(reason: str) -> InputError:
     if _NO_ROOM in reason:
         return InputError(_SHARED_MEMORY)
     return InputError(
-        f"a decoding process died ({reason.splitlines()[0].strip().removesuffix('.')}): out of memory (try a smaller "
-        "--num_workers), or a file that crashes the decoder (--num_workers 0 shows which)"
+        f"a decoding process died ({reason.splitlines()[0].strip().removesuffix('.')}): out of memory (lower "
+        "--num_workers), or a file crashes the decoder (--num_workers 0 shows which)"
     )

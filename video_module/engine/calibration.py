@@ -66,12 +66,12 @@ class Calibration:
             return
         if self.learned_unknown:
             yield (
-                "actions that no class is for, estimated by leaving each class out of the scores in turn; the network "
-                "has learned it, so truly new actions are noticed less often:"
+                "actions outside all classes, estimated by leaving each class out of the scores in turn (truly new "
+                "actions are noticed less often, because the network has learned these):"
             )
         else:
-            yield "actions that no class is for, measured by fitting without each class in turn:"
-        rows = [["--min_score", "known videos answered", "of these right", "unknown ones called uncertain"]]
+            yield "actions outside all classes, measured by fitting without each class in turn:"
+        rows = [["--min_score", "known: answered", "answers correct", "unknown: uncertain"]]
         for row in self.trade_offs:
             right = "-" if row.precision is None else f"{row.precision:.2f}"
             name = f"{row.min_score:.2f}" + " (the model's)" * (row.min_score == self.min_score)
@@ -80,11 +80,11 @@ class Calibration:
 
     def _describe_known(self, min_precision: float) -> str:
         text = (
-            f"scores: temperature {self.temperature:.2f}; below {self.min_score:.2f} an answer is uncertain "
-            f"({self.num_answers} of {self.num_videos} videos reach it, {self.precision:.2f} of these are right"
+            f"scores: temperature {self.temperature:.2f}; answers below {self.min_score:.2f} are uncertain "
+            f"({self.num_answers} of {self.num_videos} videos score higher, with precision {self.precision:.2f}"
         )
         if self.precision < min_precision:
-            return f"{text}, the most there is: --min_precision {min_precision:g} is out of reach)"
+            return f"{text}; no threshold reaches --min_precision {min_precision:g})"
         return f"{text})"
 
 

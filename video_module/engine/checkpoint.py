@@ -65,12 +65,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         on_disk = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
         reason = (on_disk and on_disk.strerror) or error
         is_full = on_disk is None or on_disk.errno in FULL_DISK
-        left = "the one before is whole" if path.is_file() else "there is none"
+        left = "the previous one is intact" if path.is_file() else "there is none"
         # A probe is done in one go, from its features, which are kept
         again = "run it again" if checkpoint.train_config.get("probe") else "go on with --resume"
         again = f"Free some space and {again}" if is_full else again.capitalize()
         raise InputError(
-            f"{path}: the checkpoint cannot be written ({str(reason).splitlines()[0]}); {left}. {again}"
+            f"{path}: cannot write the checkpoint ({str(reason).splitlines()[0]}); {left}. {again}"
         ) from None
 
 
@@ -87,7 +87,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         known = {entry.name for entry in fields(Checkpoint)}
         return Checkpoint(**{key: value for key, value in content.items() if key in known})
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{path}: not a checkpoint that this version reads ({error!r})") from None
+        raise InputError(f"{path}: not a checkpoint that this version can read ({error!r})") from None
 
 
 def published_checkpoint(

@@ -22,9 +22,9 @@ def choose_device(device: str) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise InputError(f"--device {device}: torch finds no CUDA GPU; use --device cpu")
+        raise InputError(f"--device {device}: torch found no CUDA GPU; use --device cpu")
     if index >= torch.cuda.device_count():
-        raise InputError(f"--device {device}: there are only {torch.cuda.device_count()} GPUs, counted from 0")
+        raise InputError(f"--device {device}: only {torch.cuda.device_count()} GPUs found, numbered from 0")
     # Events and streams are made on the current GPU, wherever the tensors are.
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
@@ -34,7 +34,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
     """Resolve "auto": bf16 on CUDA, fp16 where it lacks bf16, fp32 on the CPU."""
     if precision != "auto":
         if precision in ("fp16", "tf32") and device.type == "cpu":
-            raise InputError(f"precision {precision} needs CUDA; use fp32 or bf16 on the CPU")
+            raise InputError(f"precision {precision} requires CUDA; use fp32 or bf16 on the CPU")
         return precision
     if device.type != "cuda":
         return "fp32"

@@ -95,7 +95,7 @@ class _Cache:
             parts = np.split(features, np.cumsum(counts)[:-1]) if names else []
             self._rows = dict(zip(names, parts, strict=True))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: damaged, or not a file of features ({error}); delete it") from None
+            raise InputError(f"{path}: damaged, or not a feature file ({error}); delete it") from None
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
@@ -175,7 +175,7 @@ def compute_features(
         for digest, (video, all_views) in wanted.items()
         if (views := [view for view in all_views if f"{digest}_{view}" not in cache])
     }
-    print(f"features: {len(videos) - len(missing):,} of {len(videos):,} videos are in {path}")
+    print(f"features: found {len(videos) - len(missing):,} of {len(videos):,} videos in {path}")
     if missing:
         _add_missing(cache, missing, make_embedding(), clip=clip, num_workers=num_workers)
     plain = [cache[f"{digest}_plain"] for digest in digests]

@@ -32,7 +32,7 @@ class Logbook:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise InputError(
-                    "--tensorboard needs a package that is not installed: pip install tensorboard"
+                    "--tensorboard requires the package tensorboard; run pip install tensorboard"
                 ) from None
             self._open_board = SummaryWriter
         self._num_on_board = 0  # epochs

@@ -93,7 +93,7 @@ def train(
             on_epoch(progress)
     if progress.num_epochs < config.num_epochs:
         patience = pluralize(config.patience, "epoch")
-        print(f"stopped early: {patience} brought nothing better than epoch {progress.best_epoch}")
+        print(f"stopped early: no improvement on epoch {progress.best_epoch} in {patience}")
     if best_calibration is not None:
         print(best_calibration.describe(config.min_precision))
     return progress
@@ -269,7 +269,7 @@ class _RunningEpoch:
             smaller = "" if self.trainer.model.name == "swin3d_nano" else "--model_type swin3d_nano, "
             self.bar.write(
                 f"this run will take about {run_s / 3600:.0f} hours on this CPU, {run_s / num_epochs / 60:.1f} minutes "
-                f"an epoch; faster: a GPU, or {smaller}a smaller --clip_len or --img_size"
+                f"per epoch; to speed it up, use a GPU, or {smaller}a smaller --clip_len or --img_size"
             )
 
 
@@ -319,7 +319,7 @@ def _check_failures(failures: list[str], trainer: Trainer, *, num_items: int) ->
     share = trainer.config.max_failed_share
     if len(failures) > share * num_items:
         raise InputError(
-            f"{len(failures)} of {num_items} clips cannot be read, more than --max_failed_share {share:g} allows; "
+            f"{len(failures)} of {num_items} clips could not be read, more than --max_failed_share {share:g} allows; "
             f"{failures[0]}"
         )
 
@@ -333,9 +333,9 @@ def _name_failures(failures: list[str]) -> None:
 
 def _log_row(trainer: Trainer, partial: PartialEpoch, epoch: int) -> dict[str, Any]:
     if not partial.losses and partial.num_clips:
-        raise InputError(f"epoch {epoch + 1}: no loss is finite; start again with a lower --lr, or --precision fp32")
+        raise InputError(f"epoch {epoch + 1}: no finite loss; start again with a lower --lr, or --precision fp32")
     if not partial.num_clips:
-        raise InputError(f"epoch {epoch + 1}: not one clip could be read; {partial.failures[0]}")
+        raise InputError(f"epoch {epoch + 1}: no clip could be read; {partial.failures[0]}")
     config, duration = trainer.config, max(partial.duration_s, 1e-9)
     assert len(partial.losses) <= partial.num_steps and 0 <= partial.num_hits <= partial.num_clips
     return {
@@ -362,7 +362,7 @@ def _memory_gb(device: torch.device) -> float | None:
 def _resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress:
     progress = state.resume(trainer, template, path)
     if progress is None:
-        print(f"no {path} to resume from: starting afresh")
+        print(f"{path} not found; starting a new run")
         return Progress()
     text = f"resuming after epoch {progress.num_epochs} of {trainer.config.num_epochs}"
     if progress.partial.num_steps:
@@ -373,7 +373,7 @@ def _resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress:
 
 def _where_it_stopped(trainer: Trainer, progress: Progress, path: Path) -> str:
     where = f"epoch {progress.num_epochs + 1}, after step {progress.partial.num_steps} of {trainer.steps_per_epoch}"
-    text = f"stopped in {where}; {path} is saved, --resume goes on from there"
+    text = f"stopped in {where}; saved {path}, continue with --resume"
     if (aside := earlier_path(path)).is_file():
-        text += f"; the earlier run's state is now {aside}"
+        text += f"; the state of the earlier run was moved to {aside}"
     return text

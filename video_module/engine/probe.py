@@ -71,7 +71,7 @@ def load_examples(
     labels = np.array(label_indices(videos, data.class_names))
     if lacking := set(range(len(data.class_names))) - set(labels.tolist()):
         name = data.class_names[min(lacking)]
-        raise InputError(f"class {name!r} has no training video; add some, or take it out of obj.names")
+        raise InputError(f"class {name!r} has no training video; add some, or remove the class from obj.names")
     kept = flipped_labels(data.class_names, config)
     roots = [data.train_dir] * len(data.train_videos) + [data.val_dir] * len(data.val_videos)
     located = [
@@ -171,13 +171,13 @@ class Estimate:
         last = self.curve[-1]
         earlier = [point for point in self.curve if point.num_videos <= 0.6 * last.num_videos]
         if not earlier:
-            return "too few videos to tell whether more would help: they almost always do"
+            return "too few videos to tell whether more would help; they almost always do"
         gains = last.hits - earlier[-1].hits
         gain, error = float(gains.mean()), 2 * _standard_error(gains, self.sources)
         told = f"{earlier[-1].num_videos} to {last.num_videos} videos per class: {gain:+.1%} accuracy"
         if gain < _MIN_GAIN:
-            return f"{told}; more videos of this kind would hardly help, training on from this file might"
-        sure = "would help" if gain > error else "may help, the gain is within its error"
+            return f"{told}; more videos of this kind would hardly help; fine-tuning from this file might"
+        sure = "would help" if gain > error else "may help (the gain is within its error)"
         return f"{told} (± {error:.1%}); more videos {sure}"
 
 
@@ -239,10 +239,10 @@ def _folds(examples: Examples, *, seed: int) -> tuple[np.ndarray | None, str]:
         if all(len(set(folds[examples.labels == label])) > 1 for label in range(len(sources))):
             return folds, ""
     return None, (
-        f"no estimate is possible: class {fewest!r} has videos of {len(sources[fewest])} source, and needs some that "
-        "were left out to be tested on"
+        f"no accuracy estimate: all videos of class {fewest!r} come from one source, so none can be left out for "
+        "testing"
         if len(sources[fewest]) == 1
-        else "no estimate is possible: no folds keep the sources together and hold every class"
+        else "no accuracy estimate: the sources cannot be divided into folds that all contain every class"
     )
 
 

@@ -86,7 +86,7 @@ class Progress:
         seconds = max(seconds, 1e-9)
         text += f"{num_clips / seconds:.1f} clips/s, {waited / seconds:.0%} of it waiting for data"
         if num_failed:
-            text += f", {pluralize(num_failed, 'clip')} left out"
+            text += f", {pluralize(num_failed, 'clip')} skipped"
         return f"{align(rows)}\n{text}"
 
     def _merit(self, index: int) -> tuple[float, float]:
@@ -98,14 +98,14 @@ class Progress:
 def describe_choice(num_videos: int, num_epochs: int, save_path: Path) -> str:
     """Which epoch is kept, and how far that choice can be trusted; `num_videos` are those of the val split."""
     if num_videos == 0:
-        return "no validation videos: the last epoch is kept"
-    text = f"* marks the best epoch so far, which {save_path} keeps"
+        return "no validation videos: keeping the last epoch"
+    text = f"* marks the best epoch so far, saved as {save_path}"
     if not is_small_test(num_videos):
         return text
     low, high = accuracy_interval(2 / 3 * num_videos, num_videos)
     return (
-        f"{text}; with {pluralize(num_videos, 'validation video')} val top-1 is known to ± {(high - low) / 2:.2f}, so "
-        f"the best of {pluralize(num_epochs, 'epoch')} looks better than it is"
+        f"{text}; with {pluralize(num_videos, 'validation video')}, val top-1 has an error of ± "
+        f"{(high - low) / 2:.2f}, so the best of {pluralize(num_epochs, 'epoch')} looks better than it is"
     )
 
 

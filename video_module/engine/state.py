@@ -41,8 +41,8 @@ def show_replaced(save_path: Path) -> None:
     last = last_path(save_path)
     if last.is_file() or save_path.is_file():
         found = save_path if save_path.is_file() else last
-        way = "--resume would go on with it" if last.is_file() else "another --save_path keeps it"
-        print(f"note: {found} of an earlier run is replaced when the first epoch ends; {way}")
+        way = "use --resume to continue it" if last.is_file() else "use another --save_path to keep it"
+        print(f"note: {found} of an earlier run will be replaced after the first epoch; {way}")
 
 
 def capture(trainer: Trainer) -> dict[str, Any]:
@@ -65,8 +65,8 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     """Undo capture(). Raises InputError where the trainer computes in another precision."""
     if state["precision"] != trainer.precision:
         raise InputError(
-            f"the run was trained in {state['precision']}, here it would go on in {trainer.precision}; add "
-            f"--precision {state['precision']}"
+            f"this run was trained in {state['precision']}, and would continue in {trainer.precision}; add --precision "
+            f"{state['precision']}"
         )
     trainer.step = state["step"]
     trainer.model.backbone.load_state_dict(state["model"])
@@ -147,12 +147,12 @@ def resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress | Non
     if checkpoint is None:
         return None
     if checkpoint.training is None:
-        raise InputError(f"{path}: holds no training state")
+        raise InputError(f"{path}: has no training state")
     state, config = checkpoint.training, checkpoint.train_config
     if state.get("version") != _VERSION or config.keys() != template.train_config.keys():
         raise InputError(
-            f"{path}: another version of this program saved this run, and only that one can resume it; drop --resume "
-            f"and start a new run from it with --weights {path}"
+            f"{path}: saved by another version of this program, which alone can resume it; to start a new run from it, "
+            f"replace --resume by --weights {path}"
         )
     if differences := find_differences(checkpoint, template):
         raise InputError(_refusal(path, differences))
@@ -175,11 +175,11 @@ def find_differences(saved: Checkpoint, wanted: Checkpoint) -> list[str]:
     if saved.class_names != wanted.class_names:
         found.insert(0, _other_classes(saved.class_names, wanted.class_names))
     if saved.split_digest != wanted.split_digest:
-        found.append(f"another split, of digest {saved.split_digest} (here {wanted.split_digest})")
+        found.append(f"another split, digest {saved.split_digest} (here {wanted.split_digest})")
     if saved.train_clips and set(saved.train_clips) != set(wanted.train_clips):
         gone = len(set(saved.train_clips) - set(wanted.train_clips))
         new = len(set(wanted.train_clips) - set(saved.train_clips))
-        found.append(f"other videos ({gone} of them are not here, {new} here are new)")
+        found.append(f"other videos ({gone} missing here, {new} new)")
     return found
 
 
@@ -198,9 +198,9 @@ def _flags(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _other_classes(saved: list[str], wanted: list[str]) -> str:
     if set(saved) == set(wanted):
-        return "its classes in another order"
+        return "the classes in another order"
     gone, new = sorted(set(saved) - set(wanted)), sorted(set(wanted) - set(saved))
-    return f"{len(saved)} classes (here {len(wanted)}; no longer: {gone or 'none'}; new: {new or 'none'})"
+    return f"{len(saved)} classes (here {len(wanted)}; missing: {gone or 'none'}; new: {new or 'none'})"
 
 
 def _refusal(path: Path, differences: list[str]) -> str:
@@ -211,9 +211,9 @@ def _refusal(path: Path, differences: list[str]) -> str:
     if has_other_length and not any(difference.startswith("--model_type ") for difference in differences):
         best = path.with_name(path.name.removesuffix("_last.pth") + ".pth")
         text += (
-            "; the length of a run cannot be changed, its rates follow from it: to train on, start a new run from it "
+            "; --num_epochs cannot change, because the learning rates depend on it; to train further, start a new run "
             f"with --weights {best} and"
         )
     else:
-        text += "; give"
-    return f"{text} another --save_path, or drop --resume to replace it"
+        text += "; use"
+    return f"{text} another --save_path, or leave out --resume to replace it"

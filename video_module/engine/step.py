@@ -81,7 +81,7 @@ class Trainer:
         self.micro_batch = None if config.batch_size == AUTO else config.batch_size
         self._is_compiled = self._should_compile() if config.compile is None else config.compile
         if self._is_compiled:
-            print("the network is compiled in the first step, for a minute or two; --no-compile goes without")
+            print("compiling the network in the first step, which takes a minute or two; --no-compile skips this")
             model.compile_for_training()
         self._compiles, self._compiled_works = self._is_compiled, False
         self._is_reducing = self._is_frozen = False
@@ -129,7 +129,7 @@ class Trainer:
                 self.optimizer.zero_grad(set_to_none=True)
                 copy_tensors(self._statistics, statistics)
                 if "does not have a deterministic implementation" in str(error):
-                    raise InputError(f"--deterministic: {str(error).partition(',')[0]}; leave the flag out") from None
+                    raise InputError(f"--deterministic: {str(error).partition(',')[0]}; leave out the flag") from None
                 self._prepare_retry(error, epoch, step)
             # The next try begins out here, where the exception is gone: its traceback holds on to the activations.
         self._compiled_works = self._compiles
@@ -246,7 +246,7 @@ class Trainer:
             if self._is_reducing:
                 # Some gradients have been summed with the other processes' already, which cannot be undone.
                 raise InputError(
-                    f"out of memory with {pluralize(self.micro_batch, 'clip')} at once; go on with --resume and "
+                    f"out of memory with {pluralize(self.micro_batch, 'clip')} at once; continue with --resume and "
                     f"--batch_size {fewer}, or with --checkpoint_activations"
                 ) from None
             if self.micro_batch == 1:
@@ -256,7 +256,7 @@ class Trainer:
                 ) from None
             self.micro_batch = fewer
             tqdm.write(
-                f"out of memory in epoch {epoch + 1}, step {step + 1}: going on with {pluralize(fewer, 'clip')} at "
+                f"out of memory in epoch {epoch + 1}, step {step + 1}: continuing with {pluralize(fewer, 'clip')} at "
                 f"once, still {self.config.effective_batch} per step"
             )
             return
@@ -265,7 +265,7 @@ class Trainer:
         if not compiles or not isinstance(error, Exception) or isinstance(error, InputError):
             raise error
         reason = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
-        tqdm.write(f"torch.compile failed ({reason}): going on without it")
+        tqdm.write(f"torch.compile failed ({reason}): continuing without it")
         self._compiles = False
 
     def _copy_statistics(self) -> list[Tensor]:
@@ -281,11 +281,10 @@ class Trainer:
         else:
             size = memory.micro_batch_on_cpu(self.model.clip, most)
         if size == 0 and not self.config.checkpoint_activations:
-            tqdm.write("not even one clip fits with a margin: --checkpoint_activations would save memory")
+            tqdm.write("memory is tight even with one clip; --checkpoint_activations saves memory")
         size = max(1, size)
         tqdm.write(
-            f"--batch_size auto: {pluralize(size, 'clip')} at once in each process, {self.config.effective_batch} per "
-            "step"
+            f"--batch_size auto: {pluralize(size, 'clip')} at once per process, {self.config.effective_batch} per step"
         )
         return size
 

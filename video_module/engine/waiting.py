@@ -25,7 +25,7 @@ def wait_warning(share: float, loader: DataLoader, device: torch.device) -> str 
     remedies, on_cpu = [], device.type == "cpu"
     if (side := _short_side(loader.dataset)) > _GOOD_SIDE:
         remedies.append(
-            f"bring the videos, whose short side is {side} pixels, to {_GOOD_SIDE} by split_data.py --short_side "
+            f"shrink the videos from a short side of {side} pixels to {_GOOD_SIDE} with split_data.py --short_side "
             f"{_GOOD_SIDE}"
         )
     # Without a GPU, network and readers share the cores. Once each core has a reader, waiting for clips is the time in

@@ -1,4 +1,4 @@
-"""Picture of a data set: how many videos each class has in each split, and how long they are."""
+"""Bar chart of a data set: how many videos each class has in each split, and how long they are."""
 
 from typing import Any
 
@@ -54,11 +54,12 @@ def _draw_split(axes: Axes, name: str, split: dict[str, Any], class_names: list[
     axes.bar_label(bars, padding=2, fontsize=6.5, color=INK)
     axes.set_title(f"{name}: {split['num_videos']:,} videos")
     ratio = split["imbalance"]["ratio"]
-    balance = "a class is empty" if ratio is None else f"largest : smallest {ratio:.1f}"
+    balance = "a class is empty" if ratio is None else f"largest / smallest = {ratio:.1f}"
     minutes = split["duration_s"] / 60
     duration = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.1f} min"
-    recordings = pluralize(split["num_sources"], "recording")
-    lines = ["videos of the class", f"({balance})", recordings, f"{split['num_clips']:,} clips, {duration}"]
+    known = split["num_sources"] is not None
+    recordings = pluralize(split["num_sources"], "recording") if known else "recordings unknown"
+    lines = ["videos per class", f"({balance})", recordings, f"{split['num_clips']:,} clips, {duration}"]
     axes.set_xlabel("\n".join(lines), fontsize=7.5)
     axes.margins(x=0.12)
     axes.tick_params(axis="y", length=0)
@@ -82,8 +83,8 @@ def _draw_lengths(axes: Axes, lengths_s: list[dict[str, float] | None]) -> None:
         axes.xaxis.set_major_formatter("{x:g}")
     else:
         axes.set_xlim(0, 1.05 * longest)
-    axes.set_title("length")
-    axes.set_xlabel("seconds: all,\nthe middle half,\nthe median", fontsize=7.5)
+    axes.set_title("video length")
+    axes.set_xlabel("seconds (line: range,\nbar: middle half,\ndot: median)", fontsize=7.5)
     axes.tick_params(axis="x", labelsize=7)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
@@ -91,7 +92,7 @@ def _draw_lengths(axes: Axes, lengths_s: list[dict[str, float] | None]) -> None:
 
 def _draw_tags(figure: SubFigure, tags: dict[str, dict[str, dict[str, int]]]) -> None:
     """Shares of each tag's values: a panel for each tag, a bar for each split."""
-    figure.suptitle("What the file names say: share of the videos", x=0.01, ha="left", fontsize=10, fontweight="bold")
+    figure.suptitle("Tags in the file names: share of videos", x=0.01, ha="left", fontsize=10, fontweight="bold")
     splits = list(tags)
     rows = np.arange(len(splits))
     panels = figure.subplots(1, len(tags[splits[0]]), sharey=True, squeeze=False)[0]

@@ -23,7 +23,8 @@ def compare(first_path: Path, second_path: Path) -> dict[str, Any]:
     digests = [result["split_digest"] for result in results]
     if digests[0] != digests[1]:
         raise InputError(
-            f"{first_path} is of split {digests[0]}, {second_path} of {digests[1]}: only the same split compares"
+            f"{first_path} is of split {digests[0]}, {second_path} of {digests[1]}: results on different splits cannot "
+            "be compared"
         )
     rows = _pair_videos(paths, results)
     # 1: only the second model is right, -1: only the first. Resampling these differences makes use of the pairing:
@@ -70,7 +71,9 @@ def _pair_videos(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> li
     first, second = (read_predictions(path, result) for path, result in zip(paths, results, strict=True))
     others = {row["video"]: row for row in second}
     if different := sorted(others.keys() ^ {row["video"] for row in first}):
-        raise InputError(f"{paths[0]} and {paths[1]} score different videos: only one of them has {different[0]}")
+        raise InputError(
+            f"{paths[0]} and {paths[1]} were scored on different videos; only one of them has {different[0]}"
+        )
     rows = []
     for row in first:
         video, label, other = row["video"], row["label"], others[row["video"]]
@@ -105,7 +108,7 @@ def format_comparison(comparison: dict[str, Any]) -> str:
     lines = [f"first   {first['model']}: {first['results']}", f"second  {second['model']}: {second['results']}"]
     if first["views"] != second["views"]:
         views = f"{describe_views(first['views'])}; {describe_views(second['views'])}"
-        lines.append(f"the views differ ({views}): the difference is that of models and views together")
+        lines.append(f"the views differ ({views}), so the difference is due to both models and views")
     lines.append(f"  {'':20}{'first':>9}{'second':>9}{'difference':>12}")
     for key, figure in comparison["figures"].items():
         interval = figure["interval"]
@@ -115,15 +118,15 @@ def format_comparison(comparison: dict[str, Any]) -> str:
         )
     counts = f"{comparison['num_videos']} videos of {comparison['num_sources']} sources"
     if any(figure["interval"] for figure in comparison["figures"].values()):
-        counts += "; in brackets the 95 % interval of the difference, resampled by source"
+        counts += "; in brackets: 95 % interval of the difference, resampled by source"
     lines.append(f"  {counts}")
-    lines += [f"  {path}: tested with --allow_leak on what its model was trained on" for path in comparison["leaks"]]
+    lines += [f"  {path}: tested with --allow_leak on videos its model was trained on" for path in comparison["leaks"]]
     if comparison["interval_note"]:
         lines.append(f"  {comparison['interval_note']}")
     test = comparison["mcnemar"]
     lines.append(
-        f"  McNemar's exact test: only the first is right on {test['num_first_only']} videos, only the second on "
-        f"{test['num_second_only']}; p = {test['p_value']:.3g} (treats clips of one film as independent)"
+        f"  McNemar's exact test: only the first is correct on {test['num_first_only']} videos, only the second on "
+        f"{test['num_second_only']}; p = {test['p_value']:.3g} (treats videos of one source as independent)"
     )
     for key in ("better", "worse"):
         rows = comparison[key]

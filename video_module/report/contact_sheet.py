@@ -51,7 +51,7 @@ class Strip:
         return self.label == self.prediction
 
     def picture(self) -> np.ndarray:
-        """The frames side by side with light gaps between them, uint8 RGB (h, W, 3)."""
+        """The frames side by side with white gaps between them, uint8 RGB (h, W, 3)."""
         return _join(self.frames, axis=1)
 
 
@@ -59,12 +59,13 @@ class Strip:
 class Preview:
     """Clips of one video, each as a row of frames: first as evaluation sees it, then as training does."""
 
-    path: str
-    label: str
+    title: str
+    note: str
+    """A smaller line below the title."""
     clips: Sequence[np.ndarray]
     """uint8 RGB (T, H, W, 3) each, of one size."""
     names: Sequence[str]
-    """Of the clips, written beside them."""
+    """Of the clips, written beside them; "" for none."""
 
     def picture(self, *, num_thumbnails: int = 8, height: int = 96) -> np.ndarray:
         """Frames spread over each clip, shrunk to `height`, a clip to a row behind its name: uint8 RGB (h, w, 3)."""
@@ -73,7 +74,8 @@ class Preview:
             chosen = clip[np.linspace(0, len(clip) - 1, min(num_thumbnails, len(clip))).round().astype(int)]
             size = (round(height * clip.shape[2] / clip.shape[1]), height)
             frames = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in chosen]
-            rows.append(_put_name_before(name, _join(frames, axis=1)))
+            row = _join(frames, axis=1)
+            rows.append(_put_name_before(name, row) if name else row)
         return _join(rows, axis=0)
 
 
@@ -92,7 +94,7 @@ class _Block:
     picture: np.ndarray
     headline: Sequence[tuple[str, bool]] = ()
     """Parts of a line: (text, whether it is a name, which is set in bold)."""
-    path: str = ""
+    note: str = ""
     color: str = BLUE
 
     @property
@@ -113,13 +115,13 @@ def write_contact_sheet(path: Path, strips: Sequence[Strip], *, title: str) -> N
             (f" {strip.score:.0%}", False),
         ]
         color = BLUE if strip.is_right else ORANGE
-        blocks.append(_Block(picture=strip.picture(), headline=headline, path=strip.path, color=color))
+        blocks.append(_Block(picture=strip.picture(), headline=headline, note=strip.path, color=color))
     _write_sheet(path, blocks, title=title)
 
 
 def write_preview(path: Path, previews: Sequence[Preview], *, title: str) -> None:
     """Write clips as training sees them below each other as PNG or JPEG, a video to a block."""
-    blocks = [_Block(picture=video.picture(), headline=[(video.label, True)], path=video.path) for video in previews]
+    blocks = [_Block(picture=video.picture(), headline=[(video.title, True)], note=video.note) for video in previews]
     _write_sheet(path, blocks, title=title)
 
 
@@ -150,10 +152,10 @@ def write_examples(path: Path, rows: Mapping[str, np.ndarray], *, title: str) ->
 
 
 def _join(pictures: Sequence[np.ndarray], *, axis: int) -> np.ndarray:
-    """Join pictures (h, w, 3) along `axis` with light gaps between them."""
+    """Join pictures (h, w, 3) along `axis` with white gaps between them."""
     shape = list(pictures[0].shape)
     shape[axis] = _GAP
-    gap = np.full(shape, 228, np.uint8)
+    gap = np.full(shape, 255, np.uint8)
     parts = [part for picture in pictures for part in (gap, picture)]
     return np.concatenate(parts[1:], axis=axis)
 
@@ -192,7 +194,7 @@ def _write_sheet(path: Path, blocks: Sequence[_Block], *, title: str) -> None:
             for text, is_name in block.headline:
                 width = name_width if is_name else room
                 left = _write(drawing, (left, top), text, width=width, size=14, bold=is_name)
-            _write(drawing, (_MARGIN, top + 21), block.path, width=room, size=12, fill=_FAINT)
+            _write(drawing, (_MARGIN, top + 21), block.note, width=room, size=12, fill=_FAINT)
         sheet.paste(Image.fromarray(block.picture), (_MARGIN, below))
         top = bottom + _MARGIN
     with replacing(path) as partial:

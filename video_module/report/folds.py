@@ -49,7 +49,7 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
     folds.
     """
     if len(paths) < 2:
-        raise InputError(f"--results needs the results of at least two folds, got {len(paths)}")
+        raise InputError(f"--results requires the results of at least two folds, got {len(paths)}")
     results = [read_results(path) for path in paths]
     for result in results:
         result["classes"] = list(result["per_class_accuracy"])
@@ -60,12 +60,14 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
         for path, result in zip(paths[1:], results[1:], strict=True):
             if result[key] != results[0][key]:
                 first, other = _difference(results[0][key], result[key])
-                raise InputError(f"{paths[0]} and {path} do not mix: {key} {first} and {other}")
+                raise InputError(f"{paths[0]} and {path} cannot be combined: {key} {first} and {other}")
     for key, name in (("split_digest", "split"), ("fold", "fold")):
         seen: dict[Any, Path] = {}
         for path, result in zip(paths, results, strict=True):
             if result[key] in seen:
-                raise InputError(f"{seen[result[key]]} and {path} are both of {name} {result[key]}: a fold counts once")
+                raise InputError(
+                    f"{seen[result[key]]} and {path} are both results of {name} {result[key]}; pass each fold once"
+                )
             if result[key] is not None:
                 seen[result[key]] = path
     figures = {}
@@ -124,10 +126,10 @@ def _difference(value: Any, other: Any) -> tuple[Any, Any]:
 def _why_unpublished(combined: dict[str, Any]) -> str | None:
     """Why these folds must not be compared with the published numbers; None if they may."""
     if combined["protocol"] != "hmdb51":
-        return f"the published numbers are of HMDB51's official folds, these of protocol {combined['protocol']}"
+        return f"the published numbers are for the official folds of HMDB51, these for protocol {combined['protocol']}"
     if sorted(combined["folds"]) != [1, 2, 3]:
         folds = " and ".join(map(str, sorted(combined["folds"])))
-        return f"the published numbers are means of folds 1, 2 and 3, these of {folds}"
+        return f"the published numbers are means of folds 1, 2 and 3, this one of {folds}"
     for fold, num_videos in zip(combined["folds"], combined["num_videos"], strict=True):
         if num_videos != _NUM_OFFICIAL_TEST_VIDEOS:
             return f"fold {fold} was tested on {num_videos:,} of its {_NUM_OFFICIAL_TEST_VIDEOS:,} videos"
@@ -145,7 +147,7 @@ def format_folds(combined: dict[str, Any]) -> str:
         align(_table(combined), left=(0,)),
         *(_describe_pool(combined) if combined["pooled"] else []),
     ]
-    lines += [f"{path}: tested with --allow_leak on what its model was trained on" for path in combined["leaks"]]
+    lines += [f"{path}: tested with --allow_leak on videos its model was trained on" for path in combined["leaks"]]
     if reason := _why_unpublished(combined):
         return "\n".join([*lines, f"not comparable with published numbers: {reason}"])
     top1 = combined["figures"]["video_top1"]
@@ -180,9 +182,9 @@ def _table(combined: dict[str, Any]) -> list[list[str]]:
 def _describe_pool(combined: dict[str, Any]) -> list[str]:
     """What the pooled figures are of, and where the models fail."""
     pooled = combined["pooled"]
-    text = f"pooled: each video once, by the model of the fold that tests it; {pooled['num_sources']} sources"
+    text = f"pooled: every video once, scored by the model of the fold that tests it; {pooled['num_sources']} sources"
     if any(pooled["intervals"].values()):
-        text += "; in brackets 95 % intervals, resampled by source"
+        text += "; in brackets: 95 % intervals, resampled by source"
     lines = [f"  {text}"]
     if missing := sorted(set(range(1, combined["num_folds"] + 1)) - set(combined["folds"])):
         names = ", ".join(map(str, missing))

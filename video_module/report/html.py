@@ -67,7 +67,7 @@ def write_report(
 
 def _facts(figures: dict[str, Any], *, num_classes: int) -> dict[str, str]:
     """What was tested, on what and how: the list at the head of the page."""
-    split = figures["protocol"] or "a folder without split.json"
+    split = figures["protocol"] or "folder without split.json"
     if figures["fold"]:
         split += f", fold {figures['fold']}"
     if figures["split_digest"]:
@@ -90,10 +90,14 @@ def _notes(figures: dict[str, Any]) -> list[str]:
     overlap, shared = figures["train_overlap"] or {}, []
     if overlap.get("num_videos"):
         sources = pluralize(overlap["num_sources"], "source")
-        shared.append(f"{pluralize(overlap['num_videos'], 'test video')} come from {sources} that the model trained on")
+        shared.append(
+            f"{pluralize(overlap['num_videos'], 'test video')} come from {sources} that the model was trained on"
+        )
     if overlap.get("num_clips") and overlap.get("by_name_alone"):
         names = pluralize(overlap["num_clips"], "test video")
-        shared.append(f"{names} have file names of training videos, whose classes the model's file does not record")
+        shared.append(
+            f"{names} have the same file names as training videos; the model file does not record their classes"
+        )
     elif overlap.get("num_clips"):
         shared.append(f"the model was trained on {overlap['num_clips']} of the test videos themselves")
     if shared:

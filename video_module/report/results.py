@@ -72,10 +72,10 @@ def format_figures(figures: dict[str, Any]) -> str:
     if figures["num_answers"] < figures["num_videos"]:
         precision = "none" if figures["answer_precision"] is None else f"{figures['answer_precision']:.2f}"
         reached = f"{figures['num_answers']} of {figures['num_videos']} videos reach {figures['min_score']:.2f}"
-        lines.append(f"  {reached}, {precision} of these right; the model calls the others uncertain")
+        lines.append(f"  {reached}, {precision} of these correct; the others are uncertain")
     counts = f"{figures['num_videos']} videos of {figures['num_sources']} sources, {count_views(figures)}"
     if any(figures["intervals"].values()):
-        counts += "; in brackets 95 % intervals, resampled by source"
+        counts += "; in brackets: 95 % intervals, resampled by source"
     lines.append(f"  {counts}")
     if figures["interval_note"]:
         lines.append(f"  {figures['interval_note']}")
@@ -87,7 +87,9 @@ def failure_lines(figures: dict[str, Any]) -> list[str]:
     lines = []
     classes = {name: row for name, row in figures["per_class"].items() if row["support"]}
     if absent := len(figures["per_class"]) - len(classes):
-        lines.append(f"  {absent} of {len(figures['per_class'])} classes have no test video and count in no mean")
+        lines.append(
+            f"  {absent} of {len(figures['per_class'])} classes have no test video and are left out of all means"
+        )
     worst = sorted(classes, key=lambda name: (classes[name]["recall"], name))
     worst = [
         f"{name} {describe_share(round(row['recall'] * row['support']), row['support'])}"
@@ -120,7 +122,7 @@ def count_views(figures: dict[str, Any]) -> str:
         return text
     if figures["num_clips"] == figures["num_videos"] * views["num_clips"] * views["num_crops"]:
         return text
-    return f"{text} ({describe_views(views)}, but one clip of a video that is no longer)"
+    return f"{text} ({describe_views(views)}; short videos are scored once)"
 
 
 def write_results(
@@ -180,9 +182,9 @@ def read_results(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a results file of test_model.py ({error!r})") from None
     needed = ("protocol", "fold", "split", "weights", "precision", "clip", "num_sources", "train_overlap")
     if missing := [key for key in needed if key not in figures]:
-        raise InputError(f"{path}: records no {missing[0]}, as older versions did; run test_model.py again")
+        raise InputError(f"{path}: written by an older version, without {missing[0]}; run test_model.py again")
     if figures["split_digest"] is None:
-        raise InputError(f"{path}: tested on a folder that no split.json describes, so its split is unknown")
+        raise InputError(f"{path}: tested on a folder without split.json, so its split is unknown")
     return figures
 
 
@@ -199,9 +201,7 @@ def read_predictions(results_path: Path, figures: dict[str, Any]) -> list[dict[s
     is missing, not a table with these columns, or of another run than the figures.
     """
     if not results_path.name.endswith("_results.json"):
-        raise InputError(
-            f"{results_path}: expected a name ending in _results.json, with its _predictions.csv beside it"
-        )
+        raise InputError(f"{results_path}: expected a file named X_results.json beside its X_predictions.csv")
     path = results_path.with_name(results_path.name.removesuffix("_results.json") + "_predictions.csv")
     # Not a DictReader: a class may be called "score", and its column would replace the one that is wanted.
     header, *lines = list(csv.reader(io.StringIO(read_text(path), newline=""))) or [[]]
@@ -223,5 +223,5 @@ def read_predictions(results_path: Path, figures: dict[str, Any]) -> list[dict[s
     is_same = class_names == list(figures["per_class_accuracy"]) and len(rows) == figures["num_videos"]
     is_same = is_same and {row[key] for row in rows for key in ("label", "prediction")} <= set(class_names)
     if not is_same or not math.isclose(num_right, figures["video_top1"] * len(rows)):
-        raise InputError(f"{path}: of another run than {results_path}; run test_model.py again")
+        raise InputError(f"{path}: from a different run than {results_path}; run test_model.py again")
     return rows

@@ -82,12 +82,12 @@ def interval_note(
     if num_videos and is_small_test(num_videos, num_sources):
         notes.append(describe_small_test(num_videos, num_sources, num_right))
     if num_sources < _MIN_SOURCES:
-        notes.append(f"no intervals: too few sources to resample ({num_sources}; at least {_MIN_SOURCES} are needed)")
+        notes.append(f"no intervals: resampling needs at least {_MIN_SOURCES} sources, got {num_sources}")
         return "; ".join(notes)
     if num_sources < _FEW_SOURCES:
-        notes.append(f"only {num_sources} sources: the true intervals are wider")
+        notes.append(f"with only {num_sources} sources, the true intervals are wider")
     if None in intervals.values():
-        notes.append("figures without an interval are the same in every resample, which does not make them certain")
+        notes.append("figures without an interval: all resamples agree, which does not make them certain")
     return "; ".join(notes) or None
 
 
