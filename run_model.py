@@ -130,12 +130,12 @@ def check_flags(args: argparse.Namespace, inputs: "Inputs") -> None:
     is_live = inputs.live is not None or args.realtime
     if is_live and (unfit := next((flag for flag in [*OUTPUTS, "save_annotations"] if getattr(args, flag)), None)):
         raise InputError(
-            f"--{unfit} goes with files; what a camera shows is logged by --save_jsonl and seen with --show"
+            f"--{unfit} requires files; for a camera use --save_jsonl to log the answers, or --show to see them"
         )
     if args.realtime and len(inputs.videos) != 1:
         raise InputError("--realtime plays one file")
     if args.stop_after_s and not is_live:
-        raise InputError("--stop_after_s goes with a camera, a stream or --realtime")
+        raise InputError("--stop_after_s requires a camera, a stream or --realtime")
     if args.show:
         from video_module.fonts import FONTS
         from video_module.inference.overlay import check_display

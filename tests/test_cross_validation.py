@@ -218,8 +218,8 @@ def change(folder: Path, **content) -> None:
         (lambda data: change(data / "fold2", folds_digest="other"), "fold2: not from the same split as .*fold1"),
         (lambda data: change(data / "fold2", fold=1), "fold2: not from the same split as .*fold1"),
         (lambda data: shutil.rmtree(data / "fold2" / "test"), "test: no such folder; it is written by split_data.py"),
-        (lambda data: next((data / "fold2").glob("test/*/*.avi")).unlink(), "listed in .*split.json but not there"),
-        (lambda data: [change(data / f"fold{n}", num_folds=3) for n in (1, 2)], "holds 2 of 3 folds; rerun"),
+        (lambda data: next((data / "fold2").glob("test/*/*.avi")).unlink(), "listed in .*split.json but missing"),
+        (lambda data: [change(data / f"fold{n}", num_folds=3) for n in (1, 2)], "has only 2 of 3 folds; rerun"),
     ],
 )
 def test_what_is_no_set_of_folds_is_refused_at_once(data, tmp_path, monkeypatch, break_it, reason):
@@ -261,7 +261,7 @@ def test_an_interrupted_test_says_how_to_go_on(again, data, monkeypatch):
 
     (again / "x_fold2_results.json").unlink()
     monkeypatch.setattr(test_model, "evaluate", interrupt)
-    with pytest.raises(Interrupted, match=r"stopped while testing .*x_fold2\.pth; --resume goes on from there") as stop:
+    with pytest.raises(Interrupted, match=r"stopped while testing .*x_fold2\.pth; use --resume to continue") as stop:
         train_model.main(command(data, again / "x.pth", "--fold", "all", "--resume"))
     assert stop.value.exit_code == 130
 

@@ -173,7 +173,7 @@ def test_a_file_that_stays_open_is_named_and_whole(tmp_path, monkeypatch, window
     assert bool(windows) == on_windows  # elsewhere it is no matter of time
     if on_windows:
         assert error.value.filename == str(tmp_path / "x.json")
-        assert "another program has it" in error.value.strerror
+        assert "it is open in another program" in error.value.strerror
 
 
 def test_a_folder_with_an_open_file_in_it_is_put_back(tmp_path, monkeypatch, windows):

@@ -308,9 +308,9 @@ def test_no_log_overwrites_anything_else(exported, videos, tmp_path, flags):
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--realtime", "--save_csv", "x.csv"], "--save_csv goes with files"),
-        (["--realtime", "--save_annotations", "x.csv"], "--save_annotations goes with files"),
-        (["--stop_after_s", "3"], "--stop_after_s goes with a camera"),
+        (["--realtime", "--save_csv", "x.csv"], "--save_csv requires files"),
+        (["--realtime", "--save_annotations", "x.csv"], "--save_annotations requires files"),
+        (["--stop_after_s", "3"], "--stop_after_s requires a camera"),
         (["--min_score", "2"], r"min_score must be in 0\.\.1"),
         (["--obj_names", "requirements-dev.txt"], "have different classes"),
     ],

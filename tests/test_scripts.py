@@ -176,7 +176,7 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("train_model.py --data_dir {one} --model_type swin3d_nano", "contains classes, but is not split yet; run"),
         (
             "calc_label_distribution.py --data_dir {none} --save_to {empty}/x.json",
-            "no such folder; it is written by split_data.py",
+            "no such folder; expected the output of split_data.py",
         ),
         (
             "test_model.py --test_dir {none}/test --checkpoint {onnx}",
@@ -245,8 +245,8 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
             "run_model.py --video_path {text.avi} --model {onnx} --save_json {empty}/x --save_jsonl {empty}/x",
             "x is also the output of --save_json",
         ),
-        ("run_model.py --video_path {text.avi} --model {onnx} --save_csv {onnx}", "which --model reads; choose"),
-        ("split_data.py --audit {one} --groups {text.avi} --save_to {text.avi}", "which --groups reads; choose"),
+        ("run_model.py --video_path {text.avi} --model {onnx} --save_csv {onnx}", "the input of --model; choose"),
+        ("split_data.py --audit {one} --groups {text.avi} --save_to {text.avi}", "the input of --groups; choose"),
         ("test_model.py --test_dir {one} --checkpoint {onnx} --output_dir {taken}", "_results.json: is a directory"),
         ("convert_model.py --checkpoint {pth} --output_dir {taken}", "_export.json: is a directory"),
         ("run_gradio.py --model {cut.onnx}", "not an ONNX file that can be read"),

@@ -243,7 +243,7 @@ def test_videos_that_cannot_be_read_are_rejected(folder):
     segments, rejected, notes = read_all(folder, table)
     assert "class walk is left out: none of its files can be read" in notes
     assert plain(segments) == [("a.mp4", "run", 0.0, 1.0)]
-    assert [(item.path, item.reason) for item in rejected] == [("broken.mp4", "cannot be read as a video")]
+    assert [(item.path, item.reason) for item in rejected] == [("broken.mp4", "not a video, or too damaged to read")]
 
 
 def test_random_bytes_raise_nothing_else(folder):

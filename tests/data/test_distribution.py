@@ -57,7 +57,7 @@ def test_a_split_from_the_shell(drawn_data, tmp_path, capsys):
     assert sum(written["splits"]["val"]["tags"]["viewpoint"].values()) == 6
     assert (tmp_path / "d.png").stat().st_size > 5000
     out = capsys.readouterr().out
-    assert "24 videos of 4 recordings, " in out
+    assert "24 videos from 4 recordings, " in out
     assert re.search(r"^wave +4 +1 +1 +6 +\d\.\d\d s +\d\.\d\d s +\d\.\d\d s$", out, flags=re.MULTILINE)
 
 

@@ -66,5 +66,8 @@ def test_a_failed_video_leaves_nothing(tmp_path):
 
 
 def test_other_suffixes_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"written as \.mp4, \.avi, \.webp"), open_video(tmp_path / "x.wmv", fps=25):
+    with (
+        pytest.raises(InputError, match=r"expected a name ending in \.mp4, \.avi, \.webp"),
+        open_video(tmp_path / "x.wmv", fps=25),
+    ):
         pass

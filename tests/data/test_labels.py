@@ -45,7 +45,7 @@ def test_bad_folders(tmp_path):
     with pytest.raises(InputError, match="no class folders"):
         labels.find_videos(tmp_path)
     (tmp_path / "wave").mkdir()
-    with pytest.raises(InputError, match="no video in its 1 folders"):
+    with pytest.raises(InputError, match="no videos in its 1 folders"):
         labels.find_videos(tmp_path)
 
 
@@ -209,7 +209,7 @@ def test_the_side_of_a_split_is_suggested(tmp_path):
     make_files(tmp_path, *(f"data/{side}/{name}/1.avi" for side in labels.SPLITS for name in ("sit", "wave")))
     with pytest.raises(InputError, match=r"data: holds train and val and test, not classes; pass \S+test$"):
         labels.check_split_dir(tmp_path / "data")
-    with pytest.raises(InputError, match=r"give \S+train$"):
+    with pytest.raises(InputError, match=r"pass \S+train$"):
         labels.check_split_dir(tmp_path / "data", side="train")
     with pytest.raises(InputError, match="data: holds train and val and test, not classes; pass the folder"):
         labels.check_level(tmp_path / "data")

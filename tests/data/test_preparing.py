@@ -235,7 +235,7 @@ def test_nothing_is_written_for_a_wrong_table(recordings):
     ("rows", "message"),
     [
         ("day0.mp4,a,\nday1.mp4,a,\n", "at least two classes, found \\['a'\\]"),
-        ("day0.mp4,a,train\nday1.mp4,b,val\n", "class 'b' has no video left to train on"),
+        ("day0.mp4,a,train\nday1.mp4,b,val\n", "class 'b' has no training video: the column split"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_it_is_cut(recordings, rows, message):

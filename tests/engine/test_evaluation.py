@@ -277,7 +277,7 @@ def test_a_missing_video_is_named(exported, drawn_data, tmp_path):
     shutil.copytree(drawn_data, tmp_path / "data")
     video = next((tmp_path / "data" / "test").rglob("*.avi"))
     video.unlink()
-    with pytest.raises(InputError, match=rf"{video.name}: listed in .*split\.json but not there"):
+    with pytest.raises(InputError, match=rf"{video.name}: listed in .*split\.json but missing"):
         run(tmp_path / "data" / "test", exported, tmp_path)
 
 

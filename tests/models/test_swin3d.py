@@ -52,6 +52,39 @@ def test_mask_of_the_fused_attention_has_rows_that_its_kernels_take(window, shif
     assert mask.stride(-1) == 1 and mask.stride(-2) % 8 == 0 and mask.stride(-3) % 8 == 0
 
 
+def test_on_a_cpu_one_kernel_attends_where_no_gradient_is_wanted(monkeypatch):
+    calls, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def noted(*args, **settings):
+        calls.append(args)
+        return attend(*args, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    module, x = WindowAttention3d(16, [4, 4, 4], [2, 2, 2], 4).eval(), torch.randn(2, 8, 8, 8, 16)
+    explicit = module(x)
+    assert not calls
+    with torch.inference_mode():
+        fused = module(x)
+    assert len(calls) == 1
+    torch.testing.assert_close(fused, explicit, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        torch.export.export(module, (x,), strict=False)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_mask_gives_the_very_bits_that_torchvisions_gives(fused, monkeypatch):
+    monkeypatch.setattr(WindowAttention3d, "is_fused", lambda self, x: fused)
+    torch.manual_seed(0)
+    module, x = WindowAttention3d(16, [4, 4, 4], [2, 2, 2], 4), torch.randn(2, 8, 8, 8, 16)
+    mask = swin3d._shift_mask(swin3d._regions(((8, 8, 8), (4, 4, 4), (2, 2, 2)), x.device, False))
+    assert mask.softmax(dim=-1).unique().numel() == 5  # 0, and parts of 64, 32, 16 and 8 tokens: nothing subnormal
+    with torch.no_grad():
+        expected = module(x)
+        monkeypatch.setattr(swin3d, "_shift_mask", lambda regions: mask.clamp(min=-100.0))
+        assert torch.equal(module(x), expected)
+
+
 @pytest.mark.parametrize("name", ["swin3d_t", "swin3d_s", "swin3d_b"])
 def test_parameters_are_torchvisions(name):
     import torchvision.models.video as zoo

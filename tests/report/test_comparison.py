@@ -120,9 +120,12 @@ def test_long_lists_are_cut_on_screen_only(compare, tmp_path):
 @pytest.mark.parametrize(
     ("digests", "reason"),
     [
-        (("digest", "other"), "one_results.json is of split digest, .*two_results.json of other: only the same"),
-        (("digest", None), "two_results.json: tested on folder without split.json"),
-        ((None, None), "one_results.json: tested on folder without split.json"),
+        (
+            ("digest", "other"),
+            "one_results.json is of split digest, .*two_results.json of other: results on different splits",
+        ),
+        (("digest", None), "two_results.json: tested on a folder without split.json"),
+        ((None, None), "one_results.json: tested on a folder without split.json"),
     ],
 )
 def test_other_splits_are_refused(compare, tmp_path, digests, reason):

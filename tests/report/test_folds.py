@@ -73,8 +73,8 @@ def test_three_official_folds_stand_beside_the_published(write, tmp_path, capsys
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"protocol": "grouped", "fold": None}, "these of protocol grouped"),
-        ({"protocol": "ucf101"}, "these of protocol ucf101"),
+        ({"protocol": "grouped", "fold": None}, "these for protocol grouped"),
+        ({"protocol": "ucf101"}, "these for protocol ucf101"),
         ({"num_videos": 1529}, "fold 1 was tested on 1,529 of its 1,530 videos"),
         ({"train_overlap": {"is_leak": True}}, "run0_results.json was tested with --allow_leak"),
     ],
@@ -118,7 +118,7 @@ def test_two_of_the_three_folds_stand_alone(write, capsys):
             "run0_results.json and .*run1_results.json are both results of split digest1",
         ),
         ({"fold": 1}, "are both results of fold 1; pass each fold once"),
-        ({"split_digest": None}, "run1_results.json: tested on folder without split.json"),
+        ({"split_digest": None}, "run1_results.json: tested on a folder without split.json"),
     ],
 )
 def test_what_does_not_mix_is_refused(write, changes, reason):

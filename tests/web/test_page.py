@@ -201,7 +201,7 @@ def test_bad_files_give_a_message_and_the_page_lives_on(open_page, recording, lo
     (tmp_path / "cut.avi").write_bytes(recording.read_bytes()[:900])
     for name in ("broken.mp4", "cut.avi"):
         recognise(page, tmp_path / name)
-        read_message(page, "cannot be read as a video")
+        read_message(page, "not a video, or too damaged to read")
         page.locator("#input-video").get_by_role("button", name="Clear").click()
     page.locator("#examples .gallery-item").first.click()
     page.locator("#input-video").get_by_text(".mp4").first.wait_for()

@@ -58,7 +58,7 @@ def open_file(path: str | Path) -> tuple[av.container.InputContainer, av.VideoSt
         # not be UTF-8; those of HMDB51 are not.
         container = av.open(str(path.absolute()), options=dict(_OPTIONS), metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError):
-        raise VideoError(f"{path}: cannot be read as a video") from None
+        raise VideoError(f"{path}: not a video, or too damaged to read") from None
     try:
         return container, _choose_stream(container, path)
     except BaseException:

@@ -26,7 +26,9 @@ def find_model(model: str) -> Path:
         return Path(model)
     with_weights = ", ".join(name for name, other in MODELS.items() if other.weights)
     if model not in MODELS:
-        maker = {".onnx": "; convert_model.py makes it", ".pth": "; train_model.py makes it"}.get(Path(model).suffix)
+        maker = {".onnx": "; create it with convert_model.py", ".pth": "; create it with train_model.py"}.get(
+            Path(model).suffix
+        )
         raise InputError(f"--model {model}: no such file{maker or f', and none of the models by name: {with_weights}'}")
     spec = MODELS[model]
     if not spec.weights:
