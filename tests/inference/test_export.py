@@ -269,7 +269,7 @@ def test_a_checkpoint_of_nan_is_not_exported(trained, tmp_path):
     checkpoint = load_checkpoint(trained)
     checkpoint.weights["head.bias"] = torch.full_like(checkpoint.weights["head.bias"], float("nan"))
     save_checkpoint(tmp_path / "nan.pth", checkpoint)
-    with pytest.raises(InputError, match="logits that are no numbers"):
+    with pytest.raises(InputError, match="logits of the checkpoint are not finite"):
         convert_model.main(["--checkpoint", str(tmp_path / "nan.pth"), "--num_verify_clips", "3"])
     assert [path.name for path in tmp_path.iterdir()] == ["nan.pth"]
 
@@ -283,7 +283,7 @@ def test_overflow_fails_in_every_precision(trained, traced, tmp_path, monkeypatc
 
     monkeypatch.setattr(export, "to_fp16", overflowing)
     flags = ["--num_verify_clips", "3", "--fp16_agreement", "0", "--output_dir", str(tmp_path)]
-    with pytest.raises(InputError, match="gives logits that are no numbers"):
+    with pytest.raises(InputError, match="its logits are not finite"):
         convert_model.main(["--checkpoint", str(trained), "--precision", "fp16", *flags])
     assert [path.name for path in tmp_path.iterdir()] == ["nano_export.json"]
     [file] = json.loads((tmp_path / "nano_export.json").read_text())["files"]
@@ -312,11 +312,10 @@ def test_class_names_that_do_not_match_the_last_layer(trained, tmp_path):
 
 def test_large_clips_are_tried_in_small_batches_and_scored_one_by_one(trained, exported, monkeypatch):
     """Eight clips of 32x224x224 at once take more memory than many machines have."""
-    from video_module.config import ClipConfig
     from video_module.inference import predictor, verification
 
-    assert verification.batch_sizes(ClipConfig(num_frames=32, resize=256, crop=224)) == (1, 2, 3)
-    assert verification.batch_sizes(load_predictor(exported).clip) == (1, 2, 3, 8)
+    assert verification.fitting_batch_sizes((32, 224, 224, 3)) == (1, 2, 3)
+    assert verification.fitting_batch_sizes(load_predictor(exported).clip.shape) == (1, 2, 3, 8)
     monkeypatch.setattr(predictor, "CPU_BATCH_VALUES", 1)
     seen = []
     run = onnxruntime.InferenceSession.run

@@ -6,7 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from io import StringIO
@@ -28,14 +28,17 @@ from video_module.errors import InputError
 from video_module.files import FORMAT_VERSION, replacing
 from video_module.inference.latency import Latency, measure_latency
 from video_module.inference.predictor import METADATA_KEY, describe, load_predictor
-from video_module.inference.verification import Agreement, Reference, VerificationClips, batch_sizes
+from video_module.inference.verification import Agreement, Reference, VerificationClips, fitting_batch_sizes
 from video_module.machine import available_cores, describe_machine
 from video_module.models.cost import measure_cost
 from video_module.models.recognizer import Recognizer
 from video_module.scores import ScoreClips
 from video_module.tables import align
 
+# Larger batches take no less time per clip on a CPU, and of models for large clips they take gigabytes.
 _LATENCY_BATCH_SIZES = (1, 4)
+# For each file and batch size, three turns of a second, or of one call where that takes longer.
+_LATENCY_BUDGET = {"budget_s": 3.0, "num_turns": 3}
 
 # 10^9 multiply-adds a clip up to which a network is quick enough to be tried on 200 clips rather than 32.
 _MAX_SMALL_GMACS = 1.0
@@ -86,17 +89,18 @@ def export_files(
     A file that fails is deleted, and so is an earlier one of the same name; its report says why.
     """
     model = build_from_checkpoint(checkpoint)
-    reference = Reference(torch_scorer(model, device=torch.device("cpu")), clips, model.clip)
+    # Before torch scores the clips, so that the bar of the comparison is not held up
     begin = time.perf_counter()
     fp32 = trace(model, opset=opset)
     trace_s = time.perf_counter() - begin
+    wanted = sorted(set(precisions), key=PRECISIONS.index)
+    score_clips = torch_scorer(model, device=torch.device("cpu"))
     reports = []
-    for precision in sorted(set(precisions), key=PRECISIONS.index):
-        path = onnx_path(stem, precision)
-        metadata = metadata_of(checkpoint, precision=precision, opset=opset)
-        reports.append(
-            _export_file(fp32, path, precision, metadata=metadata, trace_s=trace_s, reference=reference, gates=gates)
-        )
+    with closing(Reference(score_clips, clips, model.clip, precisions=wanted)) as reference:
+        for precision in wanted:
+            metadata = metadata_of(checkpoint, precision=precision, opset=opset)
+            made = {"metadata": metadata, "trace_s": trace_s, "reference": reference, "gates": gates}
+            reports.append(_export_file(fp32, onnx_path(stem, precision), precision, **made))
     return reports
 
 
@@ -308,17 +312,18 @@ def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[s
 def measure_latencies(
     reports: Sequence[_ExportReport], clips: np.ndarray, *, num_threads: int | None = None
 ) -> list[_ExportReport]:
-    """Add to each kept file's report how long batches of 1 and 4 clips take on the CPU, all files in turns."""
+    """Add to each kept file's report how long a clip, and four if they are small, take on the CPU, files in turns."""
     scorers = {
         report.precision: load_predictor(report.path, device="cpu", num_threads=num_threads, split_batches=False)
         for report in reports
         if not report.failure
     }
     latencies: dict[int, dict[str, Latency]] = {}
-    for size in _LATENCY_BATCH_SIZES:
+    print("measuring latencies", flush=True)
+    for size in fitting_batch_sizes(clips.shape[1:], _LATENCY_BATCH_SIZES):
         batch = clips[np.arange(size) % len(clips)]
         calls = {precision: partial(predictor.score_clips, batch) for precision, predictor in scorers.items()}
-        latencies[size] = measure_latency(calls)
+        latencies[size] = measure_latency(calls, **_LATENCY_BUDGET)
     return [
         replace(report, latency={size: of_size[report.precision] for size, of_size in latencies.items()})
         if report.precision in scorers
@@ -343,7 +348,8 @@ def find_outdated_files(stem: Path, reports: Sequence[_ExportReport], checkpoint
 def format_reports(reports: Sequence[_ExportReport]) -> str:
     """The reports as a table."""
     header = ["", "nodes", "MB", "made in s", "largest diff", "agreement", "accuracy"]
-    header += [f"ms, batch {size} (p95)" for size in _LATENCY_BATCH_SIZES]
+    sizes = sorted({size for report in reports for size in report.latency or {}})
+    header += [f"ms, batch {size} (p95)" for size in sizes]
     rows = [header]
     for report in reports:
         agreement, latency = report.agreement, report.latency or {}
@@ -358,7 +364,7 @@ def format_reports(reports: Sequence[_ExportReport]) -> str:
                 "-"
                 if agreement.accuracy is None
                 else f"{agreement.accuracy:.3f} ({agreement.accuracy - agreement.torch_accuracy:+.3f})",
-                *(str(latency.get(size, "-")) for size in _LATENCY_BATCH_SIZES),
+                *(str(latency.get(size, "-")) for size in sizes),
             ]
         )
     return align(rows)
@@ -381,7 +387,7 @@ def report_dict(
         "num_clips": len(clips.clips),
         "num_predicted_classes": reports[0].agreement.num_predicted_classes,
         "clips": clips.origin,
-        "batch_sizes": list(batch_sizes(checkpoint.clip)),
+        "batch_sizes": list(fitting_batch_sizes(checkpoint.clip.shape)),
         "gates": asdict(gates),
         "machine": describe_machine(),
         "num_threads": num_threads or available_cores(),

@@ -25,18 +25,20 @@ _CALLS_PER_TURN = 11
 _SETTLE_S = 0.3
 
 
-def measure_latency(candidates: Mapping[str, Callable[[], object]], *, budget_s: float = 10.0) -> dict[str, Latency]:
-    """Time calls of each candidate; about `budget_s` seconds each, or NUM_TURNS calls where one takes that long."""
+def measure_latency(
+    candidates: Mapping[str, Callable[[], object]], *, budget_s: float = 10.0, num_turns: int = NUM_TURNS
+) -> dict[str, Latency]:
+    """Time calls of each candidate, for about `budget_s` seconds each, or one call a turn if it takes longer."""
     # Candidates take turns, so that a machine that slows down for a while slows all of them. The first call of a turn
     # is not counted, since it meets cold caches, unless it was the only one.
     for call in candidates.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(NUM_TURNS):
+    for _ in range(num_turns):
         for name, call in candidates.items():
             time.sleep(_SETTLE_S)
             turn: list[float] = []
-            while len(turn) < _CALLS_PER_TURN and sum(turn) < budget_s / NUM_TURNS:
+            while len(turn) < _CALLS_PER_TURN and sum(turn) < budget_s / num_turns:
                 begin = time.perf_counter()
                 call()
                 turn.append(time.perf_counter() - begin)

@@ -1,7 +1,7 @@
 """How an exported file is compared with torch: on which clips, by which figures, and what it must reach."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -59,7 +59,7 @@ class Agreement:
     def failure(self, precision: str, gates: ExportGates) -> str | None:
         """Why a file of this precision fails its gate; None if it passes."""
         if self.max_logit_difference is None:
-            return "gives logits that are no numbers"
+            return "its logits are not finite"
         if precision == "fp32":
             allowed = gates.fp32_tolerance * max(1.0, self.max_logit)
             if self.max_logit_difference > allowed:
@@ -121,9 +121,9 @@ def _evenly_spaced(path: Path, clip: ClipConfig, count: int) -> list[np.ndarray]
     return list(frames[positions.reshape(len(indices), clip.num_frames)])
 
 
-def batch_sizes(clip: ClipConfig) -> tuple[int, ...]:
-    """The batch sizes to test a file with: BATCH_SIZES, without those too large for memory."""
-    return tuple(size for size in BATCH_SIZES if size == 1 or size * math.prod(clip.shape) <= _MAX_BATCH_VALUES)
+def fitting_batch_sizes(shape: Sequence[int], sizes: Sequence[int] = BATCH_SIZES) -> tuple[int, ...]:
+    """Those of the batch sizes that are not too large for memory with clips of this shape."""
+    return tuple(size for size in sizes if size == 1 or size * math.prod(shape) <= _MAX_BATCH_VALUES)
 
 
 def extreme_clips(clip: ClipConfig) -> np.ndarray:
@@ -132,37 +132,50 @@ def extreme_clips(clip: ClipConfig) -> np.ndarray:
     return np.stack([np.full(clip.shape, 255, np.uint8), np.zeros(clip.shape, np.uint8), noise])
 
 
-def _score_in_batches(score_clips: ScoreClips, clips: np.ndarray, *, sizes: Sequence[int], desc: str) -> np.ndarray:
-    """Score clips in batches of alternating sizes. Returns logits (N, num_classes)."""
-    logits, turns, done = [], cycle(sizes), 0
-    with tqdm(total=len(clips), desc=desc, unit="clip", leave=leaves_bars()) as bar:
+class Reference:
+    """Torch's logits for the clips, which files are compared with. Shows a bar until it is closed."""
+
+    def __init__(
+        self, score_clips: ScoreClips, clips: VerificationClips, clip: ClipConfig, *, precisions: Collection[str]
+    ):
+        self.clips, self.extremes, self.batch_sizes = clips, extreme_clips(clip), fitting_batch_sizes(clip.shape)
+        num_passes = (1 + len(precisions)) * (len(clips.clips) + len(self.extremes))
+        if "int8" in precisions:
+            num_passes += sum(min(size, len(clips.clips)) for size in self.batch_sizes)
+        # One bar for all files, since what a user waits for is the end of the last
+        self.bar = tqdm(total=num_passes, desc="torch", unit="clip", leave=leaves_bars())
+        self.logits = self._score_in_batches(score_clips, clips.clips, sizes=(1,))
+        self.extreme_logits = self._score_in_batches(score_clips, self.extremes, sizes=(1,))
+        if not np.isfinite(self.logits).all() or not np.isfinite(self.extreme_logits).all():
+            self.close()
+            raise InputError("the logits of the checkpoint are not finite; train it again")
+
+    def close(self) -> None:
+        self.bar.close()
+
+    def _score_in_batches(self, score_clips: ScoreClips, clips: np.ndarray, *, sizes: Sequence[int]) -> np.ndarray:
+        """Score clips in batches of alternating sizes. Returns logits (N, num_classes)."""
+        logits, turns, done = [], cycle(sizes), 0
         while done < len(clips):
             logits.append(score_clips(clips[done : done + next(turns)]))
             done += len(logits[-1])
-            bar.update(len(logits[-1]))
-    return np.concatenate(logits)
-
-
-class Reference:
-    """Torch's logits for the clips, which files are compared with."""
-
-    def __init__(self, score_clips: ScoreClips, clips: VerificationClips, clip: ClipConfig):
-        self.clips, self.extremes, self.batch_sizes = clips, extreme_clips(clip), batch_sizes(clip)
-        self.logits = _score_in_batches(score_clips, clips.clips, sizes=(1,), desc="torch")
-        self.extreme_logits = _score_in_batches(score_clips, self.extremes, sizes=(1,), desc="torch")
-        if not np.isfinite(self.logits).all() or not np.isfinite(self.extreme_logits).all():
-            raise InputError("the checkpoint gives logits that are no numbers; train it again")
+            self.bar.update(len(logits[-1]))
+        return np.concatenate(logits)
 
     def compare(self, score_clips: ScoreClips, *, precision: str) -> Agreement:
         """Compare a file's logits with torch's."""
+        self.bar.set_description(precision)
         sizes, batches = self.batch_sizes, []
         if precision == "int8":
             # An int8 file scales a whole batch alike, so load_predictor() scores clip by clip, and so is the agreement
             # measured. Each batch size is tried once on top, for its difference alone.
             sizes = (1,)
-            batches = [score_clips(self.clips.clips[:size]) - self.logits[:size] for size in self.batch_sizes]
-        logits = _score_in_batches(score_clips, self.clips.clips, sizes=sizes, desc=precision)
-        extreme_logits = _score_in_batches(score_clips, self.extremes, sizes=(1,), desc=precision)
+            batches = [
+                self._score_in_batches(score_clips, self.clips.clips[:size], sizes=(size,)) - self.logits[:size]
+                for size in self.batch_sizes
+            ]
+        logits = self._score_in_batches(score_clips, self.clips.clips, sizes=sizes)
+        extreme_logits = self._score_in_batches(score_clips, self.extremes, sizes=(1,))
         differences = np.abs(np.concatenate([logits - self.logits, extreme_logits - self.extreme_logits, *batches]))
         assert logits.shape == self.logits.shape, (logits.shape, self.logits.shape)
         best, torch_best, labels = logits.argmax(axis=1), self.logits.argmax(axis=1), self.clips.labels
