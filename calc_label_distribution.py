@@ -1,4 +1,4 @@
-"""Count videos, recordings, clips and seconds of each class and split, as JSON and as a picture."""
+"""Count the videos, recordings, clips and seconds of each class and split, and write them as JSON and as a chart."""
 
 import argparse
 from pathlib import Path

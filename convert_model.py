@@ -30,7 +30,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--obj_names", type=Path, help="classes for a file of --weights, one per line, in the order of its outputs"
     )
     parser.add_argument(
-        "--precision", nargs="+", choices=PRECISIONS, default=["fp32"], help="precisions to export, one file each"
+        "--precision",
+        nargs="+",
+        choices=PRECISIONS,
+        default=["fp32"],
+        help="precisions to export, one file each (default: fp32)",
     )
     parser.add_argument(
         "--opset", type=int, choices=OPSETS, default=DEFAULT_OPSET, help="version of the ONNX operator set"

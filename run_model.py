@@ -45,18 +45,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--top_k", type=cli.positive_int, default=5, help="number of classes to show")
     cli.add_config_arguments(parser.add_argument_group("segments"), TimelineConfig)
-    save = parser.add_argument_group("outputs (for more than one video, folders)")
+    save = parser.add_argument_group("outputs (folders if there are several videos)")
     save.add_argument("--save_json", type=Path, help="scores, segments and windows")
     save.add_argument("--save_csv", type=Path, help="one row per window")
     save.add_argument("--save_vtt", type=Path, help="segments as WebVTT subtitles")
     save.add_argument("--save_timeline", type=Path, help="segments as a picture, .png")
-    save.add_argument("--save_video", type=Path, help="annotated .mp4; one video's also as an animated picture, .webp")
+    save.add_argument(
+        "--save_video", type=Path, help="annotated video as .mp4, or for a single input as .webp (an animated picture)"
+    )
     save.add_argument(
         "--save_annotations",
         type=Path,
         metavar="CSV",
-        help="one table of the segments of all videos; corrected, split_data.py --annotations reads it (--min_score 0: "
-        "also the uncertain ones, as their best class)",
+        help="segments of all videos in one table, which can be corrected and passed to split_data.py --annotations "
+        "(with --min_score 0, uncertain segments are included under their best class)",
     )
     save.add_argument(
         "--save_jsonl",
@@ -73,9 +75,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--num_threads",
         type=cli.positive_int,
-        help="CPU cores for the network (default: all, or a share of them for each of several processes)",
+        help="CPU cores for the network (default: all, divided among processes)",
     )
-    parser.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows to score at once")
+    parser.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows per forward pass")
     parser.add_argument("--obj_names", type=Path, help="file of class names; stop if the model has different classes")
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""Tables that name clips: which file shows which action, from when to when. They are read and checked here."""
+"""Read and check tables of clips: which file shows which action, from when to when."""
 
 import csv
 import difflib
@@ -33,14 +33,14 @@ _MOST_MISTAKES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """A line of a table: cells as they are written, by the names of their columns."""
+    """A line of a table: its cells as text, by column name."""
 
     line: int
     cells: dict[str, str]
 
 
 class _Mistakes:
-    """What is wrong with a table, of which all is told at once."""
+    """The mistakes found in a table, reported together."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -53,7 +53,7 @@ class _Mistakes:
         return len(self._found)
 
     def end(self) -> None:
-        """Raise InputError if there were any, with the first of many."""
+        """Raise InputError if there were any, listing the first ones."""
         found = [f"{self.file}:{line}: {text}" for line, text in sorted(self._found)]
         if len(found) == 1:
             raise InputError(found[0])

@@ -1,4 +1,4 @@
-"""Data sets as they are downloaded: .rar, .zip and .tar files, archives of archives too, unpacked beside themselves."""
+"""Unpack downloaded data sets (.rar, .zip, .tar, also nested) into a folder beside the archive."""
 
 import functools
 import json
@@ -35,7 +35,7 @@ _NO_NAME_ON_WINDOWS = re.compile(
 
 
 class _Member(NamedTuple):
-    """What an archive holds under a name."""
+    """An entry of an archive."""
 
     name: str
     size: int
@@ -103,7 +103,7 @@ def _stem(name: str) -> str:
 
 
 def _unpack_inner(inner: Path) -> None:
-    """Put a folder in the place of an archive; the archive goes last, so that an interruption costs only time."""
+    """Replace an archive by its folder; the archive is deleted last, so that an interruption costs only time."""
     folder = inner.with_name(_stem(inner.name))
     partial = folder.with_name(folder.name + _PARTIAL)
     # An earlier run stopped just before its last step: _check_places() saw that nothing else made this folder
@@ -123,7 +123,7 @@ def _unpack_inner(inner: Path) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack an archive's files into a folder; those that are there whole, or as a folder of their name, are kept."""
+    """Unpack an archive's files into a folder, except those that an earlier run unpacked."""
     with _opened(archive) as members:
         files = _wanted_files(archive, members)
         _check_places(archive, list(files), folder)
@@ -272,12 +272,12 @@ def _tar_members(archive: Path) -> Iterator[list[_Member]]:
 
 
 def class_folder(path: Path) -> Path:
-    """A folder of classes: `path` itself, or what is in the archive `path`, unpacked by unpacked()."""
+    """The folder of classes: `path` itself, or in the archive `path`, once it is unpacked."""
     return class_root(unpacked(path)) if is_archive(path) and not path.is_dir() else path
 
 
 def class_root(folder: Path) -> Path:
-    """The folder of class folders in what was unpacked: down through folders that hold one folder of folders alone."""
+    """The folder that contains the class folders, below any folders that contain just one other."""
     while True:
         below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
         if len(below) != 1 or not any(path.is_dir() for path in below[0].iterdir()):

@@ -1,4 +1,4 @@
-"""Clips cut from a file and encoded anew: short, small, and with keyframes close together."""
+"""Cut clips from a file and re-encode them: short, small, and with keyframes close together."""
 
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping

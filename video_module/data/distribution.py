@@ -1,4 +1,4 @@
-"""How the videos of a data set are spread over classes and splits, and over what HMDB51's names tell of them."""
+"""Count a data set's videos by class, by split, and by the tags in HMDB51's file names."""
 
 import json
 import math
@@ -108,7 +108,7 @@ def count_videos(
 
 
 def imbalance(counts: Sequence[int]) -> dict[str, float | int | None]:
-    """How uneven classes are.
+    """Measure how uneven the classes are.
 
     "ratio" is the largest count by the smallest, None where a class is empty; "effective_num_classes" the number of
     equal classes that would be as hard to guess: the exponential of the entropy.

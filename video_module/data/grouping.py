@@ -1,8 +1,8 @@
-"""Which videos seem to be cut from one recording, by what stands still in them: a suggestion, to be checked by eye.
+"""Suggest which videos are cut from one recording, by their backgrounds. Suggestions need checking by eye.
 
-Videos whose backgrounds are alike are put together, then those that follow each other by the numbers in their names
-and share points of the picture, if the names of the first kind show that such numbers tell something. Either way size,
-frame rate, codec and encoder must be the same. So cuts of one camera are found; other cameras of a recording are not.
+Videos with similar backgrounds are grouped first. Then come videos with consecutive numbers in their names whose frames
+share points, if the first groups show that such numbers mean something. Either way size, frame rate, codec and encoder
+must be the same. So cuts from one camera are found, but not those from other cameras of the same recording.
 """
 
 import csv
@@ -50,19 +50,19 @@ MOST_VIDEOS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """The recording that a video seems to be of."""
+    """The recording that a video seems to come from."""
 
     path: str
     source: str
     confidence: float | None
     """How likely the link to the rest of the source is right; None where a video is alone, since nothing is known."""
     basis: str
-    """What links it to the rest, in words."""
+    """What links it to the rest, as text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Look:
-    """What is compared of a video."""
+    """The features of a video that are compared."""
 
     camera: tuple
     """Size, codec and the tags of what recorded or encoded it."""
@@ -251,7 +251,7 @@ def _num_matches(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np
 
 
 def describe(found: Sequence[Suggestion]) -> str:
-    """What was suggested, and what that is worth."""
+    """Summarise the suggestions and their limits."""
     sizes = Counter(item.source for item in found)
     num_alone = sum(size == 1 for size in sizes.values())
     return (
@@ -262,7 +262,7 @@ def describe(found: Sequence[Suggestion]) -> str:
 
 
 def describe_agreement(found: Sequence[Suggestion], sources: Sequence[str]) -> str:
-    """How the suggestion agrees with the known sources of its videos, in pairs of videos."""
+    """Compare the suggestions with known sources, counted in pairs of videos."""
 
     def num_pairs(groups: Iterable[object]) -> int:
         return sum(size * (size - 1) // 2 for size in Counter(groups).values())
@@ -276,7 +276,7 @@ def describe_agreement(found: Sequence[Suggestion], sources: Sequence[str]) -> s
 
 
 def torn_apart(found: Sequence[Suggestion], videos: Sequence[VideoRecord]) -> list[tuple[str, str]]:
-    """Of a split: each test video whose suggested group is in train or val too, with a video of it there."""
+    """Find the test videos whose suggested group is also in train or val, each with an example from there."""
     source_of = {item.path: item.source for item in found}
     elsewhere = {source_of[video.path]: f"{video.split}/{video.path}" for video in videos if video.split != "test"}
     return [

@@ -85,7 +85,7 @@ def videos_below(folders: Sequence[Path]) -> list[Path]:
 
 
 def _check_links(paths: Sequence[Path]) -> None:
-    """Raise InputError if some are links that lead nowhere."""
+    """Raise InputError if some are broken links."""
     if broken := sorted(path for path in paths if path.is_symlink() and not path.exists()):
         folders = sorted({path.parent.name for path in broken})
         more = f" ({len(broken)} broken links, in {', '.join(folders[:20])}{', …' if len(folders) > 20 else ''})"
@@ -96,7 +96,7 @@ def _check_links(paths: Sequence[Path]) -> None:
 
 
 def _check_no_folds(folder: Path, more: str = "") -> None:
-    """Raise InputError if a folder holds folds, which are splits and no classes."""
+    """Raise InputError if a folder contains folds instead of classes."""
     if (folder / "fold1" / "split.json").is_file():
         raise InputError(f"{folder}: contains folds; pass one of them, such as {folder / 'fold1'}{more}")
 
@@ -135,7 +135,7 @@ def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
 
 
 def lost_classes(class_dir: Path, kept: Collection[str], rejected: Collection[str] = ()) -> list[str]:
-    """A sentence for each class folder whose class is not among the `kept` ones; `rejected` are paths of videos."""
+    """A sentence for each class folder that is not among the `kept` classes; `rejected` are paths of videos."""
     found = Counter(label for label, _ in find_videos(class_dir))
     broken = Counter(path.partition("/")[0] for path in rejected)
     sentences = []
@@ -200,10 +200,10 @@ def check_level(class_dir: Path) -> None:
 
 
 def find_others(class_dir: Path) -> list[Path]:
-    """The files of a folder of classes that find_videos() passes over, sorted; hidden and systems' ones apart.
+    """The files of a folder of classes that find_videos() skips, sorted, without hidden and system files.
 
-    Raises InputError if a class would go missing in silence, since its folder holds such files alone, or could never
-    be trained, since obj.names cannot hold its name.
+    Raises InputError if a class would silently go missing because its folder contains only such files, or could not be
+    trained because its name cannot be written to obj.names.
     """
     folders = _class_folders(class_dir)
     others = [path for path in class_dir.iterdir() if path.is_file() and path.name != OBJ_NAMES]

@@ -15,7 +15,7 @@ from video_module.files import check_output, lies_in, replacing, write_json
 
 
 def check_split_output(input_dir: Path, output_dir: Path) -> None:
-    """Raise InputError unless a split of `input_dir` may be written to `output_dir`: nothing of others is replaced."""
+    """Raise InputError unless a split of `input_dir` may be written to `output_dir` without replacing other files."""
     if output_dir.is_symlink() and not output_dir.exists():
         raise InputError(f"{output_dir}: a broken link to {output_dir.readlink()}")
     check_output(output_dir, folder=True)

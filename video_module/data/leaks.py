@@ -1,4 +1,4 @@
-"""What two sides of an experiment share: by source, by file name, and by what the videos show. Nothing is changed."""
+"""Find what two sides of an experiment share: by source, by file name, and by content. Nothing is changed."""
 
 import hashlib
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""Long, large or labelled footage made into short files that train fast.
+"""Turn long, large or labelled footage into short files that load fast in training.
 
 The files go to a folder of classes, the store, and stay there: what is whole is not made again, after a kill or with a
 corrected table. Keyframes stand close together in them, since a clip that begins anywhere is decoded from the keyframe
@@ -45,7 +45,7 @@ _MOST_BYTES = 180
 
 @dataclass(kw_only=True)
 class Prepared:
-    """What prepare() made, and what that took."""
+    """The result of prepare()."""
 
     videos: list[VideoRecord]
     """Their paths are relative to the store."""
@@ -215,7 +215,7 @@ def _stems(segments: Sequence[Segment]) -> dict[object, str]:
 
 
 class _Log:
-    """A line for each finished file of a store: the job, and what decoding it told."""
+    """A store's list of finished files: a line for each, with its job and what decoding it showed."""
 
     def __init__(self, store: Path) -> None:
         self.store, self._lock = store, Lock()

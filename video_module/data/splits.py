@@ -180,7 +180,7 @@ def split_grouped(
 
 
 def split_by_table(videos: Sequence[VideoRecord], rejected: Sequence[Rejected], *, seed: int) -> Split:
-    """Leave each video on the side that its table gives it; a note names sources that stand on two."""
+    """Split as the table says; a note names the sources that end up on two sides."""
     split = _checked(Split(protocol=TABLE, seed=seed, fractions={}, videos=list(videos), rejected=list(rejected)))
     if torn := split.torn_sources:
         names = ", ".join(torn[:5]) + (", …" if len(torn) > 5 else "")
@@ -192,7 +192,7 @@ def split_by_table(videos: Sequence[VideoRecord], rejected: Sequence[Rejected], 
 
 
 def describe_split(split: Split, *, sources_unknown: str) -> str:
-    """A split in lines; `sources_unknown` is said of shared sources where nothing tells the sources."""
+    """Describe a split in lines; `sources_unknown` replaces the count of shared sources if sources are unknown."""
     known = sources_known(split.videos)
     title = split.protocol if split.fold is None else f"{split.protocol} fold {split.fold}"
     lines = [f"{title}: {len(split.class_names)} classes, digest {split.digest}"]

@@ -54,7 +54,7 @@ class Calibration:
 
     @property
     def recorded(self) -> dict[str, float]:
-        """What a checkpoint keeps of it."""
+        """The part that a checkpoint stores."""
         return {"temperature": self.temperature, "min_score": self.min_score}
 
     def describe(self, min_precision: float) -> str:

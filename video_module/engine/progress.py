@@ -96,7 +96,7 @@ class Progress:
 
 
 def describe_choice(num_videos: int, num_epochs: int, save_path: Path) -> str:
-    """Which epoch is kept, and how far that choice can be trusted; `num_videos` are those of the val split."""
+    """Say which epoch is kept, and how uncertain that choice is; `num_videos` is the size of the val split."""
     if num_videos == 0:
         return "no validation videos: keeping the last epoch"
     text = f"* marks the best epoch so far, saved as {save_path}"
@@ -110,7 +110,7 @@ def describe_choice(num_videos: int, num_epochs: int, save_path: Path) -> str:
 
 
 def epoch_line(row: dict[str, Any], num_epochs: int) -> str:
-    """What is printed of a finished epoch."""
+    """The line printed for a finished epoch."""
     text = f"epoch {row['epoch']:3}/{num_epochs}  loss {row['train_loss']:.3f}  top1 {row['train_top1']:.3f}"
     if row.get("val_top1") is not None:
         text += f"  val loss {row['val_loss']:.3f}  val top1 {row['val_top1']:.3f}"

@@ -1,4 +1,4 @@
-"""What a search for leaks between two sides has found, in lines."""
+"""Format the result of a search for leaks."""
 
 from typing import Any
 
