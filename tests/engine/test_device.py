@@ -14,7 +14,7 @@ def test_precision_follows_the_device():
     assert choose_precision("auto", CPU) == "fp32"
     assert choose_precision("bf16", CPU) == "bf16"
     for precision in ("fp16", "tf32"):
-        with pytest.raises(InputError, match=f"precision {precision} needs CUDA"):
+        with pytest.raises(InputError, match=f"precision {precision} requires CUDA"):
             choose_precision(precision, CPU)
 
 

@@ -126,7 +126,7 @@ def test_a_lower_precision_is_recorded_and_shown(trained, drawn_data, tmp_path, 
 def test_a_precision_that_cannot_be_had_is_refused(trained, exported, drawn_data, tmp_path):
     with pytest.raises(InputError, match=r"--precision bf16: .*nano\.onnx was set by its export"):
         run(drawn_data / "test", exported, tmp_path / "out", "--precision", "bf16")
-    with pytest.raises(InputError, match="precision tf32 needs CUDA"):
+    with pytest.raises(InputError, match="precision tf32 requires CUDA"):
         run(drawn_data / "test", trained, tmp_path / "out", "--precision", "tf32")
     assert not (tmp_path / "out").exists()
 

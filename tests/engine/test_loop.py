@@ -220,7 +220,7 @@ def test_what_is_seen_of_a_run(unbroken, drawn_data, tmp_path, monkeypatch, caps
     monkeypatch.setattr(loop.WaitMeter, "total", lambda self: 100.0)  # seconds, as if all the time was spent waiting
     run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "2")
     out = capsys.readouterr().out
-    assert re.search(r"\n\* marks the best epoch so far, which \S+nano\.pth keeps; with 6 validation videos", out)
+    assert re.search(r"\n\* marks the best epoch so far, saved as \S+nano\.pth; with 6 validation videos,", out)
     assert re.search(r"epoch   1/2  loss \d\.\d+ .* clips/s  data wait \d+%", out)
     assert re.search(r"\n +epoch +train loss +train top-1 +val loss +val top-1\n +kept +[12] ", out)
     warning = r"warning: \d+% of the epoch was spent waiting for clips; raise --num_workers above 0"

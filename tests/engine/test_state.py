@@ -265,7 +265,7 @@ def test_the_scripts_exit_code_is_that_of_the_signal(drawn_data, tmp_path):
     os.killpg(process.pid, signal.SIGTERM)  # the workers get it too, as from a scheduler
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
-    assert "is saved, --resume goes on from there" in errors
+    assert "_last.pth, continue with --resume" in errors
     assert "Traceback" not in errors
     assert load_checkpoint(tmp_path / "nano_last.pth").training is not None
 
@@ -360,17 +360,16 @@ def test_an_earlier_run_is_told_of_and_lost_only_when_the_first_epoch_is_done(
         (["--effective_batch", "8"], r"--effective_batch 4 \(here 8\)"),
         (
             ["--model_type", "swin3d_t"],
-            r"--model_type swin3d_nano \(here swin3d_t\), --clip_len 8 \(here 32\).*, and \d more; give",
+            r"--model_type swin3d_nano \(here swin3d_t\), --clip_len 8 \(here 32\).*, and \d more; use",
         ),
-        (["--model_type", "swin3d_t", "--num_epochs", "8"], r"--model_type swin3d_nano .*, and \d more; give"),
-        (["--clip_len", "4"], r"--clip_len 8 \(here 4\); give"),
-        (["--img_size", "32"], r"--img_size 64 \(here 32\); give"),  # and not how it is resized before the crop
-        (["--lr", "0.5", "--target_fps", "12"], r"no --target_fps \(here 12\.0\), --lr 0\.001 \(here 0\.5\); give"),
+        (["--model_type", "swin3d_t", "--num_epochs", "8"], r"--model_type swin3d_nano .*, and \d more; use"),
+        (["--clip_len", "4"], r"--clip_len 8 \(here 4\); use"),
+        (["--img_size", "32"], r"--img_size 64 \(here 32\); use"),  # and not how it is resized before the crop
+        (["--lr", "0.5", "--target_fps", "12"], r"no --target_fps \(here 12\.0\), --lr 0\.001 \(here 0\.5\); use"),
         (
             ["--num_epochs", "8"],
-            r"--num_epochs 4 \(here 8\); the length of a run cannot be changed, its rates follow from it: to train on, "
-            r"start a new run from it with "
-            r"--weights \S+nano\.pth and another --save_path, or drop --resume to replace it",
+            r"--num_epochs 4 \(here 8\); --num_epochs cannot change, because the learning rates depend on it; to train "
+            r"further, start a new run with --weights \S+nano\.pth and another --save_path, or leave out --resume to replace",
         ),
     ],
 )
@@ -433,7 +432,9 @@ def test_a_run_of_another_version_is_refused_and_its_weights_still_serve(unbroke
     others = ({"train_config": earlier}, {"train_config": config | {"lookahead": 3}}, {"training": unversioned})
     for other in others:
         save_checkpoint(last, Checkpoint(**state | other))
-        with pytest.raises(InputError, match=r"nano_last\.pth: another version of this program .*--weights") as error:
+        with pytest.raises(
+            InputError, match=r"nano_last\.pth: saved by another version of this program.*--weights"
+        ) as error:
             run(drawn_data, tmp_path / "nano.pth", "--resume")
         assert "\n" not in str(error.value)
     run(drawn_data, tmp_path / "new.pth", "--weights", str(last), "--num_epochs", "1")
