@@ -369,7 +369,7 @@ def test_an_earlier_run_is_told_of_and_lost_only_when_the_first_epoch_is_done(
         (
             ["--num_epochs", "8"],
             r"--num_epochs 4 \(here 8\); --num_epochs cannot change, because the learning rates depend on it; to train "
-            r"further, start a new run with --weights \S+nano\.pth and another --save_path, or leave out --resume to replace",
+            r"further, start a new run with --weights \S+nano\.pth and another --save_path, or leave out --resume",
         ),
     ],
 )
