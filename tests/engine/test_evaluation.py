@@ -181,7 +181,7 @@ def test_testing_on_training_videos_is_refused(model, drawn_data, tmp_path, caps
         "by_name_alone": False,
         "is_leak": True,
     }
-    assert "leak, as allowed: 24 test videos" in capsys.readouterr().out
+    assert "leak (allowed): 24 test videos" in capsys.readouterr().out
 
 
 def test_a_copy_elsewhere_is_the_same_video(exported, drawn_data, tmp_path, monkeypatch):

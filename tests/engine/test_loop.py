@@ -139,7 +139,7 @@ def test_the_bar_counts_clips_within_a_step(monkeypatch):
 @pytest.mark.parametrize(
     ("pass_s", "num_epochs", "told"),
     [
-        (10, 500, "this run will take about 6 hours on this CPU, 0.7 minutes an epoch"),  # 20,000 s
+        (10, 500, "this run will take about 6 hours on this CPU, 0.7 minutes per epoch"),  # 20,000 s
         (1000, 1, None),  # 4,000 s: of two hours and less nothing is said
         (1, 5000, None),  # nor of what has not been timed for 20 s
     ],

@@ -225,7 +225,7 @@ def test_what_a_probe_prints(probed):
     assert re.search(r"videos per class +2 +all \(4\)", printed)
     assert "per class: " in printed
     checkpoint = load_checkpoint(path)
-    answer = f"temperature {checkpoint.temperature:.2f}; below {checkpoint.min_score:.2f} an answers below"
+    answer = f"temperature {checkpoint.temperature:.2f}; answers below {checkpoint.min_score:.2f} are uncertain"
     assert f"scores: {answer} (" in printed
     assert printed.endswith(f"wrote\n  {path}\n  {path.with_name('p_features.npz')}\n")
 
