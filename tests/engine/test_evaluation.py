@@ -237,7 +237,10 @@ def test_official_folds_may_share_films_but_no_clip(trained, official_data, tmp_
         "by_name_alone": False,
         "is_leak": False,
     }
-    assert "6 test videos come from 1 sources in the model's train and val splits, 0 are in" in capsys.readouterr().out
+    assert (
+        "6 test videos come from 1 sources in the model's train and val splits; 0 were trained"
+        in capsys.readouterr().out
+    )
     model = with_record(
         trained, tmp_path / "clip.pth", train_sources=sources, train_clips=[leaks.hash_clip(videos[3].path)]
     )

@@ -404,7 +404,7 @@ def test_other_videos_and_classes_are_refused(unbroken, drawn_data, tmp_path):
         for label in ("jump", "wave", "push"):
             shutil.copytree(split / label, tmp_path / name / label)
     dirs = ["--train_dir", str(tmp_path / "few"), "--val_dir", str(tmp_path / "val")]
-    with pytest.raises(InputError, match=r"6 classes \(here 3; no longer: \['pull', 'sit', 'stand'\]; new: none"):
+    with pytest.raises(InputError, match=r"6 classes \(here 3; missing: \['pull', 'sit', 'stand'\]; new: none"):
         run(drawn_data, unbroken, "--resume", *dirs)
     bare = tmp_path / "bare"
     for split in ("train", "val"):

@@ -123,7 +123,7 @@ class Predictor:
             )
         logits = self.score_clips(clips)
         if not np.isfinite(logits).all():
-            raise InputError(f"{self.model}: gives scores that are not finite numbers; train or export the model again")
+            raise InputError(f"{self.model}: the scores are not finite; train or export the model again")
         return softmax(logits, temperature=self.temperature)
 
     def predict_video(
