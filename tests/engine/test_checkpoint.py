@@ -13,10 +13,11 @@ import torch
 from video_module import __version__
 from video_module.data import leaks
 from video_module.data.records import VideoRecord
-from video_module.engine.checkpoint import load_checkpoint, save_checkpoint
+from video_module.engine.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint, save_checkpoint
 from video_module.errors import InputError
 from video_module.inference.export import metadata_of, save_onnx
 from video_module.inference.predictor import describe, load_predictor
+from video_module.models.recognizer import build_model
 
 VERSION_1 = Path(__file__).parents[1] / "version1"
 NAMES = sorted(hashlib.sha256(name.encode()).hexdigest()[:12] for name in ("0001", "0002"))
@@ -91,3 +92,14 @@ def test_only_a_full_disk_is_told_to_need_space(number, advises_space, trained, 
     with pytest.raises(InputError, match=os.strerror(number)) as error:
         save_checkpoint(tmp_path / "x.pth", checkpoint)
     assert ("Free some space" in str(error.value)) == advises_space
+
+
+def test_weights_under_other_names_are_told_in_a_line_that_can_be_read():
+    model = build_model("swin3d_nano", num_classes=2)
+    weights = {f"net.{name}": value for name, value in model.backbone.state_dict().items()}
+    checkpoint = Checkpoint(model="swin3d_nano", weights=weights, clip=model.clip, class_names=["a", "b"])
+    with pytest.raises(
+        InputError, match=r"weights do not fit swin3d_nano: .*net\.patch_embed\.proj\.weight.* …$"
+    ) as error:
+        build_from_checkpoint(checkpoint)
+    assert len(str(error.value)) < 260

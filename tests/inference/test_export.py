@@ -198,7 +198,7 @@ def test_a_file_that_fails_its_gate_is_not_kept(trained, traced, tmp_path, capsy
     (tmp_path / "nano.onnx").write_bytes(b"one of before, which would be taken for this one")
     flags = ["--checkpoint", str(trained), "--output_dir", str(tmp_path), "--precision", "fp32", "int8"]
     gates = ["--fp32_tolerance", "1e-12", "--int8_agreement", "0", "--num_verify_clips", "8"]
-    with pytest.raises(InputError, match=r"nano\.onnx: its logits differ from torch's by .*; not kept"):
+    with pytest.raises(InputError, match=r"nano\.onnx: its logits differ from torch's by .*; deleted"):
         convert_model.main([*flags, *gates])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nano_export.json", "nano_int8.onnx"]
     report = json.loads((tmp_path / "nano_export.json").read_text())

@@ -1,4 +1,4 @@
-"""Inputs that keep their own time: cameras, network streams, and files played at their own speed."""
+"""Live inputs: cameras, network streams, and files played at their own speed."""
 
 import re
 import time
@@ -45,7 +45,7 @@ def is_live(name: str) -> bool:
 
 
 def live_frames(name: str, *, say: Callable[[str], None] = print) -> Iterator[TimedFrame]:
-    """The frames of a camera or stream, as they come. Raises VideoError if it cannot be opened, or is lost for good.
+    """The frames of a camera or stream, as they arrive. Raises VideoError if it cannot be opened, or is lost for good.
 
     `say` is told, a line at a time, when a stream is lost and asked for again.
     """
@@ -72,7 +72,7 @@ def stream_frames(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[TimedFrame]:
-    """The frames of a stream, which is asked for again, with growing pauses, when it stops.
+    """The frames of a stream; when it stops, it is opened again after growing pauses.
 
     A stream of stated length (a file on a web server) comes at its own speed, and ends. Raises VideoError if a stream
     never comes, or stays away for `max_retries` attempts in a row.

@@ -35,7 +35,7 @@ def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> 
 
 
 def flipped_labels(class_names: Sequence[str], config: TrainConfig) -> set[int]:
-    """The classes that stay themselves in a mirror. Raises InputError on one of `config.no_flip` that is none."""
+    """The classes that may be mirrored. Raises InputError if `config.no_flip` names an unknown class."""
     if unknown := sorted(set(config.no_flip) - {ALL_CLASSES, *class_names}):
         raise InputError(f"--no_flip {unknown[0]}: not a class of the training videos, nor {ALL_CLASSES!r}")
     return {label for label, name in enumerate(class_names) if not {name, ALL_CLASSES} & set(config.no_flip)}
@@ -211,7 +211,7 @@ class Views:
             raise ValueError(f"sampling must be uniform or windows, got {self.sampling!r}")
 
     def describe(self, clip: ClipConfig) -> dict[str, Any]:
-        """What X_results.json records of them."""
+        """Describe the views for X_results.json."""
         if self.sampling == "windows":
             step = self.clip_step or clip.default_clip_step
             return {"sampling": "windows", "clip_step": step, "num_crops": self.num_crops}

@@ -26,7 +26,7 @@ _MIN_SEEK = 16
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a file promises, by its packets and its first frame. Only frames that decode count."""
+    """A video's size, rate and length, according to its packets and first frame. Only frames that decode count."""
 
     width: int
     height: int
@@ -41,7 +41,7 @@ class VideoInfo:
 
 
 class _Converter:
-    """Makes uint8 RGB (H, W, 3), upright, of decoded frames. One for a file: it keeps what FFmpeg prepared.
+    """Converts decoded frames to upright uint8 RGB (H, W, 3). Use one per file: it keeps what FFmpeg prepared.
 
     There may be gaps between the rows.
     """
@@ -83,7 +83,7 @@ def _upright(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 class Frame:
-    """A decoded frame and when it is shown. It is converted only if it is asked for."""
+    """A decoded frame and when it is shown; it is converted to RGB only on request."""
 
     __slots__ = ("_converter", "_frame", "time_s")
 
@@ -170,7 +170,7 @@ class VideoReader:
         table.num_decoded = self.num_frames
 
     def no_frame(self) -> VideoError:
-        """The error for a file of which no frame decodes."""
+        """The error for a file without a decodable frame."""
         container, stream = packets.open_file(self.path)
         with container:
             return VideoError(f"{self.path}: no frame decodes (codec {stream.codec_context.name})")
@@ -229,7 +229,7 @@ class _Clock:
 
 
 def read_info(path: str | Path) -> VideoInfo:
-    """What a file promises: reads all its packets and decodes a frame. Raises VideoError if none decodes."""
+    """Read a file's packets and decode its first frame. Raises VideoError if none decodes."""
     table, reader = packet_table(path), VideoReader(path)
     first = next(iter(reader), None)
     if first is None:

@@ -100,7 +100,7 @@ class _VideoWriter:
 
 @contextmanager
 def open_video(path: str | Path, *, fps: float, keyframe_interval: int | None = None) -> Iterator[_VideoWriter]:
-    """Write a video file; it stands under `path` only once it is whole.
+    """Write a video file; it appears at `path` only when complete.
 
     `keyframe_interval`, the most frames from one keyframe to the next, is the codec's own where it is None. Sizes that
     are odd come out one pixel larger. Raises InputError on a suffix other than .mp4, .avi and .webp.

@@ -66,7 +66,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def is_system_file(path: Path) -> bool:
-    """Whether macOS or Windows leave such a file, by its name, in folders that they show; it is never a user's."""
+    """Whether this is a file that macOS or Windows creates in folders, such as .DS_Store, judging by its name."""
     return path.name.lower() in _SYSTEM_FILES or path.name.startswith("._")
 
 
@@ -150,7 +150,7 @@ def lost_classes(class_dir: Path, kept: Collection[str], rejected: Collection[st
 
 
 def check_split_dir(split_dir: Path, *, side: str = "test") -> None:
-    """Raise InputError if a folder that split_data.py makes is not there, saying which stage was left out.
+    """Raise InputError if a folder written by split_data.py is missing, saying which step was skipped.
 
     Likewise if it is not the wanted side of a split, but the folder of all.
     """
@@ -235,7 +235,7 @@ def describe_others(class_dir: Path, *, most: int = 5) -> str | None:
 
 
 def check_class_folders(class_dir: Path) -> None:
-    """Raise InputError if class folders of `class_dir` hold no video: their classes would go untested in silence."""
+    """Raise InputError if class folders of `class_dir` are empty, since their classes would silently go untested."""
     found = {label for label, _ in find_videos(class_dir)}
     if empty := [folder for folder in _class_folders(class_dir) if folder.name not in found]:
         more = f", nor in {', '.join(folder.name for folder in empty[1:])}" if len(empty) > 1 else ""
@@ -245,7 +245,7 @@ def check_class_folders(class_dir: Path) -> None:
 
 
 def check_known_classes(class_dir: Path, class_names: Collection[str]) -> None:
-    """Raise InputError if no folder is one of these classes, and one of them holds folders that are."""
+    """Raise InputError if no folder is one of these classes, but one of them contains folders that are."""
     folders = _class_folders(class_dir)
     if any(folder.name in class_names for folder in folders):
         return
@@ -257,7 +257,7 @@ def check_known_classes(class_dir: Path, class_names: Collection[str]) -> None:
 
 
 def has_entries(folder: Path) -> bool:
-    """Whether a folder is there and not empty; hidden files and systems' do not count."""
+    """Whether a folder exists and is not empty; hidden and system files do not count."""
     return folder.is_dir() and not all(map(_is_hidden, folder.iterdir()))
 
 
@@ -268,7 +268,7 @@ def _sides_in(folder: Path) -> list[str]:
 
 
 def is_split_tree(data_dir: Path) -> bool:
-    """Whether a folder holds train, val or test splits, rather than classes of which one is named so."""
+    """Whether a folder contains train, val or test splits, rather than classes with such names."""
     present = [data_dir / split for split in SPLITS if (data_dir / split).is_dir()]
     if (data_dir / OBJ_NAMES).is_file() or (data_dir / "split.json").is_file():
         return bool(present)

@@ -1,4 +1,4 @@
-"""A split on the disk: train/, val/ and test/ with their classes, obj.names, and split.json."""
+"""Write a split to disk: train/, val/ and test/ with their classes, obj.names, and split.json."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def check_split_output(input_dir: Path, output_dir: Path) -> None:
 
 
 def check_further_folds(output_dir: Path, num_folds: int) -> None:
-    """Raise InputError if folds of an earlier split into more would stay beside the new ones."""
+    """Raise InputError if an earlier split with more folds would leave some of them beside the new ones."""
     numbers = [int(match[1]) for path in output_dir.glob("fold*") if (match := re.fullmatch(r"fold(\d+)", path.name))]
     if further := sorted(number for number in numbers if number > num_folds):
         raise InputError(
@@ -64,7 +64,7 @@ def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -
 
 
 def place(file: Path, target: Path, *links: str) -> bool:
-    """Link a file in the first of the ways that works here, or copy it; whether it was linked."""
+    """Link a file in the first way that works, or else copy it; returns whether it was linked."""
     ways = {"hard": os.link, "sym": os.symlink}
     for link in links:
         # It may be another file system, one without links, or Windows without the right to make them

@@ -62,7 +62,7 @@ def shared_sources(train: Iterable[VideoRecord], test: Iterable[VideoRecord]) ->
 
 
 def sources_known(videos: Iterable[VideoRecord]) -> bool:
-    """Whether anything tells of recordings: else each file counts as its own, and nothing is ever shared."""
+    """Whether the recordings are known. If not, each file counts as its own recording, and nothing is ever shared."""
     return not all(map(has_own_source, videos))
 
 
@@ -247,7 +247,7 @@ def audit(
     test_fraction: float,
     num_workers: int,
 ) -> dict[str, Any]:
-    """Compare the sides that `paths` name, each with each.
+    """Compare every pair of the sides that `paths` name.
 
     Of a single folder of classes, say what a random split of it would leak, and which of its videos are alike.
     """
@@ -269,7 +269,7 @@ def audit(
 def _read_sides(
     paths: Sequence[Path], *, source_of: SourceOf, decode: bool, num_workers: int
 ) -> tuple[list[_Side], list[Rejected]]:
-    """The sides to compare, and files that do not decode, which are on none.
+    """Read the sides to compare, and list the files that do not decode, which belong to none.
 
     One path is what split_data.py wrote (or its split.json), of which the sides are the splits, or a folder of classes;
     two are folders of classes. Sources are split.json's where there is one, else those of `source_of`.
@@ -344,7 +344,7 @@ _NUM_DRAWS = 100
 def random_split_leak(
     videos: Sequence[VideoRecord], *, val_fraction: float = 0.2, test_fraction: float = 0.1
 ) -> dict[str, Any] | None:
-    """What a split of each class's videos at random, video by video, would leak: the mean over a hundred such splits.
+    """Estimate what a random split, video by video, would leak: the mean over a hundred random splits.
 
     Returns the share of test videos whose source is in train or val under the same class, and under any class. Of a
     class of two or more at least one tests, and not all; None where no class has two, or `test_fraction` is 0.

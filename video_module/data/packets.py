@@ -1,4 +1,4 @@
-"""What the packets of a video file tell before any is decoded: which stream, when its frames come, where keyframes are.
+"""Read the packets of a video file without decoding: which stream, when frames are shown, where keyframes are.
 
 Headers are not asked for counts and durations: an edit list hides frames, .avi pads with empty chunks, a longer audio
 track stretches the duration, and browsers' recordings state neither.
@@ -83,7 +83,7 @@ def _choose_stream(container: av.container.InputContainer, path: Path) -> av.Vid
 
 
 def _codec_name(container: av.container.InputContainer, stream: av.VideoStream) -> str:
-    """The name of a codec that has no decoder, which FFmpeg tells in its summary of the file alone."""
+    """The name of a codec without a decoder, which only FFmpeg's summary of the file tells."""
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)
     try:
@@ -166,7 +166,7 @@ _VP8 = av.Codec("vp8", "r").id
 
 @dataclass(kw_only=True)
 class PacketTable:
-    """The frames that the packets of a file promise. Those that then fail to decode are still among them."""
+    """The frames that a file should have according to its packets, including those that then fail to decode."""
 
     stamps: np.ndarray
     """When each is shown, int64 in the order of display; empty where the file tells no times."""

@@ -99,7 +99,7 @@ def check_store(store: Path, segments: Sequence[Segment], output_dirs: Sequence[
 
 
 def prepare(segments: Sequence[Segment], store: Path, *, short_side: int | None, num_workers: int) -> Prepared:
-    """Make the clip of each segment in the folder `store`, or find it there, and count its frames.
+    """Write the clip of each segment to the folder `store`, unless it is there already, and count its frames.
 
     Parts of files are encoded anew, their short side brought to `short_side` (None: SHORT_SIDE) and never enlarged.
     Whole files are encoded only if they are larger than `short_side`, else linked. Raises InputError when the disk is
@@ -151,7 +151,7 @@ def _record(segment: Segment, entry: dict[str, Any]) -> VideoRecord:
 
 @dataclass(kw_only=True)
 class _Job:
-    """A segment, and what its clip is called within its class, without a suffix."""
+    """A segment and the name of its clip within the class, without a suffix."""
 
     segment: Segment
     stem: str
@@ -244,7 +244,7 @@ class _Log:
 
 
 def _make_all(todo: dict[str, _Job], log: _Log, *, num_workers: int) -> dict[str, dict[str, Any] | Rejected]:
-    """Make the files of all jobs at once, with a bar: what the log has of each, or why there is none."""
+    """Make the files of all jobs in parallel, with a bar. Returns the log's entry for each, or why there is none."""
     files = {file_key(job.segment.file): job.segment.file for job in todo.values()}
     tables = read_tables(files.values(), num_workers=num_workers)
     length_s = sum(_length_s(job.segment, tables) for job in todo.values())
@@ -329,7 +329,7 @@ def _make(jobs: list[_Job], log: _Log, advance: Callable[[float], None]) -> dict
 
 
 def _is_small(job: _Job) -> bool:
-    """Whether a whole file stays as it is."""
+    """Whether a whole file is small enough to be linked."""
     if job.short_side is None:
         return True
     info = read_info(job.segment.file)

@@ -1,4 +1,4 @@
-"""The videos of a data folder: what split.json records of them, or what their names and frames tell."""
+"""The videos of a data folder, as split.json records them or as their names and frames tell."""
 
 import csv
 import json
@@ -186,7 +186,7 @@ def scan(
 
 
 def describe_faults(videos: Sequence[VideoRecord]) -> list[str]:
-    """Sentences on videos that are not quite sound."""
+    """Sentences about videos with lost frames or missing timestamps."""
     sentences = []
     if damaged := [video for video in videos if video.num_damaged_frames]:
         num_frames = sum(video.num_damaged_frames for video in damaged)
@@ -217,7 +217,7 @@ def _read_split_json(folder: Path) -> dict[str, Any] | None:
 
 
 def find_folds(data_dir: Path) -> list[Path]:
-    """The folders fold1, fold2, … of `data_dir`, checked to be those of one split and to have all their videos.
+    """Find the folders fold1, fold2, … of `data_dir`, and check that they belong to one split and miss no videos.
 
     So that a run over all of them does not fail at the last. Raises InputError, naming the folder that is at fault.
     """

@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip: index arithmetic alone, no video is opened here.
+"""Choose which frames of a video make a clip. This is index arithmetic only; no video is opened here.
 
 One rule makes every clip. A clip starts at a frame and takes `num_frames` frames, the clip's stride apart. Without
 ClipConfig.target_fps the stride counts frames. With it, it counts time: for each moment the frame that is shown then. A

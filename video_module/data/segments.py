@@ -1,4 +1,4 @@
-"""Labelled parts of videos: what may be a slip in them, and the stretches in between, which show nothing labelled."""
+"""Labelled parts of videos: checks for likely mistakes, and background clips from the unlabelled stretches."""
 
 import math
 import random
@@ -63,7 +63,7 @@ def read_tables(files: Collection[Path], *, num_workers: int) -> dict[object, Pa
 
 
 def look_over(segments: Sequence[Segment]) -> list[str]:
-    """Notes on what may be a slip: classes of one example, labels that differ in case, labels that overlap."""
+    """Notes on likely mistakes: classes with one example, labels that differ only in case, overlapping labels."""
     notes = []
     counts = Counter(segment.label for segment in segments)
     if single := sorted(label for label, count in counts.items() if count == 1):

@@ -48,12 +48,12 @@ class Split:
 
     @property
     def leaks(self) -> int:
-        """Sources on two sides, as the protocol counts them: the official ones forbid that within a class only."""
+        """Number of sources on two sides; official protocols forbid this only within a class."""
         return self.shared.sources_within_class if self.protocol in OFFICIAL else len(self.torn_sources)
 
     @property
     def torn_sources(self) -> list[str]:
-        """Sources on more than one side, in whatever classes."""
+        """Sources on more than one side, in any class."""
         sides: dict[str, set[str]] = defaultdict(set)
         for video in self.videos:
             sides[video.source].add(video.split)
@@ -92,7 +92,7 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def _by_size(videos: Iterable[VideoRecord], *, seed: int) -> tuple[dict[str, Counter[str]], list[str]]:
-    """How many videos of each class a source has, and the sources from the largest on; the seed orders equals."""
+    """Count each source's videos by class, and order the sources from the largest; the seed orders equal ones."""
     clips: dict[str, Counter[str]] = defaultdict(Counter)
     for video in videos:
         clips[video.source][video.label] += 1
@@ -317,7 +317,7 @@ def split_official(
     val_fraction: float,
     seed: int,
 ) -> Split:
-    """Split as the data set's authors do; validation is carved out of their train side by source.
+    """Split as the data set's authors do, and split their train side by source into train and val.
 
     So the test videos never choose a checkpoint. `val_fraction` is of the official train side. Videos that the fold
     does not use are left out.
@@ -347,7 +347,7 @@ def split_official(
 
 
 def _missing_videos(videos: Sequence[VideoRecord], official: dict[tuple[str, str], str], fold: str) -> list[str]:
-    """A note for each side of an official fold of which some videos are not there."""
+    """A note for each side of an official fold with missing videos."""
     notes = []
     for side in ("train", "test"):
         listed = {name for name, of_side in official.items() if of_side == side}

@@ -1,4 +1,4 @@
-"""Small frames that stand for a video in a report."""
+"""Read small frames of a video for reports."""
 
 from pathlib import Path
 

@@ -78,12 +78,12 @@ class WorkerLoader(DataLoader):
 
 
 def _remember(before: list[BaseProcess]) -> None:
-    """Take the processes that were started since `before` for workers."""
+    """Remember the processes started since `before` as workers."""
     _processes.extend(child for child in multiprocessing.active_children() if child not in before + _processes)
 
 
 def start_worker(_: int) -> None:
-    """To be called in each worker when it starts."""
+    """Prepare a worker; each one calls this when it starts."""
     # Ctrl-C and SIGTERM reach the workers too, but the process that they read for decides when they are done.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

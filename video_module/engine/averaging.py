@@ -13,7 +13,7 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class RunningMean:
-    """A copy of a model whose weights follow the model's own from step to step, at a distance."""
+    """A copy of a model whose weights are a running mean of the model's own."""
 
     # torch's AveragedModel would make the program wait for the GPU in each step, since it sends its count there, and
     # copy every constant buffer of the model.
@@ -30,7 +30,7 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the model's weights; batch norm's statistics, themselves a mean, become the model's."""
+        """Update the mean with the model's weights; batch norm statistics, themselves a mean, are copied."""
         number = self.num_averaged
         if number == 0:
             copy_tensors(self._means, self._values)

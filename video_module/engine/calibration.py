@@ -1,4 +1,4 @@
-"""What makes a model's scores mean something: a temperature, and the score below which an answer is uncertain."""
+"""Calibrate a model's scores: fit a temperature, and a threshold below which answers are uncertain."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ _WANTED_SHARES = (0.75, 0.9)
 
 @dataclass(frozen=True, kw_only=True)
 class TradeOff:
-    """What a threshold does to videos of known classes and of unknown ones."""
+    """The effect of a threshold on videos of known and of unknown classes."""
 
     min_score: float
     known_answered: float
@@ -36,7 +36,7 @@ class TradeOff:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What videos that the model did not learn from say about its scores."""
+    """A temperature and a threshold fitted to held-out videos, and how well they do."""
 
     temperature: float
     """Logits are divided by it before the softmax (Guo et al., ICML 2017)."""
@@ -58,7 +58,7 @@ class Calibration:
         return {"temperature": self.temperature, "min_score": self.min_score}
 
     def describe(self, min_precision: float) -> str:
-        """For the end of training: a line on known actions, and a table with unknown ones."""
+        """Describe it for the end of training: a line on known actions, and a table on unknown ones."""
         return "\n".join([self._describe_known(min_precision), *self._describe_unknown()])
 
     def _describe_unknown(self) -> Iterator[str]:
@@ -126,7 +126,7 @@ def _best_unknown(unknown: Sequence[np.ndarray], temperature: float) -> np.ndarr
 
 
 def _without(views: np.ndarray, label: int) -> np.ndarray:
-    """The scores of a video's views, had the model no class `label`; they need not sum to 1."""
+    """The scores of a video's views without class `label`; they need not sum to 1."""
     # A score that rounded to 0 would leave nothing to share out
     return np.maximum(np.delete(views, label, axis=1), 1e-300)
 
@@ -134,7 +134,7 @@ def _without(views: np.ndarray, label: int) -> np.ndarray:
 def _trade_offs(
     scores: np.ndarray, labels: np.ndarray, unknown: np.ndarray, *, min_score: float
 ) -> tuple[TradeOff, ...]:
-    """The chosen threshold, and those from which on more of what is unknown is called uncertain."""
+    """The chosen threshold, and higher ones at which more unknown videos are called uncertain."""
     if scores.shape[1] < 3:  # the one class that is left would always score 1
         return ()
     best, is_right = scores.max(axis=1), scores.argmax(axis=1) == labels

@@ -1,6 +1,7 @@
-"""Checkpoints (.pth): weights under torchvision's names, and all that is needed to use or resume them."""
+"""Checkpoints (.pth): weights under torchvision's names, and everything needed to use or resume them."""
 
 import os
+import textwrap
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def build_from_checkpoint(checkpoint: Checkpoint) -> Recognizer:
     try:
         model.backbone.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
-        raise InputError(
-            f"the checkpoint's weights do not fit {checkpoint.model}: {str(error).splitlines()[-1].strip()}"
-        ) from None
+        # It may name every parameter of the network
+        reason = textwrap.shorten(str(error).splitlines()[-1], 200, placeholder=" …")
+        raise InputError(f"the checkpoint's weights do not fit {checkpoint.model}: {reason}") from None
     return model.eval()

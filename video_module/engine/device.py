@@ -1,4 +1,4 @@
-"""Where and in which precision torch computes."""
+"""Choose torch's device, precision and kernels."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Several processes on one job, as torchrun starts them; without torchrun, one process that does it all."""
+"""Run as several processes under torchrun, or as a single process without it."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ from video_module.machine import started_by_torchrun
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """This process among those of the job."""
+    """This process and its place in the group."""
 
     rank: int = 0
     world_size: int = 1

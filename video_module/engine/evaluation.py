@@ -1,4 +1,4 @@
-"""From views to video scores, for any model that scores clips, in one process or in several."""
+"""Score videos by their views, with any model that scores clips, in one process or several."""
 
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a frozen network makes of videos before its last layer: computed once, and kept in X_features.npz."""
+"""Compute the features of videos before a network's last layer, and cache them in X_features.npz."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def expose_features(model: Recognizer) -> int:
 
 
 def network_digest(model: Recognizer, *, precision: str) -> str:
-    """The same for networks that give the same features: by clips, precision and all weights below the last layer."""
+    """A digest of everything that determines the features: clips, precision, and all weights below the last layer."""
     digest = hashlib.sha256(json.dumps([model.name, precision, model.clip.to_dict(), _MAX_CLIPS]).encode())
     head = {id(value) for value in model.head.state_dict(keep_vars=True).values()}
     for name, value in sorted(model.backbone.state_dict(keep_vars=True).items()):
@@ -139,7 +139,7 @@ class _DistinctClips(EvaluationViews):
 
 @dataclass(frozen=True, kw_only=True)
 class LocatedVideo:
-    """A video, where it is, and whether its class is itself in a mirror."""
+    """A video, its path, and whether its class may be mirrored."""
 
     path: Path
     record: VideoRecord

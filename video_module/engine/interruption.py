@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a request to stop as soon as the state can be saved."""
+"""Turn Ctrl-C, SIGTERM and a closed terminal into a request to stop once the state is saved."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""The record of a run while it goes on: X_logs.json and .csv, the curves, TensorBoard."""
+"""Log a run in progress: X_logs.json and .csv, curves, TensorBoard."""
 
 import csv
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def log_paths(save_path: Path) -> tuple[Path, ...]:
 
 
 class Logbook:
-    """Writes a run's log beside its checkpoint, anew after each epoch."""
+    """Rewrites a run's log beside its checkpoint after each epoch."""
 
     def __init__(self, save_path: Path, *, plot_curves: _PlotCurves, tensorboard: bool = False):
         """Raises InputError where TensorBoard is asked for and not installed."""
@@ -43,7 +43,7 @@ class Logbook:
         return [self._json, self._csv, self._curves, *([self._board] if self._open_board else [])]
 
     def write(self, progress: Progress) -> None:
-        """Write all files anew, and add to TensorBoard's the epochs that they lack."""
+        """Rewrite all files, and add missing epochs to TensorBoard."""
         # Windows refuses to replace a file that Excel shows. That is no reason to end a run: say so and try again
         # after the next epoch.
         try:

@@ -1,4 +1,4 @@
-"""A run of training: its epochs with bar and log row, validation, what is saved, and how it ends."""
+"""The training loop: epochs with a bar and a log row, validation, saving, and how a run ends."""
 
 import math
 import time
@@ -262,7 +262,7 @@ class _RunningEpoch:
         )
 
     def _tell_of_a_long_run(self) -> None:
-        """Print how long a run on the CPU will take, if it is hours, and what would be faster."""
+        """Print how long a run on the CPU will take, if it is hours, and how to speed it up."""
         num_epochs = self.trainer.config.num_epochs
         run_s = num_epochs * self._clips_per_epoch * self._elapsed_s / self._num_clips
         if run_s > _LONG_RUN_S:
@@ -276,7 +276,7 @@ class _RunningEpoch:
 def validate(
     trainer: Trainer, loader: EvaluationLoader, labels: Sequence[int], *, stop: StopRequest | None = None
 ) -> tuple[dict[str, float], Calibration]:
-    """Loss and accuracy over videos, and what they say of the scores.
+    """Compute loss and accuracy over the validation videos, and calibrate the scores on them.
 
     The loader reads this process's shard of the videos; `labels` are those of all.
 

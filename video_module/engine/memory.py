@@ -1,4 +1,4 @@
-"""How many clips go through the network at once where --batch_size is auto."""
+"""Choose the number of clips per forward pass for --batch_size auto."""
 
 import gc
 import math
@@ -18,7 +18,7 @@ _CPU_VALUES = 32 * 224 * 224 * 3
 
 
 def forget_run() -> None:
-    """After a run, give back what it took, so that the next one in this process finds as much memory as it did.
+    """Free the memory of a finished run, so that the next one in this process finds as much.
 
     Compiled code is kept, since a network of the same kind can use it.
     """

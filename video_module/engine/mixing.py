@@ -1,4 +1,4 @@
-"""Mixup and CutMix: clips and labels of two videos become one (Zhang et al. 2018, Yun et al. 2019)."""
+"""Mixup and CutMix: mix the clips and labels of two videos (Zhang et al. 2018, Yun et al. 2019)."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Which parameters learn at which rate, and how the rate moves over a run."""
+"""Parameter groups, their learning rates, and the schedule."""
 
 import math
 import re

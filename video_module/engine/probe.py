@@ -1,4 +1,4 @@
-"""A last layer for a frozen network: multinomial logistic regression on its features, in seconds."""
+"""Fit a last layer for a frozen network: multinomial logistic regression on its features, in seconds."""
 
 import warnings
 from collections import Counter
@@ -145,7 +145,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """How a head does on videos of sources that it was not fitted to, each video once."""
+    """Results of heads on videos from sources they were not fitted to, each video once."""
 
     num_folds: int
     logits: list[np.ndarray]
@@ -183,7 +183,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """The head of all videos, and what the folds say of it."""
+    """The head fitted to all videos, and its estimate from the folds."""
 
     head: Head
     strength: float
@@ -262,7 +262,7 @@ def _held_out(examples: Examples, sides: _Sides, heads: Sequence[Head]) -> list[
 def _as_unknown(
     examples: Examples, strength: float, *, class_weights: Sequence[float] | None
 ) -> list[np.ndarray] | None:
-    """What heads say of the videos of a class that they were not fitted to, one class after the other."""
+    """The scores that heads fitted without a class give to its videos, for one class after the other."""
     num_classes = len(examples.class_names)
     if num_classes < 3:
         return None

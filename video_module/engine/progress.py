@@ -1,4 +1,4 @@
-"""Where a run stands: its log, its best epoch, and what of the running epoch is done."""
+"""The progress of a run: its log, its best epoch, and the finished part of the current epoch."""
 
 import math
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ LOG_COLUMNS = (
 
 @dataclass
 class PartialEpoch:
-    """The steps of an epoch that are done, in plain values, so that a run broken off goes on after them.
+    """The finished steps of an epoch, in plain values, so that an interrupted run can continue after them.
 
     Of all processes together, and the same in each.
     """
@@ -43,7 +43,7 @@ class PartialEpoch:
 
 @dataclass
 class Progress:
-    """One log entry per finished epoch, the best of them, and the epoch that is running."""
+    """One log entry per finished epoch, the best epoch, and the current one."""
 
     logs: dict[str, list] = field(default_factory=lambda: {column: [] for column in LOG_COLUMNS})
     best_epoch: int = 0
@@ -69,7 +69,7 @@ class Progress:
         return {column: values[index] for column, values in self.logs.items()}
 
     def is_over(self, *, num_epochs: int, patience: int) -> bool:
-        """Whether all epochs are done, or `patience` of them (0: any number) brought nothing better."""
+        """Whether all epochs are done, or the last `patience` of them (0: any number) brought no improvement."""
         return self.num_epochs >= num_epochs or 0 < patience <= self.num_epochs - self.best_epoch
 
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""The newest state of a run in X_last.pth: what it holds, when it is saved, and which run may go on from it."""
+"""The latest state of a run in X_last.pth: what it contains, when it is saved, and which run may resume it."""
 
 import time
 from contextlib import suppress
@@ -37,7 +37,7 @@ def earlier_path(path: Path) -> Path:
 
 
 def show_replaced(save_path: Path) -> None:
-    """Say what of an earlier run will be replaced; demos and scripts run twice, so it is no mistake."""
+    """Say which files of an earlier run will be replaced. This is not an error, since demos and scripts run twice."""
     last = last_path(save_path)
     if last.is_file() or save_path.is_file():
         found = save_path if save_path.is_file() else last
@@ -136,7 +136,7 @@ class StateKeeper:
 
 
 def resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress | None:
-    """Bring a trainer to where X_last.pth stands; None where there is none.
+    """Restore a trainer from X_last.pth; None if there is none.
 
     Raises InputError if it is of another run, naming the differences, or of another version of this program.
     """
@@ -161,7 +161,7 @@ def resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress | Non
 
 
 def find_differences(saved: Checkpoint, wanted: Checkpoint) -> list[str]:
-    """What makes two runs different ones, in words and by the flags that set it: "--lr 0.001 (here 0.5)"."""
+    """Describe how two runs differ, by the flags that set it: "--lr 0.001 (here 0.5)"."""
     found, other = [], _flags(wanted)
     for flag, value in _flags(saved).items():
         if value == other[flag]:

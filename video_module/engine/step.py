@@ -1,4 +1,4 @@
-"""One optimiser step: passes of a few clips at a time, their gradients, the update, the running mean."""
+"""One optimiser step: forward and backward passes of a few clips each, the update, the running mean."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ _CLIPS_WORTH_COMPILING = 20_000
 
 
 class Trainer:
-    """A model with all that changes while it learns: weights and their mean, optimiser, schedule, gradient scaler.
+    """A model with all its training state: weights and their mean, optimiser, schedule, gradient scaler.
 
     A step takes batches of clips and puts them through the network `micro_batch` at a time, summing up gradients.
     Every random draw is a function of seed, epoch, step, process and batch, and dropout's also of where in the batch
@@ -240,7 +240,7 @@ class Trainer:
     # ---- when a pass fails
 
     def _prepare_retry(self, error: BaseException, epoch: int, step: int) -> None:
-        """Change what made a pass fail, for the step to start again; raise the error if nothing can be changed."""
+        """Change what made a pass fail, so that the step can start again; raise the error if nothing can be changed."""
         if isinstance(error, torch.OutOfMemoryError):
             fewer = -(-self.micro_batch // 2)
             if self._is_reducing:

@@ -1,4 +1,4 @@
-"""What a run trains on: the videos of train and val, their loaders, and what a checkpoint records of them."""
+"""The data of a run: the videos of train and val, their loaders, and what a checkpoint records about them."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How long a device had nothing to do because clips were not there yet."""
+"""Measure how long a device waits for clips."""
 
 import time
 from statistics import median
@@ -19,7 +19,7 @@ _NUM_LOOKED_AT = 5
 
 
 def wait_warning(share: float, loader: DataLoader, device: torch.device) -> str | None:
-    """A sentence on an epoch of which this share was spent waiting for clips; None where nothing can be done."""
+    """A warning for an epoch that spent this share waiting for clips; None if nothing can be done."""
     if share <= _LARGEST_WAIT:
         return None
     remedies, on_cpu = [], device.type == "cpu"

@@ -1,4 +1,4 @@
-"""Pictures of where accuracy is won and lost: by class, by confidence, by what file names say of the recording."""
+"""Charts of accuracy by class, by confidence, and by the tags in file names."""
 
 from typing import Any
 

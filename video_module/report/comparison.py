@@ -1,4 +1,4 @@
-"""Two models on the same test videos: how far apart they are, how certain that is, and on which videos they differ."""
+"""Compare two models on the same test videos: the difference, its uncertainty, and the videos they differ on."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Picture of a confusion matrix, its classes ordered so that those mistaken for each other stand together."""
+"""Chart of a confusion matrix, with classes that are mistaken for each other side by side."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _MOST_CLASSES = 100
 
 
 def confusion_order(matrix: np.ndarray) -> list[int]:
-    """Order the classes so that those mistaken for each other stand together.
+    """Order the classes so that those mistaken for each other are side by side.
 
     The two groups of classes most often mistaken for each other, on average over their members, are joined until no
     confusion is left between groups (average linkage). Each join turns the groups so that their most similar ends

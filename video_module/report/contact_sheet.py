@@ -1,4 +1,4 @@
-"""Strips of frames below each other: the videos that a model gets most wrong, and what augmentation makes of clips."""
+"""Contact sheets of video frames: a model's worst videos, augmented clips, examples, suggested groups."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Strip:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """Clips of one video, each as a row of frames: first as evaluation sees it, then as training does."""
+    """Clips of one video, each a row of frames."""
 
     title: str
     note: str
@@ -120,7 +120,7 @@ def write_contact_sheet(path: Path, strips: Sequence[Strip], *, title: str) -> N
 
 
 def write_preview(path: Path, previews: Sequence[Preview], *, title: str) -> None:
-    """Write clips as training sees them below each other as PNG or JPEG, a video to a block."""
+    """Write the clips of each video, one video below the other, as PNG or JPEG."""
     blocks = [_Block(picture=video.picture(), headline=[(video.title, True)], note=video.note) for video in previews]
     _write_sheet(path, blocks, title=title)
 

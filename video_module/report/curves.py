@@ -1,4 +1,4 @@
-"""Picture of a training run: loss and accuracy over epochs."""
+"""Chart of a training run: loss and accuracy over epochs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Several folds of one protocol as one row, and the published rows to stand beside."""
+"""Combine the results of several folds, and show them beside published results."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -180,7 +180,7 @@ def _table(combined: dict[str, Any]) -> list[list[str]]:
 
 
 def _describe_pool(combined: dict[str, Any]) -> list[str]:
-    """What the pooled figures are of, and where the models fail."""
+    """Describe the pooled figures, and where the models fail."""
     pooled = combined["pooled"]
     text = f"pooled: every video once, scored by the model of the fold that tests it; {pooled['num_sources']} sources"
     if any(pooled["intervals"].values()):

@@ -1,4 +1,4 @@
-"""The report of a test as one HTML file that needs no other file and no network."""
+"""Write the report of a test as one self-contained HTML file."""
 
 import base64
 import io
@@ -85,7 +85,7 @@ def _facts(figures: dict[str, Any], *, num_classes: int) -> dict[str, str]:
 
 
 def _notes(figures: dict[str, Any]) -> list[str]:
-    """What limits the figures: few sources, and videos or sources that the model was trained on."""
+    """Limits of the figures: few sources, and videos or sources that the model was trained on."""
     notes = [figures["interval_note"]] if figures["interval_note"] else []
     overlap, shared = figures["train_overlap"] or {}, []
     if overlap.get("num_videos"):

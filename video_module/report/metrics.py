@@ -1,4 +1,4 @@
-"""Figures of merit of a classifier of videos. Shares are fractions in 0..1."""
+"""Metrics of a video classifier. Shares are fractions in 0..1."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -188,7 +188,7 @@ def summarise(
 def calibration_figures(
     view_scores: Sequence[np.ndarray], labels: np.ndarray, *, temperature: float, min_score: float
 ) -> dict[str, Any]:
-    """What a model's temperature and threshold bring: calibration without the first, answers given with the second."""
+    """The effect of a model's temperature and threshold: calibration without the first, answers with the second."""
     scores = np.stack([video_score(views) for views in view_scores])
     before = np.stack([video_score(at_temperature(views, 1 / temperature)) for views in view_scores])
     gaps = tally(view_scores, before, labels)["gap"].sum(axis=0)

@@ -1,4 +1,4 @@
-"""What a notebook shows while work goes on. Needs IPython, which every notebook has."""
+"""Live output for notebooks. Needs IPython, which every notebook has."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The files that test_model.py leaves: figures, predictions, confusion. Written and read here."""
+"""Write and read the files of test_model.py: figures, predictions, confusion."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ def shown_figures(num_classes: int) -> dict[str, str]:
 
 
 def results_stem(checkpoint: Path, output_dir: Path | None) -> Path:
-    """What the files of a test begin with: the model's name, beside it unless `output_dir` is given.
+    """The common start of a test's file names: the model's name, in its folder unless `output_dir` is given.
 
     X.pth and X.onnx are usually tested one after the other, so the second one's files are named X_onnx_results.json
     and so on, and do not replace the first one's.
@@ -83,7 +83,7 @@ def format_figures(figures: dict[str, Any]) -> str:
 
 
 def failure_lines(figures: dict[str, Any]) -> list[str]:
-    """Where a model fails: the worst classes, and those that it takes for others."""
+    """Where a model fails: the worst classes, and the most frequent confusions."""
     lines = []
     classes = {name: row for name, row in figures["per_class"].items() if row["support"]}
     if absent := len(figures["per_class"]) - len(classes):
@@ -189,7 +189,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def find_leaks(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> list[str]:
-    """Those of the results whose model was tested, by --allow_leak, on what it was trained on."""
+    """The results whose model was tested, with --allow_leak, on videos it was trained on."""
     overlaps = zip(paths, (result["train_overlap"] for result in results), strict=True)
     return [str(path) for path, overlap in overlaps if overlap and overlap["is_leak"]]
 

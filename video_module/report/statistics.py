@@ -1,4 +1,4 @@
-"""How certain a figure is: intervals that respect the sources of clips, and a test of paired differences."""
+"""Uncertainty of metrics: intervals that respect the sources of videos, and a test of paired differences."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The look that all pictures share (matplotlib, no window): readable at README width and when printed in grey."""
+"""The style of all charts (matplotlib, no window): readable at README width and when printed in grey."""
 
 import io
 import warnings

@@ -1,4 +1,4 @@
-"""Picture of what happens when in a video."""
+"""Chart of what happens when in a video."""
 
 from collections.abc import Sequence
 
