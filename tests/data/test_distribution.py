@@ -61,6 +61,22 @@ def test_a_split_from_the_shell(drawn_data, tmp_path, capsys):
     assert re.search(r"^wave +4 +1 +1 +6 +\d\.\d\d s +\d\.\d\d s +\d\.\d\d s$", out, flags=re.MULTILINE)
 
 
+def test_recordings_that_nothing_tells_are_not_counted(drawn_clips, tmp_path, capsys):
+    """Each file would count as a recording of its own."""
+    for label in ("sit", "wave"):
+        (tmp_path / "clips" / label).mkdir(parents=True)
+        for number, video in enumerate(sorted((drawn_clips / label).iterdir())):
+            link(tmp_path / "clips" / label / f"{number}.avi", video)
+    calc_label_distribution.main(["--data_dir", str(tmp_path / "clips"), "--save_to", str(tmp_path / "d.json")])
+    written = json.loads((tmp_path / "d.json").read_text())
+    assert [described["num_sources"] for described in (*written["classes"].values(), written["splits"]["all"])] == [
+        None
+    ] * 3
+    out = capsys.readouterr().out
+    assert "12 videos (recordings unknown), " in out
+    assert re.search(r"^wave +6 +- +\d\.\d\d s ", out, flags=re.MULTILINE)
+
+
 def test_a_bare_folder(drawn_clips):
     assert counts_of(drawn_clips)["wave"] == 6
 

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from video_module.errors import InputError
+from video_module.report import contact_sheet
 from video_module.report.contact_sheet import Preview, Strip, worst_videos, write_contact_sheet
 
 
@@ -53,3 +55,30 @@ def test_a_preview_shows_its_clips_below_each_other_behind_their_names():
     assert differing[1].max() < one.shape[1] - 4 * 64
     with pytest.raises(ValueError, match="zip"):
         picture("evaluation")
+
+
+def test_without_a_name_a_clip_has_the_whole_row():
+    clips = [np.full((4, 64, 64, 3), 50, np.uint8)]
+    [plain, named] = [Preview(title="", note="", clips=clips, names=[name]).picture() for name in ("", "a")]
+    assert plain.shape[1] == 4 * 96 + 3 * 4 < named.shape[1]
+
+
+def test_groups_get_a_picture_each_of_their_first_videos(tmp_path):
+    read = []
+
+    def member(name: str):
+        def preview() -> Preview:
+            read.append(name)
+            return Preview(title=name, note="", clips=[np.zeros((2, 8, 8, 3), np.uint8)], names=[""])
+
+        return preview
+
+    groups = {f"suggested_{size}": [member(f"{size}/{number}") for number in range(size)] for size in (1, 2, 25)}
+    folder = tmp_path / "sheets"
+    contact_sheet.write_group_sheets(folder, groups)
+    assert sorted(path.name for path in folder.iterdir()) == ["suggested_2.jpg", "suggested_25.jpg"]
+    assert read == ["2/0", "2/1", *(f"25/{number}" for number in range(24))]
+    contact_sheet.check_group_sheets(folder)
+    (folder / "mine.txt").touch()
+    with pytest.raises(InputError, match=r"sheets: contains mine\.txt besides earlier pictures"):
+        contact_sheet.check_group_sheets(folder)
