@@ -79,7 +79,7 @@ def examine(path: Path) -> tuple[str, int]:
     except VideoError as error:
         assert "midway" in str(error) or "does not decode" in str(error), error
         return "a frame fails", num_frames
-    with pytest.raises(VideoError, match=f"only {num_frames} decode"):
+    with pytest.raises(VideoError, match=f"only {num_frames} frames decode"):
         read_frames(path, [num_frames])
     try:
         probe_video(path)

@@ -21,7 +21,7 @@ from video_module.files import move, read_text, replacing, write_json
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _SUFFIXES = (".rar", ".zip", *_TAR_SUFFIXES)
-# A finished folder holds this file, which tells what it was unpacked from; an unfinished one has another name.
+# A finished folder contains this file, which says what it was unpacked from; an unfinished one has another name.
 _MARKER = ".unpacked.json"
 _PARTIAL = ".partial"
 # What the libraries raise on damage: gzip and bz2 an OSError, which has no number then, and all of them a
@@ -85,7 +85,7 @@ def unpacked(path: Path) -> Path:
         return folder
     partial = folder.with_name(folder.name + _PARTIAL)
     origin = partial / _MARKER
-    # What was begun from an earlier version of the archive is of no use
+    # Files from an older version of the archive cannot be reused
     if origin.is_file() and json.loads(read_text(origin)) != stamp:
         shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
@@ -168,7 +168,7 @@ def _check_places(archive: Path, paths: list[PurePosixPath], folder: Path) -> No
     """
     ignores_case = folder.with_name(folder.name.swapcase()).exists()
     fold = str.casefold if ignores_case else str
-    # Folders too: two classes would become one
+    # Folders as well, because two classes would become one
     names = [name for path in paths for name in (path, *path.parents)]
     places: dict[str, PurePosixPath] = {}
     for name in names:
@@ -187,7 +187,7 @@ def _check_places(archive: Path, paths: list[PurePosixPath], folder: Path) -> No
 
 
 def _is_there(target: Path, size: int) -> bool:
-    # Files appear whole, since replacing() writes them, so their size tells that they are of this archive
+    # replacing() writes files completely or not at all, so the right size means that the file is from this archive
     if target.is_file():
         return target.stat().st_size == size
     return is_archive(target) and target.with_name(_stem(target.name)).is_dir()
@@ -214,7 +214,7 @@ def _opened(archive: Path) -> Iterator[list[_Member]]:
             "pass the folder"
         ) from None
     except (*_DAMAGE, rarfile.Error) as error:
-        # An OSError with a number is the disk's, not the archive's
+        # An OSError with a number comes from the disk, not from the archive
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -233,7 +233,7 @@ def _encrypted(archive: Path) -> InputError:
 def _rar_members(archive: Path) -> Iterator[list[_Member]]:
     import rarfile
 
-    # strict: else a damaged header is taken for the archive's end
+    # strict, because otherwise a damaged header counts as the end of the archive
     with rarfile.RarFile(archive, errors="strict") as rar:
         if rar.needs_password():
             raise _encrypted(archive)

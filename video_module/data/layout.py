@@ -54,7 +54,7 @@ def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -
         for video in split.videos:
             target = partial / video.split / video.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            # Through links of the input: a link to a link would break when the one in between goes
+            # Resolve links of the input, because a link to a link breaks when the one in between is deleted
             num_linked += place((input_dir / video.path).resolve(), target, *links)
         for name in SPLITS:
             (partial / name).mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def place(file: Path, target: Path, *links: str) -> bool:
     """Link a file in the first way that works, or else copy it; returns whether it was linked."""
     ways = {"hard": os.link, "sym": os.symlink}
     for link in links:
-        # It may be another file system, one without links, or Windows without the right to make them
+        # Linking fails across file systems, on those without links, and on Windows without the privilege
         with suppress(OSError):
             ways[link](file, target)
             return True

@@ -35,11 +35,11 @@ from video_module.tables import pluralize
 
 SHORT_SIDE = 256
 """Of segments, in pixels: what most models resize to."""
-# What is known of each finished file, a line each.
+# Lists the finished files, one per line.
 _LOG = "prepared.jsonl"
-# Raised when files would come out otherwise, so that those of earlier versions are made anew.
+# To be increased when files come out differently, so that those of earlier versions are written again.
 _VERSION = 1
-# Of names, which get times and a suffix, and longer names while they are written.
+# Longest name in bytes. Times and a suffix are added, and while a file is written its name is longer still.
 _MOST_BYTES = 180
 
 
@@ -63,7 +63,7 @@ class Prepared:
         """One line: how many clips there are, how long that took, and how much smaller they are than the originals."""
         found = f" ({self.num_found} of them from an earlier run)" if self.num_found else ""
         sizes = f"{self.bytes_before / 1e6:,.1f} MB ({self.duration_before_s / 60:.1f} min) of video"
-        # Links alone change nothing
+        # Nothing changed if all files were linked
         if self.bytes_after != self.bytes_before:
             sizes += f" became {self.bytes_after / 1e6:,.1f} MB ({self.duration_after_s / 60:.1f} min)"
         return f"{pluralize(len(self.videos), 'clip')}{found} in {self.seconds / 60:.1f} min; {sizes}"
@@ -177,7 +177,7 @@ def _plan(segments: Sequence[Segment], short_side: int | None) -> list[_Job]:
             times = segment.start_s, segment.end_s
             stem = f"{stem}_{round(times[0] * 1000)}-{round(times[1] * 1000)}"
             size = short_side or SHORT_SIDE
-            # Frames may stand less than a millisecond apart
+            # Two segments may begin and end within the same milliseconds
             if names.setdefault((segment.label, stem), times) != times:
                 stem = f"{stem}_{crc32(str(times).encode()):08x}"
         jobs.append(_Job(segment=segment, stem=stem, short_side=size))
@@ -195,7 +195,7 @@ def _stems(segments: Sequence[Segment]) -> dict[object, str]:
         owners = defaultdict(set)
         for key, stem in stems.items():
             for label in labels[key]:
-                # Some systems take names that differ in case for one
+                # Some file systems ignore case
                 owners[label.casefold(), stem.casefold()].add(key)
         return {key for keys in owners.values() if len(keys) > 1 for key in keys}
 
@@ -226,9 +226,9 @@ class _Log:
                 entry = json.loads(line)
                 self._entries[entry["key"]] = entry
             except (ValueError, KeyError, TypeError):
-                # Where a run was killed, or the disk was full
+                # A run was killed while writing this line, or the disk was full
                 continue
-        # Before any clip, since a folder without it is taken for another's
+        # Written before any clip, because a folder without it counts as somebody else's
         write_text(self._path, "".join(f"{json.dumps(entry)}\n" for entry in self._entries.values()))
 
     def find(self, job: _Job) -> dict[str, Any] | None:
@@ -263,7 +263,7 @@ def _make_all(todo: dict[str, _Job], log: _Log, *, num_workers: int) -> dict[str
         with lock:
             bar.update(seconds)
 
-    # The clips are the parallelism already. Threads, since decoding and encoding let others run, and share the tables.
+    # Clips are processed in parallel already, so OpenCV gets one thread. Threads suffice, since decoding and encoding
     num_cv2_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="prepare")

@@ -126,7 +126,7 @@ def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *
         added = clips[source]
         wanted = [split for split in fractions if fractions[split] > 0]
         best = min(wanted, key=lambda split, added=added: _cost(added, have[split], totals, fractions[split]))
-        # The last source of a class that is not in train yet goes there: a class without training videos is no use
+        # The last source of a class goes to train if none did yet, since a class needs training videos
         if any(last_place[label] == place and not have["train"][label] for label in added):
             best = "train"
         have[best].update(added)
@@ -150,7 +150,7 @@ def assign_folds(videos: Iterable[VideoRecord], num_folds: int, *, seed: int) ->
 
         def key(fold: int, added: Counter[str] = added) -> tuple[int, float, int]:
             held = have[fold]
-            # Classes that would be in this fold alone, so that nothing would be left to train on where it is tested
+            # Classes that would be only in this fold, which would leave nothing for training when it is tested
             num_alone = sum(held[label] + count == totals[label] for label, count in added.items())
             return num_alone, _cost(added, held, totals, 1 / num_folds), held.total()
 
@@ -327,7 +327,7 @@ def split_official(
         raise InputError(f"none of the {len(videos)} videos is listed in fold {fold} of {protocol}")
     fractions = {"train": round(1 - val_fraction, 6), "val": val_fraction}
     assignment = assign_sources([v for v in used if official[_official_name(v)] == "train"], fractions, seed=seed)
-    # A source can be on both sides: official folds keep it apart within a class only
+    # A source can be on both sides: official folds separate sources only within a class
     placed = [
         replace(video, split="test" if official[_official_name(video)] == "test" else assignment[video.source])
         for video in used
@@ -369,9 +369,9 @@ def _checked(split: Split) -> Split:
         lacking = [label for label in labels if label not in present]
         if lacking and side == "train":
             raise InputError(f"class {lacking[0]!r} has no video left for training")
-        # In a cross-validation, one note tells of the test sides of all folds
+        # In a cross-validation, check_sources() has one note for the test sides of all folds
         is_told = side == "test" and split.num_folds is not None
-        # Official fractions name no test: that side is the fold's own
+        # Official fractions have no entry for test, which the fold itself defines
         if lacking and not is_told and split.fractions.get(side, 1):
             note = f"{side} has no video of {pluralize(len(lacking), 'class')} "
             names = ", ".join(lacking[:5])

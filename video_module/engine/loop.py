@@ -58,7 +58,7 @@ def train(
     print(describe_choice(len(loaders.val_labels), config.num_epochs, save_path))
     progress = _resume(trainer, template, last_path(save_path)) if resume else Progress()
     if progress.num_epochs and is_first:
-        # The run may have died after it saved its state and before it wrote its logs.
+        # An interrupted run may have saved its state, but not its logs.
         on_epoch(progress)
     keeper = StateKeeper(last_path(save_path), trainer, template, progress, is_resumed=resume)
     is_warned, calibration, best_calibration = False, None, None
@@ -168,7 +168,7 @@ class _RunningEpoch:
     ):
         self.trainer, self.partial, self.epoch, self.stop = trainer, partial, epoch, stop
         self._clips_per_epoch = -(-num_items // trainer.group.world_size)  # of this process
-        # In clips and not in steps: one step of swin3d_b takes 20 minutes on a CPU.
+        # Counts clips rather than steps, because one step of swin3d_b takes 20 minutes on a CPU.
         self.bar = tqdm(
             total=self._clips_per_epoch,
             initial=self._clips_per_epoch * partial.num_steps // trainer.steps_per_epoch,
@@ -219,7 +219,7 @@ class _RunningEpoch:
 
     def end_step(self) -> None:
         """Now and then, look at the losses and show new figures."""
-        # On one CPU the loss is there already, so looking at it costs nothing.
+        # On one CPU the loss is already computed, so reading it costs nothing.
         looks_at_each = self.trainer.device.type == "cpu" and self.trainer.group.world_size == 1
         if looks_at_each or self.partial.num_steps % _CHECK_EVERY == 0:
             self.settle()

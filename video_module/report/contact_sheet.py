@@ -16,7 +16,7 @@ _MARGIN, _GAP = 20, 4
 _CAPTION_HEIGHT = 44
 _NAMES_WIDTH = 96
 _MIN_WIDTH = 640
-# Videos that the picture of a group shows.
+# Number of videos shown in the picture of a group.
 _MOST_IN_GROUP = 24
 _INK, _FAINT, _PAPER = "#1b1f24", "#5b6570", "#ffffff"
 
