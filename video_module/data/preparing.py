@@ -264,6 +264,7 @@ def _make_all(todo: dict[str, _Job], log: _Log, *, num_workers: int) -> dict[str
             bar.update(seconds)
 
     # Clips are processed in parallel already, so OpenCV gets one thread. Threads suffice, since decoding and encoding
+    # release the lock of Python, and they share the tables.
     num_cv2_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="prepare")
