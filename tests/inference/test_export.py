@@ -351,3 +351,32 @@ def test_exports_published_weights_with_their_classes(tmp_path, monkeypatch):
     with torch.inference_mode():
         expected = donor.eval()(torch.from_numpy(clips)).numpy()
     np.testing.assert_allclose(predictor.score_clips(clips), expected, rtol=0, atol=1e-4)
+
+
+def test_one_bar_counts_the_passes_of_torch_and_of_all_files(monkeypatch):
+    from video_module.config import ClipConfig
+    from video_module.inference import verification
+
+    class Bar:
+        n = 0
+
+        def __init__(self, total: int, **_):
+            self.total = total
+
+        def update(self, count: int) -> None:
+            self.n += count
+
+        def set_description(self, text: str) -> None:
+            pass
+
+    def score_clips(clips: np.ndarray) -> np.ndarray:
+        return np.zeros((len(clips), 3))
+
+    monkeypatch.setattr(verification, "tqdm", Bar)
+    clip = ClipConfig(num_frames=2, resize=4, crop=4)
+    clips = verification.VerificationClips(np.zeros((5, *clip.shape), np.uint8), None, "")
+    reference = verification.Reference(score_clips, clips, clip, precisions=["fp32", "int8"])
+    assert reference.bar.n == 8
+    for precision in ("fp32", "int8"):
+        assert reference.compare(score_clips, precision=precision).max_logit_difference == 0
+    assert reference.bar.n == reference.bar.total

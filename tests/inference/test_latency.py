@@ -45,6 +45,11 @@ def test_slow_calls_are_made_once_a_turn_at_least(clock, budget_s):
     assert measured["slow"].num_runs == 5
 
 
+def test_fewer_turns_make_fewer_calls(clock):
+    measured = latency.measure_latency({"slow": lambda: clock.sleep(0.02)}, budget_s=0.01, num_turns=3)
+    assert measured["slow"].num_runs == 3
+
+
 def test_each_turn_waits_until_threads_of_the_one_before_are_still(monkeypatch):
     pauses = []
     monkeypatch.setattr(latency, "_SETTLE_S", 0.3)
