@@ -1,4 +1,8 @@
-from video_module.engine.progress import Progress
+from pathlib import Path
+
+import pytest
+
+from video_module.engine.progress import Progress, describe_choice
 
 
 def test_best_epoch_is_by_accuracy_then_loss():
@@ -20,3 +24,18 @@ def test_patience_ends_a_run():
     assert progress.is_over(num_epochs=9, patience=2)
     assert not progress.is_over(num_epochs=9, patience=0)
     assert progress.is_over(num_epochs=4, patience=0)
+
+
+@pytest.mark.parametrize(
+    ("num_videos", "num_epochs", "expected"),
+    [
+        (0, 5, "no validation videos: keeping the last epoch"),
+        (60, 5, "; with 60 validation videos, val top-1 has an error of ± 0.12, so the best of 5 epochs looks better"),
+        (60, 1, "* marks the best epoch so far, saved as x.pth"),
+        (200, 5, "* marks the best epoch so far, saved as x.pth"),
+    ],
+)
+def test_a_choice_among_epochs_is_described(num_videos, num_epochs, expected):
+    text = describe_choice(num_videos, num_epochs, Path("x.pth"))
+    assert expected in text
+    assert ("looks better" in text) == ("looks better" in expected)

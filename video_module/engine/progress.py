@@ -100,7 +100,7 @@ def describe_choice(num_videos: int, num_epochs: int, save_path: Path) -> str:
     if num_videos == 0:
         return "no validation videos: keeping the last epoch"
     text = f"* marks the best epoch so far, saved as {save_path}"
-    if not is_small_test(num_videos):
+    if num_epochs == 1 or not is_small_test(num_videos):
         return text
     low, high = accuracy_interval(2 / 3 * num_videos, num_videos)
     return (
