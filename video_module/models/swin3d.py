@@ -166,8 +166,8 @@ class WindowAttention3d(ShiftedWindowAttention3d):
 def _shift_mask(regions: Tensor) -> Tensor:
     """-10,000 between tokens of different regions, else 0: float (windows, 1, tokens, tokens)."""
     together = regions[:, None, :, None] == regions[:, None, None, :]
-    # torchvision has -100, with which logits are equal to the bit. But exp(-100) is a subnormal float, with which a CPU
-    # computes many times slower, and exp(-10,000) is 0. Minus infinity would not survive the conversion to fp16.
+    # torchvision has -100, with which logits are equal to the bit. But exp(-100) is a subnormal float, with which some
+    # CPUs compute many times slower, and exp(-10,000) is 0. It is finite in fp16 too, unlike a mask of -1e5 or below.
     return torch.where(together, 0.0, -1e4)
 
 
