@@ -202,7 +202,7 @@ def as_on_windows(monkeypatch) -> None:
 @pytest.mark.parametrize("link", ["hard", "sym"])
 def test_files_are_copied_where_links_are_refused(drawn_clips, tmp_path, capsys, link):
     split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data"), "--link", link])
-    assert "36 files were copied to " in capsys.readouterr().out
+    assert "copied 36 files to " in capsys.readouterr().out
     videos = list((tmp_path / "data").rglob("*.avi"))
     assert len(videos) == 36
     assert not any(video.is_symlink() or video.stat().st_nlink > 1 for video in videos)

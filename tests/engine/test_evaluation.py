@@ -272,7 +272,7 @@ def test_an_empty_class_folder_is_named(exported, drawn_data, tmp_path):
 def test_a_class_that_the_model_does_not_know_is_named(exported, drawn_data, tmp_path):
     shutil.copytree(drawn_data / "test", tmp_path / "test")
     (tmp_path / "test" / "wave").rename(tmp_path / "test" / "greet")
-    with pytest.raises(InputError, match=r"greet.*avi: class 'greet' .* not among the 6 known .*jump, pull"):
+    with pytest.raises(InputError, match=r"greet.*avi: class 'greet' .* not one of the 6 known .*jump, pull"):
         run(tmp_path / "test", exported, tmp_path)
 
 

@@ -123,7 +123,7 @@ def test_a_network_without_deterministic_kernels_says_so():
     trainer = trainer_of(deterministic=True)
     trainer.model.register_forward_pre_hook(fails)
     assert not torch.are_deterministic_algorithms_enabled()  # the CPU needs no such choice
-    with pytest.raises(InputError, match=r"--deterministic: avg_pool3d_backward_cuda does not .*; leave the flag"):
+    with pytest.raises(InputError, match=r"--deterministic: avg_pool3d_backward_cuda does not .*; leave out the flag"):
         trainer.train_step([four_clips()])
 
 
