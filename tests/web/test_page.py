@@ -217,8 +217,7 @@ def test_what_was_clicked_last_is_shown(open_page, recording, slow_video):
     page.locator("#recognise:enabled").click()
     page.locator("#status .status").wait_for()
     page.get_by_role("button", name="Six actions").first.click()
-    # Its progress, or its answer, if that is known already.
-    page.locator("#status .status, .example-title:has-text('Six actions')").first.wait_for()
+    page.wait_for_timeout(1000)  # as a visitor takes; of two clicks at once, either may reach the server first
     page.get_by_role("button", name="Push, pull, jump").first.click()
     page.get_by_text("Example: Push, pull, jump").wait_for(timeout=120_000)
     page.locator("#cancel:disabled").wait_for()
