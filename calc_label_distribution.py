@@ -8,7 +8,7 @@ from video_module import cli
 from video_module.errors import InputError
 from video_module.machine import default_num_workers
 from video_module.models.registry import DEFAULT_MODEL, MODELS, get_spec
-from video_module.tables import align, pluralize
+from video_module.tables import align, pluralize, round_duration
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -139,7 +139,7 @@ def report(distribution: dict[str, Any], *, model_type: str) -> None:
         recordings = f"from {pluralize(split['num_sources'], 'recording')}" if known else "(recordings unknown)"
         print(
             f"{name:5} {pluralize(split['num_videos'], 'video')} {recordings}, "
-            f"{pluralize(split['num_clips'], 'clip')}, {split['duration_s'] / 60:.1f} min; "
+            f"{pluralize(split['num_clips'], 'clip')}, {round_duration(split['duration_s'])}; "
             f"{describe_balance(split['imbalance'], len(split['classes']))}"
         )
 

@@ -1,6 +1,6 @@
 import pytest
 
-from video_module.tables import pluralize
+from video_module.tables import pluralize, round_duration
 
 
 @pytest.mark.parametrize(
@@ -9,3 +9,8 @@ from video_module.tables import pluralize
 )
 def test_counts_in_sentences(number, noun, text):
     assert pluralize(number, noun) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(8.44, "8.4 s"), (90, "1.5 min"), (5_399, "90.0 min"), (8_640, "2.4 h")])
+def test_durations_in_sentences(seconds, text):
+    assert round_duration(seconds) == text

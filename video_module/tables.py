@@ -21,3 +21,10 @@ def pluralize(number: int, noun: str) -> str:
     if number == 1:
         return f"1 {noun}"
     return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def round_duration(seconds: float) -> str:
+    """A duration in the unit that suits it: "8.4 s", "1.5 min", "2.4 h"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -189,7 +189,9 @@ def test_a_step_without_memory_goes_on_with_fewer_clips_to_the_same_weights(caps
         assert torch.allclose(got[0], expected[0], rtol=1e-5)
         if step == 0:
             assert network.sizes == [4, 2, 1, 1, 1, 1]
-            assert re.findall(r"continuing with (\d clips?) at once, still (\d+) per step", capsys.readouterr().out) == [
+            assert re.findall(
+                r"continuing with (\d clips?) at once, still (\d+) per step", capsys.readouterr().out
+            ) == [
                 ("2 clips", "64"),
                 ("1 clip", "64"),
             ]

@@ -31,7 +31,7 @@ from video_module.data.records import Rejected, VideoRecord, probe_video
 from video_module.data.segments import Segment, by_file, read_tables
 from video_module.errors import InputError, VideoError
 from video_module.files import check_output, file_key, lies_in, locked, write_text
-from video_module.tables import pluralize
+from video_module.tables import pluralize, round_duration
 
 SHORT_SIDE = 256
 """Of segments, in pixels: what most models resize to."""
@@ -62,11 +62,11 @@ class Prepared:
     def summary(self) -> str:
         """One line: how many clips there are, how long that took, and how much smaller they are than the originals."""
         found = f" ({self.num_found} of them from an earlier run)" if self.num_found else ""
-        sizes = f"{self.bytes_before / 1e6:,.1f} MB ({self.duration_before_s / 60:.1f} min) of video"
+        sizes = f"{self.bytes_before / 1e6:,.1f} MB ({round_duration(self.duration_before_s)}) of video"
         # Nothing changed if all files were linked
         if self.bytes_after != self.bytes_before:
-            sizes += f" became {self.bytes_after / 1e6:,.1f} MB ({self.duration_after_s / 60:.1f} min)"
-        return f"{pluralize(len(self.videos), 'clip')}{found} in {self.seconds / 60:.1f} min; {sizes}"
+            sizes += f" became {self.bytes_after / 1e6:,.1f} MB ({round_duration(self.duration_after_s)})"
+        return f"{pluralize(len(self.videos), 'clip')}{found} in {round_duration(self.seconds)}; {sizes}"
 
 
 def store_beside(output_dir: Path) -> Path:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from video_module.report.style import BLUE, GREY, INK, MOST_BARS, ORANGE, abbreviate, new_figure, styled
-from video_module.tables import pluralize
+from video_module.tables import pluralize, round_duration
 
 _SPLIT_COLORS = {"train": BLUE, "val": ORANGE, "test": GREY, "all": BLUE}
 
@@ -55,8 +55,7 @@ def _draw_split(axes: Axes, name: str, split: dict[str, Any], class_names: list[
     axes.set_title(f"{name}: {split['num_videos']:,} videos")
     ratio = split["imbalance"]["ratio"]
     balance = "a class is empty" if ratio is None else f"largest / smallest = {ratio:.1f}"
-    minutes = split["duration_s"] / 60
-    duration = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.1f} min"
+    duration = round_duration(split["duration_s"])
     known = split["num_sources"] is not None
     recordings = pluralize(split["num_sources"], "recording") if known else "recordings unknown"
     lines = ["videos per class", f"({balance})", recordings, f"{split['num_clips']:,} clips, {duration}"]
