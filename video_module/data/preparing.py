@@ -250,7 +250,7 @@ def _make_all(todo: dict[str, _Job], log: _Log, *, num_workers: int) -> dict[str
     length_s = sum(_length_s(job.segment, tables) for job in todo.values())
     stop, lock, made = Event(), Lock(), {}
     bar = tqdm(
-        total=round(length_s, 1),
+        total=length_s,
         desc="preparing",
         unit="s",
         delay=0.5,
@@ -261,7 +261,8 @@ def _make_all(todo: dict[str, _Job], log: _Log, *, num_workers: int) -> dict[str
         if stop.is_set():
             raise Stopped
         with lock:
-            bar.update(seconds)
+            # Lengths are estimates, and tqdm prints a warning above 100 %.
+            bar.update(min(seconds, bar.total - bar.n))
 
     # Clips are processed in parallel already, so OpenCV gets one thread. Threads suffice, since decoding and encoding
     # release the lock of Python, and they share the tables.
