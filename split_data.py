@@ -277,7 +277,7 @@ def scan_videos(args: argparse.Namespace, class_dir: Path, official: dict[int, d
         num_workers=args.num_workers,
     )
     if num_unused:
-        print(f"skipped {num_unused} videos that the official split files do not list")
+        print(f"left out {num_unused} videos that the official split files put on neither side")
     return videos, rejected
 
 

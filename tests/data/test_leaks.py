@@ -111,6 +111,23 @@ def test_audit_of_two_folders_by_names_alone(drawn_clips, tmp_path, capsys):
     assert "not checked (--no-content)" in out
 
 
+def test_a_random_split_by_clip_is_told_in_one_line(drawn_clips, tmp_path, capsys):
+    for label in ("sit", "wave"):
+        for number, video in enumerate(sorted((drawn_clips / label).iterdir())):
+            side = tmp_path / "data" / ("train", "test", "val")[number % 3] / label
+            side.mkdir(parents=True, exist_ok=True)
+            shutil.copy(video, side / f"Film_{label}_f_cm_np1_fr_med_{number}.avi")
+    split_data.main(["--audit", str(tmp_path / "data"), "--no-content"])
+    told = "4 of 4 test videos share a source with train or val within their class, 0 across classes: the test will"
+    assert told in capsys.readouterr().out
+
+
+def test_a_clean_split_is_told_in_one_line(drawn_data, capsys):
+    split_data.main(["--audit", str(drawn_data), "--no-content"])
+    told = "\n0 of 6 test videos share a source with train or val within their class, 0 across classes\n"
+    assert told in capsys.readouterr().out
+
+
 def test_a_folder_is_not_audited_against_itself(drawn_clips):
     with pytest.raises(InputError, match="given twice; --audit compares two folders"):
         split_data.main(["--audit", str(drawn_clips), f"{drawn_clips}/", "--no-content"])
@@ -225,7 +242,7 @@ def test_the_split_is_the_same_whatever_the_order_of_the_listing(drawn_clips, tm
     assert digest("reversed") == usual
 
 
-def test_three_folds_share_their_files(drawn_clips, tmp_path):
+def test_three_folds_share_their_files(drawn_clips, tmp_path, capsys):
     """All folds together take the space of one copy."""
     names = {label: sorted(path.name for path in (drawn_clips / label).iterdir()) for label in ("sit", "wave")}
     splits_dir = tmp_path / "splits"
@@ -243,6 +260,7 @@ def test_three_folds_share_their_files(drawn_clips, tmp_path):
     assert len(files) == 3 * 12
     assert len({path.stat().st_ino for path in files}) == 12
     assert all(path.stat().st_nlink >= 4 for path in files)
+    assert "left out 24 videos that the official split files put on neither side" in capsys.readouterr().out
 
 
 # ---- sources of two sides, and what a model was trained on

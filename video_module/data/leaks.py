@@ -259,6 +259,13 @@ def audit(
         "rejected": [asdict(item) for item in rejected],
         "comparisons": [_compare(first, second) for number, second in enumerate(sides) for first in sides[:number]],
     }
+    if test := next((side for side in sides if side.name == "test" and len(sides) > 1), None):
+        rest = [video for side in sides if side is not test for video in side.videos]
+        report["test"] = {
+            "num_videos": len(test.videos),
+            "sources": asdict(shared_sources(rest, test.videos)),
+            "sources_known": sources_known(rest + test.videos),
+        }
     if len(sides) == 1:
         [side] = sides
         report["random_split"] = random_split_leak(side.videos, val_fraction=val_fraction, test_fraction=test_fraction)

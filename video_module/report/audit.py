@@ -17,7 +17,19 @@ def format_audit(found: dict[str, Any]) -> str:
         lines += _comparison(pair)
     if "random_split" in found:
         lines += [_random_split(found["random_split"]), *_near(found["near_identical"])]
+    if found.get("test", {}).get("sources_known"):
+        lines.append(_verdict(found["test"]))
     return "\n".join(lines)
+
+
+def _verdict(test: dict[str, Any]) -> str:
+    """One line on all of the test split. Sources shared across classes call for nothing: official folds have them."""
+    within, across = test["sources"]["test_clips_within_class"], test["sources"]["test_clips_across_classes"]
+    text = (
+        f"{within} of {test['num_videos']} test videos share a source with train or val within their class, {across} "
+        "across classes"
+    )
+    return f"{text}: the test will look too good; split again by source with split_data.py" if within else text
 
 
 def _comparison(pair: dict[str, Any]) -> list[str]:
