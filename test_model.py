@@ -240,12 +240,15 @@ def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "Eval
             f"{args.test_dir}: {overlap}; {hint}est on videos that it was not trained on, or add --allow_leak"
         )
     if overlap.num_sources or overlap.num_clips:
-        print(f"{'leak (allowed): ' if overlap.is_leak else ''}{overlap}")
+        allowed = " (official folds share films across classes)" if split.fold and not overlap.num_clips else ""
+        print(f"leak (allowed): {overlap}" if overlap.is_leak else f"{overlap}{allowed}")
     if not sources_known(split.videos):
         print(
             "note: the recordings of these videos are unknown, so only the training videos themselves can be "
             "detected, not other cuts of their recordings"
         )
+    elif not overlap.num_sources and not overlap.num_clips:
+        print("no test video comes from a source of the model's train and val splits")
     return overlap.to_dict()
 
 

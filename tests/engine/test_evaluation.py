@@ -97,8 +97,9 @@ def test_earlier_results_are_not_replaced_in_silence(exported, drawn_data, tmp_p
     assert expected in capsys.readouterr().out
 
 
-def test_what_results_record(model, drawn_data, tmp_path):
+def test_what_results_record(model, drawn_data, tmp_path, capsys):
     figures = run(drawn_data / "test", model, tmp_path)
+    assert "no test video comes from a source of the model's train and val splits" in capsys.readouterr().out
     record = json.loads((drawn_data / "split.json").read_text())
     assert (figures["split_digest"], figures["protocol"], figures["fold"]) == (record["digest"], "grouped", None)
     assert figures["train_overlap"] == {
@@ -238,8 +239,8 @@ def test_official_folds_may_share_films_but_no_clip(trained, official_data, tmp_
         "is_leak": False,
     }
     assert (
-        "6 test videos come from 1 sources in the model's train and val splits; 0 were trained"
-        in capsys.readouterr().out
+        "6 test videos come from 1 sources in the model's train and val splits; 0 were trained on themselves "
+        "(official folds share films across classes)\n" in capsys.readouterr().out
     )
     model = with_record(
         trained, tmp_path / "clip.pth", train_sources=sources, train_clips=[leaks.hash_clip(videos[3].path)]
