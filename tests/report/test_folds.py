@@ -57,6 +57,7 @@ def test_three_official_folds_stand_beside_the_published(write, tmp_path, capsys
     assert lines["video top-1"].split()[2:] == ["0.7400", "0.0200", "0.7400", "0.7600", "0.7200"]
     assert lines["log-loss"].split()[1:3] == ["0.2000", "0.1000"]
     assert "74.0 ± 2.0" in printed
+    assert "HMDB51 top-1, percent (± standard deviation over the folds)" in printed
     assert "mean of the 3 official splits, 4 clips x 3 crops" in printed
     for published in ("51.6", "74.5", "74.8", "80.9", "73.3", "76.4-79.7", "88.1"):
         assert published in printed
@@ -139,6 +140,7 @@ def test_the_same_file_twice_is_refused(write):
     [
         ("no json", "not a results file"),
         ("[1]", "not a results file"),
+        ('{"figures": {}}', "the summary of several results; pass these one by one, as X_fold1_results.json"),
         ('{"video_top1": 0.5}', "not a results file of test_model.py .KeyError.'video_top5'"),
         ("old", "written by an older version, without protocol; run test_model.py again"),
     ],

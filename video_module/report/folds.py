@@ -154,7 +154,7 @@ def format_folds(combined: dict[str, Any]) -> str:
     own = (f"{combined['model']}{weights} (here)", f"{top1['mean']:.1%} ± {top1['sd']:.1%}".replace("%", ""))
     rows = [*_PUBLISHED, (*own, f"{_MEAN}, {views}")]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines.append("HMDB51 top-1, percent")
+    lines.append("HMDB51 top-1, percent (± standard deviation over the folds)")
     lines += [f"  {method:{widths[0]}}  {figure:>{widths[1]}}  {protocol}" for method, figure, protocol in rows]
     return "\n".join(lines)
 

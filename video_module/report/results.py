@@ -171,6 +171,8 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     try:
         figures = json.loads(read_text(path))
+        if "figures" in figures:
+            raise InputError(f"{path}: the summary of several results; pass these one by one, as X_fold1_results.json")
         for key in FIGURES:
             if not math.isfinite(figures[key]):
                 raise ValueError(f"{key} is {figures[key]}")
