@@ -85,6 +85,8 @@ def made_figures() -> dict:
         "clip": ClipConfig(num_frames=8, frame_stride=4, resize=72, crop=64).to_dict(),
         "split_digest": "d7c326fae8c38265",
         "model": "swin3d_nano",
+        "weights": "none",
+        "precision": "fp32",
         "checkpoint": "a & b/<x>.pth",
         "command": 'python test_model.py --checkpoint "a & b/<x>.pth"',
     }
@@ -167,6 +169,14 @@ def test_what_the_model_was_trained_on_is_said(tmp_path, overlap, expected):
     text = written(tmp_path, train_overlap=overlap).text
     assert expected in text
     assert ("too good" in text) == overlap["is_leak"]
+
+
+def test_weights_and_a_clean_test_are_said(tmp_path):
+    clean = {"num_sources": 0, "num_videos": 0, "num_clips": 0, "by_name_alone": False, "is_leak": False}
+    text = written(tmp_path, train_overlap=clean, weights="KINETICS400_V1", precision="bf16").text
+    assert "from KINETICS400_V1, tested in bf16" in text
+    assert "none of these videos, none of their sources" in text
+    assert "none of these videos" not in written(tmp_path, train_overlap=None).text
 
 
 @pytest.mark.parametrize(("num_videos", "num_clips", "is_said"), [(10, 120, False), (10, 87, True)])

@@ -75,8 +75,13 @@ def _facts(figures: dict[str, Any], *, num_classes: int) -> dict[str, str]:
     videos = f"{pluralize(figures['num_videos'], 'video')} from {pluralize(figures['num_sources'], 'source')}"
     clip = figures["clip"]
     rate = f" at {clip['target_fps']:g} frames/s" if clip["target_fps"] else ""
+    start = {None: "start not recorded", "none": "from scratch"}.get(figures["weights"], f"from {figures['weights']}")
+    overlap = figures["train_overlap"]
+    is_clean = overlap and not overlap["num_videos"] and not overlap["num_clips"]
     return {
         "model": f"{figures['model']} ({figures['checkpoint']})",
+        "weights": f"{start}, tested in {figures['precision']}",
+        **({"trained on": "none of these videos, none of their sources"} if is_clean else {}),
         "split": split,
         "tested on": f"{videos}, {num_classes} classes",
         "views": f"{describe_views(figures['views'])}: {count_views(figures)}",
