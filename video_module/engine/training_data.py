@@ -50,7 +50,14 @@ class TrainingData:
 
     def __str__(self) -> str:
         num_val = pluralize(len(self.val_videos), "validation video")
-        return f"{len(self.train_videos):,} training and {num_val} of {len(self.class_names)} classes"
+        text = f"{len(self.train_videos):,} training and {num_val} of {len(self.class_names)} classes"
+        num_shared = leaks.shared_sources(self.train_videos, self.val_videos).test_clips_within_class
+        if not num_shared:
+            return text
+        return (
+            f"{text}\nnote: {num_shared} of {num_val} share a source with train within their class; a split by source "
+            "keeps them apart. Check all of it with split_data.py --audit"
+        )
 
     def training_clips(self, config: TrainConfig) -> TrainingClips:
         return TrainingClips(self.train_dir, self.train_videos, self.class_names, self.clip, config)
