@@ -221,8 +221,8 @@ def check_paths(args: argparse.Namespace) -> None:
         check_output(stem.with_name(f"{stem.name}_attention"), folder=True)
     if found := next((path for path in [*written, args.report] if path and path.is_file()), None):
         print(
-            f"note: {found} and the files beside it from an earlier test will be replaced; use another --output_dir to "
-            "keep them"
+            f"note: {found} and the files beside it from an earlier test will be replaced once this test is done; use "
+            "another --output_dir to keep them"
         )
 
 

@@ -92,7 +92,8 @@ def test_earlier_results_are_not_replaced_in_silence(exported, drawn_data, tmp_p
     assert "earlier test" not in capsys.readouterr().out
     run(drawn_data / "test", exported, tmp_path)
     expected = (
-        "nano_onnx_results.json and the files beside it from an earlier test will be replaced; use another --output"
+        "nano_onnx_results.json and the files beside it from an earlier test will be replaced once this test is done; "
+        "use another --output"
     )
     assert expected in capsys.readouterr().out
 

@@ -161,7 +161,7 @@ def _read_records(
     # Threads rather than processes: decoding releases the interpreter lock
     with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
         records = pool.map(read, names, [label for label, _ in found], sources)
-        return list(tqdm(records, total=len(found), desc="probing", unit="video", delay=0.5))
+        return list(tqdm(records, total=len(found), desc="decoding", unit="video", delay=0.5))
 
 
 def scan(
