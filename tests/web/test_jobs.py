@@ -97,20 +97,69 @@ def test_who_stops_asking_is_passed_over(clock, stack):
     assert not gone.start()  # it is there again, at the end
 
 
-def test_waiting_is_told_from_sizes_and_learned(clock, stack):
+def work_through(jobs: Jobs, clock: Clock, *, size: int, seconds: float, kind: str = "") -> None:
+    with jobs.join("a") as job:
+        job.size, job.kind = size, kind
+        assert job.start()
+        clock.now += seconds
+        job.is_done = True
+
+
+def test_no_waiting_time_is_told_before_one_was_measured(clock, stack):
     jobs = make_jobs(clock)
-    for _ in range(30):  # a million a second
-        with jobs.join("a") as job:
-            job.size = 5_000_000
-            assert job.start()
-            clock.now += 5
-            job.is_done = True
+    running, waiting = (stack.enter_context(jobs.join(name)) for name in "ab")
+    running.size = 900_000_000
+    assert running.start()
+    assert waiting.wait_s is None
+    assert waiting.num_before == 1
+
+
+def test_waiting_times_follow_from_the_speed_of_the_last_videos(clock, stack):
+    jobs = make_jobs(clock)
+    work_through(jobs, clock, size=1_000_000, seconds=1)
+    for _ in range(30):
+        work_through(jobs, clock, size=10_000_000, seconds=5)
     running, waiting, last = (stack.enter_context(jobs.join(name)) for name in "abc")
-    running.size, waiting.size = 20_000_000, 7_000_000
+    running.size, waiting.size = 40_000_000, 14_000_000
     assert running.start()
     clock.now += 5
-    assert last.wait_s == pytest.approx(15 + 7, rel=0.02)
-    assert waiting.wait_s == pytest.approx(15, rel=0.02)
+    assert last.wait_s == pytest.approx(15 + 7)
+    assert waiting.wait_s == pytest.approx(15)
+
+
+def test_a_long_video_says_more_about_the_speed_than_a_short_one(clock, stack):
+    """The first ones are short examples, whose fixed costs would make all others look slow."""
+    jobs = make_jobs(clock)
+    work_through(jobs, clock, size=1_000_000, seconds=1)
+    work_through(jobs, clock, size=99_000_000, seconds=9)
+    running, waiting = (stack.enter_context(jobs.join(name)) for name in "ab")
+    running.size = 100_000_000
+    assert running.start()
+    assert waiting.wait_s == pytest.approx(10)
+
+
+def test_waiting_times_differ_by_kind(clock, stack):
+    """A video of another model says nothing about this one's speed."""
+    jobs = make_jobs(clock)
+    work_through(jobs, clock, size=1_000_000, seconds=1, kind="fast")
+    running, waiting = (stack.enter_context(jobs.join(name)) for name in "ab")
+    running.size, running.kind = 5_000_000, "slow"
+    assert running.start()
+    assert waiting.wait_s is None
+    running.kind = "fast"
+    assert waiting.wait_s == pytest.approx(5)
+
+
+def test_no_waiting_time_is_told_of_a_video_that_takes_longer_than_expected(clock, stack):
+    jobs = make_jobs(clock)
+    work_through(jobs, clock, size=1_000_000, seconds=1)
+    running, waiting = (stack.enter_context(jobs.join(name)) for name in "ab")
+    running.size = 5_000_000
+    assert running.start()
+    clock.now += 4.5
+    assert waiting.wait_s == pytest.approx(0.5)
+    clock.now += 1
+    assert waiting.wait_s is None
 
 
 def test_work_that_takes_too_long_is_ended(clock, stack):

@@ -43,7 +43,7 @@ def test_a_file_is_watched_live(open_page, recording, speed):
     assert page.evaluate("() => [...window.pictures].every((src) => src.startsWith('data:image/jpeg'))")
     if speed == "1×":  # six seconds long, if it were not stopped
         page.locator("#stop").click()
-        page.locator("#live-status").get_by_text("Cancelled.").wait_for()
+        page.locator("#live-status").get_by_text("Stopped.").wait_for()
         last = page.locator("#live img").get_attribute("src")
         page.wait_for_timeout(700)
         assert page.locator("#live img").get_attribute("src") == last

@@ -57,9 +57,9 @@ def _predict(
     service: Service, path: str | Path, model: Any, job: Job, texts: dict[str, str]
 ) -> Generator[str, None, VideoPrediction]:
     predictor, info = service.model(model), check_header(path, service.limits)
-    job.size = work_size(info)
+    job.size, job.kind = work_size(info), f"annotated video, {predictor.summary()}"
     while not job.start_within(SHOW_EVERY_S):
-        yield status_html(texts["waiting"].format(num_before=job.num_before, seconds=math.ceil(job.wait_s)))
+        yield status_html(_waiting_text(job, texts))
     pace = _Pace(texts["scoring"], texts)
     yield pace.show(0, 1)
     windows, reader = [], LimitedReader(path, service.limits, check=lambda: job.check(service.limits))
@@ -67,6 +67,13 @@ def _predict(
         windows += scored
         yield pace.show(done, total)
     return predictor.prediction_of(reader, windows)
+
+
+def _waiting_text(job: Job, texts: dict[str, str]) -> str:
+    wait_s, num_before = job.wait_s, job.num_before
+    if wait_s is None:
+        return texts["waiting_live"].format(num_before=num_before)
+    return texts["waiting"].format(num_before=num_before, seconds=math.ceil(wait_s))
 
 
 def _write_files(

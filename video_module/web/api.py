@@ -132,7 +132,7 @@ class Service:
         self, path: str, predictor: Predictor, job: Job, is_gone: Callable[[], Awaitable[bool]]
     ) -> VideoPrediction:
         info = await run_in_threadpool(check_header, path, self.limits)
-        job.size = work_size(info)
+        job.size, job.kind = work_size(info), f"scores, {predictor.summary()}"
         while not job.start():
             if await is_gone():
                 raise Refused("closing")

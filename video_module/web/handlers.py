@@ -145,7 +145,9 @@ class Handlers:
                 while True:
                     yield *work.advance(), _ON
             except StopIteration as end:
-                last = end.value or (status_html(texts["cancelled"]), *same)
+                # In the words of the tab's button.
+                ended = texts["stopped"] if tab == "live" else texts["cancelled"]
+                last = end.value or (status_html(ended), *same)
             except Refused as refusal:
                 last = _alert_html(refusal.text(texts)), *same
             if not work.is_replaced:
@@ -188,7 +190,6 @@ class Handlers:
             path = uploaded_path(video)
             with self._storage.using(path), self._live.join(address_of(request)) as job:
                 predictor, info = self._service.model(model), check_header(path, self._limits)
-                job.size = info.estimated_num_frames
                 while not job.start_within(SHOW_EVERY_S):
                     yield status_html(texts["waiting_live"].format(num_before=job.num_before)), *same
                 moments = watch_file(

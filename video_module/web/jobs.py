@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,10 +18,8 @@ _GONE_S = 15.0
 # Who has been let in comes at once.
 _ON_THEIR_WAY_S = 5.0
 
-# Pixels of video a second, before the first videos have shown how fast this machine and model are.
-_FIRST_RATE = 15e6
-# How far each video that is done moves the rate.
-_ADAPT = 0.3
+# The speed of a kind of job is taken from its last videos.
+_NUM_MEASURED = 5
 
 
 class Jobs:
@@ -36,7 +35,9 @@ class Jobs:
         self._running: list[Job] = []
         # (visitor, when) of those who have been let in and are on their way.
         self._announced: list[tuple[str, float]] = []
-        self._rate = _FIRST_RATE
+        # (size, seconds) of the last jobs of each kind. There is no guess to start from: the fastest model on a GPU and the
+        # slowest on a CPU are a factor of a thousand apart.
+        self._measured: dict[str, deque[tuple[int, float]]] = {}
         self.is_closing = False
 
     @property
@@ -91,14 +92,30 @@ class Jobs:
             job.started_at = self.now()
             return True
 
-    def wait_s(self, job: "Job") -> float:
-        """Seconds until a waiting job's turn, as far as headers tell."""
+    def wait_s(self, job: "Job") -> float | None:
+        """Seconds until a waiting job's turn, estimated from the speed of the last jobs.
+
+        None if that is not known: no job of a kind has been measured, or the one that runs takes longer than expected.
+        """
         with self._lock:
             before = self._waiting[: self._waiting.index(job)] if job in self._waiting else []
-            pixels = sum(other.size for other in before)
-            for other in self._running:
-                pixels += max(0.0, other.size - (self.now() - other.started_at) * self._rate)
-            return pixels / self._rate / self._limits.num_at_once
+            seconds = 0.0
+            for other in self._running + before:
+                if (expected_s := self._expected_s(other)) is None:
+                    return None
+                if other in self._running:
+                    expected_s -= self.now() - other.started_at
+                    if expected_s <= 0:
+                        return None
+                seconds += expected_s
+            return seconds / self._limits.num_at_once
+
+    def _expected_s(self, job: "Job") -> float | None:
+        if not (measured := self._measured.get(job.kind)):
+            return None
+        # Sums, so that long videos count more: the fixed costs of short ones would make the others look slow.
+        size, seconds = (sum(values) for values in zip(*measured, strict=True))
+        return job.size * seconds / size
 
     def num_before(self, job: "Job") -> int:
         with self._lock:
@@ -139,7 +156,8 @@ class Jobs:
             if job in self._running:
                 self._running.remove(job)
                 if job.is_done and (seconds := self.now() - job.started_at) > 0:
-                    self._rate += _ADAPT * (job.size / seconds - self._rate)
+                    measured = self._measured.setdefault(job.kind, deque(maxlen=_NUM_MEASURED))
+                    measured.append((job.size, seconds))
 
 
 class Job:
@@ -148,7 +166,9 @@ class Job:
     def __init__(self, jobs: Jobs, visitor: str) -> None:
         self._jobs, self.visitor = jobs, visitor
         self.size = 1
-        """How much work it is, as num_pixels() counts."""
+        """How much work it is, as work_size() counts."""
+        self.kind = ""
+        """What has to be the same for the speed of one job to say something about another: model and output."""
         self.asked_at, self.started_at = jobs.now(), 0.0
         self.is_done = self.is_stopped = False
 
@@ -168,7 +188,7 @@ class Job:
         return self._jobs.num_before(self)
 
     @property
-    def wait_s(self) -> float:
+    def wait_s(self) -> float | None:
         return self._jobs.wait_s(self)
 
     def check(self, limits: Limits) -> None:
