@@ -79,7 +79,7 @@ def make_requests(folder: Path, model: Path, *, num_requests: int, seed: int) ->
         Request("cut", folder / "cut.avi", unreadable),
         Request("long", folder / "long.avi", "This video is longer than"),
         Request("large", folder / "large.mp4", 413),
-        Request("no such model", folder / "good0.avi", "There is no model of this name", {"model": "x"}),
+        Request("no such model", folder / "good0.avi", "No such model", {"model": "x"}),
         Request("abandoned", folder / "good3.mp4", None),
     ]
     num_bad = round(_SHARE_BAD * num_requests)

@@ -86,7 +86,7 @@ def test_one_request_with_a_form_gets_one_answer(server, client, recording, endp
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model": "resnet"}, "There is no model of this name; there are:"),
+        ({"model": "resnet"}, "No such model. Available models:"),
         ({"top_k": "0"}, "top_k must be a whole number"),
         ({"top_k": "nan"}, "top_k must be a whole number"),
         ({"top_k": "1e999"}, "top_k must be a whole number"),
@@ -160,17 +160,17 @@ def test_two_steps_by_http(server, recording):
     assert len(answer["top_k"]) == 1
     # what was used is gone
     kind, message = call(server, "predict", video={"path": path, "meta": META})
-    assert (kind, message) == ("error", "This upload has been deleted meanwhile. Please send it again.")
+    assert (kind, message) == ("error", "This upload has been deleted. Please upload it again.")
 
 
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"model": "resnet"}, "There is no model of this name; there are:"),
+        ({"model": "resnet"}, "No such model. Available models:"),
         ({"top_k": 0}, "top_k must be a whole number"),
         ({"top_k": 1.5}, "top_k must be a whole number"),
-        ({"video": {"path": "http://example.org/video.mp4", "meta": META}}, "Links are not fetched."),
-        ({"video": {"path": "https://127.0.0.1/video.mp4", "meta": META}}, "Links are not fetched."),
+        ({"video": {"path": "http://example.org/video.mp4", "meta": META}}, "Links are not supported."),
+        ({"video": {"path": "https://127.0.0.1/video.mp4", "meta": META}}, "Links are not supported."),
         ({"video": None}, "Choose a video first."),
     ],
 )
@@ -206,9 +206,9 @@ def test_bad_videos_are_told_why_in_the_visitors_language(server, client, record
         (tmp_path / name).write_text(text.format(recording))
     (tmp_path / "no_suffix").write_bytes(recording.read_bytes())
     for path, message in (
-        (tmp_path / "broken.mp4", "Этот файл не читается как видео."),
-        (tmp_path / "list.mp4", "Этот файл не читается как видео."),
-        (tmp_path / "list.avi", "Этот файл не читается как видео."),
+        (tmp_path / "broken.mp4", "Не удалось прочитать видео."),
+        (tmp_path / "list.mp4", "Не удалось прочитать видео."),
+        (tmp_path / "list.avi", "Не удалось прочитать видео."),
         (long_video, "Это видео длиннее 20 с."),
     ):
         [uploaded] = upload(server, path).json()
@@ -224,9 +224,9 @@ def test_bad_videos_are_told_why_in_the_visitors_language(server, client, record
 @pytest.mark.parametrize(
     ("name", "content", "status", "message"),
     [
-        ("list.m3u8", PLAYLIST.encode(), 415, "Files of this kind (.m3u8) are not taken."),
-        ("page.html", b"<script>", 415, "Files of this kind (.html) are not taken."),
-        ("video.mp4.exe", b"MZ", 415, "Files of this kind (.exe) are not taken."),
+        ("list.m3u8", PLAYLIST.encode(), 415, "Files of this type (.m3u8) are not accepted."),
+        ("page.html", b"<script>", 415, "Files of this type (.html) are not accepted."),
+        ("video.mp4.exe", b"MZ", 415, "Files of this type (.exe) are not accepted."),
         ("empty.mp4", b"", 400, "This file is empty."),
     ],
 )
@@ -399,7 +399,7 @@ def test_when_the_queue_is_full_it_says_so_politely(server, client, recording, s
         body = {"data": [None, None, None]}
         reply = httpx.post(f"{server.api}/call/predict", json=body)
         assert reply.status_code == 503 and int(reply.headers["retry-after"]) > 0
-        assert reply.json()["detail"] == f"The server is busy, {QUEUE_SIZE} are waiting. Please try again in a minute."
+        assert reply.json()["detail"] == f"The server is busy: {QUEUE_SIZE} in the queue. Please try again in a minute."
         browser = RUSSIAN | {"user-agent": "Mozilla/5.0"}
         functions = httpx.get(f"{server.address}config").json()["dependencies"]
         [number] = [function["id"] for function in functions if function["api_name"] == "recognise"]

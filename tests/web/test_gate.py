@@ -164,7 +164,7 @@ def test_a_request_names_no_file_but_an_upload(server, path, place):
     assert reply.status_code == 404 and reply.json()["detail"].startswith("This upload has been deleted")
     body["data"][0] = body["nested"] = {"path": "HTTPS://example.org/a.mp4", "meta": META}
     reply = httpx.post(f"{server.api}/{path}", json=body, timeout=10)
-    assert reply.status_code == 400 and reply.json()["detail"].startswith("Links are not fetched.")
+    assert reply.status_code == 400 and reply.json()["detail"].startswith("Links are not supported.")
     assert not server.visitors_files()
 
 

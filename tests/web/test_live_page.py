@@ -85,7 +85,7 @@ def test_a_second_visitor_of_the_live_tab_sees_the_queue(open_page, slow_video, 
         page.locator("#start").click()
         if page is first:
             page.locator("#live img").wait_for()
-    second.locator("#live-status").get_by_text("Waiting: 1 before you").wait_for()
+    second.locator("#live-status").get_by_text("In the queue: 1 ahead of you").wait_for()
     first.locator("#stop").click()
     second.locator("#live img").wait_for()
 

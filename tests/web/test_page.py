@@ -144,9 +144,9 @@ def test_everything_is_in_russian(open_page, recording, tmp_path):
     assert english() == []
     (tmp_path / "broken.mp4").write_text("not a video")
     page.locator("#input-video input[type=file]").set_input_files(tmp_path / "broken.mp4")
-    page.locator("#status").get_by_text("не читается как видео").wait_for()
+    page.locator("#status").get_by_text("Не удалось прочитать видео").wait_for()
     assert english() == []
-    page.get_by_role("tab", name="Вживую").click()
+    page.get_by_role("tab", name="В реальном времени").click()
     choose(page, recording, "#live-video", "#start")
     page.locator("#start").click()
     page.get_by_text("Видео закончилось.").wait_for(timeout=60_000)
@@ -246,7 +246,7 @@ def test_bad_files_are_told_at_once_and_the_answer_before_stays(open_page, recor
     for name, size, message in (
         ("large.mp4", 2_100_000, "This file is larger than 2 MB."),
         ("empty.mp4", 0, "This file is empty."),
-        ("notes.txt", 9, "Files of this kind (.txt) are not taken."),
+        ("notes.txt", 9, "Files of this type (.txt) are not accepted."),
     ):
         (tmp_path / name).write_bytes(bytes(size))
         page.locator("#input-video input[type=file]").set_input_files(tmp_path / name)
@@ -292,7 +292,7 @@ def test_file_and_answer_outlast_a_connection_that_is_lost(browser, server, reco
         page.locator("#recognise").click()
         page.locator("#status").get_by_text(re.compile(r"\d+%")).wait_for()
         line.cut()
-        page.locator("#refusal").get_by_text("The connection is lost.").wait_for()
+        page.locator("#refusal").get_by_text("Connection lost.").wait_for()
         page.wait_for_timeout(5000)
         with page.expect_event("framenavigated", timeout=60_000):  # Gradio's page loads itself anew
             line.mend()
@@ -336,7 +336,7 @@ def test_a_page_says_when_its_answer_has_been_deleted(browser, server, recording
     for path in set(server.visitors_files()) - before:
         shutil.rmtree(path.parent, ignore_errors=True)
     page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
-    page.get_by_text("This answer has been deleted").wait_for()
+    page.get_by_text("This result has been deleted").wait_for()
     page.reload()
     wait_for_the_first_view(page)
     page.context.close()
@@ -348,7 +348,7 @@ def test_who_waits_is_told_how_long(open_page, slow_video):
         choose(page, slow_video)
         page.locator("#recognise").click()
         page.locator("#status .status").wait_for()
-    second.locator("#status").get_by_text(re.compile(r"1 before you, about \d+ s")).wait_for()
+    second.locator("#status").get_by_text(re.compile(r"1 ahead of you, about \d+ s")).wait_for()
     first.locator("#cancel").click()
     second.locator("#status").get_by_text("Recognising").wait_for()
     second.locator("#cancel").click()

@@ -47,8 +47,8 @@ def test_the_heading_names_what_follows_what_with_its_score():
 def test_a_video_of_nothing_known_says_so_and_what_comes_nearest():
     html = answer([NOTHING, NOTHING])
     assert heading(html) == "No known action"
-    assert "The best guess is WAVE, at 40%; this model names an action from 50% on." in html
-    assert heading(answer([NOTHING], language="ru")) == "Знакомых действий нет"
+    assert "The best guess is WAVE at 40%; this model needs 50% to name an action." in html
+    assert heading(answer([NOTHING], language="ru")) == "Знакомых действий не найдено"
 
 
 def test_mean_scores_are_open_only_where_nothing_else_happens():

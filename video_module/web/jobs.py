@@ -35,8 +35,8 @@ class Jobs:
         self._running: list[Job] = []
         # (visitor, when) of those who have been let in and are on their way.
         self._announced: list[tuple[str, float]] = []
-        # (size, seconds) of the last jobs of each kind. There is no guess to start from: the fastest model on a GPU and the
-        # slowest on a CPU are a factor of a thousand apart.
+        # (size, seconds) of the last jobs of each kind. It starts without a guess, because the fastest model on a GPU
+        # and the slowest on a CPU are a factor of a thousand apart.
         self._measured: dict[str, deque[tuple[int, float]]] = {}
         self.is_closing = False
 
