@@ -26,7 +26,7 @@ def test_classes_are_named_by_language(tmp_path):
         ("class\nwave\n", "expected a table with the columns class"),
         ("class,fr\nwave,fait signe\n", "one or more of en, ru"),
         ("class,ru\nrun,бежит\n", "line 2: no model has a class 'run'"),
-        ("class,ru\nsit,сидит\nsit,садится\n", "line 3: class 'sit' is there twice"),
+        ("class,ru\nsit,сидит\nsit,садится\n", "line 3: class 'sit' is listed twice"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused(tmp_path, text, message):

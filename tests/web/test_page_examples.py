@@ -89,7 +89,7 @@ def test_examples_that_cannot_be_shown_are_refused(service, tmp_path, long_video
         find_examples(tmp_path / "nowhere", tmp_path / "copies", service.limits)
     folder = tmp_path / "own"
     folder.mkdir()
-    with pytest.raises(InputError, match="holds 0 videos; expected 1 to 12"):
+    with pytest.raises(InputError, match="found 0 videos; expected 1 to 12"):
         find_examples(folder, tmp_path / "copies", service.limits)
     shutil.copy(long_video, folder)
     with pytest.raises(InputError, match=r"long\.avi: This video is longer than 20 s"):

@@ -1,4 +1,4 @@
-"""Working on one video for the page: waiting for its turn, scoring, and writing what the visitor gets."""
+"""Process one video for the page: wait for its turn, score it, and write the files for the visitor."""
 
 import html
 import math
@@ -21,16 +21,16 @@ from video_module.web.texts import TEXTS
 from video_module.web.work import LimitedReader, score_within, work_size
 
 SHOW_EVERY_S = 0.3
-"""How often those who wait are told how long."""
+"""How often the waiting time on the page is updated."""
 
-# A handler can be cancelled only where it yields; while it draws a video, it yields this often.
+# A handler can only be cancelled where it yields. While it draws a video, it yields this many times.
 _NUM_PAUSES = 50
 
 
 def work_on(
     service: Service, path: str | Path, *, job: Job, model: Any, language: str, folder: Path
 ) -> Generator[str, None, str]:
-    """Yield how far the work on a video is, as HTML; returns the answer, whose files go to `folder`. Raises Refused."""
+    """Yield the progress on a video as HTML and return the result, whose files go to `folder`. Raises Refused."""
     texts = TEXTS[language]
     prediction = yield from _predict(service, path, model, job, texts)
     segments = timeline.find_segments(prediction, service.config)
@@ -47,7 +47,7 @@ def work_on(
 
 
 def status_html(text: str, share: float | None = None) -> str:
-    """A line that says what is going on, with a bar if it is known how much of it is done."""
+    """A line of text, with a progress bar if `share` (0 to 1) is known."""
     text = html.escape(text)
     bar = "" if share is None else f'<progress value="{share:.3f}" aria-label="{text}"></progress>'
     return f'<div class="status">{text}{bar}</div>'
@@ -85,11 +85,11 @@ def _write_files(
     job: Job,
     language: str,
 ) -> Generator[str, None, list[tuple[str, Path]]]:
-    """Write the annotated video and what can be downloaded beside it; returns them as result_html() takes them."""
+    """Write the annotated video and the other downloads; returns them as result_html() expects them."""
     stem, config, texts = prediction.path.stem, service.config, TEXTS[language]
     pause, pace = max(1, prediction.num_frames // _NUM_PAUSES), _Pace(texts["drawing"], texts)
     files = [("annotated_video", folder / f"{stem}_annotated.mp4")]
-    # The page's timeline takes the place of the strip that is otherwise drawn into the video.
+    # The page has a timeline of its own, so none is drawn into the video.
     drawing = iter_write_annotated(
         files[0][1], prediction, segments, name_of=service.name_of(language), has_strip=False
     )
@@ -97,7 +97,7 @@ def _write_files(
         job.check(service.limits)
         if done % pause == 0:
             yield pace.show(done, prediction.num_frames)
-    # The answer names the visitor's file, not where it lies on the server.
+    # Visitors see the name of their file, not its path on the server.
     named = replace(prediction, path=Path(prediction.path.name))
     architecture = service.model(model).model
     content = timeline.to_json(named, segments, model=architecture, k=NUM_CLASSES_SHOWN, config=config)
@@ -112,7 +112,7 @@ def _write_files(
 
 
 class _Pace:
-    """Says how far a piece of work is, and how long the rest will take."""
+    """Shows the progress of one step and the time left."""
 
     def __init__(self, what: str, texts: dict[str, str]) -> None:
         self._what, self._texts = what, texts

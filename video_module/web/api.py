@@ -1,4 +1,4 @@
-"""What programs ask: a video goes in, JSON comes out, by plain HTTP and through gradio_client."""
+"""The API for programs: upload a video, get JSON, over plain HTTP or with gradio_client."""
 
 import asyncio
 import math
@@ -24,11 +24,11 @@ from video_module.web.uploads import Uploads
 from video_module.web.work import LimitedReader, score_within, work_size
 
 NameOf = Callable[[str], str]
-"""What a label is called in the visitor's language."""
+"""Maps a label to its name in the visitor's language."""
 
 NUM_CLASSES_SHOWN = 5
 INPUTS = ("video", "model", "top_k")
-"""Of gradio_client's endpoints."""
+"""The parameters of the endpoints for gradio_client."""
 
 
 class Score(TypedDict):
@@ -90,23 +90,23 @@ class Problem(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What the API and the page share."""
+    """The models, storage, queue and settings that the API and the page share."""
 
     predictors: dict[str, Predictor]
-    """By the names that visitors see; the first is the default."""
+    """Models by the name that visitors see. The first is the default."""
     storage: Storage
     jobs: Jobs
     limits: Limits
     config: TimelineConfig
     translated: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By language, what classes are called in it; those that are missing are shown as they are."""
+    """Translated class names by language. Classes without a translation keep their names."""
 
     def name_of(self, language: str) -> NameOf:
         names, uncertain = self.translated.get(language, {}), TEXTS[language]["uncertain"]
         return lambda label: uncertain if label == timeline.UNCERTAIN else names.get(label, label)
 
     def model(self, name: Any) -> Predictor:
-        """The model of this name, the first one for none. Raises Refused."""
+        """The model of this name; the first model if `name` is empty. Raises Refused."""
         name = name or next(iter(self.predictors))
         if not isinstance(name, str) or name not in self.predictors:
             raise Refused("unknown_model", models=", ".join(self.predictors))
@@ -115,8 +115,8 @@ class Service:
     async def timeline_of(
         self, video: Any, *, model: Any, top_k: Any, visitor: str, is_gone: Callable[[], Awaitable[bool]]
     ) -> dict[str, Any]:
-        """All that is known of an upload, which is deleted in the end. Raises Refused."""
-        # First of all, since a place is kept for those who were let in.
+        """Recognise an upload and delete it. Returns the content of timeline.to_json(). Raises Refused."""
+        # This comes first, because the gate has reserved a place in the queue for this request.
         with self.jobs.join(visitor) as job:
             path = uploaded_path(video)
             with self.storage.using(path):
@@ -142,7 +142,7 @@ class Service:
             reader = LimitedReader(path, self.limits, check=lambda: job.check(self.limits))
             windows = [window for scored, _, _ in score_within(predictor, reader, info) for window in scored]
             job.is_done = True
-            # The answer names the visitor's file, not where it lies on the server.
+            # Visitors see the name of their file, not its path on the server.
             return replace(predictor.prediction_of(reader, windows), path=Path(Path(path).name))
 
         async def watch() -> None:
@@ -158,7 +158,7 @@ class Service:
 
 
 def uploaded_path(video: Any) -> str:
-    """The path of an upload, as Gradio and its clients name one. Raises Refused if it is none."""
+    """The path in a file description by Gradio or its clients. Raises Refused if there is none."""
     path = video.get("path") if isinstance(video, dict) else None
     if not isinstance(path, str) or not path:
         raise Refused("no_video")
@@ -185,13 +185,13 @@ _FORM = {
                 "schema": {
                     "type": "object",
                     "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "the video"},
-                        "model": {"type": "string", "description": "one of the models; the first if left out"},
+                        "file": {"type": "string", "format": "binary", "description": "video file"},
+                        "model": {"type": "string", "description": "name of the model (default: the first)"},
                         "top_k": {
                             "type": "integer",
                             "minimum": 1,
                             "default": NUM_CLASSES_SHOWN,
-                            "description": "classes named, the best first",
+                            "description": "number of classes to return, best first",
                         },
                     },
                     "required": ["file"],
@@ -201,24 +201,24 @@ _FORM = {
     }
 }
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The request cannot be understood."},
-    401: {"model": Problem, "description": "A password is needed: `curl -u name:password`."},
+    400: {"model": Problem, "description": "The request is not valid."},
+    401: {"model": Problem, "description": "A password is required: `curl -u name:password`."},
     413: {"model": Problem, "description": "The file is too large."},
-    415: {"model": Problem, "description": "By its name the file is no video."},
-    422: {"model": Problem, "description": "The file cannot be read as a video, or is beyond a limit."},
-    503: {"model": Problem, "description": f"Busy; ask again after `Retry-After`, {RETRY_AFTER_S} seconds."},
-    507: {"model": Problem, "description": "No room for more files just now."},
+    415: {"model": Problem, "description": "The file name does not have a video suffix."},
+    422: {"model": Problem, "description": "The file cannot be read as a video, or exceeds a limit."},
+    503: {"model": Problem, "description": f"The server is busy. Try again after `Retry-After` ({RETRY_AFTER_S} s)."},
+    507: {"model": Problem, "description": "The server has no space for more files right now."},
 }
-_PREDICT = "The best classes of a video: the mean over its windows."
-_SEGMENTS = "What happens when: labelled stretches of a video, and its windows."
+_PREDICT = "Return the best classes of a video, averaged over its windows."
+_SEGMENTS = "Return the labelled segments of a video, and the scores of each window."
 
 
 def routes(service: Service, uploads: Uploads) -> APIRouter:
-    """/api/predict and /api/segments: one request with a form, one answer."""
+    """Create /api/predict, /api/segments and /api/status."""
     router = APIRouter(prefix="/api")
 
     async def answer(request: Request) -> dict[str, Any]:
-        if service.jobs.is_full:  # before all of it has been sent
+        if service.jobs.is_full:  # before the upload is read
             raise Refused("busy", waiting=service.limits.queue_size)
         upload = await uploads.receive(request, field_name="file")
         try:
@@ -240,7 +240,7 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
     async def segments(request: Request) -> Timeline:
         return await answer(request)
 
-    @router.get("/status", summary="Which models there are, and how many videos wait.")
+    @router.get("/status", summary="Return the names of the models and the number of waiting videos.")
     async def status() -> Status:
         jobs = service.jobs
         return {"models": list(service.predictors), "waiting": jobs.num_waiting, "is_full": jobs.is_full}
@@ -249,7 +249,7 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
 
 
 def add_endpoints(service: Service) -> None:
-    """Add /predict and /segments for gradio_client to the page that is being built."""
+    """Add /predict and /segments for gradio_client to the page under construction."""
     first = next(iter(service.predictors))
 
     async def segments(
@@ -276,6 +276,6 @@ def add_endpoints(service: Service) -> None:
 
 
 def shown(refusal: Refused, request: gr.Request) -> gr.Error:
-    """A refusal as a message of the page, in the visitor's language."""
+    """A refusal as a Gradio message in the visitor's language."""
     texts = texts_for(request.headers.get("accept-language"))
     return gr.Error(refusal.text(texts), title=texts["error_title"], print_exception=False)

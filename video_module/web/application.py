@@ -1,4 +1,4 @@
-"""The one application that is served: the gate, our own routes, and behind them Gradio's page."""
+"""The ASGI application: the gate, and behind it our own routes and Gradio's page."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -19,15 +19,15 @@ from video_module.web.page import CSS, ENDPOINTS, JOB_NAMES, THEME, build_page, 
 from video_module.web.texts import TEXTS
 from video_module.web.uploads import Uploads
 
-# Visitors whose components Gradio keeps, some 80 kB each; its default is 10,000.
+# Visitors whose state Gradio keeps, about 80 kB each. Its default is 10,000.
 _MAX_SESSIONS = 100
 
 
 def build_application(
     service: Service, accounts: Accounts, *, allowed_hosts: Iterable[str], examples: Examples, root_path: str
 ) -> Any:
-    """The ASGI application. Visitors may ask for it by an IP address, or by one of `allowed_hosts`."""
-    # Without a CORSMiddleware of ours, Gradio would add one that lets any page read its answers.
+    """Build the ASGI application. It answers under any IP address and the names in `allowed_hosts`."""
+    # Without a CORSMiddleware here, Gradio adds one that lets any website read its answers.
     app = FastAPI(
         title=TEXTS["en"]["title"],
         version=__version__,
@@ -43,7 +43,7 @@ def build_application(
     page, translate = build_page(
         service, examples=examples, sign_out_at=f"{root_path}/logout" if accounts.are_needed else None
     )
-    # launch() has an argument for it, where mounting has none.
+    # launch() has an argument for this, but mount_gradio_app() does not.
     page.state_session_capacity = _MAX_SESSIONS
     gr.mount_gradio_app(
         app,
@@ -81,7 +81,7 @@ async def _answer_refusal(request: Request, refusal: Refused) -> Response:
 
 
 def _functions(page: gr.Blocks) -> dict[int, Function]:
-    """What the browser may call, as it is told itself."""
+    """The functions that the browser may call, from the same config that Gradio sends to it."""
     config = page.get_config_file()
     kinds = {component["id"]: component["type"] for component in config["components"]}
     return {
@@ -91,5 +91,5 @@ def _functions(page: gr.Blocks) -> dict[int, Function]:
             is_endpoint=function["api_name"] in ENDPOINTS,
         )
         for function in config["dependencies"]
-        if function["backend_fn"]  # the others are the browser's own
+        if function["backend_fn"]  # the others run in the browser
     }

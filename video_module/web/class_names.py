@@ -1,4 +1,4 @@
-"""What classes are called in the languages of the page."""
+"""Translated class names for the page."""
 
 import csv
 from collections.abc import Collection
@@ -10,17 +10,17 @@ from video_module.web.texts import LANGUAGES
 
 
 def read_translations(path: Path, class_names: Collection[str]) -> dict[str, dict[str, str]]:
-    """Names of classes by language, from a table with the columns class and one or more of LANGUAGES.
+    """Read class names by language from a table with the column class and one or more of LANGUAGES.
 
-    Empty cells leave a class as it is. Raises InputError, also for a class that is not among `class_names`.
+    Classes with an empty cell keep their names. Raises InputError, also for a class that is not in `class_names`.
     """
     lines = list(csv.reader(read_text(path).splitlines()))
     header = [cell.strip() for cell in lines[0]] if lines else []
     languages = header[1:]
     if header[:1] != ["class"] or not languages or not set(languages) <= set(LANGUAGES):
         raise InputError(
-            f"--class_names_translated {path}: begins with {','.join(header)!r}; expected a table with the columns "
-            f"class and one or more of {', '.join(LANGUAGES)}"
+            f"--class_names_translated {path}: the header is {','.join(header)!r}; expected class and "
+            f"one or more of {', '.join(LANGUAGES)}"
         )
     names: dict[str, dict[str, str]] = {language: {} for language in languages}
     for number, line in enumerate(lines[1:], start=2):
@@ -34,7 +34,7 @@ def read_translations(path: Path, class_names: Collection[str]) -> dict[str, dic
             raise InputError(f"{where}: no model has a class {cells[0]!r}")
         for language, name in zip(languages, cells[1:], strict=True):
             if cells[0] in names[language]:
-                raise InputError(f"{where}: class {cells[0]!r} is there twice")
+                raise InputError(f"{where}: class {cells[0]!r} is listed twice")
             if name:
                 names[language][cells[0]] = name
     return names

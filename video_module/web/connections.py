@@ -1,4 +1,4 @@
-"""The limits of single connections, which uvicorn leaves open: how many there are, and how long one may be idle."""
+"""Limits on connections that uvicorn does not have: their number, and how long one may be idle."""
 
 import asyncio
 import ipaddress
@@ -7,12 +7,13 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# A page needs about ten, and stays open in several tabs. Proxies of this machine stand for many visitors.
+# Connections per address. A page needs about ten, and a visitor may have several tabs. A proxy on this machine, whose
+# address is a loopback one, serves many visitors.
 _MAX_EACH = 64
 _MAX_ALL = 512
 
-# A request that has not begun or arrived for so long ends its connection, and so does an answer that nobody takes;
-# browsers ask for the rest of a video that was paused.
+# Connections are closed after this long without a new request or data for one, or with an answer that is not read. That
+# does not hurt paused videos: browsers request the rest again.
 _PATIENCE_S = 20.0
 _PATIENCE_UNSENT_S = 60.0
 _LOOK_EVERY_S = 5.0
@@ -21,7 +22,7 @@ _open: Counter[str] = Counter()
 
 
 class Connection(H11Protocol):
-    """One connection. uvicorn makes them."""
+    """One connection, created by uvicorn."""
 
     _address: str | None = None
     _timer: asyncio.TimerHandle | None = None
@@ -49,7 +50,7 @@ class Connection(H11Protocol):
                 del _open[self._address]
 
     def _look(self) -> None:
-        """Now and then: has anything gone on?"""
+        """Close the connection if nothing has happened for too long."""
         is_answering = self.cycle is not None and not self.cycle.response_complete
         seen = self.cycle, self.transport.get_write_buffer_size()
         is_waiting = not is_answering or seen[1] > 0

@@ -1,4 +1,4 @@
-"""Videos that the page has to show before anyone brings one: drawn ones, or those of a folder; and their answers."""
+"""The example videos of the page, drawn or from a folder, and their results."""
 
 import base64
 import html
@@ -25,7 +25,7 @@ from video_module.web.texts import LANGUAGES, TEXTS
 _THUMBNAIL = (90, 160)
 _MOST = 12
 
-# actions of each, the seed and the scene; by the key of its name
+# By the key of the example's name: its actions, seed and scene.
 _RECORDINGS = {
     "example_wave": (("wave", "sit", "stand"), 7, 30),
     "example_push": (("push", "pull", "jump"), 7, 31),
@@ -37,13 +37,13 @@ _RECORDINGS = {
 class Example:
     path: Path
     names: dict[str, str]
-    """By language."""
+    """Titles by language."""
     thumbnail: str
     """A data URL."""
 
 
 def draw_examples(folder: Path) -> list[Example]:
-    """Draw a few recordings of several actions each."""
+    """Draw a few videos of several actions each."""
     examples = []
     for key, (actions, seed, scene) in _RECORDINGS.items():
         path = folder / f"{'_'.join(actions)}.mp4"
@@ -53,12 +53,12 @@ def draw_examples(folder: Path) -> list[Example]:
 
 
 def find_examples(folder: Path, target: Path, limits: Limits) -> list[Example]:
-    """Copies in `target` of the videos in a folder, named after their files. Raises InputError if one is refused."""
+    """Copy the videos of a folder to `target`; file names become titles. Raises InputError if one is refused."""
     if not folder.is_dir():
         raise InputError(f"--examples {folder}: not a folder")
     paths = sorted(path for path in folder.iterdir() if path.is_file() and is_video(path))
     if not 0 < len(paths) <= _MOST:
-        raise InputError(f"--examples {folder}: holds {len(paths)} videos; expected 1 to {_MOST}")
+        raise InputError(f"--examples {folder}: found {len(paths)} videos; expected 1 to {_MOST}")
     target.mkdir(parents=True, exist_ok=True)
     examples = []
     for path in paths:
@@ -76,7 +76,7 @@ def find_examples(folder: Path, target: Path, limits: Limits) -> list[Example]:
 
 def _thumbnail(path: Path) -> str:
     info = read_info(path)
-    # Headers may promise a few frames too many.
+    # Headers may announce a few frames more than there are.
     num_frames = max(1, round(0.9 * info.estimated_num_frames))
     frame = read_thumbnails(path, num_video_frames=num_frames, num_thumbnails=1, box=_THUMBNAIL)[0]
     jpeg = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
@@ -84,10 +84,10 @@ def _thumbnail(path: Path) -> str:
 
 
 class Examples:
-    """The examples of each model, and their answers, each of which is worked out once. Safe in several threads."""
+    """The examples of each model and their results, which are computed once. Safe to use from several threads."""
 
     def __init__(self, service: Service, examples: Sequence[Example] | None) -> None:
-        """`examples` None: drawn ones, for models of drawn actions."""
+        """If `examples` is None, models of the drawn actions get drawn examples, and other models none."""
         self._service = service
         models = list(service.predictors)
         if examples is None:
@@ -98,11 +98,11 @@ class Examples:
         self.is_preparing = False
 
     def of(self, model: str) -> Sequence[Example]:
-        """A model's examples; none if it has none, or there is no such model."""
+        """The examples of a model; empty if it has none or does not exist."""
         return self._of.get(model, [])
 
     def boxes(self, model: str, language: str) -> str:
-        """The examples as buttons."""
+        """The examples of a model as HTML buttons."""
         if not self.of(model):
             return ""
         buttons = "".join(
@@ -116,7 +116,7 @@ class Examples:
         return self._answers.get((model, example.path, language))
 
     def answer(self, model: str, example: Example, *, language: str, visitor: str) -> Generator[str, None, str]:
-        """Yield how far the work is, as HTML; returns the answer. Raises Refused."""
+        """Yield the progress as HTML and return the result. Raises Refused."""
         key = model, example.path, language
         if key not in self._answers:
             folder = self._service.storage.examples / secrets.token_hex(8)
@@ -127,7 +127,7 @@ class Examples:
                         self._service, example.path, job=job, model=model, language=language, folder=folder
                     )
             except BaseException:
-                # A cancelled generator ends by GeneratorExit, which is not an Exception.
+                # A cancelled generator ends with GeneratorExit, which is not an Exception.
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
             title = TEXTS[language]["example_title"].format(name=example.names[language])
@@ -135,7 +135,7 @@ class Examples:
         return self._answers[key]
 
     def start_preparing(self) -> None:
-        """Work out, in the background, what visitors see first: each model's first example in each language."""
+        """Compute in the background what visitors see first: each model's first example, in each language."""
         self.is_preparing = True
         threading.Thread(target=self._prepare, daemon=True).start()
 

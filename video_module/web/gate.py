@@ -1,6 +1,6 @@
-"""What may reach the server: from which pages, by which names, by whom, and how much of it.
+"""The gate in front of the server: checks each request's host, origin, path, login and size.
 
-Every rule here is one of HTTP, so that none depends on how Gradio is built: what is not listed is refused.
+The rules are about HTTP and do not depend on how Gradio works inside. Requests that no rule allows are refused.
 """
 
 import json
@@ -26,8 +26,8 @@ _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# The addresses that the page and the API need. Gradio has more, which nobody here asks for: a proxy for foreign links,
-# pages of past runs, links that store a visitor's state, an editor.
+# The paths that the page and the API need. Gradio has more that are not needed here: a proxy for other websites, pages
+# of past runs, links that store a visitor's state, an editor.
 _OPEN = re.compile(
     r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|login|logout|(assets|static|svelte)/.+)?"
     r"|/api/(predict|segments|status|docs|openapi\.json)"
@@ -35,25 +35,25 @@ _OPEN = re.compile(
     r"|queue/(join|data|status)|call/(v2/)?(predict|segments)(/[^/]+)?|run/predict|cancel|heartbeat/[^/]+|stream/[^/]+(/close)?)"
 )
 _WITHOUT_LOGIN = ("/login", "/logout", "/favicon.ico", "/robots.txt")
-# Those that read what they are sent themselves, as it arrives.
+# These routes read the body of a request themselves, as it arrives.
 _READ_BY_ROUTES = ("/login", "/logout", "/api/predict", "/api/segments", "/gradio_api/upload")
 _PAGE_CALLS = ("/gradio_api/queue/join", "/gradio_api/run/predict")
 _ONE_RANGE = re.compile(r"bytes=(\d{1,15}-\d{0,15}|-\d{1,15})")
 
-# Bytes of a request that is not an upload; the largest are frames of cameras. The limit bounds what a stranger can make
-# the server keep in memory.
+# Bytes of a request that is not an upload. The largest are camera frames. Without a limit, strangers could fill the
+# server's memory.
 _MAX_BODY = 8_000_000
 
-# Set by proxies. Those that uvicorn trusts have been read by now; nobody else's should reach Gradio, which builds
-# addresses of them.
+# Headers set by proxies. uvicorn has already read those of proxies that it trusts. Gradio builds addresses from these
+# headers, so it must not see them from anyone else.
 _FORWARDED = {b"forwarded", *(f"x-forwarded-{name}".encode() for name in ("for", "host", "port", "prefix", "proto"))}
 
 _HEADERS = {
-    # Scripts, fonts and pictures come from this server alone. Gradio's page has scripts and styles inline.
+    # Scripts, fonts and images come only from this server. Gradio's page has inline scripts and styles.
     "content-security-policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; "
     "form-action 'self'; base-uri 'self'; object-src 'none'",
     "x-content-type-options": "nosniff",
-    # Without any referrer, browsers would send the forms for signing in and out as of an unknown origin.
+    # Without a referrer, browsers would send the login and logout forms with the origin "null".
     "referrer-policy": "same-origin",
 }
 
@@ -61,21 +61,21 @@ RETRY_AFTER_S = 30
 
 
 def own_names(host: str) -> set[str]:
-    """The names by which visitors may ask for this server if nothing else is said."""
+    """The host names that are accepted by default."""
     name = socket.gethostname().lower()
     return {"localhost", name, f"{name}.local", host.lower()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Function:
-    """What the browser may call by its number."""
+    """A function of the page that the browser calls by its number."""
 
     inputs: Sequence[str] | None
-    """The kinds of components that it takes; None of what is not there."""
+    """The types of its input components; None if there is no such function."""
     is_job: bool = False
-    """Whether it stands in the queue of Jobs."""
+    """Whether it waits in the queue of Jobs."""
     is_endpoint: bool = False
-    """Whether it is gradio_client that calls it, each time with a file that it has just sent."""
+    """Whether it is an endpoint for gradio_client, which uploads the file again for each call."""
 
 
 class Gate:
@@ -94,7 +94,7 @@ class Gate:
         inputs: Collection[str],
         root_path: str = "",
     ) -> None:
-        """`functions` are the page's, by the ids that the browser knows; `inputs` name those of the endpoints."""
+        """`functions` are the page's functions by number; `inputs` are the parameters of the endpoints."""
         self._app, self._accounts, self._jobs, self._storage = app, accounts, jobs, storage
         self._limits, self._root_path = limits, root_path
         self._functions, self._inputs = functions, inputs
@@ -108,7 +108,7 @@ class Gate:
             return
         request = Request(scope, receive)
         texts = texts_for(request.headers.get("accept-language"))
-        # Whatever the address looks like, all that follows sees it as the list does.
+        # Normalized, so that the checks and the application see the same path.
         path = re.sub(r"/+", "/", scope["path"])
         path = scope["path"] = path if path == "/" else path.removesuffix("/")
         sent = _Sent(send)
@@ -125,15 +125,15 @@ class Gate:
             await answer(scope, receive, sent)
 
     def _refuse(self, request: Request, path: str) -> Response | None:
-        """The answer to a request that nobody may make."""
+        """The response to a request that is not allowed for anyone; None if it is allowed."""
         headers = request.headers
         host, _ = _split(headers.get("host", ""))
         if not (is_address(host) or host in self._hosts):
-            return _plain("unknown host; the server's --allowed_hosts names those that it has", 400)
+            return _plain("unknown host; add it to the server's --allowed_hosts", 400)
         origin = headers.get("origin")
         if origin is not None and _split(urlsplit(origin).netloc) != _split(headers["host"]):
             raise Refused("foreign")
-        # What another page asks for without saying its origin, such as a picture. To follow a link is allowed.
+        # Other websites may link here, but not embed anything: browsers load an image, say, without an Origin header.
         is_link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
         is_foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
         if is_foreign and not (is_link and request.method in ("GET", "HEAD")):
@@ -157,16 +157,16 @@ class Gate:
         raise Refused("sign_in")
 
     async def _pass_on(self, request: Request, path: str, receive: _Receive, sent: "_Sent") -> Response | None:
-        """Let the application answer; gives the answer instead if there has to be another one."""
+        """Let the application answer. Returns a response if one has to be sent instead."""
         scope = request.scope
         if request.method != "POST" or path in _READ_BY_ROUTES:
             await self._app(scope, receive, sent)
             return None
         content = await self._read_content(request, path)
         self._announce(request, path, content)
-        # Gradio's own "queue is full" is that of the live tab.
+        # Gradio itself answers 503 if the queue of the live tab is full.
         sent.hides_503 = path == "/gradio_api/queue/join"
-        # Written anew, so that no other reader can find something else in it.
+        # The body is serialized again: another parser could read the original differently.
         await self._app(scope, _replay(scope, json.dumps(content).encode(), receive), sent)
         if sent.was_hidden:
             sent.was_hidden = False
@@ -174,23 +174,23 @@ class Gate:
         return None
 
     def _announce(self, request: Request, path: str, content: dict[str, Any]) -> None:
-        """Keep a place in the queue for what asks for one. Raises Refused."""
+        """Reserve a place in the queue for a call that needs one. Raises Refused."""
         function = self._function(path, content)
         if not (function.is_job or path.startswith("/gradio_api/call/")):
             return
         try:
             self._jobs.announce(address_of(request))
         except Refused:
-            # Who asks again by gradio_client sends the file again, so those of a busy server would fill the disk.
+            # gradio_client uploads the file again for each attempt, so the refused ones would fill the disk.
             if function.is_endpoint:
                 for file in _paths(content):
                     self._storage.drop(file)
             raise
 
     async def _read_content(self, request: Request, path: str) -> dict[str, Any]:
-        """The JSON of a request to Gradio, which may name no files but those that were uploaded.
+        """The JSON of a request to Gradio, which may only refer to uploaded files. Raises Refused.
 
-        Gradio would copy whichever file of the server such a request names, and fetch what a link leads to.
+        Without this check, Gradio would copy any file of the server that a request names, and download from any link.
         """
         body = b"".join([part async for part in read_body(request, most=_MAX_BODY, too_large=_TOO_LARGE)])
         try:
@@ -208,7 +208,7 @@ class Gate:
         return self._functions.get(number, _NO_FUNCTION) if type(number) is int else _NO_FUNCTION
 
     def _is_call(self, path: str, content: dict[str, Any]) -> bool:
-        """Whether a request calls what is there with as much as it takes; Gradio would log a traceback for others."""
+        """Whether the function exists and the inputs fit it. For other calls, Gradio would log a traceback."""
         data = content.get("data")
         if path in _PAGE_CALLS:
             kinds = self._function(path, content).inputs
@@ -233,7 +233,7 @@ _NO_FUNCTION = Function(inputs=None)
 
 
 def _paths(value: Any) -> Iterator[str]:
-    """Of all files that a request names, however deep."""
+    """All file paths in a request, at any depth."""
     if isinstance(value, dict):
         if isinstance(path := value.get("path"), str):
             yield path
@@ -244,7 +244,7 @@ def _paths(value: Any) -> Iterator[str]:
 
 
 def _fits(kind: str, value: Any) -> bool:
-    """Whether a component of the page may send this: of files and pictures all that describes them has to be right."""
+    """Whether a component of this type can send this value. Only files, images and videos are checked."""
     if value is None or kind not in ("file", "image", "video"):
         return True
     return (
@@ -257,7 +257,7 @@ def _fits(kind: str, value: Any) -> bool:
 
 
 class _Sent:
-    """The `send` of a request: adds our headers to what is answered, and can hold an answer back."""
+    """The `send` of a request: adds our headers to the response, and can hold the response back."""
 
     def __init__(self, send: _Send) -> None:
         self._send = send
@@ -265,7 +265,7 @@ class _Sent:
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            # Gradio's own "queue is full", which gives way to a text in the visitor's language.
+            # Gradio's own "queue is full" is replaced by a text in the visitor's language.
             self.was_hidden = self.hides_503 and message["status"] == 503
             self.hides_503 = False
             headers = MutableHeaders(raw=message["headers"])
@@ -278,13 +278,13 @@ class _Sent:
 
 
 def refused(refusal: Refused, request: Request) -> Response:
-    """An answer that says why not, in the visitor's language."""
+    """The response to a refused request, in the visitor's language."""
     text = refusal.text(texts_for(request.headers.get("accept-language")))
     status, headers = refusal.status, {}
     if status in (429, 503):
         headers["retry-after"] = str(refusal.values.get("seconds", RETRY_AFTER_S))
-    # 503 is what gradio_client and scripts understand. For a 503, though, Gradio's page shows an English text of its
-    # own, so browsers get another status there.
+    # gradio_client and scripts expect 503. But Gradio's page replaces the text of a 503 with an English one, so browsers
+    # get 429 instead.
     if status == 503 and request.headers.get("user-agent", "").startswith("Mozilla/"):
         status = 429 if "/gradio_api/" in request.url.path else status
     return JSONResponse({"detail": text}, status, headers)
@@ -295,7 +295,7 @@ def _plain(text: str, status: int) -> Response:
 
 
 def _split(netloc: str) -> tuple[str, str]:
-    """(host, port) of a Host header or an origin, with the usual ports left out."""
+    """Split a Host header or an origin into host and port; the default ports 80 and 443 become ""."""
     found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]@]*)(?::(\d*))?", netloc)
     if found is None:
         return "", ""
@@ -304,11 +304,11 @@ def _split(netloc: str) -> tuple[str, str]:
 
 
 def _strip(scope: _Scope, path: str) -> None:
-    """Take away headers that nothing behind this should act on."""
+    """Remove the headers that the application must not see."""
 
     def stays(name: bytes, value: bytes) -> bool:
         if name == b"range":
-            # Files alone are served in parts, and one part at a time.
+            # Only files are served in parts, and only one part per request.
             return path.startswith("/gradio_api/file=") and _ONE_RANGE.fullmatch(value.decode("latin-1")) is not None
         return name not in _FORWARDED
 
@@ -316,7 +316,7 @@ def _strip(scope: _Scope, path: str) -> None:
 
 
 def _replay(scope: _Scope, body: bytes, receive: _Receive) -> _Receive:
-    """A `receive` that gives a body that has been read already."""
+    """A `receive` that returns a body that has already been read."""
     headers = Headers(scope=scope)
     kept = [(name, value) for name, value in headers.raw if name not in (b"content-length", b"transfer-encoding")]
     scope["headers"] = [*kept, (b"content-length", str(len(body)).encode())]

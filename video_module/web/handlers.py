@@ -1,4 +1,4 @@
-"""What the page's buttons do."""
+"""The functions behind the page's buttons."""
 
 import base64
 import binascii
@@ -26,40 +26,40 @@ from video_module.web.texts import texts_for
 from video_module.web.under_way import UnderWay
 
 SPEEDS = (1, 2, 5, 10)
-"""Of the live tab, in multiples of the video's own."""
+"""Playback speeds of the live tab."""
 
 _JPEG_QUALITY = 80
 
-# Cameras that are watched or were lately; each keeps the frames of a clip.
+# Cameras to remember. Each one keeps the frames of a clip in memory.
 _MAX_CAMERAS = 100
 
-# Cameras that are watched at a time, for each that can be scored at a time; with more, labels would come too late.
+# Cameras per clip that can be scored at once. With more, labels would come too late.
 _CAMERAS_EACH = 4
 _GONE_S = 3.0
 
-# Of buttons.
+# Updates that disable and enable a button.
 _OFF, _ON = gr.update(interactive=False), gr.update(interactive=True)
 
 
 class Handlers:
-    """The functions behind the page. They get what the browser sends, as it is: what is wrong with it, they refuse.
+    """The functions behind the page. Their arguments come straight from the browser and are checked here.
 
-    Those that take long are generators. What is refused stays on the page as a message of ours until the next file, and
-    the answer before it stays too.
+    Functions that take long are generators. If something is refused, the page shows a message until the next file is
+    chosen, and keeps the previous result.
     """
 
     def __init__(self, service: Service, examples: Examples) -> None:
         self._service, self._storage, self._limits = service, service.storage, service.limits
         self._examples = examples
         self._live = Jobs(self._limits)
-        """The queue of the live tab's files."""
+        """The queue for files in the live tab."""
         self._under_way = UnderWay()
         self._camera_scorers = ThreadPoolExecutor(self._limits.num_at_once)
-        # By visitor, the one that was watched last at the end.
+        # By session, in order of last use.
         self._cameras: OrderedDict[str, CameraWatch] = OrderedDict()
 
     def first_view(self, is_restored: Any, model: Any, request: gr.Request) -> Iterator[Any]:
-        """Yields the answer that visitors find on the page when they come: that for the first example."""
+        """Yields the result that visitors see first: that of the first example."""
         texts = _texts(request)
         examples = self._examples.of(model if isinstance(model, str) else "")
         if is_restored:
@@ -69,7 +69,7 @@ class Handlers:
         def steps() -> Generator[Any, None, str]:
             is_told = False
             while examples:
-                # Looked at before the answer, which may come in between.
+                # Read before the result, which may be finished in between.
                 is_preparing = self._examples.is_preparing
                 if (found := self._examples.known_answer(model, examples[0], texts["language"])) is not None:
                     return found
@@ -88,10 +88,10 @@ class Handlers:
                 yield gr.skip() if end.value is None else end.value
 
     def recognise(self, video: Any, model: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Yields (status, answer, cancel button, start button)."""
+        """Yields (status, result, cancel button, start button)."""
 
         def work() -> Generator[str, None, str]:
-            # The place that is kept for this visitor is taken first of all.
+            # This comes first, because the gate has reserved a place in the queue for this request.
             with self._service.jobs.join(address_of(request)) as job:
                 path = uploaded_path(video)
                 with self._storage.using(path):
@@ -102,26 +102,26 @@ class Handlers:
                                 self._service, path, job=job, model=model, language=language, folder=folder
                             )
                     except BaseException:
-                        # A cancelled handler ends by GeneratorExit, which is not an Exception.
+                        # A cancelled generator ends with GeneratorExit, which is not an Exception.
                         self._storage.drop(folder)
                         raise
                     self._storage.own(folder / "answer", session=_session(request), slot="result")
                     return found
 
-        # Pressed again by the impatient, it would begin anew at the end of the queue.
+        # A second click would start again at the end of the queue.
         start = _OFF
         with closing(self._follow("video", _with_answer(work()), request, num_shown=1)) as shown:
             for step in shown:
                 yield *step, start
-                # Another file, which may have come meanwhile, can be asked for.
+                # The visitor may choose another file meanwhile, which enables the button.
                 start = gr.skip()
 
     def may_start(self, video: Any) -> Any:
-        """Returns the start button: there has to be something to start."""
+        """Returns the start button, enabled if there is a video."""
         return _ON if isinstance(video, dict) else _OFF
 
     def show_example(self, model: Any, request: gr.Request, event: gr.EventData) -> Iterator[tuple[Any, ...]]:
-        """Yields (status, answer, cancel button) for the example that was clicked."""
+        """Yields (status, result, cancel button) for the example that was clicked."""
 
         def work() -> Generator[str, None, str]:
             example, language = self._clicked(model, event), _texts(request)["language"]
@@ -134,10 +134,9 @@ class Handlers:
     def _follow(
         self, tab: str, steps: Generator[tuple[Any, ...], None, tuple[Any, ...]], request: gr.Request, *, num_shown: int
     ) -> Iterator[tuple[Any, ...]]:
-        """Do what a visitor asks for in a tab, in place of what is under way there.
+        """Run `steps` for a visitor's tab, replacing whatever runs there.
 
-        `steps` yield and return (status, what is shown): as many values as `num_shown` says. The button that ends it
-        is added to them.
+        `steps` yields and returns a status and `num_shown` values. The cancel button is added to them.
         """
         texts, same = _texts(request), (gr.skip(),) * num_shown
         with self._under_way.begin((_session(request), tab), steps) as work:
@@ -154,7 +153,7 @@ class Handlers:
                 yield *last, _OFF
 
     def cancel(self, tab: str) -> Callable[..., Any]:
-        """A function that ends the visitor's work in a tab, which says so itself; it returns the button for that."""
+        """A function that cancels the work in a visitor's tab. It returns the cancel button."""
 
         def cancel(request: gr.Request) -> Any:
             self._under_way.cancel((_session(request), tab))
@@ -163,9 +162,9 @@ class Handlers:
         return cancel
 
     def take(self, slot: str) -> Callable[..., tuple[Any, ...]]:
-        """A function that looks at a new upload, and notes whose it is; the earlier one of the same slot is deleted.
+        """A function that checks a new upload and records its owner. The previous upload in the same slot is deleted.
 
-        It returns (status, start button). A message about a file stays when the file is taken away again.
+        It returns (status, start button). A message about a file stays when the file is removed again.
         """
 
         def take(video: Any, request: gr.Request) -> tuple[Any, ...]:
@@ -183,7 +182,7 @@ class Handlers:
         return take
 
     def watch(self, video: Any, model: Any, speed: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Yields (status, picture, label, stop button) as the video goes on."""
+        """Yields (status, picture, label, stop button) while the video plays."""
         texts, same = _texts(request), (gr.skip(), gr.skip())
 
         def steps() -> Generator[tuple[Any, ...], None, tuple[Any, ...]]:
@@ -221,20 +220,20 @@ class Handlers:
         if watch is None and others >= _CAMERAS_EACH * self._limits.num_at_once:
             return status_html(texts["waiting_live"].format(num_before=others)), gr.skip(), gr.skip()
         if watch is None or watch.model != model:
-            # Not two moving pictures in one place.
+            # A file that plays would show its pictures in the same place.
             self._under_way.cancel((_session(request), "live"))
             watch = CameraWatch(model, predictor, self._service.config, scorers=self._camera_scorers)
         while len(self._cameras) >= _MAX_CAMERAS:
             self._cameras.popitem(last=False)
         self._cameras[_session(request)] = watch
         drawn, label, score = watch.push(frame, now, self._service.name_of(texts["language"]))
-        # Gradio ends a stream without a word.
+        # Gradio ends a stream without a message.
         is_over = now > watch.begun_s + self._limits.max_seconds - 1
         status = status_html(texts["live_over"].format(max_seconds=self._limits.max_seconds)) if is_over else ""
         return status, _picture(drawn), _label_html(label, score, texts)
 
     def choose_example(self, model: Any, request: gr.Request, event: gr.EventData) -> Any:
-        """Returns the example that was clicked, as a file for the live tab."""
+        """Returns the clicked example as a file for the live tab."""
         example = self._clicked(model, event)
         if example is None:
             return gr.skip()
@@ -251,7 +250,7 @@ class Handlers:
         return examples[number] if type(number) is int and number in range(len(examples)) else None
 
     def choose_model(self, model: Any, request: gr.Request) -> tuple[str, str, str]:
-        """Returns (classes of a model, its examples, the same for the live tab), as HTML."""
+        """Returns (class names, examples, examples of the live tab) of a model as HTML."""
         language = _texts(request)["language"]
         try:
             class_names, name_of = self._service.model(model).class_names, self._service.name_of(language)
@@ -261,7 +260,7 @@ class Handlers:
         return ", ".join(html.escape(name_of(name)) for name in class_names), boxes, boxes
 
     def forget(self, request: gr.Request) -> None:
-        """The visitor has left the page, or is out of reach for a while."""
+        """Called when a visitor leaves the page or loses the connection."""
         for tab in ("video", "live"):
             self._under_way.cancel((_session(request), tab))
         self._storage.leave(_session(request))
@@ -277,7 +276,7 @@ def _texts(request: gr.Request) -> dict[str, str]:
 
 
 def _with_answer(work: Generator[str, None, str]) -> Generator[tuple[Any, ...], None, tuple[Any, ...]]:
-    """(status, answer) for each status that `work` yields, and for the answer that it returns."""
+    """Turn the statuses that `work` yields, and the result that it returns, into pairs (status, result)."""
     with closing(work):
         try:
             while True:
@@ -295,13 +294,13 @@ def _alert_html(text: str) -> str:
 
 
 def read_picture(picture: Any) -> np.ndarray:
-    """A frame as the page sends it, uint8 RGB (H, W, 3). Raises Refused if it is none."""
+    """Decode a camera frame sent by the page, uint8 RGB (H, W, 3). Raises Refused."""
     try:
         header, _, data = picture["url"].partition(",")
         if not header.startswith("data:image/"):
             raise ValueError(header)
         image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
-        # By the header, before anything is decoded: 75 kB of PNG can hold 75 MB of pixels.
+        # Checked before decoding: a PNG of 75 kB can hold 75 MB of pixels.
         if max(image.size) > MAX_WIDTH or min(image.size) > MAX_HEIGHT:
             raise ValueError(image.size)
         return np.asarray(image.convert("RGB"))
@@ -310,7 +309,7 @@ def read_picture(picture: Any) -> np.ndarray:
 
 
 def _picture(frame: np.ndarray) -> dict[str, str]:
-    """A frame that travels to the page inside the message: no file is written for it."""
+    """A frame as a data URL, so that no file is written for it."""
     jpeg = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
     return {"url": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()}
 

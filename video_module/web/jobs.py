@@ -1,4 +1,4 @@
-"""Whose video is worked on when: one queue for the page and for programs, fair to its visitors."""
+"""The queue of videos, shared by the page and the API and fair to all visitors."""
 
 import threading
 import time
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 from video_module.web.limits import Limits, Refused
 
-# Videos of one visitor that may wait beside the one that is worked on.
+# Videos of one visitor that may wait, beside the one being processed.
 _MAX_WAITING_EACH = 5
 
-# How often those who wait ask for their turn: from the end of one video until the next one asks, nothing is done. Who
-# has not asked for a while has gone.
+# How often a waiting job asks for its turn. It is short because nothing runs between the end of one job and the moment
+# when the next one asks. If a job has not asked for _GONE_S, its visitor has left.
 POLL_S = 0.03
 _GONE_S = 15.0
-# Who has been let in comes at once.
+# How long a place is reserved between announce() and join(), which normally follows at once.
 _ON_THEIR_WAY_S = 5.0
 
 # The speed of a kind of job is taken from its last videos.
@@ -23,7 +23,7 @@ _NUM_MEASURED = 5
 
 
 class Jobs:
-    """Lets so many videos be worked on at once, one of each visitor, first come first served.
+    """A queue: first come, first served, with at most one running job per visitor and `num_at_once` in total.
 
     Safe to use from several threads.
     """
@@ -33,7 +33,7 @@ class Jobs:
         self._lock = threading.Lock()
         self._waiting: list[Job] = []
         self._running: list[Job] = []
-        # (visitor, when) of those who have been let in and are on their way.
+        # (visitor, time) of announce() calls that join() has not followed yet.
         self._announced: list[tuple[str, float]] = []
         # (size, seconds) of the last jobs of each kind. It starts without a guess, because the fastest model on a GPU
         # and the slowest on a CPU are a factor of a thousand apart.
@@ -50,14 +50,14 @@ class Jobs:
         return self.num_waiting >= self._limits.queue_size
 
     def announce(self, visitor: str) -> None:
-        """Keep a place for a visitor who will join() in a moment. Raises Refused if there is no room."""
+        """Reserve a place for a visitor who will join() in a moment. Raises Refused if the queue is full."""
         with self._lock:
             self._check_room(visitor)
             self._announced.append((visitor, self.now()))
 
     @contextmanager
     def join(self, visitor: str) -> Iterator["Job"]:
-        """Stand in the queue, and then be worked on, until the block ends. Raises Refused if there is no room."""
+        """Add a job to the queue until the block ends. Raises Refused if the queue is full."""
         job = Job(self, visitor)
         with self._lock:
             announced = next((item for item in self._announced if item[0] == visitor), None)
@@ -72,18 +72,18 @@ class Jobs:
             self._leave(job)
 
     def close(self) -> None:
-        """End all work at its next step."""
+        """End all jobs at their next step."""
         self.is_closing = True
 
     def start(self, job: "Job") -> bool:
-        """Whether it is this job's turn, which it then takes."""
+        """Start the job if it is its turn; returns whether it started. Raises Refused when closing."""
         if self.is_closing:
             raise Refused("closing")
         with self._lock:
             job.asked_at = self.now()
             self._forget_the_gone()
             if job not in self._waiting:
-                # The process was suspended, say.
+                # It was removed as gone, for example because the process was suspended.
                 self._waiting.append(job)
             if job not in self._next():
                 return False
@@ -122,7 +122,7 @@ class Jobs:
             return len(self._running) + (self._waiting.index(job) if job in self._waiting else 0)
 
     def _next(self) -> "list[Job]":
-        """Those who may begin now: one of each visitor, the first ones that came."""
+        """The jobs that may start now: the first ones in the queue, one per visitor."""
         busy = {job.visitor for job in self._running}
         chosen = []
         for job in self._waiting:
@@ -133,7 +133,7 @@ class Jobs:
 
     def _count_waiting(self) -> int:
         self._forget_the_gone()
-        # Those whose turn it is already only have to ask for it.
+        # Jobs whose turn has come do not count, even if they have not asked yet.
         num_free = max(0, self._limits.num_at_once - len(self._running))
         return max(0, len(self._waiting) + len(self._announced) - num_free)
 
@@ -161,23 +161,23 @@ class Jobs:
 
 
 class Job:
-    """A visitor's place in the queue, and the work on one video. Made by Jobs.join()."""
+    """The work on one video of a visitor, waiting or running. Created by Jobs.join()."""
 
     def __init__(self, jobs: Jobs, visitor: str) -> None:
         self._jobs, self.visitor = jobs, visitor
         self.size = 1
-        """How much work it is, as work_size() counts."""
+        """The amount of work, in the unit of work_size()."""
         self.kind = ""
-        """What has to be the same for the speed of one job to say something about another: model and output."""
+        """The model and the kind of output. Only jobs of the same kind tell how fast another one will be."""
         self.asked_at, self.started_at = jobs.now(), 0.0
         self.is_done = self.is_stopped = False
 
     def start(self) -> bool:
-        """Whether its turn has come; to be asked every POLL_S until then."""
+        """Start if it is this job's turn; call it every POLL_S until it returns True."""
         return self._jobs.start(self)
 
     def start_within(self, seconds: float) -> bool:
-        """start(), asked again for so long."""
+        """Call start() repeatedly for up to `seconds`."""
         end = time.monotonic() + seconds
         while not (has_begun := self.start()) and time.monotonic() < end:
             time.sleep(POLL_S)
@@ -192,7 +192,7 @@ class Job:
         return self._jobs.wait_s(self)
 
     def check(self, limits: Limits) -> None:
-        """Raise Refused if the work has taken too long, or nobody waits for it any more."""
+        """Raise Refused if the work has taken too long or is no longer needed."""
         if self._jobs.is_closing or self.is_stopped:
             raise Refused("closing")
         if self._jobs.now() - self.started_at > limits.max_work_s:

@@ -1,4 +1,4 @@
-"""What a visitor may ask of the server, checked before the work and during it."""
+"""Limits on uploads and work, checked before and during processing."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 from video_module.config import setting
 from video_module.machine import available_cores
 
-# run_gradio.py reads the limits' defaults for --help, which should not wait for OpenCV.
+# run_gradio.py --help needs the defaults below and should not wait for the import of OpenCV.
 if TYPE_CHECKING:
     from video_module.data.decoding import VideoInfo
 
-# Of frames, upright or on their side. A frame of 4K is 28 MB once decoded, and several are held at a time.
+# Largest frame, landscape or portrait. A decoded 4K frame takes 28 MB, and several are in memory at a time.
 MAX_WIDTH, MAX_HEIGHT = 4096, 2304
 
-# A second counts as this many frames at most. Otherwise a header that claims a million frames a second would lift the
-# limit on a video's length.
+# The limit on frames allows this many per second. Without it, a video with a million frames per second would pass the
+# limit on seconds.
 _MAX_FPS = 60
 
-# HTTP statuses of refusals; of all others it is 400.
+# HTTP status by refusal; all others are 400.
 _STATUS = {
     "sign_in": 401,
     "foreign": 403,
@@ -45,20 +45,20 @@ _STATUS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Every field is a flag of run_gradio.py."""
+    """Limits of the server. Every field is a flag of run_gradio.py."""
 
-    max_file_mb: int = setting(200, "largest upload, in megabytes (10^6 bytes)")
-    max_seconds: int = setting(120, "longest video, and longest live session, in seconds")
+    max_file_mb: int = setting(200, "largest upload, in MB (10^6 bytes)")
+    max_seconds: int = setting(120, "longest video and longest live session, in seconds")
     max_gigapixels: float = setting(
-        4.0, "most pixels of a video, frames x height x width, in 10^9; 4 is two minutes of 1280x720 at 36 frames/s"
+        4.0, "largest video, in 10^9 pixels (frames x height x width); 4 is two minutes of 1280x720 at 36 frames/s"
     )
-    max_work_s: int = setting(600, "longest work on one video, in seconds; waiting does not count")
+    max_work_s: int = setting(600, "longest processing time of one video, in seconds; waiting does not count")
     concurrency: int | None = setting(
-        None, "videos recognised at a time, and live sessions at a time", default="half of the cores"
+        None, "videos processed at once, and live sessions at once", default="half of the cores"
     )
-    queue_size: int = setting(20, "requests that may wait; more are told that the server is busy")
-    keep_minutes: int = setting(15, "delete files this many minutes after their last use, if not before")
-    max_disk_mb: int = setting(4000, "disk space for all visitors' files, in megabytes")
+    queue_size: int = setting(20, "number of waiting requests; more are refused as busy")
+    keep_minutes: int = setting(15, "delete files at the latest this many minutes after their last use")
+    max_disk_mb: int = setting(4000, "disk space for all visitors' files, in MB")
 
     def __post_init__(self) -> None:
         for name in ("max_file_mb", "max_seconds", "max_work_s", "queue_size", "keep_minutes"):
@@ -73,13 +73,13 @@ class Limits:
 
     @property
     def max_bytes(self) -> int:
-        """Of an upload."""
+        """Size of the largest upload."""
         return self.max_file_mb * 1_000_000
 
     @property
     def num_at_once(self) -> int:
-        """Videos recognised at once."""
-        # Half of the cores by default: onnxruntime uses all of them for one clip, and decoding takes another.
+        """Number of videos processed at once."""
+        # Half of the cores by default: onnxruntime uses all cores for one clip, and decoding takes another.
         return self.concurrency or max(1, available_cores() // 2)
 
     @property
@@ -88,7 +88,7 @@ class Limits:
 
 
 class Refused(Exception):
-    """A visitor's mistake, or bad luck: a key of TEXTS and what fills its gaps."""
+    """A request that is refused, with the key of the message in TEXTS and the values for its placeholders."""
 
     def __init__(self, key: str, **values: Any) -> None:
         super().__init__(key)
@@ -99,12 +99,12 @@ class Refused(Exception):
 
     @property
     def status(self) -> int:
-        """What it is in HTTP."""
+        """The HTTP status."""
         return _STATUS.get(self.key, 400)
 
 
 def check_header(path: str | Path, limits: Limits) -> "VideoInfo":
-    """The header of a video that may be recognised, as far as it can be believed. Raises Refused."""
+    """Read a video's header and check it against the limits. The header may be wrong. Raises Refused."""
     from video_module.data.decoding import read_info
     from video_module.errors import VideoError
 
@@ -121,7 +121,7 @@ def check_header(path: str | Path, limits: Limits) -> "VideoInfo":
 
 
 def num_pixels(info: "VideoInfo") -> int:
-    """Of all frames that a header promises."""
+    """Number of pixels in all frames, according to the header."""
     return info.estimated_num_frames * info.height * info.width
 
 
@@ -132,8 +132,8 @@ def check_size(height: int, width: int) -> None:
 
 
 def check_length(num_frames: int, duration_s: float, limits: Limits) -> None:
-    """Raise Refused if so many frames, or seconds, are too many."""
-    # A recording of just the permitted length may have a frame too many.
+    """Raise Refused if a video has too many frames or seconds."""
+    # A recording of exactly the permitted length may have one more frame.
     if duration_s > limits.max_seconds + 0.05:
         raise Refused("too_long", max_seconds=limits.max_seconds)
     if num_frames > limits.max_frames:
@@ -141,13 +141,13 @@ def check_length(num_frames: int, duration_s: float, limits: Limits) -> None:
 
 
 def check_pixels(num_pixels: int, limits: Limits) -> None:
-    """Raise Refused if a video has more pixels than can be worked on in reasonable time."""
+    """Raise Refused if a video has too many pixels to process in reasonable time."""
     if num_pixels > limits.max_gigapixels * 1e9:
         raise Refused("too_many_pixels", max_gigapixels=f"{limits.max_gigapixels:g}")
 
 
 def address_of(request: Any) -> str:
-    """Where a request comes from, as one visitor: of IPv6, a visitor has a whole /64."""
+    """The address that identifies the visitor. For IPv6 it is the /64 network, as one visitor may use all of it."""
     host = request.client.host if request.client else ""
     if ":" in host and is_address(host):
         return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
@@ -155,7 +155,7 @@ def address_of(request: Any) -> str:
 
 
 def is_address(host: str) -> bool:
-    """Whether a host is given by its IP address."""
+    """Whether a host is an IP address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The live tab: a file or a camera, recognised as it plays."""
+"""Label a file or a camera while it plays, for the live tab."""
 
 import time
 from collections.abc import Iterator
@@ -21,16 +21,16 @@ from video_module.web.api import NameOf
 from video_module.web.limits import Limits, Refused
 from video_module.web.work import LimitedReader
 
-# Each picture travels to the browser as a JPEG inside a message. 480 lines at 12 a second look like a live picture;
-# more of either fills the line of a visitor without a fast one, and the label does not change that often anyway.
+# Pictures are sent to the browser as JPEG inside messages. 480 lines at 12 pictures per second look live; more would
+# overload slow connections, and the label does not change that often anyway.
 _MAX_HEIGHT = 480
 _MAX_RATE = 12
 
-# A camera without a frame for this long has paused, and what follows is not a continuation of what came before.
+# After a pause of this length, the camera starts again: its new frames do not continue the old ones.
 _GAP_S = 1.0
 
 _Moment = tuple[np.ndarray, str | None, float]
-"""A frame with its label drawn in, uint8 RGB; the label, None before the first; its score."""
+"""A frame with its label drawn in, uint8 RGB; the label, None before the first one; the label's score."""
 
 
 def watch_file(
@@ -43,10 +43,10 @@ def watch_file(
     limits: Limits,
     name_of: NameOf,
 ) -> Iterator[_Moment]:
-    """Play a video at `speed` times its own with the label of each moment, as soon as it is known.
+    """Play a video at a multiple of its speed and yield the frames with the current label.
 
-    At twice its speed half as many frames are shown, and half as many windows scored. A network that is slower than
-    the video slows it down. Raises Refused.
+    At double speed, half as many frames are shown and half as many windows are scored. If the network is slower than
+    the video, the video slows down. Raises Refused.
     """
     step = max(1, predictor.clip.default_clip_step) * speed
     cutter = WindowCutter(predictor.clip, clip_step=step)
@@ -73,8 +73,8 @@ def watch_file(
             if due_s > now:
                 time.sleep(due_s - now)
             else:
-                # Scoring took longer than the video allows. Moving the start keeps the remaining video at its own
-                # speed; without that, all late pictures would be sent at once to catch up.
+                # Scoring took too long. Moving the start keeps the rest of the video at its own speed. Otherwise all
+                # late pictures would be sent at once to catch up.
                 begin += now - due_s
                 due_s = now
             shown_s = due_s
@@ -89,10 +89,10 @@ def watch_file(
 
 
 class CameraWatch:
-    """One visitor's camera between two of its frames.
+    """The state of one visitor's camera.
 
-    Clips are scored in another thread, the newest one whenever the last is done, so that the picture keeps moving
-    however slow the network is.
+    Clips are scored in another thread, always the newest clip when the previous one is done. So the picture keeps
+    moving even if the network is slow.
     """
 
     def __init__(self, model: str, predictor: Predictor, config: TimelineConfig, *, scorers: Executor) -> None:
@@ -102,7 +102,7 @@ class CameraWatch:
         self._begin(0.0)
 
     def _begin(self, time_s: float) -> None:
-        """Forget all frames, scores and labels, as at the start and after a gap."""
+        """Forget all frames, scores and labels, at the start and after a pause."""
         self.begun_s = time_s
         self._recent = RecentFrames(self._predictor.clip, fps=DEFAULT_FPS)
         self._labeller = LiveLabeller(self._predictor.class_names, self._config, smooth_s=self._recent.duration_s)
@@ -112,7 +112,7 @@ class CameraWatch:
         self._score = 0.0
 
     def push(self, frame: np.ndarray, time_s: float, name_of: NameOf) -> _Moment:
-        """Take the next frame, uint8 RGB (H, W, 3), and give it back with the label that is known by now."""
+        """Add a frame, uint8 RGB (H, W, 3), and return it with the latest label."""
         if time_s > self.last_s + _GAP_S:
             self._begin(time_s)
         self.last_s = time_s

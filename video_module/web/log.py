@@ -1,4 +1,4 @@
-"""A log that strangers cannot fill."""
+"""A log of limited size, so that requests cannot fill the disk."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import TextIO
 
 
 class BoundedLog:
-    """A stream that passes on so many lines a minute, and says when it left some out."""
+    """A stream that passes on a limited number of lines per minute and reports how many it dropped."""
 
     def __init__(
         self, stream: TextIO, *, lines_per_minute: int = 200, clock: Callable[[], float] = time.monotonic

@@ -1,4 +1,4 @@
-"""Who may come in: names and passwords, and what those who have signed in carry."""
+"""Logins: accounts, sessions and the login page."""
 
 import base64
 import binascii
@@ -21,16 +21,16 @@ ENVIRONMENT = "VIDEO_MODULE_AUTH"
 _MAX_AGE_S = 12 * 3600
 _MAX_SESSIONS = 10_000
 
-# After so many wrong attempts from an address each further one has to wait: 1, 2, 4 ... seconds.
+# After this many wrong attempts, an address has to wait 1, 2, 4, ... seconds between attempts.
 _NUM_FREE = 5
 _MAX_WAIT_S = 300.0
 _MAX_ADDRESSES = 10_000
 
 
 def read_accounts(path: Path | None) -> dict[str, str]:
-    """Password by name, from a file of lines `name:password`, or else from the environment; none if neither is set.
+    """Read passwords by name from a file with lines `name:password`, or from the environment if `path` is None.
 
-    Raises InputError, which never shows what stands in a line.
+    Raises InputError, whose text never contains a line of the file.
     """
     text = read_text(path) if path is not None else os.environ.get(ENVIRONMENT, "")
     where = str(path) if path is not None else ENVIRONMENT
@@ -40,32 +40,32 @@ def read_accounts(path: Path | None) -> dict[str, str]:
             continue
         name, _, password = line.strip().partition(":")
         if not name or not password:
-            raise InputError(f"{where}: line {number} is not name:password")
+            raise InputError(f"{where}, line {number}: expected name:password")
         accounts[name] = password
     if path is not None and not accounts:
-        raise InputError(f"{where}: names nobody; write lines of name:password")
+        raise InputError(f"{where}: no accounts; expected lines of name:password")
     return accounts
 
 
 class Accounts:
-    """Checks passwords, slower after wrong ones, and knows who has signed in."""
+    """Checks passwords, slows down guessing, and keeps the sessions."""
 
     def __init__(self, accounts: dict[str, str], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._accounts, self._now = accounts, clock
-        # Browsers send cookies to all ports of a host, so two servers need two names.
+        # Browsers send cookies to all ports of a host, so each server needs its own cookie name.
         self.cookie = f"session_{secrets.token_hex(4)}"
         self._lock = threading.Lock()
         self._sessions: dict[str, tuple[str, float]] = {}
-        """(name, when it ends) by token, oldest first."""
+        """(name, end time) by token, oldest first."""
         self._wrong: dict[str, tuple[int, float]] = {}
-        """(wrong attempts, when the next is allowed) by address."""
+        """(wrong attempts, time of the next permitted attempt) by address."""
 
     @property
     def are_needed(self) -> bool:
         return bool(self._accounts)
 
     def sign_in(self, name: str, password: str, *, address: str) -> str | None:
-        """A token for the right password, else None. Raises Refused to an address that has to wait."""
+        """Return a session token, or None if the password is wrong. Raises Refused if the address has to wait."""
         if not self.check(name, password, address=address):
             return None
         token = secrets.token_urlsafe(32)
@@ -80,7 +80,7 @@ class Accounts:
             self._sessions.pop(token, None)
 
     def knows(self, token: str) -> bool:
-        """Whether a token is that of somebody who has signed in and not out."""
+        """Whether a session token is valid."""
         with self._lock:
             _, end = self._sessions.get(token, ("", 0.0))
             if end > self._now():
@@ -89,7 +89,7 @@ class Accounts:
             return False
 
     def knows_basic(self, authorization: str, *, address: str) -> bool:
-        """Whether an Authorization header, as of `curl -u name:password`, has the right password. Raises Refused."""
+        """Whether an Authorization header, as sent by `curl -u`, has the right password. Raises Refused."""
         kind, _, encoded = authorization.partition(" ")
         if kind.lower() != "basic":
             return False
@@ -100,12 +100,12 @@ class Accounts:
         return self.check(name, password, address=address)
 
     def check(self, name: str, password: str, *, address: str) -> bool:
-        """Whether the password is right. Raises Refused to an address that has to wait."""
+        """Whether the password is right. Raises Refused if the address has to wait."""
         with self._lock:
             num_wrong, allowed_at = self._wrong.get(address, (0, 0.0))
             if allowed_at > self._now():
                 raise Refused("too_many_attempts", seconds=math.ceil(allowed_at - self._now()))
-            # Compared in the same time whether the name exists or not.
+            # Takes the same time whether or not the name exists.
             expected = self._accounts.get(name, secrets.token_urlsafe(16))
             if hmac.compare_digest(password.encode(), expected.encode()) and name in self._accounts:
                 self._wrong.pop(address, None)
@@ -139,6 +139,6 @@ p {{ color: #dc2626; margin: 0; min-height: 1.2em; }}
 
 
 def login_page(texts: dict[str, str], *, action: str, message: str = "") -> str:
-    """The page that asks for a password, and says nothing else of what is served."""
+    """The login page. It reveals nothing about the page behind it."""
     values = {key: html.escape(texts[key]) for key in ("language", "sign_in_title", "user_name", "password")}
     return _PAGE.format(**values, action=html.escape(action), message=html.escape(message))

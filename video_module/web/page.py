@@ -1,4 +1,4 @@
-"""The page that run_gradio.py serves: what stands on it, and which button calls what."""
+"""The layout of the page and the events of its components."""
 
 import html
 import json
@@ -16,13 +16,13 @@ from video_module.web.texts import TEXTS
 
 ENDPOINTS = ("predict", "segments")
 JOB_NAMES = ("recognise", *ENDPOINTS)
-"""The functions that stand in the queue of Jobs, as Gradio calls them."""
+"""The functions that wait in the queue of Jobs, by their names in Gradio."""
 
 _STREAM_EVERY_S = 0.1
 _CAMERA = gr.WebcamOptions(mirror=False, constraints={"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}})
 
-# Fonts of the visitor's own machine. Gradio's default theme fetches one from the internet.
-# Its orange has too little contrast on white.
+# Gradio's default theme downloads a font from the internet, and its orange has too little contrast on white. This theme
+# uses fonts of the visitor's machine, and blue.
 THEME = gr.themes.Default(
     primary_hue="blue",
     font=["system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"],
@@ -41,9 +41,9 @@ CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
 def build_page(service: Service, *, examples: Examples, sign_out_at: str | None = None) -> tuple[gr.Blocks, gr.I18n]:
-    """The page over one or more models, and its texts for mounting it.
+    """Build the page for one or more models; returns it with its translations, which mounting needs.
 
-    `sign_out_at` is the address of the button for that; None where nobody signs in.
+    `sign_out_at` is the address that the sign-out button posts to; None if there are no logins.
     """
     do, names, limits = Handlers(service, examples), list(service.predictors), service.limits
     translate = gr.I18n(**_page_texts(limits))
@@ -65,12 +65,12 @@ def build_page(service: Service, *, examples: Examples, sign_out_at: str | None 
         gr.HTML(_FOOT.format(sign_out=sign_out), apply_default_css=False)
         page.unload(do.forget)
         add_endpoints(service)
-    # Videos wait in the service's own queue, and so do those of the live tab: the page says how many are before them.
+    # Gradio's queue does not limit concurrency. Videos wait in the queues of Jobs, which can tell visitors their position.
     return page.queue(max_size=limits.queue_size, default_concurrency_limit=None, api_open=False), translate
 
 
 def page_script(limits: Limits) -> str:
-    """page.js with its gaps filled."""
+    """page.js with its placeholders filled in."""
     keys = ("title", "language", "too_large_file", "empty_file", "sign_out", "close", "api")
     keys += ("connection_lost", "failed", "expired", "bad_suffix", "no_picture")
     texts = {language: {key: texts[key] for key in keys} for language, texts in _page_texts(limits).items()}
@@ -81,7 +81,7 @@ def page_script(limits: Limits) -> str:
 
 
 def _page_texts(limits: Limits) -> dict[str, dict[str, str]]:
-    """TEXTS as the browser gets them."""
+    """TEXTS with the limits filled in, as sent to the browser."""
     values = {
         "max_file_mb": limits.max_file_mb,
         "max_seconds": limits.max_seconds,
@@ -95,10 +95,10 @@ def _page_texts(limits: Limits) -> dict[str, dict[str, str]]:
     }
 
 
-# page.js puts in what they are called in the visitor's language.
+# page.js translates the link and the button.
 _FOOT = '<div class="foot"><a href="api/docs" target="_blank" rel="noopener">API</a>{sign_out}</div>'
 _SIGN_OUT = '<form method="post" action="{}"><button class="sign-out">Sign out</button></form>'
-# In page.js the number of the example that was clicked becomes that of the event.
+# Passes the number of the clicked example to the handler, as a field of the event.
 _CLICK_EXAMPLE = """element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-example]");
   if (button) trigger("click", { number: Number(button.dataset.example) });
@@ -106,13 +106,13 @@ _CLICK_EXAMPLE = """element.addEventListener("click", (event) => {
 
 _PRIVATE = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
 _ASIDE = {"queue": False, **_PRIVATE}
-"""Settings of events that take no time, and need not wait in the queue behind those that do."""
+"""Settings of quick events, which skip Gradio's queue."""
 _AS_IT_IS = {"postprocess": False}
-"""Of events whose answer is what the browser gets."""
+"""Settings of events whose output is sent to the browser unchanged."""
 
 
 def _build_video_tab(do: Handlers, translate: gr.I18n, page: gr.Blocks, model: gr.Dropdown) -> gr.HTML:
-    """Returns the box of the examples."""
+    """Build the tab for whole videos; returns the component for the examples."""
     with gr.Row():
         with gr.Column(min_width=300, scale=2):
             with gr.Tabs():
@@ -133,14 +133,14 @@ def _build_video_tab(do: Handlers, translate: gr.I18n, page: gr.Blocks, model: g
         with gr.Column(min_width=300, scale=3):
             result = gr.HTML(apply_default_css=False, elem_id="result")
     restored = page.load(None, None, [result, video], js="() => window.restored()", **_ASIDE)
-    # Whether something is there already, or under way, the browser tells.
+    # The browser says whether the page already shows a result or progress.
     is_restored = gr.Checkbox(visible=False)
     has_answer = "(_, model) => [document.querySelector('#result .answer, #status .status') !== null, model]"
     restored.then(do.first_view, [is_restored, model], result, js=has_answer, concurrency_limit=None, **_PRIVATE)
     shown: dict[str, Any] = {"outputs": [status, result, stop], "concurrency_limit": None, **_PRIVATE}
     run = {**shown, "outputs": [status, result, stop, start], "trigger_mode": "multiple"}
     start.click(do.recognise, [video, model], **run).then(do.may_start, video, start, **_ASIDE)
-    # Another example may be clicked while one is worked on.
+    # Another example may be clicked while one is being processed.
     boxes.click(do.show_example, model, trigger_mode="multiple", **shown)
     stop.click(do.cancel("video"), None, stop, **_ASIDE)
     camera.change(None, camera, video, js="(recording) => recording", **_ASIDE)
@@ -149,7 +149,7 @@ def _build_video_tab(do: Handlers, translate: gr.I18n, page: gr.Blocks, model: g
 
 
 def _build_live_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, limits: Limits) -> gr.HTML:
-    """Returns the box of the examples."""
+    """Build the live tab; returns the component for the examples."""
     with gr.Row():
         with gr.Column(min_width=300, scale=2), gr.Tabs():
             with gr.Tab(translate("live_file_tab")):
@@ -176,7 +176,7 @@ def _build_live_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, limits
             label = gr.HTML(apply_default_css=False, elem_id="now")
             status = gr.HTML(apply_default_css=False, elem_id="live-status")
     live: dict[str, Any] = {"concurrency_limit": None, **_PRIVATE, **_AS_IT_IS}
-    # Pressed again, it begins anew, at another speed perhaps.
+    # A second click starts again, possibly at another speed.
     start.click(do.watch, [video, model, speed], [status, picture, label, stop], trigger_mode="multiple", **live)
     stop.click(do.cancel("live"), None, stop, **_ASIDE)
     frames.stream(
@@ -193,12 +193,12 @@ def _build_live_tab(do: Handlers, translate: gr.I18n, model: gr.Dropdown, limits
 
 
 def _upload_box(elem_id: str) -> gr.File:
-    # Not a gr.Video: it complains about every .avi, which browsers cannot preview.
+    # Not a gr.Video, which reports an error for every .avi because browsers cannot preview it.
     return gr.File(show_label=False, file_types=list(VIDEO_SUFFIXES), height=140, elem_id=elem_id)
 
 
 def _buttons(start: Any, stop: Any, elem_ids: tuple[str, str]) -> tuple[gr.Button, gr.Button]:
-    """Both can do nothing as long as there is no video, and nothing under way."""
+    """A start and a stop button. Both are disabled until there is a video or something runs."""
     with gr.Row():
         return (
             gr.Button(start, variant="primary", elem_id=elem_ids[0], min_width=120, interactive=False),

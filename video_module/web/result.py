@@ -1,4 +1,4 @@
-"""An answer as HTML: what happens, the video, a timeline to click, mean scores, and what can be downloaded."""
+"""A result as HTML: the actions, the video, a timeline to click, mean scores and downloads."""
 
 import html
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from video_module.inference.timeline import UNCERTAIN, Segment
 from video_module.web.api import NUM_CLASSES_SHOWN, NameOf
 
 _NUM_IN_HEADING = 6
-# Marks of the time axis, in seconds apart, of which the first is taken that gives no more than the most.
+# Possible distances between the marks of the time axis. The first one that gives at most _MOST_MARKS is used.
 _STEPS_S = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600)
 _MOST_MARKS = 8
 
@@ -27,13 +27,13 @@ def result_html(
     texts: dict[str, str],
     name_of: NameOf,
 ) -> str:
-    """All of an answer. `files` are pairs of a key of `texts` and a path, the annotated video's first."""
+    """The whole result. `files` are pairs (key of `texts`, path), with the annotated video first."""
     config = config.for_model(prediction.min_score)
     address, title = address_of_file(files[0][1]), html.escape(prediction.path.name)
     return (
         f'<section class="answer" data-duration="{prediction.duration_s:.3f}">'
         f"{_heading(prediction, segments, config, texts, name_of)}{_notes(prediction, texts)}"
-        # Not muted, though it has no sound: browsers start muted ones only where they can be seen.
+        # Not muted, though it has no sound: browsers start muted videos only while they are in view.
         f'<video src="{address}" aria-label="{title}" controls autoplay loop playsinline></video>'
         f"{_timeline(prediction, segments, texts, name_of)}"
         f"{_means(prediction, texts, name_of, is_open=len(segments) == 1)}{_downloads(files, texts)}</section>"
@@ -41,7 +41,7 @@ def result_html(
 
 
 def address_of_file(path: Path) -> str:
-    """Where the page gets a file, in HTML: from the page's own address, wherever a proxy has put that."""
+    """The address of a file for HTML. It is relative, so that it also works behind a proxy."""
     return html.escape(f"gradio_api/file={quote(str(path))}")
 
 
@@ -52,7 +52,7 @@ def _heading(
     texts: dict[str, str],
     name: NameOf,
 ) -> str:
-    """What happens, one after the other, each with its score; or that it is nothing the model knows."""
+    """The actions in order with their scores, or a text that there is no known action."""
     found = [
         (label, list(group))
         for label, group in groupby((s for s in segments if s.label != UNCERTAIN), key=lambda s: s.label)
@@ -73,7 +73,7 @@ def _heading(
 
 
 def _notes(prediction: VideoPrediction, texts: dict[str, str]) -> str:
-    """What the visitor should know of the file."""
+    """Remarks about problems of the file."""
     notes = []
     if prediction.num_damaged_frames:
         notes.append(texts["damaged"].format(num_frames=prediction.num_damaged_frames))
@@ -83,7 +83,7 @@ def _notes(prediction: VideoPrediction, texts: dict[str, str]) -> str:
 
 
 def _timeline(prediction: VideoPrediction, segments: Sequence[Segment], texts: dict[str, str], name: NameOf) -> str:
-    """A strip to click, and a list of the segments, in which the short ones can be read too."""
+    """A strip to click and a list of the segments, where short segments are readable too."""
     duration_s = prediction.duration_s or 1.0
     unit = texts["second"] if duration_s < 60 else ""
     colors = segment_colors(prediction.class_names)
@@ -91,7 +91,7 @@ def _timeline(prediction: VideoPrediction, segments: Sequence[Segment], texts: d
     for segment in segments:
         label, color = html.escape(name(segment.label)), colors[segment.label]
         left, width = 100 * segment.start_s / duration_s, 100 * (segment.end_s - segment.start_s) / duration_s
-        # Grey says it in the strip, where there is hardly room for the word.
+        # Uncertain segments are only grey in the strip, which has little room for the word.
         shown = "" if segment.label == UNCERTAIN else label
         style = f"background: rgb{color}; color: {_ink(color)}"
         bars.append(f'<span style="left: {left:.3f}%; width: {width:.3f}%; {style}" title="{label}">{shown}</span>')
@@ -107,7 +107,7 @@ def _timeline(prediction: VideoPrediction, segments: Sequence[Segment], texts: d
         f'style="left: {100 * number * step_s / duration_s:.3f}%">{_clock(number * step_s, unit)}</span>'
         for number in range(int(duration_s / step_s) + 1)
     )
-    # A slider, so that keys move it too; what it shows is read out from the list below.
+    # The strip is a slider, so that keys move it. Screen readers read the segments from the list below.
     return (
         f"<h3>{texts['timeline']}</h3>"
         f'<div class="timeline" role="slider" tabindex="0" aria-label="{html.escape(texts["timeline_label"])}" '
@@ -138,7 +138,7 @@ def _downloads(files: Sequence[tuple[str, Path]], texts: dict[str, str]) -> str:
 
 
 def _ink(color: tuple[int, int, int]) -> str:
-    """Black or white, whichever is read better on a colour: one of them always has a contrast of 4.5."""
+    """Black or white, whichever is easier to read on a colour. The contrast is always at least 4.5."""
     red, green, blue = (
         value / 255 / 12.92 if value <= 10 else ((value / 255 + 0.055) / 1.055) ** 2.4 for value in color
     )
@@ -147,7 +147,7 @@ def _ink(color: tuple[int, int, int]) -> str:
 
 
 def _clock(seconds: float, unit: str = "") -> str:
-    """2.5 s where there is a unit, else 1:02.5"""
+    """Format a time as 2.5 s if there is a unit, else as 1:02.5."""
     tenths = round(seconds * 10)
     if unit:
         return f"{tenths / 10:g} {unit}"

@@ -1,4 +1,4 @@
-"""The ordinary routes beside Gradio's: uploads, files, signing in and out, and the description of the API."""
+"""Our own routes beside Gradio's: uploads, files, login, and the description of the API."""
 
 import asyncio
 import html
@@ -22,14 +22,14 @@ from video_module.web.uploads import Form, Uploads, read_body
 _MAX_LOGIN_BYTES = 2_000
 _PROGRESS_EVERY_S = 0.2
 
-# What browsers may show or play; all else is to be saved.
+# Types that browsers may play. All other files are sent as downloads.
 _SHOWN = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm", ".mov": "video/quicktime"}
 
 
 def upload_routes(uploads: Uploads, storage: Storage) -> APIRouter:
-    """What the page and gradio_client send files to and get them from, in the place of Gradio's own routes.
+    """The routes for uploading and downloading files, used by the page and gradio_client instead of Gradio's own.
 
-    Gradio's put equal files of two visitors into one place, so that neither could be deleted, and set no time to them.
+    Gradio's routes store equal files of two visitors in one place, so neither could be deleted, and have no time limit.
     """
     router = APIRouter(prefix="/gradio_api", include_in_schema=False)
 
@@ -38,7 +38,7 @@ def upload_routes(uploads: Uploads, storage: Storage) -> APIRouter:
         try:
             received = await uploads.receive(request, field_name="files", upload_id=upload_id)
         except Refused as refusal:
-            # The page shows the body of the answer as it is.
+            # The page shows the body of the response unchanged.
             text = refusal.text(texts_for(request.headers.get("accept-language")))
             return Response(text, refusal.status, {"retry-after": str(RETRY_AFTER_S)}, media_type="text/plain")
         return JSONResponse([str(received.path)])
@@ -65,7 +65,7 @@ def upload_routes(uploads: Uploads, storage: Storage) -> APIRouter:
 
 
 class _StoredFile(FileResponse):
-    """A visitor's file, which stays at least until it is sent."""
+    """A response with a visitor's file, which is not deleted while it is being sent."""
 
     def __init__(self, storage: Storage, path: Path, **settings: Any) -> None:
         super().__init__(path, **settings)
@@ -77,7 +77,7 @@ class _StoredFile(FileResponse):
 
 
 async def _progress(forms: dict[str, Form], upload_id: str) -> AsyncIterator[str]:
-    """The events that Gradio's page draws its bar from."""
+    """The events behind the upload progress bar of Gradio's page."""
     shown = 0
     while (form := forms.get(upload_id)) is not None:
         if form.num_bytes > shown and form.path is not None:
@@ -89,7 +89,7 @@ async def _progress(forms: dict[str, Form], upload_id: str) -> AsyncIterator[str
 
 
 def login_routes(accounts: Accounts, *, root_path: str) -> APIRouter:
-    """/login takes a form of username and password, from the page that asks for them or from gradio_client."""
+    """The routes for logging in and out. The form may come from the login page or from gradio_client."""
     router = APIRouter(include_in_schema=False)
     home = f"{root_path}/"
 
@@ -124,7 +124,7 @@ def login_routes(accounts: Accounts, *, root_path: str) -> APIRouter:
 
     @router.get("/logout")
     async def stay() -> Response:
-        # Gradio has a route of this name, which would answer.
+        # Otherwise Gradio's own route of this name would answer.
         return Response(status_code=405, headers={"allow": "POST"})
 
     @router.post("/logout")
@@ -152,15 +152,15 @@ td, th {{ text-align: left; padding: 0.2em 1em 0.2em 0; vertical-align: top; }}
 </style></head><body>
 <h1>{title}</h1>
 <pre>curl -F file=@clip.mp4 -F top_k=3 {address}/api/segments</pre>
-<p>Where a password is needed: <code>curl -u name:password …</code>. For tools: <a href="openapi.json">openapi.json</a>.
-Messages follow the <code>Accept-Language</code> of the request.</p>
+<p>If the server requires a password, add <code>-u name:password</code>. For tools, see
+<a href="openapi.json">openapi.json</a>. Messages are in the language of the <code>Accept-Language</code> header.</p>
 {routes}
 </body></html>
 """
 
 
 def description_routes(app: FastAPI, *, root_path: str) -> APIRouter:
-    """/api/openapi.json and a page of it that loads nothing else."""
+    """/api/openapi.json, and /api/docs, a page that loads nothing from other servers."""
     router = APIRouter(prefix="/api", include_in_schema=False)
 
     @router.get("/openapi.json")
@@ -181,7 +181,7 @@ def description_routes(app: FastAPI, *, root_path: str) -> APIRouter:
 
 
 def _describe(method: str, path: str, operation: dict[str, Any], schema: dict[str, Any]) -> str:
-    """A route as HTML: what it takes, and what it answers."""
+    """Describe the inputs and responses of a route as HTML."""
     fields = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data", {}).get("schema", {})
     rows = [(name, field["type"], field["description"]) for name, field in fields.get("properties", {}).items()]
     answers = [(status, "", answer["description"]) for status, answer in operation["responses"].items()]
@@ -200,12 +200,12 @@ def _describe(method: str, path: str, operation: dict[str, Any], schema: dict[st
 
 
 def _with_code(text: str) -> str:
-    """A text as HTML, with what stands in backticks as code."""
+    """Convert text to HTML, with backticks as code."""
     return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _example(model: dict[str, Any], schema: dict[str, Any]) -> Any:
-    """What an answer looks like, with the types in the place of values."""
+    """An example response with types instead of values."""
     if "$ref" in model:
         model = schema["components"]["schemas"][model["$ref"].rpartition("/")[2]]
     if "properties" in model:

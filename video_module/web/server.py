@@ -1,4 +1,4 @@
-"""Serving the page and the API: one application, its own folder for files, its limits, and a clean end."""
+"""Run the server: open the port, create the folder for files, and clean up at the end."""
 
 import errno
 import logging
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from video_module.web.storage import Storage
 
 _SWEEP_EVERY_S = 20
-# What is under way when the server is told to end.
+# Time for running requests to finish when the server stops.
 _GRACE_S = 3
 _LOOPBACK = ["127.0.0.1", "::1"]
 
@@ -46,12 +46,13 @@ def serve(
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM. Raises InputError if the port is taken.
 
-    `accounts` are passwords by name; without any, nobody has to sign in. `examples` is a folder of videos; without one,
-    models of drawn actions show drawings. `translated` are names of classes by language.
+    `accounts` maps names to passwords; if it is empty, no login is required. `examples` is a folder of videos; if it is
+    None, models of the drawn actions show drawings. `translated` has translated class names by language.
 
-    Visitors' files lie in one folder of their own, below GRADIO_TEMP_DIR or the system's, and go with the server.
+    Visitors' files are kept in a new folder in GRADIO_TEMP_DIR, or the system's temporary folder, which is deleted at
+    the end.
     """
-    # A signal must end the process by an exception, or the folder would stay.
+    # Signals must raise an exception, or the folder would not be deleted.
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))
     parent = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
@@ -64,7 +65,7 @@ def serve(
             stack.callback(part.close)
         root = stack.enter_context(own_folder(parent))
         _set_environment(root)
-        # Gradio reads its settings when it is imported, so nothing that imports it may come before.
+        # Gradio reads its settings on import, so modules that import it are imported only now.
         from video_module.web.api import Service
         from video_module.web.application import build_application
         from video_module.web.examples import Examples, find_examples
@@ -95,7 +96,7 @@ def serve(
         stack.callback(is_over.set)
         threading.Thread(target=_sweep, args=(storage, is_over), daemon=True).start()
         shown.start_preparing()
-        print(f"serving at {url}; Ctrl-C ends it", flush=True)
+        print(f"serving at {url}; press Ctrl-C to stop", flush=True)
         _run(app, sockets, jobs)
 
 
@@ -107,13 +108,13 @@ def _run(app: Any, sockets: list[socket.socket], jobs: "Jobs") -> None:
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            # Before the connections are waited for, which wait for the work.
+            # uvicorn waits for open connections, and those wait for the jobs.
             jobs.close()
-            # Pages that are open keep a request open, whose end would be told as an error.
+            # An open page keeps a request open, and uvicorn would log its end as an error.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             await super().shutdown(sockets)
 
-    # What strangers send makes warnings, as many as they like, and in Gradio tracebacks.
+    # Bad requests cause warnings, and tracebacks in Gradio, so anyone could fill the log.
     sys.stderr = BoundedLog(sys.stderr)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in ("uvicorn.error", "asyncio"):
@@ -126,7 +127,7 @@ def _run(app: Any, sockets: list[socket.socket], jobs: "Jobs") -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        # Proxies of this machine, such as nginx or the tunnel of a shared link, say who is behind them.
+        # Proxies on this machine, such as nginx or the tunnel of a shared link, tell the visitor's address.
         forwarded_allow_ips=_LOOPBACK,
         timeout_graceful_shutdown=_GRACE_S,
     )
@@ -134,28 +135,28 @@ def _run(app: Any, sockets: list[socket.socket], jobs: "Jobs") -> None:
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of a host. Raises InputError."""
+    """Open a socket for each address of a host. Raises InputError."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror:
-        raise InputError(f"--host {host}: there is no such address") from None
+        raise InputError(f"--host {host}: unknown host") from None
     sockets: list[socket.socket] = []
     for family, _, _, _, address in found:
         try:
             sockets.append(socket.create_server(address[:2], family=family))
         except OSError as error:
-            # "localhost" may have an address of a kind that this machine does not use.
+            # "localhost" may have an IPv6 address although this machine has IPv6 turned off.
             if error.errno == errno.EADDRNOTAVAIL and len(found) > 1:
                 continue
             reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
             raise InputError(f"port {port} {reason}; choose another with --port") from None
     if not sockets:
-        raise InputError(f"--host {host}: this machine has no such address")
+        raise InputError(f"--host {host}: not an address of this machine")
     return sockets
 
 
 def _share(host: str, port: int) -> str:
-    """Open a tunnel to gradio.live; returns the public address. Raises InputError if there is none to be had."""
+    """Open a tunnel to gradio.live; returns the public address. Raises InputError if that fails."""
     try:
         from gradio.networking import setup_tunnel
 
@@ -167,20 +168,20 @@ def _share(host: str, port: int) -> str:
             share_server_tls_certificate=None,
         )
     except Exception as error:
-        raise InputError(f"--share: no public link ({error}); check the connection to the internet") from None
+        raise InputError(f"--share: cannot create a public link ({error}); check the internet connection") from None
 
 
 def _set_environment(root: Path) -> None:
-    """Set what Gradio reads from the environment when it is imported."""
+    """Set the environment variables that Gradio reads on import."""
     os.environ["GRADIO_TEMP_DIR"] = str(root)
-    # By default a folder below the current one.
+    # The default is in the current folder.
     os.environ["GRADIO_EXAMPLES_CACHE"] = str(root / "examples-cache")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    # Gradio keeps a row for each request, and computes means over all rows after each.
+    # Gradio keeps statistics of all requests and recomputes them after each one.
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
     os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    # Nothing but visitors' files is served.
+    # Otherwise Gradio would serve more than visitors' files.
     os.environ.pop("GRADIO_ALLOWED_PATHS", None)
 
 
