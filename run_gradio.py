@@ -1,4 +1,4 @@
-"""Serve a web page that recognises actions in uploaded videos and from cameras, and an API for programs."""
+"""Serve a web page that recognises actions in uploaded videos and camera streams, with an API for programs."""
 
 import argparse
 from pathlib import Path
@@ -15,34 +15,34 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--onnx_model_path",
         nargs="+",
         required=True,
-        help="X.onnx, X.pth, or the name of a model with published weights; several to let visitors choose",
+        help="X.onnx, X.pth, or the name of a model with published weights; with several, visitors can choose",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 allows other machines")
     parser.add_argument("--port", type=cli.port, default=7860, help="port to listen on")
     parser.add_argument(
-        "--share", action=argparse.BooleanOptionalAction, default=False, help="a public link through gradio.live"
+        "--share", action=argparse.BooleanOptionalAction, default=False, help="create a public link through gradio.live"
     )
     parser.add_argument(
         "--auth_file",
         type=Path,
-        help="require a login: a file of lines name:password (or the same lines in the variable VIDEO_MODULE_AUTH)",
+        help="require a login; file with lines name:password (or set VIDEO_MODULE_AUTH to the same lines)",
     )
     parser.add_argument(
         "--allowed_hosts",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="names by which visitors may reach this server, beside IP addresses, localhost and the machine's own",
+        help="more host names for the server, beside IP addresses, localhost and the machine's own name",
     )
-    parser.add_argument("--root_path", default="", help="path under which a proxy serves the page, such as /actions")
+    parser.add_argument("--root_path", default="", help="path where a proxy serves the page, such as /actions")
     parser.add_argument(
-        "--examples", type=Path, metavar="DIR", help="videos to show as examples (default: drawings, for their model)"
+        "--examples", type=Path, metavar="DIR", help="folder of example videos (default: drawings, for their model)"
     )
     parser.add_argument(
         "--class_names_translated",
         type=Path,
         metavar="FILE",
-        help="a table (.csv) of what classes are called on the page, with the columns class, en and ru, or one of both",
+        help="table (.csv) of class names for the page, with the columns class and en, ru, or both",
     )
     cli.add_config_arguments(parser.add_argument_group("limits"), Limits)
     cli.add_config_arguments(parser.add_argument_group("timeline"), TimelineConfig)

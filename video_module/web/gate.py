@@ -283,8 +283,8 @@ def refused(refusal: Refused, request: Request) -> Response:
     status, headers = refusal.status, {}
     if status in (429, 503):
         headers["retry-after"] = str(refusal.values.get("seconds", RETRY_AFTER_S))
-    # gradio_client and scripts expect 503. But Gradio's page replaces the text of a 503 with an English one, so browsers
-    # get 429 instead.
+    # gradio_client and scripts expect 503. But Gradio's page replaces the text of a 503 with an English one, so its
+    # requests get 429 instead.
     if status == 503 and request.headers.get("user-agent", "").startswith("Mozilla/"):
         status = 429 if "/gradio_api/" in request.url.path else status
     return JSONResponse({"detail": text}, status, headers)

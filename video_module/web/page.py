@@ -65,7 +65,7 @@ def build_page(service: Service, *, examples: Examples, sign_out_at: str | None 
         gr.HTML(_FOOT.format(sign_out=sign_out), apply_default_css=False)
         page.unload(do.forget)
         add_endpoints(service)
-    # Gradio's queue does not limit concurrency. Videos wait in the queues of Jobs, which can tell visitors their position.
+    # Gradio's queue does not limit concurrency. Videos wait in the queues of Jobs, which know each visitor's position.
     return page.queue(max_size=limits.queue_size, default_concurrency_limit=None, api_open=False), translate
 
 

@@ -1,4 +1,4 @@
-"""Visitors' files: where they are, whose they are, and when they are deleted."""
+"""Storage of visitors' files: their folders, owners and deletion."""
 
 import os
 import secrets
@@ -15,25 +15,25 @@ from video_module.web.limits import Refused
 
 _PREFIX = "action-recognition-"
 
-# Whoever has left may only be out of reach for a while, or load the page anew. Pages that are looked at ask for their
-# files about twice a minute.
+# Files of a visitor who has left are kept this long, because the visitor may only have lost the connection or reloaded
+# the page. An open page asks for its files about twice a minute.
 _AWAY_S = 150
 
-# Of the disk, in bytes: other programs need some too.
+# Bytes of the disk to leave for other programs.
 _KEEP_FREE = 100_000_000
 
 
 @contextmanager
 def own_folder(parent: Path) -> Iterator[Path]:
-    """A new folder below `parent` for one server's files, which goes with the block.
+    """Create a folder in `parent` for one server's files, and delete it when the block ends.
 
-    Those that servers left behind that are no more, killed or out of memory, are removed first.
+    Folders left behind by servers that were killed are deleted first.
     """
     for folder in sorted(parent.glob(f"{_PREFIX}*")):
         _remove_leftover(folder)
     root = (parent / f"{_PREFIX}{secrets.token_hex(8)}").resolve()
-    # Locked before it is there, or another server that starts just now would take it for a leftover. The lock of a
-    # process ends with it, however it ends.
+    # Locked before it exists, or another server that starts right now would take it for a leftover. The lock ends with
+    # the process, even if that is killed.
     with locked(root):
         root.mkdir(mode=0o700)
         try:
@@ -48,15 +48,15 @@ def _remove_leftover(folder: Path) -> None:
         if is_ours and folder.is_dir() and not folder.is_symlink():
             with locked(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-    except (InputError, OSError):  # a running server's, or gone meanwhile
+    except (InputError, OSError):  # in use by a running server, or already deleted
         pass
 
 
 class Storage:
-    """Folders of one upload or one result each, below one root, with names that cannot be guessed.
+    """Folders for one upload or one result each, with names that cannot be guessed.
 
-    A folder goes when its owner replaces it, minutes after its owner has left, and at the latest `keep_s` seconds after
-    its last use; never while it is in use. Safe to use from several threads.
+    A folder is deleted when its owner replaces it, minutes after its owner has left, and at the latest `keep_s` seconds
+    after its last use, but never while it is in use. Safe to use from several threads.
     """
 
     def __init__(self, root: Path, *, keep_s: float, max_bytes: float) -> None:
@@ -65,16 +65,16 @@ class Storage:
         self._last_use: dict[Path, float] = {}
         self._users: dict[Path, int] = {}
         self._owned: dict[tuple[str, str], Path] = {}
-        # Those whose owner has left.
+        # Folders whose owner has left.
         self._left: set[Path] = set()
-        # Folders to delete again: Windows keeps files that are open, such as one that is being sent.
+        # Folders to delete later: Windows cannot delete open files, such as one that is being sent.
         self._kept: set[Path] = set()
         self._sizes: dict[Path, int] = {}
         self.examples = self.root / "examples"
-        """Files for everybody, which are not deleted before the end."""
+        """Files for everybody, which are kept until the server stops."""
 
     def new_folder(self) -> Path:
-        """An empty folder, which counts as used now."""
+        """Create an empty folder; its last use is now."""
         folder = self.root / secrets.token_hex(16)
         folder.mkdir(parents=True)
         with self._lock:
@@ -82,7 +82,7 @@ class Storage:
         return folder
 
     def take(self, folder: Path, num_bytes: int) -> None:
-        """Count bytes that are about to be written to a folder. Raises Refused if there is no room for them."""
+        """Count bytes before they are written to a folder. Raises Refused if there is no space for them."""
         with self._lock:
             if (
                 sum(self._sizes.values()) + num_bytes > self._max_bytes
@@ -92,7 +92,7 @@ class Storage:
             self._sizes[folder] = self._sizes.get(folder, 0) + num_bytes
 
     def own(self, path: str | Path, *, session: str, slot: str) -> None:
-        """Give a file to a visitor, in place of the one in the same slot."""
+        """Make a visitor the owner of a file, which replaces the file in the same slot."""
         if (folder := self._folder_of(path)) is None:
             return
         with self._lock:
@@ -105,7 +105,7 @@ class Storage:
 
     @contextmanager
     def using(self, path: str | Path) -> Iterator[None]:
-        """Keep a file's folder for as long as the block runs."""
+        """Keep a file's folder until the block ends."""
         folder = self._folder_of(path)
         with self._lock:
             if folder in self._last_use:
@@ -127,17 +127,17 @@ class Storage:
                         self._drop(folder)
 
     def drop(self, path: str | Path) -> None:
-        """Delete the folder of a file, as soon as nobody uses it."""
+        """Delete the folder of a file as soon as it is not in use."""
         if (folder := self._folder_of(path)) is not None:
             self._drop(folder)
 
     def leave(self, session: str) -> None:
-        """Let what a visitor owns go soon, unless it is used again."""
+        """Delete what a visitor owns soon, unless it is used again."""
         with self._lock:
             self._left.update(folder for (owner, _), folder in self._owned.items() if owner == session)
 
     def sweep(self) -> None:
-        """Delete what nobody has used for too long, and what could not be deleted before."""
+        """Delete folders that have not been used for too long, and those that could not be deleted before."""
         now = time.monotonic()
         with self._lock:
             for folder, last in list(self._last_use.items()):
@@ -165,7 +165,7 @@ class Storage:
             self._sizes.pop(folder, None)
 
     def find(self, path: str) -> Path | None:
-        """The file of a visitor, or the example, that a path leads to; None for all other paths."""
+        """The existing upload, result or example at a path; None for all other paths."""
         try:
             place = Path(path).resolve()
             is_served = place.is_relative_to(self.examples) or self._folder_of(place) is not None
@@ -174,14 +174,14 @@ class Storage:
             return None
 
     def is_below(self, path: str) -> bool:
-        """Whether a path leads to where visitors' files are, or were."""
+        """Whether a path is inside the root folder, whether or not it exists."""
         try:
             return bool(path) and Path(path).resolve().is_relative_to(self.root)
         except (OSError, ValueError):
             return False
 
     def _folder_of(self, path: str | Path) -> Path | None:
-        """The folder that this storage made for a path; None for any other path."""
+        """The folder created by new_folder() that contains a path; None if there is none."""
         path = Path(path).resolve()
         if not path.is_relative_to(self.root) or path == self.root:
             return None
@@ -194,6 +194,6 @@ def _size(folder: Path) -> int:
     for file in folder.rglob("*"):
         try:
             total += file.lstat().st_size
-        except OSError:  # deleted meanwhile
+        except OSError:  # deleted in the meantime
             continue
     return total

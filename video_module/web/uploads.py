@@ -1,4 +1,4 @@
-"""Receiving what visitors send: byte by byte within the limits, so that nobody reserves what they do not use."""
+"""Receive uploads. Limits apply to the bytes that have arrived, not to the sizes that requests announce."""
 
 import asyncio
 import re
@@ -16,16 +16,16 @@ from video_module.data.labels import VIDEO_SUFFIXES
 from video_module.web.limits import Limits, Refused, address_of
 from video_module.web.storage import Storage
 
-# A visitor may be slow, but not as slow as this, counted from the first byte; nor silent for so long.
+# Slowest accepted upload, in bytes per second since its start, and longest pause between two chunks.
 _SLOWEST_BYTES_S = 4_000
 _PATIENCE_S = 20.0
 
-# What a form puts around its file.
+# Bytes of a form beside its file.
 _FORM_BYTES = 10_000
 _MAX_FIELD_BYTES = 200
 _MAX_PARTS = 10
 
-# Uploads of one visitor that may arrive at a time.
+# Simultaneous uploads of one visitor.
 _MAX_AT_ONCE = 12
 
 _MAX_NAME_BYTES = 150
@@ -33,7 +33,7 @@ _BAD_CHARACTERS = re.compile(r'[\x00-\x1f\x7f<>:"|?*%#&;`$]')
 
 
 async def read_body(request: Request, *, most: int, too_large: Refused) -> AsyncIterator[bytes]:
-    """Yield the body of a request as it arrives. Raises Refused if it goes on for too long, ClientDisconnect."""
+    """Yield the body of a request as it arrives. Raises Refused if it is too long or slow, or ClientDisconnect."""
     if int(request.headers.get("content-length", "0")) > most:
         raise too_large
     begin, taken, has_more = time.monotonic(), 0, True
@@ -54,23 +54,23 @@ async def read_body(request: Request, *, most: int, too_large: Refused) -> Async
 
 @dataclass
 class Upload:
-    """A video that has arrived, and the fields that came with it."""
+    """A received video and the other fields of its form."""
 
     path: Path
     fields: dict[str, str] = field(default_factory=dict)
 
 
 class Uploads:
-    """Takes forms with one video each; every upload gets a folder of its own, and leaves nothing behind if it fails."""
+    """Receives forms with one video each. Each upload gets its own folder, which is deleted if the upload fails."""
 
     def __init__(self, storage: Storage, limits: Limits) -> None:
         self._storage, self._limits = storage, limits
         self._arriving: dict[str, int] = {}
         self.progress: dict[str, Form] = {}
-        """Of uploads that are under way, by the ids that the page gives them."""
+        """Unfinished uploads by the ids that the page gives them."""
 
     async def receive(self, request: Request, *, field_name: str, upload_id: str | None = None) -> Upload:
-        """Write the file in a request's form to a new folder, which its caller has to drop. Raises Refused."""
+        """Write the file of a form to a new folder, which the caller has to drop. Raises Refused."""
         visitor = address_of(request)
         if self._arriving.get(visitor, 0) >= _MAX_AT_ONCE:
             raise Refused("too_many_uploads", most=_MAX_AT_ONCE)
@@ -112,7 +112,7 @@ class Uploads:
 
 
 class Form:
-    """What a multipart parser calls as a form arrives."""
+    """The callbacks of a multipart parser, which write the file and collect the fields of a form."""
 
     def __init__(self, folder: Path, storage: Storage, limits: Limits, *, field_name: str) -> None:
         self._folder, self._storage, self._limits, self._field_name = folder, storage, limits, field_name
@@ -186,10 +186,10 @@ class Form:
 
 
 def safe_name(name: str) -> str:
-    """The name of an upload as a file on this server. Raises Refused if it is not that of a video."""
+    """Turn the name of an upload into a safe file name. Raises Refused if its suffix is not that of a video."""
     name = _BAD_CHARACTERS.sub("", name.replace("\\", "/").rpartition("/")[2]).strip(" .") or "video"
     suffix = Path(name).suffix.lower()
-    # What has no suffix may be a video all the same; what is in it decides.
+    # A file without a suffix may be a video; reading it will tell.
     if suffix and suffix not in VIDEO_SUFFIXES:
         raise Refused("bad_suffix", suffix=suffix[:20])
     stem = Path(name).stem if suffix else name

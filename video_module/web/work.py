@@ -1,4 +1,4 @@
-"""Scoring a visitor's video within the limits."""
+"""Score a visitor's video within the limits."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,17 +8,17 @@ from video_module.errors import VideoError
 from video_module.inference.predictor import Predictor, Window
 from video_module.web.limits import Limits, Refused, check_length, check_pixels, check_size
 
-# What the network does for each frame, as pixels of video: it sees none larger than this.
+# The cost of the network per frame, expressed in pixels of video. It does not depend on the video's size.
 _NETWORK_PIXELS = 256 * 256
 
 
 def work_size(info: VideoInfo) -> int:
-    """How much work a video is, in pixels: the unit that waiting times are estimated in."""
+    """The amount of work for a video, in pixels. Waiting times are estimated from it."""
     return info.estimated_num_frames * (info.height * info.width + _NETWORK_PIXELS)
 
 
 class LimitedReader(VideoReader):
-    """A reader that raises Refused as soon as a video turns out longer or larger than its header said."""
+    """A reader that raises Refused as soon as a video exceeds the limits, whatever its header says."""
 
     def __init__(self, path: str, limits: Limits, *, check: Callable[[], None] = lambda: None) -> None:
         super().__init__(path)
