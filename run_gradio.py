@@ -32,11 +32,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="more host names for the server, beside IP addresses, localhost and the machine's own name",
+        help="more names that the server answers to (default: IP addresses, localhost and the machine's own name)",
     )
     parser.add_argument("--root_path", default="", help="path where a proxy serves the page, such as /actions")
     parser.add_argument(
-        "--examples", type=Path, metavar="DIR", help="folder of example videos (default: drawings, for their model)"
+        "--examples", type=Path, metavar="DIR", help="folder of example videos (default: drawings, for models that know them)"
     )
     parser.add_argument(
         "--class_names_translated",

@@ -1,8 +1,9 @@
-"""Suggest which videos are cut from one recording, by their backgrounds. Suggestions need checking by eye.
+"""Suggest which videos are cut from the same recording. Suggestions should be checked by eye.
 
-Videos with similar backgrounds are grouped first. Then come videos with consecutive numbers in their names whose frames
-share points, if the first groups show that such numbers mean something. Either way size, frame rate, codec and encoder
-must be the same. So cuts from one camera are found, but not those from other cameras of the same recording.
+First, videos with similar backgrounds are grouped. Then videos with consecutive numbers in their names are joined if
+their frames match in enough points, but only if the first groups show that such numbers mean something here. In both
+steps size, frame rate, codec and encoder must be equal. So clips from one camera are found, but not clips from another
+camera at the same event.
 """
 
 import csv
@@ -24,27 +25,46 @@ from video_module.errors import InputError
 from video_module.files import replacing
 from video_module.tables import pluralize
 
-# Of each video; what moves is gone from their median.
+# The background of a video is the median of this many frames, in which moving people and objects disappear.
 _NUM_FRAMES = 9
-# Frames are brought to this short side, the background's edges and colours to so many cells a side.
+
+# Frames are resized to this short side. The background is then described by its edges in a grid of 32x32 cells and its
+# colours in a grid of 16x16.
 _SIDE, _EDGE_CELLS, _COLOUR_CELLS = 240, 32, 16
-# Chosen on 300 surveillance clips of 46 recordings and on 240 drawn clips of 20 scenes (see README for what is found).
-# Backgrounds are one from a mean correlation of 0.3 on.
+
+# The thresholds below were chosen on 300 surveillance clips of 46 recordings and 240 drawn clips of 20 scenes.
+# docs/results.md ("Leaks and grouping") says how many pairs they find.
+
+# Two groups are joined if the mean similarity of their pairs is at least this. Similarities are correlations of edges.
 _ALIKE = 0.3
-# What all videos of a set share, as a horizon and a person in the middle, is taken out before they are compared. If all
-# are of one recording, nothing is left then; so a high correlation of what was there counts too, less this.
+
+# The mean over all videos is subtracted before they are compared, because things that all of them have in common, such
+# as a horizon or a person in the middle, say nothing. If all videos are from one recording, though, this removes
+# everything. So the correlation without the subtraction counts too, reduced by this much.
 _SHARED = 0.1
-# Levels of 256 by which colours may differ on average, and what each further one costs.
+
+# Mean colours may differ by 10 of 256 levels. Each level beyond that reduces the similarity by 0.01.
 _FREE_LEVELS, _COST_OF_LEVEL = 10, 0.01
-# Numbers in names are used if so many of the neighbours have backgrounds alike; and what neighbours must share then.
+
+# Numbers in names are used if at least 60 % of the videos with consecutive numbers fell into the same group by their
+# backgrounds. Two neighbours are then joined if at least 20 points match.
 _TELLING_SHARE, _FEWEST_POINTS = 0.6, 20
-# Cautious: in the surveillance clips no link of either kind was wrong, but for two scenes listed under two recordings.
+
+# The confidence of each kind of link. These values are cautious: on the surveillance clips, the only wrong links joined
+# recordings of the same scene.
 _CONFIDENCE = {"background": 0.98, "neighbour": 0.95}
-# Frame rates are computed from times and so differ a little within a recording.
+
+# Relative difference between frame rates that count as equal. They are computed from timestamps, and so differ slightly
+# between cuts of one recording.
 _SAME_RATE = 0.02
+
+# Metadata that names the camera or encoder.
 _TAGS = ("encoder", "make", "model", "com.apple.quicktime.model")
+
+# Most SIFT points per frame.
 _NUM_POINTS = 200
-# All pairs of so many take 1 GB.
+
+# The similarities of all pairs of this many videos take 1 GB.
 MOST_VIDEOS = 10_000
 
 
@@ -55,28 +75,27 @@ class Suggestion:
     path: str
     source: str
     confidence: float | None
-    """How likely the link to the rest of the source is right; None where a video is alone, since nothing is known."""
+    """Estimated probability that the link to its group is right; None if the video is alone."""
     basis: str
-    """What links it to the rest, as text."""
+    """Why it is in this group, as text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Look:
-    """The features of a video that are compared."""
+    """The features by which videos are compared."""
 
     camera: tuple
-    """Size, codec and the tags of what recorded or encoded it."""
+    """Frame size, codec, and the tags of camera and encoder."""
     edges: np.ndarray
-    """The directions of the edges of its background, float32 (2 * _EDGE_CELLS**2,), of mean 0 and length 1."""
+    """Edge directions of the background, float32 (2 * _EDGE_CELLS**2,), with mean 0 and length 1."""
     colours: np.ndarray
-    """Of its background, float32 (3 * _COLOUR_CELLS**2,) in 0..255."""
+    """Colours of the background, float32 (3 * _COLOUR_CELLS**2,) in 0..255."""
     points: list[tuple[np.ndarray, np.ndarray]]
-    """Of its first, middle and last frame: places, float32 (n, 2), and descriptors, uint8 (n, 128)."""
+    """SIFT points of the first, middle and last frame: positions, float32 (n, 2), and descriptors, uint8 (n, 128)."""
 
 
 def suggest_groups(root: Path, videos: Sequence[VideoRecord], *, num_workers: int) -> list[Suggestion]:
-    """A suggestion for each video, in their order; `videos` are found below `root`, and their frames were counted."""
-
+    """Suggest a group for each of `videos`, in their order. Their paths are relative to `root`."""
     if len(videos) > MOST_VIDEOS:
         raise InputError(f"{root}: {len(videos):,} videos; sources can be suggested for at most {MOST_VIDEOS:,}")
 
@@ -122,7 +141,7 @@ def _look_at(path: Path, *, num_frames: int) -> _Look:
     container, stream = packets.open_file(path)
     with container:
         context, tags = stream.codec_context, {**container.metadata, **stream.metadata}
-        # Their names are in any case
+        # Tag names may be upper or lower case.
         tags = {key.lower(): value for key, value in tags.items()}
         camera = (context.width, context.height, context.name, *(tags.get(name) for name in _TAGS))
     places = np.linspace(0, num_frames - 1, _NUM_FRAMES).round().astype(int)
@@ -138,10 +157,10 @@ def _look_at(path: Path, *, num_frames: int) -> _Look:
 
 
 def _edge_directions(grey: np.ndarray) -> np.ndarray:
-    """Where edges are and which way they go, whatever the light: gradients as shares of their length, in cells."""
+    """Edge directions per cell, independent of brightness and contrast: gradients divided by their length."""
     smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.5)
     gradients = [cv2.Sobel(smooth, cv2.CV_32F, *axis) for axis in ((1, 0), (0, 1))]
-    # Of weak gradients, which are noise, little is left
+    # The constant suppresses weak gradients, which are noise.
     length = np.hypot(*gradients) + 8
     cells = [cv2.resize(part / length, (_EDGE_CELLS,) * 2, interpolation=cv2.INTER_AREA) for part in gradients]
     values = np.stack(cells).ravel()
@@ -152,35 +171,35 @@ def _edge_directions(grey: np.ndarray) -> np.ndarray:
 def _find_points(detector: cv2.SIFT, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     points, descriptors = detector.detectAndCompute(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), None)
     places = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
-    # OpenCV gives whole numbers up to 255
+    # OpenCV returns whole numbers up to 255 as floats.
     return places, np.zeros((0, 128), np.uint8) if descriptors is None else descriptors.astype(np.uint8)
 
 
 def _similarities(looks: Sequence[_Look], rates: Sequence[float]) -> np.ndarray:
-    """How alike the backgrounds of each pair are, float32 (n, n), about -1 to 1; -1 for pairs of other cameras."""
+    """Similarity of the backgrounds of each pair, float32 (n, n), about -1 to 1; -1 for different cameras."""
     edges = np.stack([look.edges for look in looks])
     own = edges - edges.mean(axis=0)
     own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-6)
     similarities = np.maximum(own @ own.T, edges @ edges.T - _SHARED)
     colours, rates = np.stack([look.colours for look in looks]), np.array(rates)
     cameras = np.unique([repr(look.camera) for look in looks], return_inverse=True)[1]
-    # Row by row: the differences of all pairs would not fit into memory
+    # Row by row, because the colour differences of all pairs would not fit into memory.
     for row, look in enumerate(looks):
         levels = np.abs(colours - look.colours).mean(axis=1)
         similarities[row] -= _COST_OF_LEVEL * np.maximum(0, levels - _FREE_LEVELS)
         is_same = (cameras == cameras[row]) & (np.abs(rates - rates[row]) <= _SAME_RATE * rates[row])
         similarities[row, ~is_same] = -1
-    # To the bit the same both ways, as clustering wants it
+    # Clustering needs an exactly symmetric matrix.
     return np.minimum(similarities, similarities.T)
 
 
 def _cluster(similarities: np.ndarray) -> np.ndarray:
-    """The number of each video's group, int64 (n,): two groups become one while their mean similarity is enough."""
+    """Cluster the videos by the mean similarity between groups. Returns the group of each video, int64 (n,)."""
     from sklearn.cluster import AgglomerativeClustering
 
     distances = 1 - similarities
     np.fill_diagonal(distances, 0)
-    # By the mean of all pairs: a single pair that is alike by chance joins nothing
+    # Average linkage, so that a single pair that is similar by chance does not join two groups.
     model = AgglomerativeClustering(
         n_clusters=None, metric="precomputed", linkage="average", distance_threshold=1 - _ALIKE
     )
@@ -190,12 +209,13 @@ def _cluster(similarities: np.ndarray) -> np.ndarray:
 def _join_neighbours(
     groups: np.ndarray, similarities: np.ndarray, looks: Sequence[_Look], videos: Sequence[VideoRecord]
 ) -> dict[int, tuple[int, int]]:
-    """Join the groups of neighbours by name that share points, in place, if numbers in names tell something.
+    """Join in place the groups of videos with consecutive names and matching points.
 
-    Returns what the videos that were alone are linked by: {its place: (the other's place, points)}.
+    Does nothing if the groups found so far show that consecutive names mean nothing here. Returns the links of the
+    videos that were alone: {index: (index of the other video, number of matching points)}.
     """
     pairs = [pair for pair in _neighbours(videos) if similarities[pair] > -1]
-    # Of those that the background puts together with some other video: whether it is with each other
+    # Only pairs in which both videos already have a group can show whether consecutive names mean something.
     known = [pair for pair in pairs if all((groups == groups[index]).sum() > 1 for index in pair)]
     if not known or np.mean([groups[one] == groups[other] for one, other in known]) < _TELLING_SHARE:
         return {}
@@ -213,7 +233,7 @@ def _join_neighbours(
 
 
 def _neighbours(videos: Sequence[VideoRecord]) -> Iterator[tuple[int, int]]:
-    """Pairs of videos of a folder whose names differ in their last number alone, by one."""
+    """Pairs of videos in one folder whose names differ only in the last number, by one."""
     places = {}
     for index, video in enumerate(videos):
         path = PurePosixPath(video.path)
@@ -225,10 +245,10 @@ def _neighbours(videos: Sequence[VideoRecord]) -> Iterator[tuple[int, int]]:
 
 
 def _num_shared_points(one: _Look, other: _Look) -> int:
-    """The most points of the picture that a shift, turn and zoom takes from one's frame to the other's.
+    """Number of points that match after shifting, rotating and scaling, for the best pair of frames.
 
-    The end of one cut is held against the beginning of the other, both ways, and the middles against each other: so
-    cuts of a camera that moves are found as well.
+    The last frame of each video is compared with the first one of the other, and the middle frames with each other. So
+    cuts of a moving camera are found as well.
     """
     return max(_num_matches(one.points[first], other.points[second]) for first, second in ((2, 0), (0, 2), (1, 1)))
 

@@ -1,5 +1,5 @@
-// What the page does in the browser: the timeline follows the video and seeks in it, messages are ours, an upload that
-// would be refused is not sent, and what the visitor has survives when the page is loaded anew.
+// The browser side of the page: the timeline follows the video and seeks in it, messages are shown in the visitor's
+// language, uploads that would be refused are not sent, and the file and result survive reloading the page.
 (() => {
   const maxBytes = __MAX_BYTES__;
   const texts = __TEXTS__;
@@ -12,7 +12,7 @@
 
   function say(message) {
     find("#refusal")?.remove();
-    // one message at a time
+    // Show one message at a time.
     for (const earlier of document.querySelectorAll("#status .alert, #live-status .alert")) earlier.hidden = true;
     const box = document.createElement("div");
     box.id = "refusal";
@@ -25,7 +25,7 @@
     document.body.append(box);
   }
 
-  // Gradio's messages have titles in English; page.py hides them, and what they say is shown here.
+  // Gradio's own messages have English titles. page.css hides them, and their text is shown here instead.
   function overhear(toast) {
     const message = toast.textContent.trim();
     if (toast.dataset.heard === message) return;
@@ -84,7 +84,7 @@
 
   function seek(seconds) {
     const found = parts();
-    // The very end is the beginning of the next round.
+    // The video repeats, so its very end would show the beginning.
     if (found) found.video.currentTime = Math.max(0, Math.min(seconds, found.duration - 0.05));
   }
 
@@ -116,7 +116,7 @@
     seek(to);
   });
 
-  // ---- answers
+  // ---- results
 
   function reveal(element) {
     const { top, bottom } = element.getBoundingClientRect();
@@ -141,7 +141,7 @@
     return new Set(found.map((e) => e.src || e.href).filter((address) => address.includes("/gradio_api/file=")));
   };
 
-  // Files stay on the server for as long as somebody asks for them.
+  // The server keeps files as long as an open page asks for them.
   async function ping() {
     if (document.hidden) return;
     for (const address of fileAddresses()) {
@@ -162,11 +162,11 @@
       if (value) sessionStorage.setItem(name, value);
       else sessionStorage.removeItem(name);
     } catch {
-      // no room, or not allowed: then it does not outlive the page
+      // No space, or not allowed: then it does not survive reloading.
     }
   }
 
-  document.addEventListener("submit", () => sessionStorage.clear());  // whoever signs out leaves nothing
+  document.addEventListener("submit", () => sessionStorage.clear());  // nothing stays after signing out
 
   // ---- called by page.py
 
@@ -174,7 +174,7 @@
     keep("video", video && JSON.stringify(video));
     return video;
   };
-  // What was there before the page was loaded anew, if the server still has it.
+  // The result and the file from before reloading, if the server still has them.
   window.restored = async () => {
     const [answer, video] = [sessionStorage.getItem("answer"), JSON.parse(sessionStorage.getItem("video"))];
     const address = /<video src="([^"]+)"/.exec(answer ?? "")?.[1];
@@ -184,7 +184,7 @@
     if (!hasVideo) keep("video", null);
     return [hasAnswer ? answer : null, hasVideo ? video : null];
   };
-  // called once Gradio has drawn the page and set a title of its own
+  // Called when Gradio has built the page and set its own title.
   window.finishPage = () => {
     document.title = text.title;
     document.documentElement.lang = text.language;

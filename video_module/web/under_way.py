@@ -13,8 +13,8 @@ class Work:
     """A generator that can be closed between two steps, also from another thread. Created by UnderWay.begin()."""
 
     # Gradio's own `cancels` is not used. It ends whatever is running when the server gets to it, so a click on
-    # something else right after Cancel could be lost. And a generator that it ends during a step would keep its place in the queue
-    # until Python's garbage collection.
+    # something else right after Cancel could be lost. And a generator that it ends during a step would keep its place
+    # in the queue until Python's garbage collection.
 
     def __init__(self, steps: Generator[Any, None, Any]) -> None:
         self._steps, self._lock, self._is_cancelled = steps, threading.Lock(), False
