@@ -36,7 +36,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--root_path", default="", help="path where a proxy serves the page, such as /actions")
     parser.add_argument(
-        "--examples", type=Path, metavar="DIR", help="folder of example videos (default: drawings, for models that know them)"
+        "--examples",
+        type=Path,
+        metavar="DIR",
+        help="folder of example videos (default: drawings, for models that know them)",
     )
     parser.add_argument(
         "--class_names_translated",

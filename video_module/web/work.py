@@ -8,13 +8,15 @@ from video_module.errors import VideoError
 from video_module.inference.predictor import Predictor, Window
 from video_module.web.limits import Limits, Refused, check_length, check_pixels, check_size
 
-# The cost of the network per frame, expressed in pixels of video. It does not depend on the video's size.
-_NETWORK_PIXELS = 256 * 256
+# The cost of a frame that does not depend on its size, expressed in pixels: the network and the overhead of decoding and
+# drawing. This fits swin3d_nano on a CPU. Slower networks cost more, so with them large videos finish before the
+# estimate if only small ones were measured.
+_FIXED_PIXELS = 512 * 512
 
 
 def work_size(info: VideoInfo) -> int:
     """The amount of work for a video, in pixels. Waiting times are estimated from it."""
-    return info.estimated_num_frames * (info.height * info.width + _NETWORK_PIXELS)
+    return info.estimated_num_frames * (info.height * info.width + _FIXED_PIXELS)
 
 
 class LimitedReader(VideoReader):
