@@ -8,9 +8,9 @@ from video_module.errors import VideoError
 from video_module.inference.predictor import Predictor, Window
 from video_module.web.limits import Limits, Refused, check_length, check_pixels, check_size
 
-# The cost of a frame that does not depend on its size, expressed in pixels: the network and the overhead of decoding and
-# drawing. This fits swin3d_nano on a CPU. Slower networks cost more, so with them large videos finish before the
-# estimate if only small ones were measured.
+# The cost of a frame that does not depend on its size, expressed in pixels: the network, and the overhead of decoding
+# and drawing. This fits swin3d_nano on a CPU. Slower networks cost more, so with them large videos finish before the
+# estimated time if only small ones were measured.
 _FIXED_PIXELS = 512 * 512
 
 
