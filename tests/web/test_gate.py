@@ -217,7 +217,7 @@ def test_the_page_asks_for_a_password_and_says_nothing_else(locked, exported):
     assert not re.search(r"<(script|link|img)|gradio|nano|wave|модел", reply.text)
     with httpx.Client(headers=browser) as session:
         reply = session.post(f"{locked.address}login", data={"username": "anna", "password": "x"})
-        assert reply.status_code == 401 and "Имя или пароль неверны." in reply.text and "anna" not in reply.text
+        assert reply.status_code == 401 and "Неверное имя или пароль." in reply.text and "anna" not in reply.text
         reply = session.post(f"{locked.address}login", data={"username": "борис", "password": "другой"})
         assert (reply.status_code, reply.headers["location"]) == (303, "/")
         cookie = reply.headers["set-cookie"].lower()

@@ -367,7 +367,7 @@ def test_signing_in_and_out(browser, exported, recording, tmp_path):
             page.get_by_label("Пароль").fill(password)
             page.get_by_role("button", name="Вход").click()
             if password == "wrong":
-                page.get_by_text("Имя или пароль неверны.").wait_for()
+                page.get_by_text("Неверное имя или пароль.").wait_for()
         wait_for_the_first_view(page)
         recognise(page, recording)
         page.get_by_role("button", name="Выйти").click()
@@ -417,6 +417,6 @@ def test_it_fits_the_screen_and_axe_finds_nothing(open_page, tmp_path, theme, wi
 def test_the_api_is_described_on_a_page_of_ours(open_page):
     page = open_page()
     with page.expect_popup() as description:
-        page.get_by_role("link", name="For programs: the API").click()
+        page.get_by_role("link", name="API for programs").click()
     description.value.get_by_text("curl -F file=@clip.mp4").wait_for()
     assert "`" not in description.value.locator("body").inner_text()
