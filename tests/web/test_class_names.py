@@ -22,8 +22,8 @@ def test_classes_are_named_by_language(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected a table with the columns class"),
-        ("class\nwave\n", "expected a table with the columns class"),
+        ("", "expected the columns class"),
+        ("class\nwave\n", "expected the columns class"),
         ("class,fr\nwave,fait signe\n", "one or more of en, ru"),
         ("class,ru\nrun,бежит\n", "line 2: no model has a class 'run'"),
         ("class,ru\nsit,сидит\nsit,садится\n", "line 3: class 'sit' is listed twice"),

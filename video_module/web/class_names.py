@@ -19,8 +19,8 @@ def read_translations(path: Path, class_names: Collection[str]) -> dict[str, dic
     languages = header[1:]
     if header[:1] != ["class"] or not languages or not set(languages) <= set(LANGUAGES):
         raise InputError(
-            f"--class_names_translated {path}: the header is {','.join(header)!r}; expected class and "
-            f"one or more of {', '.join(LANGUAGES)}"
+            f"--class_names_translated {path}: the header is {','.join(header)!r}; expected the columns "
+            f"class and one or more of {', '.join(LANGUAGES)}"
         )
     names: dict[str, dict[str, str]] = {language: {} for language in languages}
     for number, line in enumerate(lines[1:], start=2):
