@@ -39,7 +39,7 @@ TEXTS = {
         "gone": "This upload has been deleted. Please upload it again.",
         "too_long": "This video is longer than {max_seconds} s. Please trim it.",
         "too_many_frames": "This video has more than {max_frames} frames. Please trim it or lower its frame rate.",
-        "too_large_frames": "This video is {width} x {height} pixels; at most {max_width} x {max_height} are accepted.",
+        "too_large_frames": "This video is {width} × {height} pixels; at most {max_width} × {max_height} are accepted.",
         "too_large_file": "This file is larger than {max_file_mb} MB.",
         "bad_upload": "This upload could not be read. Please upload one file.",
         "storage_full": "The server has no space for more files right now. Please try again in a few minutes.",
@@ -65,9 +65,9 @@ TEXTS = {
         "too_slow_upload": "The upload was too slow. Please try again.",
         "too_many_uploads": "You are already uploading {most} files. Please wait until one has finished.",
         "too_many_jobs": "You already have {most} videos in the queue. Please wait until one has finished.",
-        "too_many_pixels": "This video is too large: more than {max_gigapixels} x 10^9 pixels in all its frames. "
+        "too_many_pixels": "This video is too large: more than {max_gigapixels} billion pixels in all its frames. "
         "Please trim it or lower its resolution.",
-        "too_slow": "This video took longer than {max_work_s} s, so the server gave up. Please trim it or lower its "
+        "too_slow": "Processing took longer than {max_work_s} s and was stopped. Please trim the video or lower its "
         "resolution.",
         "closing": "The server is shutting down. Please try again later.",
         "example_title": "Example: {name}",
@@ -87,8 +87,8 @@ TEXTS = {
         "annotated_video": "Annotated video (.mp4)",
         "segments_table": "Segments as a table (.csv)",
         "subtitles": "Subtitles (.vtt)",
-        "windows_table": "Every window (.csv)",
-        "whole_json": "Everything (.json)",
+        "windows_table": "Scores of every window (.csv)",
+        "whole_json": "All data (.json)",
         "live_end": "The video has ended.",
         "live_over": "The limit of {max_seconds} s is reached. Start the camera again to continue.",
         "waiting_live": "In the queue: {num_before} ahead of you",
@@ -134,7 +134,7 @@ TEXTS = {
         "gone": "Этот файл уже удалён. Загрузите его ещё раз.",
         "too_long": "Видео длиннее {max_seconds} с. Обрежьте его.",
         "too_many_frames": "В видео больше {max_frames} кадров. Обрежьте его или уменьшите частоту кадров.",
-        "too_large_frames": "Размер кадра — {width} x {height}, допускается не больше {max_width} x {max_height}.",
+        "too_large_frames": "Размер кадра — {width} × {height}, допускается не больше {max_width} × {max_height}.",
         "too_large_file": "Файл больше {max_file_mb} МБ.",
         "bad_upload": "Не удалось прочитать загруженные данные. Загрузите один файл.",
         "storage_full": "На сервере сейчас нет места для новых файлов. Попробуйте через несколько минут.",
@@ -160,7 +160,7 @@ TEXTS = {
         "too_slow_upload": "Файл загружался слишком медленно. Попробуйте ещё раз.",
         "too_many_uploads": "Вы уже загружаете несколько файлов ({most}). Дождитесь окончания загрузки.",
         "too_many_jobs": "В очереди уже есть ваши видео ({most}). Дождитесь, пока будет готово одно из них.",
-        "too_many_pixels": "Видео слишком большое: больше {max_gigapixels} x 10^9 пикселей во всех кадрах. "
+        "too_many_pixels": "Видео слишком большое: больше {max_gigapixels} млрд пикселей во всех кадрах. "
         "Обрежьте его или уменьшите разрешение.",
         "too_slow": "Обработка видео заняла больше {max_work_s} с и была прервана. Обрежьте его или уменьшите "
         "разрешение.",
@@ -182,13 +182,13 @@ TEXTS = {
         "annotated_video": "Видео с подписями (.mp4)",
         "segments_table": "Таблица фрагментов (.csv)",
         "subtitles": "Субтитры (.vtt)",
-        "windows_table": "Все окна (.csv)",
+        "windows_table": "Оценки по всем окнам (.csv)",
         "whole_json": "Все данные (.json)",
         "live_end": "Видео закончилось.",
         "live_over": "Достигнут предел в {max_seconds} с. Чтобы продолжить, включите камеру снова.",
         "waiting_live": "В очереди: перед вами {num_before}",
         "expired": "Результат удалён: вы слишком долго не открывали страницу. Загрузите видео ещё раз.",
-        "connection_lost": "Соединение потеряно. Страница восстановит его; файл и результат хранятся несколько минут.",
+        "connection_lost": "Соединение потеряно и восстановится само. Файл и результат хранятся несколько минут.",
         "failed": "Не получилось. Попробуйте ещё раз.",
         "close": "Закрыть",
         "api": "API для программ",
