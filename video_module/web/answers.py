@@ -30,7 +30,10 @@ _NUM_PAUSES = 50
 def work_on(
     service: Service, path: str | Path, *, job: Job, model: Any, language: str, folder: Path
 ) -> Generator[str, None, str]:
-    """Yield the progress on a video as HTML and return the result, whose files go to `folder`. Raises Refused."""
+    """Recognise a video and write the files of the result to `folder`.
+
+    Yields the progress and returns the result, both as HTML. Raises Refused.
+    """
     texts = TEXTS[language]
     prediction = yield from _predict(service, path, model, job, texts)
     segments = timeline.find_segments(prediction, service.config)

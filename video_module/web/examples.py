@@ -116,7 +116,7 @@ class Examples:
         return self._answers.get((model, example.path, language))
 
     def answer(self, model: str, example: Example, *, language: str, visitor: str) -> Generator[str, None, str]:
-        """Yield the progress as HTML and return the result. Raises Refused."""
+        """Yield the progress and return the result of an example, both as HTML. Raises Refused."""
         key = model, example.path, language
         if key not in self._answers:
             folder = self._service.storage.examples / secrets.token_hex(8)

@@ -30,10 +30,10 @@ SPEEDS = (1, 2, 5, 10)
 
 _JPEG_QUALITY = 80
 
-# Cameras to remember. Each one keeps the frames of a clip in memory.
+# Number of cameras to remember. Each one keeps the frames of a clip in memory.
 _MAX_CAMERAS = 100
 
-# Cameras per clip that can be scored at once. With more, labels would come too late.
+# Number of cameras that share one of the threads that score clips. With more, labels would come too late.
 _CAMERAS_EACH = 4
 _GONE_S = 3.0
 

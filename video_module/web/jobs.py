@@ -95,7 +95,8 @@ class Jobs:
     def wait_s(self, job: "Job") -> float | None:
         """Seconds until a waiting job's turn, estimated from the speed of the last jobs.
 
-        None if that is not known: no job of a kind has been measured, or the one that runs takes longer than expected.
+        None if it is unknown, because no job of the same kind has been measured yet or a running job takes longer than
+        expected.
         """
         with self._lock:
             before = self._waiting[: self._waiting.index(job)] if job in self._waiting else []

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 # Largest frame, landscape or portrait. A decoded 4K frame takes 28 MB, and several are in memory at a time.
 MAX_WIDTH, MAX_HEIGHT = 4096, 2304
 
-# The limit on frames allows this many per second. Without it, a video with a million frames per second would pass the
-# limit on seconds.
+# The most frames of a video are this many for each second of --max_seconds. Otherwise a header that claims a million
+# frames per second would allow a short video to have any number of frames.
 _MAX_FPS = 60
 
 # HTTP status by refusal; all others are 400.

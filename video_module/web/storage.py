@@ -132,7 +132,7 @@ class Storage:
             self._drop(folder)
 
     def leave(self, session: str) -> None:
-        """Delete what a visitor owns soon, unless it is used again."""
+        """Mark the files of a visitor who has left. They are deleted soon, unless they are used again."""
         with self._lock:
             self._left.update(folder for (owner, _), folder in self._owned.items() if owner == session)
 

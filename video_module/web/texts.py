@@ -197,7 +197,7 @@ TEXTS = {
 
 
 def choose_language(accept_language: str) -> str:
-    """The first of LANGUAGES by preference in an Accept-Language header, such as `ru-RU,ru;q=0.9,en;q=0.8`."""
+    """The preferred one of LANGUAGES by an Accept-Language header such as `ru-RU,ru;q=0.9,en;q=0.8`."""
     preferences = []
     for position, item in enumerate(accept_language.split(",")):
         tag, _, quality = item.strip().partition(";q=")
@@ -210,5 +210,5 @@ def choose_language(accept_language: str) -> str:
 
 
 def texts_for(accept_language: str | None) -> dict[str, str]:
-    """The texts in the language of a request, by its Accept-Language header."""
+    """The texts in the language that a request's Accept-Language header prefers."""
     return TEXTS[choose_language(accept_language or "")]

@@ -1,4 +1,4 @@
-"""Receive uploads. Limits apply to the bytes that have arrived, not to the sizes that requests announce."""
+"""Receive uploads. Disk space is counted as bytes arrive, so announcing a large file reserves nothing."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ _BAD_CHARACTERS = re.compile(r'[\x00-\x1f\x7f<>:"|?*%#&;`$]')
 
 
 async def read_body(request: Request, *, most: int, too_large: Refused) -> AsyncIterator[bytes]:
-    """Yield the body of a request as it arrives. Raises Refused if it is too long or slow, or ClientDisconnect."""
+    """Yield the body of a request as it arrives. Raises Refused if it is too large or slow, and ClientDisconnect."""
     if int(request.headers.get("content-length", "0")) > most:
         raise too_large
     begin, taken, has_more = time.monotonic(), 0, True
