@@ -72,6 +72,7 @@ def test_a_video_is_recognised_and_plays(open_page, server, recording):
     before = set(server.visitors_files())  # of other tests
     page = open_page()
     page.get_by_text("Up to 2 MB and 20 s.").wait_for()
+    wait_for_the_first_view(page)  # or the example's answer could be taken for this one's
     recognise(page, recording)
     page.locator("#known").get_by_role("button").click()
     page.locator("#known").get_by_text("jump, pull, push, sit, stand, wave").wait_for()
