@@ -262,7 +262,12 @@ def measure(predictor: "Predictor", split: "EvaluationSplit", scores: "Scores", 
     is_right = scores.video_scores.argmax(axis=1) == split.labels
     figures = {
         **metrics.summarise(
-            scores.view_scores, scores.video_scores, split.labels, predictor.class_names, sources=split.sources
+            scores.view_scores,
+            scores.video_scores,
+            split.labels,
+            predictor.class_names,
+            sources=split.sources,
+            cross_validated=split.num_folds is not None,
         ),
         **metrics.calibration_figures(
             scores.view_scores, split.labels, temperature=predictor.temperature, min_score=predictor.min_score

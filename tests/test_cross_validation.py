@@ -52,6 +52,7 @@ def all_folds(data, tmp_path_factory) -> tuple[Path, str]:
 
 def test_each_fold_leaves_its_files_and_all_of_them_a_row(all_folds, data):
     folder, printed = all_folds
+    assert printed.count("says little") == 3 and "cross-validate" not in printed
     for fold in (1, 2):
         split = json.loads((data / f"fold{fold}" / "split.json").read_text())
         results = json.loads((folder / f"x_fold{fold}_results.json").read_text())

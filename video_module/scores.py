@@ -71,8 +71,10 @@ def is_small_test(num_videos: int, num_sources: int | None = None) -> bool:
     return 0 < num_videos < _SMALL_TEST or (num_sources is not None and 0 < num_sources < _FEW_SOURCES)
 
 
-def describe_small_test(num_videos: int, num_sources: int | None, num_right: int | None = None) -> str:
-    """Say how wide the interval of a small test is, and what would narrow it.
+def describe_small_test(
+    num_videos: int, num_sources: int | None, num_right: int | None = None, *, cross_validated: bool = False
+) -> str:
+    """Say how wide the interval of a small test is and, unless it is part of a cross-validation, advise one.
 
     Without `num_right`, two thirds are assumed to be correct. `num_sources` is None if the sources are unknown.
     """
@@ -81,8 +83,8 @@ def describe_small_test(num_videos: int, num_sources: int | None, num_right: int
     alone = num_sources == num_videos
     sources = "" if num_sources is None else f" of {pluralize(num_sources, 'source')}"
     wider = "" if alone else "; wider if videos share a recording"
+    advice = "" if cross_validated else "; to test on every video, cross-validate with split_data.py --num_folds 5"
     return (
         f"a test on {pluralize(num_videos, 'video')}{sources} says little: {right} means an accuracy between {low:.2f} "
-        f"and {high:.2f} (95 % interval{wider}); to test on every video, cross-validate with split_data.py --num_folds "
-        "5"
+        f"and {high:.2f} (95 % interval{wider}){advice}"
     )

@@ -119,6 +119,16 @@ def test_a_small_test_is_told(num_videos, num_sources, num_right, expected):
     assert note is None if expected is None else expected in note
 
 
+def test_a_cross_validation_is_not_told_to_cross_validate():
+    views, scores, labels, sources = made_case(30, 4, accuracy=0.6)
+    alone, fold = (
+        metrics.summarise(views[:8], scores[:8], labels[:8], ["a", "b", "c"], sources=sources[:8], cross_validated=yes)
+        for yes in (False, True)
+    )
+    assert "; to test on every video, cross-validate with split_data.py --num_folds 5" in alone["interval_note"]
+    assert "a test on 8 videos" in fold["interval_note"] and "cross-validate" not in fold["interval_note"]
+
+
 def test_a_figure_that_cannot_vary_is_no_reason_for_a_note():
     """The label of one of three classes is among the five best in every resample."""
     views, scores, labels, sources = made_case(30, 4, accuracy=0.6)

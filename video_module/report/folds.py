@@ -106,7 +106,8 @@ def _pool(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> dict[str,
     # Two classes can be equal in the table's six digits; which one was ahead, the prediction tells.
     scores[np.arange(len(rows)), best] = np.minimum(scores[np.arange(len(rows)), best] + 1e-9, 1)
     labels = np.array([class_names.index(row["label"]) for row in rows])
-    pooled = summarise(list(scores[:, None]), scores, labels, class_names, sources=[row["source"] for row in rows])
+    sources = [row["source"] for row in rows]
+    pooled = summarise(list(scores[:, None]), scores, labels, class_names, sources=sources, cross_validated=True)
     # The table has no clips.
     del pooled["clip_top1"], pooled["intervals"]["clip_top1"], pooled["num_clips"]
     return pooled

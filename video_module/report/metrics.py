@@ -154,11 +154,13 @@ def summarise(
     class_names: Sequence[str],
     *,
     sources: Sequence[str],
+    cross_validated: bool = False,
 ) -> dict[str, Any]:
     """All figures of X_results.json that follow from scores.
 
     `view_scores` holds (num_views, K) probabilities for each video, `video_scores` (N, K) their means, `sources` the
-    film of each. Classes without a video have accuracy None and do not count in the means over classes.
+    film of each; `cross_validated` is interval_note()'s. Classes without a video have accuracy None and do not count
+    in the means over classes.
     """
     assert video_scores.shape == (len(labels), len(class_names)) and len(view_scores) == len(sources) == len(labels)
 
@@ -172,7 +174,11 @@ def summarise(
         **{name: float(value) for name, value in figures_of(statistics.add_up(tallies)).items()},
         "intervals": intervals,
         "interval_note": statistics.interval_note(
-            told, num_sources=num_sources, num_videos=len(labels), num_right=int(tallies["top1"].sum())
+            told,
+            num_sources=num_sources,
+            num_videos=len(labels),
+            num_right=int(tallies["top1"].sum()),
+            cross_validated=cross_validated,
         ),
         "per_class_accuracy": {name: row["recall"] for name, row in classes.items()},
         "per_class": classes,

@@ -72,15 +72,21 @@ def describe_share(count: int, total: int) -> str:
 
 
 def interval_note(
-    intervals: Mapping[str, list[float] | None], *, num_sources: int, num_videos: int = 0, num_right: int | None = None
+    intervals: Mapping[str, list[float] | None],
+    *,
+    num_sources: int,
+    num_videos: int = 0,
+    num_right: int | None = None,
+    cross_validated: bool = False,
 ) -> str | None:
     """What a reader of the intervals should know; None if there is nothing.
 
-    `num_videos` (and how many of them were right): of one test, which may be small.
+    `num_videos` (and how many of them were right): of one test, which may be small. It is `cross_validated` if it is
+    of one fold of a cross-validation, or of all.
     """
     notes = []
     if num_videos and is_small_test(num_videos, num_sources):
-        notes.append(describe_small_test(num_videos, num_sources, num_right))
+        notes.append(describe_small_test(num_videos, num_sources, num_right, cross_validated=cross_validated))
     if num_sources < _MIN_SOURCES:
         notes.append(f"no intervals: resampling needs at least {_MIN_SOURCES} sources, got {num_sources}")
         return "; ".join(notes)
