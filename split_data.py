@@ -354,7 +354,7 @@ def suggest_groups(args: argparse.Namespace) -> None:
     for item in rejected:
         print(f"rejected {item.path}: {item.reason}")
     found = grouping.suggest_groups(input_dir, videos, num_workers=args.num_workers)
-    grouping.write_suggestions(table, found)
+    grouping.write_suggestions(table, found, rejected)
 
     def preview(video: "VideoRecord", item: "Suggestion") -> contact_sheet.Preview:
         frames = read_thumbnails(input_dir / video.path, num_video_frames=video.num_frames)

@@ -1,4 +1,5 @@
 import csv
+import json
 import shutil
 from dataclasses import replace
 from itertools import combinations
@@ -134,6 +135,26 @@ def test_the_table_is_what_groups_reads(scenes, tmp_path, capsys):
     (tmp_path / "groups_sheets" / "mine.txt").touch()
     with pytest.raises(InputError, match=r"groups_sheets: contains mine\.txt besides earlier pictures"):
         split_data.main(["--input_dir", str(folder), "--suggest_groups", str(table)])
+
+
+def test_the_table_has_a_row_for_a_file_that_cannot_be_read(scenes, tmp_path, capsys):
+    folder, scene_of = scenes
+    paths = [*list(scene_of)[:2], *list(scene_of)[-2:]]
+    for path in paths:
+        (tmp_path / "videos" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / path, tmp_path / "videos" / path)
+    broken = (tmp_path / "videos" / paths[0]).with_name("broken.mp4")
+    broken.write_bytes(b"no video")
+    table, flags = tmp_path / "groups.csv", ["--input_dir", str(tmp_path / "videos")]
+    split_data.main([*flags, "--suggest_groups", str(table)])
+    with open(table, newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    assert row["path"] == broken.relative_to(tmp_path / "videos").as_posix()
+    assert row["basis"] == "rejected: not a video, or too damaged to read"
+    split_data.main([*flags, "--groups", str(table), "--output_dir", str(tmp_path / "data")])
+    split = json.loads((tmp_path / "data" / "split.json").read_text())
+    assert len(split["videos"]) == 4
+    assert [item["path"] for item in split["rejected"]] == [row["path"]]
 
 
 def test_a_random_split_is_warned_of_and_auto_keeps_groups_together(scenes, tmp_path, capsys):

@@ -59,7 +59,7 @@ def test_groups_file(tmp_path):
     (tmp_path / "g.csv").write_text("path,label,source_video\na/1.avi,a,X\n./b/2.avi,b,Y\n")
     source_of = records.groups_source(tmp_path / "g.csv")
     assert [source_of("a/1.avi", "a"), source_of("b/2.avi", "b")] == ["X", "Y"]
-    with pytest.raises(InputError, match=r"g\.csv: no row for video 'a/3\.avi'"):
+    with pytest.raises(InputError, match=r"g\.csv: no row for video 'a/3\.avi'; add one, or move the file"):
         source_of("a/3.avi", "a")
     (tmp_path / "bad.csv").write_text("file,group\n1,2\n")
     with pytest.raises(InputError, match="needs the columns path and source"):

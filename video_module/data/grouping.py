@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from video_module.data import packets
 from video_module.data.decoding import read_frames
-from video_module.data.records import VideoRecord
+from video_module.data.records import Rejected, VideoRecord
 from video_module.errors import InputError
 from video_module.files import replacing
 from video_module.tables import pluralize
@@ -317,11 +317,13 @@ def describe_torn_apart(found: Sequence[Suggestion], videos: Sequence[VideoRecor
     )
 
 
-def write_suggestions(path: Path, found: Sequence[Suggestion]) -> None:
-    """Write the table that --groups reads, groups together."""
+def write_suggestions(path: Path, found: Sequence[Suggestion], rejected: Sequence[Rejected]) -> None:
+    """Write the table that --groups reads, groups together, rejected files last."""
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["path", "source", "confidence", "basis"])
         for item in sorted(found, key=lambda item: (item.source, item.path)):
             confidence = "" if item.confidence is None else f"{item.confidence:g}"
             rows.writerow([item.path, item.source, confidence, item.basis])
+        # --groups asks for the source of every file before it decodes any
+        rows.writerows([item.path, item.path, "", f"rejected: {item.reason}"] for item in rejected)

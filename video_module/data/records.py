@@ -111,7 +111,7 @@ def groups_source(file: Path) -> SourceOf:
 
     def source_of(path: str, label: str) -> str:
         if path not in sources:
-            raise InputError(f"{file}: no row for video {path!r}")
+            raise InputError(f"{file}: no row for video {path!r}; add one, or move the file out of the folder")
         return sources[path]
 
     return source_of
