@@ -178,5 +178,5 @@ def test_an_epoch_chosen_by_the_test_side_is_a_leak(make_data, trained, tmp_path
     record = found.checkpoint(model="swin3d_nano", train_config={})
     changed = {key: getattr(record, key) for key in ("split_digest", "train_sources", "train_clips")}
     save_checkpoint(tmp_path / "model.pth", Checkpoint(**{**vars(checkpoint), **changed}))
-    with pytest.raises(InputError, match="were trained on themselves"):
+    with pytest.raises(InputError, match="the model was trained on"):
         check(tmp_path / "model.pth", data / "test")

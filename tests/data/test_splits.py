@@ -1,5 +1,6 @@
 import json
 import random
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -376,4 +377,5 @@ def test_a_test_that_will_tell_little_is_announced(drawn_clips, tmp_path, capsys
     out = capsys.readouterr().out
     expected = "note: a test on 6 videos of 1 source says little: two thirds correct means an accuracy between 0.30"
     assert expected in out
+    assert re.search(r"\n  test +6 videos +1 source\n", out)
     assert "--num_folds 5" in out

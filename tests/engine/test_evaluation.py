@@ -170,7 +170,8 @@ def test_four_clips_of_a_video_are_scored_where_none_is_asked_for():
 
 def test_testing_on_training_videos_is_refused(model, drawn_data, tmp_path, capsys):
     reason = (
-        r"train: 24 test videos come from 4 sources in the model's train and val splits; 24 were trained on themselves"
+        r"train: 24 test videos come from 4 sources in the model's train and val splits; "
+        r"the model was trained on 24 of them"
     )
     with pytest.raises(InputError, match=reason + "; .* or add --allow_leak"):
         run(drawn_data / "train", model, tmp_path / "out")
@@ -192,7 +193,9 @@ def test_a_copy_elsewhere_is_the_same_video(exported, drawn_data, tmp_path, monk
     video = next((drawn_data / "train" / "sit").rglob("*.avi"))
     shutil.copy(video, tmp_path / "copy" / "sit")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"copy: 1 test videos come from 1 sources .*; 1 were trained on themselves"):
+    with pytest.raises(
+        InputError, match=r"copy: 1 test video comes from 1 source .*; the model was trained on 1 of"
+    ):
         run(Path("copy"), exported, tmp_path)
 
 
@@ -240,13 +243,14 @@ def test_official_folds_may_share_films_but_no_clip(trained, official_data, tmp_
         "is_leak": False,
     }
     assert (
-        "6 test videos come from 1 sources in the model's train and val splits; 0 were trained on themselves "
-        "(official folds share films across classes)\n" in capsys.readouterr().out
+        "6 test videos come from 1 source in the model's train and val splits; the model was trained on 0 of them "
+        "(official folds share films across classes)
+" in capsys.readouterr().out
     )
     model = with_record(
         trained, tmp_path / "clip.pth", train_sources=sources, train_clips=[leaks.hash_clip(videos[3].path)]
     )
-    with pytest.raises(InputError, match="1 were trained on themselves"):
+    with pytest.raises(InputError, match="the model was trained on 1 of them"):
         run(official_data / "test", model, tmp_path)
 
 

@@ -104,10 +104,11 @@ def test_nothing_new_asks_for_no_network(videos, tmp_path, embed):
     )
 
 
-def test_a_renamed_video_and_its_copy_are_known(videos, tmp_path, embed):
+def test_a_renamed_video_and_its_copy_are_known(videos, tmp_path, embed, capsys):
     shutil.copy(videos[0].path, tmp_path / "copy.avi")
     copy = replace(videos[0], path=tmp_path / "copy.avi")
     plain, _ = compute([videos[0], copy], tmp_path, embed)
+    assert "found 0 of 2 videos" in capsys.readouterr().out
     assert embed.num_clips == 8
     assert np.array_equal(plain[0], plain[1])
     compute([replace(copy, path=videos[0].path.rename(tmp_path / "renamed.avi"))], tmp_path, embed)

@@ -23,6 +23,7 @@ from video_module.data.records import (
     load_or_scan,
 )
 from video_module.errors import InputError
+from video_module.tables import pluralize
 
 # ---- two splits, by source
 
@@ -40,8 +41,10 @@ class SharedSources:
 
     def __str__(self) -> str:
         return (
-            f"within a class {self.sources_within_class} sources ({self.test_clips_within_class} test clips), "
-            f"across classes {self.sources_across_classes} sources ({self.test_clips_across_classes} test clips)"
+            f"within a class {pluralize(self.sources_within_class, 'source')} "
+            f"({pluralize(self.test_clips_within_class, 'test clip')}), "
+            f"across classes {pluralize(self.sources_across_classes, 'source')} "
+            f"({pluralize(self.test_clips_across_classes, 'test clip')})"
         )
 
 
@@ -120,8 +123,10 @@ class TrainOverlap:
             )
         if self.num_clips and not self.num_sources:
             return f"{self.num_clips} test videos are also in {splits} (same class and file name)"
-        text = f"{self.num_videos} test videos come from {self.num_sources} sources in {splits}"
-        return text if self.num_clips is None else f"{text}; {self.num_clips} were trained on themselves"
+        come = "comes" if self.num_videos == 1 else "come"
+        sources = pluralize(self.num_sources, "source")
+        text = f"{pluralize(self.num_videos, 'test video')} {come} from {sources} in {splits}"
+        return text if self.num_clips is None else f"{text}; the model was trained on {self.num_clips} of them"
 
 
 def train_overlap(

@@ -198,7 +198,8 @@ def describe_split(split: Split, *, sources_unknown: str) -> str:
     lines = [f"{title}: {len(split.class_names)} classes, digest {split.digest}"]
     for name in SPLITS:
         part = split.videos_in(name)
-        sources = f" {len({video.source for video in part}):6} sources" if known else ""
+        num_sources = len({video.source for video in part})
+        sources = f" {num_sources:6} {'source' if num_sources == 1 else 'sources'}" if known else ""
         lines.append(f"  {name:5} {len(part):6} videos{sources}")
     lines.append(f"  shared by test and the rest: {split.shared if known else sources_unknown}")
     return "\n".join([*lines, *(f"  note: {note}" for note in split.notes)])

@@ -175,7 +175,8 @@ def compute_features(
         for digest, (video, all_views) in wanted.items()
         if (views := [view for view in all_views if f"{digest}_{view}" not in cache])
     }
-    print(f"features: found {len(videos) - len(missing):,} of {len(videos):,} videos in {path}")
+    num_found = sum(digest not in missing for digest in digests)
+    print(f"features: found {num_found:,} of {len(videos):,} videos in {path}")
     if missing:
         _add_missing(cache, missing, make_embedding(), clip=clip, num_workers=num_workers)
     plain = [cache[f"{digest}_plain"] for digest in digests]

@@ -73,7 +73,8 @@ def format_figures(figures: dict[str, Any]) -> str:
         precision = "none" if figures["answer_precision"] is None else f"{figures['answer_precision']:.2f}"
         reached = f"{figures['num_answers']} of {figures['num_videos']} videos reach {figures['min_score']:.2f}"
         lines.append(f"  {reached}, {precision} of these correct; the others are uncertain")
-    counts = f"{figures['num_videos']} videos of {figures['num_sources']} sources, {count_views(figures)}"
+    num_sources = pluralize(figures["num_sources"], "source")
+    counts = f"{pluralize(figures['num_videos'], 'video')} of {num_sources}, {count_views(figures)}"
     if any(figures["intervals"].values()):
         counts += "; in brackets: 95 % intervals, resampled by source"
     lines.append(f"  {counts}")
