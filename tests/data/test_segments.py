@@ -41,7 +41,14 @@ def test_background_that_does_not_fit_is_told(tmp_path):
     found, notes = add_background(rows, "nothing", seed=0)
     assert len(found) == 1
     assert found[0].start_s == pytest.approx(5.5, abs=0.6)
-    assert notes == ["found room for only 1 of 2 background segments between the labelled ones"]
+    expected = "found room for only 1 of 2 background segments: between labelled segments, one takes 2.5 s or more"
+    assert notes == [expected]
     assert add_background([*rows, segment(file, 5, 6, "nothing")], "nothing", seed=0)[0] == []
+    whole = [segment(file, label=label) for label in "aabb"]
+    found, notes = add_background([*whole, segment(file, 5, 6, "nothing")], "nothing", seed=0)
+    assert (found, notes) == (
+        [],
+        ["no background segments were added: only those called nothing have start_s and end_s"],
+    )
     with pytest.raises(InputError, match="a background class needs segments with start_s"):
         add_background([segment(file, label="a"), segment(file, label="b")], "nothing", seed=0)

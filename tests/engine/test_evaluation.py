@@ -193,9 +193,7 @@ def test_a_copy_elsewhere_is_the_same_video(exported, drawn_data, tmp_path, monk
     video = next((drawn_data / "train" / "sit").rglob("*.avi"))
     shutil.copy(video, tmp_path / "copy" / "sit")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        InputError, match=r"copy: 1 test video comes from 1 source .*; the model was trained on 1 of"
-    ):
+    with pytest.raises(InputError, match=r"copy: 1 test video comes from 1 source .*; the model was trained on 1 of"):
         run(Path("copy"), exported, tmp_path)
 
 

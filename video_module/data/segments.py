@@ -136,6 +136,8 @@ def add_background(segments: Sequence[Segment], name: str, *, seed: int) -> tupl
         for segment in of_file
         if segment.label != name and segment.end_s - segment.start_s > 0
     )
+    if num_wanted > 0 and num_there and not lengths_s:
+        return [], [f"no background segments were added: only those called {name} have start_s and end_s"]
     stretches = [(of_file[0], _stretches(of_file)) for of_file in recordings]
     found: list[Segment] = []
     while stretches and len(found) < num_wanted:
@@ -151,7 +153,10 @@ def add_background(segments: Sequence[Segment], name: str, *, seed: int) -> tupl
         )
     notes = []
     if len(found) < num_wanted:
-        notes.append(f"found room for only {len(found)} of {num_wanted} background segments between the labelled ones")
+        notes.append(
+            f"found room for only {len(found)} of {num_wanted} background segments: between labelled segments, one "
+            f"takes {lengths_s[0] + 2 * _MARGIN_S:g} s or more"
+        )
     return found, notes
 
 
