@@ -143,7 +143,9 @@ def main(argv: list[str] | None = None) -> None:
     reports = export.measure_latencies(reports, clips.clips, num_threads=args.num_threads)
     print(export.format_reports(reports))
     if len(clips.clips) < num_clips:
-        print(f"  found only {len(clips.clips)} of {num_clips} different clips")
+        print(
+            f"  the check found only {len(clips.clips)} of {num_clips} different clips; longer or more videos give more"
+        )
     if reports[0].agreement.num_predicted_classes < min(2, len(checkpoint.class_names)):
         print("  torch predicts the same class for all clips, so agreement says little")
     for path in export.find_outdated_files(stem, reports, checkpoint):

@@ -242,8 +242,7 @@ def test_official_folds_may_share_films_but_no_clip(trained, official_data, tmp_
     }
     assert (
         "6 test videos come from 1 source in the model's train and val splits; the model was trained on 0 of them "
-        "(official folds share films across classes)
-" in capsys.readouterr().out
+        "(official folds share films across classes)\n" in capsys.readouterr().out
     )
     model = with_record(
         trained, tmp_path / "clip.pth", train_sources=sources, train_clips=[leaks.hash_clip(videos[3].path)]

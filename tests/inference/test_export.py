@@ -231,7 +231,7 @@ def test_few_clips_and_few_classes_are_told_of(trained, traced, tmp_path, capsys
     flags = ["--verify_dir", str(tmp_path / "videos"), "--num_verify_clips", "5", "--fp32_tolerance", "1000"]
     convert_model.main(["--checkpoint", str(tmp_path / "one.pth"), *flags])
     printed = capsys.readouterr().out
-    assert "found only 1 of 5 different clips" in printed
+    assert "found only 1 of 5 different clips; longer or more videos give more" in printed
     assert "torch predicts the same class for all clips" in printed
 
 
