@@ -317,7 +317,7 @@ def test_a_new_class_computes_its_videos_alone(again, trained, drawn_data, tmp_p
         shutil.copy(video, data / "train" / "new" / f"{number}.avi")
     train_model.main(command(trained, data, again, "--no_flip", "new"))
     printed = capsys.readouterr().out
-    assert "features: 24 of 25 videos" in printed
+    assert "features: found 24 of 25 videos" in printed
     assert "no accuracy estimate: all videos of class 'new' come from one source" in printed
     assert load_checkpoint(again).class_names[1] == "new"
 
