@@ -28,7 +28,8 @@ if isinstance(size, list):
 else:
     height, width = int(height * size / min(height, width)), int(width * size / min(height, width))
 top, left = round((height - clip["crop"]) / 2), round((width - clip["crop"]) / 2)
-frames = [cv2.resize(frames[index], (width, height)) for index in wanted]
+exact = cv2.INTER_LINEAR_EXACT
+frames = [cv2.resize(frames[index], (width, height), interpolation=exact) for index in wanted]
 frames = [frame[top : top + clip["crop"], left : left + clip["crop"]] for frame in frames]
 
 [logits] = session.run(None, {"clips": np.stack(frames)[None]})

@@ -19,7 +19,7 @@ from video_module.errors import STOP_SIGNALS, InputError
 
 _SHARED_MEMORY = (
     "/dev/shm, the shared memory that passes clips between processes, is full; enlarge it (docker run --shm-size 8g), "
-    "or use fewer workers (--num_workers 0 needs none of it)"
+    "or use fewer workers (--num_workers 0 needs no shared memory)"
 )
 # In torch's message for an allocation that fails, and for a worker that is killed because memory has no room behind it.
 _NO_ROOM = "shared memory"

@@ -37,8 +37,6 @@ from video_module.tables import align
 
 # Larger batches are no faster per clip on a CPU, and take gigabytes for models with large clips.
 _LATENCY_BATCH_SIZES = (1, 4)
-# For each file and batch size: three turns of one second, or of one call if that takes longer.
-_LATENCY_BUDGET = {"budget_s": 3.0, "num_turns": 3}
 
 # Up to this many 10^9 multiply-adds per clip, a network is quick enough to be checked on 200 clips instead of 32.
 _MAX_SMALL_GMACS = 1.0
@@ -95,13 +93,10 @@ def export_files(
     trace_s = time.perf_counter() - begin
     wanted = sorted(set(precisions), key=PRECISIONS.index)
     score_clips = torch_scorer(model, device=torch.device("cpu"))
-    reports = []
     with closing(Reference(score_clips, clips, model.clip, precisions=wanted)) as reference:
-        for precision in wanted:
-            metadata = metadata_of(checkpoint, precision=precision, opset=opset)
-            made = {"metadata": metadata, "trace_s": trace_s, "reference": reference, "gates": gates}
-            reports.append(_export_file(fp32, onnx_path(stem, precision), precision, **made))
-    return reports
+        export = partial(_export_file, fp32, trace_s=trace_s, reference=reference, gates=gates)
+        metadata = partial(metadata_of, checkpoint, opset=opset)
+        return [export(onnx_path(stem, name), name, metadata=metadata(precision=name)) for name in wanted]
 
 
 def onnx_path(stem: Path, precision: str) -> Path:
@@ -330,7 +325,8 @@ def measure_latencies(
     for size in fitting_batch_sizes(clips.shape[1:], _LATENCY_BATCH_SIZES):
         batch = clips[np.arange(size) % len(clips)]
         calls = {precision: partial(predictor.score_clips, batch) for precision, predictor in scorers.items()}
-        latencies[size] = measure_latency(calls, **_LATENCY_BUDGET)
+        # For each file, three turns of one second, or of one call if that takes longer.
+        latencies[size] = measure_latency(calls, budget_s=3.0, num_turns=3)
     return [
         replace(report, latency={size: of_size[report.precision] for size, of_size in latencies.items()})
         if report.precision in scorers

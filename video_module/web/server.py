@@ -21,6 +21,7 @@ from video_module.inference.predictor import Predictor
 from video_module.web.limits import Limits
 
 if TYPE_CHECKING:
+    from video_module.web.api import Service
     from video_module.web.jobs import Jobs
     from video_module.web.storage import Storage
 
@@ -66,23 +67,13 @@ def serve(
         root = stack.enter_context(own_folder(parent))
         _set_environment(root)
         # Gradio reads its settings on import, so modules that import it are imported only now.
-        from video_module.web.api import Service
         from video_module.web.application import build_application
         from video_module.web.examples import Examples, find_examples
         from video_module.web.gate import own_names
-        from video_module.web.jobs import Jobs
         from video_module.web.login import Accounts
 
         storage = Storage(root, keep_s=limits.keep_minutes * 60, max_bytes=limits.max_disk_mb * 1e6)
-        jobs = Jobs(limits)
-        service = Service(
-            predictors=predictors,
-            storage=storage,
-            jobs=jobs,
-            limits=limits,
-            config=config,
-            translated=translated or {},
-        )
+        service = _make_service(predictors, storage, limits, config, translated or {})
         shown = Examples(service, None if examples is None else find_examples(examples, storage.examples, limits))
         url = _share(host, port) if share else f"http://{host}:{port}/"
         app = build_application(
@@ -97,7 +88,27 @@ def serve(
         threading.Thread(target=_sweep, args=(storage, is_over), daemon=True).start()
         shown.start_preparing()
         print(f"serving at {url}; press Ctrl-C to stop", flush=True)
-        _run(app, sockets, jobs)
+        _run(app, sockets, service.jobs)
+
+
+def _make_service(
+    predictors: dict[str, Predictor],
+    storage: "Storage",
+    limits: Limits,
+    config: TimelineConfig,
+    translated: dict[str, dict[str, str]],
+) -> "Service":
+    from video_module.web.api import Service
+    from video_module.web.jobs import Jobs
+
+    return Service(
+        predictors=predictors,
+        storage=storage,
+        jobs=Jobs(limits),
+        limits=limits,
+        config=config,
+        translated=translated,
+    )
 
 
 def _run(app: Any, sockets: list[socket.socket], jobs: "Jobs") -> None:
