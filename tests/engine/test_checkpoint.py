@@ -73,6 +73,12 @@ def test_what_later_programs_add_is_passed_over(trained, exported, tmp_path):
     assert describe(tmp_path / "later.onnx")["program_version"] == __version__
 
 
+def test_bare_weights_are_refused_with_the_command_that_exports_them(tmp_path):
+    torch.save({"head.weight": torch.zeros(2, 3)}, tmp_path / "bare.pth")
+    with pytest.raises(InputError, match=r"convert_model\.py --model_type MODEL --weights FILE"):
+        load_checkpoint(tmp_path / "bare.pth")
+
+
 def test_a_format_of_the_future_is_refused(trained, tmp_path):
     torch.save(torch.load(trained, weights_only=True) | {"format_version": 3}, tmp_path / "future.pth")
     with pytest.raises(InputError, match=r"format 3, expected 2 or older"):

@@ -79,6 +79,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, onto the CPU. Raises InputError if it is missing, damaged or not of this project."""
     content = load_torch_file(path)
     version = content.get("format_version")
+    if version is None:
+        raise InputError(
+            f"{path}: not a checkpoint of train_model.py; export other weights with convert_model.py --model_type MODEL "
+            "--weights FILE"
+        )
     if version not in READABLE_VERSIONS or "weights" not in content or "class_names" not in content:
         raise InputError(
             f"{path}: not a checkpoint of train_model.py (format {version}, expected {FORMAT_VERSION} or older)"
