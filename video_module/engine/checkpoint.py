@@ -81,8 +81,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     version = content.get("format_version")
     if version is None:
         raise InputError(
-            f"{path}: not a checkpoint of train_model.py; export other weights with convert_model.py --model_type MODEL "
-            "--weights FILE"
+            f"{path}: not a checkpoint of train_model.py; export other weights with "
+            "convert_model.py --model_type MODEL --weights FILE"
         )
     if version not in READABLE_VERSIONS or "weights" not in content or "class_names" not in content:
         raise InputError(
