@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -45,16 +45,18 @@ class Server:
     """Where it keeps visitors' files, in a folder of its own."""
     log: Path
     process: subprocess.Popen
+    earlier: frozenset[Path] = frozenset()
+    """Files of tests before this one. A visitor's files are kept for a while after a page is closed."""
 
     @property
     def api(self) -> str:
         return f"{self.address}gradio_api"
 
     def visitors_files(self) -> list[Path]:
-        """Files below its folder, but for the examples with their answers, and the lock of a folder in use."""
+        """Files in its folder, except earlier ones, examples with their results, and the lock of a folder in use."""
         # Unlike Path.rglob(), os.walk() does not mind folders that go meanwhile.
         files = [Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names]
-        files = [path for path in files if path.suffix != ".lock"]
+        files = [path for path in files if path.suffix != ".lock" and path not in self.earlier]
         return [path for path in files if "examples" not in path.relative_to(self.folder).parts]
 
 
@@ -169,8 +171,8 @@ def _wait_for(server: Server) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(exported, tmp_path_factory) -> Iterator[Server]:
-    """A server with small limits. Nothing of ours stands in a traceback of its log at the end."""
+def shared_server(exported, tmp_path_factory) -> Iterator[Server]:
+    """A server with small limits. At the end, no traceback in its log mentions our code."""
     folder = tmp_path_factory.mktemp("web") / "server"
     names = folder.with_name("names.csv")
     names.write_text("class,ru\n" + "".join(f"{name},{russian}\n" for name, russian in RUSSIAN.items()), "utf-8")
@@ -179,6 +181,12 @@ def server(exported, tmp_path_factory) -> Iterator[Server]:
     with run_server(folder, exported, *flags, "--class_names_translated", str(names)) as server:
         yield server
     assert not re.search(r"video_module[/\\]", server.log.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def server(shared_server) -> Server:
+    """The shared server, with only the files of this test."""
+    return replace(shared_server, earlier=frozenset(shared_server.visitors_files()))
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,8 @@ RUSSIAN = {"accept-language": "ru-RU,ru;q=0.9"}
 
 
 @pytest.fixture(scope="module")
-def client(server) -> Client:
-    return Client(server.address, verbose=False)
+def client(shared_server) -> Client:
+    return Client(shared_server.address, verbose=False)
 
 
 def upload(server, path: Path, **settings) -> httpx.Response:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import threading
+import time
 
 import pytest
 
@@ -71,6 +73,18 @@ def test_an_answer_that_is_not_waited_for_leaves_no_file(service):
     next(steps)
     steps.close()
     assert set(service.storage.examples.rglob("*")) == before
+
+
+def test_preparing_stops_with_its_block_and_leaves_no_unfinished_result(service):
+    examples = Examples(service, None)
+    before, threads = set(service.storage.examples.rglob("*")), set(threading.enumerate())
+    with examples.preparing():
+        while len(set(service.storage.examples.rglob("*")) - before) < 2:
+            assert examples.is_preparing  # a folder and the file in it
+            time.sleep(0.001)
+    assert not examples.is_preparing and set(threading.enumerate()) <= threads
+    assert set(service.storage.examples.rglob("*")) == before
+    assert examples.known_answer("drawn", examples.of("drawn")[0], "en") is None
 
 
 def test_ones_own_examples_are_named_after_their_files(service, recording, tmp_path):

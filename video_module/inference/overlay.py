@@ -4,7 +4,7 @@ import colorsys
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -181,7 +181,7 @@ def iter_write_annotated(
     *,
     name_of: Callable[[str], str] = shown_label,
     has_strip: bool = True,
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """write_annotated() for callers that may stop midway; yields the number of frames written so far.
 
     The file appears when the iterator ends. Closed earlier, it leaves none.

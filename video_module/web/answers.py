@@ -4,6 +4,7 @@ import html
 import math
 import time
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,11 @@ def _write_files(
     drawing = iter_write_annotated(
         files[0][1], prediction, segments, name_of=service.name_of(language), has_strip=False
     )
-    for done in drawing:
-        job.check(service.limits)
-        if done % pause == 0:
-            yield pace.show(done, prediction.num_frames)
+    with closing(drawing):
+        for done in drawing:
+            job.check(service.limits)
+            if done % pause == 0:
+                yield pace.show(done, prediction.num_frames)
     # Visitors see the name of their file, not its path on the server.
     named = replace(prediction, path=Path(prediction.path.name))
     architecture = service.model(model).model

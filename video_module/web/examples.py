@@ -6,7 +6,8 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from video_module.web.texts import LANGUAGES, TEXTS
 
 _THUMBNAIL = (90, 160)
 _MOST = 12
+
+# Time for an unfinished result to stop when the server does.
+_GRACE_S = 3
 
 # By the key of the example's name: its actions, seed and scene.
 _RECORDINGS = {
@@ -134,17 +138,29 @@ class Examples:
             self._answers.setdefault(key, f'<p class="example-title">{html.escape(title)}</p>{found}')
         return self._answers[key]
 
-    def start_preparing(self) -> None:
-        """Compute in the background what visitors see first: each model's first example, in each language."""
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Compute what visitors see first, each model's first example in each language, until the block ends."""
+        is_over = threading.Event()
+        worker = threading.Thread(target=self._prepare, args=(is_over,), daemon=True)
         self.is_preparing = True
-        threading.Thread(target=self._prepare, daemon=True).start()
+        worker.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            # The server must not wait long for a slow model, and deletes the files of an unfinished result anyway.
+            worker.join(_GRACE_S)
 
-    def _prepare(self) -> None:
+    def _prepare(self, is_over: threading.Event) -> None:
         try:
             for model, examples in self._of.items():
                 for language in LANGUAGES if examples else ():
-                    for _ in self.answer(model, examples[0], language=language, visitor=""):
-                        time.sleep(0)
+                    with closing(self.answer(model, examples[0], language=language, visitor="")) as steps:
+                        for _ in steps:
+                            if is_over.is_set():
+                                return
+                            time.sleep(0)
         except Refused:  # the server is closing
             pass
         finally:

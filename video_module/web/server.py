@@ -86,7 +86,7 @@ def serve(
         is_over = threading.Event()
         stack.callback(is_over.set)
         threading.Thread(target=_sweep, args=(storage, is_over), daemon=True).start()
-        shown.start_preparing()
+        stack.enter_context(shown.preparing())
         print(f"serving at {url}; press Ctrl-C to stop", flush=True)
         _run(app, sockets, service.jobs)
 
