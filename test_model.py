@@ -163,7 +163,7 @@ def evaluate(args: argparse.Namespace, group: "Group", argv: Sequence[str]) -> N
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         temperature=predictor.temperature,
-        pin_memory=predictor.provider.startswith("cuda"),
+        pin_memory=predictor.device.startswith("cuda"),
     )
     if scores is None:  # the first process has them all
         return

@@ -6,16 +6,18 @@ import re
 from video_module.errors import InputError
 from video_module.machine import share_of_cores
 
+_WITHOUT_NUMBER = ("cpu", "openvino", "coreml")
+
 
 def parse_device(device: str) -> tuple[str, int]:
-    """Split `auto`, `cpu`, `cuda` or `cuda:1` into kind and index. Raises InputError on anything else.
+    """Split `auto`, `cpu`, `cuda`, `cuda:1` or the name of another runtime into name and index.
 
-    `auto:1`, which torchrun's second process gets, is cuda:1 where there is CUDA.
+    `auto:1`, which torchrun's second process gets, is cuda:1 where there is CUDA. Raises InputError if it is neither.
     """
-    match = re.fullmatch(r"(cpu)|(auto|cuda)(?::(\d+))?", device)
-    if match is None:
+    match = re.fullmatch(r"([a-z][a-z0-9-]*)(?::(\d+))?", device)
+    if match is None or (match[2] and match[1] in _WITHOUT_NUMBER):
         raise InputError(f"--device {device}: not a device; use auto, cpu, cuda or cuda:<number>")
-    return match[1] or match[2], int(match[3] or 0)
+    return match[1], int(match[2] or 0)
 
 
 def own_device(device: str) -> str:
@@ -28,7 +30,7 @@ def own_device(device: str) -> str:
         return device
     if ":" in device:
         raise InputError(f"--device {device}: each of several processes takes its own GPU; use auto, cuda or cpu")
-    return "cpu" if kind == "cpu" else f"{kind}:{os.environ['LOCAL_RANK']}"
+    return kind if kind in _WITHOUT_NUMBER else f"{kind}:{os.environ['LOCAL_RANK']}"
 
 
 def own_threads(num_threads: int | None) -> int | None:

@@ -371,13 +371,18 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
     assert own_device("cuda:1") == "cuda:1"  # of a launcher that numbers none
     assert own_threads(None) is None
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert [own_device(device) for device in ("auto", "cuda", "cpu")] == ["auto:3", "cuda:3", "cpu"]
+    assert [own_device(device) for device in ("auto", "cuda", "cpu", "openvino")] == [
+        "auto:3",
+        "cuda:3",
+        "cpu",
+        "openvino",
+    ]
     with pytest.raises(
         InputError, match="--device cuda:1: each of several processes takes its own GPU; use auto, cuda"
     ):
         own_device("cuda:1")
     with pytest.raises(InputError, match="not a device"):
-        own_device("gpu")
+        own_device("cuda:")
 
 
 @pytest.mark.parametrize("script", [run_model, test_model])
@@ -423,6 +428,6 @@ def test_the_device_of_a_process_is_one_that_predictors_take(trained, exported):
     if torch.cuda.is_available():
         pytest.skip("has CUDA")
     for model in (trained, exported):
-        assert "cpu" in load_predictor(model, device="auto:1").provider.lower()
+        assert "cpu" in load_predictor(model, device="auto:1").device
     with pytest.raises(InputError, match="no CUDA"):
         load_predictor(trained, device="cuda:1")

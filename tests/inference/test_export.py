@@ -79,7 +79,7 @@ def test_the_report_holds_the_proof(files, drawn_data):
         assert file["num_nodes"] == len(onnx.load(path).graph.node)
         assert file["agreement"]["accuracy"] is not None
         for size in ("1", "4"):
-            latency = file["latency"][size]
+            latency = file["latency"]["cpu"][size]
             assert 0 < latency["median_ms"] <= latency["p95_ms"]
             assert latency["num_runs"] >= 5
     sizes = {file["precision"]: file["size_mb"] for file in report["files"]}
@@ -316,7 +316,7 @@ def test_large_clips_are_tried_in_small_batches_and_scored_one_by_one(trained, e
 
     assert verification.fitting_batch_sizes((32, 224, 224, 3)) == (1, 2, 3)
     assert verification.fitting_batch_sizes(load_predictor(exported).clip.shape) == (1, 2, 3, 8)
-    monkeypatch.setattr(predictor, "CPU_BATCH_VALUES", 1)
+    monkeypatch.setattr(predictor, "_CPU_BATCH_VALUES", 1)
     seen = []
     run = onnxruntime.InferenceSession.run
     monkeypatch.setattr(

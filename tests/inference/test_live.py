@@ -22,7 +22,7 @@ CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)  # spans 10 
 
 
 def predictor_of(score: Callable[[np.ndarray], np.ndarray], clip: ClipConfig = CLIP) -> Predictor:
-    return Predictor(model="m", class_names=["a", "b"], clip=clip, score_clips=score, provider="cpu")
+    return Predictor(model="m", class_names=["a", "b"], clip=clip, score_clips=score, device="cpu")
 
 
 def collect(session: LiveSession) -> list[Reading]:

@@ -99,15 +99,6 @@ def test_serving_scores_as_evaluation_does(exported, drawn_data, tmp_path):
         np.testing.assert_allclose(scores, served, rtol=0, atol=1e-5)
 
 
-def test_cuda_that_is_not_there_is_an_error(exported):
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime has CUDA")
-    with pytest.raises(InputError, match="onnxruntime-gpu"):
-        load_predictor(exported, device="cuda")
-
-
 # ---- files that are not ours
 
 
@@ -126,7 +117,7 @@ def test_another_projects_onnx_file(exported, tmp_path):
 @pytest.mark.parametrize("device", ["banana", "cuda:", "gpu"])
 def test_unknown_devices(trained, exported, device):
     for model in (trained, exported):
-        with pytest.raises(InputError, match="not a device; use auto, cpu, cuda"):
+        with pytest.raises(InputError, match=f"--device {device}: .*use auto|--device {device}: torch runs on auto"):
             load_predictor(model, device=device)
 
 
@@ -150,7 +141,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
     """All 6,000 frames at the model's size would take 29 MB."""
     clip = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)
     predictor = Predictor(
-        model="m", class_names=["a", "b"], clip=clip, score_clips=lambda clips: np.zeros((len(clips), 2)), provider="x"
+        model="m", class_names=["a", "b"], clip=clip, score_clips=lambda clips: np.zeros((len(clips), 2)), device="cpu"
     )
     peaks = []
     for num_frames in (300, 6000):

@@ -1,4 +1,4 @@
-"""Measure how fast a trained model runs: torch eager, torch compiled, and its ONNX files."""
+"""Measure how fast a trained model runs: torch eager, torch compiled, and its ONNX files on each runtime."""
 
 import argparse
 import tempfile
@@ -18,7 +18,8 @@ from video_module.data.drawing import ACTIONS, draw_recording
 from video_module.data.sampling import window_starts
 from video_module.errors import InputError
 from video_module.inference.latency import measure_latency
-from video_module.inference.predictor import Predictor, load_predictor
+from video_module.inference.predictor import Predictor, cpu_batch_size, load_predictor
+from video_module.inference.runtimes import runs_on_cpu, usable_runtimes
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -27,10 +28,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         paths = args.model or untrained_files(args.model_type, Path(folder))
         predictors = _load_candidates(paths, args)
         clip = next(iter(predictors.values())).clip
-        if others := [name for name, predictor in predictors.items() if predictor.clip != clip]:
-            raise InputError(
-                f"{others[0]}: its clips differ from those of {next(iter(predictors))}; compare files of one model"
-            )
+        if others := [name for (name, _), predictor in predictors.items() if predictor.clip != clip]:
+            raise InputError(f"{others[0]}: its clips differ from those of {paths[0].name}; compare files of one model")
         video = args.video_path or _draw_video(Path(folder), args.duration_s)
         return _measure(predictors, video, clip=clip, batch_size=args.batch_size)
 
@@ -56,19 +55,26 @@ def untrained_files(model_type: str, folder: Path, *, num_classes: int = 51) -> 
     return paths
 
 
-def _load_candidates(paths: Sequence[Path], args: argparse.Namespace) -> dict[str, Predictor]:
-    """Load predictors, by their name in the table; a .pth file gives an eager and a compiled one."""
+def _load_candidates(paths: Sequence[Path], args: argparse.Namespace) -> dict[tuple[str, str], Predictor]:
+    """Load predictors, by file and way of running it.
+
+    A .pth file runs eager and compiled; an .onnx file on each runtime of the machine, unless --device names one.
+    """
     predictors = {}
+    runtimes = usable_runtimes() if args.device == "auto" else [args.device]
     for path in paths:
-        if any(name.endswith(f" {path.name}") for name in predictors):
+        if any(name == path.name for name, _ in predictors):
             raise InputError(f"{path}: two files are named {path.name}; rename one to tell them apart in the table")
-        predictor = load_predictor(path, device=args.device, num_threads=args.num_threads)
         if path.suffix.lower() == ".onnx":
-            predictors[f"onnxruntime {path.name}"] = predictor
+            for device in runtimes:
+                predictor = load_predictor(path, device=device, num_threads=args.num_threads)
+                predictors[path.name, f"onnxruntime, {device}"] = predictor
         else:
-            predictors[f"torch eager {path.name}"] = predictor
+            predictor = load_predictor(path, device=args.device, num_threads=args.num_threads)
+            predictors[path.name, f"torch eager, {predictor.device}"] = predictor
             if args.compile:
-                predictors[f"torch compiled {path.name}"] = replace(predictor, score_clips=_compiled(path, predictor))
+                compiled = replace(predictor, score_clips=_compiled(path, predictor))
+                predictors[path.name, f"torch compiled, {predictor.device}"] = compiled
     return predictors
 
 
@@ -78,7 +84,7 @@ def _compiled(path: Path, predictor: Predictor) -> Callable[[np.ndarray], np.nda
     from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint
     from video_module.engine.evaluation import torch_scorer
 
-    device = torch.device(predictor.provider)
+    device = torch.device(predictor.device)
     score_clips = torch_scorer(torch.compile(build_from_checkpoint(load_checkpoint(path)).to(device)), device=device)
     try:
         score_clips(np.zeros((1, *predictor.clip.shape), np.uint8))
@@ -100,7 +106,7 @@ def _draw_video(folder: Path, duration_s: float) -> Path:
 
 
 def _measure(
-    predictors: dict[str, Predictor], video: Path, *, clip: ClipConfig, batch_size: int
+    predictors: dict[tuple[str, str], Predictor], video: Path, *, clip: ClipConfig, batch_size: int
 ) -> list[dict[str, Any]]:
     num_frames, info = count_frames(video)
     duration_s = num_frames / info.fps
@@ -108,22 +114,26 @@ def _measure(
     noise = np.random.default_rng(0).integers(0, 256, (batch_size, *clip.shape), np.uint8)
     # Compiled networks are compiled again for each batch size, and others allocate memory, which must not be timed.
     for predictor in predictors.values():
-        for size in {1, batch_size, num_windows % batch_size} - {0}:
+        most = cpu_batch_size(clip) if runs_on_cpu(predictor.device) else batch_size
+        for size in {min(most, size) for size in (1, batch_size, num_windows % batch_size)} - {0}:
             predictor.score_clips(noise[:size])
-    one = measure_latency({name: partial(predictor.score_clips, noise[:1]) for name, predictor in predictors.items()})
-    rows = []
-    for name, predictor in predictors.items():
+    one = measure_latency({key: partial(predictor.score_clips, noise[:1]) for key, predictor in predictors.items()})
+    taken_s = {}
+    for key, predictor in predictors.items():
         begin = time.perf_counter()
         predictor.predict_video(video, batch_size=batch_size)
-        taken_s = time.perf_counter() - begin
-        rows.append(
-            {
-                "what": name,
-                "on": predictor.provider,
-                "one clip, ms": one[name].median_ms,
-                "p95": one[name].p95_ms,
-                f"{duration_s:.0f} s of video ({num_windows} clips), s": taken_s,
-                "times real time": duration_s / taken_s,
-            }
-        )
-    return rows
+        taken_s[key] = time.perf_counter() - begin
+    best_ms, best_s = min(latency.median_ms for latency in one.values()), min(taken_s.values())
+    return [
+        {
+            "file": key[0],
+            "on": key[1],
+            "one clip, ms": one[key].median_ms,
+            "p95": one[key].p95_ms,
+            "over best": one[key].median_ms / best_ms,
+            f"{duration_s:.0f} s of video ({num_windows} clips), s": taken_s[key],
+            "times real time": duration_s / taken_s[key],
+            "over best of these": taken_s[key] / best_s,
+        }
+        for key in predictors
+    ]

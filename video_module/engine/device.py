@@ -17,6 +17,10 @@ def choose_device(device: str) -> torch.device:
     Raises InputError where CUDA was asked for and there is none.
     """
     kind, index = parse_device(device)
+    if kind not in ("auto", "cpu", "cuda"):
+        raise InputError(
+            f"--device {device}: torch runs on auto, cpu, cuda or cuda:<number>; other devices require an ONNX file"
+        )
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cpu":

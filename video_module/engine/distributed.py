@@ -98,7 +98,7 @@ def join_group(device: str) -> Iterator[Group]:
     store, rank, world_size = next(dist.rendezvous("env://"))
     try:
         device = own_device(device)
-        uses_cuda = device != "cpu" and torch.cuda.is_available()
+        uses_cuda = device.startswith(("auto", "cuda")) and torch.cuda.is_available()
         if uses_cuda:
             choose_device(device)  # NCCL takes the current GPU
         # Windows has CUDA without NCCL.

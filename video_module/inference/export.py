@@ -5,11 +5,13 @@ import hashlib
 import json
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from io import StringIO
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +30,7 @@ from video_module.errors import InputError
 from video_module.files import FORMAT_VERSION, replacing
 from video_module.inference.latency import Latency, measure_latency
 from video_module.inference.predictor import METADATA_KEY, describe, load_predictor
+from video_module.inference.runtimes import usable_runtimes
 from video_module.inference.verification import Agreement, Reference, VerificationClips, fitting_batch_sizes
 from video_module.machine import available_cores, describe_machine
 from video_module.models.cost import measure_cost
@@ -63,8 +66,8 @@ class _ExportReport:
     agreement: Agreement
     failure: str | None
     """Why the file was deleted; None if it was kept."""
-    latency: dict[int, Latency] | None = None
-    """By batch size."""
+    latency: dict[str, dict[int, Latency]] | None = None
+    """By runtime and batch size."""
 
 
 def default_num_clips(checkpoint: Checkpoint) -> int:
@@ -311,26 +314,29 @@ def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[s
 def measure_latencies(
     reports: Sequence[_ExportReport], clips: np.ndarray, *, num_threads: int | None = None
 ) -> list[_ExportReport]:
-    """Measure the latency of each kept file on the CPU, and add it to its report.
+    """Measure the latency of each kept file on this machine's runtimes, and add it to its report.
 
-    Batches have one clip and, if clips are small, four. The files take turns.
+    Batches have one clip and, if clips are small, four. Files and runtimes take turns.
     """
-    scorers = {
-        report.precision: load_predictor(report.path, device="cpu", num_threads=num_threads, split_batches=False)
-        for report in reports
-        if not report.failure
-    }
-    latencies: dict[int, dict[str, Latency]] = {}
     print("measuring latencies", flush=True)
+    scorers: dict[tuple[str, str], ScoreClips] = {}
+    kept = [report for report in reports if not report.failure]
+    for report, name in product(kept, usable_runtimes()):
+        try:
+            predictor = load_predictor(report.path, device=name, num_threads=num_threads, split_batches=False)
+        except InputError as error:  # such as CUDA without a driver
+            print(f"  not measured: {error}")
+        else:
+            scorers[report.precision, name] = predictor.score_clips
+    latencies: dict[str, dict[str, dict[int, Latency]]] = defaultdict(lambda: defaultdict(dict))
     for size in fitting_batch_sizes(clips.shape[1:], _LATENCY_BATCH_SIZES):
         batch = clips[np.arange(size) % len(clips)]
-        calls = {precision: partial(predictor.score_clips, batch) for precision, predictor in scorers.items()}
-        # For each file, three turns of one second, or of one call if that takes longer.
-        latencies[size] = measure_latency(calls, budget_s=3.0, num_turns=3)
+        calls = {key: partial(score_clips, batch) for key, score_clips in scorers.items()}
+        # For each, three turns of one second, or of one call if that takes longer.
+        for (precision, name), latency in measure_latency(calls, budget_s=3.0, num_turns=3).items():
+            latencies[precision][name][size] = latency
     return [
-        replace(report, latency={size: of_size[report.precision] for size, of_size in latencies.items()})
-        if report.precision in scorers
-        else report
+        replace(report, latency=dict(latencies[report.precision])) if report.precision in latencies else report
         for report in reports
     ]
 
@@ -351,8 +357,12 @@ def find_outdated_files(stem: Path, reports: Sequence[_ExportReport], checkpoint
 def format_reports(reports: Sequence[_ExportReport]) -> str:
     """The reports as a table."""
     header = ["", "nodes", "MB", "made in s", "largest diff", "agreement", "accuracy"]
-    sizes = sorted({size for report in reports for size in report.latency or {}})
-    header += [f"ms, batch {size} (p95)" for size in sizes]
+    columns = list(
+        dict.fromkeys(
+            (name, size) for report in reports for name, sizes in (report.latency or {}).items() for size in sizes
+        )
+    )
+    header += [f"{name} ms, batch {size} (p95)" for name, size in columns]
     rows = [header]
     for report in reports:
         agreement, latency = report.agreement, report.latency or {}
@@ -367,7 +377,7 @@ def format_reports(reports: Sequence[_ExportReport]) -> str:
                 "-"
                 if agreement.accuracy is None
                 else f"{agreement.accuracy:.3f} ({agreement.accuracy - agreement.torch_accuracy:+.3f})",
-                *(str(latency.get(size, "-")) for size in sizes),
+                *(str(latency.get(name, {}).get(size, "-")) for name, size in columns),
             ]
         )
     return align(rows)

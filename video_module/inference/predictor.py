@@ -15,6 +15,7 @@ from video_module.data.decoding import VideoReader, read_info
 from video_module.devices import parse_device
 from video_module.errors import InputError
 from video_module.files import FORMAT_VERSION, READABLE_VERSIONS
+from video_module.inference.runtimes import choose_runtime, open_session, runs_on_cpu
 from video_module.inference.windows import WindowClip, iter_windows
 from video_module.scores import ScoreClips, softmax, top_k, video_score
 from video_module.tables import pluralize
@@ -22,7 +23,7 @@ from video_module.tables import pluralize
 METADATA_KEY = "video_module"
 
 # Most pixel values that a CPU scores at once. More are no faster there, and each clip of 32x224x224 takes 1 to 2 GB.
-CPU_BATCH_VALUES = 2**22
+_CPU_BATCH_VALUES = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +97,8 @@ class Predictor:
     class_names: list[str]
     clip: ClipConfig
     score_clips: ScoreClips
-    provider: str
-    """Where it runs: "cpu", "cuda", or the name of one of onnxruntime's providers."""
+    device: str
+    """Where it runs: cpu, cuda:0, openvino, and so on."""
     split_digest: str | None = None
     train_sources: tuple[str, ...] = ()
     train_clips: tuple[str, ...] = ()
@@ -110,7 +111,7 @@ class Predictor:
     """If the best class scores lower, the answer is uncertain."""
 
     def summary(self) -> str:
-        return f"{self.model}, {self.precision} on {self.provider}, {len(self.class_names)} classes"
+        return f"{self.model}, {self.precision} on {self.device}, {len(self.class_names)} classes"
 
     def predict_clips(self, clips: np.ndarray) -> np.ndarray:
         """Probabilities, float64 (N, num_classes), of uint8 RGB clips (N, T, H, W, 3).
@@ -189,12 +190,7 @@ def load_predictor(
     split_batches: bool = True,
     precision: str = "fp32",
 ) -> Predictor:
-    """Open an .onnx file written by convert_model.py, or a .pth checkpoint of train_model.py.
-
-    `device` is auto, cpu or cuda; cuda is an error if there is no GPU. Unless `split_batches` is off, large batches are
-    split on the CPU and for int8 files. `precision` is fp32, tf32 (CUDA) or bf16 and applies to checkpoints; an ONNX
-    file has its own. Raises InputError if the file is missing, damaged, or not from this project.
-    """
+    """Open an .onnx file written by convert_model.py, or a .pth checkpoint of train_model.py."""
     path = Path(model)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -209,11 +205,16 @@ def load_predictor(
     if predictor.precision == "int8":
         # The activations of a batch share one scale, so other clips in the batch would change a clip's score.
         size = 1
-    elif predictor.provider in ("cpu", "CPUExecutionProvider"):
-        size = max(1, CPU_BATCH_VALUES // math.prod(predictor.clip.shape))
+    elif runs_on_cpu(predictor.device):
+        size = cpu_batch_size(predictor.clip)
     else:
         return predictor
     return replace(predictor, score_clips=_in_batches(predictor.score_clips, size))
+
+
+def cpu_batch_size(clip: ClipConfig) -> int:
+    """How many clips a CPU scores at once."""
+    return max(1, _CPU_BATCH_VALUES // math.prod(clip.shape))
 
 
 def _in_batches(score_clips: ScoreClips, size: int) -> ScoreClips:
@@ -240,7 +241,7 @@ def _parse_metadata(text: str | None, *, path: Path) -> dict[str, Any]:
 
 def describe(path: Path) -> dict[str, Any]:
     """Describe an ONNX file of convert_model.py: its inputs, outputs and metadata."""
-    session = _open_session(path, providers=["CPUExecutionProvider"])
+    session, _ = open_session(path)
     metadata = _parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path=path)
     return {
         "inputs": [{"name": node.name, "type": node.type, "shape": node.shape} for node in session.get_inputs()],
@@ -251,46 +252,15 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
-def _open_session(path: Path, *, providers: list[Any], num_threads: int | None = None):
-    import onnxruntime
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    options = onnxruntime.SessionOptions()
-    # Errors only: warnings about the graph tell users nothing that they could act on.
-    options.log_severity_level = 3
-    # For a clip of swin3d_t, memory planning took 2.5 GB instead of 1.6, and saved no time.
-    options.enable_mem_pattern = False
-    if num_threads:
-        options.intra_op_num_threads = num_threads
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:
-        # onnxruntime's exceptions have no base class of their own.
-        reason = str(error).splitlines()[0]
-        with open(path, "rb") as file:
-            if file.read(2) == b"PK":  # torch.save() writes an archive
-                reason = "it seems to be a PyTorch file; export it with convert_model.py"
-        raise InputError(f"{path}: cannot be read as an ONNX file ({reason})") from None
-
-
 def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor:
-    import onnxruntime
-
     kind, index = parse_device(device)
-    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    if kind == "cuda" and not has_cuda:
-        raise InputError(f"--device {device}: this onnxruntime has no CUDA; install onnxruntime-gpu instead")
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if has_cuda and kind != "cpu":
-        # Loads CUDA's libraries from the packages that pip installs with torch.
-        onnxruntime.preload_dlls()
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
-    session = _open_session(path, providers=providers, num_threads=num_threads)
+    session, runtime = open_session(path, num_threads=num_threads)
     metadata = _parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path=path)
-    provider = session.get_providers()[0]
-    if kind == "cuda" and provider != "CUDAExecutionProvider":
-        raise InputError(f"--device {device}: onnxruntime could not start CUDA; see its message above")
+    wanted = choose_runtime(device, precision=metadata.get("precision", "fp32"))
+    if wanted != runtime:
+        session, runtime = open_session(path, wanted, index=index, num_threads=num_threads)
+    if kind not in ("auto", runtime):
+        raise InputError(f"--device {device}: onnxruntime could not start it; see its message above")
 
     def score_clips(clips: np.ndarray) -> np.ndarray:
         return session.run(["logits"], {"clips": np.ascontiguousarray(clips)})[0]
@@ -300,7 +270,7 @@ def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor
         class_names=metadata["class_names"],
         clip=metadata["clip"],
         score_clips=score_clips,
-        provider=provider,
+        device=f"{runtime}:{index}" if index else runtime,
         split_digest=metadata.get("split_digest"),
         train_sources=tuple(metadata.get("train_sources", ())),
         train_clips=tuple(metadata.get("train_clips", ())),
@@ -329,7 +299,7 @@ def _load_checkpoint(path: Path, *, device: str, num_threads: int | None, precis
         class_names=checkpoint.class_names,
         clip=checkpoint.clip,
         score_clips=torch_scorer(model, device=target, precision=precision),
-        provider=str(target),
+        device=str(target),
         split_digest=checkpoint.split_digest,
         train_sources=tuple(checkpoint.train_sources),
         train_clips=tuple(checkpoint.train_clips),
