@@ -49,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     cli.add_config_arguments(parser.add_argument_group("limits"), Limits)
     cli.add_config_arguments(parser.add_argument_group("timeline"), TimelineConfig)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", help=cli.DEVICE_HELP)
     parser.add_argument("--num_threads", type=cli.positive_int, help="CPU cores for the network (default: all)")
     return parser.parse_args(argv)
 

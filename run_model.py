@@ -71,7 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     live.add_argument(
         "--stop_after_s", type=cli.positive_float, help="stop after this many seconds (default: at Ctrl-C)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", help=cli.DEVICE_HELP)
     parser.add_argument(
         "--num_threads",
         type=cli.positive_int,

@@ -44,7 +44,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="test even if the model was trained on sources of the test split; recorded in the results",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", help=cli.DEVICE_HELP)
     parser.add_argument(
         "--precision",
         choices=("fp32", "tf32", "bf16"),

@@ -19,6 +19,7 @@ from video_module.errors import STOP_SIGNALS, InputError, Interrupted, hide_secr
 
 # For sheets of frames. A .jpg is a fifth as large.
 PICTURE_SUFFIXES = (".png", ".jpg")
+DEVICE_HELP = "auto, cpu or cuda; for .onnx files also openvino, tensorrt, dml, coreml or a plug-in's name"
 
 
 _Config = typing.TypeVar("_Config")

@@ -66,7 +66,9 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "--duration_s", type=cli.positive_float, default=60.0, help="length of the drawn video, in seconds"
     )
     predict.add_argument("--batch_size", type=cli.positive_int, default=4, help="windows per forward pass")
-    predict.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    predict.add_argument(
+        "--device", default="auto", help="device as for run_model.py (auto: every runtime of this machine)"
+    )
     predict.add_argument("--num_threads", type=cli.positive_int, help="CPU cores for the network (default: all)")
     predict.add_argument(
         "--compile",
@@ -86,7 +88,7 @@ def _add_video(commands: argparse._SubParsersAction) -> None:
     video.add_argument(
         "--max_windows", type=cli.positive_int, default=200, help="number of windows to time in the original's way"
     )
-    video.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    video.add_argument("--device", default="auto", help=cli.DEVICE_HELP)
     video.add_argument("--num_threads", type=cli.positive_int, help="CPU cores for the network (default: all)")
 
 
