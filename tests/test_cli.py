@@ -52,8 +52,8 @@ from pathlib import Path
 from video_module import cli
 def main():
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         signal.pause()
     finally:
         print("tidying up", file=sys.stderr, flush=True)
