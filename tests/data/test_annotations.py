@@ -153,14 +153,16 @@ A = "../videos/a.mp4"
         (f"{HEAD}{A},a/b,0,1,\n", r"t\.csv:2: label 'a/b': labels become folder names"),
         (f"{HEAD}{A},..,0,1,\n", r"t\.csv:2: label '\.\.': labels become folder names"),
         (f"{HEAD}{A},{'x' * 300},0,1,\n", r"too long for the name of a folder"),
-        (f"{HEAD}{A},walk,1,0.5,\n", r"t\.csv:2: ends at 0\.5 s, not after its start at 1 s"),
-        (f"{HEAD}{A},walk,1,1,\n", r"t\.csv:2: ends at 1 s, not after its start at 1 s"),
+        (f"{HEAD}{A},walk,1,0.5,\n", r"t\.csv:2: ends at 0\.5, not after its start at 1"),
+        (f"{HEAD}{A},walk,1,1,\n", r"t\.csv:2: ends at 1, not after its start at 1"),
         (f"{HEAD}{A},walk,1,2.6,\n", r"t\.csv:2: ends at 2\.6 s, after the end of its file, 2\.00 s"),
         (f"{HEAD}{A},walk,2.2,2.4,\n", r"t\.csv:2: starts at 2\.2 s, after the end of its file, 2\.00 s"),
         (f"{HEAD}{A},walk,1.005,1.03,\n", r"t\.csv:2: no frame from 1\.005 to 1\.03 s, at 25 frames/s"),
         (f"{HEAD}{A},walk,-1,1,\n", r"t\.csv:2: start_s must be 0 or more, got -1"),
         (f"{HEAD}{A},walk,nan,1,\n", r"t\.csv:2: start_s must be 0 or more, got nan"),
-        (f"{HEAD}{A},walk,0:10,1,\n", r"t\.csv:2: start_s must be seconds, got '0:10'"),
+        (f"{HEAD}{A},walk,0:1O,1,\n", r"t\.csv:2: start_s must be seconds, as 65\.5 or 1:05\.5, got '0:1O'"),
+        (f"{HEAD}{A},walk,0:61,1:70,\n", r"t\.csv:2: start_s must be seconds"),
+        (f"{HEAD}{A},walk,0:01.5,0:01,\n", r"t\.csv:2: ends at 0:01, not after its start at 0:01\.5"),
         (f"path,label,start_frame\n{A},walk,1.5\n", r"start_frame must be a whole number, got '1\.5'"),
         (f"path,label,end_frame\n{A},walk,63\n", r"ends at 2\.52 s, after the end of its file, 2\.00 s"),
         (f"{HEAD}{A},walk,0,1,trian\n", r"t\.csv:2: split 'trian': expected train, val or test"),
@@ -207,6 +209,15 @@ def test_ten_mistakes_at_a_time(folder):
     assert lines[11].strip() == "and 5 more"
 
 
+def test_times_may_have_minutes_and_hours(folder):
+    assert plain(read(folder, f"{HEAD}{A},walk,0:01,0:00:01.5,\n")) == [("a.mp4", "walk", 1.0, 1.5)]
+
+
+def test_what_can_be_told_without_the_file_is_told_at_once(folder):
+    with pytest.raises(InputError, match=r"(?s)t\.csv: 2 mistakes.*t\.csv:2: nowhere.*t\.csv:3: ends at 1, not after"):
+        read(folder, f"{HEAD}nowhere.mp4,walk,0,1,\n{A},walk,2,1,\n")
+
+
 def test_an_end_a_little_late_is_the_end_of_the_file(folder):
     assert plain(read(folder, f"{HEAD}{A},walk,1,2.4,\n{A},walk,0.5,,\n{A},run,,0.5,\n")) == [
         ("a.mp4", "walk", 1.0, 2.0),
@@ -235,6 +246,11 @@ def test_what_may_be_a_slip_is_told(folder):
         "labels that differ only in case count as different classes: Walk, walk",
         "2 pairs of segments with different labels overlap: ../videos/a.mp4, 0 to 1 s (walk), and 0.5 s on (run)",
     ]
+
+
+def test_a_label_close_to_another_is_told(folder):
+    _, _, notes = read_all(folder, f"{HEAD}{A},fight,0,1,\n{A},fight,1,2,\n../videos/b c.mp4,figth,,,\n")
+    assert notes == ["only one example of 1 class: figth", "label 'figth' is used once; did you mean 'fight'?"]
 
 
 def test_videos_that_cannot_be_read_are_rejected(folder):

@@ -30,7 +30,11 @@ def test_patience_ends_a_run():
     ("num_videos", "num_epochs", "expected"),
     [
         (0, 5, "no validation videos: keeping the last epoch"),
-        (60, 5, "; with 60 validation videos, val top-1 has an error of ± 0.12, so the best of 5 epochs looks better"),
+        (
+            60,
+            5,
+            "; with 60 validation videos, val top-1 can be off by 0.12 (95 % interval)",
+        ),
         (60, 1, "* marks the best epoch so far, saved as x.pth"),
         (200, 5, "* marks the best epoch so far, saved as x.pth"),
     ],

@@ -91,7 +91,7 @@ def test_one_request_with_a_form_gets_one_answer(server, client, recording, endp
         ({"top_k": "nan"}, "top_k must be a whole number"),
         ({"top_k": "1e999"}, "top_k must be a whole number"),
         ({"top_k": "many"}, "top_k must be a whole number"),
-        ({"file": "text"}, "This upload could not be read."),
+        ({"file": "text"}, "Send one video, as a file in the form field file (curl -F file=@video.mp4)."),
         ({"other": "x" * 1000}, "This upload could not be read."),
     ],
 )
@@ -99,8 +99,11 @@ def test_bad_forms_are_told_why(server, recording, fields, message):
     with open(recording, "rb") as file:
         reply = httpx.post(f"{server.address}api/predict", files={"file": file}, data=fields)
     assert reply.status_code == 400 and reply.json()["detail"].startswith(message)
-    reply = httpx.post(f"{server.address}api/predict", data=fields)
-    assert reply.status_code == 400 and reply.json()["detail"].startswith("This upload could not be read.")
+    with open(recording, "rb") as file:
+        wrong = [{"data": fields}, {"files": {"video": file}}, {"files": {"note": (None, "text")}}]
+        replies = [httpx.post(f"{server.address}api/predict", **content) for content in wrong]
+    for reply in replies:
+        assert reply.status_code == 400 and reply.json()["detail"].startswith("Send one video, as a file in the form")
     assert not server.visitors_files()
 
 

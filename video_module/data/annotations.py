@@ -256,9 +256,8 @@ def _read_row(
         mistakes.add(row.line, f"split {cells['split']!r}: expected train, val or test")
     if not split and needs_split:
         mistakes.add(row.line, "split is empty; fill it in every row, or in none")
-    for name in ("start_s", "end_s", "start_frame", "end_frame"):
-        if reason := _bad_number(name, cells.get(name, "")):
-            mistakes.add(row.line, reason)
+    for reason in _bad_numbers(cells):
+        mistakes.add(row.line, reason)
     name = cells.get("path", "").replace("\\", "/")
     file, reason = _find_file(cells.get("path", ""), folders)
     if reason:
@@ -286,12 +285,35 @@ def _bad_label(label: str) -> str | None:
     return f"label {label[:40]!r}…: too long for the name of a folder" if len(os.fsencode(label)) > 200 else None
 
 
+def _bad_numbers(cells: dict[str, str]) -> Iterator[str]:
+    """What is wrong with a row's times, as far as can be told without its file."""
+    for unit in ("s", "frame"):
+        names = f"start_{unit}", f"end_{unit}"
+        start, end = (cells.get(name, "") for name in names)
+        if reasons := [reason for name in names if (reason := _bad_number(name, cells.get(name, "")))]:
+            yield from reasons
+        elif start and end and _seconds(end) <= _seconds(start):
+            yield f"ends at {end}, not after its start at {start}"
+
+
 def _bad_number(name: str, text: str) -> str | None:
+    is_frame = name.endswith("_frame")
     try:
-        value = (int if name.endswith("_frame") else float)(text or "0")
+        value = int(text or "0") if is_frame else _seconds(text or "0")
     except ValueError:
-        return f"{name} must be {'a whole number' if name.endswith('_frame') else 'seconds'}, got {text!r}"
+        expected = "a whole number" if is_frame else "seconds, as 65.5 or 1:05.5"
+        return f"{name} must be {expected}, got {text!r}"
     return None if 0 <= value < math.inf else f"{name} must be 0 or more, got {text}"
+
+
+def _seconds(text: str) -> float:
+    """Read 65.5, 1:05.5 or 0:01:05.5. Raises ValueError."""
+    if not re.fullmatch(r"(\d+:){1,2}[0-5]?\d(\.\d*)?", text):
+        return float(text)
+    seconds = 0.0
+    for part in text.split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
 
 
 def _find_file(path: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
@@ -362,7 +384,7 @@ def _times_of(cells: dict[str, str], table: PacketTable) -> tuple[float, float]:
 
     def second(name: str, default: float) -> float:
         if text := cells.get(f"{name}_s"):
-            return float(text)
+            return _seconds(text)
         if text := cells.get(f"{name}_frame"):
             number, edges_s = int(text), table.edges_s()
             late_s = max(0, number - table.num_frames) * table.step_s()

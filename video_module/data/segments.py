@@ -1,5 +1,6 @@
 """Labelled parts of videos: checks for likely mistakes, and background clips from the unlabelled stretches."""
 
+import difflib
 import math
 import random
 from collections import Counter, defaultdict
@@ -63,12 +64,16 @@ def read_tables(files: Collection[Path], *, num_workers: int) -> dict[object, Pa
 
 
 def look_over(segments: Sequence[Segment]) -> list[str]:
-    """Notes on likely mistakes: classes with one example, labels that differ only in case, overlapping labels."""
+    """Notes on likely mistakes: classes with one example, labels spelled alike, overlapping labels."""
     notes = []
     counts = Counter(segment.label for segment in segments)
     if single := sorted(label for label, count in counts.items() if count == 1):
         names = ", ".join(single[:5]) + (", …" if len(single) > 5 else "")
         notes.append(f"only one example of {pluralize(len(single), 'class')}: {names}")
+    for label in single:
+        others = [other for other in counts if counts[other] > 1 and other.casefold() != label.casefold()]
+        if close := difflib.get_close_matches(label, others, n=1, cutoff=0.8):
+            notes.append(f"label {label!r} is used once; did you mean {close[0]!r}?")
     spelled = defaultdict(list)
     for label in sorted(counts):
         spelled[label.casefold()].append(label)

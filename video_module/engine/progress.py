@@ -104,8 +104,8 @@ def describe_choice(num_videos: int, num_epochs: int, save_path: Path) -> str:
         return text
     low, high = accuracy_interval(2 / 3 * num_videos, num_videos)
     return (
-        f"{text}; with {pluralize(num_videos, 'validation video')}, val top-1 has an error of ± "
-        f"{(high - low) / 2:.2f}, so the best of {pluralize(num_epochs, 'epoch')} looks better than it is"
+        f"{text}; with {pluralize(num_videos, 'validation video')}, val top-1 can be off by {(high - low) / 2:.2f} "
+        f"(95 % interval), and the best of {pluralize(num_epochs, 'epoch')} is partly luck"
     )
 
 

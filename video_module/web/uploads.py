@@ -99,13 +99,15 @@ class Uploads:
     async def _fill(self, form: "Form", request: Request) -> Upload:
         kind, options = parse_options_header(request.headers.get("content-type"))
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
-            raise Refused("bad_upload")
+            raise Refused("wrong_field", field=form.field_name)
         parser = MultipartParser(options[b"boundary"], form.callbacks())
         too_large = Refused("too_large_file", max_file_mb=self._limits.max_file_mb)
         async for chunk in read_body(request, most=self._limits.max_bytes + _FORM_BYTES, too_large=too_large):
             parser.write(chunk)
-        if not form.is_whole or form.path is None:
+        if not form.is_whole:
             raise Refused("bad_upload")
+        if form.path is None:
+            raise Refused("wrong_field", field=form.field_name)
         if form.num_bytes == 0:
             raise Refused("empty_file")
         return Upload(form.path, form.fields)
@@ -115,7 +117,7 @@ class Form:
     """The callbacks of a multipart parser, which write the file and collect the fields of a form."""
 
     def __init__(self, folder: Path, storage: Storage, limits: Limits, *, field_name: str) -> None:
-        self._folder, self._storage, self._limits, self._field_name = folder, storage, limits, field_name
+        self._folder, self._storage, self._limits, self.field_name = folder, storage, limits, field_name
         self.path: Path | None = None
         self.num_bytes, self.is_whole = 0, False
         self.fields: dict[str, str] = {}
@@ -154,11 +156,11 @@ class Form:
         options = parse_options_header(self._disposition)[1]
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         if b"filename" not in options:
-            if self._name == self._field_name:
-                raise Refused("bad_upload")
+            if self._name == self.field_name:
+                raise Refused("wrong_field", field=self.field_name)
             return
-        if self._name != self._field_name or self.path is not None:
-            raise Refused("bad_upload")
+        if self._name != self.field_name or self.path is not None:
+            raise Refused("wrong_field", field=self.field_name)
         self.path = self._folder / safe_name(options[b"filename"].decode("utf-8", "replace"))
         self._file = open(self.path, "wb")  # noqa: SIM115
 
