@@ -68,7 +68,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     gates = parser.add_argument_group("gates (a file that fails is deleted)")
     cli.add_config_arguments(gates, ExportGates)
     parser.add_argument(
-        "--describe", type=Path, metavar="X.onnx", help="print the inputs, outputs and metadata of a file, and exit"
+        "--describe", type=Path, metavar="FILE", help="print what a model file, .onnx or .pth, records, and exit"
     )
     args = parser.parse_args(argv)
     if sum(value is not None for value in (args.checkpoint, args.model_type, args.describe)) != 1:
@@ -108,7 +108,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cli.prepare_process()
     if args.describe:
-        from video_module.inference.predictor import describe
+        if args.describe.suffix.lower() == ".pth":
+            from video_module.engine.checkpoint import describe
+        else:
+            from video_module.inference.predictor import describe
 
         print(json.dumps(describe(args.describe), indent=1, ensure_ascii=False))
         return

@@ -18,12 +18,11 @@ from video_module.machine import default_num_workers, started_by_torchrun
 from video_module.models.registry import DEFAULT_MODEL, MODELS, NO_WEIGHTS, get_spec
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import device as Device
 
     from video_module.data.dataset import TrainingClips
     from video_module.engine.distributed import Group
-    from video_module.engine.probe import Probe
+    from video_module.engine.probe import Examples, Probe
     from video_module.engine.progress import Progress
     from video_module.engine.training_data import TrainingData
 
@@ -194,8 +193,8 @@ def check_probe(args: argparse.Namespace) -> None:
     if weights_of(args) == NO_WEIGHTS:
         published = [name for name, spec in MODELS.items() if spec.weights]
         raise InputError(
-            f"--probe requires a trained network: pass --weights X.pth for {args.model_type}, or choose a model with "
-            f"published weights ({', '.join(published)})"
+            f"--probe requires a trained network: pass --weights X.pth for {args.model_type}, choose a model with "
+            f"published weights ({', '.join(published)}), or leave out --probe to train from scratch"
         )
     kept = {"min_precision", "no_flip", "precision", "seed"}
     others = [name for name in ("resume", "tensorboard") if getattr(args, name)]
@@ -328,7 +327,7 @@ def probe(
     network = features.network_digest(model, precision=precision)
     examples = load_examples(data, config, cache, make_embedding, network=network, num_workers=args.num_workers)
     fitted = fit_probe(examples, class_weights=class_weights, seed=config.seed)
-    show_estimate(fitted, examples.labels, data.class_names)
+    show_estimate(fitted, examples)
     calibration = fitted.calibrate(examples.labels, min_precision=config.min_precision)
     if calibration is not None:
         print(calibration.describe(config.min_precision))
@@ -342,26 +341,33 @@ def probe(
     cli.show_written([save_path, cache])
 
 
-def show_estimate(fitted: "Probe", labels: "np.ndarray", class_names: list[str]) -> None:
+def show_estimate(fitted: "Probe", examples: "Examples") -> None:
     """Print what the folds say of a probe."""
     import numpy as np
 
+    from video_module.data.leaks import sources_known
     from video_module.report.metrics import summarise
     from video_module.report.statistics import interval_note
     from video_module.scores import video_score
 
     estimate = fitted.estimate
     if estimate is None:
-        print(f"{fitted.note}; C {fitted.strength:g} by default")
+        print(fitted.note)
         return
     scores = np.stack([video_score(rows) for rows in estimate.view_scores])
-    figures = summarise(estimate.view_scores, scores, labels, class_names, sources=estimate.sources)
+    figures = summarise(estimate.view_scores, scores, examples.labels, examples.class_names, sources=estimate.sources)
     interval = figures["intervals"]["video_top1"]
     shown = f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+    is_known = sources_known(examples.videos)
+    sources = f"of {figures['num_sources']} sources" if is_known else "of unknown recordings"
     print(
-        f"cross-validated accuracy {figures['video_top1']:.3f}{shown} ({figures['num_videos']} videos of "
-        f"{figures['num_sources']} sources in {estimate.num_folds} folds; C {fitted.strength:g})"
+        f"cross-validated accuracy {figures['video_top1']:.3f}{shown} ({figures['num_videos']} videos {sources} in "
+        f"{estimate.num_folds} folds)"
     )
+    if not is_known:
+        print(
+            "if several videos are cut from one recording, this accuracy is too high; see split_data.py --groups auto"
+        )
     if note := interval_note({"video_top1": interval}, num_sources=figures["num_sources"]):
         print(note)
     print(estimate.curve_table())

@@ -89,6 +89,18 @@ def test_a_flag_that_is_nearly_one_is_told_with_that(capsys):
         train_model.parse_args(["--epochs", "3", "--batchsize=8", "--seed", "1"])
     expected = "error: unrecognized arguments: --epochs 3 --batchsize=8; did you mean --num_epochs --batch_size?"
     assert capsys.readouterr().err.startswith(expected)
+    with pytest.raises(SystemExit, match="2"):
+        train_model.parse_args(["--model_type", "swin_nano"])
+    assert capsys.readouterr().err.endswith("; did you mean swin3d_nano? (--help shows the flags)\n")
+
+
+def test_a_missing_flag_is_not_taken_for_a_wrong_one(capsys):
+    import run_model
+
+    with pytest.raises(SystemExit, match="2"):
+        run_model.parse_args(["--video_path", "a.mp4"])
+    expected = "error: the following arguments are required: --model/--onnx_model_path (--help shows the flags)\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_a_known_flag_of_a_wrong_value_gets_no_hint(capsys):

@@ -42,9 +42,11 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         known = [flag for action in self._actions for flag in action.option_strings]
-        words = [re.split("[=:,;]", word)[0] for word in message.split() if word.startswith("--")]
-        wrong = [word for word in words if word not in known]
-        meant = [match for word in wrong for match in difflib.get_close_matches(word, known, n=1)]
+        words = [re.split("[=:,;/]", word)[0] for word in message.split() if word.startswith("--")]
+        wrong = [(word, known) for word in words if word not in known]
+        if choice := re.search(r"invalid choice: '(.+?)' \(choose from (.+)\)", message):
+            wrong.append((choice[1], choice[2].replace("'", "").split(", ")))
+        meant = [match for word, names in wrong for match in difflib.get_close_matches(word, names, n=1)]
         hint = f"; did you mean {' '.join(meant)}?" if meant else ""
         self.exit(2, f"error: {hide_secrets(message)}{hint} (--help shows the flags)\n")
 

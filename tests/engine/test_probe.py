@@ -188,6 +188,9 @@ def test_advice():
     assert told.startswith("10 to 20 videos per class: +25.0% accuracy (± 8.7%)") and told.endswith("would help")
     assert "hardly help" in advice_of((10, most), (20, most))
     assert "hardly help" in advice_of((10, most), (20, half))
+    ups, downs = [1, 0] * 10, [0, 1] * 10  # 20 videos: no gain, but an error of 45 %
+    told = advice_of((5, ups), (10, downs))
+    assert told.endswith("+0.0% accuracy (± 44.7%); more videos may help or not: there are too few to tell")
     # One video more of a hundred; the point at 10 is no doubling away
     assert "5 to 12" in advice_of((5, half), (10, most), (12, [1, *half[1:]]))
     assert "may help (the gain is within its error)" in advice_of((5, half), (12, [1, *half[1:]]))
@@ -221,7 +224,7 @@ def test_what_a_probe_prints(probed):
     path, printed = probed
     assert f"features: found 0 of 30 videos in {path.with_name('p_features.npz')}" in printed
     accuracy = r"cross-validated accuracy 0\.\d{3}, 95 % interval 0\.\d{3} to 0\.\d{3}"
-    assert re.search(accuracy + r" \(30 videos of 5 sources in 5 folds; C ", printed)
+    assert re.search(accuracy + r" \(30 videos of 5 sources in 5 folds\)", printed)
     assert re.search(r"videos per class +2 +all \(4\)", printed)
     assert "per class: " in printed
     checkpoint = load_checkpoint(path)
@@ -340,7 +343,10 @@ def refused(*flags, match):
 
 def test_refusals(drawn_data, trained, tmp_path, monkeypatch):
     nano = ("--model_type", "swin3d_nano", "--data_dir", str(drawn_data))
-    refused(*nano, match=r"^--probe requires a trained network: pass --weights X\.pth for swin3d_nano, or .*swin3d_t")
+    refused(
+        *nano,
+        match=r"^--probe requires .*: pass --weights X\.pth for swin3d_nano, choose .*swin3d_t.*, or leave out",
+    )
     refused("--weights", "none", match="^--probe requires a trained network: pass --weights X.pth for swin3d_b")
     for flag, *value in (("--lr", "3"), ("--num_epochs", "3"), ("--resume",)):
         refused(*nano, "--weights", str(trained), flag, *value, match=f"^{flag} cannot be combined with --probe")

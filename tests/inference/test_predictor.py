@@ -63,6 +63,13 @@ def test_describe(exported, capsys):
     assert printed["class_names"] == ["jump", "pull", "push", "sit", "stand", "wave"]
 
 
+def test_describe_a_checkpoint(trained, capsys):
+    convert_model.main(["--describe", str(trained)])
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["model"], printed["epoch"], printed["train_clips"]) == ("swin3d_nano", 2, 30)
+    assert printed["train_config"]["num_epochs"] == 2 and "weights" not in printed
+
+
 def test_wrong_clips_are_refused(exported, clips):
     predictor = load_predictor(exported)
     for wrong in (clips.astype(np.float32), clips[:, :4], clips[0]):

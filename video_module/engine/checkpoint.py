@@ -41,6 +41,14 @@ class Checkpoint:
     """State of the run, the weights that learn among it; only in X_last.pth."""
 
 
+def describe(path: Path) -> dict[str, Any]:
+    """Describe a checkpoint: all that it records, with the number of its training videos in place of their hashes."""
+    checkpoint = load_checkpoint(path)
+    recorded = {name: value for name, value in vars(checkpoint).items() if name not in ("weights", "training")}
+    counts = {name: len(recorded[name]) for name in ("train_sources", "train_clips")}
+    return {**recorded, **counts, "clip": checkpoint.clip.to_dict()}
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; an earlier one stays whole until the new one is on the disk.
 

@@ -174,11 +174,13 @@ class Estimate:
             return "too few videos to tell whether more would help; they almost always do"
         gains = last.hits - earlier[-1].hits
         gain, error = float(gains.mean()), 2 * _standard_error(gains, self.sources)
-        told = f"{earlier[-1].num_videos} to {last.num_videos} videos per class: {gain:+.1%} accuracy"
-        if gain < _MIN_GAIN:
-            return f"{told}; more videos of this kind would hardly help; fine-tuning from this file might"
-        sure = "would help" if gain > error else "may help (the gain is within its error)"
-        return f"{told} (± {error:.1%}); more videos {sure}"
+        sizes = f"{earlier[-1].num_videos} to {last.num_videos} videos per class"
+        told = f"{sizes}: {gain:+.1%} accuracy (± {error:.1%}); more videos"
+        if gain >= _MIN_GAIN:
+            return f"{told} would help" if gain > error else f"{told} may help (the gain is within its error)"
+        if gain + error < 2 * _MIN_GAIN:
+            return f"{told} of this kind would hardly help; fine-tuning might (--weights with this model's file)"
+        return f"{told} may help or not: there are too few to tell"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,8 +191,8 @@ class ResultLog:
         if run != self._run:
             key = next(key for key in {**run, **self._run} if run.get(key, "none") != self._run.get(key, "none"))
             raise InputError(
-                f"{file} was made with {key} {run.get(key)}, this run has {self._run.get(key)}; choose another "
-                "file, or delete it to start over"
+                f"{file} was made with another {key.removesuffix('_digest')} ({run.get(key)}; this run: "
+                f"{self._run.get(key)}); choose another file, or delete it to start over"
             )
         return line
 

@@ -16,8 +16,8 @@ from video_module.models.registry import MODELS, NO_WEIGHTS, ModelSpec, get_spec
 
 # What training can do if published weights cannot be downloaded.
 _WITHOUT_PUBLISHED = (
-    "; or train without them: from scratch with --weights none, for which --model_type swin3d_nano is small enough, or "
-    "from any trained network with --weights X.pth --probe"
+    "\n  or use another trained network: --weights X.pth"
+    "\n  or train from scratch: --model_type swin3d_nano --weights none, without --probe"
 )
 
 
@@ -178,7 +178,9 @@ def _published_weights(name: str, weights: str, *, can_train: bool) -> dict:
     except OSError as error:  # urllib's URLError is one
         reason = getattr(error, "reason", error)
         hint = _WITHOUT_PUBLISHED if can_train else ""
-        raise InputError(f"cannot download {weights} of {name} ({reason}); put {url} at {file}{hint}") from None
+        raise InputError(
+            f"cannot download {weights} of {name} ({reason})\n  download {url} elsewhere, and save it as {file}{hint}"
+        ) from None
     except RuntimeError as error:  # the hash does not fit
         raise InputError(f"download of {url} is damaged ({error}); try again") from None
     except InputError as error:
@@ -237,7 +239,7 @@ def load_torch_file(file: Path) -> dict:
             hint = (
                 f' ({code[1]} here); if you trust it, extract its weights: python -c "import torch; f = '
                 f"torch.load({file.as_posix()!r}, 'cpu', weights_only=False); "  # a backslash would be an escape
-                "torch.save(f.get('state_dict', f), 'plain.pth')\""
+                "torch.save(f.state_dict() if hasattr(f, 'state_dict') else f.get('state_dict', f), 'plain.pth')\""
             )
         raise InputError(
             f"{file}: not a plain PyTorch file: damaged, or contains code, which is never run{hint}"
