@@ -3,8 +3,11 @@
 import csv
 import json
 
+import pytest
+
 from video_module.data.decoding import count_frames
 from video_module.demo import __main__ as demo
+from video_module.errors import InputError
 
 SHORTER = {"train_model": " --num_epochs 1", "convert_model": " --num_verify_clips 4", "test_model": " --num_clips 1"}
 
@@ -44,3 +47,10 @@ def test_every_stage_of_the_demo(tmp_path, monkeypatch, capsys):
     assert prediction["segments"][-1]["end_s"] == prediction["duration_s"]
     names = {path.name for path in out.iterdir()}
     assert {"swin3d_nano.pth", "swin3d_nano.onnx", "swin3d_nano_curves.png", "label_distribution.png"} <= names
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="not empty, and not written by the demo; choose another folder"):
+        demo.main(["--output_dir", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

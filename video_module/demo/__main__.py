@@ -57,6 +57,9 @@ def draw(out: Path, seed: int) -> float:
     begin = time.perf_counter()
     from video_module.data.drawing import ACTIONS, NAME_PREFIX, draw_dataset, draw_recording
 
+    visible = [path for path in out.iterdir() if not path.name.startswith(".")] if out.is_dir() else []
+    if visible and not (out / "clips").is_dir():
+        raise InputError(f"--output_dir {out}: not empty, and not written by the demo; choose another folder")
     if others := [
         path for path in (out / "clips").rglob("*") if path.is_file() and not path.name.startswith(NAME_PREFIX)
     ]:
