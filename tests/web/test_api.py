@@ -91,6 +91,7 @@ def test_one_request_with_a_form_gets_one_answer(server, client, recording, endp
         ({"top_k": "nan"}, "top_k must be a whole number"),
         ({"top_k": "1e999"}, "top_k must be a whole number"),
         ({"top_k": "many"}, "top_k must be a whole number"),
+        ({"topk": "3"}, "There is no form field topk; the fields are file, model and top_k."),
         ({"file": "text"}, "Send one video, as a file in the form field file (curl -F file=@video.mp4)."),
         ({"other": "x" * 1000}, "This upload could not be read."),
     ],

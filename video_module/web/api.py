@@ -222,6 +222,8 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
             raise Refused("busy", waiting=service.limits.queue_size)
         upload = await uploads.receive(request, field_name="file")
         try:
+            if unknown := sorted(upload.fields.keys() - {"model", "top_k"}):
+                raise Refused("unknown_field", field=unknown[0])
             return await service.timeline_of(
                 {"path": str(upload.path)},
                 model=upload.fields.get("model"),
