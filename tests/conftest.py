@@ -1,4 +1,4 @@
-"""Videos made on the spot, and a small trained model that several tests share."""
+"""Shared fixtures: generated videos, a dataset of drawn clips and a small model trained on it."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-# Started in the background or by nohup, this process and those of the tests would ignore them; errors.py looks when it
-# is imported.
+# A process started in the background or by nohup inherits these signals ignored and passes that on to the processes
+# that the tests start. This must come before errors.py is imported, which checks which signals are ignored.
 for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
     if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_IGN:
         signal.signal(getattr(signal, name), handler)
@@ -18,50 +18,49 @@ for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.
 from video_module import cli  # noqa: E402
 from video_module.machine import available_cores  # noqa: E402
 
-# several processes of tests (pytest -n auto) share the cores; to be set before torch is imported
+# With pytest -n auto, several processes share the cores. Must be set before torch is imported.
 if num_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // num_processes)))
 cli.prepare_process()  # as the scripts do
-if not Path(
-    "/dev/nvidiactl"
-).exists():  # no card: Triton's kernels run in its interpreter, if that is asked for in time
+# Without a GPU, Triton kernels run in its interpreter. Must be set before Triton is imported.
+if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from video_module.data.drawing import draw_dataset  # noqa: E402
 from video_module.data.encoding import write_video  # noqa: E402
 from video_module.inference import latency  # noqa: E402
 
-LEVEL_STEP = 4  # brightness from one frame to the next: far enough apart to survive the codec
+LEVEL_STEP = 4  # difference in brightness between consecutive frames, large enough to survive compression
 
 
-@pytest.hookimpl(optionalhook=True)  # without pytest-xdist the tests run in one process
+@pytest.hookimpl(optionalhook=True)  # unknown without pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """How many processes `-n auto` means: one for each core that may be used, and memory for eight is enough."""
+    """Return the number of processes for `-n auto`: one per usable core, at most 8 to limit memory."""
     return min(available_cores(), 8)
 
 
 def brightness_frames(num_frames: int, *, height: int = 48, width: int = 64) -> Iterator[np.ndarray]:
-    """Frame n has brightness LEVEL_STEP * n, so that a wrong index shows."""
+    """Yield uniform frames; frame n has brightness LEVEL_STEP * n, so that a wrong index shows."""
     for number in range(num_frames):
         yield np.full((height, width, 3), LEVEL_STEP * number, np.uint8)
 
 
 def frame_numbers(frames: np.ndarray) -> list[int]:
-    """Undo brightness_frames(): which frames these are."""
+    """Return the index of each frame of brightness_frames(), computed from its brightness."""
     return np.round(frames.reshape(len(frames), -1).mean(axis=1) / LEVEL_STEP).astype(int).tolist()
 
 
 def link(path: Path, target: Path) -> None:
-    """A symbolic link; the test is skipped where the system refuses them, as Windows does to most users."""
+    """Create a symbolic link, or skip the test if the system does not allow it, as Windows for most users."""
     try:
         path.symlink_to(target, target_is_directory=target.is_dir())
     except OSError:
-        pytest.skip("links are refused here")
+        pytest.skip("symbolic links are not allowed here")
 
 
 @pytest.fixture
 def make_video(tmp_path: Path) -> Callable[..., Path]:
-    """make_video(num_frames, name=..., fps=..., **size) writes brightness_frames() and returns the path."""
+    """Return a function that writes brightness_frames() as a video in tmp_path and returns its path."""
 
     def make(num_frames: int, *, name: str = "video.avi", fps: float = 25, **size: int) -> Path:
         write_video(tmp_path / name, brightness_frames(num_frames, **size), fps=fps)
@@ -72,14 +71,14 @@ def make_video(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_pauses_between_timings() -> Iterator[None]:
-    """Latencies are measured after pauses, a minute of them in all the tests, none of which is about a duration."""
+    """Skip the pauses between latency measurements, which would add a minute to the tests."""
     with mock.patch.object(latency, "_SETTLE_S", 0.0):
         yield
 
 
 @pytest.fixture(scope="session")
 def drawn_clips(tmp_path_factory) -> Path:
-    """A folder of classes: 6 actions, 6 scenes, one clip of each."""
+    """Return a folder of drawn clips: 6 classes with one clip from each of 6 sources."""
     folder = tmp_path_factory.mktemp("drawn") / "clips"
     draw_dataset(folder, num_sources=6, clips_per_source=1, seed=5, num_workers=2)
     return folder
@@ -87,7 +86,7 @@ def drawn_clips(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def drawn_data(drawn_clips: Path) -> Path:
-    """The same, split by source."""
+    """Return the drawn clips, split by source into train, val and test."""
     import split_data
 
     out = drawn_clips.parent / "data"
@@ -98,7 +97,7 @@ def drawn_data(drawn_clips: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(drawn_data: Path) -> Path:
-    """A checkpoint of swin3d_nano after two epochs on drawn_data."""
+    """Return the checkpoint of a swin3d_nano trained on drawn_data for two epochs."""
     import train_model
 
     path = drawn_data.parent / "run" / "nano.pth"
@@ -111,7 +110,7 @@ def trained(drawn_data: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(trained: Path) -> Path:
-    """The same as an ONNX file."""
+    """Return the trained model as an ONNX file."""
     import convert_model
 
     convert_model.main(["--checkpoint", str(trained), "--num_verify_clips", "8"])

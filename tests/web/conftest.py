@@ -1,4 +1,4 @@
-"""run_gradio.py as a process of its own, and a browser."""
+"""Fixtures that start run_gradio.py in its own process and open its page in a browser."""
 
 import contextlib
 import os
@@ -26,12 +26,13 @@ ROOT = Path(__file__).parents[2]
 MAX_FILE_MB, MAX_SECONDS, QUEUE_SIZE = 2, 20, 3
 RUSSIAN = {"jump": "прыжок", "pull": "тянет", "push": "толкает", "sit": "садится", "stand": "встаёт", "wave": "машет"}
 CHROMIUM = shutil.which("chromium")
-# the fake camera shows a moving pattern, and nobody has to allow it
+# The fake camera shows a moving pattern and needs no permission.
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 _FLAGS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
 
-# what ends it in good order: on Windows terminate() would not, and Ctrl-Break goes to whole groups of processes
+# The signal for a clean shutdown. On Windows terminate() kills the process, so Ctrl-Break is sent instead. It goes to a
+# whole process group, so the server gets its own group.
 _ON_WINDOWS = sys.platform == "win32"
 _END = signal.CTRL_BREAK_EVENT if _ON_WINDOWS else signal.SIGTERM
 _GROUP = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if _ON_WINDOWS else {}
@@ -40,28 +41,28 @@ _GROUP = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if _ON_WINDOWS e
 @dataclass(frozen=True)
 class Server:
     address: str
-    """Ends in a slash."""
+    """URL of the page, with a trailing slash."""
     folder: Path
-    """Where it keeps visitors' files, in a folder of its own."""
+    """Folder in which the server stores visitors' files."""
     log: Path
     process: subprocess.Popen
     earlier: frozenset[Path] = frozenset()
-    """Files of tests before this one. A visitor's files are kept for a while after a page is closed."""
+    """Files left by earlier tests, because a visitor's files are kept for a while after the page is closed."""
 
     @property
     def api(self) -> str:
         return f"{self.address}gradio_api"
 
     def visitors_files(self) -> list[Path]:
-        """Files in its folder, except earlier ones, examples with their results, and the lock of a folder in use."""
-        # Unlike Path.rglob(), os.walk() does not mind folders that go meanwhile.
+        """Return the files in its folder, except earlier ones, examples with their results, and lock files."""
+        # Unlike Path.rglob(), os.walk() does not fail if a folder is deleted meanwhile.
         files = [Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names]
         files = [path for path in files if path.suffix != ".lock" and path not in self.earlier]
         return [path for path in files if "examples" not in path.relative_to(self.folder).parts]
 
 
 class Clock:
-    """One that stands still unless it is moved."""
+    """A clock that only advances when a test sets `now`."""
 
     now = 100.0
 
@@ -76,7 +77,7 @@ def clock() -> Clock:
 
 @contextmanager
 def run_server(folder: Path, model: Path, *flags: str) -> Iterator[Server]:
-    """run_gradio.py on a free port, in a process that has no torch. Once ended, it has left no file."""
+    """Run run_gradio.py on a free port without torch, and check that it leaves no files behind when it ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -101,7 +102,7 @@ def run_server(folder: Path, model: Path, *flags: str) -> Iterator[Server]:
 
 
 class Line:
-    """What stands between a visitor and a server, and can be cut."""
+    """A proxy between a visitor and a server whose connections can be cut."""
 
     def __init__(self, server: Server) -> None:
         self._target = int(server.address.rstrip("/").rpartition(":")[2])
@@ -151,7 +152,7 @@ def _pass_on(source: socket.socket, sink: socket.socket) -> None:
 
 @contextmanager
 def cut_off(server: Server) -> Iterator[Line]:
-    """Another address of a server, whose connections can be cut."""
+    """Return a proxy to the server whose connections can be cut."""
     line = Line(server)
     try:
         yield line
@@ -172,7 +173,7 @@ def _wait_for(server: Server) -> None:
 
 @pytest.fixture(scope="session")
 def shared_server(exported, tmp_path_factory) -> Iterator[Server]:
-    """A server with small limits. At the end, no traceback in its log mentions our code."""
+    """Return a server with small limits, and check at the end that no traceback in its log mentions our code."""
     folder = tmp_path_factory.mktemp("web") / "server"
     names = folder.with_name("names.csv")
     names.write_text("class,ru\n" + "".join(f"{name},{russian}\n" for name, russian in RUSSIAN.items()), "utf-8")
@@ -185,13 +186,13 @@ def shared_server(exported, tmp_path_factory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(shared_server) -> Server:
-    """The shared server, with only the files of this test."""
+    """Return the shared server, ignoring files of earlier tests."""
     return replace(shared_server, earlier=frozenset(shared_server.visitors_files()))
 
 
 @pytest.fixture(scope="session")
 def recording(tmp_path_factory) -> Path:
-    """Six seconds in which two actions follow each other."""
+    """Return a video of six seconds with two actions, one after the other."""
     path = tmp_path_factory.mktemp("recording") / "recording.avi"
     draw_recording(path, ("wave", "sit"), seed=3, source=1, seconds_each=3)
     return path
@@ -210,9 +211,9 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, server) -> Iterator[Callable]:
-    """open_page(locale=…) gives a page that has finished loading.
+    """Return a function that opens the page in the browser and waits until it has loaded.
 
-    The test fails if it asks another host for anything, or writes an error into the console.
+    The test fails if a page sends a request to another host or logs an error to the console.
     """
     contexts, complaints = [], []
 
@@ -241,13 +242,13 @@ def _write(path: Path, *, num_frames: int, fps: float, height: int, width: int) 
 
 @pytest.fixture(scope="session")
 def long_video(tmp_path_factory) -> Path:
-    """Longer than MAX_SECONDS."""
+    """Return a video that is longer than MAX_SECONDS."""
     path = tmp_path_factory.mktemp("long") / "long.avi"
     return _write(path, num_frames=25 * MAX_SECONDS + 2, fps=25, height=48, width=64)
 
 
 @pytest.fixture(scope="session")
 def slow_video(tmp_path_factory) -> Path:
-    """Within the limits, but with many frames of many pixels: seconds of work."""
+    """Return a video within the limits that takes seconds to process: 900 frames of 1280x720."""
     path = tmp_path_factory.mktemp("slow") / "slow.mp4"
     return _write(path, num_frames=900, fps=60, height=720, width=1280)

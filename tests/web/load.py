@@ -1,6 +1,6 @@
-"""Many clients at once, good requests and bad: `python -m tests.web.load --model swin3d_nano.onnx`.
+"""Send many valid and invalid requests at once: `python -m tests.web.load --model swin3d_nano.onnx`.
 
-Starts run_gradio.py on this machine, and says how it held: wrong answers, waiting times, memory, files left behind.
+Starts run_gradio.py on this machine and reports wrong answers, waiting times, memory and files left behind.
 """
 
 import argparse
@@ -32,31 +32,31 @@ _PATIENCE_S = 600
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sends, and what should come back."""
+    """A request and its expected answer."""
 
     kind: str
     video: Path
     expected: dict[str, float] | str | int | None
-    """Score by label, the beginning of a message, the status of a refused upload, or None: it is not waited for."""
+    """Scores by label, start of an error message, HTTP status of a refused upload, or None to leave without answer."""
     inputs: dict = field(default_factory=dict)
 
 
 @dataclass
 class Tally:
-    """What came back."""
+    """The results of all requests."""
 
     kinds: Counter = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     num_busy: int = 0
     waits_s: list[float] = field(default_factory=list)
-    """From the upload to the answer, times of being refused and asking again included."""
+    """From the upload to the answer, including retries while the server is busy."""
     memory_mb: list[float] = field(default_factory=list)
     """Resident memory of the server after each request."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def make_requests(folder: Path, model: Path, *, num_requests: int, seed: int) -> list[Request]:
-    """Good and bad ones, shuffled."""
+    """Return valid and invalid requests in random order."""
     rng = random.Random(seed)
     predictor = load_predictor(model)
     good = []
@@ -90,7 +90,7 @@ def make_requests(folder: Path, model: Path, *, num_requests: int, seed: int) ->
 
 
 def run_load(server: Server, requests: list[Request], *, num_clients: int) -> Tally:
-    """All requests by so many clients, each with its next as soon as the last is answered."""
+    """Send all requests from `num_clients` clients in parallel, each sending its next one after an answer."""
     tally = Tally()
     with ThreadPoolExecutor(num_clients) as pool:
         list(pool.map(lambda request: _make(server, request, tally), requests))
@@ -101,11 +101,11 @@ def _make(server: Server, request: Request, tally: Tally) -> None:
     begin = time.monotonic()
     num_busy, wrong = 0, None
     try:
-        # Visitors come from addresses of their own; those of one address share its limits.
+        # Limits apply per address, so each client gets its own.
         headers = {"x-forwarded-for": f"198.51.100.{1 + int(threading.current_thread().name.rpartition('_')[2])}"}
         with httpx.Client(timeout=_PATIENCE_S, headers=headers) as client:
             num_busy, wrong = _ask(client, server, request)
-    except Exception as error:  # a wrong answer too
+    except Exception as error:  # counts as a wrong answer
         wrong = repr(error)
     with tally.lock:
         tally.kinds[request.kind] += 1
@@ -117,7 +117,7 @@ def _make(server: Server, request: Request, tally: Tally) -> None:
 
 
 def _ask(client: httpx.Client, server: Server, request: Request) -> tuple[int, str | None]:
-    """(times that the server was busy, what was wrong)."""
+    """Return how often the server was busy, and what was wrong with its answer, if anything."""
     with open(request.video, "rb") as file:
         reply = client.post(f"{server.api}/upload", files={"files": (request.video.name, file)})
     if isinstance(request.expected, int):
@@ -131,7 +131,7 @@ def _ask(client: httpx.Client, server: Server, request: Request) -> tuple[int, s
         num_busy += 1
         time.sleep(random.uniform(0.2, 1.0))
     url = f"{server.api}/call/predict/{reply.raise_for_status().json()['event_id']}"
-    if request.expected is None:  # goes away at once
+    if request.expected is None:  # leave at once
         with client.stream("GET", url):
             return num_busy, None
     kind, data = (line.partition(": ")[2] for line in client.get(url).text.strip().splitlines()[-2:])
@@ -147,13 +147,13 @@ def _ask(client: httpx.Client, server: Server, request: Request) -> tuple[int, s
 
 
 def memory_mb(server: Server) -> float:
-    """Resident memory of its process (Linux)."""
+    """Return the resident memory of the server's process (Linux only)."""
     status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
     return next(int(line.split()[1]) / 1000 for line in status.splitlines() if line.startswith("VmRSS"))
 
 
 def wait_until_tidy(server: Server, *, seconds: float) -> list[Path]:
-    """The visitors' files that are left after so long at the most."""
+    """Wait until all visitors' files are deleted, and return those left when the time is up."""
     end = time.monotonic() + seconds
     while (files := server.visitors_files()) and time.monotonic() < end:
         time.sleep(0.2)
@@ -167,7 +167,7 @@ def describe(tally: Tally, *, seconds: float, left: list[Path]) -> str:
     return "\n".join(
         [
             f"{len(waits)} requests in {seconds:.0f} s: {kinds}",
-            f"wrong answers: {len(tally.wrong)}; told that the server is busy: {tally.num_busy} times",
+            f"wrong answers: {len(tally.wrong)}; answers that the server is busy: {tally.num_busy}",
             f"from upload to answer: median {np.median(waits):.1f} s, 95 % within {np.quantile(waits, 0.95):.1f} s",
             f"resident memory, median of each fifth of the requests: {fifths} MB",
             f"files left: {len(left)}",
@@ -178,10 +178,10 @@ def describe(tally: Tally, *, seconds: float, left: list[Path]) -> str:
 
 def parse_args() -> argparse.Namespace:
     parser = cli.make_parser(__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="X.onnx that knows the drawn actions")
-    parser.add_argument("--clients", type=cli.positive_int, default=50, help="at once")
-    parser.add_argument("--requests", type=cli.positive_int, default=500, help="in all")
-    parser.add_argument("--seed", type=cli.natural, default=0, help="of their order")
+    parser.add_argument("--model", type=Path, required=True, help="ONNX file of a model trained on the drawn clips")
+    parser.add_argument("--clients", type=cli.positive_int, default=50, help="number of clients at a time")
+    parser.add_argument("--requests", type=cli.positive_int, default=500, help="total number of requests")
+    parser.add_argument("--seed", type=cli.natural, default=0, help="random seed for the order of the requests")
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
-"""A picture of the page with an answer: `python -m tests.web.screenshot --model demo_output/swin3d_nano.onnx`.
+"""Take a screenshot of the page: `python -m tests.web.screenshot --model demo_output/swin3d_nano.onnx`.
 
-Starts run_gradio.py on this machine, asks it in a browser, and ends it. Needs playwright (requirements-dev.txt) and
+Starts run_gradio.py on this machine and uploads a video in a browser. Needs playwright (requirements-dev.txt) and
 Debian's chromium.
 """
 
@@ -18,11 +18,11 @@ from video_module.files import replacing
 
 _SIZE = {"width": 1200, "height": 900}
 _PATIENCE_MS = 120_000
-_COLORS = 96  # of the stored picture, whose text they leave sharp
+_COLORS = 96  # size of the PNG's palette; text stays sharp
 
 
 def take_screenshot(model: Path, folder: Path) -> bytes:
-    """Serve `model`, upload a drawn recording, and take the page as a PNG once the annotated video plays."""
+    """Serve `model`, upload a drawn recording, and return a PNG of the page once the annotated video plays."""
     recording = folder / "recording.avi"
     draw_recording(recording, ("wave", "sit", "stand", "jump"), seed=0, source=40)
     with run_server(folder / "server", model) as server, sync_playwright() as driver:
@@ -44,8 +44,8 @@ def take_screenshot(model: Path, folder: Path) -> bytes:
 
 def main() -> None:
     parser = cli.make_parser(__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="X.onnx of the drawn clips' classes")
-    parser.add_argument("--save_to", type=Path, default=Path("docs/page.png"), help="the picture")
+    parser.add_argument("--model", type=Path, required=True, help="ONNX file of a model trained on the drawn clips")
+    parser.add_argument("--save_to", type=Path, default=Path("docs/page.png"), help="output file (PNG)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         picture = Image.open(io.BytesIO(take_screenshot(args.model, Path(folder)))).convert("RGB")

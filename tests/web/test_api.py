@@ -1,4 +1,4 @@
-"""The endpoints against a running server, by gradio_client and by bare HTTP."""
+"""Tests of the API of a running server, with gradio_client and with plain HTTP requests."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def upload(server, path: Path, **settings) -> httpx.Response:
 
 
 def call(server, endpoint: str, headers: dict[str, str] | None = None, **inputs) -> tuple[str, object]:
-    """(complete or error, the answer or its message), as a script would get them in two steps."""
+    """Call an endpoint in two requests, and return ("complete", answer) or ("error", message)."""
     reply = httpx.post(f"{server.api}/call/v2/{endpoint}", json=inputs, headers=headers, timeout=30)
     if reply.is_error:
         return "error", reply.json()["detail"]
@@ -48,7 +48,7 @@ def call(server, endpoint: str, headers: dict[str, str] | None = None, **inputs)
     return kind, content[0] if kind == "complete" else content["error"]
 
 
-def test_predict_says_what_the_model_says(client, server, exported, recording):
+def test_predict_matches_the_predictor(client, server, exported, recording):
     answer = client.predict(video=handle_file(recording), api_name="/predict")
     prediction = load_predictor(exported).predict_video(recording)
     assert set(answer) == {"video", "model", "fps", "num_frames", "num_damaged_frames", "duration_s", "top_k"}
@@ -58,10 +58,10 @@ def test_predict_says_what_the_model_says(client, server, exported, recording):
     expected = prediction.top_k(5)
     assert [item["label"] for item in answer["top_k"]] == [item["label"] for item in expected]
     assert [item["score"] for item in answer["top_k"]] == pytest.approx([item["score"] for item in expected], abs=1e-5)
-    assert not server.visitors_files()  # an upload goes with its answer
+    assert not server.visitors_files()  # an upload is deleted with its answer
 
 
-def test_segments_are_those_of_run_model(client, server, exported, recording):
+def test_segments_match_the_predictor(client, server, exported, recording):
     answer = client.predict(video=handle_file(recording), model=exported.stem, top_k=2, api_name="/segments")
     predictor = load_predictor(exported)
     prediction = predictor.predict_video(recording)
@@ -72,7 +72,7 @@ def test_segments_are_those_of_run_model(client, server, exported, recording):
 
 
 @pytest.mark.parametrize("endpoint", ["predict", "segments"])
-def test_one_request_with_a_form_gets_one_answer(server, client, recording, endpoint):
+def test_form_upload_matches_gradio_client(server, client, recording, endpoint):
     with open(recording, "rb") as file:
         reply = httpx.post(
             f"{server.address}api/{endpoint}", files={"file": file}, data={"top_k": "2", "model": ""}, timeout=60
@@ -96,7 +96,7 @@ def test_one_request_with_a_form_gets_one_answer(server, client, recording, endp
         ({"other": "x" * 1000}, "This upload could not be read."),
     ],
 )
-def test_bad_forms_are_told_why(server, recording, fields, message):
+def test_bad_forms_are_refused_with_a_reason(server, recording, fields, message):
     with open(recording, "rb") as file:
         reply = httpx.post(f"{server.address}api/predict", files={"file": file}, data=fields)
     assert reply.status_code == 400 and reply.json()["detail"].startswith(message)
@@ -108,7 +108,7 @@ def test_bad_forms_are_told_why(server, recording, fields, message):
     assert not server.visitors_files()
 
 
-def test_bad_videos_get_a_status_of_their_own(server, long_video):
+def test_bad_videos_are_refused_with_status_422(server, long_video):
     with open(long_video, "rb") as file:
         reply = httpx.post(f"{server.address}api/predict", files={"file": file}, headers=RUSSIAN)
     assert reply.status_code == 422 and reply.json()["detail"].startswith("Видео длиннее 20 с.")
@@ -117,7 +117,7 @@ def test_bad_videos_get_a_status_of_their_own(server, long_video):
     assert not server.visitors_files()
 
 
-def test_its_openapi_has_types_and_its_docs_load_nothing(server):
+def test_openapi_schema_has_types_and_docs_load_no_resources(server):
     schema = httpx.get(f"{server.address}api/openapi.json").json()
     assert {"/api/predict", "/api/segments"} <= set(schema["paths"])
     operation = schema["paths"]["/api/segments"]["post"]
@@ -135,7 +135,7 @@ def test_its_openapi_has_types_and_its_docs_load_nothing(server):
 
 
 def assert_close(answer, expected) -> None:
-    """Equal, numbers to 1e-5; approx() does not look into nested containers."""
+    """Compare nested containers, floats to 1e-5; pytest.approx() does not support nesting."""
     if isinstance(expected, dict):
         assert set(answer) == set(expected)
         for key, value in expected.items():
@@ -148,7 +148,7 @@ def assert_close(answer, expected) -> None:
         assert answer == (pytest.approx(expected, abs=1e-5) if isinstance(expected, float) else expected)
 
 
-def test_its_description_has_types(client):
+def test_gradio_description_has_types(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert set(endpoints) == {"/predict", "/segments"}
     [returned] = endpoints["/predict"]["returns"]
@@ -157,12 +157,12 @@ def test_its_description_has_types(client):
     assert defaults == {"video": False, "model": True, "top_k": True}
 
 
-def test_two_steps_by_http(server, recording):
+def test_call_by_http(server, recording):
     [path] = upload(server, recording).json()
     kind, answer = call(server, "predict", video={"path": path, "meta": META}, top_k=1)
     assert kind == "complete"
     assert len(answer["top_k"]) == 1
-    # what was used is gone
+    # An upload is deleted once it has been used.
     kind, message = call(server, "predict", video={"path": path, "meta": META})
     assert (kind, message) == ("error", "This upload has been deleted. Please upload it again.")
 
@@ -178,7 +178,7 @@ def test_two_steps_by_http(server, recording):
         ({"video": None}, "Choose a video first."),
     ],
 )
-def test_bad_requests_are_told_why(server, recording, inputs, message):
+def test_bad_requests_are_refused_with_a_reason(server, recording, inputs, message):
     if "video" not in inputs:
         [path] = upload(server, recording).json()
         inputs = inputs | {"video": {"path": path, "meta": META}}
@@ -188,9 +188,8 @@ def test_bad_requests_are_told_why(server, recording, inputs, message):
     assert not server.visitors_files()
 
 
-def test_mistakes_take_no_place_in_the_queue(server):
-    """More of them than may wait, one after the other."""
-    for _ in range(2 * QUEUE_SIZE + 5):
+def test_invalid_requests_do_not_fill_the_queue(server):
+    for _ in range(2 * QUEUE_SIZE + 5):  # more than the queue could hold
         assert call(server, "predict", video=None) == ("error", "Choose a video first.")
     assert httpx.get(f"{server.address}api/status").json()["waiting"] == 0
 
@@ -198,11 +197,11 @@ def test_mistakes_take_no_place_in_the_queue(server):
 PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile://{}\n#EXT-X-ENDLIST\n"
 
 
-def test_bad_videos_are_told_why_in_the_visitors_language(server, client, recording, long_video, tmp_path):
+def test_bad_videos_are_refused_in_the_visitors_language(server, client, recording, long_video, tmp_path):
     frame = tmp_path / "one_frame.avi"
     write_video(frame, iter([np.zeros((64, 64, 3), np.uint8)]), fps=25)
     (tmp_path / "broken.mp4").write_text("not a video")
-    # These name another file of the server; FFmpeg would read it
+    # Playlists that name another file on the server, which FFmpeg would read.
     for name, text in (
         ("list.mp4", PLAYLIST),
         ("list.avi", "ffconcat version 1.0\nfile {}\n"),
@@ -234,7 +233,7 @@ def test_bad_videos_are_told_why_in_the_visitors_language(server, client, record
         ("empty.mp4", b"", 400, "This file is empty."),
     ],
 )
-def test_files_of_other_kinds_and_empty_ones_are_refused_at_once(server, name, content, status, message):
+def test_empty_files_and_other_file_types_are_refused_on_upload(server, name, content, status, message):
     reply = httpx.post(f"{server.api}/upload", files={"files": (name, content)})
     assert reply.status_code == status and reply.text.startswith(message)
     reply = httpx.post(f"{server.address}api/predict", files={"file": (name, content)})
@@ -242,12 +241,12 @@ def test_files_of_other_kinds_and_empty_ones_are_refused_at_once(server, name, c
     assert not server.visitors_files()
 
 
-def test_large_uploads_are_refused_and_leave_nothing(server, tmp_path):
+def test_large_uploads_are_refused_and_leave_no_file(server, tmp_path):
     path = tmp_path / "large.mp4"
     path.write_bytes(bytes(MAX_FILE_MB * 1_000_000 + 1))
     reply = upload(server, path)
     assert (reply.status_code, reply.text) == (413, f"This file is larger than {MAX_FILE_MB} MB.")
-    path.write_bytes(bytes(30_000_000))  # the server answers before it has read it all
+    path.write_bytes(bytes(30_000_000))  # the server answers before it has read all of it
     reply = upload(server, path, headers=RUSSIAN)
     assert (reply.status_code, reply.text) == (413, f"Файл больше {MAX_FILE_MB} МБ.")
 
@@ -275,13 +274,13 @@ def test_large_uploads_are_refused_and_leave_nothing(server, tmp_path):
         (b"{}", "application/json"),
     ],
 )
-def test_odd_uploads_are_refused(server, content, content_type):
+def test_malformed_uploads_are_refused(server, content, content_type):
     reply = httpx.post(f"{server.api}/upload?upload_id=1", content=content, headers={"content-type": content_type})
     assert reply.status_code == 400
     assert not server.visitors_files()
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(server):
+def test_an_aborted_upload_leaves_no_file(server):
     def wait_until(has_files: bool) -> bool:
         end = time.monotonic() + 10
         while bool(server.visitors_files()) != has_files and time.monotonic() < end:
@@ -290,7 +289,8 @@ def test_an_upload_that_breaks_off_leaves_nothing(server):
 
     def broken():
         yield b'--x\r\ncontent-disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n' + bytes(10_000)
-        assert wait_until(has_files=True)  # else the server might only begin to write when all has been looked at
+        # Otherwise the server might start writing only after the final check.
+        assert wait_until(has_files=True)
         raise ConnectionResetError
 
     headers = {"content-type": "multipart/form-data; boundary=x", "content-length": "1000000"}
@@ -299,7 +299,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(server):
     assert wait_until(has_files=False)
 
 
-def test_names_that_climb_stay_in_their_folder(server, recording):
+def test_file_names_cannot_escape_the_upload_folder(server, recording):
     for name in ("../../../evil.mp4", "..\\evil.mp4", "/etc/evil.mp4", "a" * 300 + ".mp4", "%2e%2e%2fevil.mp4"):
         with open(recording, "rb") as file:
             [path] = httpx.post(f"{server.api}/upload", files={"files": (name, file)}).json()
@@ -332,7 +332,7 @@ def test_only_visitors_files_are_served(server, exported, recording):
         "file:///etc/passwd",
     ]
     for place in outside:
-        with httpx.Client() as session:  # as it stands: no tidying of dots
+        with httpx.Client() as session:  # send the path as it is; httpx would normalise the dots
             request = session.build_request("GET", server.address)
             request.url = request.url.copy_with(raw_path=f"/gradio_api/file={place}".encode())
             reply = session.send(request)
@@ -365,7 +365,7 @@ def test_only_visitors_files_are_served(server, exported, recording):
         "gradio_api//runs",
     ],
 )
-def test_other_doors_of_gradio_are_shut(server, path):
+def test_other_routes_of_gradio_are_closed(server, path):
     assert httpx.get(f"{server.address}{path}").status_code == 404
     assert httpx.post(f"{server.address}{path}", json={}).status_code == 404
 
@@ -375,21 +375,21 @@ def test_large_requests_are_refused(server):
     assert (reply.status_code, reply.json()) == (413, {"detail": "This request is too large."})
 
 
-def test_the_page_may_load_from_here_alone(server):
+def test_the_page_may_load_only_from_this_server(server):
     reply = httpx.get(server.address)
     assert reply.headers["content-security-policy"].startswith("default-src 'self'")
     assert reply.headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_page_itself_has_no_public_endpoints(server, client):
+def test_handlers_of_the_page_are_not_public_endpoints(server, client):
     with pytest.raises((ValueError, AppError)):
         client.predict("x", "y", 1, api_name="/recognise")
     assert httpx.post(f"{server.api}/run/predict", json={"data": [], "fn_index": 0}).status_code >= 400
 
 
 @pytest.mark.slow
-def test_when_the_queue_is_full_it_says_so_politely(server, client, recording, slow_video):
-    """One works, QUEUE_SIZE wait, one is turned away; then all goes on."""
+def test_a_full_queue_refuses_requests(server, client, recording, slow_video):
+    """With one video running and QUEUE_SIZE waiting, further requests are refused until the queue empties."""
     with ThreadPoolExecutor(QUEUE_SIZE + 1) as pool:
         jobs = [pool.submit(_call_slow, server, slow_video) for _ in range(QUEUE_SIZE + 1)]
         end = time.monotonic() + 30
@@ -420,8 +420,9 @@ def test_when_the_queue_is_full_it_says_so_politely(server, client, recording, s
         asked = {"video": {"path": path, "meta": META}}
         assert call(server, "predict", **asked)[0] == "error"
         assert [job.result()[0] for job in jobs] == ["complete"] * (QUEUE_SIZE + 1)
-    assert call(server, "predict", **asked)[0] == "complete"  # as one may do after Retry-After
-    assert not server.visitors_files()  # gradio_client would have sent its file again
+    assert call(server, "predict", **asked)[0] == "complete"  # the refused upload is still there
+    # The refused upload of gradio_client is deleted, because gradio_client would upload the file again.
+    assert not server.visitors_files()
 
 
 def _call_slow(server, video: Path) -> tuple[str, object]:
@@ -430,7 +431,7 @@ def _call_slow(server, video: Path) -> tuple[str, object]:
 
 
 @pytest.mark.skipif(not (shutil.which("bash") and shutil.which("curl")), reason="needs bash and curl")
-def test_the_examples_call_it(server, recording, tmp_path):
+def test_the_api_examples_run(server, recording, tmp_path):
     python, bash = (
         (ROOT / "examples" / name)
         .read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from video_module.web.class_names import read_translations
 CLASSES = ("wave", "sit")
 
 
-def test_classes_are_named_by_language(tmp_path):
+def test_class_names_are_read_per_language(tmp_path):
     (tmp_path / "names.csv").write_text(
         "\ufeffclass,ru,en\nwave,машет,\n\nsit,«садится, сидит»,sitting down\n", "utf-8"
     )
@@ -29,7 +29,7 @@ def test_classes_are_named_by_language(tmp_path):
         ("class,ru\nsit,сидит\nsit,садится\n", "line 3: class 'sit' is listed twice"),
     ],
 )
-def test_a_table_that_cannot_be_meant_is_refused(tmp_path, text, message):
+def test_bad_tables_are_refused(tmp_path, text, message):
     (tmp_path / "names.csv").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         read_translations(tmp_path / "names.csv", CLASSES)

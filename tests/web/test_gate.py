@@ -1,4 +1,4 @@
-"""What a stranger may do: from other pages, under other names, without a password, with odd and slow requests."""
+"""Tests of access control: other origins and hosts, missing passwords, malformed and slow requests."""
 
 import http.client
 import json
@@ -32,7 +32,7 @@ META = {"_type": "gradio.FileData"}
 
 @pytest.fixture(scope="module")
 def locked(exported, tmp_path_factory) -> Iterator[Server]:
-    """A server with passwords. It never says why a request failed at length."""
+    """Return a server with passwords, and check at the end that its log has no traceback."""
     folder = tmp_path_factory.mktemp("locked")
     accounts = folder / "accounts"
     accounts.write_text("anna:secret\nборис:другой\n", encoding="utf-8")
@@ -44,6 +44,7 @@ def locked(exported, tmp_path_factory) -> Iterator[Server]:
 
 @pytest.fixture
 def signed_in(locked) -> Iterator[httpx.Client]:
+    """Return an HTTP client that is signed in to the locked server."""
     with httpx.Client(base_url=locked.address) as session:
         reply = session.post("login", data={"username": "anna", "password": "secret"})
         assert reply.json() == {"success": True}
@@ -67,7 +68,7 @@ def test_known_hosts_are_served(locked, host):
     assert get(locked, "login", host=host).status_code == 200
 
 
-def test_a_server_knows_its_own_names():
+def test_own_names_include_localhost_host_name_and_address():
     assert {"localhost", socket.gethostname().lower(), "10.0.0.7"} <= own_names("10.0.0.7")
 
 
@@ -76,8 +77,8 @@ def test_a_server_knows_its_own_names():
     "origin",
     ["http://evil.example", "null", "http://localhost:9", "https://x.example.org", "http://192.168.7.9", "file://"],
 )
-def test_other_pages_get_no_answer(locked, signed_in, host, origin):
-    """Signed in, as the victim's browser is."""
+def test_other_origins_get_no_answer(locked, signed_in, host, origin):
+    """The requests are signed in, as they would be from the victim's browser."""
     for method, path in (
         ("GET", "config"),
         ("POST", "gradio_api/queue/join"),
@@ -93,7 +94,7 @@ def test_other_pages_get_no_answer(locked, signed_in, host, origin):
     assert signed_in.get("config").status_code == 200
 
 
-def test_the_page_itself_gets_answers(locked, signed_in):
+def test_own_origin_gets_answers(locked, signed_in):
     for host, origin in (
         (None, locked.address.removesuffix("/")),
         ("videos.example.org", "https://videos.example.org"),
@@ -105,7 +106,7 @@ def test_the_page_itself_gets_answers(locked, signed_in):
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_other_pages_may_link_here_and_embed_nothing(locked, signed_in, site):
+def test_other_sites_may_link_to_the_page_but_embed_nothing(locked, signed_in, site):
     link = {"sec-fetch-site": site, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     assert signed_in.get("", headers=link).status_code == 200
     for mode, dest in (("no-cors", "image"), ("no-cors", "video"), ("navigate", "iframe"), ("cors", "empty")):
@@ -126,7 +127,7 @@ def test_forged_headers_do_not_change_addresses(server, name):
     assert "evil.example" not in json.dumps(forged) + page
 
 
-def test_files_come_in_one_part_and_nothing_is_echoed(server, recording):
+def test_files_are_sent_as_single_ranges_and_headers_are_not_echoed(server, recording):
     with open(recording, "rb") as file:
         [path] = httpx.post(f"{server.api}/upload", files={"files": (recording.name, file)}).json()
     content, probe = recording.read_bytes(), {"cookie": "a=secret", "x-probe": "secret", "authorization": "secret"}
@@ -149,15 +150,15 @@ def test_files_come_in_one_part_and_nothing_is_echoed(server, recording):
     assert httpx.get(f"{server.api}/file={path}").headers["content-security-policy"]
     call = {"video": {"path": path, "meta": META}}
     event = httpx.post(f"{server.api}/call/v2/predict", json=call).json()["event_id"]
-    assert "complete" in httpx.get(f"{server.api}/call/predict/{event}", timeout=60).text  # which deletes it
+    assert "complete" in httpx.get(f"{server.api}/call/predict/{event}", timeout=60).text  # deletes the upload
 
 
 @pytest.mark.parametrize(
     "place", ["", "/etc/passwd", "run_gradio.py", "/dev/zero", "\0", "x" * 5000, "../../../etc/passwd"]
 )
 @pytest.mark.parametrize("path", ["call/predict", "queue/join", "run/predict"])
-def test_a_request_names_no_file_but_an_upload(server, path, place):
-    """Gradio would copy it to where it can be downloaded, or never end reading it."""
+def test_requests_may_name_only_uploaded_files(server, path, place):
+    """Gradio would copy such a file to where it can be downloaded, or read a device like /dev/zero for ever."""
     file = {"path": place, "meta": META}
     body = {"data": [file, None, None], "session_hash": "a", "fn_index": 0, "nested": [{"deep": file}]}
     reply = httpx.post(f"{server.api}/{path}", json=body, timeout=10)
@@ -168,7 +169,7 @@ def test_a_request_names_no_file_but_an_upload(server, path, place):
     assert not server.visitors_files()
 
 
-def test_one_line_of_curl_with_a_password(locked, recording):
+def test_curl_with_a_password(locked, recording):
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     command = ["curl", "-s", "-F", f"file=@{recording}", f"{locked.address}api/segments"]
@@ -200,7 +201,7 @@ gradio_api/component_server monitoring/summary docs gradio_api//upload /gradio_a
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 @pytest.mark.parametrize("path", PATHS.split())
-def test_nothing_is_open_without_a_password(locked, exported, method, path):
+def test_no_route_is_open_without_a_password(locked, exported, method, path):
     with httpx.Client() as session:
         request = session.build_request(method, locked.address)
         request.url = request.url.copy_with(raw_path=b"/" + path.removeprefix("/").encode())
@@ -210,7 +211,7 @@ def test_nothing_is_open_without_a_password(locked, exported, method, path):
         assert secret not in reply.text
 
 
-def test_the_page_asks_for_a_password_and_says_nothing_else(locked, exported):
+def test_the_login_page_reveals_nothing(locked, exported):
     browser = {"accept": "text/html,*/*", "accept-language": "ru"}
     reply = httpx.get(locked.address, headers=browser)
     assert reply.status_code == 401 and "Пароль" in reply.text
@@ -226,7 +227,7 @@ def test_the_page_asks_for_a_password_and_says_nothing_else(locked, exported):
         assert "gradio_config" in page and 'action=\\"/logout\\"' in page.replace("\\u003d", "=")
 
 
-def test_who_signs_out_has_to_sign_in_again(locked, signed_in):
+def test_signing_out_invalidates_the_session(locked, signed_in):
     stolen = dict(signed_in.cookies)
     assert signed_in.get("config").status_code == 200
     assert signed_in.post("logout").headers["location"] == "/"
@@ -234,11 +235,11 @@ def test_who_signs_out_has_to_sign_in_again(locked, signed_in):
     assert httpx.get(f"{locked.address}config", cookies=stolen).status_code == 401
 
 
-def test_the_password_is_not_among_the_processes(locked):
+def test_the_password_is_not_on_the_command_line(locked):
     assert "secret" not in " ".join(locked.process.args)
 
 
-def test_wrong_passwords_are_slowed_down_for_their_address(clock, tmp_path):
+def test_wrong_passwords_block_only_their_address_for_a_while(clock, tmp_path):
     accounts, limits = Accounts({"anna": "secret"}, clock=clock), Limits()
     app = FastAPI(exception_handlers={Refused: lambda request, refusal: refused(refusal, request)})
     app.include_router(login_routes(accounts, root_path=""))
@@ -266,9 +267,9 @@ def test_wrong_passwords_are_slowed_down_for_their_address(clock, tmp_path):
     assert other.get("/config").status_code == 200
     clock.now += 1
     assert attempt(stranger, "guess").status_code == 401
-    clock.now += 1.9  # the next has to wait twice as long
+    clock.now += 1.9  # the next attempt has to wait for 2 s
     assert attempt(stranger, "secret").status_code == 429
-    # Who is in stays in, whatever comes from their address.
+    # A visitor who is signed in stays signed in, even if their address is blocked.
     cookie = f"{accounts.cookie}={other.cookies[accounts.cookie]}"
     assert stranger.get("/config", headers={"cookie": cookie}).status_code == 200
     clock.now += 0.1
@@ -276,8 +277,8 @@ def test_wrong_passwords_are_slowed_down_for_their_address(clock, tmp_path):
 
 
 @pytest.mark.slow
-def test_odd_requests_leave_no_traceback(server, signed_in):
-    """Of the two servers, whose logs are looked at in the end."""
+def test_malformed_requests_cause_no_traceback(server, signed_in):
+    """The fixtures check the logs of both servers at the end."""
     bodies = [b"", b"{", b"[]", b"7", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"data": null}', b'{"data": {}}']
     bodies += [
         json.dumps({"data": data, "session_hash": "a", "fn_index": fn}).encode()
@@ -306,7 +307,7 @@ def test_odd_requests_leave_no_traceback(server, signed_in):
                 assert reply.status_code in range(200, 504), (address, body)
 
 
-def test_idle_connections_that_announce_much_keep_nobody_out(server, recording):
+def test_idle_uploads_do_not_block_other_visitors(server, recording):
     with ExitStack() as stack:
         for number in range(38):
             idle = stack.enter_context(socket.create_connection(("127.0.0.1", httpx.URL(server.address).port)))
@@ -321,7 +322,7 @@ def test_idle_connections_that_announce_much_keep_nobody_out(server, recording):
         assert reply.status_code == 200, reply.text
 
 
-def test_one_address_has_few_uploads_at_a_time(server):
+def test_uploads_per_address_are_limited(server):
     port, address = httpx.URL(server.address).port, {"x-forwarded-for": "203.0.113.50"}
     with ExitStack() as stack:
         connections = []
@@ -344,7 +345,7 @@ def test_one_address_has_few_uploads_at_a_time(server):
 
 
 @pytest.mark.slow
-def test_half_open_connections_are_closed_and_others_served_meanwhile(server):
+def test_half_open_connections_are_closed_without_blocking_others(server):
     with ExitStack() as stack:
         waiting = []
         for number in range(300):
@@ -360,7 +361,7 @@ def test_half_open_connections_are_closed_and_others_served_meanwhile(server):
 
 
 @pytest.mark.slow
-def test_silent_and_very_slow_uploads_end_and_slow_ones_arrive(server, recording):
+def test_silent_uploads_time_out_and_slow_ones_complete(server, recording):
     port = httpx.URL(server.address).port
     head = "POST /api/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=x\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=40) as silent:
@@ -399,7 +400,7 @@ def _until(condition, *, seconds: float = 10) -> bool:
 
 
 @pytest.mark.slow
-def test_work_is_bounded_in_pixels_and_in_time(exported, recording, slow_video, tmp_path):
+def test_pixels_and_processing_time_are_limited(exported, recording, slow_video, tmp_path):
     limits = ["--max_gigapixels", "0.9", "--max_work_s", "1", "--concurrency", "1"]
     with run_server(tmp_path / "server", exported, *limits) as server:
 
@@ -418,7 +419,7 @@ def test_work_is_bounded_in_pixels_and_in_time(exported, recording, slow_video, 
 
 
 @pytest.mark.slow
-def test_it_ends_soon_in_the_middle_of_a_job(exported, slow_video, tmp_path):
+def test_the_server_stops_quickly_during_a_job(exported, slow_video, tmp_path):
     with run_server(tmp_path / "server", exported, "--concurrency", "1") as server:
         with httpx.Client() as client, open(slow_video, "rb") as file:
             [path] = client.post(f"{server.api}/upload", files={"files": ("slow.mp4", file)}, timeout=60).json()

@@ -8,8 +8,8 @@ from video_module.web.limits import Limits
 
 
 @pytest.mark.parametrize("data", [None, "number", 7, [], {}, {"number": "0"}, {"number": 5}, {"number": True}])
-def test_a_click_on_no_example_chooses_none(data):
-    """Anybody may send it."""
+def test_a_click_with_bad_data_selects_no_example(data):
+    """The data of the event comes from the browser and cannot be trusted."""
     service = SimpleNamespace(storage=None, limits=Limits())
     handlers = Handlers(service, SimpleNamespace(of=lambda model: ["an example"]))
     assert handlers._clicked("nano", gr.EventData(None, data)) is None

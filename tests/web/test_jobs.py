@@ -1,4 +1,4 @@
-"""Whose turn it is, by a clock that stands still unless it is moved."""
+"""Tests of the queue, with a clock that only advances when a test moves it."""
 
 from contextlib import ExitStack
 
@@ -22,13 +22,13 @@ def make_jobs(clock: Clock, **limits) -> Jobs:
 def test_first_come_first_served(clock, stack):
     jobs = make_jobs(clock, concurrency=2)
     first, second, third = (stack.enter_context(jobs.join(name)) for name in "abc")
-    assert not third.start()  # two are before it
+    assert not third.start()  # two jobs are ahead
     assert second.start() and first.start()
     assert not third.start()
     assert (jobs.num_waiting, third.num_before) == (1, 2)
 
 
-def test_the_next_one_begins_when_one_is_done(clock):
+def test_the_next_job_starts_when_one_ends(clock):
     jobs = make_jobs(clock)
     with ExitStack() as stack:
         with jobs.join("a") as first:
@@ -37,7 +37,7 @@ def test_the_next_one_begins_when_one_is_done(clock):
         assert second.start()
 
 
-def test_one_visitor_has_one_video_worked_on(clock, stack):
+def test_one_job_at_a_time_per_visitor(clock, stack):
     jobs = make_jobs(clock, concurrency=2)
     greedy = [stack.enter_context(jobs.join("a")) for _ in range(3)]
     other = stack.enter_context(jobs.join("b"))
@@ -45,7 +45,7 @@ def test_one_visitor_has_one_video_worked_on(clock, stack):
     assert other.start()
 
 
-def test_a_few_of_one_visitor_wait_and_the_next_is_refused(clock, stack):
+def test_waiting_jobs_per_visitor_are_limited(clock, stack):
     jobs = make_jobs(clock)
     with pytest.raises(Refused, match="too_many_jobs") as refusal:
         for _ in range(10):
@@ -54,7 +54,7 @@ def test_a_few_of_one_visitor_wait_and_the_next_is_refused(clock, stack):
     stack.enter_context(jobs.join("b"))
 
 
-def test_a_full_queue_refuses_everybody(clock, stack):
+def test_a_full_queue_refuses_new_jobs(clock, stack):
     jobs = make_jobs(clock, queue_size=2)
     assert stack.enter_context(jobs.join("a")).start()
     for name in "bc":
@@ -65,7 +65,7 @@ def test_a_full_queue_refuses_everybody(clock, stack):
         stack.enter_context(jobs.join("d"))
 
 
-def test_a_place_is_kept_for_those_on_their_way(clock, stack):
+def test_announced_jobs_have_a_reserved_place(clock, stack):
     jobs = make_jobs(clock, queue_size=2)
     for name in "abc":
         jobs.announce(name)
@@ -78,7 +78,7 @@ def test_a_place_is_kept_for_those_on_their_way(clock, stack):
     assert jobs.is_full and jobs.num_waiting == 2
 
 
-def test_a_place_is_not_kept_for_ever(clock):
+def test_a_reserved_place_expires(clock):
     jobs = make_jobs(clock, queue_size=1)
     for name in "ab":
         jobs.announce(name)
@@ -87,14 +87,14 @@ def test_a_place_is_not_kept_for_ever(clock):
     assert not jobs.is_full
 
 
-def test_who_stops_asking_is_passed_over(clock, stack):
+def test_a_job_that_stops_asking_loses_its_turn(clock, stack):
     jobs = make_jobs(clock)
     gone, here = (stack.enter_context(jobs.join(name)) for name in "ab")
     clock.now += 10
     assert not here.start()
     clock.now += 10
     assert here.start()
-    assert not gone.start()  # it is there again, at the end
+    assert not gone.start()  # it has rejoined at the end of the queue
 
 
 def work_through(jobs: Jobs, clock: Clock, *, size: int, seconds: float, kind: str = "") -> None:
@@ -105,7 +105,7 @@ def work_through(jobs: Jobs, clock: Clock, *, size: int, seconds: float, kind: s
         job.is_done = True
 
 
-def test_no_waiting_time_is_told_before_one_was_measured(clock, stack):
+def test_waiting_time_is_unknown_before_the_first_measurement(clock, stack):
     jobs = make_jobs(clock)
     running, waiting = (stack.enter_context(jobs.join(name)) for name in "ab")
     running.size = 900_000_000
@@ -114,7 +114,7 @@ def test_no_waiting_time_is_told_before_one_was_measured(clock, stack):
     assert waiting.num_before == 1
 
 
-def test_waiting_times_follow_from_the_speed_of_the_last_videos(clock, stack):
+def test_waiting_time_is_estimated_from_the_last_jobs(clock, stack):
     jobs = make_jobs(clock)
     work_through(jobs, clock, size=1_000_000, seconds=1)
     for _ in range(30):
@@ -127,8 +127,8 @@ def test_waiting_times_follow_from_the_speed_of_the_last_videos(clock, stack):
     assert waiting.wait_s == pytest.approx(15)
 
 
-def test_a_long_video_says_more_about_the_speed_than_a_short_one(clock, stack):
-    """The first ones are short examples, whose fixed costs would make all others look slow."""
+def test_long_videos_count_more_in_the_waiting_time(clock, stack):
+    """The first jobs are short examples, whose fixed costs would make all others look slow."""
     jobs = make_jobs(clock)
     work_through(jobs, clock, size=1_000_000, seconds=1)
     work_through(jobs, clock, size=99_000_000, seconds=9)
@@ -138,8 +138,8 @@ def test_a_long_video_says_more_about_the_speed_than_a_short_one(clock, stack):
     assert waiting.wait_s == pytest.approx(10)
 
 
-def test_waiting_times_differ_by_kind(clock, stack):
-    """A video of another model says nothing about this one's speed."""
+def test_waiting_time_is_estimated_per_kind(clock, stack):
+    """The speed of one model says nothing about that of another."""
     jobs = make_jobs(clock)
     work_through(jobs, clock, size=1_000_000, seconds=1, kind="fast")
     running, waiting = (stack.enter_context(jobs.join(name)) for name in "ab")
@@ -150,7 +150,7 @@ def test_waiting_times_differ_by_kind(clock, stack):
     assert waiting.wait_s == pytest.approx(5)
 
 
-def test_no_waiting_time_is_told_of_a_video_that_takes_longer_than_expected(clock, stack):
+def test_waiting_time_is_unknown_when_a_job_takes_longer_than_expected(clock, stack):
     jobs = make_jobs(clock)
     work_through(jobs, clock, size=1_000_000, seconds=1)
     running, waiting = (stack.enter_context(jobs.join(name)) for name in "ab")
@@ -162,10 +162,10 @@ def test_no_waiting_time_is_told_of_a_video_that_takes_longer_than_expected(cloc
     assert waiting.wait_s is None
 
 
-def test_work_that_takes_too_long_is_ended(clock, stack):
+def test_a_job_that_takes_too_long_is_stopped(clock, stack):
     limits = Limits(max_work_s=60)
     job = stack.enter_context(make_jobs(clock).join("a"))
-    clock.now += 1000  # waiting does not count
+    clock.now += 1000  # waiting time does not count
     assert job.start()
     clock.now += 60
     job.check(limits)
@@ -174,7 +174,7 @@ def test_work_that_takes_too_long_is_ended(clock, stack):
         job.check(limits)
 
 
-def test_closing_ends_all_work(clock, stack):
+def test_closing_stops_all_jobs(clock, stack):
     jobs = make_jobs(clock)
     running, waiting = (stack.enter_context(jobs.join(name)) for name in "ab")
     assert running.start()

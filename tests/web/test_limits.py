@@ -18,15 +18,15 @@ def test_limits_must_be_positive(field):
     ("num_frames", "duration_s", "key"),
     [
         (100, 4.0, None),
-        (101, 4.04, None),  # a frame too many
+        (101, 4.04, None),  # one extra frame is tolerated
         (102, 4.08, "too_long"),
         (5, 600.0, "too_long"),
         (240, 4.0, None),
-        (241, 0.2, "too_many_frames"),  # a rate that nobody films at would make any length short
+        (241, 0.2, "too_many_frames"),  # at an absurd frame rate, any number of frames would be short
         (0, 0.0, None),
     ],
 )
-def test_length_counts_in_seconds_and_in_frames(num_frames, duration_s, key):
+def test_length_is_limited_in_seconds_and_in_frames(num_frames, duration_s, key):
     if key is None:
         check_length(num_frames, duration_s, LIMITS)
     else:
@@ -34,7 +34,7 @@ def test_length_counts_in_seconds_and_in_frames(num_frames, duration_s, key):
             check_length(num_frames, duration_s, LIMITS)
 
 
-def test_frames_may_be_upright_or_lie():
+def test_frames_may_be_portrait_or_landscape():
     check_size(limits.MAX_HEIGHT, limits.MAX_WIDTH)
     check_size(limits.MAX_WIDTH, limits.MAX_HEIGHT)
     for size in ((limits.MAX_HEIGHT + 1, limits.MAX_WIDTH), (100, limits.MAX_WIDTH + 1)):
@@ -42,13 +42,13 @@ def test_frames_may_be_upright_or_lie():
             check_size(*size)
 
 
-def test_a_header_is_believed_where_it_says_too_long(make_video):
+def test_too_long_by_the_header(make_video):
     with pytest.raises(Refused, match="too_long"):
         check_header(make_video(53, fps=10), LIMITS)
 
 
 @pytest.mark.parametrize(("content", "key"), [(b"", "bad_video"), (b"no video", "bad_video"), (None, "gone")])
-def test_what_is_no_video_is_refused(tmp_path, content, key):
+def test_files_that_are_not_videos_are_refused(tmp_path, content, key):
     path = tmp_path / "video.mp4"
     if content is not None:
         path.write_bytes(content)
@@ -56,7 +56,7 @@ def test_what_is_no_video_is_refused(tmp_path, content, key):
         check_header(path, LIMITS)
 
 
-def test_a_header_is_believed_where_it_says_too_large(make_video):
+def test_too_many_pixels_by_the_header(make_video):
     path = make_video(20, fps=10, height=96, width=128)  # 245,760 pixels
     check_header(path, Limits(max_gigapixels=246e-6))
     with pytest.raises(Refused, match="too_many_pixels"):

@@ -1,4 +1,4 @@
-"""The page's live tab in a real browser."""
+"""Tests of the page's live tab in a real browser."""
 
 import re
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 
 def count_pictures(page) -> None:
-    """Gather the frames that the live tab shows in window.pictures: looking from here now and then would miss some."""
+    """Collect the frames shown on the live tab in window.pictures; polling from Python would miss some."""
     page.evaluate(
         """() => {
           window.pictures = new Set();
@@ -41,7 +41,7 @@ def test_a_file_is_watched_live(open_page, recording, speed):
     wait_for_label(page)
     page.wait_for_function("() => window.pictures.size >= 8")
     assert page.evaluate("() => [...window.pictures].every((src) => src.startsWith('data:image/jpeg'))")
-    if speed == "1×":  # six seconds long, if it were not stopped
+    if speed == "1×":  # would take six seconds
         page.locator("#stop").click()
         page.locator("#live-status").get_by_text("Stopped.").wait_for()
         last = page.locator("#live img").get_attribute("src")
@@ -52,7 +52,7 @@ def test_a_file_is_watched_live(open_page, recording, speed):
     page.locator("#stop:disabled").wait_for()
 
 
-def test_on_a_phone_the_picture_comes_into_view(open_page, recording):
+def test_the_picture_scrolls_into_view_on_a_phone(open_page, recording):
     page = open_page(**PHONE)
     page.get_by_role("tab", name="Live").click()
     choose(page, recording, "#live-video", "#start")
@@ -63,7 +63,7 @@ def test_on_a_phone_the_picture_comes_into_view(open_page, recording):
     assert bottom < page.evaluate("innerHeight")
 
 
-def test_started_again_it_plays_from_its_beginning_at_the_new_speed(open_page, recording):
+def test_restarting_plays_from_the_beginning_at_the_new_speed(open_page, recording):
     page = open_page()
     page.get_by_role("tab", name="Live").click()
     choose(page, recording, "#live-video", "#start")
@@ -73,11 +73,11 @@ def test_started_again_it_plays_from_its_beginning_at_the_new_speed(open_page, r
     count_pictures(page)
     page.locator("#start").click()
     page.locator("#live-status").get_by_text("The video has ended.").wait_for(timeout=60_000)
-    assert page.evaluate("() => window.pictures.size") < 30  # of some 70 at its own speed
+    assert page.evaluate("() => window.pictures.size") < 30  # about 70 at normal speed
     page.locator("#stop:disabled").wait_for()
 
 
-def test_a_second_visitor_of_the_live_tab_sees_the_queue(open_page, slow_video, recording):
+def test_a_second_visitor_sees_the_queue(open_page, slow_video, recording):
     first, second = open_page(), open_page()
     for page, video in ((first, slow_video), (second, recording)):
         page.get_by_role("tab", name="Live").click()
@@ -91,7 +91,7 @@ def test_a_second_visitor_of_the_live_tab_sees_the_queue(open_page, slow_video, 
 
 
 def test_the_camera_is_watched_live(open_page, server, slow_video):
-    """In the place of a file that plays."""
+    """Starting the camera stops a file that is playing."""
     page = open_page()
     page.get_by_role("tab", name="Live").click()
     choose(page, slow_video, "#live-video", "#start")  # 15 seconds

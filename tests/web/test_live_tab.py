@@ -1,4 +1,4 @@
-"""Files and cameras, watched without a page."""
+"""Tests of the live tab for files and cameras, without a browser."""
 
 import base64
 import dataclasses
@@ -18,7 +18,7 @@ from video_module.web.handlers import read_picture
 from video_module.web.limits import Limits, Refused
 from video_module.web.live_tab import CameraWatch, watch_file
 
-CONFIG = TimelineConfig(min_score=0.0)  # a network of two epochs is sure of nothing
+CONFIG = TimelineConfig(min_score=0.0)  # a model trained for two epochs has low scores
 
 
 def name_of(label: str) -> str:
@@ -32,36 +32,36 @@ def watch(path, predictor, *, speed: int, **settings):
 
 
 @pytest.mark.parametrize(("speed", "seconds"), [(1, 6.0), (4, 1.5), (10, 0.6)])
-def test_a_file_plays_at_the_speed_that_was_chosen(exported, recording, speed, seconds, monkeypatch):
-    """By a clock that moves on only while it sleeps, as if reading and scoring took no time."""
+def test_a_file_plays_at_the_chosen_speed(exported, recording, speed, seconds, monkeypatch):
+    """The clock advances only during sleep(), as if decoding and scoring took no time."""
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda duration: now.__setitem__(0, now[0] + duration))
     monkeypatch.setattr(live_tab, "time", clock)
     predictor = load_predictor(exported)
     moments = list(watch(recording, predictor, speed=speed))
-    assert seconds - 0.2 < now[0] <= seconds  # when its last picture was due
+    assert seconds - 0.2 < now[0] <= seconds  # the time of the last frame
     assert 3 < len(moments) <= 12 * seconds + 2
     assert moments[0][1] is None and moments[-1][1] in predictor.class_names
     assert moments[0][0].shape == (180, 240, 3)
 
 
-def test_every_video_gets_a_label_however_short(exported, make_video):
+def test_a_single_frame_gets_a_label(exported, make_video):
     *_, (_, label, _) = watch(make_video(1), load_predictor(exported), speed=10)
     assert label is not None
 
 
-def test_a_file_that_goes_on_too_long_is_refused(exported, make_video):
+def test_a_file_that_is_too_long_is_refused(exported, make_video):
     with pytest.raises(Refused, match="too_long"):
         list(watch(make_video(60, fps=30), load_predictor(exported), speed=10, max_seconds=1))
 
 
-def test_large_frames_are_sent_smaller(exported, make_video):
+def test_large_frames_are_downscaled(exported, make_video):
     frame, _, _ = next(watch(make_video(2, height=960, width=1280), load_predictor(exported), speed=1))
     assert frame.shape == (480, 640, 3)
 
 
-def test_a_cameras_frames_go_on_while_a_clip_is_scored(exported, recording):
-    """The network is held until half of the frames have come back."""
+def test_frames_of_a_camera_do_not_wait_for_scores(exported, recording):
+    """The model is blocked until half of the frames have been returned."""
     quick, may_score = load_predictor(exported), threading.Event()
 
     def held(clips):
@@ -74,7 +74,7 @@ def test_a_cameras_frames_go_on_while_a_clip_is_scored(exported, recording):
         for number, frame in enumerate(frames):
             if number == len(frames) // 2:
                 may_score.set()
-                scorers.submit(lambda: None).result()  # the one thread has scored what it was given before
+                scorers.submit(lambda: None).result()  # wait until the only thread has scored earlier clips
             picture, label, _ = camera.push(frame, number / 30, name_of)
             assert picture.shape == frame.shape
             if number < len(frames) // 2:
@@ -82,20 +82,20 @@ def test_a_cameras_frames_go_on_while_a_clip_is_scored(exported, recording):
     assert label in quick.class_names
 
 
-def test_a_pause_of_the_camera_starts_anew(exported, recording):
+def test_a_pause_of_the_camera_clears_the_label(exported, recording):
     predictor = load_predictor(exported)
     frames = list(iter_frames(recording))
     with ThreadPoolExecutor(1) as scorers:
         camera = CameraWatch("nano", predictor, CONFIG, scorers=scorers)
         for number, frame in enumerate(frames[:90]):
             _, label, _ = camera.push(frame, number / 30, name_of)
-            scorers.submit(lambda: None).result()  # what was given before is scored
+            scorers.submit(lambda: None).result()  # wait until earlier clips are scored
         assert label is not None
         assert camera.push(frames[90], 90 / 30 + 5, name_of)[1] is None
 
 
 def test_a_gap_in_the_camera_resets_the_smoothing(exported, recording):
-    """What was seen before a gap says nothing about what follows it, however long the smoothing."""
+    """Scores from before a gap do not count after it, however long the smoothing."""
     first, second = np.full(6, -9.0, np.float32), np.full(6, -9.0, np.float32)
     first[0] = second[1] = 9.0
     logits = [first]
@@ -124,7 +124,7 @@ def picture(array: np.ndarray, suffix: str = ".jpg", kind: str = "image/jpeg") -
     return {"url": f"data:{kind};base64,{base64.b64encode(encoded).decode()}"}
 
 
-def test_frames_of_the_camera_come_as_rgb():
+def test_frames_of_the_camera_are_rgb():
     red = np.full((48, 64, 3), (20, 30, 200), np.uint8)  # OpenCV writes BGR
     frame = read_picture(picture(red))
     assert np.abs(frame.astype(int) - (200, 30, 20)).max() < 6
@@ -144,6 +144,6 @@ def test_frames_of_the_camera_come_as_rgb():
         picture(np.zeros((5000, 5000, 3), np.uint8), ".png", "image/png"),  # 75 MB in 75 KB
     ],
 )
-def test_what_is_no_frame_of_a_camera_is_refused(payload):
+def test_invalid_camera_frames_are_refused(payload):
     with pytest.raises(Refused, match="bad_picture"):
         read_picture(payload)

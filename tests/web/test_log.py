@@ -3,7 +3,7 @@ import io
 from video_module.web.log import BoundedLog
 
 
-def test_a_flood_is_cut_and_counted():
+def test_lines_over_the_limit_are_dropped_and_counted():
     now, stream = [0.0], io.StringIO()
     log = BoundedLog(stream, lines_per_minute=10, clock=lambda: now[0])
     for number in range(100):

@@ -13,7 +13,7 @@ def accounts(clock) -> Accounts:
     return Accounts({"anna": "secret", "борис": "пароль: да"}, clock=clock)
 
 
-def test_passwords_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
+def test_accounts_are_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv(login.ENVIRONMENT, raising=False)
     assert read_accounts(None) == {}
     path = tmp_path / "accounts"
@@ -25,7 +25,7 @@ def test_passwords_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["anna", ":secret", "anna:", ""])
-def test_a_bad_file_is_refused_and_not_shown(tmp_path, text):
+def test_a_bad_file_is_refused_without_showing_passwords(tmp_path, text):
     path = tmp_path / "accounts"
     path.write_text(f"boris:hidden\n{text}\n" if text else "\n")
     with pytest.raises(InputError) as error:
@@ -33,7 +33,7 @@ def test_a_bad_file_is_refused_and_not_shown(tmp_path, text):
     assert "accounts" in str(error.value) and "secret" not in str(error.value)
 
 
-def test_who_has_signed_in_is_known_until_they_sign_out(accounts):
+def test_a_session_is_valid_until_sign_out(accounts):
     assert accounts.sign_in("anna", "пароль: да", address="a") is None
     one, other = (accounts.sign_in("борис", "пароль: да", address="a") for _ in range(2))
     assert one != other and accounts.knows(one) and accounts.knows(other)
@@ -42,13 +42,13 @@ def test_who_has_signed_in_is_known_until_they_sign_out(accounts):
     assert not accounts.knows("") and not accounts.knows("x")
 
 
-def test_a_session_ends_by_itself(accounts, clock):
+def test_a_session_expires(accounts, clock):
     token = accounts.sign_in("anna", "secret", address="a")
     clock.now += 13 * 3600
     assert not accounts.knows(token)
 
 
-def test_wrong_attempts_become_slow_for_their_address_alone(accounts, clock):
+def test_wrong_passwords_delay_only_their_address(accounts, clock):
     waits = []
     for _ in range(12):
         while True:
@@ -61,15 +61,15 @@ def test_wrong_attempts_become_slow_for_their_address_alone(accounts, clock):
                 clock.now += refusal.values["seconds"]
     assert waits == sorted(waits) and len(waits) == 7 and waits[-1] >= 64
     with pytest.raises(Refused):
-        accounts.check("anna", "secret", address="a")  # even the right one has to wait
+        accounts.check("anna", "secret", address="a")  # even the right password has to wait
     assert accounts.check("anna", "secret", address="b")
     clock.now += 1000
     assert accounts.check("anna", "secret", address="a")
-    assert not accounts.check("anna", "guess", address="a")  # begins anew
+    assert not accounts.check("anna", "guess", address="a")  # the count has been reset
     assert accounts.check("anna", "secret", address="a")
 
 
-def test_what_is_remembered_of_strangers_is_bounded(accounts, monkeypatch):
+def test_number_of_remembered_addresses_is_bounded(accounts, monkeypatch):
     monkeypatch.setattr(login, "_MAX_ADDRESSES", 50)
     for number in range(200):
         accounts.check("anna", "guess", address=str(number))
@@ -86,7 +86,7 @@ def test_basic_authorization(accounts):
         assert accounts.check("anna", "secret", address="a")
 
 
-def test_the_login_page_escapes(accounts):
+def test_the_login_page_escapes_html(accounts):
     page = login.login_page(login_texts(), action='/"><script>', message="<b>")
     assert "<script>" not in page and "<b>" not in page
 

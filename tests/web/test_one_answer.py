@@ -1,4 +1,4 @@
-"""One video has one score, whoever is asked."""
+"""Test that the scripts, the page's API and the predictor give equal scores for a video."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ import test_model
 from video_module.inference.predictor import load_predictor
 
 
-def test_script_evaluation_page_and_python_agree(server, exported, drawn_data, tmp_path):
+def test_scripts_api_and_predictor_agree(server, exported, drawn_data, tmp_path):
     test_dir = drawn_data / "test"
     test_model.main(
         ["--test_dir", str(test_dir), "--checkpoint", str(exported), "--sampling", "windows", "--num_crops", "1"]

@@ -1,4 +1,4 @@
-"""The page in a real browser. Needs playwright (requirements-dev.txt) and Debian's chromium."""
+"""Tests of the page in a real browser. Needs playwright (requirements-dev.txt) and Debian's chromium."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def clear(page) -> None:
 
 
 def recognise(page, video: Path) -> None:
-    """Ask for a video's answer, and wait for it."""
+    """Upload a video, click the button and wait for the answer."""
     page.evaluate("() => document.querySelector('#result .answer')?.classList.add('is-old')")
     choose(page, video)
     page.locator("#recognise").click()
@@ -55,14 +55,14 @@ def until(condition, *, seconds: float = 10) -> bool:
     return condition()
 
 
-def test_the_page_opens_with_a_finished_example_and_another_is_one_click_away(open_page):
+def test_the_page_opens_with_an_example_and_a_click_shows_another(open_page):
     page = open_page()
     page.get_by_role("heading", name="Action recognition in video").wait_for()
     wait_for_the_first_view(page)
     assert page.locator(".example-title").inner_text() == "Example: Wave, sit, stand"
     page.wait_for_function(PLAYS)
     for button in ("#recognise", "#cancel"):
-        assert page.locator(button).is_disabled()  # there is nothing to do yet
+        assert page.locator(button).is_disabled()  # no video has been chosen yet
     page.get_by_role("button", name="Push, pull, jump").first.click()
     page.get_by_text("Example: Push, pull, jump").wait_for(timeout=120_000)
     page.wait_for_function(PLAYS)
@@ -71,7 +71,7 @@ def test_the_page_opens_with_a_finished_example_and_another_is_one_click_away(op
 def test_a_video_is_recognised_and_plays(open_page, server, recording):
     page = open_page()
     page.get_by_text("Up to 2 MB and 20 s.").wait_for()
-    wait_for_the_first_view(page)  # or the example's answer could be taken for this one's
+    wait_for_the_first_view(page)  # otherwise the example's answer could be mistaken for this one
     recognise(page, recording)
     page.locator("#known").get_by_role("button").click()
     page.locator("#known").get_by_text("jump, pull, push, sit, stand, wave").wait_for()
@@ -88,7 +88,7 @@ def test_a_video_is_recognised_and_plays(open_page, server, recording):
     assert content["segments"][-1]["end_frame"] == content["num_frames"] == 180
     assert downloads["recording_annotated.mp4"][4:8] == b"ftyp"
     assert downloads["recording.vtt"].startswith(b"WEBVTT") and downloads["recording.csv"]
-    if labels:  # a table of nothing is not written
+    if labels:  # the table is not written if no action was recognised
         assert downloads["recording_segments.csv"].startswith(b"path,start_s,end_s,label,score\r\nrecording.avi,0.000,")
     assert page.locator(".segments li").count() == len(content["segments"])
     is_open = page.locator(".means").get_attribute("open") is not None
@@ -96,7 +96,7 @@ def test_a_video_is_recognised_and_plays(open_page, server, recording):
     assert server.visitors_files()
 
 
-def test_the_timeline_follows_the_video_and_seeks_in_it(open_page):
+def test_the_timeline_follows_the_video_and_seeks(open_page):
     page = open_page()
     wait_for_the_first_view(page)
     page.wait_for_function(PLAYS)
@@ -129,7 +129,7 @@ def test_everything_is_in_russian(open_page, recording, tmp_path):
     page = open_page(locale="ru-RU")
     page.get_by_role("heading", name="Распознавание действий на видео").wait_for()
     wait_for_the_first_view(page)
-    # set once Gradio has drawn the page
+    # The title is set once Gradio has rendered the page.
     page.wait_for_function("document.title === 'Распознавание действий на видео'")
     assert page.evaluate("document.documentElement.lang") == "ru"
 
@@ -153,7 +153,7 @@ def test_everything_is_in_russian(open_page, recording, tmp_path):
     assert english() == []
 
 
-def test_a_recording_by_the_camera_is_recognised(open_page):
+def test_a_camera_recording_is_recognised(open_page):
     page = open_page()
     wait_for_the_first_view(page)
     page.get_by_role("tab", name="Record").click()
@@ -171,7 +171,7 @@ def test_a_recording_by_the_camera_is_recognised(open_page):
     page.locator("#recognise").click()
     page.locator(".example-title").wait_for(state="detached", timeout=120_000)
     wait_for_an_answer(page)
-    # its header tells neither duration nor rate
+    # The browser's WebM header has neither a duration nor a frame rate.
     assert 1 < page.locator("#result video").evaluate("v => v.duration") < elapsed + 0.5
 
 
@@ -181,17 +181,17 @@ def test_cancelling_stops_the_work(open_page, server, slow_video):
     choose(page, slow_video)
     page.locator("#recognise").click()
     page.locator("#status").get_by_text(re.compile(r"Recognising, \d+%")).wait_for()
-    assert page.locator("#recognise").is_disabled()  # or the impatient would begin anew
+    assert page.locator("#recognise").is_disabled()  # so that a second click does not start again
     page.locator("#cancel").click()
     page.locator("#status").get_by_text("Cancelled.").wait_for()
     page.locator("#cancel:disabled").wait_for()
     page.locator("#recognise:enabled").wait_for()
-    assert page.locator("#status .alert").count() == 0  # it is no error
-    assert page.locator(".example-title").count() == 1  # what was there before stays
+    assert page.locator("#status .alert").count() == 0  # cancelling is not an error
+    assert page.locator(".example-title").count() == 1  # the previous answer stays
     before, written = set(server.visitors_files()), set()
     page.get_by_role("button", name="Six actions").first.click()
 
-    # Were the first video still at work, its annotated copy would be written before the second gets its turn.
+    # If the first video were still being processed, its annotated copy would be written before the second starts.
     def is_done() -> bool:
         written.update(path.name for path in set(server.visitors_files()) - before)
         return page.get_by_text("Example: Six actions").count() == 1
@@ -200,8 +200,8 @@ def test_cancelling_stops_the_work(open_page, server, slow_video):
     assert not [name for name in written if "slow_annotated" in name], written
 
 
-def test_what_was_clicked_last_is_shown(open_page, recording, slow_video):
-    """Whatever is under way, the visitor need not cancel it first."""
+def test_the_last_click_wins(open_page, recording, slow_video):
+    """A visitor does not have to cancel the current video first."""
     page = open_page()
     wait_for_the_first_view(page)
     choose(page, slow_video)
@@ -217,7 +217,7 @@ def test_what_was_clicked_last_is_shown(open_page, recording, slow_video):
     page.locator("#recognise:enabled").click()
     page.locator("#status .status").wait_for()
     page.get_by_role("button", name="Six actions").first.click()
-    page.wait_for_timeout(1000)  # as a visitor takes; of two clicks at once, either may reach the server first
+    page.wait_for_timeout(1000)  # of two simultaneous clicks, either could reach the server first
     page.get_by_role("button", name="Push, pull, jump").first.click()
     page.get_by_text("Example: Push, pull, jump").wait_for(timeout=120_000)
     page.locator("#cancel:disabled").wait_for()
@@ -226,7 +226,7 @@ def test_what_was_clicked_last_is_shown(open_page, recording, slow_video):
     page.get_by_text("Example: Push, pull, jump").wait_for()
 
 
-def test_bad_files_are_told_at_once_and_the_answer_before_stays(open_page, recording, long_video, tmp_path):
+def test_bad_files_are_reported_at_once_and_the_previous_answer_stays(open_page, recording, long_video, tmp_path):
     page = open_page()
     wait_for_the_first_view(page)
     (tmp_path / "broken.mp4").write_text("not a video")
@@ -241,7 +241,7 @@ def test_bad_files_are_told_at_once_and_the_answer_before_stays(open_page, recor
         alert.get_by_text(message).wait_for()
         assert page.locator("#recognise").is_disabled()
         clear(page)
-        assert alert.get_by_text(message).count() == 1  # until the next file
+        assert alert.get_by_text(message).count() == 1  # the message stays until the next file
     box = page.locator("#refusal")
     for name, size, message in (
         ("large.mp4", 2_100_000, "This file is larger than 2 MB."),
@@ -264,8 +264,8 @@ def test_bad_files_are_told_at_once_and_the_answer_before_stays(open_page, recor
         ("Too many requests", "Не получилось. Попробуйте ещё раз."),
     ],
 )
-def test_what_gradio_says_is_said_in_our_words(browser, server, recording, detail, message):
-    """Its messages have English titles; ours take their place, with what they say."""
+def test_messages_of_gradio_are_replaced_by_ours(browser, server, recording, detail, message):
+    """Gradio's own toasts have English titles, so the page hides them and shows their text itself."""
     page = browser.new_context(locale="ru-RU").new_page()
     page.goto(server.address)
     wait_for_the_first_view(page)
@@ -279,8 +279,8 @@ def test_what_gradio_says_is_said_in_our_words(browser, server, recording, detai
     page.context.close()
 
 
-def test_file_and_answer_outlast_a_connection_that_is_lost(browser, server, recording, slow_video):
-    """All connections are cut in the middle of the work on a second video."""
+def test_video_and_answer_survive_a_lost_connection(browser, server, recording, slow_video):
+    """The connections are cut while a second video is being processed."""
     with cut_off(server) as line:
         page = browser.new_context(locale="en-US").new_page()
         page.goto(line.address)
@@ -294,7 +294,7 @@ def test_file_and_answer_outlast_a_connection_that_is_lost(browser, server, reco
         line.cut()
         page.locator("#refusal").get_by_text("Connection lost.").wait_for()
         page.wait_for_timeout(5000)
-        with page.expect_event("framenavigated", timeout=60_000):  # Gradio's page loads itself anew
+        with page.expect_event("framenavigated", timeout=60_000):  # Gradio reloads the page
             line.mend()
         page.locator("#input-video").get_by_text(".mp4").first.wait_for()
         page.locator("#recognise:enabled").wait_for()
@@ -303,7 +303,7 @@ def test_file_and_answer_outlast_a_connection_that_is_lost(browser, server, reco
         page.context.close()
 
 
-def test_on_a_phone_the_progress_and_then_the_answer_come_into_view(open_page, recording):
+def test_progress_and_answer_scroll_into_view_on_a_phone(open_page, recording):
     page = open_page(**PHONE)
     wait_for_the_first_view(page)
     choose(page, recording)
@@ -315,7 +315,7 @@ def test_on_a_phone_the_progress_and_then_the_answer_come_into_view(open_page, r
     assert page.evaluate(IN_VIEW, "#result video")
 
 
-def test_file_and_answer_are_there_again_when_the_page_is_loaded_anew(open_page, recording):
+def test_video_and_answer_survive_a_reload(open_page, recording):
     page = open_page()
     wait_for_the_first_view(page)
     recognise(page, recording)
@@ -341,7 +341,7 @@ def test_a_page_says_when_its_answer_has_been_deleted(browser, server, recording
     page.context.close()
 
 
-def test_who_waits_is_told_how_long(open_page, slow_video):
+def test_the_waiting_time_is_shown(open_page, slow_video):
     first, second = open_page(), open_page()
     for page in (first, second):
         choose(page, slow_video)
@@ -380,7 +380,7 @@ def test_signing_in_and_out(browser, exported, recording, tmp_path):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", ["phone", "desk"])
-def test_it_fits_the_screen_and_axe_finds_nothing(open_page, tmp_path, theme, width):
+def test_the_page_fits_the_screen_and_passes_axe(open_page, tmp_path, theme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="not installed (requirements-dev.txt)")
     page = open_page(color_scheme=theme, **(PHONE if width == "phone" else {}))
     wait_for_the_first_view(page)
@@ -402,7 +402,7 @@ def test_it_fits_the_screen_and_axe_finds_nothing(open_page, tmp_path, theme, wi
     (tmp_path / "broken.mp4").write_text("not a video")
     page.locator("#input-video input[type=file]").set_input_files(tmp_path / "broken.mp4")
     page.locator("#status .alert").wait_for()
-    page.wait_for_timeout(500)  # until what fades in is there
+    page.wait_for_timeout(500)  # wait for the fade-in
     check()
     page.get_by_role("tab", name="Record").click()
     check()
@@ -413,7 +413,7 @@ def test_it_fits_the_screen_and_axe_finds_nothing(open_page, tmp_path, theme, wi
     check()
 
 
-def test_the_api_is_described_on_a_page_of_ours(open_page):
+def test_the_page_links_to_the_api_docs(open_page):
     page = open_page()
     with page.expect_popup() as description:
         page.get_by_role("link", name="API for programs").click()

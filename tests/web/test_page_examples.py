@@ -1,4 +1,4 @@
-"""The page's examples, without a page."""
+"""Tests of the page's examples, without a browser."""
 
 import dataclasses
 import shutil
@@ -19,7 +19,7 @@ from video_module.web.storage import Storage
 
 @pytest.fixture
 def service(exported, tmp_path) -> Service:
-    """Of a model of drawn actions, and one of other classes."""
+    """Return a service with a model of the drawn actions and one with other classes."""
     limits, drawn = Limits(max_seconds=20), load_predictor(exported)
     other = dataclasses.replace(drawn, class_names=[f"class {n}" for n in range(len(drawn.class_names))])
     return Service(
@@ -32,7 +32,7 @@ def service(exported, tmp_path) -> Service:
 
 
 def finish(steps) -> str:
-    """What a generator returns."""
+    """Exhaust a generator and return its return value."""
     while True:
         try:
             next(steps)
@@ -40,7 +40,7 @@ def finish(steps) -> str:
             return end.value
 
 
-def test_drawings_are_for_the_model_that_knows_them(service):
+def test_drawn_examples_are_shown_only_for_a_model_with_their_classes(service):
     examples = Examples(service, None)
     assert [example.names["en"] for example in examples.of("drawn")] == [
         "Wave, sit, stand",
@@ -54,7 +54,7 @@ def test_drawings_are_for_the_model_that_knows_them(service):
     assert examples.boxes("other", "en") == ""
 
 
-def test_an_answer_is_worked_out_once(service):
+def test_an_answer_is_computed_once(service):
     examples = Examples(service, None)
     example = examples.of("drawn")[0]
     assert examples.known_answer("drawn", example, "ru") is None
@@ -66,7 +66,7 @@ def test_an_answer_is_worked_out_once(service):
         next(steps)
 
 
-def test_an_answer_that_is_not_waited_for_leaves_no_file(service):
+def test_an_abandoned_answer_leaves_no_file(service):
     examples = Examples(service, None)
     before = set(service.storage.examples.rglob("*"))
     steps = examples.answer("drawn", examples.of("drawn")[0], language="en", visitor="a")
@@ -75,19 +75,19 @@ def test_an_answer_that_is_not_waited_for_leaves_no_file(service):
     assert set(service.storage.examples.rglob("*")) == before
 
 
-def test_preparing_stops_with_its_block_and_leaves_no_unfinished_result(service):
+def test_preparing_stops_at_the_end_of_its_block_and_leaves_no_partial_result(service):
     examples = Examples(service, None)
     before, threads = set(service.storage.examples.rglob("*")), set(threading.enumerate())
     with examples.preparing():
-        while len(set(service.storage.examples.rglob("*")) - before) < 2:
-            assert examples.is_preparing  # a folder and the file in it
+        while len(set(service.storage.examples.rglob("*")) - before) < 2:  # a folder and the file in it
+            assert examples.is_preparing
             time.sleep(0.001)
     assert not examples.is_preparing and set(threading.enumerate()) <= threads
     assert set(service.storage.examples.rglob("*")) == before
     assert examples.known_answer("drawn", examples.of("drawn")[0], "en") is None
 
 
-def test_ones_own_examples_are_named_after_their_files(service, recording, tmp_path):
+def test_own_examples_are_named_after_their_files(service, recording, tmp_path):
     folder = tmp_path / "own"
     folder.mkdir()
     shutil.copy(recording, folder / "at_the_door.avi")
@@ -98,7 +98,7 @@ def test_ones_own_examples_are_named_after_their_files(service, recording, tmp_p
     assert service.storage.find(str(found[0].path)) == found[0].path
 
 
-def test_examples_that_cannot_be_shown_are_refused(service, tmp_path, long_video):
+def test_bad_examples_are_refused(service, tmp_path, long_video):
     with pytest.raises(InputError, match="not a folder"):
         find_examples(tmp_path / "nowhere", tmp_path / "copies", service.limits)
     folder = tmp_path / "own"

@@ -1,4 +1,4 @@
-"""An answer as HTML, without a browser."""
+"""Tests of the answer's HTML, without a browser."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ CLASSES = ["wave", "sit", "<b>"]
 
 
 def answer(scores: list[list[float]], *, language: str = "en", name="sample.avi", **settings) -> str:
-    """Of a video of one window a second with these scores."""
+    """Return the HTML for a video with one window per second; `scores` has a row per window."""
     windows = [Window(start=25 * n, end=25 * n + 25, scores=np.array(row, np.float64)) for n, row in enumerate(scores)]
     prediction = VideoPrediction(
         path=Path(name), class_names=CLASSES, fps=25.0, num_frames=25 * len(scores), windows=windows, **settings
@@ -40,23 +40,23 @@ def heading(html: str) -> str:
 WAVE, SIT, NOTHING = [0.9, 0.1, 0.0], [0.3, 0.7, 0.0], [0.4, 0.35, 0.25]
 
 
-def test_the_heading_names_what_follows_what_with_its_score():
+def test_the_heading_lists_actions_in_order_with_scores():
     assert heading(answer([WAVE, NOTHING, WAVE, SIT, SIT])) == "WAVE 90% → SIT 70%"
 
 
-def test_a_video_of_nothing_known_says_so_and_what_comes_nearest():
+def test_a_video_without_known_actions_shows_the_best_guess():
     html = answer([NOTHING, NOTHING])
     assert heading(html) == "No known action"
     assert "The best guess is WAVE at 40%; this model needs 50% to name an action." in html
     assert heading(answer([NOTHING], language="ru")) == "Знакомых действий не найдено"
 
 
-def test_mean_scores_are_open_only_where_nothing_else_happens():
+def test_mean_scores_are_open_only_for_a_single_action():
     assert '<details class="means" open>' in answer([WAVE, WAVE])
     assert '<details class="means">' in answer([WAVE, SIT])
 
 
-def test_the_strip_and_the_list_show_each_segment():
+def test_the_timeline_and_the_list_show_each_segment():
     html = answer([WAVE, WAVE, NOTHING, SIT])
     spans = re.findall(r'<span style="left: ([\d.]+)%; width: ([\d.]+)%', html)
     assert [tuple(map(float, span)) for span in spans] == [(0, 50), (50, 25), (75, 25)]
@@ -68,13 +68,13 @@ def test_the_strip_and_the_list_show_each_segment():
     assert "0 – 2 s" in html and "(uncertain)" in html
 
 
-def test_names_of_classes_and_files_are_no_html():
+def test_names_of_classes_and_files_are_escaped():
     html = answer([[0.0, 0.1, 0.9]], name='"><script>.avi')
     assert "<script>" not in html and "<b></b>" not in html and "&lt;B&gt;" in html
     assert "sample%20%26%20co.mp4" in html
 
 
-def test_letters_can_be_read_on_every_colour():
+def test_text_has_enough_contrast_on_every_colour():
     def luminance(color):
         linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
@@ -87,5 +87,5 @@ def test_letters_can_be_read_on_every_colour():
 @pytest.mark.parametrize(
     ("seconds", "unit", "text"), [(0, "s", "0 s"), (2.54, "s", "2.5 s"), (62.5, "", "1:02.5"), (59.99, "", "1:00")]
 )
-def test_times(seconds, unit, text):
+def test_clock_format(seconds, unit, text):
     assert _clock(seconds, unit) == text

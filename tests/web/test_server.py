@@ -1,4 +1,4 @@
-"""Starting to serve, and on what the page rests."""
+"""Tests of starting the server, and of the parts of Gradio that the page uses."""
 
 import ast
 import socket
@@ -12,7 +12,7 @@ from video_module.web.limits import address_of
 from video_module.web.server import _listen, _share
 
 
-def test_a_port_that_is_taken_is_named():
+def test_error_names_a_port_in_use():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(InputError, match=f"port {port} is in use; choose another with --port"):
@@ -20,12 +20,12 @@ def test_a_port_that_is_taken_is_named():
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1"])
-def test_a_host_that_is_not_ours_is_named(host):
+def test_error_names_a_host_that_cannot_be_used(host):
     with pytest.raises(InputError, match=r"--host|cannot be used"):
         _listen(host, 7860)
 
 
-def test_a_shared_link_leads_to_where_we_listen(monkeypatch):
+def test_share_tunnels_to_the_listening_port(monkeypatch):
     asked = []
     monkeypatch.setattr(
         networking, "setup_tunnel", lambda **settings: asked.append(settings) or "https://x.gradio.live"
@@ -47,13 +47,13 @@ def test_a_shared_link_leads_to_where_we_listen(monkeypatch):
         ("testclient", "testclient"),
     ],
 )
-def test_a_visitor_is_an_address_or_a_network(host, visitor):
+def test_visitors_are_told_apart_by_ipv4_address_or_ipv6_network(host, visitor):
     request = type("Request", (), {"client": type("Client", (), {"host": host})})
     assert address_of(request) == visitor
 
 
-def test_nothing_private_of_gradio_is_used():
-    """Only what `import gradio` gives, the tunnel of a shared link, and no attribute that begins with an underscore."""
+def test_only_public_parts_of_gradio_are_used():
+    """Allowed are `import gradio` and gradio.networking, for --share, but no private attributes."""
     for file in WEB.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []

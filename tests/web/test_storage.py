@@ -15,7 +15,7 @@ from video_module.web.storage import Storage, own_folder
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch) -> SimpleNamespace:
-    """Seconds, which pass when a test says so."""
+    """Replace time.monotonic() by a clock that only advances when a test sets `now`."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(storage_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
@@ -27,7 +27,7 @@ def storage(tmp_path) -> Storage:
 
 
 def leave(storage: Storage, session: str, clock: SimpleNamespace) -> None:
-    """Leave, and let the time pass after which that is for good."""
+    """End a session and wait until it can no longer come back."""
     storage.leave(session)
     clock.now += 200
     storage.sweep()
@@ -40,13 +40,13 @@ def new_file(storage: Storage, size: int = 10):
     return folder / "video.mp4"
 
 
-def test_equal_files_lie_apart(storage):
+def test_equal_files_are_stored_separately(storage):
     one, other = new_file(storage), new_file(storage)
     storage.drop(one)
     assert not one.exists() and other.exists()
 
 
-def test_what_is_in_use_goes_when_it_is_no_more(storage):
+def test_a_file_in_use_is_deleted_after_its_last_use(storage):
     path = new_file(storage)
     with storage.using(path):
         with storage.using(path):
@@ -57,17 +57,17 @@ def test_what_is_in_use_goes_when_it_is_no_more(storage):
     assert not path.parent.exists()
 
 
-def test_a_new_upload_takes_the_place_of_the_one_before(storage):
+def test_a_new_upload_replaces_the_previous_one(storage):
     first, second, result = new_file(storage), new_file(storage), new_file(storage)
     storage.own(first, session="a", slot="video")
     storage.own(result, session="a", slot="result")
     storage.own(second, session="a", slot="video")
     assert not first.exists() and second.exists() and result.exists()
-    storage.own(second, session="a", slot="video")  # said twice
+    storage.own(second, session="a", slot="video")  # a repeated call changes nothing
     assert second.exists()
 
 
-def test_one_file_in_two_slots_goes_with_the_last(storage, clock):
+def test_a_file_in_two_slots_is_deleted_with_the_last(storage, clock):
     path, other = new_file(storage), new_file(storage)
     storage.own(path, session="a", slot="video")
     storage.own(path, session="a", slot="live")
@@ -77,7 +77,7 @@ def test_one_file_in_two_slots_goes_with_the_last(storage, clock):
     assert not path.exists() and not other.exists()
 
 
-def test_a_visitor_takes_only_their_own_files_along(storage, clock):
+def test_leaving_deletes_only_the_visitors_own_files(storage, clock):
     one, other = new_file(storage), new_file(storage)
     storage.own(one, session="a", slot="video")
     storage.own(other, session="b", slot="video")
@@ -86,7 +86,7 @@ def test_a_visitor_takes_only_their_own_files_along(storage, clock):
     assert not one.exists() and other.exists()
 
 
-def test_who_is_out_of_reach_for_a_minute_finds_their_files_again(storage, clock):
+def test_files_in_use_survive_a_lost_connection(storage, clock):
     watched, forgotten, kept = (new_file(storage) for _ in range(3))
     for slot, path in (("result", watched), ("video", forgotten)):
         storage.own(path, session="a", slot=slot)
@@ -94,13 +94,13 @@ def test_who_is_out_of_reach_for_a_minute_finds_their_files_again(storage, clock
     storage.leave("a")
     for _ in range(3):
         clock.now += 60
-        with storage.using(watched):  # a page in view asks for what it shows
+        with storage.using(watched):  # a visible page keeps requesting its files
             pass
         storage.sweep()
     assert watched.exists() and not forgotten.exists() and kept.exists()
 
 
-def test_a_page_that_is_loaded_anew_owns_its_files_again(storage, clock):
+def test_a_reloaded_page_keeps_its_files(storage, clock):
     path = new_file(storage)
     storage.own(path, session="before", slot="video")
     storage.leave("before")
@@ -110,7 +110,7 @@ def test_a_page_that_is_loaded_anew_owns_its_files_again(storage, clock):
     assert path.exists()
 
 
-def test_forgotten_files_are_swept(storage):
+def test_old_files_are_deleted(storage):
     path = new_file(storage)
     storage.sweep()
     assert path.exists()
@@ -119,13 +119,13 @@ def test_forgotten_files_are_swept(storage):
     assert not path.parent.exists()
 
 
-def test_what_cannot_be_deleted_yet_is_deleted_later(storage, monkeypatch):
-    """Windows keeps a file that is still being sent."""
+def test_a_failed_deletion_is_repeated_later(storage, monkeypatch):
+    """Windows does not delete a file that is still being sent."""
     path = new_file(storage, 600)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)
         storage.drop(path)
-        with storage.using(path):  # nobody gets it any more
+        with storage.using(path):  # has no effect on a file that has been dropped
             pass
     assert path.exists()
     with pytest.raises(Refused, match="storage_full"):
@@ -135,7 +135,7 @@ def test_what_cannot_be_deleted_yet_is_deleted_later(storage, monkeypatch):
     new_file(storage, 1000)
 
 
-def test_a_failed_user_still_lets_go(storage):
+def test_a_file_is_released_after_an_exception(storage):
     path = new_file(storage)
     with pytest.raises(ZeroDivisionError), storage.using(path):
         storage.drop(path)
@@ -154,7 +154,7 @@ def test_other_files_are_left_alone(storage, path):
     assert storage.root.is_dir()
 
 
-def test_room_is_what_has_arrived_and_not_what_was_announced(storage):
+def test_space_is_counted_as_data_arrives(storage):
     path = new_file(storage, 600)
     for _ in range(4):
         storage.take(path.parent, 100)
@@ -164,7 +164,7 @@ def test_room_is_what_has_arrived_and_not_what_was_announced(storage):
     new_file(storage, 1000)
 
 
-def test_what_is_written_without_asking_is_counted_afterwards(storage):
+def test_result_files_count_towards_the_limit(storage):
     folder = storage.new_folder()
     with storage.using(folder):
         (folder / "result.mp4").write_bytes(bytes(900))
@@ -183,7 +183,7 @@ with own_folder(Path(sys.argv[1])) as root:
 """
 
 
-def test_a_start_removes_what_killed_servers_left_but_not_what_running_ones_have(tmp_path):
+def test_a_start_removes_folders_of_killed_servers_but_not_of_running_ones(tmp_path):
     (tmp_path / "action-recognition-not-a-folder").write_text("stays")
     (tmp_path / "other").mkdir()
     running, killed = (
@@ -205,7 +205,7 @@ def test_a_start_removes_what_killed_servers_left_but_not_what_running_ones_have
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "", ".", "..", "\0", "a" * 5000, "link.mp4", "./../../etc/passwd"])
-def test_only_files_of_visitors_and_examples_are_found(storage, path):
+def test_find_returns_only_files_of_visitors_and_examples(storage, path):
     storage.examples.mkdir()
     (storage.examples / "wave.mp4").touch()
     assert storage.find(str(storage.examples / "wave.mp4")) and storage.find(str(new_file(storage)))

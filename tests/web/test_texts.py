@@ -13,7 +13,7 @@ def gaps(text: str) -> list[str]:
     return sorted(re.findall(r"\{(\w+)\}", text))
 
 
-def test_both_languages_say_everything():
+def test_both_languages_have_all_texts():
     assert set(TEXTS) == set(LANGUAGES)
     assert set(TEXTS["en"]) == set(TEXTS["ru"])
     for key, text in TEXTS["en"].items():
@@ -38,5 +38,5 @@ def test_every_text_is_used():
         ("*;q=oops,ru", "ru"),
     ],
 )
-def test_language_follows_the_browser(header, language):
+def test_language_is_chosen_by_the_accept_language_header(header, language):
     assert choose_language(header) == language

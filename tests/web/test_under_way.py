@@ -1,4 +1,4 @@
-"""Work that visitors begin, end, and replace by other work."""
+"""Tests of starting, cancelling and replacing visitors' work."""
 
 import threading
 
@@ -10,7 +10,7 @@ KEY = ("visitor", "video")
 
 
 class Steps:
-    """Three steps, the second of which waits until it is let go."""
+    """A generator with three steps; the second blocks until `go_on` is set."""
 
     def __init__(self) -> None:
         self.begun, self.go_on, self.ended = threading.Event(), threading.Event(), threading.Event()
@@ -28,7 +28,7 @@ class Steps:
 
 
 def follow(under_way: UnderWay, steps, said: list[str], key=KEY) -> None:
-    """As the page does: what is said last is said before the work counts as over."""
+    """Run all steps as the page does, reporting the last message before the work counts as finished."""
     with under_way.begin(key, steps) as work:
         try:
             while True:
@@ -40,7 +40,7 @@ def follow(under_way: UnderWay, steps, said: list[str], key=KEY) -> None:
 
 @pytest.fixture
 def start():
-    """start(target, …) runs something in another thread, which has ended when the test does."""
+    """Return a function that runs follow() in another thread, and wait for the threads after the test."""
     threads = []
 
     def start(*arguments) -> threading.Thread:
@@ -55,14 +55,14 @@ def start():
         assert not thread.is_alive()
 
 
-def test_work_goes_on_to_its_end(start):
+def test_work_runs_to_its_end(start):
     steps, said = Steps(), []
     steps.go_on.set()
     follow(UnderWay(), steps(), said)
     assert said == ["first", "second", "third", "answer"]
 
 
-def test_work_that_is_cancelled_between_two_steps_ends_at_once():
+def test_cancelling_between_two_steps_ends_the_work_at_once():
     steps, under_way = Steps(), UnderWay()
     with under_way.begin(KEY, steps()) as work:
         assert work.advance() == "first"
@@ -71,15 +71,15 @@ def test_work_that_is_cancelled_between_two_steps_ends_at_once():
         assert not steps.ended.is_set()
         under_way.cancel(KEY)
         assert steps.ended.is_set()
-        under_way.cancel(KEY)  # said twice
+        under_way.cancel(KEY)  # a repeated call changes nothing
         with pytest.raises(StopIteration) as end:
             work.advance()
         assert end.value.value is None
     under_way.cancel(KEY)
 
 
-def test_work_that_is_cancelled_in_the_middle_of_a_step_ends_after_it(start):
-    """Though nobody asks it for another step."""
+def test_cancelling_during_a_step_ends_the_work_after_it(start):
+    """The work ends even if nobody requests another step."""
     steps, under_way = Steps(), UnderWay()
     with under_way.begin(KEY, steps()) as work:
         work.advance()
@@ -93,8 +93,8 @@ def test_work_that_is_cancelled_in_the_middle_of_a_step_ends_after_it(start):
         assert steps.ended.is_set()
 
 
-def test_what_is_begun_right_after_a_cancelled_step_goes_on(start):
-    """Even if the step was still under way, and it begins to speak only when the other has said its last."""
+def test_work_started_after_cancelling_runs_to_its_end(start):
+    """It waits for the step of the cancelled work that is still running, so their messages do not mix."""
     one, other, said, under_way = Steps(), Steps(), [], UnderWay()
     other.go_on.set()
     start(under_way, one(), said)
@@ -109,7 +109,7 @@ def test_what_is_begun_right_after_a_cancelled_step_goes_on(start):
     assert one.ended.is_set()
 
 
-def test_only_the_last_of_many_is_done(start):
+def test_only_the_last_of_many_is_finished(start):
     under_way, said, steps = UnderWay(), [], [Steps() for _ in range(6)]
     threads = []
     for each in steps:
@@ -128,7 +128,7 @@ def test_tabs_and_visitors_do_not_disturb_each_other():
         assert work.advance() == live.advance() == "first"
 
 
-def test_nothing_is_kept_of_what_is_over():
+def test_finished_work_is_forgotten():
     under_way = UnderWay()
     for number in range(5):
         steps = Steps()

@@ -1,4 +1,4 @@
-"""Videos that are not what their headers say."""
+"""Tests of videos with wrong headers."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from video_module.web.limits import Limits, Refused, check_header
 from video_module.web.work import LimitedReader, score_within, work_size
 
 
-def test_a_header_that_lies_is_found_out_while_decoding(make_video, exported):
+def test_length_is_checked_while_decoding(make_video, exported):
     path = make_video(60, fps=10)
     info = dataclasses.replace(check_header(path, Limits(max_seconds=6)), estimated_num_frames=10, duration_s=1.0)
     done, reader = [], LimitedReader(path, Limits(max_seconds=4))
@@ -22,7 +22,7 @@ def test_a_header_that_lies_is_found_out_while_decoding(make_video, exported):
     assert max(done, default=0) <= 41
 
 
-def test_pixels_are_counted_while_decoding(make_video):
+def test_number_of_pixels_is_checked_while_decoding(make_video):
     path = make_video(30, height=96, width=128)
     reader = LimitedReader(path, Limits(max_gigapixels=10.5 * 96 * 128 / 1e9))
     with pytest.raises(Refused, match="too_many_pixels"):
@@ -30,8 +30,8 @@ def test_pixels_are_counted_while_decoding(make_video):
     assert reader.num_frames == 11
 
 
-def test_frames_may_not_grow_beyond_the_limit_in_mid_video(tmp_path):
-    """Raw H.264 may change its size at any keyframe; the header tells of the first alone."""
+def test_frame_size_is_checked_while_decoding(tmp_path):
+    """Raw H.264 may change its frame size at any keyframe; the header only has the first size."""
     parts = []
     for width in (64, 4160):
         path = tmp_path / f"{width}.h264"
@@ -56,7 +56,7 @@ def _to_raw(source, target) -> None:
                 output.mux(packet)
 
 
-def test_it_is_asked_at_each_frame_whether_to_go_on(make_video):
+def test_check_is_called_for_each_frame(make_video):
     answers = iter([None, None, Refused("too_slow")])
 
     def check() -> None:
@@ -69,8 +69,8 @@ def test_it_is_asked_at_each_frame_whether_to_go_on(make_video):
     assert reader.num_frames == 3
 
 
-def test_the_work_for_a_frame_does_not_grow_as_fast_as_its_pixels(make_video):
-    """With swin3d_nano, frames of 1280x720 took 8.8 ms, and frames of 240x180, with a 21st of the pixels, 2.2 ms."""
+def test_work_per_frame_grows_slower_than_its_pixels(make_video):
+    """With swin3d_nano, frames of 1280x720 took 8.8 ms and frames of 240x180, with 1/21 of the pixels, 2.2 ms."""
     info = check_header(make_video(10), Limits())
     small, large = (
         work_size(dataclasses.replace(info, height=height, width=width)) for height, width in ((180, 240), (720, 1280))
