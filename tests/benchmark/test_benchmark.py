@@ -41,7 +41,7 @@ def test_predict_of_random_weights(tmp_path):
     ]
 
 
-def test_predict_refuses_files_of_other_clips(trained, exported, tmp_path):
+def test_predict_refuses_files_with_other_clips(trained, exported, tmp_path):
     from video_module.engine.checkpoint import load_checkpoint, save_checkpoint
 
     checkpoint = load_checkpoint(trained)
@@ -51,7 +51,7 @@ def test_predict_refuses_files_of_other_clips(trained, exported, tmp_path):
         main(["predict", "--model", str(exported), str(tmp_path / "other.pth"), "--no-compile"])
 
 
-def test_table():
+def test_format_table():
     assert (
         format_table([{"a": "x", "long": 1.23456}, {"a": "yy", "long": None}])
         == "  a    long\n  x   1.235\n  yy      -"
@@ -78,7 +78,7 @@ def test_loader(tmp_path, capsys):
     assert "training loader" in capsys.readouterr().out
 
 
-def test_loaders_of_several_folders(drawn_clips, drawn_data, tmp_path):
+def test_loader_with_several_folders(drawn_clips, drawn_data, tmp_path):
     folders = [str(drawn_clips), str(drawn_data / "train")]
     main(
         ["loader", "--num_videos", "6", "--num_repeats", "1", "--model_type", "swin3d_nano", "--data_dir", *folders]
@@ -125,7 +125,7 @@ def test_train(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_recipe(drawn_clips, tmp_path, capsys):
-    """Two ways in shares of the runs; a way is in the table when all its runs are there, and none is made again."""
+    """A recipe is reported once both parts have made its runs, and no run is repeated."""
     flags = ["recipe", "--data_dir", str(drawn_clips), "--seconds", "0.3", "--seeds", "1", "--num_parts", "2"]
     flags += ["--output_dir", str(tmp_path / "runs")]
     main([*flags, "--part", "0"])
@@ -136,7 +136,7 @@ def test_recipe(drawn_clips, tmp_path, capsys):
     runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert runs == sorted(f"{arm}_1_{fold}.json" for arm in ("recipe", "original") for fold in range(5))
     results = [json.loads((tmp_path / "runs" / name).read_text()) for name in runs]
-    assert sum(len(result["hits"]) for result in results) == 2 * 36  # every video is tested once by each
+    assert sum(len(result["hits"]) for result in results) == 2 * 36  # each recipe tests every video once
     sources = [set(result["sources"]) for result in results[:5]]
     assert sum(map(len, sources)) == len(set().union(*sources))
     before = {name: (tmp_path / "runs" / name).stat().st_mtime_ns for name in runs}

@@ -1,4 +1,4 @@
-"""The rehearsal on the CPU of what is measured on a card."""
+"""Tests of the GPU benchmarks, run on the CPU."""
 
 import json
 import os
@@ -35,13 +35,13 @@ def json_rows(printed: str) -> list[dict]:
 
 
 def ends(rows: list[dict]) -> dict[str, dict]:
-    """The last row of each part."""
+    """Return the last row of each part."""
     return {row["part"]: row for row in rows if "what" not in row}
 
 
 @pytest.fixture
 def packages_hidden(tmp_path) -> dict[str, str]:
-    """An environment in which HIDDEN cannot be imported, in processes that a process starts either."""
+    """Return environment variables that prevent importing the HIDDEN packages, also in child processes."""
     for name in HIDDEN:
         text = f"raise ModuleNotFoundError('No module named {name}', name={name!r})\n"
         (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
@@ -54,7 +54,7 @@ def test_two_parts(tmp_path, capsys):
     printed = capsys.readouterr().out
     rows = json_rows(printed)
     assert json.loads(path.read_text())["rows"] == rows
-    assert list(ends(rows)) == ["kernels", "syncs"]  # the more important one first
+    assert list(ends(rows)) == ["kernels", "syncs"]  # the more important part comes first
     assert all(row["took_s"] > 0 for row in ends(rows).values())
     exact = [row for row in rows if row.get("what", "").endswith("against fp32")]
     assert {row["what"][:7] for row in exact} == {"stage 1", "stage 2", "stage 3"}
@@ -68,7 +68,7 @@ def test_all_parts_within_a_minute():
     begin = time.monotonic()
     result = run_gpu()
     assert result.returncode == 0, result.stderr
-    assert time.monotonic() - begin < 240  # four times what it takes alone, since other tests run beside it
+    assert time.monotonic() - begin < 240  # four times the usual time, since other tests may run in parallel
     rows = json_rows(result.stdout)
     assert list(ends(rows)) == list(gpu.PARTS)
     assert all("took_s" in row for row in ends(rows).values())
@@ -104,8 +104,8 @@ def test_a_missing_package_skips_a_part(packages_hidden):
 
 
 @pytest.mark.slow
-def test_a_part_that_fails_or_overruns_leaves_the_others(monkeypatch, tmp_path, capsys):
-    """In each case the next part begins in a new process."""
+def test_parts_run_after_one_fails_or_times_out(monkeypatch, tmp_path, capsys):
+    """After each failure, the next part starts in a new process."""
     parts = {
         "versions": "raise RuntimeError('first\\nlast')",
         "kernels": "time.sleep(60)",
@@ -134,20 +134,20 @@ def test_a_part_that_fails_or_overruns_leaves_the_others(monkeypatch, tmp_path, 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_is_not_there_is_refused_once(capfd):
+def test_a_missing_device_is_reported_once(capfd):
     with pytest.raises(InputError, match="no part can run"):
         main(["gpu", "--device", "cuda"])
     assert capfd.readouterr().err == "error: --device cuda: torch found no CUDA GPU; use --device cpu\n"
 
 
-def test_nothing_starts_when_the_time_is_used_up(capsys):
+def test_parts_are_skipped_when_no_time_is_left(capsys):
     main(["gpu", "--device", "cpu", "--parts", "versions", "syncs", "--time_limit_s", "0.000001"])
     rows = json_rows(capsys.readouterr().out)
     assert [row["skipped"] for row in rows] == ["no time left"] * 2
 
 
-@pytest.mark.filterwarnings("ignore:called a synchronizing")  # of the step that warms up
-def test_what_waits_for_the_card_is_named_by_its_line(monkeypatch, capsys):
+@pytest.mark.filterwarnings("ignore:called a synchronizing")  # from the warm-up step
+def test_synchronisations_are_reported_by_line(monkeypatch, capsys):
     clip_grad_norm = torch.nn.utils.clip_grad_norm_
 
     def wait_and_clip(*args):
@@ -157,14 +157,14 @@ def test_what_waits_for_the_card_is_named_by_its_line(monkeypatch, capsys):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", wait_and_clip)
     syncs(Setup(part="syncs", device="cpu", model_type=[], data_dir=None))
     [row] = json_rows(capsys.readouterr().out)
-    [(line, count)] = row["lines"].items()  # once a step, and there are two
+    [(line, count)] = row["lines"].items()  # once in each of two steps
     name, _, number = line.partition(":")
     assert "clip_grad_norm_" in (ROOT / "video_module" / "engine" / name).read_text().splitlines()[int(number) - 1]
     assert count == 2
 
 
 @pytest.mark.parametrize("shift", [(0, 0, 0), (2, 2, 2)])
-def test_the_attention_as_it_was_computes_the_same(shift):
+def test_previous_attention_gives_the_same_result(shift):
     torch.manual_seed(0)
     attention = WindowAttention3d(32, [4, 4, 4], list(shift), 2)
     torch.nn.init.normal_(attention.relative_position_bias_table)
@@ -175,8 +175,8 @@ def test_the_attention_as_it_was_computes_the_same(shift):
         torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_training_needs_no_albumentations(packages_hidden):
-    """Models are trained on clips in memory and evaluated on machines that lack it."""
+def test_training_does_not_import_albumentations(packages_hidden):
+    """Training on clips in memory and evaluation must work without it."""
     modules = [f"video_module.{name}" for name in ("engine.loop", "engine.evaluation", "benchmark.train")]
     command = [sys.executable, "-c", f"import {', '.join(modules)}"]
     result = subprocess.run(command, cwd=ROOT, env={**os.environ, **packages_hidden}, capture_output=True, text=True)

@@ -15,7 +15,7 @@ from video_module.models.registry import MODELS, get_spec
 
 
 @pytest.mark.slow
-def test_the_table_and_the_picture(tmp_path, monkeypatch, capsys):
+def test_table_and_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(zoo, "_TRAINING_S", 0.2)
     out = tmp_path / "out"
     main(["zoo", "--models", "swin3d_nano", "--output_dir", str(out), "--save_json", str(tmp_path / "rows.json")])
@@ -35,14 +35,14 @@ def test_the_table_and_the_picture(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_batches_fit_the_memory(name):
+def test_batches_fit_into_memory(name):
     spec, size = get_spec(name), zoo.batch_size_for(name)
     assert 1 <= size <= spec.train_config(weights="none", given={}).effective_batch
     assert size == 1 or size * math.prod(spec.clip.shape) <= 2**23
 
 
 def zoo_rows() -> list[dict]:
-    """Networks as near to each other as real ones: M parameters, GMACs, fp32 and int8 ms."""
+    """Return rows with realistic values, so that models are as close to each other as in a real table."""
     figures = {
         "swin3d_t": (28.2, 88, 1100, 600),
         "swin3d_s": (49.8, 166, 2100, 1200),
@@ -61,7 +61,7 @@ def zoo_rows() -> list[dict]:
     return [{"model": name, **dict(zip(keys, values, strict=True))} for name, values in figures.items()]
 
 
-def test_names_of_models_cover_neither_each_other_nor_a_point():
+def test_labels_of_models_do_not_overlap():
     rows = zoo_rows()
     figure = draw_zoo(rows)
     FigureCanvasAgg(figure).draw()
@@ -80,6 +80,6 @@ def test_names_of_models_cover_neither_each_other_nor_a_point():
     assert "swin3d_nano: 0.02·10⁹, 2 ms; off this scale" in [text.get_text() for text in axes.texts]
 
 
-def test_a_single_model_has_a_picture():
+def test_figure_of_a_single_model():
     rows = [zoo_rows()[3]]
     assert np.isfinite(draw_zoo(rows).axes[0].get_xlim()).all()

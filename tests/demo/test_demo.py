@@ -1,4 +1,4 @@
-"""`python -m video_module.demo` with few clips and one epoch: every stage, from drawn videos to a prediction."""
+"""Tests of `python -m video_module.demo` with few clips and one epoch."""
 
 import csv
 import json
@@ -25,10 +25,10 @@ def test_every_stage_of_the_demo(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
 
     results = json.loads((out / "swin3d_nano_results.json").read_text())
-    assert results["num_videos"] == 6  # one of six sources, six actions
+    assert results["num_videos"] == 6  # one of six sources with six actions
     assert f"video top-1      {results['video_top1']:.3f}  (6 test videos of unseen scenes)" in printed
 
-    # One epoch teaches little. As if every video but one had been recognised:
+    # The model is bad after one epoch, so replace its predictions: all but one class are correct.
     with open(out / "swin3d_nano_predictions.csv", newline="") as file:
         header, *rows = csv.reader(file)
     label, prediction = header.index("label"), header.index("prediction")
@@ -49,7 +49,7 @@ def test_every_stage_of_the_demo(tmp_path, monkeypatch, capsys):
     assert {"swin3d_nano.pth", "swin3d_nano.onnx", "swin3d_nano_curves.png", "label_distribution.png"} <= names
 
 
-def test_a_folder_of_other_files_is_refused(tmp_path):
+def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match="not empty, and not written by the demo; choose another folder"):
         demo.main(["--output_dir", str(tmp_path)])

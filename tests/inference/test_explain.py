@@ -23,7 +23,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 def recognizer(monkeypatch, backbone: nn.Module, *, features: str, channels_last: bool, clip=CLIP) -> Recognizer:
-    """A model outside the registry, with an entry of its own."""
+    """Return a model with `backbone`, registered as "made" for the test."""
     spec = registry.ModelSpec(
         name="made", clip=clip, builder="", head="head", features=features, channels_last=channels_last
     )
@@ -32,7 +32,7 @@ def recognizer(monkeypatch, backbone: nn.Module, *, features: str, channels_last
 
 
 class ColourNet(nn.Module):
-    """Class 0 is how much red there is, class 1 how much blue, on a grid of T/2 x H/4 x W/4."""
+    """The logits are the mean red (class 0) and blue (class 1) of the clip, from a grid of T/2 x H/4 x W/4."""
 
     def __init__(self, *, channels_last: bool):
         super().__init__()
@@ -53,7 +53,7 @@ class ToChannelsLast(nn.Module):
 
 
 def red_then_blue() -> np.ndarray:
-    """Red at the upper left in frames 0 to 3, blue at the lower right in frames 4 to 7."""
+    """Return a clip with red at the upper left in frames 0 to 3 and blue at the lower right in frames 4 to 7."""
     clip = np.zeros((8, 32, 32, 3), np.uint8)
     clip[:4, 4:12, 4:12] = RED
     clip[4:, 20:28, 20:28] = BLUE
@@ -61,7 +61,7 @@ def red_then_blue() -> np.ndarray:
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_heat_stands_where_and_when_the_evidence_does(monkeypatch, channels_last):
+def test_heat_is_where_and_when_the_evidence_is(monkeypatch, channels_last):
     net = ColourNet(channels_last=channels_last)
     model = recognizer(monkeypatch, net, features="features", channels_last=channels_last)
     for target, (frames, place) in enumerate([(slice(0, 4), slice(4, 12)), (slice(4, 8), slice(20, 28))]):
@@ -70,7 +70,8 @@ def test_heat_stands_where_and_when_the_evidence_does(monkeypatch, channels_last
         assert heat.dtype == np.float32
         assert (heat.min(), heat.max()) == (0, 1)
         inside = heat[frames, place, place].sum()
-        assert inside > 0.6 * heat.sum()  # of 1 % of the clip: trilinear upsampling blurs by a cell
+        # The region is about 3 % of the clip. Trilinear upsampling spreads the heat by one cell around it.
+        assert inside > 0.6 * heat.sum()
         assert np.unravel_index(heat.argmax(), heat.shape)[1] in range(place.start, place.stop)
 
 
@@ -81,13 +82,13 @@ def test_the_predicted_class_is_the_default(monkeypatch):
     np.testing.assert_array_equal(explain.grad_cam(model, clip), explain.grad_cam(model, clip, target=0))
 
 
-def test_nothing_that_speaks_for_a_class_is_no_heat(monkeypatch):
+def test_no_evidence_gives_no_heat(monkeypatch):
     model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
     assert not explain.grad_cam(model, np.zeros((8, 32, 32, 3), np.uint8)).any()
 
 
 class OnePlaceNet(nn.Module):
-    """Sees light everywhere, but class 0 depends on one cell only, as a flattened layer can."""
+    """The features cover the whole clip, but class 0 depends on only one cell of them, through a flattened layer."""
 
     def __init__(self):
         super().__init__()
@@ -101,8 +102,8 @@ class OnePlaceNet(nn.Module):
         return self.head(self.features(x).flatten(1))
 
 
-def test_places_that_a_class_does_not_depend_on_stay_dark(monkeypatch):
-    """Here the mean gradient of the first Grad-CAM lights up the whole clip."""
+def test_regions_that_do_not_affect_the_class_have_no_heat(monkeypatch):
+    """The original Grad-CAM, with its mean gradient, would highlight the whole clip here."""
     model = recognizer(monkeypatch, OnePlaceNet(), features="features", channels_last=False)
     heat = explain.grad_cam(model, np.full((8, 32, 32, 3), 200, np.uint8), target=0)
     assert heat[2:4, 16:24, 24:].min() > 0.2
@@ -112,7 +113,7 @@ def test_places_that_a_class_does_not_depend_on_stay_dark(monkeypatch):
 
 
 @pytest.mark.parametrize("builder", ["r3d_18", "mc3_18", "r2plus1d_18"])
-def test_is_grad_cam_where_a_network_ends_in_a_mean(monkeypatch, builder):
+def test_equals_grad_cam_for_networks_with_a_final_mean(monkeypatch, builder):
     torch.manual_seed(0)
     net = getattr(torchvision_video, builder)(weights=None, num_classes=3)
     clip = ClipConfig(num_frames=8, frame_stride=1, resize=64, crop=64)
@@ -122,7 +123,7 @@ def test_is_grad_cam_where_a_network_ends_in_a_mean(monkeypatch, builder):
     net.layer4.register_forward_hook(lambda module, inputs, output: seen.update(features=output))
     logits = model(torch.from_numpy(frames)[None])
     [gradient] = torch.autograd.grad(logits[0, 1], seen["features"])
-    weights = gradient.mean(dim=(2, 3, 4), keepdim=True)  # as published
+    weights = gradient.mean(dim=(2, 3, 4), keepdim=True)  # as in the Grad-CAM paper
     expected = (weights * seen["features"]).sum(dim=1, keepdim=True).relu()
     expected = nn.functional.interpolate(expected, size=clip.shape[:3], mode="trilinear")[0, 0].detach().numpy()
     heat = explain.grad_cam(model, frames, target=1)
@@ -130,7 +131,7 @@ def test_is_grad_cam_where_a_network_ends_in_a_mean(monkeypatch, builder):
 
 
 @pytest.mark.parametrize("name", registry.MODELS)
-def test_every_architecture_has_a_layer_to_look_at(name):
+def test_every_architecture_has_a_feature_layer(name):
     spec = registry.get_spec(name)
     with torch.device("meta"):
         net = spec.build(num_classes=2)
@@ -143,11 +144,11 @@ def test_every_architecture_has_a_layer_to_look_at(name):
         assert output[0].shape[1] == 1 + math.prod(grid)
     else:
         grid = output.shape[1:4] if spec.channels_last else output.shape[2:5]
-    assert min(grid) >= 4  # places and moments can be told apart
+    assert min(grid) >= 4  # fine enough to locate evidence in space and time
 
 
 class TokenNet(nn.Module):
-    """As MViT: tokens after a class token, which gathers the evidence; class 0 is how much red there is."""
+    """Like MViT, has tokens behind a class token; the logits are the mean red (class 0) and blue (class 1)."""
 
     def __init__(self):
         super().__init__()
@@ -167,14 +168,14 @@ class Tokens(nn.Module):
         return torch.cat([torch.ones_like(tokens[:, :1]), tokens], dim=1), tuple(x.shape[2:])
 
 
-def test_tokens_stand_where_their_grid_says(monkeypatch):
+def test_tokens_are_mapped_to_their_grid(monkeypatch):
     cells = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
     expected = explain.grad_cam(cells, red_then_blue(), target=1)
     tokens = recognizer(monkeypatch, TokenNet(), features="features", channels_last=False)
     np.testing.assert_allclose(explain.grad_cam(tokens, red_then_blue(), target=1), expected, atol=1e-6)
 
 
-def test_an_architecture_without_a_layer_is_a_clear_error(monkeypatch):
+def test_a_missing_feature_layer_is_an_error(monkeypatch):
     model = recognizer(monkeypatch, ColourNet(channels_last=False), features="", channels_last=False)
     with pytest.raises(InputError, match=r"made: .* its registry entry names no feature layer"):
         explain.grad_cam(model, red_then_blue())
@@ -196,7 +197,7 @@ def middle_clip(path, clip: ClipConfig) -> np.ndarray:
     return next(iter_windows(path, clip, clip_step=None)).frames
 
 
-def test_a_trained_model_looks_somewhere(model, drawn_video):
+def test_heat_of_a_trained_model(model, drawn_video):
     clip = middle_clip(drawn_video, model.clip)
     heat = explain.grad_cam(model, clip)
     assert heat.shape == clip.shape[:3]
@@ -207,10 +208,10 @@ def test_a_trained_model_looks_somewhere(model, drawn_video):
     np.testing.assert_array_equal(explain.grad_cam(model, clip), heat)
 
 
-def test_the_model_is_left_as_it_was(model, drawn_video):
+def test_the_model_is_not_changed(model, drawn_video):
     clip = middle_clip(drawn_video, model.clip)
     model.train()
-    model.backbone.norm.eval()  # a flag of its own
+    model.backbone.norm.eval()  # differs from the rest of the model
     before = {name: module.training for name, module in model.named_modules()}
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     explain.grad_cam(model, clip)
@@ -222,10 +223,10 @@ def test_the_model_is_left_as_it_was(model, drawn_video):
     model.eval()
 
 
-def test_hiding_the_hot_places_costs_the_class_most(model, drawn_data):
-    """What is lit is what the model needs: grey in place of the hottest fifth lowers the logit more than elsewhere.
+def test_hiding_the_hottest_regions_lowers_the_logit_most(model, drawn_data):
+    """Replacing the hottest fifth of a clip by grey lowers the logit more than replacing the coldest fifth.
 
-    It needs a model that has learned something to need: here the six clips themselves, by heart.
+    The model must rely on something for this, so it is first overfitted to the six clips.
     """
     clips = [middle_clip(path, model.clip) for path in sorted((drawn_data / "test").rglob("*.avi"))]
     model = copy.deepcopy(model).train()
@@ -251,13 +252,13 @@ def test_hiding_the_hot_places_costs_the_class_most(model, drawn_data):
 
 
 def coloured_video(path, num_frames: int, *, red: range) -> None:
-    """Red at the upper left in some frames."""
+    """Write a black video with a red square at the upper left in the frames of `red`."""
     frames = np.zeros((num_frames, 64, 64, 3), np.uint8)
     frames[red.start : red.stop, 8:24, 8:24] = RED
     write_video(path, frames, fps=25)
 
 
-def test_a_video_is_hot_at_the_frames_that_show_the_class(monkeypatch, tmp_path):
+def test_heat_of_a_video_is_in_the_frames_that_show_the_class(monkeypatch, tmp_path):
     model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
     coloured_video(tmp_path / "v.avi", 45, red=range(20, 30))
     heat = explain.explain_video(model, tmp_path / "v.avi", target=0, batch_size=3)
@@ -270,7 +271,7 @@ def test_a_video_is_hot_at_the_frames_that_show_the_class(monkeypatch, tmp_path)
     np.testing.assert_allclose(again.grids, heat.grids, atol=1e-5)
 
 
-def test_a_moment_in_a_long_video_stands_out(monkeypatch, tmp_path):
+def test_a_short_event_in_a_long_video_has_heat(monkeypatch, tmp_path):
     model = recognizer(monkeypatch, ColourNet(channels_last=False), features="features", channels_last=False)
     coloured_video(tmp_path / "v.avi", 300, red=range(200, 204))
     grids = explain.explain_video(model, tmp_path / "v.avi", target=0).grids
@@ -303,13 +304,13 @@ def test_heat_is_drawn_on_the_crop_that_the_model_sees(height, width):
     assert hot.max(axis=0)[0] < top + side / 2
     assert hot.min(axis=0)[1] >= left + side / 2
     assert hot.max(axis=0)[1] < left + side
-    assert (frame[top + side - 5 : top + side, left : left + 5] == 100).all()  # seen, and nothing there
+    assert (frame[top + side - 5 : top + side, left : left + 5] == 100).all()  # in the crop, but without heat
     if side < max(height, width):
-        assert (frame[:3, :3] == 45).all()  # not seen
+        assert (frame[:3, :3] == 45).all()  # outside the crop
 
 
 @pytest.mark.parametrize("size", [(120, 160), (240, 426)])
-def test_the_overlay_video_keeps_rate_and_count(model, tmp_path, size):
+def test_the_overlay_video_keeps_frame_rate_and_count(model, tmp_path, size):
     rng = np.random.default_rng(0)
     write_video(tmp_path / "in.avi", rng.integers(0, 256, (13, *size, 3), dtype=np.uint8), fps=12.5)
     heat = explain.explain_video(model, tmp_path / "in.avi", target=1)
@@ -321,11 +322,11 @@ def test_the_overlay_video_keeps_rate_and_count(model, tmp_path, size):
     assert info.width >= size[1]
     first = next(explain.attention_frames(heat, names))
     named = next(explain.attention_frames(heat, names, label="c"))
-    assert len(named) > len(first)  # a wrong prediction names the label, on a line of its own
+    assert len(named) > len(first)  # for a wrong prediction, the label is shown on an extra line
     np.testing.assert_array_equal(next(explain.attention_frames(heat, names, label=names[1])), first)
 
 
-def test_the_overlay_video_keeps_each_frames_time(model, tmp_path):
+def test_the_overlay_video_keeps_frame_times(model, tmp_path):
     source = write_timed(tmp_path / "in.mp4", [*range(0, 60, 6), *range(60, 80)], rate=60)
     heat = explain.explain_video(model, source, target=1)
     explain.write_attention(tmp_path / "out.mp4", heat, list("abcdef"))
@@ -335,7 +336,7 @@ def test_the_overlay_video_keeps_each_frames_time(model, tmp_path):
     assert readers[1].duration_s == pytest.approx(readers[0].duration_s, abs=1e-5)
 
 
-def test_scores_are_those_of_serving(model, trained, drawn_video):
+def test_scores_match_the_predictor(model, trained, drawn_video):
     from video_module.inference.predictor import load_predictor
 
     predictor = load_predictor(trained, device="cpu")

@@ -1,4 +1,4 @@
-"""Files in three precisions: what is in them, and that none is kept without its proof."""
+"""Tests of exported files in three precisions, and of the checks that a file must pass to be kept."""
 
 import errno
 import json
@@ -30,7 +30,10 @@ def graph(trained) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def files(trained, graph, drawn_data, tmp_path_factory) -> dict:
-    """Paths by precision, and the report. Two epochs leave a network with near ties: the gates are wide here."""
+    """Return the exported files by precision, and the report.
+
+    The thresholds are low, since a model trained for two epochs has near ties.
+    """
     folder = tmp_path_factory.mktemp("export")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "trace", lambda model, opset: graph)
@@ -40,18 +43,18 @@ def files(trained, graph, drawn_data, tmp_path_factory) -> dict:
             + ["--fp16_agreement", "0.9", "--int8_agreement", "0.7"]
         )
     paths = {precision: folder / f"nano{end}.onnx" for precision, end in ENDS.items()}
-    assert sorted(folder.iterdir()) == sorted([*paths.values(), folder / "nano_export.json"])  # one file each
+    assert sorted(folder.iterdir()) == sorted([*paths.values(), folder / "nano_export.json"])  # no other files
     return paths | {"report": json.loads((folder / "nano_export.json").read_text())}
 
 
 @pytest.fixture
 def traced(graph, monkeypatch) -> None:
-    """Spares the seconds of tracing where a test is about what comes after."""
+    """Replace tracing, which takes seconds, by the graph traced before."""
     monkeypatch.setattr(export, "trace", lambda model, opset: graph)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 1e-2), ("int8", 0.3)])
-def test_every_file_scores_as_torch_does_at_any_batch_size(trained, files, precision, tolerance):
+def test_every_file_matches_torch_at_any_batch_size(trained, files, precision, tolerance):
     onnx.checker.check_model(str(files[precision]), full_check=True)
     predictor = load_predictor(files[precision], split_batches=False)
     assert predictor.precision == precision
@@ -64,7 +67,7 @@ def test_every_file_scores_as_torch_does_at_any_batch_size(trained, files, preci
         np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance)
 
 
-def test_the_report_holds_the_proof(files, drawn_data):
+def test_report_of_the_verification(files, drawn_data):
     report = files["report"]
     num_videos = len(find_videos(drawn_data / "test"))
     assert report["clips"] == f"clips of {num_videos} videos in {drawn_data / 'test'}"
@@ -92,7 +95,7 @@ def _types(path) -> dict[str, int]:
     return values | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
-def test_fp16_keeps_in_fp32_what_is_too_coarse_for_it(files):
+def test_fp16_keeps_sensitive_operators_in_fp32(files):
     graph, types = onnx.load(files["fp16"]).graph, _types(files["fp16"])
     assert [types["clips"], graph.output[0].type.tensor_type.elem_type] == [
         onnx.TensorProto.UINT8,
@@ -108,7 +111,7 @@ def test_fp16_keeps_in_fp32_what_is_too_coarse_for_it(files):
     assert {"Softmax", "LayerNormalization", "Sub", "MatMul", "Gemm", "Conv"} <= seen
 
 
-def test_int8_quantises_all_layers_but_convolutions_by_channel(files):
+def test_int8_quantises_linear_layers_per_channel(files):
     graph = onnx.load(files["int8"]).graph
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     quantised = [node for node in graph.node if node.op_type == "MatMulInteger"]
@@ -119,7 +122,7 @@ def test_int8_quantises_all_layers_but_convolutions_by_channel(files):
     for node in quantised:
         weight = constants[node.input[1]]
         assert weight.dtype == np.int8
-        assert np.abs(weight.astype(int)).max() <= 64  # two products of seven bits and eight fit 16
+        assert np.abs(weight.astype(int)).max() <= 64  # the sum of two 7-bit times 8-bit products fits into 16 bits
         assert constants[node.input[3]].shape in ((), (weight.shape[1],))
     scales = [value for name, value in constants.items() if name.endswith("_scale")]
     assert all(scale.ndim == 1 for scale in scales)
@@ -128,7 +131,7 @@ def test_int8_quantises_all_layers_but_convolutions_by_channel(files):
 
 @pytest.fixture(scope="module")
 def convolutional() -> tuple[Recognizer, onnx.ModelProto]:
-    """A network of convolutions, with the statistics of a trained one, and its graph."""
+    """Return a 3D ResNet with random batch norm statistics, as after training, and its ONNX graph."""
     clip = get_spec("r3d_18").clip_config(clip_len=8, img_size=32)
     model = build_model("r3d_18", num_classes=5, clip=clip).eval()
     for module in model.modules():
@@ -139,7 +142,7 @@ def convolutional() -> tuple[Recognizer, onnx.ModelProto]:
 
 
 @pytest.mark.slow
-def test_int8_stores_convolutions_by_channel(convolutional):
+def test_int8_stores_convolutions_per_channel(convolutional):
     model, fp32 = convolutional
     int8 = export.to_int8(fp32)
     onnx.checker.check_model(int8, full_check=True)
@@ -165,7 +168,7 @@ def test_int8_stores_convolutions_by_channel(convolutional):
 
 
 @pytest.mark.slow
-def test_convolutions_are_exported_with_their_norms_in_them(convolutional):
+def test_batch_norms_are_fused_into_convolutions(convolutional):
     kinds = [node.op_type for node in convolutional[1].graph.node]
     assert "BatchNormalization" not in kinds
     assert kinds.count("Conv") == 20
@@ -173,8 +176,8 @@ def test_convolutions_are_exported_with_their_norms_in_them(convolutional):
 
 
 @pytest.mark.slow
-def test_swin3d_t_is_lean():
-    """The bounds of size and nodes hold for the network that people export, not for a small relative."""
+def test_size_and_number_of_nodes_of_swin3d_t():
+    """Check the limits on the model that users export, rather than on a small one."""
     model = build_model("swin3d_t", num_classes=51).eval()
     proto = export.trace(model)
     kinds = [node.op_type for node in proto.graph.node]
@@ -194,8 +197,8 @@ def test_opsets(trained, tmp_path, opset):
     assert describe(tmp_path / "nano.onnx")["opset"] == opset
 
 
-def test_a_file_that_fails_its_gate_is_not_kept(trained, traced, tmp_path, capsys):
-    (tmp_path / "nano.onnx").write_bytes(b"one of before, which would be taken for this one")
+def test_a_file_that_fails_its_check_is_deleted(trained, traced, tmp_path, capsys):
+    (tmp_path / "nano.onnx").write_bytes(b"an older file, which could be mistaken for this one")
     flags = ["--checkpoint", str(trained), "--output_dir", str(tmp_path), "--precision", "fp32", "int8"]
     gates = ["--fp32_tolerance", "1e-12", "--int8_agreement", "0", "--num_verify_clips", "8"]
     with pytest.raises(InputError, match=r"nano\.onnx: its logits differ from torch's by .*; deleted"):
@@ -206,7 +209,7 @@ def test_a_file_that_fails_its_gate_is_not_kept(trained, traced, tmp_path, capsy
     assert "nano.onnx" not in capsys.readouterr().out.partition("wrote")[2]
 
 
-def test_files_of_other_weights_are_told_of(trained, traced, tmp_path, capsys):
+def test_files_with_other_weights_are_reported(trained, traced, tmp_path, capsys):
     flags = ["--output_dir", str(tmp_path), "--num_verify_clips", "3"]
     checkpoint = load_checkpoint(trained)
     checkpoint.weights["head.bias"] = checkpoint.weights["head.bias"] + 0.5
@@ -221,7 +224,7 @@ def test_files_of_other_weights_are_told_of(trained, traced, tmp_path, capsys):
     assert "nano_int8.onnx holds different weights; export it again, or delete it" in capsys.readouterr().out
 
 
-def test_few_clips_and_few_classes_are_told_of(trained, traced, tmp_path, capsys):
+def test_few_clips_and_few_classes_are_reported(trained, traced, tmp_path, capsys):
     checkpoint = load_checkpoint(trained)
     checkpoint.weights["head.bias"][0] += 100
     save_checkpoint(tmp_path / "one.pth", checkpoint)
@@ -235,18 +238,18 @@ def test_few_clips_and_few_classes_are_told_of(trained, traced, tmp_path, capsys
     assert "torch predicts the same class for all clips" in printed
 
 
-def test_int8_scores_of_a_clip_do_not_depend_on_its_neighbours(files):
-    """Activations of a batch share one scale, so clips are scored one by one."""
+def test_int8_scores_of_a_clip_do_not_depend_on_its_batch(files):
+    """All activations of a batch share one scale, so the predictor scores clips one by one."""
     predictor = load_predictor(files["int8"])
     clips = np.random.default_rng(0).integers(0, 256, (4, *predictor.clip.shape), np.uint8)
     clips[1:] //= 16
     alone = np.concatenate([predictor.score_clips(clip[None]) for clip in clips])
     np.testing.assert_array_equal(predictor.score_clips(clips), alone)
     together = load_predictor(files["int8"], split_batches=False).score_clips(clips)
-    assert np.abs(together - alone).max() > 1e-4  # what the test is about
+    assert np.abs(together - alone).max() > 1e-4  # the batch matters if it is not split
 
 
-def test_too_little_agreement_fails(trained, traced, tmp_path, monkeypatch):
+def test_low_agreement_fails(trained, traced, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "to_int8", lambda proto: _negated(proto))
     with pytest.raises(InputError, match=r"agrees with torch on .* less than 99\.00%"):
         convert_model.main(
@@ -257,7 +260,7 @@ def test_too_little_agreement_fails(trained, traced, tmp_path, monkeypatch):
 
 
 def _negated(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A graph whose best class is the network's worst."""
+    """Return the graph with negated logits, so that its best class is the original's worst."""
     proto = onnx.ModelProto.FromString(proto.SerializeToString())
     [last] = [node for node in proto.graph.node if "logits" in node.output]
     last.output[0] = "positive"
@@ -265,7 +268,7 @@ def _negated(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def test_a_checkpoint_of_nan_is_not_exported(trained, tmp_path):
+def test_a_checkpoint_with_nan_is_not_exported(trained, tmp_path):
     checkpoint = load_checkpoint(trained)
     checkpoint.weights["head.bias"] = torch.full_like(checkpoint.weights["head.bias"], float("nan"))
     save_checkpoint(tmp_path / "nan.pth", checkpoint)
@@ -302,7 +305,7 @@ def test_no_space_left(trained, traced, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_class_names_that_do_not_match_the_last_layer(trained, tmp_path):
+def test_class_names_must_match_the_last_layer(trained, tmp_path):
     checkpoint = load_checkpoint(trained)
     checkpoint.class_names = checkpoint.class_names[:-1]
     save_checkpoint(tmp_path / "short.pth", checkpoint)
@@ -311,7 +314,7 @@ def test_class_names_that_do_not_match_the_last_layer(trained, tmp_path):
 
 
 def test_large_clips_are_tried_in_small_batches_and_scored_one_by_one(trained, exported, monkeypatch):
-    """Eight clips of 32x224x224 at once take more memory than many machines have."""
+    """A batch of eight clips of 32x224x224 needs more memory than many machines have."""
     from video_module.inference import predictor, verification
 
     assert verification.fitting_batch_sizes((32, 224, 224, 3)) == (1, 2, 3)
@@ -332,7 +335,7 @@ def test_large_clips_are_tried_in_small_batches_and_scored_one_by_one(trained, e
 
 @pytest.mark.slow
 def test_exports_published_weights_with_their_classes(tmp_path, monkeypatch):
-    """The way of `--model_type swin3d_t --weights KINETICS400_V1`, through a network small enough for a test."""
+    """Like `--model_type swin3d_t --weights KINETICS400_V1`, but with a small model."""
     import torch
 
     from video_module.models import recognizer
@@ -353,7 +356,7 @@ def test_exports_published_weights_with_their_classes(tmp_path, monkeypatch):
     np.testing.assert_allclose(predictor.score_clips(clips), expected, rtol=0, atol=1e-4)
 
 
-def test_one_bar_counts_the_passes_of_torch_and_of_all_files(monkeypatch):
+def test_the_progress_bar_counts_torch_and_all_files(monkeypatch):
     from video_module.config import ClipConfig
     from video_module.inference import verification
 

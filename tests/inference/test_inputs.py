@@ -21,33 +21,33 @@ def names(inputs: Inputs) -> list[str]:
     return [video.relative_to(inputs.root).as_posix() for video in inputs.videos]
 
 
-def test_one_file_stands_for_itself(tree):
+def test_a_single_file(tree):
     inputs = find_inputs([str(tree / "b/2.avi")])
     assert inputs == Inputs(videos=(tree / "b/2.avi",))
-    assert find_inputs([str(tree / "none.avi")]).videos == (tree / "none.avi",)  # the reader will say what is wrong
+    assert find_inputs([str(tree / "none.avi")]).videos == (tree / "none.avi",)  # reported later, by the reader
 
 
-def test_a_folder_is_searched_at_any_depth(tree):
+def test_folders_are_searched_recursively(tree):
     inputs = find_inputs([str(tree)])
     assert names(inputs) == ["a/deep/x.mkv", "b/1.mp4", "b/2.avi"]
 
 
-def test_several_inputs_meet_in_their_common_folder(tree):
+def test_root_of_several_inputs_is_their_common_folder(tree):
     inputs = find_inputs([str(tree / "b"), str(tree / "a/deep/x.mkv"), str(tree / "b/1.mp4")])
     assert inputs.root == tree
-    assert names(inputs) == ["b/1.mp4", "b/2.avi", "a/deep/x.mkv"]  # each once
+    assert names(inputs) == ["b/1.mp4", "b/2.avi", "a/deep/x.mkv"]  # without duplicates
 
 
-def test_one_file_under_two_names_is_one_video(tree, monkeypatch):
+def test_different_paths_to_a_file_are_one_video(tree, monkeypatch):
     monkeypatch.chdir(tree)
     assert find_inputs(["b/1.mp4", str(tree / "b/1.mp4"), "b/../b/1.mp4"]).videos == (Path("b/1.mp4"),)
 
 
-def test_names_in_other_letters_are_one_video_where_case_is_ignored(tree, monkeypatch):
+def test_names_that_differ_in_case_are_one_video_on_windows(tree, monkeypatch):
     monkeypatch.setattr(os.path, "normcase", str.lower)  # as on Windows
     inputs = find_inputs([str(tree / "b"), str(tree / "B" / "1.MP4")])
     assert names(inputs) == ["1.mp4", "2.avi"]
-    assert inputs.root == tree / "b"  # as it was written
+    assert inputs.root == tree / "b"  # the spelling is kept
 
 
 def test_links_to_folders_are_followed_once(tree):
@@ -57,12 +57,12 @@ def test_links_to_folders_are_followed_once(tree):
     assert names(find_inputs([str(tree / "in")])) == ["link/1.mp4", "link/2.avi"]
 
 
-def test_names_on_stdin(tree):
+def test_file_names_on_stdin(tree):
     stdin = BytesIO(f"{tree / 'b/2.avi'}\n\n{tree / 'a'}\r\n".encode())
     inputs = find_inputs(["-"], stdin=stdin)
     assert names(inputs) == ["b/2.avi", "a/deep/x.mkv"]
     alone = find_inputs(["-"], stdin=BytesIO(f"{tree / 'b/2.avi'}\n".encode()))
-    assert alone.root == tree / "b"  # a list stays a list, however short
+    assert alone.root == tree / "b"  # a list of one file is still a list
     with pytest.raises(InputError, match="no file names on stdin"):
         find_inputs(["-"], stdin=BytesIO(b"\n"))
 
@@ -76,7 +76,7 @@ def test_names_on_stdin(tree):
         b"\xfe\xff" + "{}\n{}".encode("utf-16-be"),
     ],
 )
-def test_lists_as_other_programs_write_them(tree, content, monkeypatch):
+def test_file_lists_of_other_programs(tree, content, monkeypatch):
     monkeypatch.chdir(tree)
     (tree / "b" / "ж 1.avi").touch()
     encoding = "utf-16" if content[0] > 0xF0 else "utf-8"
@@ -85,20 +85,20 @@ def test_lists_as_other_programs_write_them(tree, content, monkeypatch):
     assert find_inputs(["-"], stdin=BytesIO(data)).videos == (Path("b/2.avi"), Path("b/ж 1.avi"))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="names there are text")
-def test_names_that_are_no_text_are_kept():
+@pytest.mark.skipif(os.name == "nt", reason="file names are Unicode on Windows")
+def test_file_names_that_are_not_unicode():
     [first, _] = find_inputs(["-"], stdin=BytesIO(b"a\xff.avi\nb.avi\n")).videos
     assert os.fsencode(first) == b"a\xff.avi"
 
 
-def test_half_a_utf_16_list_is_one_line():
+def test_invalid_utf_16_is_an_error():
     with pytest.raises(InputError, match="not valid UTF-16; save it as UTF-8"):
         find_inputs(["-"], stdin=BytesIO(b"\xff\xfea\0b"))
 
 
-def test_a_camera_by_its_device(monkeypatch):
+def test_a_camera_device(monkeypatch):
     assert find_inputs(["/dev/video0"]) == Inputs(live="/dev/video0")
-    monkeypatch.setattr(Path, "exists", lambda self, **_: True)  # as where the camera is there
+    monkeypatch.setattr(Path, "exists", lambda self, **_: True)  # as if the camera existed
     assert find_inputs(["/dev/video0"]) == Inputs(live="/dev/video0")
 
 
@@ -112,7 +112,7 @@ def test_live_inputs(tree, monkeypatch):
     monkeypatch.chdir(tree)
     (tree / "0").mkdir()
     (tree / "0" / "x.avi").touch()
-    assert names(find_inputs(["0"])) == ["x.avi"]  # a folder of that name is there
+    assert names(find_inputs(["0"])) == ["x.avi"]  # an existing folder takes precedence
 
 
 def test_a_folder_without_videos(tmp_path):
@@ -120,7 +120,7 @@ def test_a_folder_without_videos(tmp_path):
         find_inputs([str(tmp_path)])
 
 
-def test_shards_share_out_everything_once():
+def test_shards_cover_all_items_once():
     items = list(range(11))
     for count in (1, 2, 3, 11, 12):
         parts = [Shard(index=index, count=count).take(items) for index in range(count)]
@@ -128,7 +128,7 @@ def test_shards_share_out_everything_once():
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_the_environment_gives_the_shard():
+def test_shard_from_environment():
     assert find_shard({}) == Shard()
     assert find_shard({"RANK": "2", "WORLD_SIZE": "4"}) == Shard(index=2, count=4)
     assert find_shard({"RANK": "2"}) == Shard()

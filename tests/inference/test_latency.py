@@ -8,7 +8,7 @@ from video_module.inference import latency
 
 @pytest.fixture
 def clock(monkeypatch) -> SimpleNamespace:
-    """A clock that moves on only while something sleeps by it."""
+    """Replace the time module by a clock that only advances during sleep()."""
     clock = SimpleNamespace(now=0.0)
     clock.perf_counter = lambda: clock.now
 
@@ -20,7 +20,7 @@ def clock(monkeypatch) -> SimpleNamespace:
     return clock
 
 
-def test_candidates_take_turns_and_each_gets_its_own_time(clock):
+def test_candidates_take_turns(clock):
     calls = []
 
     def sleeper(name, seconds):
@@ -40,7 +40,7 @@ def test_candidates_take_turns_and_each_gets_its_own_time(clock):
 
 
 @pytest.mark.parametrize("budget_s", [0.01, 0.05])
-def test_slow_calls_are_made_once_a_turn_at_least(clock, budget_s):
+def test_slow_calls_run_at_least_once_per_turn(clock, budget_s):
     measured = latency.measure_latency({"slow": lambda: clock.sleep(0.02)}, budget_s=budget_s)
     assert measured["slow"].num_runs == 5
 
@@ -50,7 +50,7 @@ def test_fewer_turns_make_fewer_calls(clock):
     assert measured["slow"].num_runs == 3
 
 
-def test_each_turn_waits_until_threads_of_the_one_before_are_still(monkeypatch):
+def test_each_turn_waits_for_threads_of_the_previous_one(monkeypatch):
     pauses = []
     monkeypatch.setattr(latency, "_SETTLE_S", 0.3)
     monkeypatch.setattr(latency.time, "sleep", pauses.append)

@@ -35,8 +35,8 @@ def collect(session: LiveSession) -> list[Reading]:
             return readings
 
 
-def test_clips_are_those_that_files_give(make_video):
-    """At each frame, the clip that ends there is the window of the file that ends there."""
+def test_clips_match_those_of_a_file(make_video):
+    """At each frame, the clip that ends there equals the file's window that ends there."""
     recent = RecentFrames(CLIP, fps=25)
     for number, frame in enumerate(iter_frames(make_video(40))):
         recent.push(frame, number / 25)
@@ -48,18 +48,19 @@ def test_clips_are_those_that_files_give(make_video):
             assert clip.shape == CLIP.shape
 
 
-def test_clips_go_by_time_where_frames_are_missing(make_video):
+def test_clips_are_chosen_by_time_if_frames_are_lost(make_video):
     frames = list(iter_frames(make_video(40)))
     recent = RecentFrames(CLIP, fps=25)
     for number in range(40):
-        if number in (0, 3, 9) or number >= 12:  # others were lost
+        if number in (0, 3, 9) or number >= 12:  # the others are lost
             recent.push(frames[number], number / 25)
         if number == 12:
-            assert frame_numbers(recent.cut()) == [3, 3, 9, 12]  # 6 was lost: 3 and 9 are as near, the earlier is taken
+            # Frame 6 is lost; 3 and 9 are equally close, so the earlier is used.
+            assert frame_numbers(recent.cut()) == [3, 3, 9, 12]
     assert frame_numbers(recent.cut()) == [30, 33, 36, 39]
 
 
-def test_a_rate_of_its_own_beats_the_sources(make_video):
+def test_target_fps_of_the_clip(make_video):
     frames = list(iter_frames(make_video(40)))
     clip = ClipConfig(num_frames=4, frame_stride=1, target_fps=12.5, resize=48, crop=40)
     recent = RecentFrames(clip, fps=25)
@@ -68,31 +69,31 @@ def test_a_rate_of_its_own_beats_the_sources(make_video):
     assert frame_numbers(recent.cut()) == [33, 35, 37, 39]
 
 
-def test_only_a_clip_is_kept():
+def test_only_the_frames_of_a_clip_are_kept():
     recent = RecentFrames(CLIP, fps=25)
     for number in range(10_000):
         recent.push(np.zeros((48, 64, 3), np.uint8), number / 25)
     assert len(recent._frames) == 10
 
 
-def test_labels_are_smoothed_over_the_past_alone():
+def test_labels_are_smoothed_over_the_past():
     labeller = LiveLabeller(["a", "b"], TimelineConfig(min_score=0.6, hysteresis=0), smooth_s=2.0)
     assert labeller.update(0.0, np.array([0.9, 0.1]))[:2] == ("a", pytest.approx(0.9))
     label, score, scores = labeller.update(1.0, np.array([0.3, 0.7]))  # weights 1/2 and 1
     assert scores == pytest.approx([0.5, 0.5])
     assert (label, score) == (UNCERTAIN, pytest.approx(0.5))
-    label, score, _ = labeller.update(9.0, np.array([0.2, 0.8]))  # all else is long past
+    label, score, _ = labeller.update(9.0, np.array([0.2, 0.8]))  # earlier scores have no weight any more
     assert (label, score) == ("b", pytest.approx(0.8))
 
 
 def numbered(number: int, *, after_gap: bool = False) -> TimedFrame:
-    """Frame `number` at 100 frames/s, of that brightness."""
+    """Return frame `number` at 100 frames/s; its brightness is `number`."""
     frame = np.full((48, 64, 3), number, np.uint8)
     return TimedFrame(frame=frame, time_s=number / 100, arrival_s=time.monotonic(), fps=100.0, after_gap=after_gap)
 
 
 class Network:
-    """Notes the first and last frame of each clip it is given; may be held."""
+    """A fake model that records the first and last frame of each clip and blocks while `go` is cleared."""
 
     def __init__(self) -> None:
         self.clips: list[tuple[int, int]] = []
@@ -109,25 +110,25 @@ class Network:
         assert self.scored.acquire(timeout=60)
 
 
-def test_a_slow_network_gives_fewer_answers_not_late_ones():
+def test_a_slow_model_skips_clips_instead_of_falling_behind():
     network = Network()
     network.go.clear()
 
     def source() -> Iterator[TimedFrame]:
         yield from map(numbered, range(10))
-        network.wait()  # it has the first clip, and holds it
+        network.wait()  # it is blocked with the first clip
         yield from map(numbered, range(10, 60))
         network.go.set()
 
     with LiveSession(source(), predictor_of(network), clip_step=1) as session:
         readings = collect(session)
-    assert session.num_frames == 60  # the reader did not wait
-    assert network.clips == [(0, 9), (50, 59)]  # then at once the newest, nothing in between
+    assert session.num_frames == 60  # reading did not wait for the model
+    assert network.clips == [(0, 9), (50, 59)]  # after the first clip comes the newest
     assert [reading.time_s for reading in readings] == [0.09, 0.59]
     assert min(reading.latency_s for reading in readings) > 0
 
 
-def test_answers_come_at_the_step_that_was_asked_for():
+def test_a_clip_is_scored_every_clip_step():
     network = Network()
 
     def source() -> Iterator[TimedFrame]:
@@ -142,8 +143,8 @@ def test_answers_come_at_the_step_that_was_asked_for():
     assert len(readings) == 6
 
 
-def test_a_clock_that_ticks_slowly_gives_no_rate_yet(monkeypatch):
-    """On Windows answers can come within one tick of time.monotonic()."""
+def test_rate_is_zero_within_one_tick_of_the_clock(monkeypatch):
+    """On Windows, time.monotonic() is coarse, so several answers can come within one tick."""
     network = Network()
 
     def source() -> Iterator[TimedFrame]:
@@ -158,7 +159,7 @@ def test_a_clock_that_ticks_slowly_gives_no_rate_yet(monkeypatch):
     assert [reading.windows_per_s for reading in readings] == [0.0] * 3
 
 
-def test_the_last_clip_is_scored_though_the_source_has_ended():
+def test_the_last_clip_is_scored_after_the_source_has_ended():
     def slow(clips: np.ndarray) -> np.ndarray:
         time.sleep(0.5)
         return np.array([[1.0, 0.0]])
@@ -167,8 +168,8 @@ def test_the_last_clip_is_scored_though_the_source_has_ended():
         assert len(collect(session)) == 1
 
 
-def test_no_thread_is_left_in_the_network():
-    """It would abort the interpreter's exit."""
+def test_closing_waits_for_the_scoring_thread():
+    """A thread that is still running would abort the interpreter at exit."""
     network, before = Network(), threading.active_count()
     network.go.clear()
 
@@ -186,10 +187,10 @@ def test_no_thread_is_left_in_the_network():
         time.sleep(0.01)
     assert threading.active_count() == before
     with pytest.raises(StopIteration):
-        next(source)  # closed, so that a camera is free again
+        next(source)  # closed, so that a camera is released
 
 
-def test_nothing_is_scored_across_a_gap_and_the_label_begins_anew():
+def test_a_gap_resets_the_clip_and_the_smoothing():
     network = Network()
     network.go.clear()
 
@@ -197,11 +198,11 @@ def test_nothing_is_scored_across_a_gap_and_the_label_begins_anew():
         for number in range(40):
             yield numbered(number, after_gap=number == 30)
             if number == 9:
-                network.wait()  # it has the first clip, and holds it until the gap is there
+                network.wait()  # it is blocked with the first clip until the gap
             if number == 30:
                 network.go.set()
             if number > 30:
-                time.sleep(0.01)  # time enough to score what came before the gap, if it were still there
+                time.sleep(0.01)  # enough time to score the frames before the gap, if they had been kept
         network.wait()
 
     config = TimelineConfig(smooth_s=100.0)
@@ -211,17 +212,17 @@ def test_nothing_is_scored_across_a_gap_and_the_label_begins_anew():
         readings = collect(session)
     assert network.clips == [(0, 9), (30, 39)]
     assert readings[0].label == "a"
-    assert readings[-1].scores[1] > 0.9  # not smoothed with what was before
+    assert readings[-1].scores[1] > 0.9  # not smoothed with scores from before the gap
 
 
-def test_after_a_gap_a_whole_clip_must_come_first():
+def test_a_gap_requires_a_whole_new_clip():
     with_gap = LiveSession(iter(()), predictor_of(Network()))
     for number in range(45):
         with_gap._take(numbered(number, after_gap=number == 30))
         assert (with_gap._recent.cut() is not None) == (9 <= number < 30 or number >= 39), number
 
 
-def test_errors_of_the_source_and_the_network_are_raised_to_the_caller(tmp_path):
+def test_errors_of_the_source_and_the_model_are_raised(tmp_path):
     (tmp_path / "x.avi").write_text("text")
 
     def broken(clips: np.ndarray) -> np.ndarray:
@@ -239,8 +240,8 @@ def test_errors_of_the_source_and_the_network_are_raised_to_the_caller(tmp_path)
         collect(session)
 
 
-def test_live_scores_are_the_files(exported, drawn_data):
-    """Frame by frame, the scores of the moment are those of the file's window that ends there."""
+def test_live_scores_match_those_of_a_file(exported, drawn_data):
+    """At each frame, the live scores equal those of the file's window that ends there."""
     from video_module.inference.predictor import load_predictor
 
     predictor = load_predictor(exported, num_threads=1)

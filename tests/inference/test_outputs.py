@@ -24,34 +24,34 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_files_lie_as_their_videos_do(tmp_path):
+def test_output_files_mirror_the_input_folders(tmp_path):
     videos = tuple(tmp_path / "in" / name for name in ("a/x.avi", "a/x.mp4", "b/x.avi"))
     inputs = Inputs(videos=videos, root=tmp_path / "in")
     outputs = plan_outputs(inputs, {"save_json": (tmp_path / "out", ".json"), "save_csv": (None, ".csv")})
     assert [plan["save_json"].relative_to(tmp_path / "out").as_posix() for plan in outputs.values()] == [
-        "a/x.avi.json",  # beside x.mp4, whose file would have the same name
+        "a/x.avi.json",  # keeps its suffix, because x.mp4 would also become x.json
         "a/x.mp4.json",
         "b/x.json",
     ]
 
 
-def test_relative_and_absolute_names_may_be_mixed(tmp_path, monkeypatch):
+def test_relative_and_absolute_paths_can_be_mixed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     inputs = Inputs(videos=(Path("a/x.avi"), tmp_path / "b/y.avi"), root=tmp_path)
     outputs = plan_outputs(inputs, {"save_json": (Path("out"), ".json")})
     assert [plan["save_json"].as_posix() for plan in outputs.values()] == ["out/a/x.json", "out/b/y.json"]
 
 
-def test_no_two_videos_share_a_file(tmp_path):
+def test_two_videos_with_the_same_output_are_refused(tmp_path):
     videos = tuple(tmp_path / name for name in ("a.avi", "a.mp4", "a.avi.mkv"))
     with pytest.raises(InputError, match=r"a\.avi and .*a\.avi\.mkv would both be written to .*a\.avi\.json"):
         plan_outputs(Inputs(videos=videos, root=tmp_path), {"save_json": (tmp_path / "out", ".json")})
 
 
-@pytest.mark.skipif(os.name == "nt", reason="names there are shorter")
+@pytest.mark.skipif(os.name == "nt", reason="paths must be shorter on Windows")
 @pytest.mark.parametrize("stem", ["a" * 251, "ж" * 125, "\udcff" * 251])
-def test_a_long_name_gets_shorter_files_of_its_own(stem, tmp_path):
-    """They ended the run, after the videos before them had been scored."""
+def test_long_names_get_unique_shorter_outputs(stem, tmp_path):
+    """Such names used to fail in the middle of a run."""
     videos = tuple(tmp_path / "in" / name for name in (f"{stem}.avi", f"{stem[:-1]}b.avi", "x.avi"))
     inputs = Inputs(videos=videos, root=tmp_path / "in")
     written = [paths["save_json"] for paths in plan_outputs(inputs, {"save_json": (tmp_path, ".json")}).values()]
@@ -63,7 +63,7 @@ def test_a_long_name_gets_shorter_files_of_its_own(stem, tmp_path):
         assert path.is_file()
 
 
-def test_nothing_is_written_beside_the_output_folder(tmp_path, monkeypatch):
+def test_nothing_is_written_outside_the_output_folder(tmp_path, monkeypatch):
     (tmp_path / "p" / "q").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "p" / "q")
     inputs = Inputs(videos=(Path("b.avi"), Path("../../s/a.avi")), root=tmp_path)
@@ -71,8 +71,8 @@ def test_nothing_is_written_beside_the_output_folder(tmp_path, monkeypatch):
     assert [plan["save_json"].as_posix() for plan in outputs.values()] == ["out/p/q/b.json", "out/s/a.json"]
 
 
-def test_annotated_videos_are_not_put_where_videos_are_looked_for(tmp_path):
-    """The next run would find them."""
+def test_annotated_videos_are_not_written_to_input_folders(tmp_path):
+    """The next run would read them as inputs."""
     inputs = Inputs(videos=(tmp_path / "in" / "x.avi",), root=tmp_path / "in", folders=(tmp_path / "in",))
     for place in (tmp_path / "in", tmp_path / "in" / "out"):
         with pytest.raises(InputError, match="is inside an input folder"):
@@ -90,7 +90,7 @@ def test_no_video_is_overwritten(tmp_path):
 
 
 def test_no_video_is_overwritten_under_another_name(tmp_path):
-    """On disks that ignore case, X.MP4 is x.mp4; here the second name is a link."""
+    """On case-insensitive file systems, X.MP4 is x.mp4; a hard link simulates that here."""
     video = tmp_path / "x.mp4"
     video.touch()
     os.link(video, tmp_path / "X2.mp4")
@@ -101,7 +101,7 @@ def test_no_video_is_overwritten_under_another_name(tmp_path):
         check_log(tmp_path / "X2.mp4", inputs)
 
 
-def test_a_log_goes_on_where_it_stopped(tmp_path):
+def test_a_log_is_resumed(tmp_path):
     path = tmp_path / "deep" / "r.jsonl"
     with ResultLog(path, shard=Shard(), run=RUN) as log:
         assert log.done == set()
@@ -109,7 +109,7 @@ def test_a_log_goes_on_where_it_stopped(tmp_path):
         log.append(Path("é.avi"), {"top_k": []})
         log.append(Path("broken.avi"), {"error": "broken"})
     with open(path, "a") as file:
-        file.write('{"video": "c.avi", "top')  # killed in the midst of a line
+        file.write('{"video": "c.avi", "top')  # as if killed while writing a line
     with ResultLog(path, shard=Shard(), run=RUN) as log:
         assert log.done == {"a.avi", "é.avi"}
         log.append(Path("c.avi"), {"top_k": []})
@@ -117,14 +117,14 @@ def test_a_log_goes_on_where_it_stopped(tmp_path):
     assert lines(path)[0]["run"] == RUN
 
 
-def test_a_log_of_nothing_but_a_broken_line(tmp_path):
+def test_a_log_with_only_a_partial_line(tmp_path):
     (tmp_path / "r.jsonl").write_text('{"vid')
     with ResultLog(tmp_path / "r.jsonl", shard=Shard(), run=RUN) as log:
         log.append(Path("a.avi"), {})
     assert len(lines(tmp_path / "r.jsonl")) == 1
 
 
-def test_another_number_of_processes_may_go_on(tmp_path):
+def test_a_log_is_resumed_with_another_number_of_processes(tmp_path):
     path = tmp_path / "r.jsonl"
     for index, video in enumerate(("a.avi", "b.avi")):
         with ResultLog(path, shard=Shard(index=index, count=2), run=RUN) as log:
@@ -136,7 +136,7 @@ def test_another_number_of_processes_may_go_on(tmp_path):
         assert log.path == path
 
 
-def test_lines_of_another_run_are_refused(tmp_path):
+def test_logs_of_other_runs_are_refused(tmp_path):
     path = tmp_path / "r.jsonl"
     with ResultLog(path, shard=Shard(), run=RUN) as log:
         log.append(Path("a.avi"), {})
@@ -154,8 +154,8 @@ def test_lines_of_another_run_are_refused(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_a_line_is_on_the_disk_when_its_video_is_done(tmp_path, monkeypatch):
-    """A machine that loses its power loses no answer: the whole line is there when the disk is asked to keep it."""
+def test_each_line_is_synced_to_disk(tmp_path, monkeypatch):
+    """Each line is complete before fsync(), so that a power failure loses no answer."""
     kept = []
     monkeypatch.setattr(os, "fsync", lambda number: kept.append(os.fstat(number).st_size))
     path, sizes = tmp_path / "r.jsonl", []
@@ -167,7 +167,7 @@ def test_a_line_is_on_the_disk_when_its_video_is_done(tmp_path, monkeypatch):
     assert path.read_bytes().count(b"\n") == 2
 
 
-def test_a_table_names_videos_as_seen_from_its_folder(tmp_path, monkeypatch):
+def test_a_table_names_videos_relative_to_its_folder(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path)
     for video, table, name in (
@@ -179,7 +179,7 @@ def test_a_table_names_videos_as_seen_from_its_folder(tmp_path, monkeypatch):
         assert name_in_table(Path(video), Path(table)) == name
 
 
-def test_a_table_in_a_linked_folder_finds_its_videos(tmp_path):
+def test_names_in_a_table_in_a_linked_folder(tmp_path):
     for folder in ("deep/er/real", "videos"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "videos" / "x.avi").touch()
@@ -194,10 +194,10 @@ def segment(start_s: float, end_s: float, label: str, *, is_uncertain: bool = Fa
     return {"start_s": start_s, "end_s": end_s, "label": label, "score": 0.87654, "is_uncertain": is_uncertain}
 
 
-def test_a_table_has_the_certain_segments(tmp_path):
+def test_a_table_has_no_uncertain_segments(tmp_path):
     answers = [
         ("b/x.avi", [segment(0, 1.2345, "run"), segment(1.2345, 4, "uncertain", is_uncertain=True)]),
-        ("a, 2.avi", [segment(0, 3, "uncertain")]),  # a class may have that name
+        ("a, 2.avi", [segment(0, 3, "uncertain")]),  # a class with that name
     ]
     assert write_annotations(tmp_path / "t.csv", answers) == 2
     assert (tmp_path / "t.csv").read_bytes() == (
@@ -207,14 +207,14 @@ def test_a_table_has_the_certain_segments(tmp_path):
     assert not (tmp_path / "none.csv").exists()
 
 
-def test_spreadsheets_are_told_of_letters_beyond_ascii(tmp_path):
+def test_a_table_with_non_ascii_text_starts_with_a_bom(tmp_path):
     write_annotations(tmp_path / "t.csv", [("día.avi", [segment(0, 1, "бег")])])
     assert (tmp_path / "t.csv").read_bytes().startswith(b"\xef\xbb\xbfpath,")
     assert "día.avi,0.000,1.000,бег" in (tmp_path / "t.csv").read_text(encoding="utf-8-sig")
 
 
-def test_no_table_is_replaced(tmp_path):
-    """It may hold an afternoon's corrections."""
+def test_an_existing_table_is_not_overwritten(tmp_path):
+    """It may contain hours of manual corrections."""
     (tmp_path / "t.csv").write_text("path,label\n")
     with pytest.raises(InputError, match=r"--save_annotations .*t\.csv: already exists and may contain corrections"):
         check_annotations(tmp_path / "t.csv", Inputs(videos=(tmp_path / "x.avi",)))

@@ -24,7 +24,7 @@ from video_module.scores import softmax
 
 
 def read_scores(predictions_csv: Path) -> dict[str, list[float]]:
-    """Each video's scores by X_predictions.csv, in the order of its class columns."""
+    """Return the scores of each video from X_predictions.csv, in the order of its class columns."""
     with open(predictions_csv, newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert header[:5] == ["video", "label", "prediction", "score", "source"]
@@ -46,7 +46,7 @@ def test_torch_and_onnx_agree_at_any_batch_size(trained, exported, clips):
         np.testing.assert_allclose(logits, torch_logits, rtol=0, atol=1e-4)
 
 
-def test_the_file_knows_all_it_needs(trained, exported):
+def test_an_onnx_file_has_the_metadata_of_its_checkpoint(trained, exported):
     from_onnx, from_torch = load_predictor(exported), load_predictor(trained, device="cpu")
     for name in ("model", "class_names", "clip", "split_digest", "train_sources", "train_clips", "weights"):
         assert getattr(from_onnx, name) == getattr(from_torch, name), name
@@ -78,7 +78,7 @@ def test_wrong_clips_are_refused(exported, clips):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_videos_give_the_same_scores_at_any_batch_size(exported, drawn_data, batch_size):
+def test_scores_of_a_video_do_not_depend_on_batch_size(exported, drawn_data, batch_size):
     video = next((drawn_data / "test").rglob("*.avi"))
     predictor = load_predictor(exported)
     seen = []
@@ -92,8 +92,8 @@ def test_videos_give_the_same_scores_at_any_batch_size(exported, drawn_data, bat
     assert abs(prediction.scores.sum() - 1) < 1e-9
 
 
-def test_serving_scores_as_evaluation_does(exported, drawn_data, tmp_path):
-    """run_model.py's windows are test_model.py's `--sampling windows --num_crops 1`."""
+def test_scores_match_evaluation(exported, drawn_data, tmp_path):
+    """predict_video() gives the scores of `test_model.py --sampling windows --num_crops 1`."""
     test_model.main(
         ["--test_dir", str(drawn_data / "test"), "--checkpoint", str(exported), "--output_dir", str(tmp_path)]
         + ["--sampling", "windows", "--num_crops", "1", "--num_workers", "0"]
@@ -106,10 +106,7 @@ def test_serving_scores_as_evaluation_does(exported, drawn_data, tmp_path):
         np.testing.assert_allclose(scores, served, rtol=0, atol=1e-5)
 
 
-# ---- files that are not ours
-
-
-def test_another_projects_onnx_file(exported, tmp_path):
+def test_onnx_files_of_other_projects_are_refused(exported, tmp_path):
     proto = onnx.load(exported)
     del proto.metadata_props[:]
     onnx.save(proto, str(tmp_path / "other.onnx"))
@@ -122,7 +119,7 @@ def test_another_projects_onnx_file(exported, tmp_path):
 
 
 @pytest.mark.parametrize("device", ["banana", "cuda:", "gpu"])
-def test_unknown_devices(trained, exported, device):
+def test_unknown_devices_are_refused(trained, exported, device):
     for model in (trained, exported):
         with pytest.raises(InputError, match=f"--device {device}: .*use auto|--device {device}: torch runs on auto"):
             load_predictor(model, device=device)
@@ -131,21 +128,21 @@ def test_unknown_devices(trained, exported, device):
 @pytest.mark.parametrize(
     ("name", "content"), [("x.onnx", b"not onnx"), ("x.onnx", b""), ("x.txt", b"a"), ("x.pth", b"a")]
 )
-def test_other_files(tmp_path, name, content):
+def test_files_that_are_not_models_are_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=name):
         load_predictor(tmp_path / name)
 
 
-def test_truncated_onnx(exported, tmp_path):
+def test_a_truncated_onnx_file_is_refused(exported, tmp_path):
     whole = exported.read_bytes()
     (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"cut\.onnx"):
         load_predictor(tmp_path / "cut.onnx")
 
 
-def test_memory_does_not_grow_with_the_video(tmp_path):
-    """All 6,000 frames at the model's size would take 29 MB."""
+def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path):
+    """Keeping all 6,000 frames at the model's input size would take 29 MB."""
     clip = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)
     predictor = Predictor(
         model="m", class_names=["a", "b"], clip=clip, score_clips=lambda clips: np.zeros((len(clips), 2)), device="cpu"
@@ -162,7 +159,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
     assert peaks[1] - peaks[0] < 2e6
 
 
-def test_a_video_may_be_left_midway(exported, drawn_data):
+def test_scoring_can_stop_early(exported, drawn_data):
     predictor = load_predictor(exported)
     video = next((drawn_data / "test").rglob("*.avi"))
     whole = predictor.predict_video(video, clip_step=1)
@@ -173,8 +170,8 @@ def test_a_video_may_be_left_midway(exported, drawn_data):
     assert first[1].scores == pytest.approx(whole.windows[1].scores, abs=1e-6)
 
 
-def test_temperature_and_threshold_of_a_file_are_used(trained, tmp_path):
-    """By .pth and .onnx alike; logits stay as they are."""
+def test_temperature_and_min_score_of_a_file_are_used(trained, tmp_path):
+    """Checkpoints and ONNX files behave alike; logits do not change."""
     plain = replace(load_checkpoint(trained), temperature=1.0, min_score=None)
     sharp = replace(plain, temperature=0.5, min_score=0.99)
     clips = np.random.default_rng(0).integers(0, 256, (2, *plain.clip.shape), np.uint8)
@@ -203,8 +200,8 @@ def test_temperature_and_threshold_of_a_file_are_used(trained, tmp_path):
         assert [s.label for s in find_segments(prediction, TimelineConfig(min_score=0.0))] != [UNCERTAIN]
 
 
-def test_weights_that_are_not_finite_are_one_line(trained, tmp_path):
-    """They were a traceback of the JSON writer, after all videos were scored."""
+def test_weights_that_are_not_finite_are_an_error(trained, tmp_path):
+    """They used to fail with a traceback when the JSON was written, after all videos had been scored."""
     checkpoint = load_checkpoint(trained)
     for weight in checkpoint.weights.values():
         if weight.is_floating_point():

@@ -17,16 +17,16 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def test_paths_are_taken_as_they_are(tmp_path, monkeypatch):
+def test_paths_of_files_are_returned_unchanged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("model.onnx").touch()
     assert published.find_model("model.onnx") == Path("model.onnx")
     Path("swin3d_t").touch()
-    assert published.find_model("swin3d_t") == Path("swin3d_t")  # a file of that name is there
+    assert published.find_model("swin3d_t") == Path("swin3d_t")  # an existing file takes precedence
 
 
 @pytest.mark.slow
-def test_a_name_is_exported_once_and_then_used_again(trained, monkeypatch, capsys):
+def test_a_published_model_is_exported_once(trained, monkeypatch, capsys):
     asked = []
 
     def published_checkpoint(model, weights):
@@ -36,14 +36,14 @@ def test_a_name_is_exported_once_and_then_used_again(trained, monkeypatch, capsy
     monkeypatch.setattr(checkpoint, "published_checkpoint", published_checkpoint)
     path = published.find_model("swin3d_t")
     assert path == published.cache_dir() / "swin3d_t_KINETICS400_V1_v2.onnx"
-    assert load_predictor(path).model == "swin3d_nano"  # what stands in for it
+    assert load_predictor(path).model == "swin3d_nano"  # the checkpoint used instead of a download
     assert "MB) to" in capsys.readouterr().out
     assert published.find_model("swin3d_t") == path
     assert asked == ["swin3d_t"]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_without_network_the_file_and_its_place_are_named(tmp_path, monkeypatch):
+def test_a_failed_download_names_the_url_and_the_destination(tmp_path, monkeypatch):
     import torch
 
     def no_network(*_, **__):
@@ -58,7 +58,7 @@ def test_without_network_the_file_and_its_place_are_named(tmp_path, monkeypatch)
         published.find_model("swin3d_t")
 
 
-def test_without_torch_what_is_needed_is_said():
+def test_missing_torch_is_an_error():
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from video_module import cli\nfrom video_module.inference.published import find_model\n"
@@ -71,6 +71,6 @@ def test_without_torch_what_is_needed_is_said():
     assert "requires torch; install it" in line
 
 
-def test_models_without_published_weights():
+def test_models_without_published_weights_are_refused():
     with pytest.raises(InputError, match=r"c3d: torchvision publishes no weights for it.*swin3d_t"):
         published.find_model("c3d")

@@ -12,13 +12,13 @@ from video_module.inference.runtimes import choose_runtime, open_session, usable
 
 @pytest.fixture
 def pretend(monkeypatch, tmp_path):
-    """pretend(names) makes onnxruntime list these execution providers before its own; plug-ins are in tmp_path."""
+    """Return a function that makes onnxruntime list additional execution providers; plug-ins are in tmp_path."""
     find_modules = pkgutil.iter_modules
     monkeypatch.setattr(pkgutil, "iter_modules", lambda: find_modules([str(tmp_path)]))
     monkeypatch.syspath_prepend(tmp_path)
 
     def pretend(*names: str) -> None:
-        # Without what this process has found before
+        # Clear the cache of installed plug-ins.
         monkeypatch.setattr(runtimes, "_installed", cache(runtimes._installed.__wrapped__))
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*names, "CPUExecutionProvider"])
 
@@ -28,7 +28,7 @@ def pretend(monkeypatch, tmp_path):
 
 @pytest.fixture
 def plugin(pretend, tmp_path, monkeypatch):
-    """plugin(name, provider) installs a plug-in without a library, and returns what will be registered."""
+    """Return a function that installs a plug-in without a library and returns the list of registered ones."""
     registered = []
     monkeypatch.setattr(onnxruntime, "register_execution_provider_library", lambda *args: registered.append(args))
 
@@ -61,13 +61,13 @@ def test_auto_prefers_a_gpu_then_openvino_except_for_int8(pretend):
         ("banana", "not a device; use auto, cuda, .*, cpu, or X if the plug-in onnxruntime-ep-X is installed"),
     ],
 )
-def test_what_is_missing_is_named(pretend, exported, device, advice):
+def test_error_says_what_to_install(pretend, exported, device, advice):
     with pytest.raises(InputError, match=f"--device {device}: .*{advice}"):
         load_predictor(exported, device=device)
 
 
-def test_a_gpu_that_cannot_be_started_is_an_error_only_if_asked_for(pretend, exported):
-    pretend("DmlExecutionProvider")  # which no build for Linux has
+def test_a_gpu_that_fails_to_start_is_an_error_only_if_requested(pretend, exported):
+    pretend("DmlExecutionProvider")  # not available on Linux
     with pytest.warns(UserWarning, match="DmlExecutionProvider"):
         assert load_predictor(exported).device == "cpu"
     with (
@@ -78,7 +78,7 @@ def test_a_gpu_that_cannot_be_started_is_an_error_only_if_asked_for(pretend, exp
 
 
 def test_a_plug_in_adds_a_device(plugin, exported):
-    registered = plugin("some_chip", "CPUExecutionProvider")  # the only provider with devices here
+    registered = plugin("some_chip", "CPUExecutionProvider")  # the only provider that has devices on any machine
     predictor = load_predictor(exported, device="some-chip")
     assert predictor.device == "some-chip" and registered == [("some-chip", "lib.so")]
     assert load_predictor(exported).device == "cpu"
@@ -94,7 +94,7 @@ def test_a_plug_in_without_a_device_is_not_chosen(plugin, exported):
         load_predictor(exported, device="openvino")
 
 
-def test_a_plug_in_that_does_not_load_is_named(pretend, tmp_path, exported):
+def test_error_names_a_plug_in_that_does_not_load(pretend, tmp_path, exported):
     (tmp_path / "onnxruntime_ep_broken.py").write_text("def get_library_path():\n    return 'missing.so'\n")
     with pytest.raises(InputError, match=r"onnxruntime_ep_broken does not work with onnxruntime .*missing\.so"):
         load_predictor(exported)

@@ -24,7 +24,7 @@ from video_module.inference.timeline import (
 
 
 def prediction(*windows: tuple[int, int, float], num_frames: int = 40) -> VideoPrediction:
-    """Windows (start, end, probability of "a") at 10 frames/s."""
+    """Return a prediction with windows (start, end, probability of "a") at 10 frames/s."""
     return VideoPrediction(
         path=Path("v.avi"),
         fps=10.0,
@@ -34,11 +34,11 @@ def prediction(*windows: tuple[int, int, float], num_frames: int = 40) -> VideoP
     )
 
 
+# Each window gets its best class.
 RAW = TimelineConfig(smooth_s=0, min_score=0, hysteresis=0)
-"""Each window's best class, as it is."""
 
 
-def test_the_order_of_what_happens_leaves_out_doubt_and_repeats():
+def test_label_order_omits_uncertain_segments_and_repeats():
     def segment(label: str) -> Segment:
         return Segment(start=0, end=1, start_s=0, end_s=1, label=label, score=0.5, scores=np.zeros(2))
 
@@ -47,11 +47,11 @@ def test_the_order_of_what_happens_leaves_out_doubt_and_repeats():
     assert label_order([segment(UNCERTAIN)]) == []
 
 
-def test_segments_cover_the_video_without_gap_or_overlap():
+def test_segments_cover_the_video_without_gaps_or_overlaps():
     segments = find_segments(prediction((0, 20, 0.9), (10, 30, 0.8), (20, 40, 0.1)), RAW)
     assert [(s.start, s.end, s.label) for s in segments] == [(0, 25, "a"), (25, 40, "b")]
     assert [(s.start_s, s.end_s) for s in segments] == [(0.0, 2.5), (2.5, 4.0)]
-    assert segments[0].score == pytest.approx((15 * 0.9 + 10 * 0.8) / 25)  # by the frames that each speaks for
+    assert segments[0].score == pytest.approx((15 * 0.9 + 10 * 0.8) / 25)  # weighted by each window's frames
     assert segments[1].score == pytest.approx(0.9)
     assert segments[1].scores == pytest.approx([0.1, 0.9])
 
@@ -62,38 +62,40 @@ def test_one_window_is_one_segment():
     assert segment.score == pytest.approx(0.7)
 
 
-def test_what_no_window_covers_takes_the_nearest():
+def test_uncovered_frames_get_the_label_of_the_nearest_window():
     segments = find_segments(prediction((0, 5, 0.9), (20, 25, 0.2), (35, 40, 0.9)))
     assert [(s.start, s.end, s.label) for s in segments] == [(0, 13, "a"), (13, 30, "b"), (30, 40, "a")]
 
 
 @pytest.mark.parametrize("span", [15, 16, 17])
 @pytest.mark.parametrize("clip_step", [1, 2, 3])
-def test_no_window_is_left_without_frames(span, clip_step):
-    """Alternating labels make every window a segment of its own."""
+def test_every_window_gets_frames(span, clip_step):
+    """With alternating labels, every window is its own segment."""
     windows = [(start, start + span, 0.9 if start // clip_step % 2 else 0.1) for start in range(0, 30, clip_step)]
     segments = find_segments(prediction(*windows, num_frames=windows[-1][1]), RAW)
     assert len(segments) == len(windows)
     assert all(a.end == b.start and a.start < a.end for a, b in pairwise(segments))
 
 
-def test_one_window_against_its_neighbours_is_smoothed_away():
+def test_a_single_outlier_is_smoothed_away():
     windows = [(start, start + 20, 0.8) for start in range(0, 100, 10)]
     windows[4] = (40, 60, 0.35)
     assert [s.label for s in find_segments(prediction(*windows, num_frames=110), RAW)] == ["a", "b", "a"]
     [segment] = find_segments(prediction(*windows, num_frames=110))
     assert segment.label == "a"
-    assert segment.score == pytest.approx((0.8 * 100 + 0.35 * 10) / 110)  # the score itself is not smoothed
+    assert segment.score == pytest.approx((0.8 * 100 + 0.35 * 10) / 110)  # the mean of unsmoothed scores
 
 
-def test_smoothing_is_a_triangle_over_time():
+def test_smoothing_with_a_triangular_kernel():
     scores = np.array([[0.0], [0.0], [1.0], [0.0], [0.0]])
     times = np.arange(5) * 1.0
     assert smooth_scores(scores, times, smooth_s=2.0)[:, 0] == pytest.approx([0, 0.25, 0.5, 0.25, 0])
-    assert smooth_scores(scores, times, smooth_s=1.0)[:, 0] == pytest.approx([0, 0, 1, 0, 0])  # ends at the neighbours
+    # The kernel's weight reaches zero at the neighbours.
+    assert smooth_scores(scores, times, smooth_s=1.0)[:, 0] == pytest.approx([0, 0, 1, 0, 0])
     constant = np.full((7, 3), [0.2, 0.3, 0.5])
     uneven = np.array([0, 0.1, 0.5, 0.6, 2, 2.1, 9])
-    assert smooth_scores(constant, uneven, smooth_s=0.7) == pytest.approx(constant)  # ends and gaps lose nothing
+    # Weights are normalised, also at the ends and around gaps.
+    assert smooth_scores(constant, uneven, smooth_s=0.7) == pytest.approx(constant)
 
 
 def labels(*scores: tuple[float, ...], **settings: float) -> list[int | None]:
@@ -101,31 +103,31 @@ def labels(*scores: tuple[float, ...], **settings: float) -> list[int | None]:
     return [labeller.update(np.array(row)) for row in scores]
 
 
-def test_a_label_lasts_until_another_clearly_leads():
+def test_a_label_stays_until_another_leads_by_the_hysteresis():
     rows = (0.6, 0.4), (0.49, 0.51), (0.46, 0.54), (0.44, 0.56), (0.46, 0.54), (0.54, 0.46), (0.56, 0.44)
     assert labels(*rows, hysteresis=0.1) == [0, 0, 0, 1, 1, 1, 0]
     assert labels(*rows, hysteresis=0) == [0, 1, 1, 1, 1, 0, 0]
 
 
-def test_uncertain_below_the_least_score_and_back():
+def test_uncertain_below_min_score_with_hysteresis():
     rows = (0.25, 0.2, 0.2), (0.35, 0.2, 0.2), (0.25, 0.1, 0.1), (0.15, 0.1, 0.1), (0.28, 0.1, 0.1), (0.1, 0.31, 0.1)
-    # begins at 0.3, lasts to 0.2
+    # A label starts at 0.3 and lasts down to 0.2.
     assert labels(*rows, min_score=0.3, hysteresis=0.1) == [None, 0, 0, None, None, 1]
 
 
-def test_a_lost_label_goes_to_the_next_at_once():
-    assert labels((0.5, 0.2), (0.19, 0.3), min_score=0.3, hysteresis=0.2) == [0, 0]  # between: it stays
+def test_a_lost_label_is_replaced_at_once():
+    assert labels((0.5, 0.2), (0.19, 0.3), min_score=0.3, hysteresis=0.2) == [0, 0]  # within the hysteresis
     assert labels((0.5, 0.2), (0.14, 0.3), min_score=0.3, hysteresis=0.2) == [0, 1]
 
 
-def test_uncertain_segments_name_the_best_score():
+def test_uncertain_segments_have_the_best_score():
     config = TimelineConfig(min_score=0.7, smooth_s=0)
     segments = find_segments(prediction((0, 20, 0.9), (20, 40, 0.45)), config)
     assert [(s.label, s.score) for s in segments] == [("a", pytest.approx(0.9)), (UNCERTAIN, pytest.approx(0.55))]
 
 
-def test_the_score_of_an_uncertain_segment_is_the_one_that_decided():
-    """A single window may score more than what it takes, before it is smoothed."""
+def test_the_score_of_an_uncertain_segment_is_below_min_score():
+    """A single window may score above min_score before smoothing."""
     rows = np.full((3, 6), 0.02)
     rows[[0, 1, 2], [0, 1, 2]] = 0.9, 0.42, 0.9
     rows[1, 3:] = 0.18
@@ -137,7 +139,7 @@ def test_the_score_of_an_uncertain_segment_is_the_one_that_decided():
     assert uncertain.scores.argmax() != 1
 
 
-def test_json_has_the_contracts_keys():
+def test_json_keys():
     video = prediction((0, 20, 0.9), (20, 40, 0.1))
     content = to_json(video, find_segments(video), model="m", k=1)
     assert list(content) == [
@@ -191,8 +193,8 @@ def test_subtitles(tmp_path):
     ]
 
 
-def test_times_are_those_of_the_frames():
-    """20 frames at 10/s and then 20 at 20/s."""
+def test_times_follow_a_variable_frame_rate():
+    """The video has 20 frames at 10 frames/s and then 20 at 20 frames/s."""
     edges_s = np.array([*np.arange(20) / 10, *(2 + np.arange(21) / 20)])
     video = VideoPrediction(
         path=Path("x.mp4"),
@@ -209,8 +211,7 @@ def test_times_are_those_of_the_frames():
     assert [(w["start_s"], w["end_s"]) for w in content["windows"]] == [(0.0, 2.0), (2.0, 3.0)]
 
 
-def test_a_class_called_uncertain_is_not_the_answer_uncertain(tmp_path):
-    """Neither in JSON and subtitles nor for people."""
+def test_a_class_named_uncertain_differs_from_an_uncertain_segment(tmp_path):
     named = replace(prediction((0, 20, 0.9), (20, 40, 0.5), num_frames=40), class_names=["uncertain", "b"])
     segments = find_segments(named, TimelineConfig(smooth_s=0, min_score=0.6, hysteresis=0))
     assert [str(s.label) for s in segments] == ["uncertain", "uncertain"]

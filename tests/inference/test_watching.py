@@ -23,7 +23,7 @@ class Terminal(io.StringIO):
         return True
 
     def shown(self) -> list[str]:
-        """The lines as an old console leaves them: a return goes back to the line's beginning, and clears nothing."""
+        """Return the lines as an old console shows them: \\r moves to the start of the line without clearing it."""
         lines = []
         for text in self.getvalue().split("\n"):
             line = ""
@@ -33,7 +33,7 @@ class Terminal(io.StringIO):
         return lines
 
 
-def test_the_status_line_needs_no_code_that_consoles_may_not_know(monkeypatch):
+def test_the_status_line_uses_no_escape_codes(monkeypatch):
     terminal, last = Terminal(), None
     monkeypatch.setattr(sys, "stdout", terminal)
     for news in (reading("a", rate=123.4), reading("a", rate=1234.5), reading("a", rate=1.0), reading("b", rate=2.0)):
@@ -47,14 +47,14 @@ def test_the_status_line_needs_no_code_that_consoles_may_not_know(monkeypatch):
     ]
 
 
-def test_elsewhere_changes_alone_are_told(capsys):
+def test_only_changes_are_printed_without_a_terminal(capsys):
     first, second, third = reading("a", rate=1.0), reading("a", rate=2.0), reading("b", rate=3.0)
     for news, last in ((first, None), (second, first), (third, second)):
         watching._report(news, last)
     assert capsys.readouterr().out == "1.0 s  a 50%\n1.0 s  b 50%\n"
 
 
-def test_a_cameras_password_is_in_no_line(monkeypatch, tmp_path, exported):
+def test_passwords_of_cameras_are_hidden(monkeypatch, tmp_path, exported):
     clip = load_predictor(exported).clip
     frame = np.zeros((48, 64, 3), np.uint8)
     frames = (

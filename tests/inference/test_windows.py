@@ -13,8 +13,8 @@ from video_module.inference.windows import iter_windows
 CLIP = ClipConfig(num_frames=4, frame_stride=3, resize=48, crop=40)  # spans 10 frames
 
 
-def test_streaming_cuts_the_windows_of_sampling(make_video):
-    """The stream does not know the length beforehand, and still ends where sampling does."""
+def test_streamed_windows_match_sampling(make_video):
+    """The stream does not know the length in advance, but has the same last window as sampling."""
     for num_frames, clip_step in product((1, 3, 9, 10, 11, 19, 20, 21, 33), (None, 1, 4, 10, 13)):
         case = f"{num_frames} frames, a window every {clip_step}"
         windows = list(iter_windows(make_video(num_frames), CLIP, clip_step=clip_step))
@@ -34,14 +34,14 @@ def test_target_fps(make_video):
     assert frame_numbers(first.frames) == [0, 4, 8, 12]
 
 
-def test_a_broken_file_is_an_error(tmp_path):
+def test_a_broken_file_raises_video_error(tmp_path):
     (tmp_path / "x.avi").write_text("text")
     with pytest.raises(VideoError):
         list(iter_windows(tmp_path / "x.avi", CLIP, clip_step=None))
 
 
-def test_frames_are_the_centre(tmp_path):
-    """Columns of a 64 x 48 frame are told by their brightness; the middle 40 of 64 are seen."""
+def test_frames_are_centre_crops(tmp_path):
+    """The columns of the 64x48 frame differ in brightness; the crop has the middle 40 of 64."""
     frame = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None] * 4, (48, 64, 3))
     write_video(tmp_path / "ramp.mp4", [np.ascontiguousarray(frame)] * 12, fps=25)
     window = next(iter(iter_windows(tmp_path / "ramp.mp4", CLIP, clip_step=1)))
