@@ -1,4 +1,4 @@
-"""Which room may import which, and what serving must not import."""
+"""Tests of which subpackages may import which others, and that serving does not import torch."""
 
 import ast
 import re
@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "video_module"
 BASE = {"__version__", "background", "config", "devices", "errors", "files", "fonts", "machine", "scores", "tables"}
-# room: rooms it may import when it is imported
-ARROWS = {
+# Subpackage: those that it may import at module level.
+ALLOWED = {
     "data": {"data"},
     "models": {"models"},
     "engine": {"engine", "data", "models"},
@@ -22,10 +22,10 @@ ARROWS = {
     "benchmark": {"benchmark", "data", "models", "engine", "inference", "report"},
 }
 PARSES_FLAGS = {"demo", "benchmark"}  # and the root scripts
-# modules that stand between rooms
-FURTHER_ARROWS = {
+# Exceptions for single modules.
+EXCEPTIONS = {
     PACKAGE / "inference" / "export.py": {"engine"},  # reads checkpoints
-    PACKAGE / "inference" / "explain.py": {"engine"},  # the same
+    PACKAGE / "inference" / "explain.py": {"engine"},  # reads checkpoints
 }
 WITHOUT_TORCH = [
     "video_module.config",
@@ -49,38 +49,38 @@ WITHOUT_TORCH = [
     "video_module.web.gate",
     *(f"video_module.report.{file.stem}" for file in sorted((PACKAGE / "report").glob("[!_]*.py"))),
 ]
-REPORT_NEEDS = {"PIL", "jinja2", "matplotlib", "numpy"}  # and IPython in a notebook, which has it
+REPORT_NEEDS = {"PIL", "jinja2", "matplotlib", "numpy"}  # and IPython, which every notebook has
 
 
-def imported_rooms(file: Path) -> set[str]:
-    """Rooms that a module imports at its top level."""
-    rooms = set()
+def imported_subpackages(file: Path) -> set[str]:
+    """Return the subpackages that a module imports at its top level."""
+    subpackages = set()
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-        rooms |= {name.split(".")[1] for name in names if name.startswith("video_module.")}
-    return rooms
+        subpackages |= {name.split(".")[1] for name in names if name.startswith("video_module.")}
+    return subpackages
 
 
-def test_arrows():
+def test_import_directions():
     forbidden = {}
     for file in sorted(PACKAGE.rglob("*.py")):
-        room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        allowed = BASE | ARROWS.get(room, set()) | FURTHER_ARROWS.get(file, set())
-        if room in PARSES_FLAGS:
+        subpackage = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        allowed = BASE | ALLOWED.get(subpackage, set()) | EXCEPTIONS.get(file, set())
+        if subpackage in PARSES_FLAGS:
             allowed = allowed | {"cli"}
-        if rooms := imported_rooms(file) - allowed:
-            forbidden[file.relative_to(PACKAGE).as_posix()] = rooms
+        if subpackages := imported_subpackages(file) - allowed:
+            forbidden[file.relative_to(PACKAGE).as_posix()] = subpackages
     assert forbidden == {}
 
 
-def test_every_room_has_its_arrows():
-    assert {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file()} == set(ARROWS)
+def test_every_subpackage_is_listed():
+    assert {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file()} == set(ALLOWED)
 
 
-def test_a_report_needs_numbers_only():
-    """No network, no video: all of it is numbers, names and frames that the caller has."""
+def test_reports_need_no_model_or_video():
+    """Reports are made from numbers, names and frames that the caller passes in."""
     for file in (PACKAGE / "report").glob("*.py"):
         names = set()
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -91,12 +91,12 @@ def test_a_report_needs_numbers_only():
         packages = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
         allowed = REPORT_NEEDS | {"video_module"} | ({"IPython"} if file.stem == "notebook" else set())
         assert packages <= allowed, file.name
-        rooms = {name.split(".")[1] for name in names if name.startswith("video_module.")}
-        assert rooms <= {"config", "errors", "files", "fonts", "report", "scores", "tables"}, file.name
+        subpackages = {name.split(".")[1] for name in names if name.startswith("video_module.")}
+        assert subpackages <= {"config", "errors", "files", "fonts", "report", "scores", "tables"}, file.name
 
 
-def test_what_is_imported_is_in_the_requirements():
-    """Directly, and not only because another package happens to need it."""
+def test_imported_packages_are_in_the_requirements():
+    """A package must be listed even if another one depends on it."""
     modules = set()
     for file in [*ROOT.glob("*.py"), *PACKAGE.rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -105,7 +105,7 @@ def test_what_is_imported_is_in_the_requirements():
             elif isinstance(node, ast.Import):
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
     scripts = {file.stem for file in ROOT.glob("*.py")}
-    modules -= {*sys.stdlib_module_names, *scripts, "video_module", "IPython"}  # the last is there in every notebook
+    modules -= {*sys.stdlib_module_names, *scripts, "video_module", "IPython"}  # every notebook has IPython
     text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     declared = set(re.findall(r"^[\w-]+", text, flags=re.MULTILINE))
     packages = packages_distributions()
@@ -126,8 +126,8 @@ print(*{"albumentations"} & set(sys.modules))
 """
 
 
-def test_what_serves_imports_without_torch():
-    """In one process, which is quicker than one for each."""
+def test_serving_modules_import_without_torch():
+    """All modules are imported in one process, which is faster than one process for each."""
     result = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL, *WITHOUT_TORCH], cwd=ROOT, capture_output=True, text=True
     )

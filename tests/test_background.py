@@ -6,7 +6,7 @@ import pytest
 from video_module.background import in_background
 
 
-def test_items_come_in_order_and_ahead():
+def test_items_come_in_order_and_are_prefetched():
     made = []
 
     def items():
@@ -20,11 +20,11 @@ def test_items_come_in_order_and_ahead():
     while made[-1] < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
-    assert made[-1] == 4  # the first, three that wait, and one in hand
+    assert made[-1] == 4  # the one taken, three in the queue, and one waiting for a place
     assert list(got) == list(range(1, 20))
 
 
-def test_errors_are_raised_after_what_came_before():
+def test_errors_are_raised_after_earlier_items():
     def items():
         yield 1
         raise ValueError("midway")
@@ -35,7 +35,7 @@ def test_errors_are_raised_after_what_came_before():
         next(got)
 
 
-def test_closed_early_it_leaves_no_thread_and_closes_the_source():
+def test_closing_early_ends_the_thread_and_closes_the_source():
     closed = threading.Event()
 
     def items():

@@ -1,4 +1,4 @@
-"""How the scripts take flags and end, wherever they run."""
+"""Tests of how scripts parse flags, print, and handle errors and signals."""
 
 import argparse
 import errno
@@ -16,22 +16,22 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(code: str, *, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess:
-    """`code` is the body of a script's main()."""
+    """Run `code` as the main() of a script in a new process."""
     body = "\n".join(f"    {line}" for line in code.splitlines())
     program = f"import os, sys\nfrom video_module import cli\ndef main():\n{body}\ncli.run(main)"
     env = {**os.environ, "PYTHONUTF8": "0", **environment}
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, input=stdin, capture_output=True)
 
 
-def test_a_console_of_few_letters_shows_what_it_can():
+def test_characters_that_the_console_cannot_show_are_replaced():
     result = run("print('wave █ ёлка')", PYTHONIOENCODING="cp1252")
     assert (result.returncode, result.stdout.split()) == (0, [b"wave", b"?", b"????"])
     result = run("from video_module.errors import InputError\nraise InputError('ёлка: no')", PYTHONIOENCODING="cp1252")
     assert (result.returncode, result.stderr.split()) == (1, [b"error:", b"????:", b"no"])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a SIGTERM ends a program at once in there")
-def test_a_sigterm_leaves_no_half_written_file(tmp_path):
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process at once on Windows")
+def test_sigterm_leaves_no_partial_file(tmp_path):
     path = tmp_path / "x.json"
     code = "import signal; from pathlib import Path; from video_module.files import replacing\n"
     result = run(
@@ -41,9 +41,9 @@ def test_a_sigterm_leaves_no_half_written_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no terminals to close")
-def test_a_closed_terminal_ends_it_in_good_order(tmp_path):
-    """Output to it fails from then on, also that of whatever tidies up."""
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_closed_terminal_ends_the_script_cleanly(tmp_path):
+    """Output to the terminal fails from then on, also in cleanup code, which must run nevertheless."""
     import pty
 
     program = f"""
@@ -69,21 +69,21 @@ cli.run(main)"""
     assert (tmp_path / "tidy").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no nohup")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")
 def test_a_signal_that_nohup_ignores_stays_ignored():
     program = "import signal; from video_module import cli; cli.run(lambda: signal.raise_signal(signal.SIGHUP))"
     command = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", sys.executable, "-c", program]
     assert subprocess.run(command, cwd=ROOT).returncode == 0
 
 
-def test_a_notebooks_streams_are_left_as_they_are(monkeypatch):
-    """They are no files, and have no encoding to set."""
+def test_streams_of_a_notebook_are_not_changed(monkeypatch):
+    """They are not files and have no encoding that could be set."""
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     cli.run(lambda: print("here"))
     assert sys.stdout.getvalue() == "here\n"
 
 
-def test_help_shows_each_default_that_says_something():
+def test_help_shows_informative_defaults_only():
     parser = cli.make_parser("x")
     defaults = {"--count": 0, "--names": ["a"], "--rate": 0.5, "--none": None, "--off": False, "--path": ""}
     for flag, default in defaults.items():
@@ -100,17 +100,17 @@ def test_a_usage_error_hides_passwords(capsys):
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "65536", "http"])
-def test_a_port_is_one(text):
+def test_invalid_ports_are_refused(text):
     assert cli.port("65535") == 65535
     with pytest.raises((ValueError, argparse.ArgumentTypeError)):
         cli.port(text)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the shell's pipes")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes")
 @pytest.mark.parametrize("num_lines", [1, 100_000])
-def test_a_reader_that_goes_away_ends_it_quietly(num_lines):
+def test_a_closed_pipe_ends_the_script_quietly(num_lines):
     program = f"from video_module import cli; cli.run(lambda: print('line\\n' * {num_lines}))"
-    settings = {"cwd": ROOT, "env": {**os.environ, "PYTHONUNBUFFERED": ""}}  # so that one line waits for the end
+    settings = {"cwd": ROOT, "env": {**os.environ, "PYTHONUNBUFFERED": ""}}  # a single line is written only at exit
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen([sys.executable, "-c", program], **settings, **pipes)
     process.stdout.close()
@@ -119,7 +119,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(num_lines):
     assert process.wait() == 1
 
 
-def test_a_closed_pipe_is_known_on_windows(monkeypatch):
+def test_a_closed_pipe_is_recognised_on_windows(monkeypatch):
     error = OSError(errno.EINVAL, "Invalid argument")
     assert not cli._is_broken_pipe(error)
     monkeypatch.setattr(machine, "ON_WINDOWS", True)
@@ -128,7 +128,7 @@ def test_a_closed_pipe_is_known_on_windows(monkeypatch):
     assert not cli._is_broken_pipe(OSError(errno.ENOSPC, "No space left on device"))
 
 
-def test_the_other_processes_of_a_job_may_print_anything(monkeypatch):
+def test_other_processes_of_a_job_print_nothing(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("TQDM_DISABLE", "")
@@ -148,8 +148,8 @@ def test_the_other_processes_of_a_job_may_print_anything(monkeypatch):
         ("raise KeyboardInterrupt('stopped')", 130, b"stopped"),
     ],
 )
-def test_one_of_several_processes_leaves_before_its_threads_can_abort_it(ending, code, message):
-    """The interpreter is not taken down while a thread of gloo's may ask for it; what is to be done at exit is done."""
+def test_a_process_of_a_distributed_job_exits_without_interpreter_shutdown(ending, code, message):
+    """A thread of gloo could crash during interpreter shutdown, so it is skipped; atexit functions still run."""
     body = """
 import atexit
 class Lasting:
@@ -167,7 +167,7 @@ print("printed")
 
 
 @pytest.mark.parametrize("num_files", [1, 20, 21, 500])
-def test_of_very_many_files_the_first_and_the_last_are_listed(capsys, num_files):
+def test_long_lists_of_written_files_are_shortened(capsys, num_files):
     names = [f"{number}.json" for number in range(num_files)]
     cli.show_written(names)
     title, *lines = capsys.readouterr().out.splitlines()

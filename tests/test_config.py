@@ -8,7 +8,7 @@ from video_module.models.registry import MODELS, get_spec
 
 
 @pytest.mark.parametrize("clip", [ClipConfig(), ClipConfig(resize=(128, 171), crop=112, target_fps=25.0)])
-def test_clip_config_survives_json(clip):
+def test_clip_config_json_round_trip(clip):
     assert ClipConfig.from_dict(json.loads(json.dumps(clip.to_dict()))) == clip
 
 
@@ -22,12 +22,12 @@ def test_clip_config_survives_json(clip):
         ({"std": (0.2, 0.0, 0.2)}, "std must be positive"),
     ],
 )
-def test_impossible_clips_are_refused(settings, message):
+def test_invalid_clip_configs_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         ClipConfig(**settings)
 
 
-def test_settings_of_the_future_are_refused():
+def test_unknown_settings_are_refused():
     with pytest.raises(ValueError, match="unknown clip settings"):
         ClipConfig.from_dict({**ClipConfig().to_dict(), "stereo": True})
 
@@ -39,22 +39,22 @@ def test_settings_of_the_future_are_refused():
         *({"batch_size": 0}, {"batch_size": "most"}, {"layer_decay": 0}, {"ema_decay": 1}, {"mixup": -0.1}),
         *({"save_every": "0"}, {"save_every": "10s"}, {"save_every": "1.5"}, {"patience": -1}),
         {"precision": "fp8"},
-        {"num_repeats": 3},  # of a step of 64
+        {"num_repeats": 3},  # does not divide the batch of 64
         {"num_repeats": 2, "sampling": "windows"},
     ],
 )
-def test_impossible_training_is_refused(settings):
+def test_invalid_train_configs_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         TrainConfig(**settings)
 
 
-def test_how_often_states_are_saved():
+def test_save_interval():
     inf = float("inf")
     given = {"200": (200, inf), "10min": (inf, 600), "0.5min": (inf, 30), ".5min": (inf, 30)}
     assert {text: TrainConfig(save_every=text).save_interval for text in given} == given
 
 
-def test_what_the_user_gives_wins_over_the_recipe_and_that_over_the_defaults():
+def test_user_settings_override_the_recipe_and_the_recipe_overrides_defaults():
     spec = get_spec("swin3d_b")
     assert spec.train_config(weights="KINETICS400_V1", given={}).lr == 3e-4
     assert spec.train_config(weights="KINETICS400_V1", given={"lr": 5.0}).lr == 5.0
@@ -67,17 +67,17 @@ def test_what_the_user_gives_wins_over_the_recipe_and_that_over_the_defaults():
         spec.train_config(weights="none", given={"lr": -1})
 
 
-def test_clip_flags_keep_the_proportion_of_resize_to_crop():
+def test_img_size_keeps_the_ratio_of_resize_to_crop():
     clip = get_spec("swin3d_t").clip_config(img_size=112, clip_len=16)
     assert (clip.crop, clip.resize, clip.num_frames, clip.frame_stride) == (112, 128, 16, 2)
 
 
-def test_a_models_frame_rate_can_be_replaced_and_switched_off():
+def test_target_fps_can_be_replaced_and_disabled():
     given = {None: 15, 25.0: 25.0, 0.0: None}
     assert {fps: get_spec("r2plus1d_18").clip_config(target_fps=fps).target_fps for fps in given} == given
     assert get_spec("swin3d_t").clip_config(target_fps=0.0).target_fps is None
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_recipe_is_sound(name):
+def test_every_recipe_is_valid(name):
     MODELS[name].train_config(weights=MODELS[name].default_weights, given={})

@@ -1,4 +1,4 @@
-"""Anybody's weights as a file: exported with the clips and classes that are given, and used by the other scripts."""
+"""Tests of exporting the user's own weights with given clip settings and class names."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def donor():
 
 @pytest.fixture
 def folder(donor, tmp_path, monkeypatch) -> Path:
-    """A directory with somebody's weights, and with lists of classes."""
+    """Return the current directory, with weights from another project and lists of classes."""
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": donor.state_dict(), "epoch": 3}, "theirs.pth")
     write_class_names(Path("names.txt"), NAMES)
@@ -42,7 +42,7 @@ def convert(*flags: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_file_of_weights_is_exported_and_recognises(folder, donor, drawn_data, capsys):
+def test_a_weights_file_is_exported_and_used_by_run_model(folder, donor, drawn_data, capsys):
     convert("--weights", "theirs.pth", "--obj_names", "names.txt", *CLIP_FLAGS)
     assert "theirs.onnx" in capsys.readouterr().out.partition("wrote")[2]
     predictor = load_predictor("theirs.onnx")
@@ -57,7 +57,7 @@ def test_a_file_of_weights_is_exported_and_recognises(folder, donor, drawn_data,
     assert json.loads(Path("out.json").read_text())["top_k"][:3] == predictor.predict_video(video).top_k(3)
 
 
-def test_without_clip_flags_the_clips_are_the_models(folder, monkeypatch):
+def test_clip_settings_default_to_those_of_the_model(folder, monkeypatch):
     torch.save(build_model("swin3d_nano", num_classes=len(NAMES)).backbone.state_dict(), "own_size.pth")
     seen = []
     monkeypatch.setattr(export, "export_files", lambda checkpoint, *_, **__: seen.append(checkpoint) or 1 / 0)
@@ -81,27 +81,27 @@ def test_without_clip_flags_the_clips_are_the_models(folder, monkeypatch):
         (["--weights", "theirs.pth", "--obj_names", "names.txt", "--resize", "40"], "--resize 40 is smaller than crop"),
     ],
 )
-def test_what_is_missing_is_one_line(folder, flags, message):
+def test_bad_arguments_are_errors(folder, flags, message):
     with pytest.raises(InputError, match=message) as error:
         convert(*flags)
     assert "\n" not in str(error.value)
     assert not list(folder.glob("*.onnx"))
 
 
-def test_a_file_without_a_last_layer_is_not_exported(folder, donor):
+def test_weights_without_a_last_layer_are_refused(folder, donor):
     trunk = {key: value for key, value in donor.backbone.state_dict().items() if not key.startswith("head.")}
     torch.save(trunk, "trunk.pth")
     with pytest.raises(InputError, match=r"trunk\.pth: contains no last layer \(head\.weight, head\.bias\); train one"):
         convert("--weights", "trunk.pth", "--obj_names", "names.txt", *CLIP_FLAGS)
 
 
-def test_published_weights_know_their_classes(folder):
+def test_class_names_for_published_weights_are_refused(folder):
     with pytest.raises(InputError, match=r"--obj_names names\.txt requires a file as --weights, got KINETICS400_V1"):
         convert_model.main(["--model_type", "x3d_s", "--obj_names", "names.txt"])
 
 
 @pytest.mark.parametrize("flags", [["--weights", "a.pth"], ["--obj_names", "names.txt"], ["--mean", "0", "0", "0"]])
-def test_a_checkpoint_has_its_own(flags, capsys):
+def test_weights_and_clip_flags_with_a_checkpoint_are_refused(flags, capsys):
     with pytest.raises(SystemExit):
         convert_model.parse_args(["--checkpoint", "x.pth", *flags])
     assert f"{flags[0]} requires --model_type" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""README and docs/: links lead somewhere, code is that of examples/, flags exist, and the table of models is right."""
+"""Tests of README and docs/: links, code blocks, flags, commands and the table of models."""
 
 import contextlib
 import importlib
@@ -19,7 +19,7 @@ SHOWN = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*SHOWN, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.is_file())
 BENCHMARKS = ("loader", "train", "gpu", "predict", "video", "zoo", "recipe", "probe")
-# of pip, pytest, torchrun and tests/web/load.py
+# Flags of pip, pytest, torchrun and tests/web/load.py.
 FOREIGN_FLAGS = {"--dist", "--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--requests"}
 
 
@@ -32,20 +32,20 @@ def without_blocks(text: str) -> str:
 
 
 def blocks(text: str) -> list[str]:
-    """The code of a page; not diagrams, nor what a program prints."""
+    """Return the code blocks of a page, without diagrams and program output."""
     found = re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     return [code for language, code in found if language in ("bash", "python", "nginx")]
 
 
 def anchors(path: Path) -> set[str]:
-    """As GitHub makes them of headings."""
+    """Return the anchors that GitHub generates for the headings."""
     headings = re.findall(r"^#+ (.*)$", without_blocks(read(path)), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_link_leads_somewhere(page):
-    """To a file or folder of this repository, and there to a heading. Pictures too."""
+def test_links_are_valid(page):
+    """Links and images must point to an existing file or folder, and anchors to an existing heading."""
     for link in re.findall(r"\]\(([^)\s]+)\)", without_blocks(read(page))):
         if re.match(r"https?://", link):
             continue
@@ -66,18 +66,18 @@ def is_part_of(code: str, example: Path) -> bool:
 
 
 @pytest.mark.parametrize("page", SHOWN, ids=lambda path: path.name)
-def test_code_is_that_of_an_example(page):
+def test_code_blocks_are_from_examples(page):
     for code in blocks(read(page)):
         assert any(is_part_of(code, example) for example in EXAMPLES), code
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_every_example_is_shown(example):
+def test_every_example_is_in_the_docs(example):
     assert any(is_part_of(code, example) for page in SHOWN for code in blocks(read(page)))
 
 
 def help_texts() -> list[str]:
-    """What --help prints, of every script."""
+    """Return the --help output of every script."""
     packages = [("demo", []), ("benchmark", []), *(("benchmark", [name]) for name in BENCHMARKS)]
     calls = [(importlib.import_module(script).parse_args, []) for script in SCRIPTS]
     calls += [(importlib.import_module(f"video_module.{name}.__main__").main, words) for name, words in packages]
@@ -98,12 +98,12 @@ def test_every_flag_exists():
 
 
 def inline_commands() -> list[str]:
-    """`python script.py …`, `torchrun … script.py …` and `python -m video_module.… …` within the text and tables."""
+    """Return commands such as `python script.py …` from the text and tables, outside of code blocks."""
     codes = {" ".join(code.split()) for page in SHOWN for code in re.findall(r"`([^`]+)`", without_blocks(read(page)))}
     return sorted(code for code in codes if re.match(r"(python|torchrun) (.*\.py\b|-m video_module\.\w+ )", code))
 
 
-# What a part of a command may lack
+# Required arguments that shortened commands may omit.
 REQUIRED = {
     "run_model": ["--video_path", "v", "--model", "m"],
     "run_gradio": ["--model", "m"],
@@ -112,8 +112,8 @@ REQUIRED = {
 
 
 @pytest.mark.parametrize("command", inline_commands())
-def test_a_command_in_the_text_is_understood(command):
-    """By the parser of its script; … stands for more."""
+def test_commands_in_the_text_can_be_parsed(command):
+    """Commands are parsed by their script; "…" stands for omitted arguments."""
     words = [word for word in shlex.split(command) if word not in ("…", "...")]
     if words[1] == "-m":
         name, arguments = f"{words[2]}.__main__", words[3:]
@@ -126,8 +126,8 @@ def test_a_command_in_the_text_is_understood(command):
         importlib.import_module(name).parse_args(arguments)
 
 
-def test_the_table_of_models_is_right():
-    """Costs as measured, clips and names of weights as registered, views as torchvision documents its accuracies."""
+def test_table_of_models():
+    """Costs must match measure_cost(), clips and weights the registry, and --num_clips torchvision's documentation."""
     [table] = re.findall(r"`--num_clips` of torchvision \|\n(.*?)\n\n", read(ROOT / "docs/models.md"), flags=re.DOTALL)
     rows = re.findall(r"^\| `(\w+)`(?: \(default\))? \| (.*) \|$", table, flags=re.MULTILINE)
     rows = {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}

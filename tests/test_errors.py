@@ -15,7 +15,7 @@ from video_module.errors import hide_secrets
         ("a rtsp://u:pa55word@h/x and http://u:pa55word@h/y", "a rtsp://***@h/x and http://***@h/y"),
     ],
 )
-def test_secrets_of_urls_are_hidden(text, shown):
+def test_secrets_in_urls_are_hidden(text, shown):
     assert hide_secrets(text) == shown
     assert "pa55word" not in shown and "55:word" not in shown
 
@@ -23,5 +23,5 @@ def test_secrets_of_urls_are_hidden(text, shown):
 @pytest.mark.parametrize(
     "text", ["rtsp://10.0.0.1:554/a", "rtsp://host:554/live@hd", "a@b.avi: key=1", "http://h/x.mp4"]
 )
-def test_nothing_else_is(text):
+def test_other_text_is_not_changed(text):
     assert hide_secrets(text) == text

@@ -1,4 +1,4 @@
-"""Every architecture through every stage, on clips as small as it takes."""
+"""Tests that train, evaluate, export and run every architecture on the smallest possible clips."""
 
 import math
 import sys
@@ -26,7 +26,8 @@ from video_module.models.registry import MODELS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-# Frames and side of a clip. Where a stride leaves nothing to normalise over, networks cannot be trained on less.
+# Number of frames and side length of a clip. With smaller ones, some feature maps would shrink to a single value per
+# channel, which cannot be normalised in training.
 SIZES = {
     "r2plus1d_18": (8, 32),
     "r3d_18": (8, 32),
@@ -40,21 +41,22 @@ SIZES = {
     "tiny3d": (8, 64),
 }
 SWIN = (4, 64)
-# of the largest logit; nothing is known of the best class, since two steps leave all of them near each other
+# Relative to the largest logit. The best class is not compared, since after two steps all classes are close.
 TOLERANCES = {"fp16": 0.02, "int8": 0.15}
-QUICK = ("tiny3d",)  # swin3d_nano goes through every stage in the demo's test
-# Made small, these are one network with another.
+QUICK = ("tiny3d",)  # the demo's test runs every stage of swin3d_nano
+# After the `small` fixture, these are the same network as another one.
 TWINS = {"swin3d_s": "swin3d_t", "x3d_s": "x3d_xs", "x3d_m": "x3d_xs"}
 OTHERS = [name for name in MODELS if name not in TWINS]
 NO_GATES = ExportGates(fp16_agreement=0, int8_agreement=0)
 
 
-NUM_VIDEO_FRAMES = 20  # enough for the longest clip; every stage after training scores all windows of a video
+# Enough for the longest clip, and short, because every stage after training scores all windows of a video.
+NUM_VIDEO_FRAMES = 20
 
 
 @pytest.fixture(scope="module")
 def few_videos(drawn_data, tmp_path_factory) -> Path:
-    """Two classes, two short videos of each to train on, one to test on."""
+    """Return a dataset with two classes, each with two short videos for training and one for testing."""
     folder = tmp_path_factory.mktemp("few")
     for split, count in (("train", 2), ("test", 1)):
         for label in ("jump", "wave"):
@@ -66,9 +68,9 @@ def few_videos(drawn_data, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small(monkeypatch):
-    """Transformers of 5 blocks rather than 12 to 24, ResNets of one block a stage, and most networks narrower too.
+    """Build transformers with 5 blocks instead of 12 to 24, ResNets with one block per stage, and most models narrower.
 
-    What they have on top is more of the same, and takes most of the time.
+    Further blocks of the same kind would test nothing new and take most of the time.
     """
     build_swin, build_resnet, block_config = swin3d._build, resnet._video_resnet, mvit.MSBlockConfig
     monkeypatch.setattr(
@@ -99,13 +101,13 @@ def small(monkeypatch):
     )
     monkeypatch.setattr(torchvision_zoo, "_STAGES", (1, 1, 2, 1))
     monkeypatch.setattr(x3d, "_DEPTH", 1.0)
-    for name in ("mvit_v1_b", "mvit_v2_s"):  # the last block of the third stage
+    for name in ("mvit_v1_b", "mvit_v2_s"):  # now the last block of the third stage
         monkeypatch.setitem(MODELS, name, replace(MODELS[name], features="blocks.3"))
 
 
 @pytest.fixture
 def added_architecture(monkeypatch):
-    """The example of a network of one's own, as if it were a file of video_module/models and in its registry."""
+    """Add the example architecture, as if it were a module in video_module/models and in the registry."""
     file, entry = ((EXAMPLES / name).read_text(encoding="utf-8") for name in ("tiny3d.py", "tiny3d_entry.py"))
     module = types.ModuleType("video_module.models.tiny3d")
     exec(file, vars(module))
@@ -116,8 +118,8 @@ def added_architecture(monkeypatch):
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(("name", "twin"), TWINS.items())
-def test_made_small_twins_are_one_network(name, twin):
-    """They differ in depth, clips and recipe, so what is true of one network is true of the other."""
+def test_small_twins_are_the_same_network(name, twin):
+    """They only differ in depth, clips and recipe, so it is enough to test one of them."""
     num_frames, side = SIZES.get(name, SWIN)
     networks = []
     for spec in (MODELS[name], MODELS[twin]):
@@ -140,7 +142,7 @@ def test_every_stage(name, few_videos, tmp_path, monkeypatch, capsys):
             + ["--num_epochs", "2", "--batch_size", "4", "--num_workers", "0", "--device", "cpu", *flags]
         )
 
-    # trains a step, is broken off in the second, goes on with it
+    # Train; interrupt in the second step and resume.
     train_step, steps = Trainer.train_step, []
 
     def dies_in_the_second(self, *arguments, **settings):
@@ -163,7 +165,7 @@ def test_every_stage(name, few_videos, tmp_path, monkeypatch, capsys):
     assert any(key.startswith(MODELS[name].head) for key in moved)
     assert len(moved) > len(trained.weights) // 2
 
-    # evaluates, and shows where it looks
+    # Evaluate, and write attention videos.
     test_model.main(
         ["--test_dir", str(few_videos / "test"), "--checkpoint", str(checkpoint), "--num_clips", "2"]
         + ["--num_crops", "1", "--attention", "1", "--num_workers", "0", "--device", "cpu"]
@@ -171,14 +173,14 @@ def test_every_stage(name, few_videos, tmp_path, monkeypatch, capsys):
     [video] = (tmp_path / "model_attention").iterdir()
     assert count_frames(video)[0] == NUM_VIDEO_FRAMES
 
-    # exports in all precisions
+    # Export in all precisions.
     clips = load_clips(trained.clip, 3, class_names=trained.class_names, folder=few_videos / "test")
     reports = export.export_files(trained, tmp_path / "model", precisions=PRECISIONS, clips=clips, gates=NO_GATES)
     assert [(report.precision, report.failure) for report in reports] == [(kind, None) for kind in PRECISIONS]
     sizes = [report.size_mb for report in reports]
     parameters_mb = 4e-6 * sum(weight.numel() for weight in trained.weights.values() if weight.is_floating_point())
-    # Swin's masks and position indices do not shrink with the width; test_export.py holds the full size to 5 %. Windows
-    # of 784 tokens have 784 x 784 indices of 8 bytes, 4.9 MB.
+    # Swin's masks and position indices do not shrink with the width; test_export.py checks the full model to 5 %. A
+    # window of 784 tokens has 784 x 784 indices of 8 bytes, 4.9 MB.
     constants_mb = {"swin3d_t": 2, "swin3d_b": 2, "swin3d_b_w16": 5.7}.get(name, 0.05 * parameters_mb + 0.5)
     assert sizes[0] < parameters_mb + constants_mb
     assert sizes[1] < 0.6 * sizes[0] + 0.5
@@ -187,12 +189,12 @@ def test_every_stage(name, few_videos, tmp_path, monkeypatch, capsys):
         allowed = TOLERANCES[report.precision] * max(report.agreement.max_logit, 0.1)
         assert report.agreement.max_logit_difference < allowed, report.precision
 
-    # predicts, the same from both files
+    # Predict; both files give the same scores.
     path = next((few_videos / "test" / "wave").iterdir())
     scores = [
         load_predictor(file, device="cpu").predict_video(path).scores for file in (checkpoint, tmp_path / "model.onnx")
     ]
     assert math.isclose(scores[0].sum(), 1)
     np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=1e-4)
-    for file in tmp_path.glob("model*.*"):  # gigabytes, of all architectures
+    for file in tmp_path.glob("model*.*"):  # would add up to gigabytes over all architectures
         file.unlink()

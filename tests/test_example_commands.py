@@ -1,4 +1,4 @@
-"""The shell scripts in examples/ run from the first line to the last, on drawn videos and with a small network."""
+"""Run the shell scripts in examples/ on drawn videos and with a small model."""
 
 import os
 import shutil
@@ -17,16 +17,16 @@ EXAMPLES = ROOT / "examples"
 
 NOT_RUN = {
     "first_steps.sh": "installs packages; .ci/run does the same",
-    "install.sh": "the same",
-    "install_serving.sh": "the same; tests/test_scripts.py runs run_model.py without torch",
+    "install.sh": "installs packages; .ci/run does the same",
+    "install_serving.sh": "installs packages; tests/test_scripts.py runs run_model.py without torch",
     "published.sh": "downloads weights",
-    "published_file.sh": "wants a published file; tests/test_convert_model.py runs these commands on one of its own",
-    "hmdb51.sh": "wants HMDB51; tests/test_pipeline.py and tests/test_cross_validation.py run these commands",
+    "published_file.sh": "needs a published file; tests/test_convert_model.py runs these commands on its own file",
+    "hmdb51.sh": "needs HMDB51; tests/test_pipeline.py and tests/test_cross_validation.py run these commands",
     "archive_slurm.sh": "needs a cluster",
     "several_machines.sh": "needs several machines",
     "call_api.sh": "needs a server; tests/web/test_api.py runs it",
 }
-# Large networks would take hours on a CPU, and their weights a download.
+# Large models would take hours on a CPU and need downloads.
 SMALLER = {
     "--model_type x3d_s --probe": "--model_type swin3d_nano --weights trained.pth --probe",
     "--model_type x3d_s --weights": "--num_epochs 2 --model_type swin3d_nano --weights",
@@ -50,13 +50,13 @@ WRITES = {
     "archive.sh": ("results-00000-of-00002.jsonl", "results-00001-of-00002.jsonl"),
     "several_gpus.sh": ("doors_swin.pth",),
 }
-# What a person does with the table: this network, of two epochs, finds one action everywhere.
+# Replaces the user's manual corrections. After two epochs, the model finds the same action everywhere.
 CORRECT = 'awk -F, -v OFS=, \'NR > 1 { $4 = NR % 2 ? "wave" : "sit" } 1\' found.csv > t && mv t found.csv'
 
 
 @pytest.fixture
 def folder(tmp_path, drawn_clips, drawn_data, trained, exported) -> Path:
-    """What the examples find in the folder where they are run, besides the scripts."""
+    """Return a folder with the scripts and all the files that the examples need."""
     for script in ROOT.glob("*.py"):
         (tmp_path / script.name).symlink_to(script)
     shutil.copytree(drawn_clips, tmp_path / "videos")
@@ -87,7 +87,7 @@ def folder(tmp_path, drawn_clips, drawn_data, trained, exported) -> Path:
 
 
 def shell(command: list[str], folder: Path) -> subprocess.Popen:
-    """Start a command with this interpreter as `python`, and this checkout's package."""
+    """Start a command, with this interpreter as `python` and this checkout on PYTHONPATH."""
     programs = folder / "bin"
     programs.mkdir(exist_ok=True)
     for name, call in (("python", ""), ("torchrun", "-m torch.distributed.run ")):
@@ -108,7 +108,7 @@ def shell(command: list[str], folder: Path) -> subprocess.Popen:
 
 
 def smaller(script: str) -> str:
-    """A script's text, with what takes hours or a download replaced."""
+    """Return a script's text with slow commands and downloads replaced."""
     for what, instead in SMALLER.items():
         script = script.replace(what, instead)
     return script
@@ -117,7 +117,7 @@ def smaller(script: str) -> str:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
 @pytest.mark.parametrize("name", WRITES)
-def test_a_script_runs(name, folder):
+def test_script_runs(name, folder):
     text = (EXAMPLES / name).read_text(encoding="utf-8")
     if name == "compare.sh":
         make_results(folder)
@@ -127,7 +127,7 @@ def test_a_script_runs(name, folder):
         text = text.replace("\npython split_data.py", f"\n{CORRECT}\npython split_data.py")
     process = shell(["bash", "-euo", "pipefail", "-c", smaller(text)], folder)
     output, _ = process.communicate(timeout=300)
-    # After two epochs the classes are so close that int8 may fail its check, as it should then.
+    # After two epochs the scores are so close that int8 may fail its check, which is correct.
     refused = "convert_model.py" in text and "_int8.onnx: agrees with torch on" in output
     assert process.returncode == 0 or refused, output
     assert "Traceback" not in output and "Warning" not in output, output
@@ -136,7 +136,7 @@ def test_a_script_runs(name, folder):
 
 
 def make_results(folder: Path) -> None:
-    """Two models' results on one split."""
+    """Write the results of two models on the same split."""
     for name in ("doors", "doors_swin"):
         if name != "doors":
             shutil.copy(folder / "doors.pth", folder / f"{name}.pth")
@@ -147,7 +147,7 @@ def make_results(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
-def test_the_page_is_served(folder):
+def test_serve_script_starts_the_page(folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -165,12 +165,12 @@ def test_the_page_is_served(folder):
         process.communicate(timeout=30)
 
 
-def test_every_script_is_run_or_says_why_not():
+def test_every_script_is_listed():
     scripts = {path.name for path in EXAMPLES.glob("*.sh")}
     assert scripts == {*NOT_RUN, *WRITES, "serve.sh"}
 
 
-def test_ci_installs_and_starts_what_the_first_steps_do():
+def test_ci_runs_the_commands_of_first_steps():
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     first_steps = (EXAMPLES / "first_steps.sh").read_text(encoding="utf-8").splitlines()[1:]
     for command in [part for line in first_steps for part in line.split(" && ")]:

@@ -1,4 +1,4 @@
-"""The programs in examples/ run as they are. Those that talk to a server are run by tests/web/test_api.py."""
+"""Run the Python programs in examples/. tests/web/test_api.py runs those that need a server."""
 
 import ast
 import json
@@ -30,19 +30,19 @@ def program() -> str:
 
 
 def run(program: str, folder: Path) -> str:
-    # -I: neither this project nor its folder can be imported
+    # With -I, this project cannot be imported.
     return subprocess.run(
         [sys.executable, "-I", "-c", program], cwd=folder, check=True, capture_output=True, text=True
     ).stdout.strip()
 
 
-def test_a_program_without_this_project_classifies_videos(program, exported, drawn_data, tmp_path):
+def test_onnx_example_matches_the_predictor(program, exported, drawn_data, tmp_path):
     assert "video_module" not in program.replace('["video_module"]', "")
     shutil.copy(exported, tmp_path / "model.onnx")
     predictor = load_predictor(exported)
     clip = predictor.clip
     for video in sorted((drawn_data / "test").rglob("*.avi")):
-        shutil.copy(video, tmp_path / "clip.mp4")  # the name in the example; OpenCV goes by the content
+        shutil.copy(video, tmp_path / "clip.mp4")  # the example's file name; OpenCV detects the format by content
         num_frames, _ = count_frames(video)
         [start] = uniform_starts(num_frames, clip, 1)
         frames = read_frames(video, clip_indices(start, num_frames, clip))
@@ -60,8 +60,8 @@ def test_a_program_without_this_project_classifies_videos(program, exported, dra
         ({"frame_stride": 1, "target_fps": 60.0}, (121, 90), 25),
     ],
 )
-def test_it_takes_the_frames_that_serving_takes(program, exported, tmp_path, monkeypatch, settings, size, fps):
-    """Of models with another way of resizing, and of files of other rates."""
+def test_onnx_example_reads_the_predictors_frames(program, exported, tmp_path, monkeypatch, settings, size, fps):
+    """Also for models with other resizing or target_fps, and for other frame rates."""
     model = onnx.load(exported)
     [entry] = [entry for entry in model.metadata_props if entry.key == "video_module"]
     meta = json.loads(entry.value)
@@ -83,12 +83,12 @@ def test_it_takes_the_frames_that_serving_takes(program, exported, tmp_path, mon
     expected = np.stack([center_view(frame, clip) for frame in read_frames(video, np.unique(indices))])
     expected = expected[np.unique(indices, return_inverse=True)[1]]
     difference = np.abs(np.stack(names["frames"]).astype(int) - expected)
-    assert difference.max() <= 3 and difference.mean() < 0.5  # INTER_LINEAR is less exact
+    assert difference.max() <= 3 and difference.mean() < 0.5  # INTER_LINEAR rounds differently
 
 
 @pytest.mark.parametrize(("num_frames", "target_fps"), [(40, None), (40, 30.0), (5, None), (3, 400.0)])
-def test_it_serves_a_video_shorter_than_the_clip(program, exported, tmp_path, monkeypatch, num_frames, target_fps):
-    """40 frames for a clip that spans 57 or 47, say: as the predictor, which makes one window of all of it."""
+def test_onnx_example_with_a_short_video(program, exported, tmp_path, monkeypatch, num_frames, target_fps):
+    """For example 40 frames with a clip that spans 57 or 47: the predictor makes one window of the whole video."""
     model = onnx.load(exported)
     [entry] = [entry for entry in model.metadata_props if entry.key == "video_module"]
     meta = json.loads(entry.value)
@@ -109,13 +109,13 @@ def test_it_serves_a_video_shorter_than_the_clip(program, exported, tmp_path, mo
     np.testing.assert_allclose(scores, predictor.predict_video(tmp_path / "clip.mp4").scores, atol=0.02)
 
 
-def test_it_takes_videos_of_one_frame(program, exported, tmp_path):
+def test_onnx_example_with_a_video_of_one_frame(program, exported, tmp_path):
     shutil.copy(exported, tmp_path / "model.onnx")
     write_video(tmp_path / "clip.mp4", iter([np.zeros((90, 120, 3), np.uint8)]), fps=25)
     assert run(program, tmp_path) in load_predictor(exported).class_names
 
 
-def test_the_python_interface(exported, drawn_data, tmp_path):
+def test_predict_example(exported, drawn_data, tmp_path):
     program = (EXAMPLES / "predict.py").read_text(encoding="utf-8")
     shutil.copy(exported, tmp_path / "model.onnx")
     video = next((drawn_data / "test").rglob("*.avi"))

@@ -12,7 +12,7 @@ from video_module import files, machine
 from video_module.errors import InputError
 
 
-def test_an_interrupted_file_leaves_the_old_one(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "x.json"
     files.write_json(path, {"a": 1})
     with pytest.raises(OSError, match="No space"), files.replacing(path) as partial:
@@ -22,7 +22,7 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
-def test_a_full_disk_names_the_file_that_has_no_room(tmp_path):
+def test_error_on_a_full_disk_names_the_file(tmp_path):
     path = tmp_path / "out.json"
     for error in OSError(errno.ENOSPC, "No space left on device"), OSError(errno.ENOSPC, "No space", "the copied one"):
         with pytest.raises(OSError, match="No space") as raised, files.replacing(path):
@@ -30,7 +30,7 @@ def test_a_full_disk_names_the_file_that_has_no_room(tmp_path):
         assert raised.value.filename == str(path)
 
 
-def test_nan_is_no_json(tmp_path):
+def test_nan_is_refused_in_json(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "x.json", {"a": float("nan")})
     assert list(tmp_path.iterdir()) == []
@@ -45,8 +45,8 @@ def test_a_folder_replaces_a_folder(tmp_path):
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["new"]
 
 
-def test_a_link_to_a_folder_stays_one(tmp_path):
-    """It may lead to another disk, chosen for its room."""
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    """The user may have put the folder on a larger disk."""
     (tmp_path / "disk" / "data").mkdir(parents=True)
     (tmp_path / "disk" / "data" / "old").touch()
     link(tmp_path / "data", tmp_path / "disk" / "data")
@@ -60,7 +60,7 @@ def test_a_link_to_a_folder_stays_one(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "disk"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a path has 260 letters at most there")
+@pytest.mark.skipif(sys.platform == "win32", reason="paths have at most 260 characters on Windows")
 @pytest.mark.parametrize("name", ["字" * 80 + ".json", "a" * 255, "a." + "b" * 253, "a" * 226 + ".pth"])
 def test_the_longest_names_can_be_written(tmp_path, name):
     for text in ("1", "2"):
@@ -75,21 +75,21 @@ def test_the_longest_names_can_be_written(tmp_path, name):
             partial.mkdir()
     assert [p.name for p in (tmp_path / "folder").iterdir()] == [name]
     if name.endswith((".json", ".pth")):
-        assert partial.suffix == Path(name).suffix  # the format is chosen by it
+        assert partial.suffix == Path(name).suffix  # writers choose the format by the suffix
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there files of killed runs are told apart by being open")
-def test_what_a_killed_save_of_a_long_name_left_goes(tmp_path):
+@pytest.mark.skipif(sys.platform == "win32", reason="on Windows partial files are kept only while they are open")
+def test_partial_files_with_long_names_are_removed(tmp_path):
     path = tmp_path / ("字" * 80 + ".pth")
     with files.replacing(path) as partial:
         partial.touch()
-    left = tmp_path / partial.name.replace(str(os.getpid()), str(2**30))  # of a process that is not there
+    left = tmp_path / partial.name.replace(str(os.getpid()), str(2**30))  # a process ID that does not exist
     left.touch()
     files.remove_partial(path)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_interruption_while_the_old_folder_goes_leaves_the_new_one(tmp_path, monkeypatch):
+def test_an_interruption_while_deleting_the_old_folder_keeps_the_new_one(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "old").touch()
 
@@ -103,8 +103,8 @@ def test_an_interruption_while_the_old_folder_goes_leaves_the_new_one(tmp_path, 
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["new"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no name may hold a colon")
-def test_the_folder_one_stands_in_can_be_written(tmp_path, monkeypatch):
+@pytest.mark.skipif(sys.platform == "win32", reason="names cannot contain a colon on Windows")
+def test_a_relative_name_with_a_colon(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with files.replacing("x:y.txt") as partial:
         assert partial.is_absolute()
@@ -112,7 +112,7 @@ def test_the_folder_one_stands_in_can_be_written(tmp_path, monkeypatch):
     assert (tmp_path / "x:y.txt").read_text() == "a"
 
 
-def test_outputs_are_checked_before_the_work(tmp_path):
+def test_check_output(tmp_path):
     (tmp_path / "file").write_text("x")
     files.check_output(tmp_path / "new" / "deep" / "report.html")
     files.check_output(tmp_path, folder=True)
@@ -126,12 +126,9 @@ def test_outputs_are_checked_before_the_work(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-# ---- as on Windows
-
-
 @pytest.fixture
 def windows(monkeypatch) -> list[float]:
-    """Where files that are open cannot be moved, and os.kill() ends a process; gives the pauses that are made."""
+    """Simulate Windows, where os.kill() ends a process, and return the list of pauses made by sleep()."""
     pauses = []
     monkeypatch.setattr(machine, "ON_WINDOWS", True)
     monkeypatch.setattr(time, "sleep", pauses.append)
@@ -140,7 +137,7 @@ def windows(monkeypatch) -> list[float]:
 
 
 def held(monkeypatch, *, attempts: float) -> None:
-    """Let so many attempts to move a file fail, as while a scanner or Excel has it open."""
+    """Let `attempts` moves of a file fail, as if a virus scanner or Excel had it open."""
     replace, failed = Path.replace, []
 
     def refuse(source: Path, target: Path) -> Path:
@@ -152,7 +149,7 @@ def held(monkeypatch, *, attempts: float) -> None:
     monkeypatch.setattr(Path, "replace", refuse)
 
 
-def test_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path, monkeypatch, windows):
+def test_replacing_waits_for_a_file_that_is_open_briefly(tmp_path, monkeypatch, windows):
     (tmp_path / "x.json").write_text("1")
     held(monkeypatch, attempts=3)
     files.write_json(tmp_path / "x.json", 2)
@@ -162,7 +159,7 @@ def test_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path, monkeypatch, w
 
 
 @pytest.mark.parametrize("on_windows", [True, False])
-def test_a_file_that_stays_open_is_named_and_whole(tmp_path, monkeypatch, windows, on_windows):
+def test_a_file_that_stays_open_is_kept_and_named_in_the_error(tmp_path, monkeypatch, windows, on_windows):
     monkeypatch.setattr(machine, "ON_WINDOWS", on_windows)
     (tmp_path / "x.json").write_text("1")
     held(monkeypatch, attempts=float("inf"))
@@ -170,13 +167,13 @@ def test_a_file_that_stays_open_is_named_and_whole(tmp_path, monkeypatch, window
         files.write_json(tmp_path / "x.json", 2)
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
     assert (tmp_path / "x.json").read_text() == "1"
-    assert bool(windows) == on_windows  # elsewhere it is no matter of time
+    assert bool(windows) == on_windows  # on other systems, waiting would not help
     if on_windows:
         assert error.value.filename == str(tmp_path / "x.json")
         assert "it is open in another program" in error.value.strerror
 
 
-def test_a_folder_with_an_open_file_in_it_is_put_back(tmp_path, monkeypatch, windows):
+def test_a_folder_that_cannot_be_replaced_is_restored(tmp_path, monkeypatch, windows):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "old").touch()
     replace = Path.replace
@@ -193,7 +190,7 @@ def test_a_folder_with_an_open_file_in_it_is_put_back(tmp_path, monkeypatch, win
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_what_killed_saves_left_goes_without_a_signal(tmp_path, monkeypatch, windows):
+def test_partial_files_are_removed_on_windows(tmp_path, monkeypatch, windows):
     own, other, held_open = (tmp_path / f".x.partial-{pid}.pth" for pid in (os.getpid(), 1, 2))
     for path in (own, other, held_open):
         path.touch()
@@ -209,16 +206,13 @@ def test_what_killed_saves_left_goes_without_a_signal(tmp_path, monkeypatch, win
     assert sorted(tmp_path.iterdir()) == sorted([own, held_open])
 
 
-def test_a_drive_that_is_not_there_is_said_in_a_line(tmp_path, monkeypatch):
+def test_a_missing_drive_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "exists", lambda path: False)
     with pytest.raises(InputError, match="does not exist"):
         files.check_output(tmp_path / "x.json")
 
 
-# ---- names of one file
-
-
-def test_a_folder_is_itself_under_any_name(tmp_path, monkeypatch):
+def test_lies_in_with_other_names_of_a_folder(tmp_path, monkeypatch):
     (tmp_path / "In" / "deep").mkdir(parents=True)
     (tmp_path / "in2").mkdir()
     assert files.lies_in(tmp_path / "In" / "new" / "x", tmp_path / "In")
@@ -226,13 +220,13 @@ def test_a_folder_is_itself_under_any_name(tmp_path, monkeypatch):
     assert files.lies_in(tmp_path / "none" / "x", tmp_path / "none")
     assert not files.lies_in(tmp_path / "in2", tmp_path / "In")
     assert not files.lies_in(tmp_path, tmp_path / "In")
-    # a second name that resolve() does not know, as those in other letters on macOS
+    # Another name that resolve() does not normalise, such as one in different case on macOS.
     monkeypatch.setattr(Path, "resolve", Path.absolute)
     link(tmp_path / "IN", tmp_path / "In")
     assert files.lies_in(tmp_path / "IN" / "new", tmp_path / "In")
 
 
-def test_names_of_one_file_have_one_key(tmp_path):
+def test_file_key_is_the_same_for_all_names_of_a_file(tmp_path):
     (tmp_path / "a.avi").touch()
     os.link(tmp_path / "a.avi", tmp_path / "b.avi")
     (tmp_path / "c.avi").touch()
@@ -241,7 +235,8 @@ def test_names_of_one_file_have_one_key(tmp_path):
     assert files.file_key(tmp_path / "none") == files.file_key(tmp_path / "x" / ".." / "none")
 
 
-def test_network_drives_that_number_no_files_do_not_make_all_of_them_one(tmp_path, monkeypatch):
+def test_file_key_without_inode_numbers(tmp_path, monkeypatch):
+    """Some network drives report inode 0 for all files."""
     stat = Path.stat
     monkeypatch.setattr(Path, "stat", lambda path, **settings: os.stat_result((*stat(path)[:1], 0, *stat(path)[2:])))
     for name in ("a", "b"):
@@ -249,10 +244,7 @@ def test_network_drives_that_number_no_files_do_not_make_all_of_them_one(tmp_pat
     assert files.file_key(tmp_path / "a") != files.file_key(tmp_path / "b")
 
 
-# ---- outputs and locks
-
-
-def test_outputs_of_several_flags_are_told_apart(tmp_path, monkeypatch):
+def test_outputs_must_not_overwrite_each_other_or_inputs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("in.pth").write_text("x")
     Path("deep").mkdir()
@@ -286,9 +278,9 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_lock_keeps_others_out_until_its_process_ends(tmp_path):
+def test_a_lock_lasts_until_its_process_ends(tmp_path):
     path = tmp_path / "new" / "x.pth"
-    for _ in range(2):  # what a killed one leaves locks nobody out
+    for _ in range(2):  # a lock file left by a killed process does not block
         with subprocess.Popen([sys.executable, "-c", LOCKS, str(path)], stdout=subprocess.PIPE) as other:
             assert other.stdout.readline().strip() == b"locked"
             with pytest.raises(InputError, match=r"x\.pth: in use by another run"), files.locked(path):
@@ -300,7 +292,7 @@ def test_a_lock_keeps_others_out_until_its_process_ends(tmp_path):
         assert list(path.parent.iterdir()) == []
 
 
-def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
+def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch, capsys):
     def refuse(_: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -313,7 +305,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
     )
 
 
-def test_digests_tell_files_apart(tmp_path):
+def test_file_digest(tmp_path):
     for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
         (tmp_path / name).write_bytes(content)
     assert files.file_digest(tmp_path / "a") == files.file_digest(tmp_path / "b") != files.file_digest(tmp_path / "c")

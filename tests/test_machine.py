@@ -16,7 +16,7 @@ from video_module.machine import (
 )
 
 
-def test_machine_and_versions():
+def test_describe_machine():
     described = describe_machine(("numpy", "a-package-that-nobody-made"))
     assert described["numpy"] == numpy.__version__
     assert described["a-package-that-nobody-made"] == "not installed"
@@ -25,7 +25,7 @@ def test_machine_and_versions():
     assert described["processor"]
 
 
-def test_cores_are_those_that_may_be_used(monkeypatch):
+def test_available_cores_follow_the_affinity(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 4, 5}, raising=False)
     assert available_cores() == 3
@@ -33,7 +33,7 @@ def test_cores_are_those_that_may_be_used(monkeypatch):
     assert available_cores() == 64
 
 
-def test_what_the_system_does_not_tell(monkeypatch):
+def test_information_that_the_system_does_not_provide(monkeypatch):
     """Windows has no module resource, and only Linux has /proc."""
     assert (peak_process_bytes() or 1e8) > 1e7
     monkeypatch.setitem(sys.modules, "resource", None)
@@ -45,8 +45,8 @@ def test_what_the_system_does_not_tell(monkeypatch):
 
 
 @pytest.mark.parametrize(("cores", "processes", "expected"), [(1, 1, 1), (3, 1, 3), (6, 4, 1), (32, 2, 8), (2, 8, 1)])
-def test_workers_are_as_many_as_the_cores_that_may_be_used(monkeypatch, cores, processes, expected):
-    """Of a container or a scheduler's share, not of the whole machine: torch warns of readers beyond those."""
+def test_default_num_workers(monkeypatch, cores, processes, expected):
+    """Workers are limited to the available cores, because torch warns about more."""
     monkeypatch.setattr(machine, "available_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert default_num_workers() == expected
@@ -64,14 +64,14 @@ def test_workers_are_as_many_as_the_cores_that_may_be_used(monkeypatch, cores, p
         ("3:memory:/\n", {"cpu.max": "100000 100000"}, 64),
     ],
 )
-def test_cores_are_those_that_a_container_is_given(own, files, expected, tmp_path, monkeypatch):
+def test_available_cores_follow_the_limit_of_a_container(own, files, expected, tmp_path, monkeypatch):
     make_groups(own, files, tmp_path, monkeypatch)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert machine.available_cores() == expected
 
 
 def make_groups(own: str, files: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control groups with these files, and a process whose own are `own`."""
+    """Create a cgroup file system with `files`, and `own` as /proc/self/cgroup."""
     for name, text in files.items():
         path = folder / "groups" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def make_groups(own: str, files: dict[str, str], folder: Path, monkeypatch: pyte
     monkeypatch.setattr(machine, "_CGROUPS", folder / "groups")
 
 
-def test_bars_stay_in_logs_and_are_wiped_from_terminals(monkeypatch):
+def test_progress_bars_are_left_in_logs_but_cleared_in_terminals(monkeypatch):
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     monkeypatch.setattr(sys, "stderr", None)  # closed by the shell
     assert machine.leaves_bars()

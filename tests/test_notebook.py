@@ -1,6 +1,6 @@
-"""notebook.ipynb runs from top to bottom, and is committed as it ran. Needs nbclient and ipykernel.
+"""Tests that notebook.ipynb runs and that its stored outputs are up to date. Needs nbclient and ipykernel.
 
-`python -m tests.test_notebook` runs it and stores what it showed (two minutes on two cores).
+`python -m tests.test_notebook` runs it and stores the outputs (two minutes on two cores).
 """
 
 import base64
@@ -32,18 +32,18 @@ def read_notebook():
 
 
 def digest(notebook) -> str:
-    """Of the code as it was written, outputs apart."""
+    """Return a hash of the notebook's code, without outputs."""
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     return hashlib.sha256(repr(sources).encode()).hexdigest()
 
 
 def execute(notebook, folder: Path, monkeypatch) -> None:
-    """Run the cells in an empty folder, and keep nothing that tells of this machine or of the time."""
+    """Run all cells in an empty folder, without storing times or information about this machine."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)  # the notebook has to see to it
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)  # the notebook itself must disable progress bars
     client = nbclient.NotebookClient(
         notebook,
-        timeout=3600,  # of a cell, on a machine that has other work
+        timeout=3600,  # seconds per cell, on a busy machine
         record_timing=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
@@ -63,7 +63,7 @@ def pictures_of(notebook) -> list[bytes]:
 
 
 def shown_text(notebook) -> str:
-    """All that stands in the outputs as text; videos and pictures left out."""
+    """Return the text of all outputs, without videos and pictures."""
     texts = []
     for output in outputs_of(notebook):
         texts.append(output.get("text", ""))
@@ -73,7 +73,7 @@ def shown_text(notebook) -> str:
 
 
 def complaints(notebook, *, folder: Path | None = None) -> list[str]:
-    """What must not be in the outputs: errors, warnings, bars, and what only this machine has."""
+    """Return errors, warnings, progress bars and information about this machine found in the outputs."""
     found = [f"{output.output_type}: {output}" for output in outputs_of(notebook) if output.output_type == "error"]
     found += [f"stderr: {output.text}" for output in outputs_of(notebook) if output.get("name") == "stderr"]
     text = shown_text(notebook)
@@ -94,21 +94,21 @@ def complaints(notebook, *, folder: Path | None = None) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The notebook after a run, and the folder it ran in."""
+    """Run the notebook, and return it with the folder it ran in."""
     folder, notebook = tmp_path_factory.mktemp("notebook"), read_notebook()
     with pytest.MonkeyPatch.context() as patch:
         execute(notebook, folder, patch)
     return notebook, folder
 
 
-def test_it_runs_and_complains_of_nothing(run):
+def test_notebook_runs_without_errors_and_warnings(run):
     notebook, folder = run
     assert complaints(notebook, folder=folder) == []
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1))
 
 
-def test_it_shows_pictures_and_a_video(run):
+def test_notebook_shows_pictures_and_a_video(run):
     check_pictures(run[0])
 
 
@@ -123,8 +123,8 @@ def check_pictures(notebook) -> None:
     assert b"ftyp" in base64.b64decode(video)[:16]  # an .mp4
 
 
-def test_the_curves_are_drawn_in_place(run):
-    """One picture, though each epoch gave one; the last shows them all."""
+def test_training_curves_are_updated_in_place(run):
+    """Each epoch draws the curves, but only the last picture remains."""
     notebook, folder = run
     [cell] = [cell for cell in notebook.cells if "LiveCurves()" in cell.source and cell.cell_type == "code"]
     assert len([output for output in cell.outputs if "image/png" in output.get("data", {})]) == 1
@@ -135,18 +135,18 @@ def test_the_curves_are_drawn_in_place(run):
 def test_the_model_learns(run):
     _, folder = run
     results = json.loads((folder / "notebook_output" / "model_results.json").read_text())
-    assert results["video_top1"] >= 0.5  # guessing: 0.17
+    assert results["video_top1"] >= 0.5  # chance is 0.17
     assert results["num_videos"] == 90
 
 
-def test_what_is_committed_is_what_ran():
+def test_committed_outputs_belong_to_the_committed_code():
     notebook = read_notebook()
     assert notebook.metadata.executed == digest(notebook), "run: python -m tests.test_notebook"
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1))
 
 
-def test_what_is_committed_shows_pictures_and_nothing_of_a_machine():
+def test_committed_outputs_have_pictures_and_nothing_machine_specific():
     notebook = read_notebook()
     check_pictures(notebook)
     assert complaints(notebook) == []
@@ -156,8 +156,8 @@ def test_what_is_committed_shows_pictures_and_nothing_of_a_machine():
     assert notebook.metadata.kernelspec.name == "python3"
 
 
-def test_what_is_committed_shows_what_a_run_shows(run):
-    """Cell by cell the same kinds of outputs; texts differ in times and, from machine to machine, in figures."""
+def test_committed_outputs_match_a_run(run):
+    """Only the types of outputs are compared, because times and numbers differ between runs and machines."""
 
     def kinds(notebook) -> list[list[str]]:
         return [
@@ -168,15 +168,15 @@ def test_what_is_committed_shows_what_a_run_shows(run):
     assert kinds(read_notebook()) == kinds(run[0])
 
 
-def test_pictures_beside_the_text_are_there():
+def test_pictures_in_the_text_exist():
     texts = "\n".join(cell.source for cell in read_notebook().cells if cell.cell_type == "markdown")
     links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", texts)
     assert links
     assert all((ROOT / link).is_file() for link in links)
 
 
-def test_one_cell_makes_it_hmdb51(tmp_path):
-    """The lines for HMDB51 set all that the drawn clips' set, to what the scripts understand."""
+def test_settings_for_hmdb51(tmp_path):
+    """The commented lines for HMDB51 set the same variables as those for drawn clips, to valid arguments."""
     import run_model
     import split_data
     import train_model
@@ -195,7 +195,7 @@ def test_one_cell_makes_it_hmdb51(tmp_path):
         run_model.parse_args(["--video_path", str(values["VIDEO"]), "--model", "model.onnx"])
     others = [cell.source for cell in read_notebook().cells if cell.cell_type == "code" and cell.source != settings]
     for value in (drawn["MODEL"], "recording.avi", "--num_epochs"):
-        assert not any(value in source for source in others), f"{value} stands outside the settings"
+        assert not any(value in source for source in others), f"{value} is outside the settings cell"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Pictures that scripts draw when they are asked to."""
+"""Tests of the pictures that scripts draw on request."""
 
 import numpy as np
 import pytest
@@ -15,17 +15,18 @@ def height(path) -> int:
     return Image.open(path).height
 
 
-def test_preview_of_so_many_videos(drawn_data, tmp_path):
+def test_num_previews(drawn_data, tmp_path):
     flags = ["--data_dir", str(drawn_data), "--model_type", "swin3d_nano"]
     heights = []
     for number in (1, 2):
         path = tmp_path / f"{number}.png"
         train_model.main([*flags, "--preview", str(path), "--num_previews", str(number)])
         heights.append(height(path))
-    assert 4 * 96 < heights[1] - heights[0] < 5 * 96 + 44  # one as evaluation sees it, three of epochs, a caption
+    # A video has a row as in evaluation, three rows of training epochs and a caption.
+    assert 4 * 96 < heights[1] - heights[0] < 5 * 96 + 44
 
 
-def test_examples_of_each_class(drawn_data, drawn_clips, tmp_path):
+def test_examples_show_each_class(drawn_data, drawn_clips, tmp_path):
     for data in (drawn_data, drawn_clips):  # split or not
         path = tmp_path / f"{data.name}.jpg"
         calc_label_distribution.main(
@@ -40,7 +41,7 @@ def test_examples_of_each_class(drawn_data, drawn_clips, tmp_path):
         )
 
 
-def test_examples_of_twelve_of_many_classes(make_video, tmp_path):
+def test_examples_show_twelve_of_many_classes(make_video, tmp_path):
     for number in range(40):
         (tmp_path / "many" / f"class {number:02}").mkdir(parents=True)
         make_video(8, name=f"many/class {number:02}/{number}.avi", height=48, width=64 + 16 * (number % 3))
@@ -51,7 +52,7 @@ def test_examples_of_twelve_of_many_classes(make_video, tmp_path):
     assert 12 * 60 < height(tmp_path / "x.png") < 12 * 94 + 200
 
 
-def test_so_many_of_the_worst_videos(trained, drawn_data, tmp_path):
+def test_num_worst(trained, drawn_data, tmp_path):
     heights = []
     for number in (1, 3):
         test_model.main(

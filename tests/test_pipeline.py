@@ -1,4 +1,4 @@
-"""From drawn clips to predictions, through the scripts."""
+"""Tests of the scripts together, from drawn clips to predictions."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from video_module.data.leaks import shared_sources
 from video_module.data.records import VideoRecord
 
 
-def test_results_of_both_file_kinds_agree(trained, exported, drawn_data, tmp_path):
+def test_results_of_checkpoint_and_onnx_agree(trained, exported, drawn_data, tmp_path):
     results, out = {}, tmp_path / "out"
     for model, name in ((trained, "nano"), (exported, "nano_onnx")):
         test_model.main(
@@ -19,7 +19,7 @@ def test_results_of_both_file_kinds_agree(trained, exported, drawn_data, tmp_pat
         results[model.suffix] = json.loads((out / f"{name}_results.json").read_text())
     ends = ("confusion.csv", "confusion.png", "predictions.csv", "results.json", "worst.png")
     names = {f"{name}_{end}" for name in ("nano", "nano_onnx") for end in ends}
-    assert {path.name for path in out.iterdir()} == names  # neither model's files replace the other's
+    assert {path.name for path in out.iterdir()} == names  # files of one model do not replace those of the other
     torch_figures, onnx_figures = results[".pth"], results[".onnx"]
     assert torch_figures["video_top1"] == onnx_figures["video_top1"]
     assert abs(torch_figures["log_loss"] - onnx_figures["log_loss"]) < 1e-4
@@ -42,7 +42,7 @@ def test_test_videos_share_no_source_with_training(drawn_data):
 
 
 def test_report_and_attention(trained, drawn_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "1")  # as other launchers set it: no torchrun, so one process does all
+    monkeypatch.setenv("RANK", "1")  # as set by other launchers; without torchrun, one process does everything
     folder = tmp_path / "nano_attention"
     folder.mkdir()
     for name in ("notes.txt", "07_of_an_earlier_run.mp4", "107_of_it.mp4", "3_of_mine.mp4"):
@@ -53,7 +53,8 @@ def test_report_and_attention(trained, drawn_data, tmp_path, monkeypatch):
         + ["--report", str(tmp_path / "report.html"), "--attention", "2"]
     )
     names = sorted(path.name for path in folder.iterdir())
-    assert [name[:3] for name in names] == ["01_", "02_", "3_o", "not"]  # the user's files stay, the earlier videos go
+    # Videos of earlier runs are deleted, and the user's own files stay.
+    assert [name[:3] for name in names] == ["01_", "02_", "3_o", "not"]
     assert all(count_frames(folder / name)[0] > 20 for name in names[:2])
     report = (tmp_path / "report.html").read_text()
     assert "video top-1" in report

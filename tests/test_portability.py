@@ -1,4 +1,4 @@
-"""Windows and macOS, as far as they can be had on Linux: nothing that they lack is used unasked."""
+"""Tests that the code does not depend on features missing on Windows and macOS, as far as Linux can tell."""
 
 import ast
 import json
@@ -47,12 +47,12 @@ MISSING_NAMES = {
     "select": {"poll", "epoll", "kqueue"},
     "socket": {"AF_UNIX", "SO_REUSEPORT"},
 }
-# what a condition speaks of that guards such a name
+# A condition that contains one of these guards the names inside it.
 GUARDS = ("hasattr", "ON_WINDOWS", "os.name", "sys.platform", "platform.system")
 
 
 def parse(file: Path) -> ast.Module:
-    """The tree, each node with its parent."""
+    """Return the syntax tree, with a `parent` attribute on each node."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         for child in ast.iter_child_nodes(node):
@@ -61,7 +61,7 @@ def parse(file: Path) -> ast.Module:
 
 
 def is_guarded(node: ast.AST) -> bool:
-    """Whether a condition on the system, or a handler of what it raises elsewhere, stands around a node."""
+    """Return whether a node is inside a condition on the system, or inside a try that handles its absence."""
     while node := getattr(node, "parent", None):
         tested = [node.test] if isinstance(node, ast.If | ast.IfExp) else node.generators if is_loop(node) else []
         if any(guard in ast.unparse(test) for test in tested for guard in GUARDS):
@@ -79,7 +79,7 @@ def is_loop(node: ast.AST) -> bool:
 
 
 def missing_names(tree: ast.AST) -> list[str]:
-    """What is used of modules and names that Windows has not, and not guarded."""
+    """Return the modules and names missing on Windows that are used without a guard."""
     found = []
     for node in ast.walk(tree):
         names = []
@@ -100,10 +100,10 @@ def missing_names(tree: ast.AST) -> list[str]:
     return found
 
 
-def test_the_lists_are_of_names_that_there_are():
-    """A misspelt name would guard nothing."""
+def test_listed_names_exist_on_linux():
+    """A misspelt name would never be found."""
     if sys.platform != "linux":
-        pytest.skip("most of them are Linux's")
+        pytest.skip("most of the names exist only on Linux")
     assert {name for name in MISSING_NAMES["signal"] if not hasattr(signal, name)} == set()
     assert {name for name in MISSING_NAMES["os"] if not hasattr(os, name)} <= {"getresuid", "setns", "unshare", "lockf"}
 
@@ -121,7 +121,7 @@ def test_the_lists_are_of_names_that_there_are():
         ("import os\nos.replace('a', 'b')", []),
     ],
 )
-def test_what_is_missing_is_found_unless_it_is_guarded(tmp_path, code, found):
+def test_missing_names_are_found_unless_guarded(tmp_path, code, found):
     (tmp_path / "x.py").write_text(code, encoding="utf-8")
     assert missing_names(parse(tmp_path / "x.py")) == found
 
@@ -130,13 +130,13 @@ def name_of(file: Path) -> str:
     return file.relative_to(ROOT).as_posix()
 
 
-def test_sources_use_nothing_that_windows_lacks():
+def test_sources_use_no_names_missing_on_windows():
     found = {(name_of(file), name) for file in SOURCES for name in missing_names(parse(file))}
     assert found == set()
 
 
 def test_tests_can_be_collected_on_windows():
-    """What runs at import: all but the bodies of functions."""
+    """Check the code that runs on import, which is everything except the bodies of functions."""
     found = {}
     for file in TESTS:
         tree = parse(file)
@@ -150,7 +150,7 @@ def test_tests_can_be_collected_on_windows():
 
 
 def text_without_encoding(tree: ast.AST) -> list[str]:
-    """Text files that are read or written in the system's own encoding, or written with its own line ends."""
+    """Return the calls that use the system's default encoding or line endings for text files."""
     found = []
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         name = call.func.id if isinstance(call.func, ast.Name) else f".{getattr(call.func, 'attr', '')}"
@@ -163,14 +163,14 @@ def text_without_encoding(tree: ast.AST) -> list[str]:
     return found
 
 
-def test_text_is_utf8_with_the_same_line_ends_everywhere():
+def test_text_files_have_an_explicit_encoding_and_line_endings():
     found = {name_of(file): text_without_encoding(parse(file)) for file in SOURCES}
     assert {name: calls for name, calls in found.items() if calls} == {}
 
 
 @pytest.mark.parametrize("file", [file for file in SOURCES if file in SCRIPTS or file.stem == "__main__"], ids=name_of)
-def test_what_is_started_can_be_imported_by_its_workers(file: Path):
-    """Where processes are spawned, each worker imports the script: nothing may run but under its guard."""
+def test_scripts_can_be_imported_by_spawned_workers(file: Path):
+    """Spawned workers import the script, so only code under `if __name__ == "__main__"` may run anything."""
     allowed = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
     *rest, last = parse(file).body
     assert ast.unparse(last) == "if __name__ == '__main__':\n    cli.run(main)"
@@ -182,7 +182,7 @@ def test_what_is_started_can_be_imported_by_its_workers(file: Path):
 
 @pytest.fixture
 def as_on_windows(monkeypatch) -> None:
-    """Take away what Windows has not, as far as the libraries beneath bear it; links are refused, as to who may not."""
+    """Remove the names missing on Windows, except those that libraries need here, and refuse to create links."""
 
     def refuse(*_, **__) -> None:
         raise OSError(22, "A required privilege is not held by the client")  # WinError 1314
@@ -200,7 +200,7 @@ def as_on_windows(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("as_on_windows")
 @pytest.mark.parametrize("link", ["hard", "sym"])
-def test_files_are_copied_where_links_are_refused(drawn_clips, tmp_path, capsys, link):
+def test_files_are_copied_if_links_are_not_allowed(drawn_clips, tmp_path, capsys, link):
     split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data"), "--link", link])
     assert "copied 36 files to " in capsys.readouterr().out
     videos = list((tmp_path / "data").rglob("*.avi"))
@@ -209,14 +209,14 @@ def test_files_are_copied_where_links_are_refused(drawn_clips, tmp_path, capsys,
 
 
 @pytest.mark.usefixtures("as_on_windows")
-def test_the_stages_do_without_what_windows_lacks(drawn_data, exported, tmp_path, capsys):
+def test_all_stages_run_without_names_missing_on_windows(drawn_data, exported, tmp_path, capsys):
     model = tmp_path / "nano.pth"
     train_model.main(
         ["--data_dir", str(drawn_data), "--model_type", "swin3d_nano", "--save_path", str(model), "--num_epochs", "1"]
         + ["--num_workers", "0", "--device", "cpu", "--save_every", "1"]
     )
     logs = json.loads((tmp_path / "nano_logs.json").read_text(encoding="utf-8"))
-    assert logs["memory_gb"] == [None]  # the system does not tell
+    assert logs["memory_gb"] == [None]  # not available
     for file in (model, exported):
         test_model.main(
             ["--test_dir", str(drawn_data / "test"), "--checkpoint", str(file), "--output_dir", str(tmp_path / "test")]
@@ -234,8 +234,8 @@ SPAWN = "import multiprocessing\nmultiprocessing.set_start_method('spawn')\n"
 
 
 @pytest.mark.slow
-def test_training_with_spawned_workers_is_that_with_others(drawn_data, tmp_path):
-    """As on Windows and macOS; the script runs as the shell runs it, so that its worker imports it once more."""
+def test_training_with_spawned_workers_gives_the_same_weights(drawn_data, tmp_path):
+    """Windows and macOS spawn workers. The script runs in its own process, so that its worker imports it again."""
     (tmp_path / "sitecustomize.py").write_text(SPAWN, encoding="utf-8")
     command = ["--data_dir", str(drawn_data), "--model_type", "swin3d_nano", "--num_epochs", "1", "--device", "cpu"]
     spawned, alone = tmp_path / "spawned.pth", tmp_path / "alone.pth"

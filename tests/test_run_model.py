@@ -1,4 +1,4 @@
-"""run_model.py as the shell runs it: lists, logs that go on, shares of the work, live sources."""
+"""Tests of run_model.py: lists of videos, resumed logs, several processes, and live sources."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def videos(drawn_data) -> list[Path]:
     return sorted((drawn_data / "train").rglob("*.avi"))
 
 
-def test_names_come_on_stdin(exported, videos, tmp_path):
+def test_video_names_on_stdin(exported, videos, tmp_path):
     process = start("--video_path", "-", "--model", exported, "--save_jsonl", tmp_path / "r.jsonl")
     out, err = process.communicate("".join(f"{video}\n" for video in videos[:3]), timeout=60)
     assert process.returncode == 0, err
@@ -46,8 +46,8 @@ def test_names_come_on_stdin(exported, videos, tmp_path):
     assert sum(str(video) in out for video in videos[:3]) == 3
 
 
-def test_killed_at_any_moment_it_goes_on_and_every_video_is_there_once(exported, videos, tmp_path):
-    """Killed five times while it works; then the log is that of an unbroken run."""
+def test_a_killed_run_resumes_and_logs_every_video_once(exported, videos, tmp_path):
+    """After being killed up to five times, the log equals that of an uninterrupted run."""
     folder = videos[0].parents[1]
     log = tmp_path / "r.jsonl"
     arguments = ["--video_path", folder, "--model", exported, "--save_jsonl", log, "--save_csv", tmp_path / "csv"]
@@ -64,8 +64,8 @@ def test_killed_at_any_moment_it_goes_on_and_every_video_is_there_once(exported,
         process.communicate(timeout=60)
         numbers.append(log.read_bytes().count(b"\n"))
         if numbers[-1] == len(videos):
-            break  # it was quicker than we
-    assert numbers == sorted(set(numbers))  # each went on
+            break  # it finished before it could be killed
+    assert numbers == sorted(set(numbers))  # each run made progress
     process = start(*arguments)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -76,7 +76,7 @@ def test_killed_at_any_moment_it_goes_on_and_every_video_is_there_once(exported,
     assert len(list((tmp_path / "csv").rglob("*.csv"))) == len(videos)
 
 
-def test_processes_share_the_work(exported, videos, tmp_path):
+def test_several_processes_share_the_videos(exported, videos, tmp_path):
     folder = videos[0].parents[1]
     arguments = ["--video_path", folder, "--model", exported, "--save_jsonl", tmp_path / "r.jsonl"]
     processes = [start(*arguments, RANK=str(rank), WORLD_SIZE="3") for rank in range(3)]
@@ -89,7 +89,7 @@ def test_processes_share_the_work(exported, videos, tmp_path):
     assert sorted(video for part in parts for video in part) == [str(video) for video in videos]
 
 
-def test_a_broken_video_is_a_line_of_its_own(exported, videos, tmp_path):
+def test_a_broken_video_is_logged_with_its_error(exported, videos, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.avi").write_text("text")
     (tmp_path / "in" / "b.avi").write_bytes(videos[0].read_bytes())
@@ -103,7 +103,7 @@ def test_a_broken_video_is_a_line_of_its_own(exported, videos, tmp_path):
     assert "windows" not in whole
 
 
-def test_all_kinds_of_output_at_once(exported, drawn_data, tmp_path, capsys):
+def test_all_outputs_at_once(exported, drawn_data, tmp_path, capsys):
     video = next((drawn_data / "test").rglob("*.avi"))
     kinds = {flag: tmp_path / f"out{suffix}" for flag, suffix in run_model.OUTPUTS.items()}
     flags = [word for flag, path in kinds.items() for word in (f"--{flag}", str(path))]
@@ -119,7 +119,7 @@ def test_all_kinds_of_output_at_once(exported, drawn_data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("min_score", "is_uncertain"), [("0", False), ("1", True)])
-def test_what_happens_when_stands_before_the_mean(exported, drawn_data, capsys, min_score, is_uncertain):
+def test_segments_are_printed_before_the_mean(exported, drawn_data, capsys, min_score, is_uncertain):
     video = next((drawn_data / "test").rglob("*.avi"))
     run_model.main(["--video_path", str(video), "--model", str(exported), "--min_score", min_score])
     first, mean = capsys.readouterr().out.split("mean of the whole video\n")
@@ -133,7 +133,7 @@ def table_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_one_table_holds_the_segments_of_all_videos(exported, videos, tmp_path, capsys):
+def test_a_table_has_the_segments_of_all_videos(exported, videos, tmp_path, capsys):
     folder = tmp_path / "recordings"
     for number, video in enumerate(videos[:3]):
         (folder / f"day {number}").mkdir(parents=True)
@@ -155,7 +155,7 @@ def test_one_table_holds_the_segments_of_all_videos(exported, videos, tmp_path, 
         run_model.main(flags)
 
 
-def test_uncertain_segments_are_told_of(exported, videos, tmp_path, capsys):
+def test_a_note_mentions_uncertain_segments(exported, videos, tmp_path, capsys):
     flags = ["--video_path", str(videos[0]), "--model", str(exported), "--min_score", "1"]
     run_model.main([*flags, "--save_annotations", str(tmp_path / "found.csv")])
     printed = capsys.readouterr().out
@@ -163,7 +163,7 @@ def test_uncertain_segments_are_told_of(exported, videos, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_table_of_a_run_that_goes_on_has_all_videos(exported, videos, tmp_path):
+def test_the_table_of_a_resumed_run_has_all_videos(exported, videos, tmp_path):
     folder = tmp_path / "recordings"
     folder.mkdir()
     shared = ["--video_path", str(folder), "--model", str(exported), "--min_score", "0"]
@@ -175,8 +175,8 @@ def test_a_table_of_a_run_that_goes_on_has_all_videos(exported, videos, tmp_path
     assert [row["path"] for row in table_rows(table)] == ["recordings/0.avi", "recordings/1.avi"]
 
 
-def test_what_was_found_is_corrected_and_split(exported, tmp_path, capsys):
-    """The way from a recording through a table to data to train on."""
+def test_a_corrected_table_can_be_split(exported, tmp_path, capsys):
+    """Label recordings with a model, correct the table and split it into training data."""
     for number in range(4):
         draw_recording(tmp_path / "recordings" / f"{number}.avi", ("wave", "sit", "jump"), seed=1, source=number)
     table = tmp_path / "recordings" / "found.csv"
@@ -186,7 +186,8 @@ def test_what_was_found_is_corrected_and_split(exported, tmp_path, capsys):
     )
     rows = table_rows(table)
     assert [row["path"] for row in rows] == [f"{number}.avi" for number in range(4)]
-    # What was one action to two epochs' training is cut in three, by a spreadsheet of a country with decimal commas
+    # The model, trained for two epochs, finds one action per video. Cut it into three, and write the table as a
+    # spreadsheet with decimal commas does.
     corrected = [
         (row["path"], round(float(row["end_s"]) * part / 3, 2), round(float(row["end_s"]) * (part + 1) / 3, 2), label)
         for row in rows
@@ -204,19 +205,19 @@ def test_what_was_found_is_corrected_and_split(exported, tmp_path, capsys):
     assert content["rejected"] == []
     found = {(v["cut_from"], v["start_s"], v["end_s"], v["label"]) for v in content["videos"]}
     assert found == set(corrected)
-    # Each recording is one source, and is tested in one fold
+    # Each recording is a source and is tested in one fold.
     for fold in (1, 2):
         content = json.loads((tmp_path / "data" / f"fold{fold}" / "split.json").read_text())
         assert len({v["source"] for v in content["videos"] if v["split"] == "test"}) == 2
 
 
-def test_a_picture_is_no_video(exported, tmp_path):
+def test_images_are_refused(exported, tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "curves.png")
     with pytest.raises(InputError, match=r"curves\.png: is an image, not a video"):
         run_model.main(["--video_path", str(tmp_path / "curves.png"), "--model", str(exported)])
 
 
-def test_damage_is_said_and_written(exported, tmp_path, capsys):
+def test_damaged_frames_are_reported_and_saved(exported, tmp_path, capsys):
     path = write_timed(tmp_path / "x.mp4", list(range(40)), bf="0", g="1")
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
@@ -232,13 +233,13 @@ def test_damage_is_said_and_written(exported, tmp_path, capsys):
     assert answer["fps"] == pytest.approx(39 / answer["duration_s"])
 
 
-def test_a_file_without_times_is_said(exported, tmp_path, capsys):
+def test_missing_timestamps_are_reported(exported, tmp_path, capsys):
     path = write_timed(tmp_path / "x.h264", list(range(40)), codec="libx264")
     run_model.main(["--video_path", str(path), "--model", str(exported)])
     assert f"note: {path}: no timestamps; assuming 25 frames/s" in capsys.readouterr().out
 
 
-def test_a_file_in_place_of_a_camera(exported, tmp_path, capsys):
+def test_a_file_in_real_time(exported, tmp_path, capsys):
     video = tmp_path / "recording.avi"
     draw_recording(video, ("wave", "sit"), seed=1, source=1, seconds_each=1.5)
     log = tmp_path / "live.jsonl"
@@ -251,14 +252,14 @@ def test_a_file_in_place_of_a_camera(exported, tmp_path, capsys):
         assert line["top_k"][0]["score"] <= 1
 
 
-def test_watching_ends_when_it_is_told_to(exported, drawn_data):
+def test_stop_after_s(exported, drawn_data):
     video = next((drawn_data / "test").rglob("*.avi"))
     with pytest.raises(InputError, match="before a whole clip of the model was seen"):
         run_model.main(["--video_path", str(video), "--model", str(exported), "--realtime", "--stop_after_s", "0.05"])
 
 
-def test_failures_and_missing_files_are_made_up_for(exported, videos, tmp_path):
-    """A line with an error is tried again, and so is a video whose other files are not there."""
+def test_failed_videos_and_missing_outputs_are_redone(exported, videos, tmp_path):
+    """A resumed run repeats videos that failed or whose other output files are missing."""
     folder, log = tmp_path / "in", tmp_path / "r.jsonl"
     folder.mkdir()
     (folder / "a.avi").write_bytes(videos[0].read_bytes())
@@ -277,8 +278,8 @@ def test_failures_and_missing_files_are_made_up_for(exported, videos, tmp_path):
     assert sorted(file.name for file in (tmp_path / "csv").iterdir()) == ["a.csv", "b.csv"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's file names may be any bytes")
-def test_a_name_that_is_no_text_is_skipped_and_logged(exported, videos, tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows arbitrary bytes in file names")
+def test_a_file_name_that_is_not_unicode_is_skipped_and_logged(exported, videos, tmp_path):
     folder, log = tmp_path / "in", tmp_path / "r.jsonl"
     folder.mkdir()
     for name in (b"a\xff.avi", b"b.avi"):
@@ -294,7 +295,7 @@ def test_a_name_that_is_no_text_is_skipped_and_logged(exported, videos, tmp_path
 
 
 @pytest.mark.parametrize("flags", [[], ["--realtime"]])
-def test_no_log_overwrites_anything_else(exported, videos, tmp_path, flags):
+def test_a_log_does_not_overwrite_other_files(exported, videos, tmp_path, flags):
     video, notes = tmp_path / "v.avi", tmp_path / "notes.txt"
     video.write_bytes(videos[0].read_bytes())
     notes.write_text("my notes")
@@ -315,16 +316,16 @@ def test_no_log_overwrites_anything_else(exported, videos, tmp_path, flags):
         (["--obj_names", "requirements-dev.txt"], "have different classes"),
     ],
 )
-def test_flags_that_do_not_fit(exported, drawn_data, flags, reason):
+def test_incompatible_flags_are_errors(exported, drawn_data, flags, reason):
     video = next((drawn_data / "test").rglob("*.avi"))
     with pytest.raises(InputError, match=reason):
         run_model.main(["--video_path", str(video), "--model", str(exported), *flags])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a display")
-def test_no_display_is_said_in_a_line(exported, drawn_data):
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems always have a display")
+def test_no_display_is_an_error_of_one_line(exported, drawn_data):
     video = next((drawn_data / "test").rglob("*.avi"))
-    for display in ("", ":987"):  # none, and one that is not there
+    for display in ("", ":987"):  # none, and one that does not exist
         process = start("--video_path", video, "--model", exported, "--show", DISPLAY=display, WAYLAND_DISPLAY="")
         _, err = process.communicate(timeout=60)
         assert process.returncode == 1

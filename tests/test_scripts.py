@@ -1,4 +1,4 @@
-"""The scripts as the shell runs them: help, bad input, what they import."""
+"""Tests of the command line of all scripts: help, bad input and imports."""
 
 import importlib
 import os
@@ -24,7 +24,7 @@ SCRIPTS = (
 
 
 def shell(*arguments: str | Path, code: str | None = None) -> subprocess.CompletedProcess:
-    """Run `python script.py …`, or `python -c code …`, in the project's root."""
+    """Run `python script.py …` or `python -c code …` in the project's root."""
     command = [sys.executable, "-c", code] if code else [sys.executable]
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
@@ -51,8 +51,8 @@ except SystemExit as end:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_imports_no_heavy_package(script):
-    """So that it answers at once: these take up to several seconds to import."""
+def test_help_imports_no_heavy_packages(script):
+    """They would delay --help by up to several seconds."""
     result = shell(f"{script}.py", "--help", code=HELP)
     assert result.returncode == 0
     assert "default:" in result.stdout
@@ -60,7 +60,7 @@ def test_help_imports_no_heavy_package(script):
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "video_module.demo.__main__", "video_module.benchmark.__main__"])
-def test_every_script_tells_its_version(name, capsys):
+def test_version(name, capsys):
     script = importlib.import_module(name)
     with pytest.raises(SystemExit) as end:
         getattr(script, "parse_args", script.main)(["--version"])
@@ -69,7 +69,7 @@ def test_every_script_tells_its_version(name, capsys):
 
 
 @pytest.mark.parametrize("name", ["demo", "benchmark"])
-def test_help_of_a_package_says_how_it_is_started(name, capsys):
+def test_help_of_packages_shows_python_m(name, capsys):
     with pytest.raises(SystemExit):
         importlib.import_module(f"video_module.{name}.__main__").main(["--help"])
     assert capsys.readouterr().out.startswith(f"usage: python -m video_module.{name} ")
@@ -82,7 +82,7 @@ def test_unknown_flags_are_usage_errors(script):
     assert re.fullmatch(r"error: .*\(--help shows the flags\)\n", result.stderr)
 
 
-def test_a_flag_that_is_nearly_one_is_told_with_that(capsys):
+def test_similar_flags_are_suggested(capsys):
     import train_model
 
     with pytest.raises(SystemExit, match="2"):
@@ -94,7 +94,7 @@ def test_a_flag_that_is_nearly_one_is_told_with_that(capsys):
     assert capsys.readouterr().err.endswith("; did you mean swin3d_nano? (--help shows the flags)\n")
 
 
-def test_a_missing_flag_is_not_taken_for_a_wrong_one(capsys):
+def test_missing_flags_are_named(capsys):
     import run_model
 
     with pytest.raises(SystemExit, match="2"):
@@ -103,7 +103,7 @@ def test_a_missing_flag_is_not_taken_for_a_wrong_one(capsys):
     assert capsys.readouterr().err == expected
 
 
-def test_a_known_flag_of_a_wrong_value_gets_no_hint(capsys):
+def test_a_bad_value_gets_no_suggestion(capsys):
     import split_data
 
     with pytest.raises(SystemExit, match="2"):
@@ -112,7 +112,7 @@ def test_a_known_flag_of_a_wrong_value_gets_no_hint(capsys):
     assert capsys.readouterr().err == expected
 
 
-def test_a_models_frame_rate_is_switched_off_by_zero(capsys):
+def test_target_fps_zero_disables_the_models_frame_rate(capsys):
     import train_model
 
     assert [train_model.parse_args(["--target_fps", text]).target_fps for text in ("0", "12.5")] == [0.0, 12.5]
@@ -139,7 +139,7 @@ def test_run_model_needs_no_torch(exported, drawn_data, tmp_path):
 
 @pytest.fixture
 def bad(tmp_path, exported, trained) -> dict[str, Path]:
-    """Everything that a user may hand over by mistake."""
+    """Return files and folders that a user may pass by mistake."""
     files = {name: tmp_path / name for name in ("text.avi", "zero.mp4", "none.onnx", "cut.onnx", "cut.pth", "none")}
     files["text.avi"].write_text("this is no video\n" * 50)
     files["zero.mp4"].touch()
@@ -273,19 +273,19 @@ def bad(tmp_path, exported, trained) -> dict[str, Path]:
         ("run_gradio.py --model {cut.onnx}", "cannot be read as an ONNX file"),
     ],
 )
-def test_bad_input_is_one_clear_line(bad, command, reason, monkeypatch, capfd):
-    """As the shell runs a script, but in this process, which has imported everything."""
+def test_bad_input_is_an_error_of_one_line(bad, command, reason, monkeypatch, capfd):
+    """Runs in this process, which is faster because everything has been imported already."""
     script, arguments = filled_in(command, bad)
     before = sorted(bad["empty"].iterdir())
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(SystemExit) as end:
         cli.run(lambda: importlib.import_module(script.removesuffix(".py")).main(arguments))
     assert_one_line(f"{capfd.readouterr().err}{end.value}\n", reason)
-    assert sorted(bad["empty"].iterdir()) == before  # nothing half-written
+    assert sorted(bad["empty"].iterdir()) == before  # no partial files
 
 
 def filled_in(command: str, bad: dict[str, Path]) -> tuple[str, list[str]]:
-    """The script and its arguments, paths in the place of {names}."""
+    """Return the script and its arguments, with {names} replaced by paths."""
     script, *arguments = command.split()
     for name, path in bad.items():
         arguments = [argument.replace(f"{{{name}}}", str(path)) for argument in arguments]
@@ -314,15 +314,15 @@ def assert_one_line(errors: str, reason: str) -> None:
         ("run_gradio.py --model {cut.onnx}", "cannot be read as an ONNX file"),
     ],
 )
-def test_so_it_is_from_the_shell(bad, command, reason):
-    """Each script once: what libraries say as they are imported, and at the exit, would be on stderr too."""
+def test_bad_input_is_an_error_of_one_line_in_a_new_process(bad, command, reason):
+    """In a new process, stderr would also show messages of libraries on import and at exit."""
     script, arguments = filled_in(command, bad)
     result = shell(script, *arguments)
     assert result.returncode == 1, result.stderr
     assert_one_line(result.stderr, reason)
 
 
-def test_a_folder_of_videos_is_told_apart_from_its_broken_ones(exported, drawn_data, tmp_path):
+def test_run_model_reports_broken_videos_in_a_folder(exported, drawn_data, tmp_path):
     folder = tmp_path / "in" / "[día 1] #2"
     folder.mkdir(parents=True)
     clips = sorted((drawn_data / "test").rglob("*.avi"))[:2]
