@@ -17,7 +17,7 @@ EXAMPLES = ROOT / "examples"
 
 NOT_RUN = {
     "first_steps.sh": "installs packages; .ci/run does the same",
-    "install.sh": "installs packages; .ci/run does the same",
+    "install.sh": "installs packages",
     "install_serving.sh": "installs packages; tests/test_scripts.py runs run_model.py without torch",
     "published.sh": "downloads weights",
     "published_file.sh": "needs a published file; tests/test_convert_model.py runs these commands on its own file",

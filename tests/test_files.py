@@ -128,7 +128,7 @@ def test_check_output(tmp_path):
 
 @pytest.fixture
 def windows(monkeypatch) -> list[float]:
-    """Simulate Windows, where os.kill() ends a process, and return the list of pauses made by sleep()."""
+    """Simulate Windows, where os.kill() must not be called, and return the list of pauses made by sleep()."""
     pauses = []
     monkeypatch.setattr(machine, "ON_WINDOWS", True)
     monkeypatch.setattr(time, "sleep", pauses.append)

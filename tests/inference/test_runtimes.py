@@ -78,7 +78,7 @@ def test_a_gpu_that_fails_to_start_is_an_error_only_if_requested(pretend, export
 
 
 def test_a_plug_in_adds_a_device(plugin, exported):
-    registered = plugin("some_chip", "CPUExecutionProvider")  # the only provider that has devices on any machine
+    registered = plugin("some_chip", "CPUExecutionProvider")  # the only provider that has a device everywhere
     predictor = load_predictor(exported, device="some-chip")
     assert predictor.device == "some-chip" and registered == [("some-chip", "lib.so")]
     assert load_predictor(exported).device == "cpu"

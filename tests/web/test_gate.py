@@ -158,7 +158,7 @@ def test_files_are_sent_as_single_ranges_and_headers_are_not_echoed(server, reco
 )
 @pytest.mark.parametrize("path", ["call/predict", "queue/join", "run/predict"])
 def test_requests_may_name_only_uploaded_files(server, path, place):
-    """Gradio would copy such a file to where it can be downloaded, or read a device like /dev/zero for ever."""
+    """Gradio would copy such a file to where it can be downloaded, or read a device like /dev/zero forever."""
     file = {"path": place, "meta": META}
     body = {"data": [file, None, None], "session_hash": "a", "fn_index": 0, "nested": [{"deep": file}]}
     reply = httpx.post(f"{server.api}/{path}", json=body, timeout=10)

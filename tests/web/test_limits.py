@@ -42,7 +42,7 @@ def test_frames_may_be_portrait_or_landscape():
             check_size(*size)
 
 
-def test_too_long_by_the_header(make_video):
+def test_length_in_the_header_is_checked(make_video):
     with pytest.raises(Refused, match="too_long"):
         check_header(make_video(53, fps=10), LIMITS)
 
@@ -56,7 +56,7 @@ def test_files_that_are_not_videos_are_refused(tmp_path, content, key):
         check_header(path, LIMITS)
 
 
-def test_too_many_pixels_by_the_header(make_video):
+def test_number_of_pixels_in_the_header_is_checked(make_video):
     path = make_video(20, fps=10, height=96, width=128)  # 245,760 pixels
     check_header(path, Limits(max_gigapixels=246e-6))
     with pytest.raises(Refused, match="too_many_pixels"):

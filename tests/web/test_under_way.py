@@ -94,7 +94,7 @@ def test_cancelling_during_a_step_ends_the_work_after_it(start):
 
 
 def test_work_started_after_cancelling_runs_to_its_end(start):
-    """It waits for the step of the cancelled work that is still running, so their messages do not mix."""
+    """New work waits for the running step of the cancelled work, so that their messages do not mix."""
     one, other, said, under_way = Steps(), Steps(), [], UnderWay()
     other.go_on.set()
     start(under_way, one(), said)
