@@ -128,6 +128,16 @@ def test_a_closed_pipe_is_recognised_on_windows(monkeypatch):
     assert not cli._is_broken_pipe(OSError(errno.ENOSPC, "No space left on device"))
 
 
+def test_a_log_gets_few_updates_of_a_bar():
+    program = (
+        "import time\nfrom video_module import cli\ncli.prepare_process()\nfrom tqdm import tqdm\n"
+        "for _ in tqdm(range(30)): time.sleep(0.02)"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TQDM")}
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True)
+    assert result.stderr.count(b"\r") <= 3 and b"30/30" in result.stderr
+
+
 def test_other_processes_of_a_job_print_nothing(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("RANK", "1")

@@ -163,6 +163,9 @@ def prepare_process(*, has_workers: bool = False) -> None:
     # errors report both, once for each file.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # In a log, each update of a bar takes a line. By default there are ten a second.
+    if machine.leaves_bars():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")
     # Only the first of torchrun's processes prints. Replacing stdout silences every print() of the others, including
     # those in libraries; a check of the rank at each print() would soon be forgotten somewhere. Errors still reach
     # stderr. The stream stays open as long as the process does.

@@ -223,7 +223,7 @@ class _RunningEpoch:
         looks_at_each = self.trainer.device.type == "cpu" and self.trainer.group.world_size == 1
         if looks_at_each or self.partial.num_steps % _CHECK_EVERY == 0:
             self.settle()
-            self.bar.set_postfix_str(self._describe())
+            self.bar.set_postfix_str(self._describe(), refresh=not leaves_bars())
 
     @property
     def _elapsed_s(self) -> float:
