@@ -261,7 +261,7 @@ class Trainer:
                 f"once, still {self.config.effective_batch} per step"
             )
             return
-        # torch.compile compiles in the first pass, where a missing compiler or an operator that it lacks shows.
+        # torch.compile compiles in the first pass, so a missing compiler or unsupported operator shows up here.
         compiles = self._compiles and not self._compiled_works and not self._is_reducing
         if not compiles or not isinstance(error, Exception) or isinstance(error, InputError):
             raise error
