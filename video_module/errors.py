@@ -5,8 +5,7 @@ import signal
 
 # Signals that end a run cleanly: Ctrl-C, SIGTERM, a closed terminal (SIGHUP), and Ctrl-Break on Windows. On Windows,
 # Ctrl-Break is the only one that another program can send, because SIGTERM ends a program at once there. Signals that
-# are ignored at the start stay ignored, since nohup relies on this, and so do shells to keep Ctrl-C from background
-# jobs.
+# are ignored at the start stay ignored, as nohup requires, and shells that keep Ctrl-C from background jobs.
 STOP_SIGNALS = tuple(
     number
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
@@ -22,7 +21,7 @@ _SECRETS = (
 
 
 def hide_secrets(text: str) -> str:
-    """Replace user names and passwords in URLs by *** before a text is shown or written, as in URLs of cameras."""
+    """Replace user names and passwords in URLs, such as those of cameras, by *** before text is shown or written."""
     if "://" in text:
         for pattern, shown in _SECRETS:
             text = pattern.sub(shown, text)

@@ -124,7 +124,7 @@ def _is_running(pid: int) -> bool:
 
 
 def check_output(path: Path, *, folder: bool = False) -> None:
-    """Raise InputError if a file or folder cannot be written under this name, to be called before hours of work."""
+    """Raise InputError if a file (or folder) cannot be written at `path`. Call this before hours of work."""
     if path.is_dir() and not folder:
         raise InputError(f"{path}: is a directory; expected a file")
     if path.is_file() and folder:

@@ -328,10 +328,7 @@ def test_the_disk_of_the_first_process_decides_where_all_go_on(first_has_it, alo
 
 
 def test_weights_are_left_out_where_the_first_process_goes_on(alone, drawn_data, monkeypatch):
-    """It does not matter whether another process has a file of an earlier run.
-
-    Without the weights, its running mean would start from nothing.
-    """
+    """A file of an earlier run in another process must not leave them out: its mean would start from nothing."""
     flags = ["--data_dir", str(drawn_data), "--save_path", str(alone), *PLAIN, "--weights", "published", "--resume"]
     args = train_model.parse_args(flags)
     videos = [load_videos(drawn_data / split, num_workers=1) for split in ("train", "val")]

@@ -391,7 +391,7 @@ def test_class_weights_are_not_listed():
 
 
 def test_a_new_run_can_start_from_a_finished_one(unbroken, drawn_data, tmp_path):
-    """It starts from the best epoch, as the message for a longer run says, with its head, since the classes match."""
+    """It starts from the best epoch, including the head, as the message that refuses a longer run suggests."""
     path = tmp_path / "more.pth"
     run(drawn_data, path, "--weights", str(unbroken), "--num_epochs", "1", "--lr", "1e-12", "--ema_decay", "0")
     start, got = load_checkpoint(unbroken), load_checkpoint(path)

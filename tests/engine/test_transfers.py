@@ -16,7 +16,7 @@ META = torch.device("meta")
 
 
 class Transfers(TorchDispatchMode):
-    """Record (shape, non_blocking, storage address) of each tensor sent to META."""
+    """Records (shape, non_blocking, storage address) of each tensor sent to META."""
 
     def __init__(self):
         super().__init__()

@@ -29,7 +29,7 @@ MIXED = {"mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.999}
 
 
 def unmixed(name: str) -> dict[str, float]:
-    """Return PLAIN with the drop path rate of the model's recipe, as all parts use for compiled code."""
+    """Return PLAIN with the drop path rate of the model's recipe, with which all parts compile networks."""
     return {**PLAIN, "drop_path": get_spec(name).recipe["drop_path"]}
 
 

@@ -13,7 +13,7 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class RunningMean:
-    """A copy of a model whose weights are a running mean of the model's own."""
+    """A copy of a model whose weights are a running mean of the model's weights."""
 
     # torch's AveragedModel keeps its counter on the GPU, which makes the program wait for the GPU in each step, and it
     # copies every constant buffer of the model.

@@ -10,8 +10,8 @@ from video_module.scores import at_temperature, log_loss, video_score
 from video_module.tables import align
 
 # Standard deviation of a normal prior on the logarithm of the temperature, which pulls the temperature towards 1. A
-# hundred videos outweigh it. Without it, eight videos that happen to be all correct would give a temperature of 0, and
-# every score would be 1.
+# hundred videos outweigh it. Without it, eight videos that happen to be all correct would give a temperature of 0, at
+# which the best class always scores 1.
 _PRIOR_DEVIATION = 0.5
 _RANGE = (1 / 8, 8.0)
 # A precision measured on fewer answers is meaningless.
@@ -51,7 +51,7 @@ class Calibration:
     trade_offs: tuple[TradeOff, ...] = ()
     """Effects of `min_score` and of higher thresholds; empty with fewer than three classes."""
     learned_unknown: bool = False
-    """Whether the network was trained on the classes that play the unknown ones in `trade_offs`."""
+    """Whether the network was trained on the classes that stand in for unknown ones in `trade_offs`."""
 
     @property
     def recorded(self) -> dict[str, float]:

@@ -119,7 +119,7 @@ def train_epoch(
     Raises InputError, naming the step, at the first loss that is not finite (in fp16, which skips such steps, at the
     21st in a row), and if more than config.max_failed_share of the epoch's `num_items` clips fail. Raises Interrupted
     when `stop` is requested, with `partial` up to date. A single process then abandons the current step, which can
-    take minutes, and repeats it when the run is resumed. Several processes stop between two steps, to stay in step.
+    take minutes, and repeats it when the run is resumed. Several processes all stop between the same two steps.
     """
     group = trainer.group
     partial = partial if partial is not None else PartialEpoch()

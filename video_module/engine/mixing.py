@@ -6,7 +6,7 @@ from torchvision.transforms import v2
 
 
 class Mixer:
-    """Mix each clip of a batch with the previous one, by mixup or CutMix with torchvision's random parameters."""
+    """Mixes each clip of a batch with the previous one, by mixup or CutMix with torchvision's random parameters."""
 
     # torchvision's transforms expect channels before height and width and return permuted strides, so that mixed and
     # unmixed clips would differ in layout. Here every clip is contiguous.

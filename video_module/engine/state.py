@@ -89,7 +89,7 @@ def _weights(model) -> dict[str, Any]:
 
 
 class StateKeeper:
-    """Save the state of a run in the first process, as often as config.save_every says.
+    """Saves the state of a run in the first process, as often as config.save_every says.
 
     The state of an earlier run of the same name is moved aside until an epoch is done, so that nothing is lost if a
     forgotten --resume or --save_path is noticed by then.

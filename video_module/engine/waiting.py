@@ -58,7 +58,7 @@ def _short_side(clips: TrainingClips) -> int:
 
 
 class WaitMeter:
-    """Measure the total time in which the device was idle because the program waited for clips."""
+    """Measures the total time in which the device was idle because the program waited for clips."""
 
     # While the program waits, a GPU continues with its queued work. So an event is recorded after each step, and a wait
     # counts only from the moment the GPU reached the event.

@@ -265,9 +265,8 @@ def _load_backbone(
 ) -> None:
     """Load weights of any known layout.
 
-    The last layer keeps its new values if the weights are for other classes, which `has_others` tells where their
-    number does not. Unused tensors are printed. Raises InputError listing the tensors that are missing or have a
-    different shape.
+    The last layer keeps its new values if the weights are for other classes, judging by their number or `has_others`.
+    Unused tensors are printed. Raises InputError listing the tensors that are missing or have a different shape.
     """
     own, in_file = model.backbone.state_dict(), weights
     layout, weights = layouts.match_layout(in_file, own)

@@ -32,7 +32,7 @@ def round_width(channels: int, factor: float) -> int:
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale each channel by a factor in 0..1 that depends on the means of all channels (Hu et al. 2018)."""
+    """Scales each channel by a factor in 0..1 that depends on the means of all channels (Hu et al. 2018)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -46,7 +46,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """Expand the channels, convolve each channel separately (3x3x3), and reduce the channels."""
+    """Expands the channels, convolves each channel separately (3x3x3), and reduces the channels."""
 
     def __init__(self, inputs: int, inner: int, outputs: int, *, stride: int, squeezes: bool):
         super().__init__()
