@@ -1,4 +1,4 @@
-"""Work ahead in a thread, for loops whose halves (a decoder, a network, an encoder) release the interpreter lock."""
+"""Run a generator ahead in a thread, for loops whose parts (decoder, network, encoder) release the interpreter lock."""
 
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -10,17 +10,17 @@ _WAIT_S = 0.1
 
 
 def in_background(items: Generator[_T, None, None], *, depth: int) -> Iterator[_T]:
-    """Yield the items of a generator that runs in a thread, up to `depth` items ahead; its errors are raised here.
+    """Yield the items of a generator that runs in a thread, up to `depth` items ahead.
 
-    Closing this iterator early stops the thread and closes `items`.
+    Errors in the generator are raised here. Closing this iterator early stops the thread and closes `items`.
     """
     end = object()
     thread = ThreadPoolExecutor(1)
     ahead: deque[Future] = deque(thread.submit(next, items, end) for _ in range(depth + 1))
     try:
         while True:
-            # A finished item needs no wait(), which takes locks for each of thousands of frames. On Windows, Ctrl-C
-            # does not interrupt a wait without a time limit.
+            # Check done() first, because wait() takes locks, and there are thousands of frames. Wait with a timeout,
+            # because on Windows Ctrl-C does not interrupt a wait without one.
             while not ahead[0].done():
                 wait([ahead[0]], timeout=_WAIT_S)
             if (item := ahead.popleft().result()) is end:

@@ -1,4 +1,4 @@
-"""Settings that are stored with a model: its clips, and how it was trained. Standard library only."""
+"""Settings of clips, training, timelines and export. Imports only the standard library."""
 
 import dataclasses
 import math
@@ -9,23 +9,23 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """A model's input contract: which frames make a clip, and how their pixels are processed.
+    """A model's input: which frames form a clip, and how their pixels are processed.
 
     It is stored in every checkpoint and ONNX file, so that a file needs no further settings.
     """
 
     num_frames: int = 32
     frame_stride: int = 2
-    """Step between the frames of a clip; 1 takes every frame. With target_fps, it counts frames at that rate."""
+    """Step between the frames of a clip; 1 takes every frame. With `target_fps`, frames are counted at that rate."""
     target_fps: float | None = None
-    """Frame rate that all files are resampled to, in frames/s; None keeps each file's own rate."""
+    """Frame rate in frames/s to which all files are resampled; None keeps each file's own rate."""
     resize: int | tuple[int, int] = 256
     """Length of the short side in pixels, or (height, width)."""
     crop: int = 224
     """Side of the square that the model sees, in pixels."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Per channel, for RGB in 0..1, as the mean; both are applied inside the model."""
+    """Standard deviation per channel. Mean and std are for RGB in 0..1 and are applied inside the model."""
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "frame_stride", "crop"):
@@ -45,12 +45,12 @@ class ClipConfig:
 
     @property
     def span(self) -> int:
-        """Number of frames from a clip's first to its last, inclusive, at the clip's own rate."""
+        """Number of frames from a clip's first to its last frame, inclusive, at the clip's own rate."""
         return (self.num_frames - 1) * self.frame_stride + 1
 
     @property
     def default_clip_step(self) -> int:
-        """Default number of frames between windows: half a clip, so that each frame is in two windows."""
+        """Default number of frames between windows, half a clip, so that each frame is in two windows."""
         return max(1, self.span // 2)
 
     @property
@@ -63,7 +63,10 @@ class ClipConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ClipConfig":
-        """Undo to_dict(), also after a round trip through JSON, which has no tuples."""
+        """Undo to_dict(), even after a round trip through JSON, which has no tuples.
+
+        Raises ValueError on unknown keys.
+        """
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown clip settings {unknown}: written by a newer version?")
@@ -71,12 +74,12 @@ class ClipConfig:
 
 
 def setting(value: Any, text: str, **metadata: Any) -> Any:
-    """A dataclass field that is also a flag; see cli.add_config_arguments()."""
+    """Return a dataclass field that is also a flag; see cli.add_config_arguments()."""
     return field(default=value, metadata={"help": text, **metadata})
 
 
 LINKS = ("hard", "sym", "copy")
-"""How a split's files are made from the videos."""
+"""Ways to create the files of a split from the videos."""
 AUGMENTATIONS = ("none", "light", "strong")
 ALL_CLASSES = "all"
 
@@ -85,7 +88,7 @@ AUTO = "auto"
 
 
 def auto_or_count(text: str) -> int | str:
-    """Read `auto` or a count of at least 1."""
+    """Parse `auto` or a count of at least 1. Raises ValueError on anything else."""
     if text == AUTO:
         return AUTO
     if not text.isdecimal() or int(text) < 1:
@@ -95,10 +98,10 @@ def auto_or_count(text: str) -> int | str:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a model is trained. Registry entries replace some defaults; every field is a flag of train_model.py."""
+    """Training settings. Registry entries replace some defaults, and every field is a flag of train_model.py."""
 
-    # The defaults are from Video Swin's recipe: 30 epochs with 2.5 of warm-up, a backbone at a tenth of the new head's
-    # learning rate, a weight decay of 0.02.
+    # The defaults follow Video Swin's recipe: 30 epochs, 2.5 of them warm-up, a tenth of the new head's learning rate
+    # for the backbone, and a weight decay of 0.02.
     num_epochs: int = setting(
         30,
         "number of epochs; each takes --num_repeats clips of every training video, or all its windows",
@@ -117,8 +120,9 @@ class TrainConfig:
         1, "random clips per video in each step and epoch (repeated augmentation)", default="the model's"
     )
     lr: float = setting(1e-3, "peak learning rate of the head, for --lr_batch clips per step", default="the model's")
-    # A learning rate belongs to a batch size: half the clips per step make twice as many steps, which at the same rate
-    # would move the weights twice as far (Goyal et al. 2017). With this scaling, another batch needs no other --lr.
+    # The right learning rate depends on the batch size: with half the clips per step there are twice as many steps,
+    # which at the same rate would move the weights twice as far (Goyal et al. 2017). With this scaling, --lr can stay
+    # the same when the batch changes.
     lr_batch: int = setting(
         64,
         "effective batch that --lr refers to; all rates scale with --effective_batch / --lr_batch",
@@ -143,7 +147,7 @@ class TrainConfig:
     )
     mix_off_epochs: int = setting(3, "number of last epochs without mixup and CutMix")
     clip_grad_norm: float = setting(1.0, "clip the gradient norm to this")
-    # A mean over about the last thousand steps, which evens out the noise of single steps.
+    # This averages over about the last thousand steps, which evens out the noise of single steps.
     ema_decay: float = setting(
         0.999, "decay of the running mean of the weights, which is validated and saved; 0: off", default="the model's"
     )
@@ -175,7 +179,7 @@ class TrainConfig:
         "classes never to flip because their mirror image is another action; all: flip none",
         default="flip every class",
     )
-    # A few damaged files should not end a run of days, but more than a few mean a wrong folder or a failing disk.
+    # A few damaged files should not end a run of several days, but many point to a wrong folder or a failing disk.
     max_failed_share: float = setting(
         0.01,
         "stop if more than this share of an epoch's clips cannot be read; unreadable clips are skipped and reported",
@@ -199,8 +203,8 @@ class TrainConfig:
         "use only deterministic CUDA kernels, which are slower; a resumed run then equals an uninterrupted one bit "
         "for bit, and otherwise up to rounding",
     )
-    # In minutes, not steps, because the loss after a crash is time: a step takes milliseconds on a GPU, minutes on a
-    # CPU.
+    # The default is in minutes, not steps, because a crash costs time, and a step takes milliseconds on a GPU but
+    # minutes on a CPU.
     save_every: str = setting(
         "10min", "interval for saving the state within an epoch, in steps (500) or minutes (10min)"
     )
@@ -244,7 +248,7 @@ class TrainConfig:
 
     @property
     def save_interval(self) -> tuple[float, float]:
-        """save_every as (steps, seconds); one of the two is infinite."""
+        """`save_every` as (steps, seconds), one of which is infinite. Raises ValueError if it cannot be parsed."""
         match = re.fullmatch(r"([1-9]\d*|\d*\.\d+)(min)?", self.save_every)
         if not match or (not match[2] and "." in match[1]):
             raise ValueError(
@@ -254,7 +258,7 @@ class TrainConfig:
 
     @property
     def rate_scale(self) -> float:
-        """Factor on all learning rates for the effective batch (Goyal et al. 2017)."""
+        """Factor that scales all learning rates to the effective batch (Goyal et al. 2017)."""
         return self.effective_batch / self.lr_batch
 
     def to_dict(self) -> dict[str, Any]:
@@ -262,12 +266,12 @@ class TrainConfig:
 
 
 DEFAULT_MIN_SCORE = 0.3
-"""Used for models whose file has no threshold."""
+"""Threshold for models whose file has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimelineConfig:
-    """How window scores become labelled segments; every field is a flag of run_model.py and run_gradio.py."""
+    """Settings that turn window scores into labelled segments; each is a flag of run_model.py and run_gradio.py."""
 
     smooth_s: float | None = setting(
         None,
@@ -287,21 +291,21 @@ class TimelineConfig:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
 
     def for_model(self, min_score: float) -> "TimelineConfig":
-        """Fill in a model's `min_score` if none is set."""
+        """Return these settings with the model's `min_score` if none is set."""
         return self if self.min_score is not None else dataclasses.replace(self, min_score=min_score)
 
 
 PRECISIONS = ("fp32", "fp16", "int8")
 """Precisions of exported files."""
 OPSETS = range(18, 24)
-"""Versions of the ONNX operator set that a network can be exported in."""
-# The first version in which Gelu is a single node.
+"""Versions of the ONNX operator set in which a network can be exported."""
+# The first version with Gelu as a single node.
 DEFAULT_OPSET = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportGates:
-    """How close an exported file must be to torch in fp32; every field is a flag of convert_model.py."""
+    """How closely an exported file must match torch in fp32; every field is a flag of convert_model.py."""
 
     fp32_tolerance: float = setting(
         1e-4, "fp32: largest allowed difference from torch's logits, relative to max(1, largest logit)"

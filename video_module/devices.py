@@ -1,4 +1,4 @@
-"""Read --device and --num_threads, for torch and onnxruntime alike."""
+"""Parse --device and --num_threads for both torch and onnxruntime."""
 
 import os
 import re
@@ -12,7 +12,8 @@ _WITHOUT_NUMBER = ("cpu", "openvino", "coreml")
 def parse_device(device: str) -> tuple[str, int]:
     """Split `auto`, `cpu`, `cuda`, `cuda:1` or the name of another runtime into name and index.
 
-    `auto:1`, which torchrun's second process gets, is cuda:1 where there is CUDA. Raises InputError if it is neither.
+    The second process of torchrun gets `auto:1`, which means cuda:1 if there is CUDA. Raises InputError if `device` is
+    none of these.
     """
     match = re.fullmatch(r"([a-z][a-z0-9-]*)(?::(\d+))?", device)
     if match is None or (match[2] and match[1] in _WITHOUT_NUMBER):
@@ -21,9 +22,9 @@ def parse_device(device: str) -> tuple[str, int]:
 
 
 def own_device(device: str) -> str:
-    """The device of one of several processes on a machine: the GPU of its LOCAL_RANK, if the launcher sets one.
+    """Return the device of this process, the GPU of its LOCAL_RANK if the launcher sets one.
 
-    Raises InputError if --device names one GPU for all of them.
+    Raises InputError if --device names a single GPU for all processes on this machine.
     """
     kind, _ = parse_device(device)
     if "LOCAL_RANK" not in os.environ:
@@ -34,6 +35,6 @@ def own_device(device: str) -> str:
 
 
 def own_threads(num_threads: int | None) -> int | None:
-    """The threads of one of several processes on a machine: by default its share of the cores."""
-    # If each took all cores, they would wait for one another.
+    """Return the number of threads of this process, by default its share of the cores if there are several."""
+    # If each process used all cores, they would wait for one another.
     return share_of_cores() if num_threads is None and "LOCAL_WORLD_SIZE" in os.environ else num_threads

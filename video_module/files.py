@@ -1,4 +1,4 @@
-"""Files: write them whole or not at all, check and lock outputs, recognise a file under other names, read UTF-8."""
+"""Write files atomically, check and lock outputs, recognise a file under other names, and read UTF-8."""
 
 import errno
 import glob
@@ -15,29 +15,29 @@ from typing import Any
 from video_module import machine
 from video_module.errors import InputError
 
-# Tells a reader how to read a model file, .pth or .onnx. Version 2 hashes each training video by its class and name,
-# while version 1 used the name alone (see data/leaks.py), and adds the version of the program that wrote the file.
-# Readers ignore unknown keys, so that a later version of the program can add some to version 2.
+# Format version of a model file, .pth or .onnx. Version 2 hashes each training video by its class and name, where
+# version 1 used the name alone (see data/leaks.py), and adds the version of the program that wrote the file. Readers
+# ignore unknown keys, so a later version of the program can add keys to version 2.
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 
-# Errors of writing to a full disk, beyond a quota, and beyond the largest size of a file.
+# Error numbers for a full disk, an exceeded quota, and a file above the largest size.
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# File systems allow 255 bytes for a name, and an unfinished file has a longer name than the finished one.
+# File systems allow 255 bytes in a name, and a temporary file has a longer name than the finished one.
 _MOST_BYTES = 230
 # Pauses between attempts to move a file that another program has open on Windows. Virus scanners and indexers close it
-# within this second and a half.
+# within these one and a half seconds.
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to. If the block succeeds, it replaces `path`; else it is deleted.
+    """Yield a temporary path beside `path` for writing a file or a folder.
 
-    The suffix is kept, since matplotlib, PyAV and others choose the format by it. Works for a file or a folder. An old
-    folder is moved aside first, so that either the old or the new one is complete at any moment, and is then deleted
-    with everything in it, so callers must make sure that it is theirs. A link to a folder is kept and its target
-    replaced.
+    If the block succeeds, the result replaces `path`, otherwise it is deleted. The temporary path keeps the suffix,
+    because matplotlib, PyAV and others choose the format by it. An existing folder is first moved aside, so that the
+    old or the new one is complete at any moment. It is then deleted with everything in it, so callers must make sure
+    that it is theirs. If `path` is a link to a folder, the link is kept and its target is replaced.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow links to files)
     if path.is_dir():
@@ -59,7 +59,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             move(partial, path)
     except OSError as error:
         if error.errno in FULL_DISK:
-            # Python does not say which file did not fit, and shutil names the source of a copy
+            # Python does not name the file that did not fit, and shutil names the source of a copy instead.
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     finally:
@@ -67,25 +67,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
-                # Windows cannot delete an open file. In that case, show the error that led here.
+                # Windows cannot delete an open file. Do not let that hide the error that led here.
                 with suppress(PermissionError):
                     leftover.unlink(missing_ok=True)
 
 
 def _short_name(path: Path) -> tuple[str, str]:
-    """The stem and suffix of `path`; if the name leaves no room for additions, the stem is a hash."""
+    """Return the stem and suffix of `path`, with a hash as the stem if the name is too long to be extended."""
     if len(os.fsencode(path.name)) <= _MOST_BYTES:
         return path.stem, path.suffix
     stem = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    # A longer "suffix" is not a format, but part of a name that contains a full stop
+    # A longer "suffix" is not a format but part of a name that contains a full stop.
     return stem, path.suffix if len(path.suffix) < 16 else ""
 
 
 def move(path: Path, target: Path) -> None:
     """Rename a file, replacing an existing one, or a folder.
 
-    Windows refuses this while another program has the file open, as virus scanners do for a moment and Excel until it
-    is closed, so this tries again for a while. Raises PermissionError naming the target.
+    Windows refuses this while another program has the file open. Virus scanners have it open for a moment, but Excel
+    until it is closed, so this function retries for a while and then raises PermissionError naming the target.
     """
     for pause_s in (*_PAUSES_S, None):
         try:
@@ -101,36 +101,36 @@ def move(path: Path, target: Path) -> None:
 
 
 def remove_partial(path: Path) -> None:
-    """Delete temporary files for `path` that killed processes left behind in replacing()."""
+    """Delete temporary files that replacing() made for `path` in processes that were killed."""
     stem, suffix = _short_name(path)
     for leftover in path.absolute().parent.glob(f".{glob.escape(stem)}.partial-*{glob.escape(suffix)}"):
         number = leftover.name.removesuffix(suffix).rpartition("-")[2]
         if number.isdecimal() and leftover.is_file() and not _is_running(int(number)):
-            # On Windows another process may still be writing to it
+            # On Windows, another process may still be writing to it.
             with suppress(PermissionError):
                 leftover.unlink(missing_ok=True)
 
 
 def _is_running(pid: int) -> bool:
-    # On Windows os.kill() would send a Ctrl-C, and open files cannot be deleted there anyway
+    # On Windows, os.kill() would send a Ctrl-C, and open files cannot be deleted there anyway.
     if machine.ON_WINDOWS:
         return pid == os.getpid()
     try:
         os.kill(pid, 0)
     except OSError as error:
-        # Another user's running process gives a PermissionError
+        # A running process of another user gives a PermissionError.
         return not isinstance(error, ProcessLookupError)
     return True
 
 
 def check_output(path: Path, *, folder: bool = False) -> None:
-    """Raise InputError, before hours of work, if a file (or folder) cannot be written under this name."""
+    """Raise InputError if a file (or folder) cannot be written at `path`. Call this before hours of work."""
     if path.is_dir() and not folder:
         raise InputError(f"{path}: is a directory; expected a file")
     if path.is_file() and folder:
         raise InputError(f"{path}: is a file; expected a directory")
     parent = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), None)
-    # Only happens on Windows, for a path on a drive that does not exist
+    # This only happens on Windows, for a path on a drive that does not exist.
     if parent is None:
         raise InputError(f"{path}: drive {path.absolute().anchor} does not exist")
     if parent != path and not parent.is_dir():
@@ -143,9 +143,10 @@ def check_output(path: Path, *, folder: bool = False) -> None:
 
 
 def check_outputs(outputs: Sequence[tuple[str, Path | None]], inputs: Sequence[tuple[str, Path | None]] = ()) -> None:
-    """Run check_output() on the files of several flags, and raise InputError if two are the same file, or an input.
+    """Run check_output() on the output files of several flags.
 
-    Both are pairs (flag, path), with None for a flag that was not given.
+    Also raises InputError if two outputs are the same file or an output is an input. `outputs` and `inputs` are pairs
+    (flag, path), where the path is None if the flag was not given.
     """
     owner = {file_key(path): (flag, path) for flag, path in inputs if path is not None and path.exists()}
     read = set(owner)
@@ -163,7 +164,7 @@ def check_outputs(outputs: Sequence[tuple[str, Path | None]], inputs: Sequence[t
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes that use this lock from writing `path`, until this block or process ends.
+    """Lock `path` against other processes that use this lock, until the block or the process ends.
 
     Raises InputError if another process holds the lock.
     """
@@ -174,7 +175,7 @@ def locked(path: Path) -> Iterator[None]:
     with open(lock, "a+b") as file:
         try:
             _lock(file.fileno())
-            # The previous holder may have deleted the file just now.
+            # The previous holder may just have deleted the file.
             is_ours = lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno()))
         except (BlockingIOError, PermissionError):
             is_ours = False
@@ -202,21 +203,21 @@ def _lock(descriptor: int) -> None:
 
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         return
-    # Not flock(), whose locks are inherited by worker processes, which may outlive a killed run by some seconds.
+    # flock() would not do: worker processes inherit its locks, and they may outlive a killed run by some seconds.
     fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def check_model_file(path: Path) -> None:
-    """Raise InputError, naming the script that creates it, if a model file does not exist."""
+    """Raise InputError if a model file does not exist, naming the script that creates it."""
     makers = {".pth": "; create it with train_model.py", ".onnx": "; create it with convert_model.py"}
     if not path.exists():
         raise InputError(f"{path}: no such file{makers.get(path.suffix.lower(), '')}")
 
 
 def lies_in(path: Path, folder: Path) -> bool:
-    """Whether `path`, which need not exist, is `folder` or lies below it, however the two are spelled.
+    """Return whether `path`, which need not exist, is `folder` or lies below it, however the two are spelled.
 
-    On systems that ignore case, a folder has many spellings, which resolve() does not unify on macOS.
+    On systems that ignore case, a folder has many spellings, and on macOS resolve() does not unify them.
     """
     path, folder = path.resolve(), folder.resolve()
     chain = (path, *path.parents)
@@ -224,9 +225,9 @@ def lies_in(path: Path, folder: Path) -> bool:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield the files at any depth below `folder`, including those in linked folders, and broken links.
+    """Yield the files at any depth below `folder`, including broken links and files in linked folders.
 
-    Raises OSError naming a folder that cannot be read.
+    Raises OSError naming the folder if one cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -234,29 +235,32 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        # A link to a parent folder would lead back here without end.
+        # A link to a parent folder would lead back here forever.
         where = os.path.realpath(place)
         if where in seen:
             folders.clear()
             continue
         seen.add(where)
-        # Folders come before links, so that a folder is listed under its own name, not under a link's.
+        # Visit folders before links, so that a folder is listed under its own name and not under that of a link.
         folders.sort(key=lambda name: (os.path.islink(os.path.join(place, name)), name))  # noqa: PTH114, PTH118
         yield from (Path(place) / name for name in files)
 
 
 def file_key(path: Path) -> Hashable:
-    """A key that is the same for all names of a file, whatever their case and links. Without a file, the full path."""
+    """Return a key that is the same for all names of a file, regardless of case and links.
+
+    If the file does not exist, the key is the full path.
+    """
     with suppress(OSError):
         stat = path.stat()
-        # On Windows, files on some network drives have no inode number
+        # On Windows, files on some network drives have no inode number.
         if stat.st_ino:
             return stat.st_dev, stat.st_ino
     return path.resolve()
 
 
 def file_digest(path: Path) -> str:
-    """The file's SHA-256, shortened."""
+    """Return the first 12 hexadecimal digits of the file's SHA-256."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
@@ -272,7 +276,7 @@ def read_text(path: Path) -> str:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text by replacing(), with the same bytes on every system."""
+    """Write UTF-8 text through replacing(), with the same bytes on every system."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
 

@@ -1,4 +1,4 @@
-"""The cores that this process may use, and a description of the machine. Standard library only."""
+"""The cores available to this process, and a description of the machine. Imports only the standard library."""
 
 import math
 import os
@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# All code that behaves differently on Windows reads this, so that a test can change it in one place.
+# All code outside the benchmarks that behaves differently on Windows reads this, so that tests can change it here.
 ON_WINDOWS = os.name == "nt"
 
 _OWN_CGROUPS, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def describe_machine(packages: Sequence[str] = ("torch", "onnxruntime")) -> dict[str, str | int]:
-    """Processor, cores that this process may use, system, and the versions of Python and `packages`."""
+    """Return processor, cores available to this process, system, and the versions of Python and `packages`."""
     from importlib import metadata
 
     versions = {}
@@ -35,33 +35,36 @@ def describe_machine(packages: Sequence[str] = ("torch", "onnxruntime")) -> dict
 
 
 def available_cores() -> int:
-    """Number of cores that this process may use: all, or the part that a container or scheduler allows, rounded up."""
+    """Return the number of cores available to this process, limited by container and scheduler and rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *_core_limits()]))
 
 
 def share_of_cores() -> int:
-    """This process's share of the cores, among torchrun's processes on this machine."""
+    """Return the number of cores for each of torchrun's processes on this machine, at least 1."""
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def default_num_workers() -> int:
-    """Default number of decoding processes: one per core of this process's share, at most eight."""
+    """Return the default number of decoding processes: one per core of this process's share, at most eight."""
     return min(8, share_of_cores())
 
 
 def leaves_bars() -> bool:
-    """Whether finished progress bars stay: yes in a log, where they end their line; no in a terminal or notebook."""
+    """Return whether finished progress bars should stay.
+
+    They stay in a log, where they end their line, but not in a terminal or notebook.
+    """
     return not ((sys.stderr and sys.stderr.isatty()) or "ipykernel" in sys.modules)
 
 
 def started_by_torchrun() -> bool:
-    """Whether torchrun started this process. Other launchers set RANK too, so RANK alone does not tell."""
+    """Return whether torchrun started this process. RANK alone does not tell, because other launchers set it too."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def leave_terminal() -> None:
-    """Discard further output to the terminal. Once it is closed, each print() would raise an OSError."""
+    """Discard further output to the terminal, because print() raises OSError once the terminal is closed."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         with suppress(OSError):
@@ -71,7 +74,7 @@ def leave_terminal() -> None:
 
 
 def _core_limits() -> Iterator[int]:
-    """Number of cores that each of this process's control groups allows, rounded up."""
+    """Yield the number of cores that each of this process's control groups allows, rounded up."""
     for folder in _cpu_groups():
         for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # versions 2 and 1
             with suppress(OSError):
@@ -82,7 +85,7 @@ def _core_limits() -> Iterator[int]:
 
 
 def _cpu_groups() -> Iterator[Path]:
-    """Folders of this process's control groups (Linux, versions 1 and 2) and of their parent groups."""
+    """Yield the folders of this process's control groups (Linux, versions 1 and 2) and of their parent groups."""
     try:
         lines = _OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -92,14 +95,14 @@ def _cpu_groups() -> Iterator[Path]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         top = _CGROUPS / "cpu" if controllers else _CGROUPS
-        # A container may see the name that its group has outside, while its files are at the top inside. So parent
-        # groups are read too; any of them may set the lowest limit.
+        # A container may see the name that its group has outside, while the group's files are at the top level inside.
+        # Parent groups are read for this reason, and because any of them may set the lowest limit.
         group = top / name.lstrip("/")
         yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))
 
 
 def peak_process_bytes() -> int | None:
-    """Peak memory of this process in bytes; None if the system does not report it."""
+    """Return the peak memory of this process in bytes, or None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -116,6 +119,6 @@ def _processor() -> str:
     fields = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
     fields = {key.strip(): value.strip() for key, value in fields.items()}
     flags = set(fields.get("flags", "").split())
-    # These decide how fast matrix products are, above all in 8 bits.
+    # These determine the speed of matrix products, above all in 8 bits.
     known = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8") if name in flags]
     return " ".join([fields.get("model name", platform.machine()), *(["(" + ", ".join(known) + ")"] if known else [])])

@@ -1,4 +1,4 @@
-"""Turn logits into scores of clips and videos, and say how far an accuracy over few videos can be trusted."""
+"""Turn logits into scores of clips and videos, and say how reliable an accuracy measured on few videos is."""
 
 import math
 from collections.abc import Callable
@@ -8,11 +8,11 @@ import numpy as np
 from video_module.tables import pluralize
 
 ScoreClips = Callable[[np.ndarray], np.ndarray]
-"""uint8 RGB (N, T, H, W, 3) -> logits float32 (N, num_classes)."""
+"""A function from uint8 RGB clips (N, T, H, W, 3) to float32 logits (N, num_classes)."""
 
 
 def softmax(logits: np.ndarray, *, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities over the last axis, float64."""
+    """Return the softmax over the last axis as float64 probabilities."""
     logits = np.asarray(logits, dtype=np.float64) / temperature
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
@@ -25,39 +25,40 @@ def at_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The mean of -log of the label's score; `scores` is (N, K), and a score of 0 counts as 1e-15."""
+    """Return the mean of -log(score of the label) for `scores` (N, K), where a score of 0 counts as 1e-15."""
     picked = scores[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(picked, 1e-15)).mean())
 
 
 def video_score(view_scores: np.ndarray) -> np.ndarray:
-    """The score of a video: the mean of its views' probabilities. (num_views, num_classes) -> (num_classes,)."""
+    """Average the probabilities of a video's views, (num_views, num_classes) -> (num_classes,)."""
     return view_scores.mean(axis=0)
 
 
 def top_k(scores: np.ndarray, class_names: list[str], k: int) -> list[dict[str, str | float]]:
-    """The k best classes of one score vector, best first: [{"label", "score"}]; ties keep the order of classes."""
+    """Return the k best classes of a score vector as [{"label", "score"}], best first; ties keep the class order."""
     best = np.argsort(-scores, kind="stable")[:k]
     return [{"label": class_names[index], "score": float(scores[index])} for index in best]
 
 
 def is_in_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """Whether each row's label is among the k best of `scores` (N, K): bool (N,); ties keep the order of classes."""
+    """Return whether each row's label is among the k best of `scores` (N, K), bool (N,); ties keep the class order."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return (best == labels[:, None]).any(axis=1)
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of rows of `scores` (N, K) whose label is among the k best."""
+    """Return the share of rows of `scores` (N, K) whose label is among the k best."""
     return float(is_in_top_k(scores, labels, k).mean())
 
 
-# In smaller tests the interval is 0.18 or wider, more than most differences between models.
+# A test is small below this many videos or sources. The interval is then at least 0.18 wide, more than most
+# differences between models.
 _SMALL_TEST, _FEW_SOURCES = 100, 5
 
 
 def accuracy_interval(num_right: float, num_videos: int) -> tuple[float, float]:
-    """95 % interval of the accuracy if `num_right` of `num_videos` independent videos are correct (Wilson, 1927)."""
+    """Return the 95 % interval of an accuracy, for `num_right` of `num_videos` independent videos (Wilson, 1927)."""
     square = 1.96**2
     centre = (num_right + square / 2) / (num_videos + square)
     share = num_right / num_videos
@@ -67,14 +68,14 @@ def accuracy_interval(num_right: float, num_videos: int) -> tuple[float, float]:
 
 
 def is_small_test(num_videos: int, num_sources: int | None = None) -> bool:
-    """Whether a test on this many videos (from this many sources, if known) says little."""
+    """Return whether a test on this many videos, from this many sources if known, says little."""
     return 0 < num_videos < _SMALL_TEST or (num_sources is not None and 0 < num_sources < _FEW_SOURCES)
 
 
 def describe_small_test(
     num_videos: int, num_sources: int | None, num_right: int | None = None, *, cross_validated: bool = False
 ) -> str:
-    """Say how wide the interval of a small test is and, unless it is part of a cross-validation, advise one.
+    """Say how wide the interval of a small test is, and advise a cross-validation unless it is part of one.
 
     Without `num_right`, two thirds are assumed to be correct. `num_sources` is None if the sources are unknown.
     """

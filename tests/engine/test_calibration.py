@@ -6,7 +6,7 @@ from video_module.scores import at_temperature, softmax
 
 
 def drawn(num_videos: int, *, sharpness: float, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
-    """Scores of 4 classes whose labels are drawn from softmax(logits), while the scores are of logits times that."""
+    """Return 4-class scores of logits * sharpness, with labels drawn from softmax(logits)."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (num_videos, 4))
     labels = np.array([rng.choice(4, p=row) for row in softmax(logits)])
@@ -56,7 +56,7 @@ def test_precision_out_of_reach_is_told():
 
 
 def unknown_scores(scores: list[np.ndarray], labels: np.ndarray, temperature: float) -> np.ndarray:
-    """The best of the other classes' scores, which sum to 1 again."""
+    """Return the best score of each video without its own class, normalised to a sum of 1."""
     rows = [np.delete(at_temperature(row, temperature)[0], label) for row, label in zip(scores, labels, strict=True)]
     return np.array([row.max() / row.sum() for row in rows])
 

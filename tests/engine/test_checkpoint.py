@@ -1,4 +1,4 @@
-"""Model files of this format version, of the one before, and of programs to come. version1/ was written by 0.1."""
+"""Model files of this format version, the previous one, and later ones. version1/ was written by version 0.1."""
 
 import errno
 import hashlib
@@ -33,7 +33,7 @@ def test_a_checkpoint_of_version_1_loads_and_is_saved_as_version_2(tmp_path):
     save_checkpoint(tmp_path / "new.pth", checkpoint)
     content = torch.load(tmp_path / "new.pth", weights_only=True)
     assert (content["format_version"], content["program_version"]) == (2, __version__)
-    assert content["train_clips"] == NAMES  # what they leave open, no later version can know
+    assert content["train_clips"] == NAMES  # hashes of version 1 cannot be converted
 
 
 def test_an_onnx_file_of_version_1_is_served():
@@ -58,7 +58,7 @@ def test_both_kinds_of_version_1_know_names_alone(name):
         leaks.train_overlap([video], train_sources=loaded.train_sources, train_clips=loaded.train_clips, protocol=None)
         for video in videos
     )
-    assert (other.num_clips, other.num_sources, other.is_leak) == (1, 0, False)  # run had no 0002: nobody can tell
+    assert (other.num_clips, other.num_sources, other.is_leak) == (1, 0, False)  # the hash of 0002 names no class
     assert (same.num_clips, same.num_sources, same.is_leak) == (1, 1, True)
 
 

@@ -27,7 +27,7 @@ def test_cuda_where_there_is_none_is_an_error():
 
 @pytest.mark.parametrize(("device", "index"), [("cuda:1", 1), ("auto", 0)])
 def test_a_gpu_becomes_the_current_one(device, index, monkeypatch):
-    """Without it, events would be recorded on the first one."""
+    """Otherwise events would be recorded on the first GPU."""
     current = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -65,7 +65,7 @@ def test_deterministic_kernels(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
 def test_tf32_where_it_is_asked_for_alone(precision):
-    """torch lets convolutions use it by default, and training lets products of matrices."""
+    """By default torch allows TF32 in convolutions, and training allows it in matrix products."""
     earlier = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:

@@ -1,4 +1,4 @@
-"""test_model.py and train_model.py under a real torchrun of two and three processes on the CPU."""
+"""test_model.py and train_model.py under a real torchrun with two and three processes on the CPU."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def torchrun(
 
 @pytest.fixture
 def odd_test_dir(drawn_data, tmp_path) -> Path:
-    """Five videos: the first process gets one more than the second."""
+    """Five videos, so that the first process gets one more than the second."""
     folder = tmp_path / "odd"
     for video in sorted((drawn_data / "test").rglob("*.avi"))[:5]:
         (folder / video.parent.name).mkdir(parents=True)
@@ -74,7 +74,7 @@ def test_several_processes_score_as_one(num_processes, exported, odd_test_dir, t
     test_model.main([*map(str, flags), "--output_dir", str(tmp_path / "one")])
     result = torchrun(*flags, "--output_dir", tmp_path / "two", num_processes=num_processes)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("5 videos; ") == 1  # the first process alone prints
+    assert result.stdout.count("5 videos; ") == 1  # only the first process prints
     one, two = (tmp_path / name / "nano_onnx_predictions.csv" for name in ("one", "two"))
     assert list(read_scores(one)) == list(read_scores(two))
     for video, scores in read_scores(one).items():
@@ -87,7 +87,7 @@ def test_several_processes_score_as_one(num_processes, exported, odd_test_dir, t
 
 @pytest.mark.slow
 def test_one_process_that_fails_ends_the_job_in_one_line(exported, odd_test_dir, drawn_data, tmp_path):
-    """Its video breaks after both have begun; the other waits for its scores."""
+    """The video breaks after both processes have started, while the other waits for the scores."""
     folder = tmp_path / "test"
     shutil.copytree(odd_test_dir, folder)
     broken = sorted(folder.rglob("*.avi"))[1]
@@ -109,7 +109,7 @@ def test_one_process_that_fails_ends_the_job_in_one_line(exported, odd_test_dir,
 
 @pytest.mark.slow
 def test_no_video_counts_twice_where_the_shares_are_uneven(exported, drawn_data, tmp_path):
-    """21 videos on two processes are 21 in every figure, of testing and of training. Others fill up to 22."""
+    """21 videos on two processes count as 21 in every figure of testing and training, and are not filled up to 22."""
     clips = sorted((drawn_data / "test").rglob("*.avi"))
     for split in ("train", "val"):
         for number in range(21):
@@ -140,14 +140,14 @@ def test_no_video_counts_twice_where_the_shares_are_uneven(exported, drawn_data,
         assert row[name] * 21 == pytest.approx(round(row[name] * 21))
 
 
-# no chance in it: each process draws its own dropout and mixes its own clips
+# Settings without randomness, because each process draws its own dropout and mixes its own clips.
 PLAIN = (
     *("--model_type", "swin3d_nano", "--num_workers", "0", "--device", "cpu", "--num_epochs", "3", "--augment", "none"),
     *("--effective_batch", "11", "--batch_size", "4", "--mixup", "0", "--cutmix", "0", "--ema_decay", "0.9"),
     *("--head_dropout", "0", "--drop_path", "0"),
 )
 
-# two clips of a step for each of two processes, one at a time: a stop could come between them
+# Each of two processes takes two clips per step, one at a time, so that a stop could come between them.
 CHANCE = (*FLAGS, "--num_epochs", "3", "--num_workers", "0", "--batch_size", "1")
 
 
@@ -161,12 +161,12 @@ def alone(drawn_data, tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [2, 3])
 def test_several_processes_learn_as_one(num_processes, alone, drawn_data, tmp_path):
-    """24 videos in steps of 11, 11 and 2: no step is shared out evenly, and of the last, one of three gets no clip."""
+    """24 videos make uneven steps of 11, 11 and 2, and one of three processes gets no clip in the last one."""
     path = tmp_path / "nano.pth"
     flags = ["--data_dir", drawn_data, "--save_path", path, *PLAIN]
     result = torchrun(*flags, script="train_model.py", num_processes=num_processes)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("epoch   3/3") == 1  # the first process alone prints and writes
+    assert result.stdout.count("epoch   3/3") == 1  # only the first process prints and writes
     assert f"{num_processes} processes" in result.stdout
     assert "Warning" not in result.stderr
     one, several = (json.loads(p.with_name("nano_logs.json").read_text()) for p in (alone, path))
@@ -182,7 +182,7 @@ def test_several_processes_learn_as_one(num_processes, alone, drawn_data, tmp_pa
 
 @pytest.mark.slow
 def test_one_process_that_fails_in_training_ends_all_with_its_message(drawn_data, tmp_path):
-    """A video of the second process's share breaks; the others wait for its gradients."""
+    """A video in the share of the second process is broken, while the others wait for its gradients."""
     data = tmp_path / "data"
     shutil.copytree(drawn_data, data)
     for path in sorted((data / "train").rglob("*.avi"))[:3]:
@@ -199,7 +199,7 @@ def test_one_process_that_fails_in_training_ends_all_with_its_message(drawn_data
 
 @pytest.mark.slow
 def test_batch_norms_of_several_processes_are_validated_as_they_are_kept(drawn_data, tmp_path):
-    """Each process sees its own clips, but the figure is of the one file that is written."""
+    """Each process sees its own clips, but the logged figure must belong to the single file that is written."""
     path, val_dir = tmp_path / "mc3.pth", drawn_data / "val"
     flags = ["--data_dir", drawn_data, "--save_path", path, "--model_type", "mc3_18", "--weights", "none"]
     flags += ["--clip_len", "4", "--img_size", "32", "--num_epochs", "1", "--effective_batch", "8", "--lr", "1e-4"]
@@ -210,23 +210,23 @@ def test_batch_norms_of_several_processes_are_validated_as_they_are_kept(drawn_d
     test_model.main(["--test_dir", str(val_dir), "--checkpoint", str(path), "--allow_leak", *views])
     scores = read_scores(tmp_path / "mc3_predictions.csv")
     names = sorted(folder.name for folder in val_dir.iterdir())
-    # The log's loss is of the plain softmax, before a temperature was fitted.
+    # The logged loss is that of the plain softmax, before a temperature is fitted.
     temperature = load_checkpoint(path).temperature
     plain = {video: at_temperature(np.array(values), 1 / temperature) for video, values in scores.items()}
     losses = [-np.log(values[names.index(Path(video).parent.name)]) for video, values in plain.items()]
-    assert logged == pytest.approx(np.mean(losses), rel=2e-5)  # 3e-4 without the mean
+    assert logged == pytest.approx(np.mean(losses), rel=2e-5)  # 3e-4 without average_statistics()
 
 
 @pytest.fixture
 def gloo() -> Iterator[None]:
-    """Real collectives, of this process alone."""
+    """A real process group that consists of this process alone."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
 def test_a_process_without_a_clip_gives_its_gradients_and_keeps_its_batch_norms(gloo):
-    """As the second of two in a short last step. What it passes through in place of a clip is no video."""
+    """This is the second of two processes in a short last step, whose black clip must not change batch norm."""
     clip = get_spec("mc3_18").clip_config(clip_len=4, img_size=32)
     model = build_model("mc3_18", num_classes=4, clip=clip, seed=1)
     group = Group(rank=1, world_size=2, device="cpu")
@@ -237,7 +237,7 @@ def test_a_process_without_a_clip_gives_its_gradients_and_keeps_its_batch_norms(
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
     clips = torch.randint(0, 256, (2, *clip.shape), dtype=torch.uint8)
-    trainer.train_step([(clips, torch.tensor([0, 1]), [])], total=2.0)  # those that clips move are others
+    trainer.train_step([(clips, torch.tensor([0, 1]), [])], total=2.0)  # real clips do change the statistics
     assert not any(torch.equal(value, before[name]) for name, value in model.named_buffers() if "running" in name)
 
 
@@ -276,9 +276,10 @@ cli.run(lambda: train_model.main(arguments))
 @ends_by_signal
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_several_processes_go_on_within_an_epoch(how, two_unbroken, drawn_data, tmp_path):
-    """One of two is told to stop, or dies, in the third step of the second epoch; the job ends, and goes on.
+    """One of two processes is stopped or killed in the third step of the second epoch, and the job is resumed.
 
-    After the death on machines that share no disk: the second process cannot see what the first has saved.
+    After the kill, the job is resumed on machines without a shared disk, where the second process cannot see the file
+    that the first one saved.
     """
     (tmp_path / "fails.py").write_text(FAILS)
     path = tmp_path / "run" / "nano.pth"
@@ -286,7 +287,7 @@ def test_several_processes_go_on_within_an_epoch(how, two_unbroken, drawn_data, 
     ended = torchrun(how, "15", *flags, "--save_every", "1", script=str(tmp_path / "fails.py"))
     assert ended.returncode != 0
     assert ("Signal 9" in ended.stderr) == (how == "SIGKILL")
-    if how == "SIGTERM":  # the step that ran was finished by both
+    if how == "SIGTERM":  # both processes finish the current step
         assert "stopped in epoch 2, after step 3 of 12" in ended.stderr
     if how == "SIGKILL":
         result = torchrun("apart", "-1", *flags, "--resume", script=str(tmp_path / "fails.py"))
@@ -300,7 +301,7 @@ def test_several_processes_go_on_within_an_epoch(how, two_unbroken, drawn_data, 
 
 @dataclass(frozen=True, kw_only=True)
 class Second(Group):
-    """The second of two processes; told what the first one made, call by call."""
+    """The second of two processes, with the results of the first one's broadcasts in `told`."""
 
     rank: int = 1
     world_size: int = 2
@@ -313,7 +314,7 @@ class Second(Group):
 
 @pytest.mark.parametrize("first_has_it", [True, False])
 def test_the_disk_of_the_first_process_decides_where_all_go_on(first_has_it, alone, tmp_path):
-    """Another has no file, or one that the first lacks."""
+    """The second process lacks the file of the first one, or has a file that the first one lacks."""
     last = alone.with_name("nano_last.pth")
     saved = load_checkpoint(last)
     config = TrainConfig(**{k: v for k, v in saved.train_config.items() if k not in ("weights", "class_weights")})
@@ -327,7 +328,7 @@ def test_the_disk_of_the_first_process_decides_where_all_go_on(first_has_it, alo
 
 
 def test_weights_are_left_out_where_the_first_process_goes_on(alone, drawn_data, monkeypatch):
-    """Not where another has a file of an earlier run: its running mean would start from nothing."""
+    """A file of an earlier run in another process must not leave them out: its mean would start from nothing."""
     flags = ["--data_dir", str(drawn_data), "--save_path", str(alone), *PLAIN, "--weights", "published", "--resume"]
     args = train_model.parse_args(flags)
     videos = [load_videos(drawn_data / split, num_workers=1) for split in ("train", "val")]
@@ -348,7 +349,7 @@ def test_weights_are_left_out_where_the_first_process_goes_on(alone, drawn_data,
 def test_a_crash_in_one_process_ends_all(drawn_data, tmp_path):
     (tmp_path / "fails.py").write_text(FAILS)
     flags = ["--data_dir", drawn_data, "--save_path", tmp_path / "nano.pth", *PLAIN]
-    # the others do not wait for it: they would for half an hour, and torchrun() gives up before
+    # If the others waited for it, they would do so for half an hour, and torchrun() would time out before.
     result = torchrun("raises", "2", *flags, script=str(tmp_path / "fails.py"))
     assert result.returncode != 0
     assert "a device of process 1 is lost" in result.stderr
@@ -368,7 +369,7 @@ def test_shards_hold_everything_once(world_size):
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch):
-    assert own_device("cuda:1") == "cuda:1"  # of a launcher that numbers none
+    assert own_device("cuda:1") == "cuda:1"  # without LOCAL_RANK
     assert own_threads(None) is None
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert [own_device(device) for device in ("auto", "cuda", "cpu", "openvino")] == [
@@ -387,7 +388,7 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
 
 @pytest.mark.parametrize("script", [run_model, test_model])
 def test_processes_on_one_machine_share_its_cores_and_its_gpus(script, exported, odd_test_dir, tmp_path, monkeypatch):
-    """So that the networks of each do not wait for one another's; and the first alone looks at every video."""
+    """Sharing keeps the networks from waiting for one another. Only the first process checks all videos."""
     given, looked = [], []
 
     def load(model, *, device: str, num_threads: int | None, precision: str = "fp32"):
@@ -406,7 +407,7 @@ def test_processes_on_one_machine_share_its_cores_and_its_gpus(script, exported,
     if script is run_model:
         flags = ["--model", exported, "--video_path", odd_test_dir, "--save_json", tmp_path / "json"]
     script.main([*map(str, flags), "--device", "auto"])
-    assert given == [("auto:1" if script is run_model else "cpu", 4)]  # what join_group() gives, its own test shows
+    assert given == [("auto:1" if script is run_model else "cpu", 4)]  # "cpu" is the device of Second
     assert not looked
     assert own_threads(3) == 3
 

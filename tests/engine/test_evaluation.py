@@ -19,7 +19,7 @@ from video_module.report.results import results_stem
 
 @pytest.fixture(params=["trained", "exported"])
 def model(request) -> Path:
-    """The .pth and the .onnx file."""
+    """The .pth and the .onnx file of one model."""
     return request.getfixturevalue(request.param)
 
 
@@ -39,7 +39,7 @@ def test_scores_do_not_depend_on_batches_and_workers(model, drawn_data):
 
 
 def test_batches_in_pinned_memory_score_alike(trained, drawn_data, monkeypatch):
-    """They are made in a thread, while the network computes; here memory cannot be pinned."""
+    """Such batches are assembled in a thread while the network computes. The test only pretends to pin them."""
     predictor = load_predictor(trained, device="cpu")
     videos = records.load_videos(drawn_data / "test", num_workers=1)
     views = dataset.EvaluationViews(drawn_data / "test", videos, predictor.clip, dataset.Views(num_clips=2))
@@ -134,7 +134,7 @@ def test_a_precision_that_cannot_be_had_is_refused(trained, exported, drawn_data
 
 
 def test_windows_are_named_as_such(exported, drawn_data, tmp_path, capsys):
-    """One by one, as the original project counted."""
+    """Windows are counted one by one, as in the original project."""
     windows = ["--sampling", "windows", "--clip_step", "3"]
     figures = run(drawn_data / "test", exported, tmp_path, *windows)
     printed = capsys.readouterr().out
@@ -188,7 +188,7 @@ def test_testing_on_training_videos_is_refused(model, drawn_data, tmp_path, caps
 
 
 def test_a_copy_elsewhere_is_the_same_video(exported, drawn_data, tmp_path, monkeypatch):
-    """In folder without split.json, by a relative path."""
+    """The copy lies in a folder without split.json, given by a relative path."""
     (tmp_path / "copy" / "sit").mkdir(parents=True)
     video = next((drawn_data / "train" / "sit").rglob("*.avi"))
     shutil.copy(video, tmp_path / "copy" / "sit")
@@ -198,7 +198,7 @@ def test_a_copy_elsewhere_is_the_same_video(exported, drawn_data, tmp_path, monk
 
 
 def with_record(trained: Path, path: Path, **record: list[str]) -> Path:
-    """The trained model, as if it had been trained on other videos."""
+    """Save the trained model as if it had been trained on other videos."""
     checkpoint = load_checkpoint(trained)
     save_checkpoint(path, Checkpoint(**{**vars(checkpoint), **record}))
     return path
@@ -220,7 +220,7 @@ def test_a_plain_folder_of_numbered_files_is_tested(trained, drawn_data, tmp_pat
 
 @pytest.fixture
 def official_data(drawn_data, tmp_path) -> Path:
-    """drawn_data, as if it were a fold of HMDB51."""
+    """A copy of drawn_data that claims to be a fold of HMDB51."""
     shutil.copytree(drawn_data, tmp_path / "fold2")
     record = json.loads((drawn_data / "split.json").read_text())
     (tmp_path / "fold2" / "split.json").write_text(json.dumps(record | {"protocol": "hmdb51", "fold": 2}))

@@ -17,7 +17,7 @@ CLIP = ClipConfig(num_frames=4, frame_stride=2, resize=16, crop=16)
 
 
 class Counting:
-    """An embedding that counts the clips it is given: of each clip its mean brightness, and that of its left half."""
+    """An embedding that returns the mean brightness of a clip and of its left half, and counts the clips."""
 
     def __init__(self):
         self.num_clips = 0
@@ -36,7 +36,7 @@ def embed():
 
 @pytest.fixture
 def videos(make_video):
-    """A long and a short one, and one that must not be mirrored."""
+    """A long video, a short one, and one that must not be mirrored."""
 
     def locate(name, num_frames, *, may_flip=True):
         path = make_video(num_frames, name=name)
@@ -57,7 +57,7 @@ def test_clips_and_their_mirror_images(videos, tmp_path, embed):
     assert [len(rows) for rows in plain] == [4, 1, 4]
     assert [len(rows) for rows in mirrored] == [4, 1, 0]
     assert plain[0].dtype == np.float32 and plain[0].shape == (4, 2)
-    assert np.all(np.diff(plain[0][:, 0]) > 20)  # brighter and brighter: in order, and of different places
+    assert np.all(np.diff(plain[0][:, 0]) > 20)  # frames get brighter, so the clips are in order and spread out
     assert embed.num_clips == 14
 
 
@@ -76,7 +76,7 @@ def test_a_mirror_image_is_mirrored(tmp_path, embed):
 
 @pytest.mark.parametrize(("num_frames", "expected"), [(7, 1), (8, 1), (9, 2), (12, 3), (13, 4), (60, 4)])
 def test_clips_are_a_quarter_of_a_clip_apart(make_video, tmp_path, embed, num_frames, expected):
-    """A clip spans 7 frames. Four that differ in one frame would cost four times as much for the same."""
+    """A clip spans 7 frames, and four clips that differ in one frame would cost four times as much for nothing."""
     record = VideoRecord(path="v.avi", label="a", source="v", num_frames=num_frames, fps=25)
     video = LocatedVideo(path=make_video(num_frames, name="v.avi"), record=record, may_flip=False)
     [plain], _ = compute([video], tmp_path, embed)
@@ -88,11 +88,11 @@ def test_only_what_is_new_is_computed(videos, tmp_path, embed, make_video):
     first = compute(videos[:2], tmp_path, embed)
     again = Counting()
     second = compute(videos, tmp_path, again)
-    assert again.num_clips == 4  # the third video's, unmirrored
+    assert again.num_clips == 4  # of the third video, unmirrored
     for old, new in zip(first, second, strict=True):
         for one, other in zip(old, new, strict=False):
             assert np.array_equal(one, other)
-    # Its class may be mirrored after all: the clips themselves are there
+    # If its class may be mirrored after all, only the mirror images are missing.
     compute([*videos[:2], replace(videos[2], may_flip=True)], tmp_path, again)
     assert again.num_clips == 8
 
@@ -154,7 +154,7 @@ def test_what_was_computed_before_the_end_is_kept(videos, tmp_path, embed, error
 
 
 def test_a_long_run_saves_as_it_goes(videos, tmp_path, embed, monkeypatch):
-    """What a SIGKILL leaves."""
+    """Features saved so far survive a SIGKILL."""
     monkeypatch.setattr(features, "_SAVE_EVERY_S", 0.0)
     sizes = []
 
@@ -187,7 +187,7 @@ SMALL = {"swin3d_nano": (8, 64), "r3d_18": (8, 32), "i3d": (16, 64), "mvit_v2_s"
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name in MODELS])
 def test_features_are_what_the_last_layer_gets(name):
-    """The last layer of them gives the network's logits, however the network calls it and whatever comes after."""
+    """Applying the last layer to the features gives the network's logits, whatever the network does around it."""
     frames, side = SMALL[name]
     clip = MODELS[name].clip_config(clip_len=frames, img_size=side)
     model = build_model(name, num_classes=3, clip=clip, seed=1).eval()
@@ -206,7 +206,7 @@ def test_features_are_what_the_last_layer_gets(name):
 
 
 def test_digest_of_a_network_with_counters():
-    """Batch norm's are no arrays but single numbers."""
+    """Batch norm's counters are single numbers rather than arrays."""
     assert len({network_digest(build_model("r3d_18", num_classes=n), precision="fp32") for n in (2, 2)}) == 1
 
 
@@ -220,7 +220,7 @@ def test_digest_of_a_network():
     assert digest() == digest()
     others = [digest(seed=1), digest(precision="bf16"), digest(frame_stride=2), digest(target_fps=10.0)]
     assert len({digest(), *others}) == 5
-    # A new class changes the last layer alone
+    # A new class changes only the last layer.
     few = build_model("swin3d_nano", num_classes=3)
     many = build_model("swin3d_nano", num_classes=7)
     many.backbone.load_state_dict(

@@ -10,7 +10,7 @@ from video_module.engine.interruption import StopRequest
 def test_each_way_to_stop_is_taken_once_and_given_back(name, monkeypatch, capsys):
     monkeypatch.setattr(interruption, "leave_terminal", lambda: None)
     number = getattr(signal, name, None)
-    if number is None:  # Windows' Ctrl-Break, in whose place another signal stands here
+    if number is None:  # Ctrl-Break exists only on Windows, so use another signal in its place
         number = signal.SIGUSR1
         monkeypatch.setattr(interruption, "STOP_SIGNALS", (signal.SIGINT, number))
     earlier = signal.getsignal(number)

@@ -10,7 +10,7 @@ from video_module.report.curves import plot_curves
 
 
 def test_a_table_that_excel_shows_ends_no_run(tmp_path, monkeypatch, capsys):
-    """Windows gives it up for nobody; the next epoch writes it again."""
+    """Windows does not replace a file that is open in Excel, but the next epoch writes it again."""
     book, progress = logbook.Logbook(tmp_path / "x.pth", plot_curves=plot_curves), Progress()
     table = tmp_path / "x_logs.csv"
     replacing = logbook.replacing
@@ -39,7 +39,7 @@ def test_what_a_killed_run_left_half_written_goes(tmp_path):
 
 
 def test_tensorboard_is_told_each_epoch_once(tmp_path, monkeypatch):
-    """Of a run that goes on it is told all, and drops what it was told by the part before; then one by one."""
+    """The first write of a resumed run discards what TensorBoard has and writes all epochs; later ones add to them."""
     told = []
 
     class Board:
@@ -61,7 +61,7 @@ def test_tensorboard_is_told_each_epoch_once(tmp_path, monkeypatch):
     book, progress = logbook.Logbook(tmp_path / "x.pth", plot_curves=plot_curves, tensorboard=True), Progress()
     for epoch in range(1, 5):
         progress.append({"epoch": epoch, "lr": 0.5, "val_top1": 0.5, "val_loss": 1.0})
-        if epoch >= 2:  # resumed after the second
+        if epoch >= 2:  # the run is resumed after the second epoch
             book.write(progress)
     names = ("lr/run", "loss/val", "top1/val")
     expected = [

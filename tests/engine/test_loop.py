@@ -61,7 +61,7 @@ def test_clips_that_fail_are_left_out_counted_and_named(capsys):
     loads = [(clips, labels, []), (None, labels[:0], ["a.avi: gone"]), (clips[:3], labels[:3], ["b.avi: short"])]
     row = train_epoch(trainer, [[load] for load in loads], 0, num_items=9)
     assert row["num_failed"] == 2
-    assert row["train_top1"] * 7 == pytest.approx(round(row["train_top1"] * 7))  # of the seven clips there were
+    assert row["train_top1"] * 7 == pytest.approx(round(row["train_top1"] * 7))  # a share of the seven clips read
     assert trainer.step == 2
     assert capsys.readouterr().out == "skipped: a.avi: gone\nskipped: b.avi: short\n"
 
@@ -116,7 +116,7 @@ def test_weights_that_blow_up_in_the_last_step_are_not_kept(drawn_data, tmp_path
 
 
 def bar_of_an_epoch(monkeypatch, *, batch_size: int, pass_s: float, num_epochs: int = 1) -> str:
-    """What the bar shows in an epoch of one step of four clips, each pass of which takes `pass_s` by the clock."""
+    """Return what the bar shows in an epoch of one step of four clips, with `pass_s` seconds per pass."""
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     shown, passes, ticks = io.StringIO(), [], count()
     monkeypatch.setattr(loop, "tqdm", partial(tqdm, file=shown, disable=False, mininterval=0))
@@ -140,8 +140,8 @@ def test_the_bar_counts_clips_within_a_step(monkeypatch):
     ("pass_s", "num_epochs", "told"),
     [
         (10, 500, "this run will take about 6 hours on this CPU, 0.7 minutes per epoch"),  # 20,000 s
-        (1000, 1, None),  # 4,000 s: of two hours and less nothing is said
-        (1, 5000, None),  # nor of what has not been timed for 20 s
+        (1000, 1, None),  # 4,000 s, less than two hours
+        (1, 5000, None),  # timed for less than 20 s
     ],
 )
 def test_a_run_on_a_cpu_says_how_long_it_takes(pass_s, num_epochs, told, monkeypatch, capsys):
@@ -172,7 +172,7 @@ def test_files_of_a_run(unbroken, drawn_data):
     checkpoint = load_checkpoint(unbroken)
     assert checkpoint.class_names == ["jump", "pull", "push", "sit", "stand", "wave"]
     assert checkpoint.split_digest == json.loads((drawn_data / "split.json").read_text())["digest"]
-    assert len(checkpoint.train_sources) == 5  # of 6: the sixth tests
+    assert len(checkpoint.train_sources) == 5  # the sixth source is for testing
     assert checkpoint.training is None
     assert checkpoint.train_config["drop_path"] == 0.2
     logs = json.loads(unbroken.with_name("nano_logs.json").read_text())
@@ -183,7 +183,7 @@ def test_files_of_a_run(unbroken, drawn_data):
 
 
 def test_a_resumed_run_ends_where_the_unbroken_one_does(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
-    """Bit for bit, with stochastic depth on, broken off while the second epoch trains."""
+    """The run is interrupted in the second epoch, with stochastic depth on, and must be equal bit for bit."""
     path = tmp_path / "nano.pth"
     train_step, steps = Trainer.train_step, []
 
@@ -217,28 +217,28 @@ def test_what_is_seen_of_a_run(unbroken, drawn_data, tmp_path, monkeypatch, caps
     assert [{key: float(value) for key, value in row.items()} for row in rows] == [
         dict(zip(logs, map(float, values), strict=True)) for values in zip(*logs.values(), strict=True)
     ]
-    monkeypatch.setattr(loop.WaitMeter, "total", lambda self: 100.0)  # seconds, as if all the time was spent waiting
+    monkeypatch.setattr(loop.WaitMeter, "total", lambda self: 100.0)  # seconds, as if all time was spent waiting
     run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "2")
     out = capsys.readouterr().out
     assert re.search(r"\n\* marks the best epoch so far, saved as \S+nano\.pth; with 6 validation videos,", out)
     assert re.search(r"epoch   1/2  loss \d\.\d+ .* clips/s  data wait \d+%", out)
     assert re.search(r"\n +epoch +train loss +train top-1 +val loss +val top-1\n +kept +[12] ", out)
     warning = r"warning: \d+% of the epoch was spent waiting for clips; raise --num_workers above 0"
-    assert len(re.findall(warning, out)) == 1  # and not at each epoch
+    assert len(re.findall(warning, out)) == 1  # and not after each epoch
     monkeypatch.setattr(waiting, "default_num_workers", lambda: 0)  # no core is left for another reader
     run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "2")
     assert "waiting for clips" not in capsys.readouterr().out
 
 
 def test_messages_stand_apart_from_the_bar(drawn_data, tmp_path):
-    """In a log, where a bar that is done is not wiped."""
+    """In a log, finished bars stay."""
     log = io.StringIO()
     with redirect_stdout(log), redirect_stderr(log):
         run(drawn_data, tmp_path / "nano.pth", "--num_epochs", "1")
     lines = log.getvalue().split("\n")
     for message in ("--batch_size auto", "epoch   1/1  loss"):
         [line] = [line for line in lines if message in line]
-        # What comes before a carriage return is a bar that was wiped
+        # Text before a carriage return is a bar that was overwritten.
         assert line.rpartition("\r")[2].startswith(message)
         before = line.rpartition("\r")[0].split("\r")[-1]
         assert not before.strip()
@@ -297,7 +297,7 @@ def test_tensorboard_is_told_of_each_epoch_or_how_to_install_it(drawn_data, tmp_
     assert_each_epoch_is_shown_once()
     run(*flags, "--tensorboard", "--resume")
     assert_each_epoch_is_shown_once()
-    run(*flags)  # anew, and not told
+    run(*flags)  # a new run without TensorBoard
     run(*flags, "--tensorboard", "--resume")
     assert_each_epoch_is_shown_once()
 
@@ -305,7 +305,7 @@ def test_tensorboard_is_told_of_each_epoch_or_how_to_install_it(drawn_data, tmp_
 def test_resume_with_nothing_there_starts_afresh_and_says_so(drawn_data, tmp_path, capsys):
     run(drawn_data, tmp_path / "nano.pth", "--resume", "--num_epochs", "1")
     assert "starting a new run" in capsys.readouterr().out
-    run(drawn_data, tmp_path / "nano.pth", "--resume", "--num_epochs", "1")  # finished: nothing left to do
+    run(drawn_data, tmp_path / "nano.pth", "--resume", "--num_epochs", "1")  # already finished
     assert "resuming after epoch 1 of 1" in capsys.readouterr().out
 
 

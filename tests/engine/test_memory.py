@@ -18,14 +18,14 @@ def test_the_largest_that_fits(limit, most, expected):
 
     assert memory.largest_that_fits(fits, most) == expected
     assert asked == sorted(asked)
-    assert len([size for size in asked if size > limit]) <= 1  # no card is driven out of memory twice
+    assert len([size for size in asked if size > limit]) <= 1  # a GPU runs out of memory at most once
 
 
 @pytest.mark.parametrize(
     ("clip", "most", "expected"),
     [
         (get_spec("swin3d_b").clip, 16, 1),  # 32x224x224, 9 GB
-        (ClipConfig(num_frames=64), 16, 1),  # more than the budget: one clip at a time is the least
+        (ClipConfig(num_frames=64), 16, 1),  # a single clip exceeds the limit
         (ClipConfig(num_frames=16, crop=112, resize=128), 16, 8),
         (get_spec("swin3d_nano").clip, 16, 16),
         (get_spec("swin3d_nano").clip, 5, 5),
@@ -36,7 +36,7 @@ def test_large_clips_go_through_a_cpu_one_by_one_and_small_ones_together(clip, m
 
 
 class Card:
-    """Stands for a GPU of 100 bytes, on which a clip takes 12, and in the first pass of its size twice as many."""
+    """A fake GPU with 100 bytes, where a clip takes 12 bytes, or twice as many in the first pass of a size."""
 
     def __init__(self, monkeypatch):
         self.reserved = self.peak = 0
@@ -63,6 +63,6 @@ def test_a_search_on_a_gpu_leaves_no_memory_and_no_peak(monkeypatch):
 
 
 def test_what_is_needed_once_does_not_count(monkeypatch):
-    """cuDNN tries algorithms in the first pass of a size: 4 clips take 96 bytes then, and 48 ever after."""
+    """cuDNN tries algorithms in the first pass of a size, so that 4 clips take 96 bytes then and 48 bytes later."""
     card = Card(monkeypatch)
     assert memory.micro_batch_on_cuda(card.step, 4, torch.device("cuda")) == 4

@@ -7,7 +7,7 @@ CPU = torch.device("cpu")
 
 
 def batch_of(num_clips: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clip n is of value 10 * n throughout, and of class n."""
+    """Return clips and labels in which clip n has the value 10 * n everywhere and the class n."""
     values = 10 * torch.arange(num_clips, dtype=torch.uint8)
     return values[:, None, None, None, None].expand(num_clips, 2, 8, 6, 3), torch.arange(num_clips)
 

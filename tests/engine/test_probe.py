@@ -22,7 +22,7 @@ from video_module.scores import softmax
 def make_examples(
     *, num_classes=3, num_sources=10, per_source=2, spread=0.6, num_features=6, seed=0, num_clips=2, flips=True
 ) -> Examples:
-    """Videos of each class in each source; features of very different scales, one of them without any."""
+    """Create videos of each class in each source, with features of very different scales, one of them constant."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(num_classes, num_features))
     scales = 10.0 ** rng.uniform(-3, 3, num_features)
@@ -76,7 +76,7 @@ def test_a_video_counts_once_however_many_clips_it_has():
     ]
     every, rows = range(len(examples.videos)), np.concatenate(examples.plain)
     scores = [softmax(fit_heads(e, every, [0.01], class_weights=None)[0].logits(rows)) for e in (examples, repeated)]
-    np.testing.assert_allclose(*scores, atol=0.02)  # the standardisation weighs clips
+    np.testing.assert_allclose(*scores, atol=0.02)  # not equal, because the standardisation counts clips
 
 
 def test_class_weights_raise_a_rare_class():
@@ -90,7 +90,7 @@ def test_class_weights_raise_a_rare_class():
 
 
 def test_held_out_scores_are_of_heads_that_saw_nothing_of_the_source():
-    """Features that name the source, and labels by chance: whoever saw a source could tell its class."""
+    """The features identify the source and labels are random, so only a head that saw the source can be right."""
     rng = np.random.default_rng(0)
     examples = make_examples(num_classes=2, num_sources=40, per_source=1)
     examples = subset(examples, [2 * source + int(rng.integers(2)) for source in range(40)])
@@ -109,14 +109,14 @@ def test_fit_probe():
     fitted = fit_probe(examples)
     estimate = fitted.estimate
     assert estimate.num_folds == 5
-    assert [rows.shape for rows in estimate.logits] == [(2, 3)] * 60  # the clips, not their mirror images
+    assert [rows.shape for rows in estimate.logits] == [(2, 3)] * 60  # without mirror images
     assert [point.num_videos for point in estimate.curve] == [2, 5, 10, 16]
     assert 0.8 < estimate.curve[-1].accuracy <= 1
     assert estimate.curve[0].accuracy <= estimate.curve[-1].accuracy + 0.02
     assert estimate.curve_table().splitlines()[0].split() == ["videos", "per", "class", "2", "5", "10", "all", "(16)"]
     again = fit_probe(examples)
     assert np.array_equal(again.head.weight, fitted.head.weight)
-    # All videos are fitted in the end
+    # The final head is fitted to all videos.
     assert not np.allclose(fit_probe(subset(examples, range(45))).head.weight, fitted.head.weight)
 
 
@@ -170,7 +170,7 @@ def test_unknown_actions_are_judged_by_heads_that_never_saw_their_class():
     index, place = int(np.flatnonzero(examples.labels == 2)[0]), int((examples.labels < 2).sum())
     np.testing.assert_allclose(estimate.unknown[place], softmax(head.logits(examples.plain[index])), atol=1e-6)
     many = make_examples(num_classes=14, num_sources=4, per_source=1)
-    assert len(fit_probe(many).estimate.unknown) == 10 * 4  # each class takes a fit of its own
+    assert len(fit_probe(many).estimate.unknown) == 10 * 4  # at most ten classes are left out
     assert fit_probe(make_examples(num_classes=2)).estimate.unknown is None
 
 
@@ -188,10 +188,10 @@ def test_advice():
     assert told.startswith("10 to 20 videos per class: +25.0% accuracy (± 8.7%)") and told.endswith("would help")
     assert "hardly help" in advice_of((10, most), (20, most))
     assert "hardly help" in advice_of((10, most), (20, half))
-    ups, downs = [1, 0] * 10, [0, 1] * 10  # 20 videos: no gain, but an error of 45 %
+    ups, downs = [1, 0] * 10, [0, 1] * 10  # 20 videos without a gain, but with an error of 45 %
     told = advice_of((5, ups), (10, downs))
     assert told.endswith("+0.0% accuracy (± 44.7%); more videos may help or not: there are too few to tell")
-    # One video more of a hundred; the point at 10 is no doubling away
+    # The gain is one video of a hundred, and the point at 10 is too close to 12 to be compared with it.
     assert "5 to 12" in advice_of((5, half), (10, most), (12, [1, *half[1:]]))
     assert "may help (the gain is within its error)" in advice_of((5, half), (12, [1, *half[1:]]))
     assert "too few videos to tell" in advice_of((16, half))
@@ -203,7 +203,7 @@ def test_advice():
 
 @pytest.fixture(scope="module")
 def probed(trained, drawn_data, tmp_path_factory):
-    """(the checkpoint, what was printed) of a probe on a network of two epochs."""
+    """Path and printed text of a probe on a network trained for two epochs."""
     import contextlib
     import io
 
@@ -248,7 +248,7 @@ def test_a_probe_is_a_checkpoint_of_the_same_network(probed, trained):
 
 @pytest.mark.slow
 def test_its_logits_are_those_of_the_regression(probed, trained, drawn_data):
-    """The fit sees onnxruntime's features, the checkpoint is torch's: the two agree."""
+    """The fit uses features from onnxruntime and the checkpoint runs in torch, so the two must agree."""
     from video_module.data.dataset import EvaluationViews, Views
     from video_module.data.records import load_videos
 
@@ -278,7 +278,7 @@ def test_it_learns_and_every_stage_takes_it(probed, drawn_data, tmp_path):
         + ["--allow_leak", "--output_dir", str(tmp_path)]
     )
     results = json.loads((tmp_path / "p_results.json").read_text())
-    assert results["video_top1"] > 0.5  # six classes, of training videos
+    assert results["video_top1"] > 0.5  # six classes, tested on training videos
     convert_model.main(["--checkpoint", str(path), "--num_verify_clips", "4", "--output_dir", str(tmp_path)])
     assert (tmp_path / "p.onnx").is_file()
 
@@ -301,7 +301,7 @@ def test_a_second_run_computes_nothing_and_gives_the_same(probed, again, trained
 
 
 def test_features_in_another_precision_are_others(again, trained, drawn_data, capsys):
-    """By torch itself, which is what computes them on CUDA."""
+    """In bf16, torch computes the features, as it does on CUDA."""
     train_model.main(command(trained, drawn_data, again, "--precision", "bf16"))
     printed = capsys.readouterr().out
     assert "features: found 0 of 30 videos in" in printed and "ONNX" not in printed

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, or out of disk, and what they leave behind."""
+"""Runs that are killed, stopped or out of disk space, and the files that they leave."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ from video_module.models.registry import get_spec
 from video_module.report import curves
 
 ROOT = Path(__file__).parents[2]
-# all that a run may have: mixing, a running mean, dropout, stochastic depth, repeats, a frozen start
+# Everything that a run can use: mixing, a running mean, dropout, stochastic depth, repeats and a frozen start.
 FLAGS = (
     *("--model_type", "swin3d_nano", "--device", "cpu", "--num_epochs", "4", "--effective_batch", "4"),
     *("--batch_size", "3", "--num_repeats", "2", "--mixup", "0.8", "--cutmix", "1", "--mix_off_epochs", "1"),
@@ -42,7 +42,7 @@ def run(data: Path, save_path: Path, *flags: str) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def empty_pictures():
-    """Curves that take no time to draw, one picture an epoch; tests/engine/test_logbook.py is about them."""
+    """Replace the drawing of curves after each epoch, which takes time; tests/engine/test_logbook.py tests it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "plot_curves", lambda path, logs, *, best_epoch: path.touch())
         yield
@@ -59,7 +59,7 @@ def unbroken(drawn_data, tmp_path_factory) -> Path:
 
 
 def assert_same_run(expected: Path, got: Path) -> None:
-    """Weights, their mean, optimiser and log, bit for bit."""
+    """Check that weights, their mean, optimiser and log are equal bit for bit."""
     for name in ("nano.pth", "nano_last.pth"):
         one, other = load_checkpoint(expected.with_name(name)), load_checkpoint(got.with_name(name))
         assert one.epoch == other.epoch
@@ -144,9 +144,9 @@ print(kills, saving, done)
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_run_killed_ten_times_ends_where_the_unbroken_one_does(unbroken, drawn_data, tmp_path):
-    """SIGKILL at random moments, within steps and within saves, with 0, 1 and 2 workers in turn.
+    """The kills come at random moments, in steps and in saves, with 0, 1 and 2 workers in turn.
 
-    The children are forked from one process that has imported everything, since importing torch takes seconds.
+    The children are forked from a process that has imported everything, because importing torch takes seconds.
     """
     result = subprocess.run(
         [sys.executable, "-c", KILLER, str(drawn_data), str(tmp_path), "10", "5", *FLAGS],
@@ -160,7 +160,7 @@ def test_a_run_killed_ten_times_ends_where_the_unbroken_one_does(unbroken, drawn
     assert kills >= 10
     assert saving >= 1
     log = (tmp_path / "log.txt").read_text()
-    assert "and step" in log  # it went on within an epoch
+    assert "and step" in log  # a run was resumed within an epoch
     for number in range(num_runs):
         path = tmp_path / str(number) / "nano.pth"
         assert_same_run(unbroken, path)
@@ -169,7 +169,7 @@ def test_a_run_killed_ten_times_ends_where_the_unbroken_one_does(unbroken, drawn
 
 
 def test_a_stop_within_a_step_gives_it_up_and_goes_on(unbroken, drawn_data, tmp_path, monkeypatch, capsys):
-    """By one signal; tests/engine/test_interruption.py is about each."""
+    """This uses one signal; tests/engine/test_interruption.py tests them all."""
     step, steps = Trainer.train_step, []
 
     def signalled(self, *arguments, **settings):
@@ -183,14 +183,15 @@ def test_a_stop_within_a_step_gives_it_up_and_goes_on(unbroken, drawn_data, tmp_
     with pytest.raises(Interrupted, match=r"stopped in epoch 2, after step 2 of 12; saved .*nano_last.pth") as stop:
         run(drawn_data, tmp_path / "nano.pth")
     assert stop.value.exit_code == 128 + signal.SIGINT
-    assert len(steps) == 15  # of two micro-batches, of which the second was not begun
+    assert len(steps) == 15  # the second micro-batch of the last step was not started
     monkeypatch.undo()
     run(drawn_data, tmp_path / "nano.pth", "--resume")
     assert "resuming after epoch 1 of 4 and step 2 of 12" in capsys.readouterr().out
     assert_same_run(unbroken, tmp_path / "nano.pth")
 
 
-# Without batch norm, and with; in a micro-batch of the first step, in its last, and in one of the second step.
+# Without and with batch norm; stopped in the second and in the last micro-batch of the first step, and in the second
+# step.
 @pytest.mark.parametrize("model", ["swin3d_nano", pytest.param("mc3_18", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("at", [2, 3, 5])
 def test_a_step_that_is_given_up_leaves_nothing_behind(model, at, tmp_path):
@@ -219,7 +220,7 @@ def test_a_step_that_is_given_up_leaves_nothing_behind(model, at, tmp_path):
     first.model.register_forward_pre_hook(look)
     with pytest.raises(Interrupted):
         train_epoch(first, steps, 0, partial, num_items=21, stop=stop)
-    assert sum(parts) == 2 * at  # the micro-batch that ran was the last
+    assert sum(parts) == 2 * at  # no micro-batch was started after the stop
     assert (partial.num_steps, partial.num_clips, len(partial.failures)) == (at // 3, 6 * (at // 3), at // 3)
     assert at == 3 or all(parameter.grad is None for parameter in first.model.parameters())
     restore(second, copy.deepcopy(capture(first)))
@@ -262,7 +263,7 @@ def test_the_scripts_exit_code_is_that_of_the_signal(drawn_data, tmp_path):
     for line in process.stdout:
         if line.startswith("epoch"):
             break
-    os.killpg(process.pid, signal.SIGTERM)  # the workers get it too, as from a scheduler
+    os.killpg(process.pid, signal.SIGTERM)  # the workers get the signal too, as from a scheduler
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
     assert "_last.pth, continue with --resume" in errors
@@ -289,7 +290,7 @@ cli.run(lambda: save_checkpoint(path, content(1_000_000)))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
 def test_a_full_disk_ends_the_run_in_a_line_and_leaves_the_checkpoint_before(tmp_path):
-    """Here full means: no file may grow beyond 200 kB."""
+    """A limit of 200 kB per file stands in for the full disk."""
     path = tmp_path / "x_last.pth"
     for kind, advice in (["probe"], "and run it again"), ([], "and go on with --resume"):
         command = [sys.executable, "-c", FULL_DISK, str(path), *kind]
@@ -327,7 +328,7 @@ def test_an_earlier_run_is_told_of_and_lost_only_when_the_first_epoch_is_done(
             signal.raise_signal(signal.SIGINT)
         return step(self, *arguments, **settings)
 
-    for _ in range(2):  # a second time it is the state of the first that is replaced, and not what is aside
+    for _ in range(2):  # the second round replaces the state of the first, but not the one that was moved aside
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "train_step", signalled)
             with pytest.raises(
@@ -364,7 +365,7 @@ def test_an_earlier_run_is_told_of_and_lost_only_when_the_first_epoch_is_done(
         ),
         (["--model_type", "swin3d_t", "--num_epochs", "8"], r"--model_type swin3d_nano .*, and \d more; use"),
         (["--clip_len", "4"], r"--clip_len 8 \(here 4\); use"),
-        (["--img_size", "32"], r"--img_size 64 \(here 32\); use"),  # and not how it is resized before the crop
+        (["--img_size", "32"], r"--img_size 64 \(here 32\); use"),  # without the resize that follows from it
         (["--lr", "0.5", "--target_fps", "12"], r"no --target_fps \(here 12\.0\), --lr 0\.001 \(here 0\.5\); use"),
         (
             ["--num_epochs", "8"],
@@ -390,7 +391,7 @@ def test_class_weights_are_not_listed():
 
 
 def test_a_new_run_can_start_from_a_finished_one(unbroken, drawn_data, tmp_path):
-    """As the refusal of a longer one says; from its best epoch, the head too, since the classes are the same."""
+    """It starts from the best epoch, including the head, as the message that refuses a longer run suggests."""
     path = tmp_path / "more.pth"
     run(drawn_data, path, "--weights", str(unbroken), "--num_epochs", "1", "--lr", "1e-12", "--ema_decay", "0")
     start, got = load_checkpoint(unbroken), load_checkpoint(path)

@@ -22,7 +22,7 @@ def small_config(**settings) -> TrainConfig:
 
 
 def four_clips() -> tuple[torch.Tensor, torch.Tensor, list]:
-    """A batch."""
+    """Return a batch of four clips, one of each class."""
     clips = torch.randint(0, 256, (4, 8, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return clips, torch.tensor([0, 1, 2, 3]), []
 
@@ -39,7 +39,7 @@ def test_overfits_four_clips():
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4])
 def test_gradients_are_those_of_the_mean_loss(batch_size):
-    """However many clips go through at once. AdamW hardly notices another scale, but clipping does."""
+    """This holds for any number of clips at once. A wrong scale would hardly change AdamW, but it would clipping."""
     model = build_model("swin3d_nano", num_classes=4)
     config = small_config(batch_size=batch_size, label_smoothing=0.0, head_dropout=0.0, clip_grad_norm=1e9)
     trainer = Trainer(model, config, device=CPU, steps_per_epoch=1)
@@ -58,7 +58,7 @@ def test_gradients_are_those_of_the_mean_loss(batch_size):
 
 
 def test_the_running_mean_is_what_is_validated():
-    """It follows closely while it is young: (1 + n) / (10 + n) of itself, up to the decay that was asked for."""
+    """The decay after n steps is (1 + n) / (10 + n), up to the configured one."""
     model = build_model("swin3d_nano", num_classes=4)
     trainer = Trainer(model, small_config(ema_decay=0.15), device=CPU, steps_per_epoch=9)
     mean = None
@@ -112,8 +112,8 @@ def test_each_part_is_compiled_once_for_full_passes_alone(monkeypatch):
     clips, labels, _ = four_clips()
     for step in range(4):  # float clips from mixup, uint8 from CutMix
         trainer.train_step([(clips[:3], labels[:3], [])], step=step)
-        assert len(graphs) == 7  # four blocks, and what embeds and merges patches
-    assert len(calls) == 4 * 7  # one pass of two clips in each step; the third clip goes without
+        assert len(graphs) == 7  # four blocks, patch embedding and patch mergings
+    assert len(calls) == 4 * 7  # one pass of two clips in each step; the third clip is not compiled
 
 
 def test_a_network_without_deterministic_kernels_says_so():
@@ -122,7 +122,7 @@ def test_a_network_without_deterministic_kernels_says_so():
 
     trainer = trainer_of(deterministic=True)
     trainer.model.register_forward_pre_hook(fails)
-    assert not torch.are_deterministic_algorithms_enabled()  # the CPU needs no such choice
+    assert not torch.are_deterministic_algorithms_enabled()  # not needed on the CPU
     with pytest.raises(InputError, match=r"--deterministic: avg_pool3d_backward_cuda does not .*; leave out the flag"):
         trainer.train_step([four_clips()])
 
@@ -145,7 +145,7 @@ def trainer_of(**settings) -> Trainer:
 
 
 def gradients(trainer: Trainer, batches) -> dict[str, torch.Tensor]:
-    """What a step leaves of them: not clipped, where config.clip_grad_norm is large."""
+    """Return the gradients after a step, which are not clipped if config.clip_grad_norm is large."""
     trainer.set_mode(0)
     trainer.train_step(batches)
     return {name: parameter.grad for name, parameter in trainer.model.named_parameters()}
@@ -168,7 +168,7 @@ def test_gradients_do_not_depend_on_how_many_clips_fit(class_weights):
 
 
 class Scarce:
-    """Memory that runs out at chosen passes, and whenever more than `room` clips come at once."""
+    """Memory that runs out in the passes numbered in `at`, and whenever a pass has more than `room` clips."""
 
     def __init__(self, trainer: Trainer, *, room: int = 100, at: tuple[int, ...] = ()):
         self.room, self.at, self.sizes = room, at, []
@@ -182,7 +182,7 @@ class Scarce:
 
 def test_a_step_without_memory_goes_on_with_fewer_clips_to_the_same_weights(capsys):
     plain, scarce = trainer_of(batch_size=1), trainer_of(batch_size=4)
-    network = Scarce(scarce, room=1, at=(9,))  # the ninth call is in the midst of the second step
+    network = Scarce(scarce, room=1, at=(9,))  # the ninth pass is in the middle of the second step
     for step in range(3):
         expected = plain.train_step([four_clips()], step=step)
         got = scarce.train_step([four_clips()], step=step)
@@ -195,7 +195,7 @@ def test_a_step_without_memory_goes_on_with_fewer_clips_to_the_same_weights(caps
                 ("2 clips", "64"),
                 ("1 clip", "64"),
             ]
-            network.at, network.room, scarce.micro_batch = (9,), 2, 2  # a card that has a little more room again
+            network.at, network.room, scarce.micro_batch = (9,), 2, 2  # a GPU with a little more memory again
             plain.micro_batch = 2
     for name, value in plain.model.state_dict().items():
         assert torch.allclose(value, scarce.model.state_dict()[name], rtol=0, atol=1e-5), name
@@ -212,7 +212,7 @@ def test_memory_that_runs_out_in_the_backward_pass_leaves_no_half_gradients():
             raise torch.OutOfMemoryError("CUDA out of memory")
         return gradient
 
-    next(scarce.model.parameters()).register_hook(backward_fails)  # the input's side: the last to get its gradient
+    next(scarce.model.parameters()).register_hook(backward_fails)  # the first layer, which is the last in backward
     expected, got = (trainer.train_step([four_clips()]) for trainer in (plain, scarce))
     assert not fails
     assert torch.equal(expected[0], got[0])
@@ -258,7 +258,7 @@ def test_batch_norm_forgets_passes_that_ran_out_of_memory():
     for fails in (False, True):
         model = build_model("mc3_18", num_classes=4, clip=clip, seed=1)
         trainer = Trainer(model, small_config(batch_size=2 if fails else 1), device=CPU, steps_per_epoch=1)
-        if fails:  # in the second of two passes, after batch norm has seen the first
+        if fails:  # fail in the second of two passes, after batch norm has seen the first
             Scarce(trainer, at=(2,))
         trainer.set_mode(0)
         trainer.train_step([(clips, torch.arange(4), [])])
@@ -281,7 +281,7 @@ class Overflows(torch.nn.Module):
 
 
 def fp16_trainer(monkeypatch, at: set[int], *, name: str = "swin3d_nano", num_steps: int = 4) -> Trainer:
-    """On the CPU, which is not offered fp16."""
+    """Create an fp16 trainer on the CPU, where fp16 is normally refused."""
     monkeypatch.setattr("video_module.engine.step.choose_precision", lambda *_: "fp16")
     trainer = Trainer(build_model(name, num_classes=4), small_config(), device=CPU, steps_per_epoch=num_steps)
     monkeypatch.setattr(trainer, "precision", "fp16")
@@ -307,7 +307,7 @@ def test_an_overflow_in_fp16_skips_its_step(monkeypatch):
 
 
 def test_labels_that_are_no_classes_are_one_line():
-    """As in lists that count from 1. On CUDA it was an assert on the device."""
+    """Such labels come from lists that count from 1. On CUDA, they would trigger a device-side assert."""
     trainer = Trainer(build_model("swin3d_nano", num_classes=4), small_config(), device=CPU, steps_per_epoch=1)
     clips, labels, _ = four_clips()
     for change, wrong in ((1, 4), (-1, -1)):

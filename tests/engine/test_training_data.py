@@ -15,7 +15,7 @@ def video(label: str, source: str) -> VideoRecord:
     ("val", "expected"),
     [
         ([("wave", "Film"), ("wave", "Film"), ("sit", "New")], "2 of 3 validation videos share a source with train"),
-        ([("sit", "Film"), ("wave", "New")], None),  # across classes, as in official folds
+        ([("sit", "Film"), ("wave", "New")], None),  # shared only across classes, as in official folds
     ],
 )
 def test_a_val_split_that_leaks_is_told_before_training(val, expected):

@@ -1,4 +1,4 @@
-"""What a step sends to the device, and what it reads back: each would make the program wait for a GPU."""
+"""Transfers between a step and the device, which could make the program wait for a GPU."""
 
 from functools import partial
 
@@ -11,12 +11,12 @@ from video_module.engine.step import Trainer
 from video_module.models.recognizer import build_model
 from video_module.models.registry import get_spec
 
-# Tensors there have no values: to read one is an error, which shows what would have waited for a GPU.
+# Tensors on the meta device have no values, so reading one raises an error wherever the program would wait for a GPU.
 META = torch.device("meta")
 
 
 class Transfers(TorchDispatchMode):
-    """Lists (shape, whether it goes without waiting, where it lies in memory) of the tensors sent to META."""
+    """Records (shape, non_blocking, storage address) of each tensor sent to META."""
 
     def __init__(self):
         super().__init__()
@@ -36,7 +36,7 @@ class Transfers(TorchDispatchMode):
 
 
 def trainer_on_meta(monkeypatch, **settings) -> Trainer:
-    # The fused kernel, which a GPU has, is not there.
+    # The meta device has no fused kernel.
     monkeypatch.setattr(torch.optim, "AdamW", partial(_adamw, torch.optim.AdamW))
     clip = get_spec("r3d_18").clip_config(clip_len=4, img_size=32)
     with META:
@@ -58,7 +58,7 @@ def _adamw(optimizer_class, groups, *, fused: bool):
     ],
 )
 def test_a_step_sends_slices_of_the_batch_and_nothing_else(mixing, clips_sent, labels_sent, monkeypatch):
-    """The loader pins its batches; a slice of one goes while the GPU computes, and a copy would not."""
+    """The loader pins its batches, so a slice is sent while the GPU computes, but a copy would not be."""
     trainer = trainer_on_meta(monkeypatch, ema_decay=0.99, mix_off_epochs=0, **mixing)
     clips, labels = torch.zeros(4, 4, 32, 32, 3, dtype=torch.uint8), torch.arange(4)
     make = torch.tensor

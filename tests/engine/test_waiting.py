@@ -9,7 +9,7 @@ from video_module.engine.waiting import wait_warning
 
 @pytest.fixture
 def loader(make_video, tmp_path):
-    """loader(height) stands for a loader of two workers whose videos have this short side."""
+    """A function loader(height) that fakes a loader with two workers and videos of this short side."""
 
     def make(height: int) -> SimpleNamespace:
         make_video(2, name="a.avi", height=height, width=2 * height)
@@ -35,6 +35,6 @@ def test_waiting_is_told_with_what_helps(loader, monkeypatch, height, device, nu
 
 
 def test_nothing_is_said_where_nothing_helps(loader, monkeypatch):
-    """Small videos, and a reader on each core, which the network needs as well."""
+    """The videos are small, and there is a reader on each core, which the network needs as well."""
     monkeypatch.setattr(waiting, "default_num_workers", lambda: 2)
     assert wait_warning(0.8, loader(256), torch.device("cpu")) is None

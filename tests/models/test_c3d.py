@@ -7,7 +7,7 @@ from video_module.models.cost import measure_cost
 from video_module.models.recognizer import build_model
 from video_module.models.registry import get_spec
 
-# what the circulated Sports-1M weights hold, by (name, shape)
+# Shapes of the tensors in the circulated Sports-1M weights.
 SPORTS1M = {
     "conv1": (64, 3, 3, 3, 3),
     "conv2": (128, 64, 3, 3, 3),
@@ -34,7 +34,7 @@ def test_parameters_are_those_of_the_sports1m_weights():
 
 
 def test_computes_what_caffe_does():
-    """BGR, the mean of Sports-1M taken off values of 0..255, poolings that begin at the first cell and round up."""
+    """Caffe reads BGR minus the mean of Sports-1M in 0..255, and its poolings start at the first cell and round up."""
     clip = get_spec("c3d").clip_config(clip_len=16, img_size=56)  # 7 cells before pool4, 4 before pool5
     model = build_model("c3d", num_classes=5, clip=clip).eval()
     clips = torch.randint(0, 256, (2, *clip.shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -46,7 +46,7 @@ def test_computes_what_caffe_does():
             x = F.conv3d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=1).relu()
             if name in ("conv1", "conv2", "conv3b", "conv4b", "conv5b"):
                 time = 1 if name == "conv1" else 2
-                after = [(-length) % 2 for length in x.shape[3:]]  # the last window hangs over
+                after = [(-length) % 2 for length in x.shape[3:]]  # the last window extends past the end
                 x = F.max_pool3d(F.pad(x, (0, after[1], 0, after[0])), (time, 2, 2))
         else:
             x = F.linear(x.flatten(1), state[f"{name}.weight"], state[f"{name}.bias"])
@@ -64,7 +64,7 @@ def test_is_built_for_its_clip(size):
 
 
 def test_starts_with_signals_that_live():
-    """Nothing normalises them: the logits of untrained weights must neither vanish nor dwarf a loss."""
+    """Without normalisation, the logits of an untrained network must neither vanish nor explode."""
     clip = get_spec("c3d").clip_config(img_size=32)
     model = build_model("c3d", num_classes=10, clip=clip).eval()
     clips = torch.randint(0, 256, (4, *clip.shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

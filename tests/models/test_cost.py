@@ -10,7 +10,7 @@ from video_module.models.registry import MODELS, ModelSpec, get_spec
 
 
 def test_by_hand():
-    """C3D on one frame of 2 x 2 pixels: each convolution meets as many cells as are left."""
+    """C3D on one frame of 2 x 2 pixels, where `cells` is the number of positions of each convolution."""
     clip = ClipConfig(num_frames=1, frame_stride=1, resize=2, crop=2)
     cells = [4, 1, 1, 1, 1, 1, 1, 1]
     channels = [3, 64, 128, 256, 256, 512, 512, 512, 512]
@@ -48,7 +48,7 @@ def test_every_model_has_shapes(name):
     assert any(f"{path}.".startswith((f"{features}.", f"{features.partition('.')[0]}.")) for path, _ in shapes)
     paths = [path for path, _ in shapes]
     deepest = max(path.count(".") for path in paths)
-    assert deepest > 0 or name == "c3d"  # which has no block that holds others
+    assert deepest > 0 or name == "c3d"  # C3D has no nested blocks
 
 
 def test_twice_the_frames_cost_twice_as_much():
@@ -76,5 +76,5 @@ def test_an_entry_with_little_in_it_is_listed(monkeypatch):
     spec = replace(get_spec("c3d"), name="bare", paper="", weights_files="")
     assert isinstance(spec, ModelSpec)
     monkeypatch.setitem(MODELS, "bare", spec)
-    monkeypatch.setattr(cost, "MODELS", {"bare": spec})  # the others are in the table above
+    monkeypatch.setattr(cost, "MODELS", {"bare": spec})  # the test above lists the others
     assert cost.format_models().splitlines()[-1].split()[-1] == "none"

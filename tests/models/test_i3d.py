@@ -26,7 +26,7 @@ def test_parameters_are_those_of_the_published_files():
     assert shapes["Mixed_5c.b3b.bn.weight"] == (128,)
     assert shapes["logits.conv3d.weight"] == (400, 1024, 1, 1, 1)
     assert shapes["logits.conv3d.bias"] == (400,)
-    # 57 convolutions with a norm (weight; weight, bias, mean, variance, count), and the logits
+    # 57 convolutions with a norm (weight, and weight, bias, mean, variance and count of the norm), and the logits.
     assert len(shapes) == 57 * 6 + 2
     assert not [key for key in shapes if key.endswith("conv3d.bias") and not key.startswith("logits")]
     assert measure_cost("i3d", num_classes=400).num_parameters == 12_697_264
@@ -36,7 +36,7 @@ def test_parameters_are_those_of_the_published_files():
 
 @pytest.mark.parametrize(
     ("length", "kernel", "stride", "expected"),
-    [  # TensorFlow's documentation: what is needed in all, the odd one after
+    [  # as in TensorFlow's documentation, where an odd total is padded after
         (224, 7, 2, (2, 3)),
         (64, 7, 2, (2, 3)),
         (225, 7, 2, (3, 3)),
@@ -67,8 +67,7 @@ def test_units_and_poolings_pad_with_zeros_as_tensorflow(size):
 
 
 def test_logits_are_the_mean_over_time():
-    """At 224 pixels the pooling leaves one cell in space and one less than 64 / 8 in time, whose logits the authors
-    average."""
+    """For 64 frames of 224 pixels, the pooling leaves one cell in space and 64 / 8 - 1 in time, which are averaged."""
     net = small_i3d(clip_len=64, img_size=224)
     features = torch.rand(1, 1024, 8, 7, 7)
     with torch.inference_mode():
@@ -100,21 +99,21 @@ def test_a_boring_video_through_one_kernel_and_what_the_ends_do_to_it():
     video = image[:, :, None].expand(-1, -1, 8, -1, -1)
     expected = F.conv2d(image, weight, padding=1)
     answer = F.conv3d(video, inflate(weight, 3), padding=1)
-    for moment in range(1, 7):  # the kernel sees frames alone
+    for moment in range(1, 7):  # the kernel sees only frames, no padding
         torch.testing.assert_close(answer[:, :, moment], expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(answer[:, :, 0], expected * 2 / 3, rtol=0, atol=1e-5)  # a third of it sees zeros
+    torch.testing.assert_close(answer[:, :, 0], expected * 2 / 3, rtol=0, atol=1e-5)  # a third of the kernel sees zeros
 
 
 def test_a_boring_video_through_the_inflated_network_gives_the_networks_answer(monkeypatch):
-    """GoogLeNet on an image, against I3D with its inflated weights on that image repeated.
+    """GoogLeNet on an image is compared with I3D, with inflated weights, on a video that repeats the image.
 
-    With SAME padding of zeros the video's ends differ from its middle, and eleven layers of kernels carry that all
-    over a short clip. So time is padded here by repeating the frames at the ends: then every kernel sees the one image.
+    With zero padding, the ends of the video differ from its middle, and eleven layers of kernels spread that over a
+    short clip. So this test pads time by repeating the end frames, and every kernel sees only the image.
     """
     torch.manual_seed(0)
     image_net = googlenet(weights=None, num_classes=10, aux_logits=False, init_weights=False).eval()
     for module in image_net.modules():
-        if isinstance(module, nn.BatchNorm2d):  # as after training
+        if isinstance(module, nn.BatchNorm2d):  # statistics as after training
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
         elif isinstance(module, nn.Conv2d):
@@ -122,7 +121,7 @@ def test_a_boring_video_through_the_inflated_network_gives_the_networks_answer(m
     image_net.conv1.conv.padding = (0, 0)
     image = torch.rand(2, 3, 96, 96) * 2 - 1
     with torch.inference_mode():
-        expected = image_net(F.pad(image, (2, 3, 2, 3)))  # SAME; its own layer pads 3 before
+        expected = image_net(F.pad(image, (2, 3, 2, 3)))  # SAME padding; GoogLeNet's own layer pads 3 on both sides
 
     net = small_i3d(10, clip_len=16, img_size=96)
     layout, weights = match_layout(image_net.state_dict(), net.state_dict())

@@ -1,4 +1,4 @@
-"""Files as others write them: the layout is found, the answers are theirs, and what does not match is listed."""
+"""Weights files of other projects: the layout is found, results agree with theirs, and mismatches are listed."""
 
 import re
 
@@ -86,7 +86,7 @@ class OfficialMerging(nn.Module):
 
 
 class OfficialSwin(nn.Module):
-    """Video-Swin-Transformer's recogniser, small: backbone and cls_head under its names, for sizes without padding."""
+    """A small version of Video-Swin-Transformer's recogniser with its parameter names, for sizes without padding."""
 
     def __init__(self):
         super().__init__()
@@ -145,7 +145,7 @@ def test_video_swin_gives_the_answers_of_its_own_code(final_norm):
 
 
 def to_video_swin(key: str) -> str:
-    """torchvision's name -> Video-Swin-Transformer's."""
+    """Convert torchvision's name of a tensor to that of Video-Swin-Transformer."""
     if key.startswith("head."):
         return key.replace("head.", "cls_head.fc_cls.")
     if match := re.match(r"features\.(\d+)\.(.*)", key):
@@ -162,7 +162,7 @@ def test_a_video_swin_checkpoint_as_a_file(tmp_path, capsys):
     model = build_model("swin3d_t", num_classes=7, weights=str(tmp_path / "swin_tiny_patch244_window877.pth"))
     assert all(torch.equal(value, donor[key]) for key, value in model.backbone.state_dict().items())
     assert capsys.readouterr().out.strip().endswith("read as Video-Swin-Transformer and mmaction")
-    # of another size of windows, as for Something-Something
+    # A file with another window size, as for Something-Something.
     table = "backbone.layers.0.blocks.0.attn.relative_position_bias_table"
     content["state_dict"][table] = torch.zeros(31 * 13 * 13, 3)
     torch.save(content, tmp_path / "window1677.pth")
@@ -171,7 +171,7 @@ def test_a_video_swin_checkpoint_as_a_file(tmp_path, capsys):
 
 
 def test_video_swin_on_something_something_has_windows_as_long_as_its_clips(tmp_path, monkeypatch, capsys):
-    """swin_base_patch244_window1677_sthv2.pth: a model of its own, which the other's error names."""
+    """swin_base_patch244_window1677_sthv2.pth needs its own model, which the error of swin3d_b names."""
     build = swin3d._build
     monkeypatch.setattr(
         swin3d,
@@ -195,7 +195,7 @@ def test_video_swin_on_something_something_has_windows_as_long_as_its_clips(tmp_
 
 @pytest.fixture(autouse=True)
 def narrow_c3d(monkeypatch):
-    """C3D of a hundredth of its 78 M parameters: their names are the same."""
+    """Shrink C3D to about a hundredth of its 78 M parameters, under the same names."""
     layers = tuple((name, width // 8, pool) for name, width, pool in c3d._CONVOLUTIONS)
     monkeypatch.setattr(c3d, "_CONVOLUTIONS", layers)
     monkeypatch.setattr(c3d, "_HIDDEN", 512)
@@ -245,7 +245,7 @@ def test_c3d_in_all_its_layouts(tmp_path, capsys, layout):
 
 
 def test_an_i3d_file_from_before_batch_norm_counted(tmp_path, capsys):
-    """rgb_imagenet.pt: a plain state dict of 400 classes; PyTorch of its time kept no num_batches_tracked."""
+    """rgb_imagenet.pt is a plain state dict for 400 classes, from before PyTorch had num_batches_tracked."""
     donor = get_spec("i3d").build(num_classes=400).state_dict()
     old = {key: value for key, value in donor.items() if not key.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "rgb_imagenet.pt", _use_new_zipfile_serialization=False)
@@ -330,7 +330,7 @@ class Payload:
 
 
 def test_a_file_with_code_is_refused_with_the_way_to_convert_it(tmp_path, monkeypatch):
-    """As training programs leave them, with their settings as objects."""
+    """Training programs save such files, with their settings as objects."""
     monkeypatch.chdir(tmp_path)
     donor = build_model(NANO, num_classes=4, seed=3)
     torch.save({"state_dict": donor.backbone.state_dict(), "args": Payload()}, "run.pth")

@@ -113,7 +113,7 @@ def torch_cache(tmp_path, monkeypatch) -> Path:
 
 
 def test_published_weights_come_from_torchs_cache(torch_cache, monkeypatch, capsys):
-    """A file under torchvision's name is used without asking the network, if its content is what the name says."""
+    """A file with torchvision's name is used without a download if its content matches the hash in the name."""
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("asked the network"))
     donor = build_model("swin3d_t", num_classes=400, seed=1)
     file = torch_cache / get_model_weights("swin3d_t")["KINETICS400_V1"].url.rpartition("/")[2]
@@ -146,7 +146,7 @@ def test_offline_it_says_which_file_to_put_where_and_what_else_would_do(torch_ca
     url = get_model_weights("swin3d_b")["KINETICS400_IMAGENET22K_V1"].url
     assert f"download {url} elsewhere, and save it as {torch_cache / url.rpartition('/')[2]}" in str(error.value)
     assert all(flag in str(error.value) for flag in ("--weights none", "--model_type swin3d_nano", "--probe"))
-    with pytest.raises(InputError) as error:  # as for an export, which takes no other weights
+    with pytest.raises(InputError) as error:  # as in an export, where other weights are no alternative
         build_model("swin3d_b", num_classes=400, weights="KINETICS400_V1", keeps_head=True)
     assert "--probe" not in str(error.value)
 

@@ -7,12 +7,12 @@ from video_module.models.registry import get_spec
 from video_module.models.swin3d import WindowAttention3d
 
 
-@pytest.mark.parametrize("fused", [False, True])  # True is the way on CUDA, here by torch's own arithmetic of it
+@pytest.mark.parametrize("fused", [False, True])  # True is the code path for CUDA, here with torch's CPU attention
 @pytest.mark.parametrize(
     ("size", "window", "shift"),
     [
         ((8, 14, 14), [8, 7, 7], [0, 0, 0]),  # even, not shifted
-        ((8, 14, 14), [8, 7, 7], [4, 3, 3]),  # the window spans the time axis: no shift along it
+        ((8, 14, 14), [8, 7, 7], [4, 3, 3]),  # the window spans the time axis, so there is no shift along it
         ((16, 14, 14), [8, 7, 7], [4, 3, 3]),  # even
         ((5, 9, 10), [2, 4, 4], [1, 2, 2]),  # padded on all axes
         ((3, 4, 9), [8, 4, 4], [4, 2, 2]),  # larger window than input
@@ -38,7 +38,7 @@ def test_attention_equals_torchvisions(size, window, shift, fused, monkeypatch):
 
 @pytest.mark.parametrize(("window", "shift"), [([8, 7, 7], [0, 0, 0]), ([8, 7, 7], [4, 3, 3]), ([4, 7, 7], [2, 3, 3])])
 def test_mask_of_the_fused_attention_has_rows_that_its_kernels_take(window, shift, monkeypatch):
-    """Contiguous, and beginning at multiples of 16 bytes. 4 x 7 x 7 tokens are no multiple of 8."""
+    """Rows must be contiguous and start at multiples of 16 bytes. 4 x 7 x 7 tokens are not a multiple of 8."""
     monkeypatch.setattr(WindowAttention3d, "is_fused", lambda self, x: True)
     masks, attend = [], torch.nn.functional.scaled_dot_product_attention
 
@@ -78,7 +78,7 @@ def test_the_mask_gives_the_very_bits_that_torchvisions_gives(fused, monkeypatch
     torch.manual_seed(0)
     module, x = WindowAttention3d(16, [4, 4, 4], [2, 2, 2], 4), torch.randn(2, 8, 8, 8, 16)
     mask = swin3d._shift_mask(swin3d._regions(((8, 8, 8), (4, 4, 4), (2, 2, 2)), x.device, False))
-    assert mask.softmax(dim=-1).unique().numel() == 5  # 0, and parts of 64, 32, 16 and 8 tokens: nothing subnormal
+    assert mask.softmax(dim=-1).unique().numel() == 5  # 0 and 1 / (64, 32, 16 or 8 tokens), without subnormal numbers
     with torch.no_grad():
         expected = module(x)
         monkeypatch.setattr(swin3d, "_shift_mask", lambda regions: mask.clamp(min=-100.0))
@@ -122,7 +122,7 @@ def test_nano_begins_with_filters_that_see_only_what_moves():
         seen = [(patches(clip) - patches.bias[:, None, None, None]).std(dim=(0, 2, 3, 4)) for clip in (still, moving)]
     half = len(patches.bias) // 2
     assert seen[0][:half].max() < 1e-4
-    assert seen[1][:half].min() > 0.2  # as wide as what the others see, of a tenth of the change
+    assert seen[1][:half].min() > 0.2  # as large as the other filters' output, from a tenth of the change
     assert seen[0][half:].min() > 0.2
 
 

@@ -1,4 +1,4 @@
-"""Our networks and their pixels beside torchvision's own, weights and presets as published."""
+"""Our networks and preprocessing compared with torchvision's networks, published weights and presets."""
 
 import math
 
@@ -21,7 +21,7 @@ OF_TORCHVISION = [name for name, spec in MODELS.items() if spec.weights and not 
 
 
 def published(name: str):
-    """torchvision's entry of the default weights."""
+    """Return torchvision's entry for the default weights."""
     return get_model_weights(name)[get_spec(name).default_weights]
 
 
@@ -54,14 +54,15 @@ def test_parameters_and_cost_are_torchvisions(name):
         ours = get_spec(name).build(num_classes=400).state_dict()
     assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
     clip, meta = get_spec(name).clip, published(name).meta
-    counted_on = min(clip.num_frames, 16)  # frames: Swin's and S3D's figures are of shorter clips than their accuracy
+    # torchvision's operation counts of Swin and S3D are for shorter clips than its accuracies.
+    counted_on = min(clip.num_frames, 16)
     cost = measure_cost(name, clip=get_spec(name).clip_config(clip_len=counted_on))
     assert cost.num_parameters == meta["num_params"]
     assert math.isclose(cost.gmacs, meta["_ops"], rel_tol=0.001)
 
 
 def drawn_frames(num_frames: int, *, height: int = 240, width: int = 320) -> np.ndarray:
-    """uint8 RGB (T, H, W, 3), with noise: flat areas resize alike however it is done."""
+    """Return uint8 RGB (T, H, W, 3) with noise, because every method resizes flat areas to the same values."""
     frames = np.stack(list(draw_frames("wave", make_scene(1, 2), num_frames=num_frames, rng=np.random.default_rng(0))))
     tiled = np.tile(frames, (1, 2, 2, 1))[:, :height, :width]
     noise = np.random.default_rng(1).integers(-20, 21, tiled.shape)
@@ -70,7 +71,10 @@ def drawn_frames(num_frames: int, *, height: int = 240, width: int = 320) -> np.
 
 @pytest.mark.parametrize("name", OF_TORCHVISION)
 def test_pixels_are_torchvisions(name):
-    """What the network sees: to rounding from equal resized frames, to a level of 255 in few values otherwise."""
+    """The network's input equals torchvision's up to rounding for the same resized frames.
+
+    From raw frames, a few values differ by one level of 255.
+    """
     model = build_model(name, num_classes=2).eval()
     frames, seen = drawn_frames(4), []
     model.backbone = torch.nn.Identity()
@@ -85,7 +89,7 @@ def test_pixels_are_torchvisions(name):
     assert (difference > 0.5).float().mean() < 0.02
 
 
-# Swin on two frames: its windows are of the whole clip's height and width, and the padding along time is in it
+# Swin gets two frames of full height and width, which also tests the padding along time.
 LOGITS = [("s3d", 16), ("swin3d_t", 2)]
 LARGE = [
     ("r3d_18", 16),
@@ -104,7 +108,7 @@ LARGE = [
 def test_logits_are_torchvisions(name, num_frames):
     torch.manual_seed(0)
     theirs = getattr(zoo, name)(num_classes=7).eval()
-    if name == "s3d":  # torch's own start lets signals die in its 77 layers, and anything would equal anything
+    if name == "s3d":  # with torch's default initialisation, signals would vanish in its 77 layers
         for module in theirs.modules():
             if isinstance(module, torch.nn.Conv3d):
                 torch.nn.init.kaiming_normal_(module.weight)
@@ -149,8 +153,10 @@ def test_logits_are_compared_for_all_of_torchvision():
 
 
 def test_mvit_of_torchvisions_size_is_torchvisions_network():
-    """The blocks, written anew here since torchvision's builders hold the size, in the attributes that tensors' shapes
-    do not show."""
+    """The blocks are defined in this project, because torchvision's builders have a fixed size.
+
+    This compares the attributes that the shapes of the tensors do not show.
+    """
     for name in ("mvit_v1_b", "mvit_v2_s"):
         with torch.device("meta"):
             nets = [getattr(zoo, name)(num_classes=4), get_spec(name).build(num_classes=4, drop_path=0.2)]
@@ -212,6 +218,6 @@ def test_mvit_makes_its_distances_once_and_trains_after_it_was_validated(monkeyp
     torchvision_zoo._distance_tensor.cache_clear()
     with torch.inference_mode():
         model.eval()(clips)
-    monkeypatch.setattr(torch, "tensor", None)  # each call would send a tensor to the device, and wait for it
+    monkeypatch.setattr(torch, "tensor", None)  # each call would send a tensor to the device and wait for it
     model.train()(clips).sum().backward()
     assert all(parameter.grad is not None for parameter in model.backbone.blocks.parameters())

@@ -1,4 +1,4 @@
-"""The kernels on a GPU where there is one, else in Triton's interpreter, which knows fp16 but not bf16."""
+"""The kernels on a GPU if there is one, else in Triton's interpreter, which supports fp16 but not bf16."""
 
 import pytest
 import torch
@@ -40,8 +40,8 @@ def difference(a: Tensor, b: Tensor) -> float:
     [
         (3, 64, 16, None),
         (2, 100, 32, None),  # the last block is not full
-        (16, 64, 16, ((8, 8, 8), (4, 4, 4), (2, 2, 2))),  # 8 windows, of two samples
-        (2, 196, 32, ((8, 7, 7), (4, 7, 7), (2, 0, 0))),  # whole blocks of other regions
+        (16, 64, 16, ((8, 8, 8), (4, 4, 4), (2, 2, 2))),  # two samples of 8 windows
+        (2, 196, 32, ((8, 7, 7), (4, 7, 7), (2, 0, 0))),  # whole blocks belong to other regions
     ],
 )
 def test_kernels_equal_the_explicit_form(windows, tokens, channels, layout):

@@ -1,4 +1,4 @@
-"""X3D beside pytorchvideo's own network, with its weights under its names."""
+"""X3D compared with pytorchvideo's network, whose parameter names it shares."""
 
 from pathlib import Path
 
@@ -13,19 +13,19 @@ from video_module.models.recognizer import build_model
 from video_module.models.registry import get_spec
 
 NAMES = ("x3d_xs", "x3d_s", "x3d_m")
-# Frames, side of the clip that pytorchvideo's network is built for: its training's.
+# (frames, side) of the training clips, for which pytorchvideo builds its networks.
 TRAINED_ON = {"x3d_xs": (4, 160), "x3d_s": (13, 160), "x3d_m": (16, 224)}
 
 
 def theirs(name: str, num_classes: int) -> nn.Module:
-    """pytorchvideo's network as its hub builds it, but giving logits."""
+    """Build pytorchvideo's network like its hub, but with logits as output."""
     hub = pytest.importorskip("pytorchvideo.models.hub", reason="pytorchvideo is not installed")
     return getattr(hub, name)(model_num_class=num_classes, head_activation=None).eval()
 
 
 @torch.no_grad()
 def as_after_training(net: nn.Module, video: Tensor) -> nn.Module:
-    """Norms with the statistics of this video, and with weights that are nowhere zero, where the authors start some."""
+    """Give the norms the statistics of this video, and weights that are not zero, as some are at the start."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -52,7 +52,7 @@ def compare(name: str, video: Tensor, *, clip=None) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_pytorchvideos(name):
-    """With the hub's clips, which are larger than those of the training: four places are pooled and averaged."""
+    """The hub's clips are larger than the training clips, so that four positions are pooled and averaged."""
     compare(name, torch.randn(1, 3, *get_spec(name).clip.shape[:3]))
 
 
@@ -75,7 +75,7 @@ def test_of_clips_smaller_than_the_trainings_all_is_pooled(num_frames, side, win
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_and_cost_are_the_published_ones(name):
-    """The paper's table 2, whose figures are of the training's clips."""
+    """The figures are from table 2 of the paper, which are for the training clips."""
     cost = measure_cost(name, clip=get_spec(name).clip_config(img_size=TRAINED_ON[name][1]))
     assert cost.num_parameters == 3_794_274
     assert cost.gmacs == pytest.approx({"x3d_xs": 0.60, "x3d_s": 1.96, "x3d_m": 4.73}[name], abs=0.006)
@@ -106,7 +106,7 @@ def torch_cache(tmp_path, monkeypatch):
 
 
 def test_the_published_file_loads_by_name_and_as_a_file(torch_cache, monkeypatch, capsys):
-    """A file laid out as pytorchvideo's, since the published one could not be reached."""
+    """The file only has the layout of pytorchvideo's, because the published one could not be downloaded."""
     donor = build_model("x3d_s", num_classes=400, seed=1).backbone.state_dict()
     asked = []
 
@@ -136,7 +136,7 @@ def test_a_damaged_download_without_a_checksum_is_not_kept(torch_cache, monkeypa
 def test_classes_are_kinetics_in_pytorchvideos_order():
     names = recognizer.published_class_names("x3d_m", "KINETICS400_V1")
     assert (len(names), len(set(names))) == (400, 400)
-    # Entries of the list that pytorchvideo's hub page points to (kinetics_classnames.json).
+    # Entries of kinetics_classnames.json, to which pytorchvideo's hub page links.
     assert {number: names[number] for number in (81, 115, 290)} == {
         81: "cutting nails",
         115: "eating ice cream",

@@ -244,7 +244,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def format_table(rows: list[dict]) -> str:
-    """Format rows with the same keys as an aligned table; None is a dash."""
+    """Format rows with the same keys as an aligned table, with a dash for None."""
     cells = [list(rows[0]), *([_format(value) for value in row.values()] for row in rows)]
     return align(cells, left=(0,))
 

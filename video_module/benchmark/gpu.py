@@ -1,8 +1,8 @@
-"""Measure this project on a GPU in eleven parts: correctness, speed, memory. Without CUDA, a small rehearsal.
+"""Measure correctness, speed and memory on a GPU in eleven parts, or rehearse them in small without CUDA.
 
-Every result is printed at once as a line of JSON, so that an interrupted run loses nothing. The parts run in a process
-of their own, which is killed if a part overruns its share of the time; a new process continues with the next part. The
-same happens after a failure, since errors on the GPU can outlast the part that caused them.
+Every result is printed at once as a line of JSON, so that an interrupted run loses nothing. The parts run in a separate
+process, which is killed if a part takes more than its share of the time, and a new process continues with the next
+part. The same happens after a failure, because errors on the GPU can outlast the part that caused them.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from video_module import cli
 from video_module.errors import InputError
 from video_module.tables import align
 
-# Seconds that each part may take with swin3d_b on an H100, in order of importance. Later parts share what is left over.
+# Seconds for each part with swin3d_b on an H100, in order of importance. Later parts share the time that is left.
 PARTS = {
     "versions": 15,
     "kernels": 25,
@@ -46,11 +46,11 @@ _REFUSED = 2
 """Exit code of a process that cannot use the device."""
 _READY = "ready\n"
 _Row = dict[str, Any]
-"""A result has "part" and "what"; the end of a part has no "what", but took_s, skipped, error or timed_out_after_s."""
+"""A result with "part" and "what", or the end of a part, with took_s, skipped, error or timed_out_after_s instead."""
 
 
 def run(args: argparse.Namespace) -> list[_Row]:
-    """Run all parts and print their rows as they come."""
+    """Run all parts, print each row as soon as it is there, and return all rows."""
     settings = {"device": args.device, "model_type": args.model_type}
     settings["data_dir"] = None if args.data_dir is None else str(args.data_dir.absolute())
     left, rows = [part for part in PARTS if part in args.parts], []
@@ -69,7 +69,7 @@ def has_failed(row: _Row) -> bool:
 
 
 def format_rows(rows: list[_Row]) -> str:
-    """Format part, measurement and figures as a table. It only has the longest kernels; all were printed before."""
+    """Format part, measurement and figures as a table, with only the longest kernels, since all were printed before."""
     cells = []
     for row in rows:
         figures = {key: value for key, value in row.items() if key not in ("part", "what")}
@@ -88,7 +88,7 @@ def _run_process(left: list[str], settings: _Row, end: float) -> Iterator[_Row]:
     command = [sys.executable, "-m", "video_module.benchmark.gpu", json.dumps({"parts": left, **settings})]
     # cuBLAS reads this once per process, and deterministic algorithms need it. On an H100 it is the default size.
     environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ, "TQDM_DISABLE": "1"}
-    # A group of its own, so that its loaders' workers are killed with it.
+    # Give the process its own group, so that the workers of its loaders are killed with it.
     group = {} if os.name == "nt" else {"process_group": 0}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8", errors="replace", **group
@@ -112,17 +112,17 @@ def _run_process(left: list[str], settings: _Row, end: float) -> Iterator[_Row]:
 
 
 def _await_start(lines: "queue.Queue[str | None]", end: float) -> None:
-    """Wait until the process has imported torch, so that its first part does not pay for these seconds."""
+    """Wait until the process has imported torch, so that the import does not count as time of the first part."""
     with suppress(queue.Empty):
         line = lines.get(timeout=max(0.0, end - time.monotonic()))
         if line != _READY:
-            lines.put(line)  # it failed to start, which the first part reports
+            lines.put(line)  # the process failed to start, which the first part reports
 
 
 def _part_rows(
     part: str, lines: "queue.Queue[str | None]", process: subprocess.Popen, deadline: float
 ) -> Iterator[_Row]:
-    """The rows of one part, the last of which has no "what"."""
+    """Yield the rows of one part; the last one has no "what"."""
     begin = time.monotonic()
     while True:
         try:
@@ -152,7 +152,7 @@ def _read_lines(process: subprocess.Popen, lines: "queue.Queue[str | None]") -> 
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Kill a process and everything that it has started."""
+    """Kill a process and everything that it started."""
     if os.name == "nt":
         process.kill()
     else:
@@ -162,7 +162,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def run_parts(parts: list[str], settings: _Row) -> None:
-    """Run parts in this process, up to the first that fails."""
+    """Run parts in this process, up to the first one that fails."""
     from video_module.benchmark.gpu_setup import Setup
 
     print(_READY, end="", flush=True)

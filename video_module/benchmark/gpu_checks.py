@@ -1,4 +1,4 @@
-"""The parts of `benchmark gpu` that check correctness: precision, synchronisation, resuming, memory."""
+"""Parts of `benchmark gpu` that check correctness: precision, synchronisation, resuming and memory."""
 
 import copy
 import os
@@ -42,7 +42,7 @@ _PACKAGE, _BENCHMARK = Path(__file__).parents[1], Path(__file__).parent
 
 
 def accuracy(setup: Setup) -> None:
-    """Check a whole network on two clips: fused attention, bf16, recomputed activations, fp16's scaler."""
+    """Check a whole network on two clips: fused attention, bf16, recomputed activations and the scaler of fp16."""
     [batch] = setup.batches(setup.small_model, 2)
     model = setup.build(setup.small_model)
     explicit = copy.deepcopy(model)
@@ -76,7 +76,7 @@ def accuracy(setup: Setup) -> None:
 
 
 def _pass(model: Recognizer, batch: Batch, precision: str) -> tuple[Tensor, float, Tensor]:
-    """Run a forward and backward pass. Returns logits, loss, and all gradients in one vector."""
+    """Run a forward and backward pass and return logits, loss, and all gradients in one vector."""
     device = next(model.parameters()).device
     model.train().zero_grad()
     torch.manual_seed(0)
@@ -92,7 +92,7 @@ def gradient(model: nn.Module) -> Tensor:
 
 
 def compare(setup: Setup, what: str, ours: tuple[float, Tensor], reference: tuple[float, Tensor]) -> None:
-    """Compare (loss, gradient): losses within 1e-2, and gradients in the same direction."""
+    """Check that two (loss, gradient) agree: losses within 1e-2, relative, and gradients with a cosine of 0.99."""
     error = abs(ours[0] - reference[0]) / abs(reference[0])
     cosine = F.cosine_similarity(ours[1].double(), reference[1].double(), dim=0).item()
     is_ok = error <= 1e-2 and cosine >= 0.99
@@ -100,7 +100,7 @@ def compare(setup: Setup, what: str, ours: tuple[float, Tensor], reference: tupl
 
 
 def _check_scaler(setup: Setup, batch: Batch) -> None:
-    """Check that a step with infinite gradients changes only the scale, and that the next one learns."""
+    """Check that a step with infinite gradients changes only the scale, and that the model learns afterwards."""
     trainer = setup.trainer(setup.small_model, 2, precision="fp16", **PLAIN)
     trainer.train_step([batch])
     weight = trainer.model.head.weight
@@ -109,7 +109,7 @@ def _check_scaler(setup: Setup, batch: Batch) -> None:
     trainer.train_step([batch], step=1)
     hook.remove()
     kept, halved = torch.equal(weight, before), trainer.scaler.get_scale() == scale / 2
-    for step in (2, 3):  # the first scale is a guess, which can still be too large
+    for step in (2, 3):  # two steps, because the initial scale is a guess and can still be too large
         loss, _ = trainer.train_step([batch], step=step)
     learned = not torch.equal(weight, before) and bool(loss.isfinite())
     is_ok = kept and halved and learned
@@ -120,7 +120,7 @@ def _check_scaler(setup: Setup, batch: Batch) -> None:
 
 
 def syncs(setup: Setup) -> None:
-    """Find the lines of this project that wait for the GPU, in two mixed steps with the running mean."""
+    """Find the lines of this project that wait for the GPU in two mixed steps with the running mean."""
     micro_batch = setup.micro_batches[-2]
     trainer = setup.trainer(setup.model, micro_batch, **MIXED)
     batches = setup.batches(setup.model, 4 * micro_batch)
@@ -168,15 +168,15 @@ train_model.main(sys.argv[1:])
 
 
 def resume(setup: Setup) -> None:
-    """Check that swin3d_nano, killed after its third step and resumed, ends with the weights of an unbroken run."""
-    # train_model.py needs these; without them, the part is skipped.
+    """Check that a run killed after its third step and resumed ends with the weights of an uninterrupted run."""
+    # train_model.py needs these packages. Without them, the part is skipped.
     import albumentations  # noqa: F401
     import matplotlib  # noqa: F401
 
     from video_module.engine.checkpoint import load_checkpoint
     from video_module.engine.state import last_path
 
-    # On a GPU, cuDNN and index sums add up in any order; on the CPU all results are equal bit for bit.
+    # On a GPU, cuDNN and index sums add in varying order. On the CPU, all results are equal bit for bit.
     kinds = {"": 0.0} if setup.is_tiny else {"": 1e-2, "--deterministic": 0.0}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -206,7 +206,7 @@ def resume(setup: Setup) -> None:
 
 
 def _few_videos(data_dir: Path | None, folder: Path) -> Path:
-    """Make a folder of a dozen videos, copied or drawn."""
+    """Create a folder of a dozen videos, copied from `data_dir` or drawn."""
     from video_module.benchmark.loader import draw_videos, repeat_to
     from video_module.data.records import load_videos
 
@@ -244,7 +244,7 @@ def _finish(process: subprocess.Popen, *, is_killed: bool = False) -> str:
 
 
 def batch_size(setup: Setup) -> None:
-    """Record what --batch_size auto tries, and the memory of its choice; then let memory run out in a step."""
+    """Record the sizes that --batch_size auto tries and the memory of its choice, then run out of memory in a step."""
     name, tried = setup.model, []
     search = memory.micro_batch_on_cuda
 
@@ -283,7 +283,10 @@ def _peaks(setup: Setup) -> dict[str, float]:
 
 
 def _run_out_of_memory(setup: Setup, name: str, batch: Batch) -> None:
-    """Check that the loss is the same with 8 clips at once, with 4, and with 8 and too little memory for them."""
+    """Check that the loss is the same with 8 clips at once when they fit into memory and when they do not.
+
+    The memory limit lies halfway between the memory for 8 and for 4 clips.
+    """
     losses, reserved, trainer = [], [], None
     for micro_batch in (8, 4):
         trainer = setup.trainer(name, micro_batch, **PLAIN)

@@ -1,4 +1,4 @@
-"""The part `kernels` of `benchmark gpu`: Swin's window attention, now and in its old form."""
+"""The part `kernels` of `benchmark gpu`, which measures Swin's window attention now and in its old form."""
 
 import copy
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ from video_module.models.swin3d import Size3, WindowAttention3d, _from_windows, 
 class AttentionAsItWas(ShiftedWindowAttention3d):
     """Swin's attention before it was optimised for GPUs, for comparison. The input must divide into whole windows."""
 
-    # The bias keeps the strides of its lookup, which the kernels with a mask do not support, so the blocks without a
-    # shift fall back to products and a softmax in fp32. In the others, the bias's gradient is written for each window,
-    # then summed.
+    # In blocks without a shift, the bias keeps the strides of its lookup. torch's kernels with a mask do not support
+    # these and fall back to products and a softmax in fp32. In the other blocks, the gradient of the bias is written
+    # for each window and then summed.
 
     def forward(self, x: Tensor) -> Tensor:
-        """x and the result: (N, T, H, W, C)."""
+        """Apply attention to `x` (N, T, H, W, C); the result has the same shape."""
         size, c, heads = tuple(x.shape[1:4]), x.shape[4], self.num_heads
         axes = list(zip(size, self.window_size, self.shift_size, strict=True))
         window = tuple(min(extent, length) for length, extent, _ in axes)
@@ -55,7 +55,7 @@ class AttentionAsItWas(ShiftedWindowAttention3d):
 
 @lru_cache
 def _regions(size: Size3, window: Size3, shift: Size3, device: torch.device) -> Tensor:
-    """Number the regions that the shift brings together, (windows, tokens of a window)."""
+    """Return the region number of each token, (windows, tokens); the shift brings several regions into one window."""
     numbers = np.zeros(1, np.int32)
     for length, extent, offset in zip(size, window, shift, strict=True):
         axis = np.zeros(length, np.int32)
@@ -66,7 +66,10 @@ def _regions(size: Size3, window: Size3, shift: Size3, device: torch.device) -> 
 
 
 def kernels(setup: Setup) -> None:
-    """Measure Swin's attention in each stage, shifted or not: error against torchvision's in fp32, kernel, speed."""
+    """Measure Swin's attention in each stage, shifted or not.
+
+    The results are the error against torchvision's attention in fp32, the kernel that torch chooses, and the speed.
+    """
     ceiling = matrix_rate(setup.precision, setup.device)
     copied = copy_rate(setup)
     for stage, shape, like in _stages(setup.model):
@@ -86,14 +89,14 @@ def kernels(setup: Setup) -> None:
                 attention.__class__ = AttentionAsItWas
             figures = _attention_speed(attention, x, setup)
             seconds = figures["forward_ms"] / 1e3
-            # At least, each value is read in fp32 and written in two bytes.
+            # Any attention at least reads each value in fp32 and writes it in two bytes.
             shares = {"share": macs / seconds / ceiling, "copy_share": 6 * x.numel() / seconds / copied}
             setup.emit(f"{what}: {name}", clips=len(x), **figures, **shares)
         setup.free_memory()
 
 
 def _stages(name: str) -> Iterator[tuple[int, tuple[int, ...], nn.Module]]:
-    """Yield each stage's number, its shape for one clip, (T, H, W, C), and its first two attentions, one at a time."""
+    """Yield (stage number, shape (T, H, W, C) for one clip, attention) for the first two attentions of each stage."""
     seen: dict[int, list[tuple[tuple[int, ...], nn.Module]]] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
@@ -111,7 +114,7 @@ def _stages(name: str) -> Iterator[tuple[int, tuple[int, ...], nn.Module]]:
 
 
 def _drawn_attention(like: nn.Module, device: torch.device) -> WindowAttention3d:
-    """Make an attention with scores and biases large enough to matter, and weights that are exact in bf16."""
+    """Create an attention with scores and biases large enough to matter, and with weights that are exact in bf16."""
     dim = like.qkv.in_features
     attention = WindowAttention3d(dim, list(like.window_size), list(like.shift_size), like.num_heads)
     with torch.no_grad():
@@ -123,7 +126,10 @@ def _drawn_attention(like: nn.Module, device: torch.device) -> WindowAttention3d
 
 
 def _attention_errors(ours: nn.Module, x: Tensor, precision: str) -> dict[str, float]:
-    """Relative errors of the output and of the gradients of x, the rows of q, k and v, and the position table."""
+    """Return relative errors against torchvision's attention in fp32.
+
+    They are those of the output and of the gradients of `x`, the weights of q, k and v, and the position table.
+    """
     explicit = copy.deepcopy(ours)
     explicit.__class__ = ShiftedWindowAttention3d  # scores, mask and softmax one by one
     weights = torch.randn_like(x).bfloat16().float()
@@ -141,7 +147,7 @@ def _attention_errors(ours: nn.Module, x: Tensor, precision: str) -> dict[str, f
 
 
 def _attention_speed(attention: nn.Module, x: Tensor, setup: Setup) -> dict[str, Any]:
-    """Measure milliseconds, and the kernel that torch chooses if its fused attention is called."""
+    """Measure milliseconds, and the kernel that torch chooses if its fused attention is called at all."""
     x = x.requires_grad_()
     timing = setup.timing if setup.is_tiny else {"num_steps": 10, "num_warmup": 3}
 
@@ -169,7 +175,7 @@ def _attention_speed(attention: nn.Module, x: Tensor, setup: Setup) -> dict[str,
 
 @contextmanager
 def _noted_choices() -> Iterator[list[str]]:
-    """Record the backend that torch chooses in each call of its fused attention."""
+    """Yield a list that records the backend torch chooses in each call of its fused attention."""
     from torch.nn.attention import SDPBackend
 
     attend, choices = F.scaled_dot_product_attention, []
@@ -183,7 +189,7 @@ def _noted_choices() -> Iterator[list[str]]:
 
 
 def copy_rate(setup: Setup) -> float:
-    """Measure bytes per second, read and written, of a copy within the device's memory."""
+    """Measure the bytes per second, read and written, of a copy within the device's memory."""
     values = torch.randint(0, 256, (2**22 if setup.is_tiny else 2**30,), dtype=torch.uint8, device=setup.device)
     other = torch.empty_like(values)
     return 2 * len(values) / time_step(lambda: other.copy_(values), setup.device, num_steps=10, num_warmup=3)

@@ -1,4 +1,4 @@
-"""Code shared by the parts of `benchmark gpu`: the device, sizes, trainers, clips, lines of JSON."""
+"""Code shared by the parts of `benchmark gpu`: device, sizes, trainers, clips and lines of JSON."""
 
 import gc
 import json
@@ -23,18 +23,18 @@ from video_module.models.recognizer import Recognizer, build_model
 from video_module.models.registry import get_spec
 from video_module.models.swin3d import WindowAttention3d
 
-# Without randomness, and without anything that makes a step more than a sum of passes.
+# Settings without randomness and without anything that makes a step more than a sum of passes.
 PLAIN = {"mixup": 0.0, "cutmix": 0.0, "ema_decay": 0.0, "drop_path": 0.0, "head_dropout": 0.0}
 MIXED = {"mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.999}
 
 
 def unmixed(name: str) -> dict[str, float]:
-    """PLAIN with the drop path rate of the model's recipe, as in compiled code in all parts."""
+    """Return PLAIN with the drop path rate of the model's recipe, with which all parts compile networks."""
     return {**PLAIN, "drop_path": get_spec(name).recipe["drop_path"]}
 
 
 class Setup:
-    """One part's device, models and sizes. On the CPU everything is tiny: swin3d_nano, few clips, few steps."""
+    """Device, models and sizes of one part. On the CPU everything is tiny: swin3d_nano, few clips and few steps."""
 
     def __init__(self, *, part: str, device: str, model_type: list[str], data_dir: str | None):
         self.part = part
@@ -56,7 +56,7 @@ class Setup:
     def precision(self) -> str:
         return choose_precision("auto", self.device)
 
-    # ---- what is printed
+    # ---- printing
 
     def emit(self, what: str, **figures: Any) -> None:
         """Print a result at once."""
@@ -66,7 +66,7 @@ class Setup:
         """Print how the part ended."""
         _print({"part": self.part, **figures})
 
-    # ---- what is measured
+    # ---- models and clips
 
     def clip(self, name: str) -> ClipConfig:
         spec = get_spec(name)
@@ -74,7 +74,7 @@ class Setup:
         return spec.clip_config(**tiny)
 
     def batches(self, name: str, num_clips: int, *, largest: int = 16) -> list[Batch]:
-        """Random clips in batches like the loader's. They are not zeros, which would be faster than any real clip."""
+        """Return random clips in batches like the loader's. Clips of zeros would be faster than real ones."""
         return [drawn(self.clip(name), min(largest, num_clips - begin)) for begin in range(0, num_clips, largest)]
 
     def build(self, name: str, *, drop_path: float = 0.0) -> Recognizer:
@@ -82,12 +82,12 @@ class Setup:
         return model.to(self.device)
 
     def trainer(self, name: str, micro_batch: int | str, **given: Any) -> Trainer:
-        """Make a trainer in training mode, with the model's recipe and the settings `given`; compiled only if given."""
+        """Create a trainer in training mode with the model's recipe and settings `given`, by default not compiled."""
         settings = {"effective_batch": self.effective_batch, "batch_size": micro_batch, "num_repeats": 1}
         settings |= {"num_epochs": 30, "compile": False, **given}
         config = get_spec(name).train_config(weights="none", given=settings)
         model = build_model(name, num_classes=NUM_CLASSES, clip=self.clip(name), drop_path=config.drop_path)
-        # On the CPU, inductor takes a minute for the smallest network.
+        # On the CPU, inductor takes a minute even for the smallest network.
         backend = partial(torch.compile, backend="aot_eager") if self.is_tiny else torch.compile
         with mock.patch.object(torch, "compile", backend):
             trainer = Trainer(model, config, device=self.device, steps_per_epoch=1000)
@@ -101,8 +101,8 @@ class Setup:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def rate(self, name: str, clips_per_s: float, precision: str) -> dict[str, float]:
-        """Clips/s with derived figures; `share` is relative to the device's own rate of matrix products."""
-        # The backward pass computes two products for each of the forward pass.
+        """Return clips/s with derived figures; `share` is relative to the device's own rate of matrix products."""
+        # The backward pass computes two products for each product of the forward pass.
         macs = 3e9 * _gmacs(name, self.clip(name))
         share = clips_per_s * macs / _matrix_rate(precision, self.device)
         return {
@@ -115,7 +115,7 @@ class Setup:
 
 @contextmanager
 def captured() -> Iterator[StringIO]:
-    """Capture what is printed inside, without showing it."""
+    """Capture printed text without showing it."""
     with redirect_stdout(StringIO()) as text:
         yield text
 
@@ -132,7 +132,7 @@ def exact_products() -> Iterator[None]:
 
 
 def replace_attention(model: nn.Module, attention: type[nn.Module]) -> None:
-    """Give Swin's blocks another attention with the same parameters."""
+    """Replace the attention of Swin's blocks by another class with the same parameters."""
     for module in model.modules():
         if isinstance(module, WindowAttention3d):
             module.__class__ = attention
@@ -143,7 +143,7 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
 
 
 def is_out_of_memory(trainer: Trainer, micro_batch: int) -> bool:
-    """Whether the trainer ran out of memory and continued with fewer clips at once."""
+    """Return whether the trainer ran out of memory and continued with fewer clips at once."""
     return trainer.micro_batch != micro_batch
 
 

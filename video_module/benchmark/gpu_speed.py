@@ -1,4 +1,4 @@
-"""The parts of `benchmark gpu` that measure speed: steps, longest kernels, other networks, evaluation, loaders."""
+"""Parts of `benchmark gpu` that measure speed: steps, longest kernels, other networks, evaluation and loaders."""
 
 import argparse
 import shutil
@@ -39,7 +39,7 @@ from video_module.models.registry import get_spec
 
 
 def versions(setup: Setup) -> None:
-    """Print the machine, its GPU, and the packages that speed depends on."""
+    """Print the machine, its GPU and the versions of packages that affect speed."""
     setup.emit("machine", **describe_machine(("torch", "torchvision", "triton", "numpy", "opencv-python-headless")))
     if Path("/dev/shm").is_dir():
         setup.emit("/dev/shm, through which loaders send clips", gb=shutil.disk_usage("/dev/shm").total / 1e9)
@@ -70,7 +70,7 @@ def _driver() -> str | None:
 
 
 def speed(setup: Setup) -> None:
-    """Time whole steps in the original's way and by this trainer, with its old attention and now, and their memory."""
+    """Measure time and memory of whole steps, of the original and of this trainer with its old and new attention."""
     for precision in dict.fromkeys(("fp32", setup.precision)):
         setup.emit(f"matrix products, {precision}", tflops=2 * matrix_rate(precision, setup.device) / 1e12)
     setup.emit("copies, read and written", gb_per_s=copy_rate(setup) / 1e9)
@@ -86,7 +86,10 @@ def speed(setup: Setup) -> None:
 
 
 def _time_original(setup: Setup, name: str) -> float | None:
-    """Measure clips/s of torchvision's network in fp32 with Adam, two clips per step."""
+    """Measure clips/s of torchvision's network in fp32 with Adam and two clips per step.
+
+    Returns None for networks that the original project does not have.
+    """
     if name not in ("swin3d_t", "swin3d_s", "swin3d_b"):
         setup.emit(f"{name}: the original's way", skipped="the original does not have this network")
         return None
@@ -131,7 +134,7 @@ def _time_trainer(
 
 
 def compile(setup: Setup) -> None:
-    """Compare loss and gradients of compiled steps with eager ones, and measure speed and the longest kernels."""
+    """Compare loss and gradients of compiled and eager steps, and measure speed and the longest kernels."""
     at_once = setup.micro_batches[-1]
     for name in setup.models:
         batches = setup.batches(name, at_once)
@@ -145,7 +148,7 @@ def compile(setup: Setup) -> None:
         del trainer
         for what, given in (("compiled", {}), ("compiled, mixed, with the running mean", MIXED)):
             _time_trainer(setup, name, what, at_once, compile=True, **given)
-        # A whole step as in the recipe, to compare its time with that of its kernels.
+        # Profile a whole step as in the recipe, to compare its time with that of its kernels.
         trainer = setup.trainer(name, at_once, compile=True, **{**unmixed(name), **MIXED})
         _emit_kernels(setup, f"{name} compiled, mixed", trainer, num_clips=setup.effective_batch)
 
@@ -157,13 +160,13 @@ def _emit_rate(setup: Setup, name: str, what: str, rate: float, *, precision: st
 
 
 def _measure_peaks(setup: Setup, name: str) -> None:
-    """Measure the peak memory of a step of one pass, by the number of clips in it."""
+    """Measure the peak memory of a step of a single pass for each number of clips."""
     trainer = setup.trainer(name, 1, **PLAIN)
     peaks = {}
     for at_once in setup.micro_batches:
         trainer.micro_batch = at_once
         batches = setup.batches(name, at_once)
-        trainer.train_step(batches)  # makes the optimiser's state
+        trainer.train_step(batches)  # creates the optimiser's state
         setup.free_memory()
         trainer.train_step(batches)
         peaks[str(at_once)] = peak_gb(setup.device)
@@ -174,7 +177,7 @@ def _measure_peaks(setup: Setup, name: str) -> None:
 
 
 def profile(setup: Setup) -> None:
-    """Emit the longest kernels of a step of one pass."""
+    """Emit the longest kernels of a step of a single pass."""
     at_once = setup.micro_batches[-1]
     trainer = setup.trainer(setup.model, at_once, **PLAIN)
     _emit_kernels(setup, f"{setup.model} eager", trainer, num_clips=at_once)
@@ -200,7 +203,7 @@ def _emit_kernels(setup: Setup, what: str, trainer: Trainer, *, num_clips: int, 
     times = [
         (getattr(event, name), event)
         for event in recorded.key_averages()
-        if event.device_type == kind and not event.is_user_annotation  # annotations span kernels that are also listed
+        if event.device_type == kind and not event.is_user_annotation  # annotations would count kernels twice
     ]
     total = sum(duration for duration, _ in times)
     figures = {"step_ms": 1e3 * seconds, "kernels_ms": total / 1e3, "clips": num_clips, "kinds": len(times)}
@@ -215,7 +218,7 @@ def _emit_kernels(setup: Setup, what: str, trainer: Trainer, *, num_clips: int, 
 
 
 def networks(setup: Setup) -> None:
-    """Time evaluation by precision, then convolutional networks by cuDNN's search and memory layout."""
+    """Time evaluation in each precision, then other networks with and without cuDNN's search and channels last."""
     for name in setup.models:
         for precision in ("bf16", "fp32") if setup.is_tiny else ("bf16", "fp32", "tf32"):
             setup.free_memory()
@@ -245,7 +248,7 @@ def _time_layout(setup: Setup, name: str, at_once: int, *, channels_last: bool, 
     torch.backends.cudnn.benchmark = searches  # the trainer may have changed it
     layout = torch.channels_last_3d if channels_last else torch.contiguous_format
     trainer.model.to(memory_format=layout)
-    # Clips come as (N, T, H, W, 3), which is channels last already.
+    # Clips come as (N, T, H, W, 3), which is already channels last.
     hook = lambda module, inputs: (inputs[0].contiguous(memory_format=layout),)
     trainer.model.backbone.register_forward_pre_hook(hook)
     batches = setup.batches(name, at_once)
@@ -257,7 +260,7 @@ def _time_layout(setup: Setup, name: str, at_once: int, *, channels_last: bool, 
 
 
 def _time_evaluation(setup: Setup, name: str, precision: str) -> None:
-    """Emit clips/s of the scorer that test_model.py uses, 12 views at once."""
+    """Emit clips/s of the scorer of test_model.py with 12 views at once."""
     from video_module.engine.evaluation import torch_scorer
 
     [(clips, _, _)] = setup.batches(name, 2 if setup.is_tiny else 12)
@@ -270,7 +273,7 @@ def _time_evaluation(setup: Setup, name: str, precision: str) -> None:
 
 
 def loader(setup: Setup) -> None:
-    """Time the training loader alone, then training from files compared with clips in memory."""
+    """Time the training loader alone, then training from files in comparison with clips in memory."""
     import albumentations  # noqa: F401 (the loader needs it)
 
     from video_module.benchmark.loader import draw_videos
@@ -301,7 +304,7 @@ def _time_files(setup: Setup, name: str, root: Path, *, compiled: bool, num_vide
 
 
 def _loader_rate(setup: Setup, root: Path, num_videos: int, num_workers: int) -> float:
-    """Clips/s of an epoch, after a first one in which the workers start."""
+    """Measure clips/s of an epoch, after a first one in which the workers start."""
     from video_module.benchmark.loader import repeat_to
     from video_module.data.dataset import TrainingClips, training_loader
     from video_module.data.records import load_videos

@@ -1,6 +1,7 @@
-"""Measure how fast clips reach the network: the real loaders, a bare OpenCV read as the limit, and the original's way.
+"""Measure how fast clips reach the network with this project's loaders, with a bare OpenCV read and with the original.
 
-The original project opened each video with OpenCV's defaults, sought every frame, and augmented frame by frame.
+The bare read is the limit. The original project opened each video with OpenCV's defaults, sought every frame, and
+augmented frame by frame.
 """
 
 import argparse
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
     import albumentations as A
     from torch.utils.data import DataLoader
 
-# The original's way is timed only on every sixth clip, because each takes most of a second.
+# The original is timed only on every sixth clip, because each clip takes most of a second.
 _ORIGINAL_SHARE = 6
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows for the training loader, then for the evaluation loader, each compared with a bare read."""
-    # The loaders' workers switch OpenCV's threads off, so everything compared with them runs without threads too.
+    """Return rows for the training loader and for the evaluation loader, each compared with a bare read."""
+    # The workers of the loaders turn off OpenCV's threads, so everything compared with them runs without threads too.
     cv2.setNumThreads(0)
     if args.data_dir and len(args.data_dir) > 1:
         return _compare_folders(args)
@@ -52,8 +53,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def draw_videos(folder: Path, num_videos: int) -> Path:
-    """Draw clips in HMDB51's format: 320x240 MPEG-4 at 30 frames/s, 3 s, a keyframe every 100 frames, film grain."""
-    # Imports PyAV for writing, which is not needed to read the videos of --data_dir.
+    """Draw clips like HMDB51's: 3 s of 320x240 MPEG-4 at 30 frames/s, a keyframe every 100 frames, film grain."""
+    # Imported here, because PyAV for writing is not needed to read the videos of --data_dir.
     from video_module.data.drawing import ACTIONS, draw_frames, make_scene
     from video_module.data.encoding import write_video
 
@@ -70,14 +71,14 @@ def draw_videos(folder: Path, num_videos: int) -> Path:
 
 
 def repeat_to(videos: Sequence[VideoRecord], num_videos: int) -> list[VideoRecord]:
-    """Pick `num_videos` videos, evenly spread; a shorter list is repeated."""
+    """Pick `num_videos` videos spread evenly over the list, which is repeated if it is shorter."""
     if len(videos) < num_videos:
         return [videos[number % len(videos)] for number in range(num_videos)]
     return [videos[number * len(videos) // num_videos] for number in range(num_videos)]
 
 
 def _compare_folders(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of the training loader for several folders, for example the same videos large, long or prepared."""
+    """Return rows of the training loader for several folders, such as the same videos large, long or prepared."""
     clip, ways = get_spec(args.model_type).clip, {}
     for root in args.data_dir:
         videos = repeat_to(load_videos(root, num_workers=args.num_workers), args.num_videos)
@@ -117,7 +118,7 @@ def _measure_training(
     )
 
     def plan(epoch: int) -> list[tuple[Path, np.ndarray]]:
-        """The clips of an epoch as (video, frame indices), for the other ways to read them."""
+        """Return the clips of an epoch as (video, frame indices), for the other ways of reading."""
         sampler.epoch = epoch
         return [(root / videos[key[1]].path, clips.draw(*key)[0]) for load in sampler for key in load]
 
@@ -168,12 +169,12 @@ def _measure_evaluation(
 def _compare(
     ways: dict[str, Callable[[int], float]], *, num_repeats: int, floor: str, original: str | None = None
 ) -> list[dict[str, Any]]:
-    """Time all ways in turn, `num_repeats` times after a pass to warm up.
+    """Time all ways in turn, `num_repeats` times after a warm-up pass.
 
-    A way takes the epoch and returns the number of items that one process handled.
+    A way is a function that takes the epoch and returns the number of items per process.
     """
-    # Other load on the machine comes and goes, and slows all ways of a turn alike, so the median of the ratios within a
-    # turn is steadier than the ratio of the medians.
+    # Other load on the machine slows all ways of a turn alike, so the median of the ratios within a turn is steadier
+    # than the ratio of the medians.
     each: dict[str, list[float]] = {name: [] for name in ways}
     for epoch in range(num_repeats + 1):
         for name, way in ways.items():
@@ -197,7 +198,7 @@ def _compare(
 
 
 def _bare_read(path: Path, indices: np.ndarray, size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR) -> None:
-    """The fastest read with OpenCV: one forward pass, with wanted frames resized to `size` (width, height)."""
+    """Read frames as fast as OpenCV can, in one forward pass, and resize them to `size` (width, height)."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     wanted, frames = set(indices.tolist()), []
     for index in range(indices[-1] + 1):
@@ -207,7 +208,10 @@ def _bare_read(path: Path, indices: np.ndarray, size: tuple[int, int], interpola
 
 
 def _read_as_the_original(path: Path, indices: np.ndarray, compose: "A.ReplayCompose") -> None:
-    """Seek every frame, and augment frame by frame: the first frame draws random values, the others replay them."""
+    """Read a clip like the original, seeking every frame and augmenting frame by frame.
+
+    The first frame draws random values, and the others replay them.
+    """
     capture = cv2.VideoCapture(str(path))
     replay, frames = None, []
     for index in indices.tolist():

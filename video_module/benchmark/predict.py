@@ -1,4 +1,4 @@
-"""Measure how fast a trained model runs: torch eager, torch compiled, and its ONNX files on each runtime."""
+"""Measure how fast a trained model runs in torch, eager and compiled, and as ONNX files on each runtime."""
 
 import argparse
 import tempfile
@@ -23,7 +23,7 @@ from video_module.inference.runtimes import runs_on_cpu, usable_runtimes
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each way of running the model."""
+    """Return one row for each way of running the model."""
     with tempfile.TemporaryDirectory() as folder:
         paths = args.model or untrained_files(args.model_type, Path(folder))
         predictors = _load_candidates(paths, args)
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def untrained_files(model_type: str, folder: Path, *, num_classes: int = 51) -> list[Path]:
-    """Write a checkpoint with random weights and its ONNX files, one per precision, as fast as trained ones."""
+    """Write a checkpoint and one ONNX file per precision with random weights, which run as fast as trained ones."""
     from video_module.engine.checkpoint import Checkpoint, save_checkpoint
     from video_module.inference import export
     from video_module.models.recognizer import build_model
@@ -56,9 +56,9 @@ def untrained_files(model_type: str, folder: Path, *, num_classes: int = 51) -> 
 
 
 def _load_candidates(paths: Sequence[Path], args: argparse.Namespace) -> dict[tuple[str, str], Predictor]:
-    """Load predictors, by file and way of running it.
+    """Load the predictors and return them by (file name, way of running it).
 
-    A .pth file runs eager and compiled; an .onnx file on each runtime of the machine, unless --device names one.
+    A .pth file runs eager and compiled. An .onnx file runs on each runtime of the machine, unless --device names one.
     """
     predictors = {}
     runtimes = usable_runtimes() if args.device == "auto" else [args.device]
@@ -89,7 +89,7 @@ def _compiled(path: Path, predictor: Predictor) -> Callable[[np.ndarray], np.nda
     try:
         score_clips(np.zeros((1, *predictor.clip.shape), np.uint8))
     except Exception as error:
-        # Compiling fails in many ways, for example without a C++ compiler, and torch has no common class for them.
+        # Compiling can fail in many ways, such as without a C++ compiler, and torch has no common exception class.
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"torch.compile failed ({type(error).__name__}: {reason}); skip it with --no-compile"
@@ -112,7 +112,7 @@ def _measure(
     duration_s = num_frames / info.fps
     num_windows = len(window_starts(num_frames, clip, None, fps=info.fps))
     noise = np.random.default_rng(0).integers(0, 256, (batch_size, *clip.shape), np.uint8)
-    # Compiled networks are compiled again for each batch size, and others allocate memory, which must not be timed.
+    # Run each batch size once untimed, because compiled networks compile again for it and others allocate memory.
     for predictor in predictors.values():
         most = cpu_batch_size(clip) if runs_on_cpu(predictor.device) else batch_size
         for size in {min(most, size) for size in (1, batch_size, num_windows % batch_size)} - {0}:

@@ -1,4 +1,4 @@
-"""Test whether a probe learns new actions from few videos, compared with training from scratch on the same videos.
+"""Test how well a probe learns new actions from few videos, compared with training from scratch on the same videos.
 
 The probed networks come from `python -m video_module.demo --seed N`. Their last layers are fitted to four drawn actions
 that the demo does not have, while other networks learn these from scratch. Both are tested in unseen scenes.
@@ -35,7 +35,7 @@ _WAYS = ("probe", "trained on from it", "from nothing")
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each number of videos per class and way to learn: top-1 as the mean over seeds and for each seed."""
+    """Return a row for each number of videos per class and way to learn, with the top-1 mean and that of each seed."""
     results: dict[tuple[int, str], list[dict[str, float]]] = {}
     for seed, weights in enumerate(args.weights):
         with TemporaryDirectory() as folder:
@@ -58,14 +58,14 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _run_seed(
     folder: Path, seed: int, weights: Path, args: argparse.Namespace
 ) -> dict[tuple[int, str], dict[str, float]]:
-    """{(videos per class, way): {"all": top-1, "pair": top-1 of lift and lower, "seconds": …}}."""
+    """Return {(videos per class, way): {"all": top-1, "pair": top-1 of lift and lower, "seconds": …}}."""
     most = max(args.num_videos)
     draw_dataset(
         folder / "clips",
         actions=FURTHER_ACTIONS,
         num_sources=most + _NUM_TEST_SOURCES,
         clips_per_source=1,
-        # Other scenes than those of demos, whose seeds are small
+        # Demos have small seeds, so their scenes are different.
         seed=seed + 1000,
         num_workers=default_num_workers(),
     )
@@ -97,7 +97,7 @@ def _data(root: Path, class_names: tuple[str, ...]) -> TrainingData:
 
 
 def _train(data: TrainingData, start: Recognizer | None, *, seed: int, num_clips: int) -> Recognizer:
-    """Train by the model's recipe, from scratch or from a probe, for as many epochs as give `num_clips` clips."""
+    """Train with the model's recipe, from scratch or from a probe, for about `num_clips` clips."""
     given = {"seed": seed, "num_epochs": max(1, round(num_clips / len(data.train_videos)))}
     config = get_spec(_MODEL).train_config(weights="a probe" if start else NO_WEIGHTS, given=given)
     loaders = data.loaders(config, group=Group(device="cpu"), num_workers=default_num_workers(), pin_memory=False)
@@ -114,7 +114,7 @@ def _train(data: TrainingData, start: Recognizer | None, *, seed: int, num_clips
 
 
 def _probe(data: TrainingData, weights: Path, cache: Path, *, seed: int) -> Recognizer:
-    """Fit a probe as train_model.py --probe does, but in torch, since the network is small."""
+    """Fit a probe like train_model.py --probe, but run the network in torch, because it is small."""
     model = build_model(_MODEL, num_classes=len(data.class_names), weights=str(weights), seed=seed).eval()
     network = network_digest(model, precision="fp32")
     expose_features(model)

@@ -1,7 +1,7 @@
-"""Compare this project's training recipe with the original's: the same folds, network and time on one core.
+"""Compare this project's training recipe with the original's on the same folds, network and time on one core.
 
-The original trained with Adam at a learning rate of 1e-4, two clips per step, every window of consecutive frames, its
-own augmentation, and no schedule. Both use this project's loader, so that only the recipes differ, not the reading.
+The original trained with Adam at a learning rate of 1e-4, on two clips per step and every window of consecutive frames,
+with its own augmentation and no schedule. Both use this project's loader, so that only the recipes differ.
 """
 
 import argparse
@@ -45,7 +45,7 @@ _MODEL = "swin3d_nano"
 
 @dataclass(frozen=True, kw_only=True)
 class _Recipe:
-    """One way to train."""
+    """A training recipe to compare."""
 
     what: str
     config: dict[str, Any]
@@ -67,7 +67,7 @@ _RECIPES = {
             "label_smoothing": 0.0,
             "sampling": "windows",
             "ema_decay": 0.0,
-            "clip_grad_norm": 1e9,  # it did not clip
+            "clip_grad_norm": 1e9,  # the original did not clip gradients
         },
         frame_stride=1,
         is_scheduled=False,
@@ -80,7 +80,7 @@ _RECIPES = {
 
 
 class _OriginalChanges(Augmentation):
-    """The original's augmentation: random crop, flip, colours and a small rotation, drawn once per clip."""
+    """The original's augmentation with random crop, flip, colours and a small rotation, drawn once per clip."""
 
     def __init__(self, clip: ClipConfig):
         super().__init__(clip, "none")
@@ -99,8 +99,8 @@ class _OriginalChanges(Augmentation):
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Make the runs missing in `args.output_dir`. Returns a row for each recipe whose runs are all there."""
-    # One thread, so that several of these processes, each on its own core, do not slow one another.
+    """Make the runs missing in `args.output_dir`, and return a row for each recipe whose runs are complete."""
+    # Use one thread, so that several of these processes, each on its own core, do not slow each other down.
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     if args.core is not None:
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             raise InputError("--core: not supported on this system; leave it out")
     source_of = groups_source(args.groups) if args.groups else name_source
     videos, _, _ = scan(args.data_dir, source_of=source_of, num_workers=1)
-    # One of the folds is called train, since assign_sources() expects a split of that name.
+    # One of the folds is called train, because assign_sources() expects a split of that name.
     names = ["train", *map(str, range(1, _NUM_FOLDS))]
     fold_of = assign_sources(videos, dict.fromkeys(names, 1 / _NUM_FOLDS), seed=0)
     runs = [(name, seed, fold) for seed in args.seeds for fold in range(_NUM_FOLDS) for name in args.recipes]
@@ -134,7 +134,7 @@ def _path(args: argparse.Namespace, name: str, seed: int, fold: int) -> Path:
 def _train_and_test(
     root: Path, train: Sequence[VideoRecord], test: Sequence[VideoRecord], *, recipe: _Recipe, seed: int, seconds: float
 ) -> dict[str, Any]:
-    """Train for `seconds` of CPU time, including reading, and score the test videos."""
+    """Train for `seconds` of CPU time, which includes reading, and score the test videos."""
     spec = get_spec(_MODEL)
     clip = spec.clip_config(frame_stride=recipe.frame_stride)
     config = replace(spec.train_config(weights="none", given=recipe.config), seed=seed, max_failed_share=0.0)
@@ -161,7 +161,7 @@ def _train_and_test(
             trainer.train_step(batches, epoch, step=step)
             num_clips += sum(len(labels) for _, labels, _ in batches)
         epoch += 1
-    taken = time.process_time() - begin  # CPU time, which other load on the machine does not change
+    taken = time.process_time() - begin  # CPU time, which does not depend on other load on the machine
     views = EvaluationViews(root, test, clip, Views())
     scores = score_videos(
         torch_scorer(trainer.validated, device=torch.device("cpu")),
@@ -183,7 +183,7 @@ def _train_and_test(
 def _make_trainer(
     model: Recognizer, config: TrainConfig, recipe: _Recipe, elapsed: Callable[[], float], *, steps_per_epoch: int
 ) -> Trainer:
-    """Make a trainer whose learning rate follows `elapsed()`, the share of time used, instead of its steps."""
+    """Create a trainer whose learning rate follows `elapsed()`, the share of time used, instead of the step number."""
     trainer = Trainer(model, config, device=torch.device("cpu"), steps_per_epoch=steps_per_epoch)
     if recipe.is_original:
         trainer.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
@@ -202,7 +202,7 @@ def _make_trainer(
 
 
 def _summarise(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Top-1 over all videos, each tested once per seed, and the difference from the original's on the same videos.
+    """Return the top-1 over all videos, each tested once per seed, and its difference from the original's.
 
     Intervals are resampled by source.
     """
@@ -227,7 +227,7 @@ def _summarise(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _results(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The results of all seeds and folds; an empty list if any is missing."""
+    """Return the results of all seeds and folds, or an empty list if any is missing."""
     paths = [_path(args, name, seed, fold) for seed in args.seeds for fold in range(_NUM_FOLDS)]
     return [json.loads(read_text(path)) for path in paths] if all(path.is_file() for path in paths) else []
 

@@ -1,7 +1,7 @@
-"""Measure how fast training steps are: this trainer, the original's way, and the device's peak speed, in one run.
+"""Measure the speed of training steps by this trainer and by the original, and the device's peak speed, in one run.
 
-The original trained torchvision's network in fp32, two clips per step, with Adam. The share of the device in use is the
-rate of a step's multiply-adds, forward and backward, divided by the device's own rate in large matrix products.
+The original trained torchvision's network in fp32 with Adam and two clips per step. The share of the device in use is
+the rate of a step's multiply-adds, forward and backward, divided by the device's own rate in large matrix products.
 """
 
 import argparse
@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _measure_model(
     spec: ModelSpec, clip: ClipConfig, device: torch.device, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Rows for one model: the original's way, and this trainer on clips in memory and from files."""
-    # The backward pass computes two products for each of the forward pass: one for the weights, one for the inputs.
+    """Return rows for one model: the original, and this trainer on clips in memory and from files."""
+    # The backward pass computes two products for each product of the forward pass, for the weights and for the inputs.
     work = 3e9 * measure_cost(spec.name, clip=clip).gmacs
     timing = {"num_steps": args.num_steps, "num_warmup": args.num_warmup}
     rows, baseline = [], None
@@ -92,13 +92,13 @@ def _row(spec: ModelSpec, what: str, figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def hmdb51_clips(spec: ModelSpec) -> int:
-    """Number of clips that train_model.py takes for a fold with the model's recipe."""
+    """Return the number of clips in a training run on one fold of HMDB51 with the model's recipe."""
     config = spec.train_config(weights=spec.default_weights, given={})
     return _HMDB51_VIDEOS * config.num_epochs * config.num_repeats
 
 
 def time_step(step: Callable[[], Any], device: torch.device, *, num_steps: int, num_warmup: int) -> float:
-    """Median seconds per step, after `num_warmup` steps that do not count; on CUDA, measured by events."""
+    """Return the median seconds per step after `num_warmup` untimed steps; on CUDA, measured with events."""
     for _ in range(num_warmup):
         step()
     if device.type != "cuda":
@@ -118,7 +118,10 @@ def time_step(step: Callable[[], Any], device: torch.device, *, num_steps: int, 
 
 
 def matrix_rate(precision: str, device: torch.device) -> float:
-    """Multiply-adds per second of a large square matrix product, which no network exceeds. TF32 is off for fp32."""
+    """Measure the multiply-adds per second of a large square matrix product, an upper limit for any network.
+
+    In fp32, TF32 is off.
+    """
     side = 8192 if device.type == "cuda" else 1024
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -132,7 +135,7 @@ def matrix_rate(precision: str, device: torch.device) -> float:
 
 
 def original_step(spec: ModelSpec, clip: ClipConfig, device: torch.device) -> Callable[[], None]:
-    """A training step as in the original: torchvision's own attention, float clips, everything in fp32."""
+    """Return a training step like the original's, with torchvision's attention, float clips and all in fp32."""
     from torchvision.models import get_model
 
     earlier = torch.get_float32_matmul_precision()
@@ -153,7 +156,7 @@ def original_step(spec: ModelSpec, clip: ClipConfig, device: torch.device) -> Ca
 
 
 def measure_with_loader(trainer: Trainer, clip: ClipConfig, args: argparse.Namespace) -> float:
-    """Clips/s over an epoch of real files, after a first one to warm up."""
+    """Measure clips/s over an epoch of real files, after a first one as warm-up."""
     with tempfile.TemporaryDirectory() as folder:
         root = args.data_dir or draw_videos(Path(folder), min(48, args.num_videos))
         videos = repeat_to(load_videos(root, num_workers=args.num_workers or 1), args.num_videos)

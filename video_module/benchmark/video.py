@@ -1,7 +1,7 @@
-"""Measure how fast a whole video is recognised and annotated, compared with the original's way and the least possible.
+"""Measure how fast a whole video is recognised and annotated, compared with the original and with the fastest possible.
 
-The original project kept a buffer of full frames. Once it was full, each new frame made it resize the whole buffer
-again and run the network.
+The original project kept a buffer of full frames. Once the buffer was full, it resized the whole buffer again and ran
+the network for each new frame.
 """
 
 import argparse
@@ -27,7 +27,10 @@ from video_module.inference.windows import iter_windows
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows for recognising, for reading alone, and for writing the annotated video. For each ratio, runs take turns."""
+    """Return rows for recognising, for reading alone and for writing the annotated video.
+
+    Runs that are compared in a ratio take turns.
+    """
     predictor = load_predictor(args.model, device=args.device, num_threads=args.num_threads)
     with tempfile.TemporaryDirectory() as folder:
         return [
@@ -38,9 +41,9 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _measure_recognition(predictor: Predictor, video: Path, *, max_windows: int) -> list[dict[str, Any]]:
-    """Time the whole video by windows half a clip apart, then the original's way.
+    """Time the whole video with windows half a clip apart, then like the original.
 
-    The latter is timed for `max_windows` windows and extrapolated, since each further frame costs the same.
+    The original is timed for `max_windows` windows and extrapolated, because each further frame costs the same.
     """
     # The first call allocates memory and is slower.
     predictor.predict_clips(np.zeros((1, *predictor.clip.shape), np.uint8))
@@ -60,7 +63,10 @@ def _measure_recognition(predictor: Predictor, video: Path, *, max_windows: int)
 
 
 def _as_the_original(predictor: Predictor, video: Path, *, max_windows: int) -> tuple[int, float, float]:
-    """Returns (windows scored, seconds that they took, seconds until the buffer was full)."""
+    """Recognise a video like the original.
+
+    Returns (number of windows, their time in seconds, time until the buffer was full in seconds).
+    """
     fps = read_info(video).fps
     span = sampling.clip_span(predictor.clip, fps)
     capture = cv2.VideoCapture(str(video))
@@ -107,7 +113,7 @@ def _measure_reading(clip: ClipConfig, video: Path, *, num_repeats: int) -> list
 
 def _measure_writing(predictor: Predictor, video: Path, folder: Path, *, num_repeats: int) -> list[dict[str, Any]]:
     prediction = predictor.predict_video(video)
-    # Drawn beforehand, so that the bare encoder only encodes.
+    # Draw the frames beforehand, so that the bare encoder only encodes.
     drawn = list(annotated_frames(prediction))
 
     def ours() -> None:
@@ -130,7 +136,7 @@ def _measure_writing(predictor: Predictor, video: Path, folder: Path, *, num_rep
 
 
 def _in_turns(ours: Callable[[], None], bare: Callable[[], None], *, num_repeats: int) -> tuple[float, float, float]:
-    """Median seconds of each, and the median of the ratios ours / bare within a turn, after a turn to warm up."""
+    """Return the median seconds of both, and the median ratio ours / bare within a turn, after a warm-up turn."""
     times: list[Sequence[float]] = []
     for _ in range(num_repeats + 1):
         marks = [time.perf_counter()]

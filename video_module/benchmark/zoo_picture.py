@@ -1,4 +1,4 @@
-"""Draw the models side by side: the cost and the time of a clip."""
+"""Draw the cost and the time per clip of all models in one picture."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from matplotlib.transforms import Bbox
 
 from video_module.report.style import BLUE, GREY, INK, ORANGE, new_figure, styled
 
-# A network with this many times fewer multiply-adds than the median is named instead of drawn, since a point far away
-# would squeeze all others into a corner.
+# A network with this many times fewer multiply-adds than the median is named instead of drawn, because its point would
+# squeeze all others into a corner.
 _OFF_SCALE = 30
 
 
 @styled()
 def draw_zoo(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Plot a clip's seconds over its multiply-adds, in fp32 and int8, for the rows of benchmark/zoo.py.
+    """Plot seconds per clip over multiply-adds per clip, in fp32 and int8, for the rows of benchmark/zoo.py.
 
     The areas of the pale discs show the number of parameters. A network far smaller than the others is only named.
     """
@@ -55,12 +55,12 @@ def draw_zoo(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _write_names(axes: Axes, names: Sequence[str], x: np.ndarray, fp32: np.ndarray, int8: np.ndarray) -> None:
-    """Write each name near its fp32 point, where it covers no point or other name. A line leads to distant names.
+    """Write each name near its fp32 point, where it covers no point or other name, with a line to distant names.
 
-    Matplotlib has no function for this, and the package adjustText would be one more dependency. The axes' limits must
-    be set before, since the positions depend on them.
+    Matplotlib has no function for this, and the package adjustText would be one more dependency. The limits of the axes
+    must be set before, because the positions depend on them.
     """
-    # Positions are found in pixels for the present layout, which must not change when the picture is saved.
+    # The positions are computed in pixels for the current layout, which must not change when the picture is saved.
     axes.figure.draw_without_rendering()
     axes.figure.set_layout_engine("none")
     frame = axes.get_window_extent()

@@ -1,4 +1,4 @@
-"""Calibrate a model's scores: fit a temperature, and a threshold below which answers are uncertain."""
+"""Calibrate a model's scores: fit a temperature and the threshold below which an answer counts as uncertain."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,15 +9,16 @@ import numpy as np
 from video_module.scores import at_temperature, log_loss, video_score
 from video_module.tables import align
 
-# The temperature is drawn towards 1 as if its logarithm had a normal prior of this deviation. A hundred videos outweigh
-# it; eight that are all right by chance would otherwise ask for a temperature of 0, the score of certainty.
+# Standard deviation of a normal prior on the logarithm of the temperature, which pulls the temperature towards 1. A
+# hundred videos outweigh it. Without it, eight videos that happen to be all correct would give a temperature of 0, at
+# which the best class always scores 1.
 _PRIOR_DEVIATION = 0.5
 _RANGE = (1 / 8, 8.0)
-# A precision measured on fewer answers says nothing.
+# A precision measured on fewer answers is meaningless.
 _FEWEST_ANSWERS = 5
 
 
-# Shares of unknown actions that a user may want to be told of as uncertain.
+# Shares of the unknown actions that a user may want to be reported as uncertain.
 _WANTED_SHARES = (0.75, 0.9)
 
 
@@ -27,38 +28,38 @@ class TradeOff:
 
     min_score: float
     known_answered: float
-    """Share of the known ones whose best class reaches it."""
+    """Share of the videos of known classes whose best score reaches `min_score`."""
     precision: float | None
-    """Share of right answers among these; None if there is none."""
+    """Share of correct answers among those; None if no video reaches `min_score`."""
     unknown_held: float
-    """Share of the unknown ones whose best class does not."""
+    """Share of the videos of unknown classes whose best score stays below `min_score`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A temperature and a threshold fitted to held-out videos, and how well they do."""
+    """A temperature and a threshold fitted to held-out videos, and their measured effect."""
 
     temperature: float
-    """Logits are divided by it before the softmax (Guo et al., ICML 2017)."""
+    """Divisor of the logits before the softmax (Guo et al., ICML 2017)."""
     min_score: float
-    """Below this score of a video's best class, the answer is uncertain."""
+    """Score of a video's best class below which the answer is uncertain."""
     precision: float
-    """Share of right answers among those of at least `min_score`."""
+    """Share of correct answers among the videos that score at least `min_score`."""
     num_answers: int
-    """Videos whose best class reaches it."""
+    """Number of videos that score at least `min_score`."""
     num_videos: int
     trade_offs: tuple[TradeOff, ...] = ()
-    """Of min_score and of higher thresholds; none of fewer than three classes."""
+    """Effects of `min_score` and of higher thresholds; empty with fewer than three classes."""
     learned_unknown: bool = False
-    """Whether the network has learned the classes that stand for unknown ones in them."""
+    """Whether the network was trained on the classes that stand in for unknown ones in `trade_offs`."""
 
     @property
     def recorded(self) -> dict[str, float]:
-        """The part that a checkpoint stores."""
+        """The values that a checkpoint stores."""
         return {"temperature": self.temperature, "min_score": self.min_score}
 
     def describe(self, min_precision: float) -> str:
-        """Describe it for the end of training: a line on known actions, and a table on unknown ones."""
+        """Return the report for the end of training: a line on known actions and a table on unknown ones."""
         return "\n".join([self._describe_known(min_precision), *self._describe_unknown()])
 
     def _describe_unknown(self) -> Iterator[str]:
@@ -95,12 +96,12 @@ def calibrate(
     min_precision: float,
     unknown: Sequence[np.ndarray] | None = None,
 ) -> Calibration:
-    """Fit temperature and threshold to held-out videos.
+    """Fit the temperature and the threshold to held-out videos.
 
-    `view_scores` holds each video's probabilities at temperature 1, (num_views, num_classes), `labels` the classes.
-    `unknown`: probabilities of videos by models that know no class for them. Without them, a video stands for an
-    unknown action if its class is taken out of the softmax, so that the others share its scores. That is kinder than
-    the truth, since the network has learned to tell the class from the others.
+    `view_scores` holds each video's probabilities at temperature 1, shape (num_views, num_classes), and `labels` the
+    class indices. `unknown` holds probabilities of videos from models that were trained without the videos' classes.
+    If it is None, each video is scored with its own class removed from the softmax instead. That estimate is
+    optimistic, because the network has learned to tell the removed class from the others.
     """
     assert len(view_scores) == len(labels) > 0
     temperature = _fit_temperature(view_scores, labels)
@@ -121,25 +122,25 @@ def calibrate(
 
 
 def _best_unknown(unknown: Sequence[np.ndarray], temperature: float) -> np.ndarray:
-    """The score of each video's best class."""
+    """Return the score of each video's best class, shape (num_videos,)."""
     return np.array([video_score(at_temperature(views, temperature)).max() for views in unknown])
 
 
 def _without(views: np.ndarray, label: int) -> np.ndarray:
-    """The scores of a video's views without class `label`; they need not sum to 1."""
-    # A score that rounded to 0 would leave nothing to share out
+    """Remove class `label` from the scores of a video's views, without normalising the rest to a sum of 1."""
+    # If the other scores were all rounded to 0, they could not be normalised.
     return np.maximum(np.delete(views, label, axis=1), 1e-300)
 
 
 def _trade_offs(
     scores: np.ndarray, labels: np.ndarray, unknown: np.ndarray, *, min_score: float
 ) -> tuple[TradeOff, ...]:
-    """The chosen threshold, and higher ones at which more unknown videos are called uncertain."""
-    if scores.shape[1] < 3:  # the one class that is left would always score 1
+    """Return the effects of the chosen threshold and of higher ones, which leave more unknown videos uncertain."""
+    if scores.shape[1] < 3:  # with two classes, the one that is left always scores 1
         return ()
     best, is_right = scores.max(axis=1), scores.argmax(axis=1) == labels
     higher = [float(np.quantile(unknown, share, method="higher")) for share in _WANTED_SHARES]
-    # A score that is reached is an answer: just above it the share is held
+    # A score equal to the threshold counts as an answer, so go to the next float above the quantile.
     thresholds = [min_score, *(np.nextafter(value, 2) for value in higher if value >= min_score)]
     return tuple(
         TradeOff(
@@ -153,14 +154,14 @@ def _trade_offs(
 
 
 def _fit_temperature(view_scores: Sequence[np.ndarray], labels: np.ndarray) -> float:
-    """The temperature with the smallest log-loss of the videos' scores."""
+    """Return the temperature that minimises the log-loss of the videos' scores, with the prior added."""
 
     def loss(log_temperature: float) -> float:
         scores = [video_score(at_temperature(views, math.exp(log_temperature))) for views in view_scores]
         prior = (log_temperature / _PRIOR_DEVIATION) ** 2 / 2
         return log_loss(np.stack(scores), labels) * len(labels) + prior
 
-    # Golden-section search. 30 steps narrow the range to a millionth of it.
+    # Golden-section search; 30 steps narrow the range to a millionth of its width.
     low, high = (math.log(bound) for bound in _RANGE)
     ratio = (math.sqrt(5) - 1) / 2
     inner = [high - ratio * (high - low), low + ratio * (high - low)]
@@ -178,15 +179,18 @@ def _fit_temperature(view_scores: Sequence[np.ndarray], labels: np.ndarray) -> f
 
 
 def _choose_threshold(scores: np.ndarray, labels: np.ndarray, min_precision: float) -> tuple[float, int, float]:
-    """The lowest threshold that reaches the precision, else that of the highest one: (score, answers, precision)."""
+    """Return the lowest threshold that reaches the precision, as (score, number of answers, precision).
+
+    If none reaches it, the threshold with the highest precision is returned.
+    """
     order = np.argsort(-scores.max(axis=1), kind="stable")
     confidence = scores.max(axis=1)[order]
     precision = (scores.argmax(axis=1) == labels)[order].cumsum() / np.arange(1, len(order) + 1)
-    # Answers of one score are given or withheld together.
+    # A threshold cannot separate answers of equal score.
     is_end = np.append(confidence[:-1] > confidence[1:], True)
     counts = np.flatnonzero(is_end & (np.arange(1, len(order) + 1) >= min(_FEWEST_ANSWERS, len(order)))) + 1
     reached = counts[precision[counts - 1] >= min_precision]
     count = int(reached[-1]) if len(reached) else int(counts[precision[counts - 1].argmax()])
-    # Halfway to the next lower score; below the lowest one, halfway to what guessing would give.
+    # Place the threshold halfway to the next lower score or, below the lowest one, halfway to the score of a guess.
     lower = confidence[count] if count < len(order) else 1 / scores.shape[1]
     return float((confidence[count - 1] + lower) / 2), count, float(precision[count - 1])

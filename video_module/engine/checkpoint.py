@@ -1,4 +1,4 @@
-"""Checkpoints (.pth): weights under torchvision's names, and everything needed to use or resume them."""
+"""Checkpoints (.pth): weights under torchvision's parameter names and all that is needed to use or resume them."""
 
 import os
 import textwrap
@@ -18,31 +18,31 @@ from video_module.models.registry import get_spec
 
 @dataclass(kw_only=True)
 class Checkpoint:
-    """A trained model and where it comes from. Everything is tensors and plain values, so it loads without code."""
+    """A trained model and its origin, all in tensors and plain values, so that loading runs no pickled code."""
 
     model: str
     weights: dict[str, torch.Tensor]
-    """The backbone's state dict, as it was validated: the running mean where training kept one."""
+    """State dict of the validated backbone: the running mean of the weights if training kept one."""
     clip: ClipConfig
     class_names: list[str]
     split_digest: str | None = None
     train_sources: list[str] = field(default_factory=list)
-    """Hashed names of the sources in train and val: enough to notice a leak, too little to tell what was filmed."""
+    """Hashed names of the sources in train and val, which reveal a leak but not what was filmed."""
     train_clips: list[str] = field(default_factory=list)
-    """Hashes of the videos themselves; empty in files written before these were kept."""
+    """Hashes of the videos' classes and names; empty in older checkpoints, which did not store them."""
     train_config: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
-    """Logits are divided by it before the softmax. The weights do not know of it."""
+    """Divisor of the logits before the softmax; not folded into the weights."""
     min_score: float | None = None
-    """Score of the best class below which an answer is uncertain; None where no validation videos were there."""
+    """Score of the best class below which an answer is uncertain; None without validation videos."""
     epoch: int = 0
-    """Epochs done."""
+    """Number of finished epochs."""
     training: dict[str, Any] | None = None
-    """State of the run, the weights that learn among it; only in X_last.pth."""
+    """State of the run, including the weights being trained; only in X_last.pth."""
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Describe a checkpoint: all that it records, with the number of its training videos in place of their hashes."""
+    """Return everything a checkpoint records except tensors, with the training videos' hashes replaced by counts."""
     checkpoint = load_checkpoint(path)
     recorded = {name: value for name, value in vars(checkpoint).items() if name not in ("weights", "training")}
     counts = {name: len(recorded[name]) for name in ("train_sources", "train_clips")}
@@ -50,9 +50,9 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; an earlier one stays whole until the new one is on the disk.
+    """Write a checkpoint, leaving an existing file intact until the new one is on the disk.
 
-    Raises InputError where it cannot be written, on a full disk above all.
+    Raises InputError if it cannot be written, for example because the disk is full.
     """
     content = {
         **vars(checkpoint),
@@ -61,7 +61,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "program_version": __version__,
     }
     try:
-        # What runs left that were killed while they saved would fill the disk, a checkpoint each time
+        # Partial files of runs that were killed while saving are as large as a checkpoint and would fill the disk.
         remove_partial(path)
         with replacing(path) as partial, open(partial, "wb") as file:
             torch.save(content, file)
@@ -69,13 +69,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             # content, and a power cut would leave an empty checkpoint in the place of a whole one.
             file.flush()
             os.fsync(file.fileno())
-    # torch makes a RuntimeError of some errors of writing, with the disk's own error behind it
+    # torch turns some write errors into a RuntimeError whose context is the original OSError.
     except (OSError, RuntimeError) as error:
         on_disk = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
         reason = (on_disk and on_disk.strerror) or error
         is_full = on_disk is None or on_disk.errno in FULL_DISK
         left = "the previous one is intact" if path.is_file() else "there is none"
-        # A probe is done in one go, from its features, which are kept
+        # A probe cannot be resumed, but its features are cached, so running it again is cheap.
         again = "run it again" if checkpoint.train_config.get("probe") else "go on with --resume"
         again = f"Free some space and {again}" if is_full else again.capitalize()
         raise InputError(
@@ -84,7 +84,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, onto the CPU. Raises InputError if it is missing, damaged or not of this project."""
+    """Load a checkpoint onto the CPU. Raises InputError if it is missing, damaged or not from train_model.py."""
     content = load_torch_file(path)
     version = content.get("format_version")
     if version is None:
@@ -107,9 +107,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def published_checkpoint(
     model: str, weights: str | None, *, class_names: list[str] | None = None, clip: ClipConfig | None = None
 ) -> Checkpoint:
-    """Published weights as a checkpoint, ready to export and to use: by name, or a file with the names of its classes.
+    """Return published weights as a checkpoint that can be exported and used.
 
-    `clip`: None for the model's own. Raises InputError if the file's last layer is for another number of classes.
+    `weights` is a name, or a file whose classes are given by `class_names`. `clip` defaults to the model's own. Raises
+    InputError if the file's last layer has another number of classes.
     """
     weights = weights or get_spec(model).default_weights
     class_names = class_names or published_class_names(model, weights)
@@ -124,12 +125,12 @@ def published_checkpoint(
 
 
 def build_from_checkpoint(checkpoint: Checkpoint) -> Recognizer:
-    """The trained model, in evaluation mode, on the CPU. No published weights are fetched for it."""
+    """Build the trained model on the CPU, in evaluation mode, without downloading published weights."""
     model = build_model(checkpoint.model, num_classes=len(checkpoint.class_names), clip=checkpoint.clip)
     try:
         model.backbone.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
-        # It may name every parameter of the network
+        # The error may list every parameter of the network.
         reason = textwrap.shorten(str(error).splitlines()[-1], 200, placeholder=" …")
         raise InputError(f"the checkpoint's weights do not fit {checkpoint.model}: {reason}") from None
     return model.eval()

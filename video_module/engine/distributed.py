@@ -1,4 +1,4 @@
-"""Run as several processes under torchrun, or as a single process without it."""
+"""Run as several processes under torchrun, or as a single process without torchrun."""
 
 import os
 import sys
@@ -18,13 +18,13 @@ from video_module.machine import started_by_torchrun
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """This process and its place in the group."""
+    """The process group, as this process sees it."""
 
     rank: int = 0
     world_size: int = 1
     num_machines: int = 1
     device: str
-    """What this process should compute on, as --device takes it."""
+    """The device that this process should use, in the notation of --device."""
 
     @property
     def is_first(self) -> bool:
@@ -33,7 +33,7 @@ class Group:
 
     @property
     def launcher(self) -> str:
-        """How such a group is started, for the record; on several machines, the same line on each."""
+        """The command that starts a group of this size, for the record; on several machines, the same on each."""
         if self.world_size == 1:
             return "python"
         machines = f"--nnodes {self.num_machines} " if self.num_machines > 1 else ""
@@ -43,11 +43,11 @@ class Group:
         return "one process" if self.world_size == 1 else f"{self.world_size} processes"
 
     def shard(self, items: Sequence[Any]) -> list[Any]:
-        """This process's part of the items, dealt out one by one."""
+        """Return this process's share of the items: every world_size-th one, starting at its rank."""
         return list(items[self.rank :: self.world_size])
 
     def gather(self, shard: Sequence[Any]) -> list[Any] | None:
-        """Undo shard(): all items in their order in the first process, None in the others."""
+        """Undo shard(): return all items in their original order in the first process and None in the others."""
         if self.world_size == 1:
             return list(shard)
         shards = [None] * self.world_size if self.is_first else None
@@ -60,16 +60,16 @@ class Group:
         return items
 
     def all_reduce(self, values: Sequence[float]) -> list[float]:
-        """Each value's sum over the processes."""
+        """Return the sum of each value over the processes."""
         if self.world_size == 1:
             return list(values)
-        # On the CPU, through gloo: a tensor on the GPU would have to wait for all the work queued there.
+        # Use gloo on the CPU, because a tensor on the GPU would wait for all the work queued there.
         total = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(total)
         return total.tolist()
 
     def all_gather(self, items: list[Any]) -> list[Any]:
-        """The items of all processes, in each of them."""
+        """Return the items of all processes, in every process."""
         if self.world_size == 1:
             return items
         parts: list[list[Any]] = [[] for _ in range(self.world_size)]
@@ -77,7 +77,7 @@ class Group:
         return [item for part in parts for item in part]
 
     def broadcast(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns in the first process; the others do not call it."""
+        """Call `make` in the first process only, and return its result in every process."""
         if self.world_size == 1:
             return make()
         values = [make() if self.is_first else None]
@@ -87,10 +87,10 @@ class Group:
 
 @contextmanager
 def join_group(device: str) -> Iterator[Group]:
-    """The processes that torchrun started (it sets RANK, WORLD_SIZE, LOCAL_RANK), on gloo, and NCCL where CUDA is used.
+    """Join the processes started by torchrun, which sets RANK, WORLD_SIZE and LOCAL_RANK.
 
-    On CUDA each takes the GPU of its LOCAL_RANK. When one fails, it alone prints why and the job ends, whatever the
-    others were waiting for.
+    The processes communicate through gloo, and through NCCL if CUDA is used. On CUDA each process uses the GPU of its
+    LOCAL_RANK. If one process fails, only that one prints its error, and the job ends even if the others are waiting.
     """
     if not started_by_torchrun():
         yield Group(device=device)
@@ -101,23 +101,23 @@ def join_group(device: str) -> Iterator[Group]:
         uses_cuda = device.startswith(("auto", "cuda")) and torch.cuda.is_available()
         if uses_cuda:
             choose_device(device)  # NCCL takes the current GPU
-        # Windows has CUDA without NCCL.
+        # On Windows, torch supports CUDA but not NCCL.
         backend = "cpu:gloo,cuda:nccl" if uses_cuda and dist.is_nccl_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-        # torchrun runs one agent on each machine, and its groups are the agents'.
+        # torchrun runs one agent per machine, and GROUP_WORLD_SIZE is the number of agents.
         num_machines = int(os.environ["GROUP_WORLD_SIZE"])
         assert 0 <= rank < world_size and num_machines >= 1
         yield Group(rank=rank, world_size=world_size, num_machines=num_machines, device=device)
     except Exception:
         if store.add("num_failed", 1) > 1:
-            # Another process failed first, and this one made the same mistake or lost its connection to it. torchrun
-            # ends all processes at the first exit, so leave the first one the time to print its error.
+            # Another process failed first, and this one hit the same error or lost its connection to it. torchrun ends
+            # all processes as soon as one exits, so give the first one time to print its error.
             time.sleep(2)
             sys.exit(1)
         if rank > 0:
-            print(file=sys.stderr)  # the first process's bar stands on this line
-        # Without destroy_process_group(), which could wait for the others; they end the job after two seconds.
+            print(file=sys.stderr)  # end the line that holds the progress bar of the first process
+        # Skip destroy_process_group(), which could wait for the others; they end the job after two seconds.
         raise
-    # No process leaves while another still reads from it. On the CPU, where every group has a backend.
+    # Wait for all processes, so that none exits while another still reads from it. Every group has a CPU backend.
     dist.all_reduce(torch.zeros(1))
     dist.destroy_process_group()

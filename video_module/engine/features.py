@@ -1,4 +1,4 @@
-"""Compute the features of videos before a network's last layer, and cache them in X_features.npz."""
+"""Compute the inputs of a network's last layer for videos, and cache them in X_features.npz."""
 
 import hashlib
 import json
@@ -23,36 +23,37 @@ from video_module.files import remove_partial, replacing
 from video_module.models.recognizer import Recognizer
 from video_module.scores import ScoreClips
 
-# Clips of a video, as many as test_model.py takes. Each costs a pass of the network, and one more in the mirror.
+# Most clips per video, the same number as in test_model.py. Each clip costs one forward pass, and a second if mirrored.
 _MAX_CLIPS = 4
-# How much a killed run loses. A save writes the whole file, which is a few MB.
+# Interval between saves, and so the most work that a killed run loses. Each save rewrites the whole file of a few MB.
 _SAVE_EVERY_S = 30.0
 
 
 def features_path(save_path: Path) -> Path:
-    """Where the features of a run are kept."""
+    """Return the path of the file in which a run caches its features."""
     return save_path.with_name(f"{save_path.stem}_features.npz")
 
 
 def replace_head(model: Recognizer, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    """Give the last layer this weight (outputs, inputs) and bias (outputs,), for however many outputs."""
+    """Replace the last layer's weight (num_outputs, num_inputs) and bias (num_outputs,); num_outputs may change."""
     head = model.head
-    # Where it is a convolution, its kernel is a single cell
+    # Some models have a 1x1x1 convolution as their last layer, which is linear too.
     assert head.weight[0, 0].numel() == 1 and head.bias is not None, f"{model.name}: the last layer is not linear"
     head.weight = nn.Parameter(weight.reshape(*weight.shape, *(1,) * (head.weight.ndim - 2)).float())
     head.bias = nn.Parameter(bias.float())
 
 
 def expose_features(model: Recognizer) -> int:
-    """Make the network return the inputs of its last layer in place of logits; returns how many they are."""
-    # The identity as the last layer rather than no layer: what comes after it, I3D's mean along time for one, stays.
+    """Make the network return the inputs of its last layer instead of logits, and return their number."""
+    # Turn the last layer into the identity rather than remove it, so that what follows it, such as I3D's mean over
+    # time, is still applied.
     num_features = model.head.weight.shape[1]
     replace_head(model, torch.eye(num_features), torch.zeros(num_features))
     return num_features
 
 
 def network_digest(model: Recognizer, *, precision: str) -> str:
-    """A digest of everything that determines the features: clips, precision, and all weights below the last layer."""
+    """Return a digest of all that determines the features: clips, precision and the weights below the last layer."""
     digest = hashlib.sha256(json.dumps([model.name, precision, model.clip.to_dict(), _MAX_CLIPS]).encode())
     head = {id(value) for value in model.head.state_dict(keep_vars=True).values()}
     for name, value in sorted(model.backbone.state_dict(keep_vars=True).items()):
@@ -63,7 +64,7 @@ def network_digest(model: Recognizer, *, precision: str) -> str:
 
 
 def _content_digest(path: Path) -> str:
-    """Of the file's bytes: a video keeps its features when it is renamed, moved or copied."""
+    """Return a digest of the file's bytes, so that a renamed, moved or copied video keeps its features."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:32]
@@ -72,13 +73,13 @@ def _content_digest(path: Path) -> str:
 
 
 class _Cache:
-    """The features in a file: of each video two arrays at most, its clips' and theirs in the mirror.
+    """The features stored in a file: at most two arrays per video, one for its clips and one for their mirror images.
 
-    Those of other networks stay in the file, so that a change of mind costs nothing.
+    Features of other networks are kept in the file, so that going back to one of them costs nothing.
     """
 
     def __init__(self, path: Path, network: str):
-        """Raises InputError if the file is there but damaged."""
+        """Read the file if it exists. Raises InputError if it is damaged."""
         self.path, self._network = path, network
         self._rows: dict[str, np.ndarray] = {}
         self._others: dict[str, np.ndarray] = {}
@@ -88,7 +89,7 @@ class _Cache:
         try:
             with np.load(path) as file:
                 self._others = {name: file[name] for name in file.files}
-            # One array for all videos: a zip file of thousands of small ones takes seconds to open
+            # All videos share one array, because opening a zip file of thousands of small arrays takes seconds.
             names = self._others.pop(f"{network}_names", np.empty(0, str)).tolist()
             counts = self._others.pop(f"{network}_counts", np.empty(0, int))
             features = self._others.pop(f"{network}_features", np.empty((0, 0), np.float32))
@@ -125,10 +126,10 @@ class _Cache:
 
 
 class _DistinctClips(EvaluationViews):
-    """Up to four clips of a video, spread as evaluation spreads them, and no nearer than a quarter of a clip."""
+    """Up to four clips per video, spread evenly as in evaluation but at least a quarter of a clip apart."""
 
-    # Evaluation takes four however near: in a video a frame longer than a clip they would differ in a frame, and cost
-    # four times as much for the same.
+    # Evaluation always takes four clips. In a video one frame longer than a clip, they would be almost the same and
+    # still cost four passes.
     def clip_indices(self, index: int) -> np.ndarray:
         video = self.videos[index]
         room = sampling.last_start(video.num_frames, self.clip, fps=video.fps)
@@ -155,17 +156,17 @@ def compute_features(
     network: str,
     num_workers: int,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The features of each video's clips, and of their mirror images: float32 (num_clips, num_features) each.
+    """Return the features of each video's clips and of their mirror images, float32 (num_clips, num_features) each.
 
-    Those in the file at `path` under this network_digest() are taken from there, the others computed and added to it:
-    also when the run is stopped midway. A video that must not be mirrored has no rows of that kind. `make_embedding`
-    is called only where something is missing; what it returns takes uint8 (N, T, H, W, 3) to float32 (N, features).
-    Raises InputError on a damaged file, VideoError on a video that cannot be read.
+    Features already in the file at `path` for the digest `network` are reused. The others are computed and added to
+    the file, even if the run is interrupted. Videos that must not be mirrored get an empty array of mirror images.
+    `make_embedding` is called only if features are missing, and returns a function from uint8 clips (N, T, H, W, 3) to
+    float32 (N, num_features). Raises InputError if the file is damaged and VideoError if a video cannot be read.
     """
     cache = _Cache(path, network)
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
         digests = list(pool.map(_content_digest, [video.path for video in videos]))
-    # By content, so that copies are computed once
+    # Identify videos by content, so that copies are computed only once. If a copy may be mirrored, its record wins.
     wanted = {
         digest: (video, [view for view in ("plain", "mirror") if view == "plain" or video.may_flip])
         for digest, video in sorted(zip(digests, videos, strict=True), key=lambda pair: pair[1].may_flip)
@@ -195,8 +196,8 @@ def _add_missing(
     clip: ClipConfig,
     num_workers: int,
 ) -> None:
-    """Compute what the cache lacks, with a bar, and save it, whatever ends the run."""
-    # The order of the classes would make the bar's time left wrong where classes differ in length
+    """Compute the missing features with a progress bar, and save what is done even if the run is interrupted."""
+    # Sort by digest: in class order, the bar's time left would be wrong when classes differ in video length.
     keys = sorted(missing)
     records = [replace(missing[key][0].record, path=missing[key][0].path.absolute().as_posix()) for key in keys]
     dataset = _DistinctClips(Path(), records, clip, Views(num_crops=1))

@@ -1,4 +1,4 @@
-"""Turn Ctrl-C, SIGTERM and a closed terminal into a request to stop once the state is saved."""
+"""Turn Ctrl-C, SIGTERM and a closed terminal into a request to save the state and stop."""
 
 import signal
 import sys
@@ -11,7 +11,7 @@ from video_module.machine import leave_terminal
 
 
 class StopRequest:
-    """Which signal asked the run to stop, if one did."""
+    """A request to stop the run, true once a signal has made it."""
 
     def __init__(self):
         self.signal: signal.Signals | None = None
@@ -20,14 +20,14 @@ class StopRequest:
         return self.signal is not None
 
     def interrupted(self, text: str = "") -> Interrupted:
-        """The exception that ends the run, with the exit code that shells give to the signal."""
+        """Return the exception that ends the run, with the shell's exit code for the signal."""
         return Interrupted(text, exit_code=128 + (self.signal or signal.SIGINT))
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
-        """Note the first of STOP_SIGNALS while the block runs; a second one ends the process at once.
+        """Record the first of STOP_SIGNALS that arrives while the block runs; a second one ends the process at once.
 
-        Outside of the main thread signals cannot be taken, and nothing is changed.
+        Does nothing outside the main thread, where Python cannot handle signals.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self

@@ -1,4 +1,4 @@
-"""Log a run in progress: X_logs.json and .csv, curves, TensorBoard."""
+"""Log a run in progress to X_logs.json, X_logs.csv, X_curves.png and TensorBoard."""
 
 import csv
 from collections.abc import Callable
@@ -9,21 +9,21 @@ from video_module.errors import InputError
 from video_module.files import remove_partial, replacing, write_json
 
 _PlotCurves = Callable[..., None]
-"""plot_curves(path, logs, best_epoch=...) draws the columns of the log."""
+"""A function plot_curves(path, logs, best_epoch=...) that draws the columns of the log."""
 
 
 def log_paths(save_path: Path) -> tuple[Path, ...]:
-    """The files that record a run, and the folder of TensorBoard."""
+    """Return the paths of a run's log files and of its TensorBoard folder."""
     stem = save_path.with_suffix("")
     ends = ("_logs.json", "_logs.csv", "_curves.png", "_tensorboard")
     return tuple(stem.with_name(stem.name + end) for end in ends)
 
 
 class Logbook:
-    """Rewrites a run's log beside its checkpoint after each epoch."""
+    """Writer of a run's log, which is rewritten beside the checkpoint after each epoch."""
 
     def __init__(self, save_path: Path, *, plot_curves: _PlotCurves, tensorboard: bool = False):
-        """Raises InputError where TensorBoard is asked for and not installed."""
+        """Raises InputError if TensorBoard is requested but not installed."""
         self._plot_curves = plot_curves
         self._json, self._csv, self._curves, self._board = log_paths(save_path)
         self._open_board = None
@@ -39,13 +39,13 @@ class Logbook:
 
     @property
     def paths(self) -> list[Path]:
-        """What it writes."""
+        """Paths of the files and folders that this logbook writes."""
         return [self._json, self._csv, self._curves, *([self._board] if self._open_board else [])]
 
     def write(self, progress: Progress) -> None:
-        """Rewrite all files, and add missing epochs to TensorBoard."""
-        # Windows refuses to replace a file that Excel shows. That is no reason to end a run: say so and try again
-        # after the next epoch.
+        """Rewrite all log files and add the missing epochs to TensorBoard."""
+        # Windows refuses to replace a file that is open in Excel. The run should not end for that, so report it and
+        # try again after the next epoch.
         try:
             self._write(progress)
         except PermissionError as error:
@@ -53,7 +53,7 @@ class Logbook:
 
     def _write(self, progress: Progress) -> None:
         for path in (self._json, self._csv, self._curves):
-            remove_partial(path)  # of runs that were killed while they wrote
+            remove_partial(path)  # left by runs that were killed while writing
         logs = progress.logs
         write_json(self._json, logs)
         with replacing(self._csv) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
@@ -65,8 +65,8 @@ class Logbook:
             self._write_board(progress)
 
     def _write_board(self, progress: Progress) -> None:
-        # The folder may hold epochs of an earlier run, or of this one before it was resumed. So the first call writes
-        # all epochs and makes TensorBoard drop what it has from the first one on; later calls add the new ones.
+        # The folder may hold epochs of an earlier run, or of this run before it was resumed. The first call therefore
+        # writes all epochs and makes TensorBoard discard what it has; later calls add only the new epochs.
         settings = {} if self._num_on_board else {"purge_step": 1}
         with self._open_board(str(self._board), **settings) as board:
             for index in range(self._num_on_board, progress.num_epochs):

@@ -1,4 +1,4 @@
-"""The training loop: epochs with a bar and a log row, validation, saving, and how a run ends."""
+"""The training loop: epochs, their progress bar and log row, validation, saving, and the end of a run."""
 
 import math
 import time
@@ -30,12 +30,14 @@ from video_module.scores import log_loss, top_k_accuracy
 from video_module.tables import pluralize
 
 _NUM_FAILURES_SHOWN = 10
-# Steps between looks at the loss on CUDA, since each look waits until the GPU has done all that it was given, and
-# between several processes, which exchange it.
+# Number of steps between checks of the loss on CUDA or with several processes. Each check waits for the GPU to finish
+# its queue and for an exchange between the processes.
 _CHECK_EVERY = 10
-# The scaler of fp16 begins at 2**16 and halves: after so many steps it is not the scale that overflows.
+# The fp16 gradient scaler starts at 2**16 and halves at each overflow. After this many in a row, the scale is not to
+# blame.
 _MOST_OVERFLOWS = 20
-# A run on the CPU is timed for 20 s, beside which the slow first pass no longer counts, and reported from 2 hours on.
+# A run on the CPU is timed for 20 s, long enough for the slow first pass not to matter, and reported if it will take
+# over 2 hours.
 _TIMED_S, _LONG_RUN_S = 20.0, 2 * 3600.0
 
 
@@ -48,17 +50,18 @@ def train(
     resume: bool,
     on_epoch: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Train to the last epoch, keeping the best checkpoint at `save_path` and the newest at last_path(save_path).
+    """Train to the last epoch, saving the best checkpoint at `save_path` and the newest at last_path(save_path).
 
-    `template` is a checkpoint without weights: what is recorded beside them. `on_epoch(progress)` is called after each,
-    in the first process, which alone writes. Raises Interrupted after one of STOP_SIGNALS, when the state is saved.
+    `template` is a checkpoint without weights, which holds everything else to be recorded. `on_epoch(progress)` is
+    called after each epoch in the first process, the only one that writes files. Raises Interrupted after one of
+    STOP_SIGNALS, once the state is saved.
     """
     config, sampler, is_first = trainer.config, loaders.sampler, trainer.group.is_first
     print(describe_rates(config))
     print(describe_choice(len(loaders.val_labels), config.num_epochs, save_path))
     progress = _resume(trainer, template, last_path(save_path)) if resume else Progress()
     if progress.num_epochs and is_first:
-        # An interrupted run may have saved its state, but not its logs.
+        # The interrupted run may have saved its state but not its logs.
         on_epoch(progress)
     keeper = StateKeeper(last_path(save_path), trainer, template, progress, is_resumed=resume)
     is_warned, calibration, best_calibration = False, None, None
@@ -109,13 +112,14 @@ def train_epoch(
     keeper: StateKeeper | None = None,
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:
-    """Go through the steps after `partial`; returns the epoch's row of the log.
+    """Train on the steps that follow `partial`, and return the epoch's log row.
 
-    Clips that cannot be read are left out of their step, counted, and named when the epoch ends. Raises InputError at
-    the first loss that is not finite, naming the step (in fp16, which skips such steps, at the 21st in a row), and
-    where more than config.max_failed_share of the epoch's `num_items` clips fail; Interrupted when `stop` is requested,
-    with `partial` up to date. A single process then gives up the step that runs, since one can take minutes; it is
-    taken again when the run goes on. Several processes end between two steps, where all are at the same place.
+    Clips that cannot be read are left out of their step, counted, and listed at the end of the epoch.
+
+    Raises InputError, naming the step, at the first loss that is not finite (in fp16, which skips such steps, at the
+    21st in a row), and if more than config.max_failed_share of the epoch's `num_items` clips fail. Raises Interrupted
+    when `stop` is requested, with `partial` up to date. A single process then abandons the current step, which can
+    take minutes, and repeats it when the run is resumed. Several processes all stop between the same two steps.
     """
     group = trainer.group
     partial = partial if partial is not None else PartialEpoch()
@@ -125,8 +129,8 @@ def train_epoch(
     with running.bar:
         while (batches := running.wait_for(steps)) is not None:
             failures = [failure for *_, failed in batches for failure in failed]
-            # All that the processes have to agree on before a step, in one exchange: a process that stopped or saved
-            # by itself would leave the others waiting for its gradients.
+            # One exchange for everything that the processes must agree on before a step. A process that stopped or
+            # saved on its own would leave the others waiting for its gradients.
             total, num_clips, num_failed, num_stops, num_saves = group.all_reduce(
                 [
                     trainer.loss_weight(batches),
@@ -161,41 +165,41 @@ def train_epoch(
 
 
 class _RunningEpoch:
-    """What is measured and shown while an epoch goes on. `partial` is up to date after settle()."""
+    """Measurements and progress bar of an epoch in progress. `partial` is up to date after settle()."""
 
     def __init__(
         self, trainer: Trainer, partial: PartialEpoch, epoch: int, *, num_items: int, stop: StopRequest | None
     ):
         self.trainer, self.partial, self.epoch, self.stop = trainer, partial, epoch, stop
-        self._clips_per_epoch = -(-num_items // trainer.group.world_size)  # of this process
-        # Counts clips rather than steps, because one step of swin3d_b takes 20 minutes on a CPU.
+        self._clips_per_epoch = -(-num_items // trainer.group.world_size)  # in this process
+        # Count clips rather than steps, because one step of swin3d_b takes 20 minutes on a CPU.
         self.bar = tqdm(
             total=self._clips_per_epoch,
             initial=self._clips_per_epoch * partial.num_steps // trainer.steps_per_epoch,
             desc=f"epoch {epoch + 1}/{trainer.config.num_epochs}",
             unit="clip",
             leave=leaves_bars(),
-            # tqdm itself puts a comma in front of the postfix. It cuts lines that are too long for the terminal if they
-            # hold {bar}; others would wrap, and each new one begin below the last.
+            # tqdm's default format puts a comma before the postfix. The format needs {bar}, because tqdm shortens only
+            # lines that contain it; longer lines would wrap and each update would start a new line.
             bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt}{postfix} {bar}",
         )
         self._is_timed = trainer.device.type == "cpu" and epoch == 0
-        self._num_clips = 0  # that went through the network, here and now
-        self._num_overflows = 0  # losses in a row that are not finite
+        self._num_clips = 0  # processed since this process started or resumed the epoch
+        self._num_overflows = 0  # consecutive losses that are not finite
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._meter = WaitMeter(trainer.device)
         self._begin, self._first_step = time.perf_counter(), partial.num_steps
         self._earlier_s, self._earlier_wait_s = partial.duration_s, partial.waited_s
 
     def wait_for(self, steps: Iterator[list[Batch]]) -> list[Batch] | None:
-        """The next step's batches; None at the end."""
+        """Return the next step's batches, or None at the end, and measure the wait."""
         begin = time.perf_counter()
         batches = next(steps, None)
         self._meter.waited(begin, time.perf_counter())
         return batches
 
     def take_step(self, batches: list[Batch], total: float) -> None:
-        """Take a step. Raises Interrupted where a single process is asked to stop in the midst of it."""
+        """Take a step. Raises Interrupted if a single process is asked to stop during the step."""
         num_before = self._num_clips
 
         def between_passes(num_done: int) -> None:
@@ -218,8 +222,8 @@ class _RunningEpoch:
             self._tell_of_a_long_run()
 
     def end_step(self) -> None:
-        """Now and then, look at the losses and show new figures."""
-        # On one CPU the loss is already computed, so reading it costs nothing.
+        """Check the losses and refresh the bar every few steps."""
+        # In a single process on the CPU the loss is already computed, so reading it costs nothing.
         looks_at_each = self.trainer.device.type == "cpu" and self.trainer.group.world_size == 1
         if looks_at_each or self.partial.num_steps % _CHECK_EVERY == 0:
             self.settle()
@@ -230,7 +234,7 @@ class _RunningEpoch:
         return time.perf_counter() - self._begin
 
     def settle(self) -> None:
-        """Bring `partial` up to date. Raises InputError if a loss is not finite, in any process."""
+        """Bring `partial` up to date. Raises InputError if a loss is not finite in any process."""
         trainer, partial = self.trainer, self.partial
         if self._pending:
             losses = trainer.group.all_reduce(torch.stack([loss for loss, _ in self._pending]).tolist())
@@ -238,7 +242,7 @@ class _RunningEpoch:
             self._pending.clear()
             for number, value in enumerate(losses, start=trainer.step - len(losses) + 1):
                 self._num_overflows = 0 if math.isfinite(value) else self._num_overflows + 1
-                # In fp16 the step was skipped, and the next ones are scaled less.
+                # In fp16 the scaler has skipped the step and lowered its scale for the next ones.
                 if self._num_overflows > (_MOST_OVERFLOWS if trainer.precision == "fp16" else 0):
                     raise InputError(
                         f"the loss is {value} at step {number} (epoch {self.epoch + 1}); start again with a lower --lr "
@@ -250,7 +254,7 @@ class _RunningEpoch:
         partial.duration_s = self._earlier_s + self._elapsed_s
 
     def _describe(self) -> str:
-        """The bar's figures."""
+        """Return the figures shown in the bar."""
         trainer, partial = self.trainer, self.partial
         steps_left = (trainer.config.num_epochs - self.epoch) * trainer.steps_per_epoch - partial.num_steps
         left_s = steps_left * self._elapsed_s / (partial.num_steps - self._first_step)
@@ -262,7 +266,7 @@ class _RunningEpoch:
         )
 
     def _tell_of_a_long_run(self) -> None:
-        """Print how long a run on the CPU will take, if it is hours, and how to speed it up."""
+        """Print how long the run will take on the CPU and how to speed it up, if it takes over two hours."""
         num_epochs = self.trainer.config.num_epochs
         run_s = num_epochs * self._clips_per_epoch * self._elapsed_s / self._num_clips
         if run_s > _LONG_RUN_S:
@@ -276,12 +280,12 @@ class _RunningEpoch:
 def validate(
     trainer: Trainer, loader: EvaluationLoader, labels: Sequence[int], *, stop: StopRequest | None = None
 ) -> tuple[dict[str, float], Calibration]:
-    """Compute loss and accuracy over the validation videos, and calibrate the scores on them.
+    """Compute loss and accuracy on the validation videos, and calibrate the scores on them.
 
-    The loader reads this process's shard of the videos; `labels` are those of all.
+    The loader reads this process's shard of the videos, but `labels` are the labels of all videos.
 
-    Raises InputError if the loss is not finite, and Interrupted when `stop` is requested; of several processes, none
-    stops here.
+    Raises InputError if the loss is not finite, and Interrupted when `stop` is requested in a single process. Several
+    processes never stop during validation.
     """
     score_clips = torch_scorer(trainer.validated, device=trainer.device, precision=trainer.precision)
 
@@ -352,7 +356,7 @@ def _log_row(trainer: Trainer, partial: PartialEpoch, epoch: int) -> dict[str, A
 
 
 def _memory_gb(device: torch.device) -> float | None:
-    """Most memory taken so far: the GPU's, or the process's where the CPU computes."""
+    """Return the peak memory so far in GB, of the GPU or, on the CPU, of the process; None if it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     peak = peak_process_bytes()

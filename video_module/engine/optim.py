@@ -1,4 +1,4 @@
-"""Parameter groups, their learning rates, and the schedule."""
+"""Parameter groups, their learning rates, and the learning rate schedule."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from torch import nn
 from video_module.config import TrainConfig
 from video_module.models.recognizer import Recognizer
 
-# Swin's position tables, then MViT's. Their authors' recipes leave them out of weight decay.
+# Position tables of Swin, then of MViT. Their authors' recipes exclude them from weight decay.
 _POSITION_TABLES = (
     "relative_position_bias_table",
     *(f".{name}" for name in ("rel_pos_t", "rel_pos_h", "rel_pos_w", "temporal_pos", "spatial_pos")),
@@ -17,16 +17,17 @@ _POSITION_TABLES = (
 
 
 def parameter_groups(model: Recognizer, config: TrainConfig) -> list[dict[str, Any]]:
-    """AdamW's groups, the head's first. Norms, biases and position tables do not decay.
+    """Return the parameter groups for AdamW, those of the head first.
 
-    The backbone learns at its share of the rate, and with config.layer_decay slower with each layer below the head
-    (BEiT, Bao et al. 2021).
+    Norms, biases and position tables get no weight decay. The backbone learns at config.backbone_lr_scale times the
+    rate, multiplied by config.layer_decay for each layer further below the head (BEiT, Bao et al. 2021).
     """
     head = {id(parameter) for parameter in model.head.parameters()}
     layers = _layer_numbers(
         [name for name, parameter in model.backbone.named_parameters() if id(parameter) not in head]
     )
-    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}  # in the head, layers below the top, decays
+    # Keys are (in the backbone, layers below the top, free of decay), so that the head sorts first.
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.backbone.named_parameters():
         in_head = id(parameter) in head
         below = 0 if in_head or config.layer_decay == 1 else max(layers.values()) - layers[_layer_of(name)]
@@ -45,17 +46,17 @@ def parameter_groups(model: Recognizer, config: TrainConfig) -> list[dict[str, A
 
 
 def _layer_of(name: str) -> str:
-    """The block that a parameter belongs to: features.4.11 of features.4.11.attn.qkv.weight."""
+    """Return the block of a parameter, such as features.4.11 for features.4.11.attn.qkv.weight."""
     return re.match(r"[^.]+(\.\d+)*", name)[0]
 
 
 def _layer_numbers(names: list[str]) -> dict[str, int]:
-    """The blocks numbered from the input up, in the order in which a network lists them."""
+    """Number the blocks from the input up, in the order in which the network lists its parameters."""
     return {layer: number for number, layer in enumerate(dict.fromkeys(map(_layer_of, names)))}
 
 
 def rate_factor(step: int, *, num_steps: int, num_warmup_steps: int) -> float:
-    """Share of the peak rate at `step`: linear warm-up, then half a cosine to zero."""
+    """Return the share of the peak rate at `step`: linear warm-up, then half a cosine down to zero."""
     assert 0 <= num_warmup_steps <= num_steps
     if step < num_warmup_steps:
         return (step + 1) / num_warmup_steps
@@ -64,7 +65,7 @@ def rate_factor(step: int, *, num_steps: int, num_warmup_steps: int) -> float:
 
 
 def describe_rates(config: TrainConfig) -> str:
-    """The peak rates in use, in a line: they differ from --lr where a step has other than --lr_batch clips."""
+    """Describe the peak rates in one line. They differ from --lr if a step does not have --lr_batch clips."""
     head = config.lr * config.rate_scale
     text = f"peak learning rates: head {head:.2g}, backbone {head * config.backbone_lr_scale:.2g}"
     if config.layer_decay < 1:

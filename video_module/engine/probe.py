@@ -21,32 +21,32 @@ from video_module.errors import InputError
 from video_module.scores import ScoreClips, log_loss, softmax, video_score
 from video_module.tables import align
 
-# scikit-learn's C, in units of whole videos: the larger, the closer the fit. Half a decade apart.
+# Candidates for scikit-learn's C, half a decade apart, where each video has weight 1. A larger C fits more closely.
 _STRENGTHS = tuple(float(f"{10**exponent:.1e}") for exponent in np.arange(-4, 1.01, 0.5))
-# What an untried set of videos gets, where it cannot be chosen.
+# Used when the strength cannot be chosen, because no folds can be formed.
 _DEFAULT_STRENGTH = 0.01
 _MAX_FOLDS = 5
-# Values from which the fit gains by several threads.
+# Number of feature values from which several threads speed up the fit.
 _MIN_THREADED = 2**23
-# Random parts of the videos whose mean is a point of the learning curve.
+# Random subsets of the videos averaged for each point of the learning curve.
 _NUM_DRAWS = 3
-# A gain of accuracy below this is not worth filming for.
+# A smaller gain in accuracy is not worth filming more videos.
 _MIN_GAIN = 0.01
-# Classes that are left out in turn, each of which takes a fit to all other videos.
+# Most classes that are left out in turn. Each of them takes a fit to all other videos.
 _MOST_LEFT_OUT = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Videos as the network's features."""
+    """Videos, their labels and their features."""
 
     videos: list[VideoRecord]
     labels: np.ndarray
     """int64 (num_videos,)."""
     plain: list[np.ndarray]
-    """Of each video's clips: float32 (num_clips, num_features)."""
+    """Features of each video's clips, float32 (num_clips, num_features)."""
     mirrored: list[np.ndarray]
-    """The same in the mirror; no rows where the class may not be mirrored."""
+    """Features of the mirrored clips; an empty array if the class must not be mirrored."""
     class_names: list[str]
 
     @property
@@ -63,9 +63,9 @@ def load_examples(
     network: str,
     num_workers: int,
 ) -> Examples:
-    """The features of all training and validation videos; see compute_features().
+    """Load or compute the features of all training and validation videos; see compute_features().
 
-    Raises InputError on a class without a video.
+    Raises InputError if a class has no video.
     """
     videos = data.train_videos + data.val_videos
     labels = np.array(label_indices(videos, data.class_names))
@@ -86,7 +86,7 @@ def load_examples(
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A last layer for features as they are: the standardisation that it was fitted with is folded in."""
+    """A last layer for raw features, with the standardisation used during fitting folded in."""
 
     weight: np.ndarray
     """float64 (num_classes, num_features)."""
@@ -100,7 +100,7 @@ class Head:
 def fit_heads(
     examples: Examples, members: Sequence[int], strengths: Sequence[float], *, class_weights: Sequence[float] | None
 ) -> list[Head]:
-    """Fit a head of each strength (ascending) to some of the videos, which must hold every class."""
+    """Fit one head per strength (ascending) to the videos `members`, which must cover every class."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
@@ -112,18 +112,19 @@ def fit_heads(
     mean, scale = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
     scale[scale < 1e-6 * max(1e-12, scale.max())] = 1.0
     rows = ((rows - mean) / scale).astype(np.float32)
-    # A video counts once, however many clips it has
+    # Each video has the same total weight, however many clips it has.
     weights = (np.ones(len(labels)) if class_weights is None else np.asarray(class_weights)[labels]) / counts
     model, heads = LogisticRegression(max_iter=300, warm_start=True), []
-    # Threads that wait for each other make small products forty times as slow
+    # On small products, threads that wait for each other make the fit forty times slower.
     with warnings.catch_warnings(), threadpool_limits(1 if rows.size < _MIN_THREADED else None, user_api="blas"):
-        # A loose fit of a large C that stops early is a somewhat tighter one, and the folds judge it as it is
+        # With a large C the fit may stop before it converges, which acts like a somewhat smaller C. That is harmless,
+        # because the folds measure the head that comes out.
         warnings.simplefilter("ignore", ConvergenceWarning)
         for strength in strengths:
             model.set_params(C=strength).fit(rows, np.repeat(labels, counts), np.repeat(weights, counts))
             weight, bias = model.coef_, model.intercept_
             if len(examples.class_names) == 2:
-                # scikit-learn keeps the difference of the two classes' logits
+                # For two classes, scikit-learn stores only the difference of their logits.
                 weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
             heads.append(Head(weight=weight / scale, bias=bias - weight @ (mean / scale)))
     return heads
@@ -134,9 +135,9 @@ class CurvePoint:
     """Held-out accuracy of heads fitted to fewer videos."""
 
     num_videos: int
-    """Of each class, where it has as many."""
+    """Number of videos per class, or all of a class that has fewer."""
     hits: np.ndarray
-    """Of each video, the share of draws that got it right: float64 (num_videos,)."""
+    """Share of draws in which each video was classified correctly, float64 (num_videos,)."""
 
     @property
     def accuracy(self) -> float:
@@ -145,17 +146,17 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Results of heads on videos from sources they were not fitted to, each video once."""
+    """Cross-validated results: each video is scored by a head that was not fitted to its source."""
 
     num_folds: int
     logits: list[np.ndarray]
-    """Of each video's clips, unmirrored: float64 (num_clips, num_classes)."""
+    """Logits of each video's unmirrored clips, float64 (num_clips, num_classes)."""
     curve: list[CurvePoint]
-    """From few videos to all."""
+    """Points of the learning curve, from few videos to all."""
     sources: list[str]
     unknown: list[np.ndarray] | None = None
-    """For the videos of up to _MOST_LEFT_OUT classes, the probabilities that a head fitted without that class gives to
-    their clips, (num_clips, num_classes - 1) each; None of two classes."""
+    """Probabilities of the clips of videos from up to _MOST_LEFT_OUT classes, by a head fitted without the video's
+    class, (num_clips, num_classes - 1) each; None with two classes."""
 
     @cached_property
     def view_scores(self) -> list[np.ndarray]:
@@ -167,7 +168,7 @@ class Estimate:
         return align([["videos per class", *sizes], ["accuracy", *accuracies]], left=(0,))
 
     def advice(self) -> str:
-        """Whether more videos would help, by what the last doubling brought."""
+        """Say whether more videos would help, judging by the gain of the last doubling."""
         last = self.curve[-1]
         earlier = [point for point in self.curve if point.num_videos <= 0.6 * last.num_videos]
         if not earlier:
@@ -190,19 +191,22 @@ class Probe:
     head: Head
     strength: float
     estimate: Estimate | None
-    """None where a class has videos of one source only."""
+    """None if the videos cannot be divided into folds, for example if a class has a single source."""
     note: str
-    """Why there is no estimate."""
+    """Reason for the lack of an estimate; empty if there is one."""
 
     def calibrate(self, labels: np.ndarray, *, min_precision: float) -> Calibration | None:
-        """Temperature and threshold by what the folds left out, since the head itself has learned from all videos."""
+        """Fit temperature and threshold to the held-out scores of the folds; None without an estimate.
+
+        The scores of the final head cannot be used, because it was fitted to all videos.
+        """
         if self.estimate is None:
             return None
         return calibrate(self.estimate.view_scores, labels, min_precision=min_precision, unknown=self.estimate.unknown)
 
 
 def fit_probe(examples: Examples, *, class_weights: Sequence[float] | None = None, seed: int = 0) -> Probe:
-    """Choose the strength by folds that keep sources together, then fit to all videos."""
+    """Choose the strength by cross-validation that keeps sources together, then fit a head to all videos."""
     every = range(len(examples.videos))
     folds, note = _folds(examples, seed=seed)
     strength, estimate = _DEFAULT_STRENGTH, None
@@ -210,7 +214,7 @@ def fit_probe(examples: Examples, *, class_weights: Sequence[float] | None = Non
         sides = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
         heads = [fit_heads(examples, rest, _STRENGTHS, class_weights=class_weights) for rest, _ in sides]
         held_out = [_held_out(examples, sides, of_strength) for of_strength in zip(*heads, strict=True)]
-        # By the log-loss, which is finer than the accuracy: of ten strengths several share that.
+        # Choose by log-loss rather than accuracy, in which several of the strengths often tie.
         losses = [log_loss(_video_scores(logits), examples.labels) for logits in held_out]
         best = int(np.argmin(losses))
         strength = _STRENGTHS[best]
@@ -228,13 +232,16 @@ def fit_probe(examples: Examples, *, class_weights: Sequence[float] | None = Non
 
 
 def _folds(examples: Examples, *, seed: int) -> tuple[np.ndarray | None, str]:
-    """Each video's fold, sources kept together; None, and why, where some class cannot be left out and fitted to."""
+    """Assign each video to a fold, keeping sources together; returns (folds, "").
+
+    If no assignment leaves videos of every class for each fit, returns (None, reason).
+    """
     sources = {
         name: {video.source for video in examples.videos if video.label == name} for name in examples.class_names
     }
     fewest = min(sources, key=lambda name: len(sources[name]))
     for num_folds in range(min(_MAX_FOLDS, len(sources[fewest])), 1, -1):
-        # One fold has the name that assign_sources() wants a split to have
+        # assign_sources() requires a split of the name "train", so the first fold gets it.
         names = ["train", *map(str, range(1, num_folds))]
         fold_of = assign_sources(examples.videos, dict.fromkeys(names, 1 / num_folds), seed=seed)
         folds = np.array([names.index(fold_of[source]) for source in examples.sources])
@@ -249,11 +256,11 @@ def _folds(examples: Examples, *, seed: int) -> tuple[np.ndarray | None, str]:
 
 
 _Sides = list[tuple[np.ndarray, np.ndarray]]
-"""Of each fold, the videos to fit to and those left out."""
+"""Indices of the videos to fit to and of those left out, for each fold."""
 
 
 def _held_out(examples: Examples, sides: _Sides, heads: Sequence[Head]) -> list[np.ndarray]:
-    """The logits of each video's clips by the head that has not seen it."""
+    """Return the logits of each video's clips from the head that has not seen the video."""
     logits: list[np.ndarray] = [np.empty(0)] * len(examples.videos)
     for (_, left_out), head in zip(sides, heads, strict=True):
         for index in left_out:
@@ -264,7 +271,7 @@ def _held_out(examples: Examples, sides: _Sides, heads: Sequence[Head]) -> list[
 def _as_unknown(
     examples: Examples, strength: float, *, class_weights: Sequence[float] | None
 ) -> list[np.ndarray] | None:
-    """The scores that heads fitted without a class give to its videos, for one class after the other."""
+    """Return the scores of each class's videos from a head fitted without that class; None with two classes."""
     num_classes = len(examples.class_names)
     if num_classes < 3:
         return None
@@ -293,14 +300,14 @@ def _hits(logits: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
 
 
 def _typical_count(examples: Examples, sides: _Sides) -> int:
-    """Videos of a class that a fold's head is fitted to: the median over classes and folds."""
+    """Return the median, over classes and folds, of the number of videos of a class that a head is fitted to."""
     return round(np.median([list(Counter(examples.labels[rest].tolist()).values()) for rest, _ in sides]))
 
 
 def _learning_curve(
     examples: Examples, sides: _Sides, strength: float, *, class_weights: Sequence[float] | None, seed: int
 ) -> list[CurvePoint]:
-    """Held-out accuracy with 2, 5, 10, 20, … videos of each class, as far as there are more."""
+    """Return the held-out accuracy with 2, 5, 10, 20, … videos per class, for sizes below the full number."""
     steps = (digit * 10**power for power in count() for digit in (1, 2, 5))
     sizes = [size for size in takewhile(lambda size: size < _typical_count(examples, sides), steps) if size > 1]
     points = []
@@ -319,6 +326,6 @@ def _learning_curve(
 
 
 def _standard_error(values: np.ndarray, sources: Sequence[str]) -> float:
-    """Of the mean, the videos of a source being one draw."""
+    """Return the standard error of the mean, treating all videos of a source as one draw."""
     _, owners = np.unique(np.asarray(sources), return_inverse=True)
     return float(np.sqrt((np.bincount(owners, weights=values - values.mean()) ** 2).sum()) / len(values))

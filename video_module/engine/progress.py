@@ -27,17 +27,17 @@ LOG_COLUMNS = (
 class PartialEpoch:
     """The finished steps of an epoch, in plain values, so that an interrupted run can continue after them.
 
-    Of all processes together, and the same in each.
+    Counts and losses cover all processes and are the same in each.
     """
 
     num_steps: int = 0
     losses: list[float] = field(default_factory=list)
-    """Of each step."""
+    """Mean loss of each step, without the steps whose loss is not finite."""
     num_hits: int = 0
     num_clips: int = 0
     failures: list[str] = field(default_factory=list)
     waited_s: float = 0.0
-    """For clips, while there was nothing else to do."""
+    """Time in which the device was idle because it waited for clips."""
     duration_s: float = 0.0
 
 
@@ -54,7 +54,10 @@ class Progress:
         return len(self.logs["epoch"])
 
     def append(self, row: dict[str, Any]) -> bool:
-        """Add an epoch; True if it is the best so far: highest validation accuracy, then lowest validation loss."""
+        """Add an epoch and return whether it is the best so far.
+
+        The best epoch has the highest validation accuracy and, among equals, the lowest validation loss.
+        """
         assert row["epoch"] == self.num_epochs + 1
         for column in LOG_COLUMNS:
             self.logs[column].append(row.get(column))
@@ -65,15 +68,18 @@ class Progress:
         return is_best
 
     def row(self, index: int) -> dict[str, Any]:
-        """One epoch's entry."""
+        """Return the log row of one epoch, counted from 0."""
         return {column: values[index] for column, values in self.logs.items()}
 
     def is_over(self, *, num_epochs: int, patience: int) -> bool:
-        """Whether all epochs are done, or the last `patience` of them (0: any number) brought no improvement."""
+        """Return whether all epochs are done or the last `patience` epochs brought no improvement.
+
+        A `patience` of 0 never stops early.
+        """
         return self.num_epochs >= num_epochs or 0 < patience <= self.num_epochs - self.best_epoch
 
     def summary(self) -> str:
-        """A closing table: the kept epoch, the last one, and what the run cost."""
+        """Return the closing table with the kept and the last epoch, and a line on time and speed."""
         rows = [("", "epoch", "train loss", "train top-1", "val loss", "val top-1")]
         for name, number in (("kept", self.best_epoch), ("last", self.num_epochs)):
             row = self.row(number - 1)
@@ -90,13 +96,13 @@ class Progress:
         return f"{align(rows)}\n{text}"
 
     def _merit(self, index: int) -> tuple[float, float]:
-        if self.logs["val_top1"][index] is None:  # no validation videos: the newest is the best
+        if self.logs["val_top1"][index] is None:  # without validation videos, the newest epoch is the best
             return (math.inf, self.logs["epoch"][index])
         return (self.logs["val_top1"][index], -self.logs["val_loss"][index])
 
 
 def describe_choice(num_videos: int, num_epochs: int, save_path: Path) -> str:
-    """Say which epoch is kept, and how uncertain that choice is; `num_videos` is the size of the val split."""
+    """Say which epoch is kept and how uncertain that choice is, with `num_videos` in the val split."""
     if num_videos == 0:
         return "no validation videos: keeping the last epoch"
     text = f"* marks the best epoch so far, saved as {save_path}"
@@ -110,7 +116,7 @@ def describe_choice(num_videos: int, num_epochs: int, save_path: Path) -> str:
 
 
 def epoch_line(row: dict[str, Any], num_epochs: int) -> str:
-    """The line printed for a finished epoch."""
+    """Return the line printed for a finished epoch."""
     text = f"epoch {row['epoch']:3}/{num_epochs}  loss {row['train_loss']:.3f}  top1 {row['train_top1']:.3f}"
     if row.get("val_top1") is not None:
         text += f"  val loss {row['val_loss']:.3f}  val top1 {row['val_top1']:.3f}"
@@ -118,7 +124,7 @@ def epoch_line(row: dict[str, Any], num_epochs: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss."""
+    """Format seconds as h:mm:ss, or as m:ss below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

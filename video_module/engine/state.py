@@ -1,4 +1,4 @@
-"""The latest state of a run in X_last.pth: what it contains, when it is saved, and which run may resume it."""
+"""The latest state of a run in X_last.pth: its content, when it is saved, and which run may resume it."""
 
 import time
 from contextlib import suppress
@@ -13,31 +13,34 @@ from video_module.engine.step import Trainer
 from video_module.errors import InputError
 from video_module.files import move
 
-# Settings that may differ from one part of a run to the next: they decide how fast it goes, and when it ends. A step
-# keeps its clips and its mean loss; only dropout and batch norm notice another batch_size, and rounding the others.
+# Settings that may change when a run is resumed, since they affect only its speed and its end. Each step keeps its
+# clips and its mean loss. A different batch_size changes only dropout and batch norm, the others at most the rounding.
 _FREE = (
     *("batch_size", "checkpoint_activations", "compile", "deterministic"),
     *("save_every", "max_failed_share", "patience", "min_precision"),
 )
-# More would make the refusal unreadable, and the first ones tell enough.
+# More differences would make the error message unreadable, and the first ones are enough.
 _NUM_DIFFERENCES = 8
-# Version of the training state, not of the checkpoint around it: an older X_last.pth still loads as a model, but is not
-# resumed.
+# Version of the training state, not of the checkpoint around it. An older X_last.pth still loads as a model but cannot
+# be resumed.
 _VERSION = 2
 
 
 def last_path(save_path: Path) -> Path:
-    """Where the newest state of a run is kept."""
+    """Return the path of the newest state of a run."""
     return save_path.with_name(f"{save_path.stem}_last.pth")
 
 
 def earlier_path(path: Path) -> Path:
-    """Where the state of an earlier run is kept until the new run in its place has finished an epoch."""
+    """Return the path to which an earlier run's state is moved until the new run has finished an epoch."""
     return path.with_name(f"{path.stem}_earlier.pth")
 
 
 def show_replaced(save_path: Path) -> None:
-    """Say which files of an earlier run will be replaced. This is not an error, since demos and scripts run twice."""
+    """Say which files of an earlier run will be replaced.
+
+    This is not an error, because demos and scripts are run repeatedly.
+    """
     last = last_path(save_path)
     if last.is_file() or save_path.is_file():
         found = save_path if save_path.is_file() else last
@@ -46,7 +49,7 @@ def show_replaced(save_path: Path) -> None:
 
 
 def capture(trainer: Trainer) -> dict[str, Any]:
-    """Everything of a trainer that changes while it learns, in tensors and plain values."""
+    """Return the state of a trainer that changes during training, in tensors and plain values."""
     state = {
         "step": trainer.step,
         "precision": trainer.precision,
@@ -62,7 +65,7 @@ def capture(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Undo capture(). Raises InputError where the trainer computes in another precision."""
+    """Load the state returned by capture(). Raises InputError if the trainer uses another precision."""
     if state["precision"] != trainer.precision:
         raise InputError(
             f"this run was trained in {state['precision']}, and would continue in {trainer.precision}; add --precision "
@@ -86,14 +89,14 @@ def _weights(model) -> dict[str, Any]:
 
 
 class StateKeeper:
-    """Saves the state of a run, in the first process, when config.save_every says so.
+    """Saves the state of a run in the first process, as often as config.save_every says.
 
-    The state of an earlier run under the same name is kept aside until an epoch is done, so that a forgotten
-    --resume or --save_path costs nothing if it is noticed by then.
+    The state of an earlier run of the same name is moved aside until an epoch is done, so that nothing is lost if a
+    forgotten --resume or --save_path is noticed by then.
     """
 
     def __init__(self, path: Path, trainer: Trainer, template: Checkpoint, progress: Progress, *, is_resumed: bool):
-        """`template` is a checkpoint without weights: what is recorded beside them."""
+        """`template` is a checkpoint without weights, which holds everything else to be recorded."""
         self.path, self.trainer, self.template, self.progress = path, trainer, template, progress
         self.every_steps, self.every_s = trainer.config.save_interval
         self._steps, self._time = 0, time.monotonic()
@@ -103,16 +106,16 @@ class StateKeeper:
         self._steps += 1
 
     def is_due(self) -> bool:
-        """Whether it is time to save."""
+        """Return whether this process should save now; always False in all but the first."""
         is_late = self._steps >= self.every_steps or time.monotonic() - self._time >= self.every_s
         return is_late and self.trainer.group.is_first
 
     def checkpoint(self) -> Checkpoint:
-        """The model as it is, without the state of the run."""
+        """Return the current model as a checkpoint, without the state of the run."""
         return replace(self.template, weights=_weights(self.trainer.validated), epoch=self.progress.num_epochs)
 
     def save(self, checkpoint: Checkpoint | None = None) -> None:
-        """Save the state, with the model as it is or as a checkpoint holds it already."""
+        """Save the state together with the model, taken from `checkpoint` if it is given."""
         if not self.trainer.group.is_first:
             return
         progress = self.progress
@@ -129,20 +132,20 @@ class StateKeeper:
         self._may_replace_earlier_run = False
         save_checkpoint(self.path, replace(checkpoint or self.checkpoint(), training=state))
         if progress.num_epochs:
-            # Windows does not remove a file that another program reads. The next save tries again.
+            # Windows does not delete a file that another program has open. The next save tries again.
             with suppress(PermissionError):
                 aside.unlink(missing_ok=True)
         self._steps, self._time = 0, time.monotonic()
 
 
 def resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress | None:
-    """Restore a trainer from X_last.pth; None if there is none.
+    """Restore a trainer from X_last.pth and return the run's progress; None if the file does not exist.
 
-    Raises InputError if it is of another run, naming the differences, or of another version of this program.
+    Raises InputError if the file is from a different run, naming the differences, or from a different program version.
     """
-    # Only the first process writes the file, so on a machine with a disk of its own it is missing or of an earlier
-    # run: processes that each looked for themselves would go on from different places. So the first one reads it for
-    # all, at the price of seconds and, for a moment, of four times its size in each process.
+    # Only the first process writes the file. On another machine, which has its own disk, it is missing or from an
+    # earlier run, so processes that each read it could continue from different steps. Therefore the first process
+    # reads it for all, which takes seconds and, for a moment, four times the file's size in each process.
     checkpoint = trainer.group.broadcast(lambda: load_checkpoint(path) if path.is_file() else None)
     if checkpoint is None:
         return None
@@ -161,7 +164,7 @@ def resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress | Non
 
 
 def find_differences(saved: Checkpoint, wanted: Checkpoint) -> list[str]:
-    """Describe how two runs differ, by the flags that set it: "--lr 0.001 (here 0.5)"."""
+    """Describe how two runs differ by the flags that cause it, as in "--lr 0.001 (here 0.5)"."""
     found, other = [], _flags(wanted)
     for flag, value in _flags(saved).items():
         if value == other[flag]:
@@ -184,7 +187,10 @@ def find_differences(saved: Checkpoint, wanted: Checkpoint) -> list[str]:
 
 
 def _flags(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The flags that a run follows from, the most telling first. What else a clip has comes with the model."""
+    """Return the flags that determine a run, the most telling first.
+
+    All other clip settings follow from the model.
+    """
     clip = checkpoint.clip
     return {
         "--model_type": checkpoint.model,

@@ -1,4 +1,4 @@
-"""One optimiser step: forward and backward passes of a few clips each, the update, the running mean."""
+"""One optimiser step: forward and backward passes of a few clips each, the update and the running mean."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,21 +24,22 @@ from video_module.models.recognizer import Recognizer
 from video_module.tables import pluralize
 
 _BetweenPasses = Callable[[int], None]
-"""Called with the number of a step's clips that are done."""
+"""A function called with the number of the step's clips processed so far."""
 
-# On an H100, compiling swin3d_b took 68 to 90 s and then saved 5 ms a clip.
+# On an H100, compiling swin3d_b took 68 to 90 s and then saved 5 ms per clip.
 _CLIPS_WORTH_COMPILING = 20_000
 
 
 class Trainer:
-    """A model with all its training state: weights and their mean, optimiser, schedule, gradient scaler.
+    """A model with all its training state: weights, their mean, optimiser, schedule and gradient scaler.
 
-    A step takes batches of clips and puts them through the network `micro_batch` at a time, summing up gradients.
-    Every random draw is a function of seed, epoch, step, process and batch, and dropout's also of where in the batch
-    its clips stand. So on the CPU a run resumes bit for bit after any step. On CUDA it resumes to the same values but
-    for rounding, since kernels add up in any order; bit for bit only with config.deterministic. With another
-    `micro_batch` a step has the same clips, mixed alike, and the same mean loss, but dropout draws anew and batch norm
-    sees other batches.
+    A step passes its clips through the network `micro_batch` at a time and accumulates the gradients.
+
+    Every random draw depends only on seed, epoch, step, process and batch; dropout also depends on the position of
+    the clips in the batch. On the CPU, a run can therefore be resumed bit for bit after any step. On CUDA, it resumes
+    to the same values up to rounding, because kernels add in varying order, and bit for bit only with
+    config.deterministic. A different `micro_batch` gives a step the same clips, mixing and mean loss, but other
+    dropout masks and other batches for batch norm.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Trainer:
         class_weights: Sequence[float] | None = None,
         group: Group | None = None,
     ):
-        """`class_weights` scale the training loss of each class's clips; the validation loss stays unweighted."""
+        """`class_weights` scale the training loss of each class's clips, but not the validation loss."""
         assert steps_per_epoch >= 1
         self.group = group or Group(device=str(device))
         self.config, self.device, self.steps_per_epoch = config, device, steps_per_epoch
@@ -75,7 +76,7 @@ class Trainer:
         num_warmup_steps = min(num_steps - 1, round(config.warmup_epochs * steps_per_epoch))
         self.rate_factor = lambda step: rate_factor(step, num_steps=num_steps, num_warmup_steps=num_warmup_steps)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate_factor)
-        # Small gradients would vanish in fp16; bf16 and fp32 reach far enough without scaling.
+        # Small gradients underflow in fp16. The range of bf16 and fp32 is large enough without scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.step = 0
         self.micro_batch = None if config.batch_size == AUTO else config.batch_size
@@ -85,14 +86,14 @@ class Trainer:
             model.compile_for_training()
         self._compiles, self._compiled_works = self._is_compiled, False
         self._is_reducing = self._is_frozen = False
-        # What a forward pass changes, and what has to be restored when its step is given up. Most other buffers are
-        # constants, such as Swin's position indices, and not worth a copy in each step.
+        # The buffers that a forward pass changes, to be restored if the step is abandoned. Most other buffers are
+        # constants, such as Swin's position indices, and not worth copying in each step.
         self._statistics = [buffer for name, buffer in model.named_buffers() if name.endswith(STATISTICS)]
         self._wrap()
 
     @property
     def validated(self) -> Recognizer:
-        """The model that is validated and kept: the running mean where there is one."""
+        """The model that is validated and saved: the running mean if there is one."""
         return self.ema.model if self.ema else self.model
 
     # ---- one step
@@ -106,12 +107,12 @@ class Trainer:
         total: float | None = None,
         between_passes: _BetweenPasses | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Take one step on this process's batches; returns detached (loss, hits), still on the device.
+        """Take one step on this process's batches and return (loss, hits), detached and still on the device.
 
-        The loss is the mean over the clips of all processes; what is returned is this process's part of it. `step` is
-        the step's number in the epoch, `total` loss_weight() summed over the processes (None: summed here).
-        `between_passes` may raise, and then nothing of the step is left. If memory runs out, the step starts again
-        with fewer clips at once.
+        The loss is the mean over the clips of all processes, and the returned value is this process's part of it.
+        `step` is the step's number in the epoch. `total` is loss_weight() summed over the processes; None sums it here.
+        If `between_passes` raises, the step is undone. If memory runs out, the step is repeated with fewer clips per
+        pass.
         """
         self._check_labels(batches)
         if total is None:
@@ -131,10 +132,10 @@ class Trainer:
                 if "does not have a deterministic implementation" in str(error):
                     raise InputError(f"--deterministic: {str(error).partition(',')[0]}; leave out the flag") from None
                 self._prepare_retry(error, epoch, step)
-            # The next try begins out here, where the exception is gone: its traceback holds on to the activations.
+            # Retry outside the except block, because the exception's traceback keeps the activations in memory.
         self._compiled_works = self._compiles
 
-        # Clipped at their true size, without the factor that keeps small gradients alive in fp16.
+        # Undo the scaling of fp16 first, so that the gradients are clipped at their true size.
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         scale = self.scaler.get_scale()
@@ -142,8 +143,8 @@ class Trainer:
         self.scaler.update()
         self.schedule.step()
         if self.scaler.get_scale() < scale:
-            # Something overflowed in fp16: the scaler left the weights as they were and scales less from now on. Batch
-            # norm has taken the infinities in.
+            # Something overflowed in fp16, so the scaler skipped the update and lowered its scale. Batch norm's
+            # statistics may contain infinities and have to be restored.
             copy_tensors(self._statistics, statistics)
         elif self.ema:
             self.ema.update()
@@ -151,7 +152,7 @@ class Trainer:
         return result
 
     def _check_labels(self, batches: Sequence[Batch]) -> None:
-        # A label that is no class ends a CUDA program with an assert on the device, which names neither.
+        # On CUDA, an invalid label would end the program with a device-side assert that does not show its value.
         num_classes = self.model.head.weight.shape[0]
         for _, labels, _ in batches:
             if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
@@ -161,9 +162,9 @@ class Trainer:
     def _compute_gradients(
         self, batches: Sequence[Batch], epoch: int, step: int, total: float, between_passes: _BetweenPasses | None
     ) -> tuple[Tensor, Tensor]:
-        """Forward and backward passes; leaves the gradients of the mean loss over the clips of all processes."""
+        """Compute the gradients of the mean loss over the clips of all processes."""
         self.optimizer.zero_grad(set_to_none=True)
-        # Sums on the device: to read a number in each pass would make the program wait for the GPU.
+        # Keep the sums on the device: reading a number in each pass would make the program wait for the GPU.
         loss_sum = torch.zeros((), device=self.device)
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
         passes = [
@@ -174,8 +175,8 @@ class Trainer:
         num_clips, num_done = sum(end - begin for _, begin, end in passes), 0
         for number, begin, end in passes:
             is_last = num_done + end - begin == num_clips
-            # Seeds of each pass instead of one generator for the run: a step that is computed again, or by a resumed
-            # run, then draws the same. The number after them keeps mixing and dropout apart.
+            # Seed each pass instead of using one generator for the whole run, so that a step gives the same draws when
+            # it is repeated or resumed. The number after these seeds keeps mixing and dropout apart.
             seeds = (self.config.seed, epoch, step, self.group.rank, number)
             clips, targets = self._inputs(batches[number], begin, end, epoch=epoch, mix_seed=_seed(*seeds, 0, 0))
             torch.manual_seed(_seed(*seeds, 1, begin))  # dropout and stochastic depth
@@ -184,7 +185,7 @@ class Trainer:
                     logits = self._network(clips)
                     loss = self.loss(logits.float(), targets)
                 self._is_reducing = self.group.world_size > 1 and is_last
-                # DistributedDataParallel takes the mean over the processes, but `total` is of all their clips.
+                # DistributedDataParallel averages over the processes, but `total` already counts the clips of all.
                 self.scaler.scale(loss * (self.group.world_size / total)).backward()
             loss_sum += loss.detach()
             best = targets if targets.ndim == 1 else targets.argmax(dim=1)
@@ -193,20 +194,20 @@ class Trainer:
             if between_passes and not is_last:
                 between_passes(num_done)
         if not passes and self.group.world_size > 1:
-            # A short last step can leave this process without a clip, but the others wait for its gradients.
+            # A short last step can leave this process without clips, but the others wait for its gradients.
             self._pass_black_clips(self._network, 1)
         self._is_reducing = False
         return loss_sum / total, hits
 
     def _inputs(self, batch: Batch, begin: int, end: int, *, epoch: int, mix_seed: int) -> tuple[Tensor, Tensor]:
-        """Clips begin..end of a batch and their targets on the device, mixed but for a run's last epochs.
+        """Return clips begin..end of a batch and their targets on the device, mixed except in a run's last epochs.
 
-        Clips are uint8, float where mixup blends them; targets class indices, (n, num_classes) where clips are mixed.
+        Clips are uint8, or float after mixup. Targets are class indices (n,), or (n, num_classes) for mixed clips.
         """
         clips, labels, _ = batch
         assert clips.ndim == 5 and len(clips) == len(labels) >= end > begin
         mixes = self.mixer is not None and epoch < self.config.num_epochs - self.config.mix_off_epochs
-        if mixes and len(labels) > 1:  # a clip alone has none to be mixed with
+        if mixes and len(labels) > 1:  # a single clip has no partner
             return self.mixer(clips, labels, begin=begin, end=end, seed=mix_seed, device=self.device)
         return (
             clips[begin:end].to(self.device, non_blocking=True),
@@ -214,14 +215,14 @@ class Trainer:
         )
 
     def loss_weight(self, batches: Sequence[Batch]) -> float:
-        """What the sum of the clips' losses is divided by for their mean: their number, or their classes' weights."""
+        """Return the divisor that turns the clips' summed loss into the mean: their number or their summed weights."""
         labels = [labels for _, labels, _ in batches if len(labels)]
         if self.class_weights is None or not labels:
             return float(sum(map(len, labels)))
         return self.class_weights.double()[torch.cat(labels)].sum().item()
 
     def _gradient_sync(self, is_last: bool) -> AbstractContextManager:
-        """The context of a pass: gradients are reduced over the processes once, in a step's last one."""
+        """Return the context of a pass, which reduces gradients over the processes only in a step's last pass."""
         return nullcontext() if is_last or self.group.world_size == 1 else self._network.no_sync()
 
     def _should_compile(self) -> bool:
@@ -229,9 +230,9 @@ class Trainer:
         return self.device.type == "cuda" and self.model.compiles_in_parts and num_clips >= _CLIPS_WORTH_COMPILING
 
     def _compiler(self, *, is_full: bool) -> AbstractContextManager:
-        """The context of a pass: compiled code where it works, and for full passes alone.
+        """Return the context of a pass, which runs compiled code only for full passes and if compiling works.
 
-        It is made for one number of clips, and the few at the end of an epoch are not worth another compilation.
+        Code is compiled for one number of clips; the smaller passes are not worth another compilation.
         """
         if not self._is_compiled:
             return nullcontext()
@@ -240,11 +241,11 @@ class Trainer:
     # ---- when a pass fails
 
     def _prepare_retry(self, error: BaseException, epoch: int, step: int) -> None:
-        """Change what made a pass fail, so that the step can start again; raise the error if nothing can be changed."""
+        """Change what made a pass fail, so that the step can be repeated; raise `error` if nothing can be changed."""
         if isinstance(error, torch.OutOfMemoryError):
             fewer = -(-self.micro_batch // 2)
             if self._is_reducing:
-                # Some gradients have been summed with the other processes' already, which cannot be undone.
+                # Some gradients have already been summed over the processes, which cannot be undone.
                 raise InputError(
                     f"out of memory with {pluralize(self.micro_batch, 'clip')} at once; continue with --resume and "
                     f"--batch_size {fewer}, or with --checkpoint_activations"
@@ -260,7 +261,7 @@ class Trainer:
                 f"once, still {self.config.effective_batch} per step"
             )
             return
-        # torch.compile compiles in the first pass, where a missing compiler or an operator that it lacks shows.
+        # torch.compile compiles in the first pass, so a missing compiler or unsupported operator shows up here.
         compiles = self._compiles and not self._compiled_works and not self._is_reducing
         if not compiles or not isinstance(error, Exception) or isinstance(error, InputError):
             raise error
@@ -274,7 +275,7 @@ class Trainer:
         return copies
 
     def _find_micro_batch(self) -> int:
-        """The most clips that go through the network at once, a batch at most."""
+        """Return the most clips that fit through the network at once, at most a batch."""
         most = largest_batch(self.config.effective_batch, self.group.world_size)
         if self.device.type == "cuda":
             size = memory.micro_batch_on_cuda(self._try_pass, most, self.device)
@@ -289,12 +290,12 @@ class Trainer:
         return size
 
     def _try_pass(self, size: int) -> None:
-        """A pass over black clips that leaves nothing behind, with room kept for the optimiser's state."""
+        """Try a pass over `size` black clips with room for the optimiser's state, and leave no trace of it."""
         num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
-        # AdamW makes its two moments in the first step; until then they have to be allowed for.
+        # AdamW allocates its two moments in the first step. Until then, reserve their memory.
         room = torch.empty(0 if self.optimizer.state else 2 * num_bytes, dtype=torch.uint8, device=self.device)
         try:
-            with self._gradient_sync(is_last=False):  # processes try alone
+            with self._gradient_sync(is_last=False):  # each process tries on its own
                 self._pass_black_clips(self._network, size)
             torch.cuda.synchronize(self.device)
         finally:
@@ -302,7 +303,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
 
     def _pass_black_clips(self, network: nn.Module, size: int) -> None:
-        """A forward and backward pass that gives gradients of zero and leaves batch norm's statistics as they were."""
+        """Run a forward and backward pass that gives zero gradients and leaves batch norm's statistics unchanged."""
         statistics = self._copy_statistics()
         try:
             clips = torch.zeros(size, *self.model.clip.shape, device=self.device)
@@ -310,18 +311,18 @@ class Trainer:
                 loss = network(clips).float().sum() * 0
             self.scaler.scale(loss).backward()
         finally:
-            # Only now: batch norm's backward pass refuses statistics that changed since the forward pass.
+            # Restore only now: batch norm's backward pass fails if the statistics change after the forward pass.
             copy_tensors(self._statistics, statistics)
 
     # ---- the network as it is called
 
     def _wrap(self) -> None:
-        """Set the network that is called, which reduces its gradients over the processes."""
+        """Set the network that a step calls, which reduces gradients over the processes if there are several."""
         self._network: nn.Module = self.model
         if self.group.world_size == 1:
             return
         with warnings.catch_warnings():
-            # What is to replace broadcast_buffers is not in every version of torch that this project runs on.
+            # Not every supported version of torch has the replacement for broadcast_buffers.
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             self._network = DistributedDataParallel(
                 self._network,
@@ -331,7 +332,7 @@ class Trainer:
             )
 
     def set_mode(self, epoch: int) -> None:
-        """Training mode; in the first config.freeze_epochs only the last layer learns."""
+        """Set training mode for an epoch; in the first config.freeze_epochs, only the last layer learns."""
         is_frozen = epoch < self.config.freeze_epochs
         self.model.train(not is_frozen)
         self.model.head.train()
@@ -340,12 +341,12 @@ class Trainer:
             head = {id(parameter) for parameter in self.model.head.parameters()}
             for parameter in self.model.backbone.parameters():
                 parameter.requires_grad_(not is_frozen or id(parameter) in head)
-            # DistributedDataParallel notes when it is made which parameters have gradients.
+            # DistributedDataParallel records at construction which parameters have gradients, so wrap again.
             self._wrap()
 
     @torch.no_grad()
     def average_statistics(self) -> None:
-        """Give all processes the mean of their running statistics (batch norm), each of which saw its own clips."""
+        """Average batch norm's running statistics over the processes, each of which saw only its own clips."""
         if self.group.world_size == 1:
             return
         kept_buffers = dict(self.validated.named_buffers())
@@ -356,7 +357,7 @@ class Trainer:
         ]
         if not pairs:
             return
-        # In one exchange: a hundred small ones would each take a round trip.
+        # Use one exchange, because a hundred small ones would each take a round trip.
         values = torch.cat([own.flatten() for own, _ in pairs])
         dist.all_reduce(values)
         values /= self.group.world_size
@@ -366,5 +367,5 @@ class Trainer:
 
 
 def _seed(*numbers: int) -> int:
-    """One seed from several numbers."""
+    """Return one seed made from several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -1,4 +1,4 @@
-"""The data of a run: the videos of train and val, their loaders, and what a checkpoint records about them."""
+"""The data of a run: the training and validation videos, their loaders, and their record in a checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,19 +26,19 @@ from video_module.tables import pluralize
 
 @dataclass(frozen=True, kw_only=True)
 class Loaders:
-    """Where a run's clips come from."""
+    """The sources of a run's clips."""
 
     train: DataLoader
     sampler: StepSampler
     val: EvaluationLoader | None
-    """This process's shard of the validation videos; None where there are no videos at all."""
+    """Loader of this process's shard of the validation videos; None without validation videos."""
     val_labels: list[int]
-    """Of all processes' videos."""
+    """Labels of the validation videos of all processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """The videos of two folders of classes, and the clips to take of them."""
+    """The videos of the training and the validation folder, and the settings of their clips."""
 
     train_dir: Path
     val_dir: Path
@@ -46,7 +46,7 @@ class TrainingData:
     class_names: list[str]
     train_videos: list[records.VideoRecord]
     val_videos: list[records.VideoRecord]
-    """May be none: then the last epoch is kept."""
+    """Validation videos; may be empty, in which case the last epoch is kept."""
 
     def __str__(self) -> str:
         num_val = pluralize(len(self.val_videos), "validation video")
@@ -63,7 +63,7 @@ class TrainingData:
         return TrainingClips(self.train_dir, self.train_videos, self.class_names, self.clip, config)
 
     def loaders(self, config: TrainConfig, *, group: Group, num_workers: int, pin_memory: bool) -> Loaders:
-        """Each process reads its own clips of a step, and its own shard of the validation videos."""
+        """Return loaders of this process's clips of each step and of its shard of the validation videos."""
         train, sampler = training_loader(
             self.training_clips(config),
             effective_batch=config.effective_batch,
@@ -75,8 +75,8 @@ class TrainingData:
         )
         val = None
         if self.val_videos:
-            # One view of a video instead of test_model.py's twelve: enough to choose an epoch by, and validation
-            # stays short beside training.
+            # Use one view per video instead of the twelve of test_model.py. One is enough to choose an epoch and keeps
+            # validation short compared with training.
             views = Views(num_clips=1, num_crops=1)
             dataset = EvaluationViews(self.val_dir, group.shard(self.val_videos), self.clip, views)
             val = EvaluationLoader(dataset, num_workers=num_workers)
@@ -85,7 +85,7 @@ class TrainingData:
         )
 
     def checkpoint(self, *, model: str, train_config: dict[str, Any]) -> Checkpoint:
-        """A checkpoint without weights: what is recorded beside them."""
+        """Return a checkpoint without weights, which holds everything else to be recorded."""
         videos = self.train_videos + self.val_videos
         return Checkpoint(
             model=model,
@@ -102,10 +102,10 @@ class TrainingData:
 def load_training_data(
     data_dir: Path, *, train_dir: Path | None, val_dir: Path | None, clip: ClipConfig, group: Group
 ) -> TrainingData:
-    """The videos of data_dir/train and data_dir/val, or of the folders given in their place.
+    """Load the videos of data_dir/train and data_dir/val, or of `train_dir` and `val_dir` where given.
 
-    Raises InputError on fewer than two classes, and on videos that are missing or do not decode. Only a val folder
-    that nobody named may be missing.
+    Raises InputError if there are fewer than two classes or if videos are missing or cannot be decoded. The validation
+    folder may be missing unless `val_dir` is given.
     """
     may_lack_val = val_dir is None
     train_dir, val_dir = train_dir or data_dir / "train", val_dir or data_dir / "val"
@@ -118,7 +118,7 @@ def load_training_data(
     if len(class_names) < 2:
         raise InputError(f"{train_dir}: a classifier needs at least two classes, found {class_names}")
 
-    # A folder without split.json is decoded to count its frames, so one process does it for all.
+    # Without split.json the videos are decoded to count their frames, so one process does it for all.
     train_videos, val_videos = group.broadcast(
         lambda: [
             records.load_videos(train_dir, num_workers=default_num_workers()),

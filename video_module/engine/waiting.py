@@ -10,16 +10,19 @@ from video_module.data.dataset import TrainingClips
 from video_module.errors import VideoError
 from video_module.machine import default_num_workers
 
-# Share of an epoch spent waiting for clips that is worth a warning.
+# Warn if a larger share of an epoch is spent waiting for clips.
 _LARGEST_WAIT = 0.1
-# The networks see 256 pixels and less. On two cores swin3d_nano trained on 29 clips/s from files of 454x256, on 13 from
-# the same at 852x480.
+# The networks see 256 pixels at most. On two cores, swin3d_nano trained on 29 clips/s from files of 454x256, but only
+# on 13 clips/s from the same files at 852x480.
 _GOOD_SIDE = 256
 _NUM_LOOKED_AT = 5
 
 
 def wait_warning(share: float, loader: DataLoader, device: torch.device) -> str | None:
-    """A warning for an epoch that spent this share waiting for clips; None if nothing can be done."""
+    """Return a warning for an epoch that spent `share` of its time waiting for clips.
+
+    Returns None if the share is small or nothing can be done.
+    """
     if share <= _LARGEST_WAIT:
         return None
     remedies, on_cpu = [], device.type == "cpu"
@@ -28,8 +31,8 @@ def wait_warning(share: float, loader: DataLoader, device: torch.device) -> str 
             f"shrink the videos from a short side of {side} pixels to {_GOOD_SIDE} with split_data.py --short_side "
             f"{_GOOD_SIDE}"
         )
-    # Without a GPU, network and readers share the cores. Once each core has a reader, waiting for clips is the time in
-    # which the readers have the cores, and another reader would not shorten it.
+    # On the CPU, network and readers share the cores. Once each core has a reader, the network waits because the
+    # readers are using the cores, and more readers would not help.
     if not on_cpu or loader.num_workers < default_num_workers():
         remedies.append(f"raise --num_workers above {loader.num_workers} if cores are idle")
     if not on_cpu:
@@ -40,8 +43,8 @@ def wait_warning(share: float, loader: DataLoader, device: torch.device) -> str 
 
 
 def _short_side(clips: TrainingClips) -> int:
-    """The median of a few videos' short sides, in pixels; 0 where none can be read."""
-    # Clips in memory take no reader
+    """Return the median short side of a few videos in pixels, or 0 if none can be read."""
+    # Imported here, because clips in memory need no decoder.
     from video_module.data.decoding import read_info
 
     sides = []
@@ -55,10 +58,10 @@ def _short_side(clips: TrainingClips) -> int:
 
 
 class WaitMeter:
-    """Sums up the time in which the device was idle because the program waited for clips."""
+    """Measures the total time in which the device was idle because the program waited for clips."""
 
-    # A GPU goes on with what it was given while the program waits. So an event is recorded after each step, and waiting
-    # counts only from the moment at which the GPU had reached it.
+    # While the program waits, a GPU continues with its queued work. So an event is recorded after each step, and a wait
+    # counts only from the moment the GPU reached the event.
 
     def __init__(self, device: torch.device):
         self._total = 0.0
@@ -70,21 +73,21 @@ class WaitMeter:
             self._origin_s = time.perf_counter()
 
     def given(self) -> None:
-        """To be called when a step has been handed to the device."""
+        """Call this when a step has been handed to the device."""
         if self._uses_cuda:
             self._last = self._event()
 
     def waited(self, begin: float, end: float) -> None:
-        """The program waited for clips, by time.perf_counter()."""
+        """Record that the program waited for clips from `begin` to `end`, in seconds of time.perf_counter()."""
         if self._uses_cuda:
             self._waits.append((begin, end, self._last))
         else:
             self._total += end - begin
 
     def total(self) -> float:
-        """Seconds until now. Makes a GPU finish what it was given."""
+        """Return the total wait so far in seconds. Waits for the GPU to finish its queued work."""
         if self._uses_cuda:
-            # Events know only the time between two of them, so a first one ties them to the program's clock.
+            # CUDA events give only the time between two events, so the first one ties them to the program's clock.
             for begin, end, event in self._waits:
                 event.synchronize()
                 done = self._origin_s + self._origin.elapsed_time(event) / 1e3

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from video_module.config import ClipConfig
 
-# Name, channels, and the kernel and stride of the pooling that follows, as (T, H, W).
+# Name, output channels, and the kernel and stride (T, H, W) of the pooling that follows, if any.
 _CONVOLUTIONS = (
     ("conv1", 64, (1, 2, 2)),
     ("conv2", 128, (2, 2, 2)),
@@ -19,12 +19,15 @@ _CONVOLUTIONS = (
     ("conv5a", 512, None),
     ("conv5b", 512, (2, 2, 2)),
 )
-# Outputs of fc6 and of fc7.
+# Number of outputs of fc6 and of fc7.
 _HIDDEN = 4096
 
 
 class C3D(nn.Module):
-    """Eight convolutions of 3x3x3, five poolings, three linear layers. Takes RGB (N, 3, T, H, W)."""
+    """C3D network of eight 3x3x3 convolutions, five poolings and three linear layers.
+
+    Takes RGB (N, 3, T, H, W) and returns logits (N, num_classes).
+    """
 
     def __init__(self, *, num_classes: int, clip: ClipConfig):
         super().__init__()
@@ -38,13 +41,13 @@ class C3D(nn.Module):
         self.fc7 = nn.Linear(_HIDDEN, _HIDDEN)
         self.fc8 = nn.Linear(_HIDDEN, num_classes)
         self.dropout = nn.Dropout(0.5)
-        # Nothing normalises the activations; with torch's own initialisation, signals would die out in eleven layers.
+        # There is no normalisation, so with torch's default initialisation the signal would vanish in eleven layers.
         for layer in self.modules():
             if isinstance(layer, nn.Conv3d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
-        # The first layer sees pixels minus their mean, with a deviation of about 64 instead of 1. The last layer starts
-        # small, since dropout widens its inputs.
+        # The first layer's inputs are pixels minus their mean, with a standard deviation of about 64 instead of 1. The
+        # last layer starts small, because dropout increases the spread of its inputs.
         self.conv1.weight.data /= 64
         nn.init.normal_(self.fc8.weight, std=0.001)
 
@@ -54,7 +57,7 @@ class C3D(nn.Module):
         for name, _, pool in _CONVOLUTIONS:
             x = F.relu(self.get_submodule(name)(x))
             if pool:
-                # As in Caffe, windows start at the first cell, and the last one may extend past the end. Other PyTorch
+                # As in Caffe, windows start at the first cell and the last one may extend past the end. Other PyTorch
                 # ports pad the last pooling on both sides, which shifts every window by one cell.
                 x = F.max_pool3d(x, kernel_size=pool, stride=pool, ceil_mode=True)
         x = self.dropout(F.relu(self.fc6(x.flatten(1))))

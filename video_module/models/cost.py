@@ -1,4 +1,4 @@
-"""Count a network's parameters and multiply-adds per clip, from shapes only."""
+"""Count a network's parameters and multiply-adds per clip from the shapes of its tensors alone."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +20,12 @@ _Shape = tuple[int, ...]
 class _ModelCost:
     num_parameters: int
     gmacs: float
-    """10^9 multiply-adds of one clip's forward pass, in convolutions and matrix products; others add a few percent."""
+    """10^9 multiply-adds per clip in convolutions and matrix products; other operations would add a few percent."""
 
 
 def measure_cost(name: str, *, num_classes: int = _KINETICS_CLASSES, clip: ClipConfig | None = None) -> _ModelCost:
-    """Count a model's parameters, and multiply-adds for clips of this ClipConfig (None: the model's own)."""
-    # On torch's meta device, tensors have a shape but no values, so that no network takes longer than a second.
+    """Count a model's parameters, and its multiply-adds for a clip of the size in `clip` (None: the model's own)."""
+    # On torch's meta device, tensors have a shape but no values, so every network takes less than a second.
     spec = get_spec(name)
     clip = clip or spec.clip
     counter = FlopCounterMode(display=False)
@@ -35,19 +35,19 @@ def measure_cost(name: str, *, num_classes: int = _KINETICS_CLASSES, clip: ClipC
             net(torch.zeros(1, 3, *clip.shape[:3]))
     return _ModelCost(
         num_parameters=sum(parameter.numel() for parameter in net.parameters()),
-        # The counter counts a multiplication and an addition as two operations, the literature as one.
+        # The counter counts a multiply-add as two operations, but the literature counts it as one.
         gmacs=counter.get_total_flops() / 2 / 1e9,
     )
 
 
 def measure_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None) -> list[tuple[str, _Shape]]:
-    """List (module, shape of its output) in the order of the forward pass, starting with the clip itself."""
+    """List (module, output shape) in the order of the forward pass, starting with the clip itself."""
     spec = get_spec(name)
     clip = clip or spec.clip
     shapes: list[tuple[str, _Shape]] = [("clip", (1, 3, *clip.shape[:3]))]
 
     def note_shape(path: str, module: nn.Module, inputs: object, output: Any) -> None:
-        # MViT's blocks return a pair: the tensor and the size of its grid.
+        # MViT's blocks return a pair of the tensor and its grid size.
         shapes.append((path, tuple((output[0] if isinstance(output, tuple) else output).shape)))
 
     with torch.device("meta"), torch.no_grad():
@@ -59,9 +59,10 @@ def measure_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = Non
 
 
 def _listed_modules(net: nn.Module, *, features: str) -> list[str]:
-    """List the network's parts, the items of parts that are sequences, and the modules inside one item.
+    """List the network's parts, the items of each part that is a sequence, and the modules inside one item.
 
-    That item contains `features`; in a Swin Transformer it is a block. All blocks look alike, so one is enough.
+    That item is the one that contains `features`, such as a block of a Swin Transformer. All blocks look alike, so one
+    is enough.
     """
     paths = []
     for name, child in net.named_children():

@@ -13,8 +13,8 @@ from video_module.config import ClipConfig
 
 Size3 = tuple[int, int, int]  # T, H, W
 
-# The layers in order. Conv3d: channels, side of the kernel, stride. MaxPool3d: kernel and stride. Mixed: channels of
-# branch 0, of branch 1's two layers, of branch 2's two layers, and of branch 3, from Inception-v1's table.
+# The layers in order. Conv3d: output channels, kernel side, stride. MaxPool3d: kernel and stride. Mixed: channels of
+# branch 0, of the two layers of branch 1, of the two layers of branch 2, and of branch 3, from Inception-v1's table.
 _TRUNK: dict[str, tuple] = {
     "Conv3d_1a_7x7": (64, 7, 2),
     "MaxPool3d_2a_3x3": ((1, 3, 3), (1, 2, 2)),
@@ -36,9 +36,12 @@ _TRUNK: dict[str, tuple] = {
 
 
 def same_padding(size: Size3, kernel: Size3, stride: Size3) -> list[tuple[int, int]]:
-    """TensorFlow's SAME padding, (before, after) along T, H and W: the output has size / stride cells, rounded up."""
-    # If the total is odd, TensorFlow pads one cell more after than before. PyTorch's layers cannot, since they pad both
-    # ends alike. The weights were trained with TensorFlow, so _pad_uneven() pads the difference by hand.
+    """Return TensorFlow's SAME padding as (before, after) along T, H and W.
+
+    With this padding, the output has size / stride cells along each axis, rounded up.
+    """
+    # If the total is odd, TensorFlow pads one cell more after than before. PyTorch's layers always pad both ends
+    # equally. The weights were trained with TensorFlow, so _pad_uneven() adds the difference by hand.
     totals = [
         max(0, (-(-length // step) - 1) * step + extent - length)
         for length, extent, step in zip(size, kernel, stride, strict=True)
@@ -47,8 +50,8 @@ def same_padding(size: Size3, kernel: Size3, stride: Size3) -> list[tuple[int, i
 
 
 def _pad_uneven(x: Tensor, kernel: Size3, stride: Size3) -> tuple[Tensor, Size3]:
-    """Apply the part of SAME padding that is uneven. Returns the rest, which is equal on both sides."""
-    # The rest is left to the convolution or pooling, which pads without copying its input.
+    """Apply the uneven part of SAME padding. Returns the padded input and the remaining padding, equal on both ends."""
+    # The remaining padding is left to the convolution or pooling, which pads without copying its input.
     pads = same_padding(tuple(x.shape[2:]), kernel, stride)
     if any(before != after for before, after in pads):
         x = F.pad(x, [value for before, after in reversed(pads) for value in (0, after - before)])
@@ -56,7 +59,7 @@ def _pad_uneven(x: Tensor, kernel: Size3, stride: Size3) -> tuple[Tensor, Size3]
 
 
 class Unit3D(nn.Module):
-    """Convolution, batch norm, ReLU."""
+    """Convolution with SAME padding, batch norm and ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1):
         super().__init__()
@@ -71,8 +74,8 @@ class Unit3D(nn.Module):
 class SamePool3d(nn.Module):
     """Max pooling with SAME padding."""
 
-    # F.pad() fills with zeros, although max pooling should see minus infinity. The results are equal, since every input
-    # comes from a ReLU and is never negative.
+    # F.pad() fills with zeros, although max pooling should be padded with minus infinity. The results are equal,
+    # because every input comes from a ReLU and is never negative.
 
     def __init__(self, kernel: Size3, stride: Size3):
         super().__init__()
@@ -89,7 +92,7 @@ class _InceptionModule(nn.Module):
         b0, b1a, b1b, b2a, b2b, b3 = channels
         self.b0 = Unit3D(inputs, b0, 1)
         self.b1a, self.b1b = Unit3D(inputs, b1a, 1), Unit3D(b1a, b1b, 3)
-        # The paper says 5 for this kernel; the authors' code and all published weights have 3.
+        # The paper gives 5 for this kernel, but the authors' code and all published weights have 3.
         self.b2a, self.b2b = Unit3D(inputs, b2a, 1), Unit3D(b2a, b2b, 3)
         self.b3a, self.b3b = SamePool3d((3, 3, 3), (1, 1, 1)), Unit3D(inputs, b3, 1)
 
@@ -98,7 +101,7 @@ class _InceptionModule(nn.Module):
 
 
 class I3D(nn.Module):
-    """Takes (N, 3, T, H, W). As in the authors' code, a clip's logits are a mean over time."""
+    """I3D network that takes (N, 3, T, H, W) and, like the authors' code, averages the logits over time."""
 
     def __init__(self, *, num_classes: int, clip: ClipConfig):
         super().__init__()
@@ -114,7 +117,7 @@ class I3D(nn.Module):
                 self.add_module(name, _InceptionModule(channels, settings))
                 b0, _, b1, _, b2, b3 = settings
                 channels = b0 + b1 + b2 + b3
-        # The authors average 2 x 7 x 7 cells, which are all cells of 224 pixels. Smaller clips have fewer.
+        # The authors average 2 x 7 x 7 cells, where 7 x 7 is the whole grid at 224 pixels. Smaller clips have fewer.
         time, side = -(-clip.num_frames // 8), -(-clip.crop // 32)
         self.avg_pool = nn.AvgPool3d((min(2, time), min(7, side), min(7, side)), stride=1)
         self.dropout = nn.Dropout(0.5)

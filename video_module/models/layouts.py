@@ -1,6 +1,6 @@
 """Convert published weights to the names of this project's networks (torchvision's, where it has the network).
 
-A layout is a list of rules for renaming tensors. A file's layout is found automatically: it is the one that fits the
+A layout is a list of rules for renaming tensors. The layout of a file is found automatically, as the one that fits the
 most tensors.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from video_module.errors import InputError
 
 _WRAPPERS = ("weights", "state_dict", "model", "model_state_dict", "model_state")
-"""Keys under which training programs save weights next to optimisers and the like."""
+"""Keys under which training programs save the weights beside the optimiser's state and other data."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Layout:
     rules: tuple[tuple[str, str], ...] = ()
     """Pairs of regular expression and replacement, applied to a tensor's name in order."""
     inflated: bool = False
-    """Whether the weights are of an image network, whose kernels get a time axis."""
+    """Whether the weights come from an image network, so that their kernels need a time axis."""
 
     def rename(self, key: str) -> str:
         for pattern, replacement in self.rules:
@@ -30,7 +30,7 @@ class Layout:
         return key
 
 
-# The gaps are layers without parameters, which were numbered too.
+# The numbers have gaps because layers without parameters were counted too.
 _CAFFE_C3D = {
     "features": {
         0: "conv1",
@@ -60,7 +60,7 @@ LAYOUTS = (
         "Video-Swin-Transformer and mmaction",
         (
             (r"^backbone\.", ""),
-            # torchvision numbers stages and the mergings between them as one list.
+            # torchvision numbers the stages and the patch mergings between them as one list.
             *((rf"^layers\.{stage}\.blocks\.", f"features.{2 * stage}.") for stage in range(4)),
             *((rf"^layers\.{stage}\.downsample\.", f"features.{2 * stage + 1}.") for stage in range(4)),
             (r"\.mlp\.fc1\.", ".mlp.0."),
@@ -89,7 +89,7 @@ LAYOUTS = (
     Layout(
         "torchvision's GoogLeNet, inflated",
         (
-            # GoogLeNet's modules begin with the letter a; Inception's first code begins with b, after the pooling.
+            # GoogLeNet letters its modules from a. The first Inception code starts at b, after the pooling.
             *((rf"^inception(\d){a}\.", rf"Mixed_\1{b}.") for a, b in zip("abcde", "bcdef", strict=True)),
             *((rf"^(Mixed_..)\.{a}\.(?=conv|bn)", rf"\1.{b}.") for a, b in _GOOGLENET_BRANCHES.items()),
             (r"^conv1\.(?=conv|bn)", "Conv3d_1a_7x7."),
@@ -104,12 +104,12 @@ LAYOUTS = (
 
 
 def inflate(conv2d_weight: Tensor, time: int) -> Tensor:
-    """Turn an image convolution, (C, D, H, W), into a video convolution, (C, D, time, H, W).
+    """Turn an image convolution (C, D, H, W) into a video convolution (C, D, time, H, W).
 
-    The method is I3D's (Carreira & Zisserman, 2017, section 2.1).
+    The method is that of I3D (Carreira & Zisserman, 2017, section 2.1).
     """
     # Repeated along time and divided by `time`, the kernel gives the same result for a video of one still image as for
-    # the image. At both ends of a video, zero padding replaces some frames, and the result is smaller.
+    # the image itself, except at both ends of the video, where zero padding makes the result smaller.
     if conv2d_weight.ndim != 4:
         raise ValueError(f"conv2d_weight must be (C, D, H, W), got {tuple(conv2d_weight.shape)}")
     if time < 1:
@@ -118,7 +118,7 @@ def inflate(conv2d_weight: Tensor, time: int) -> Tensor:
 
 
 def find_weights(content: Mapping, *, origin: str) -> dict[str, Tensor]:
-    """Find the weights in a loaded file, by name, whatever a training program saved around them.
+    """Return the weights in a loaded file by name, without what a training program saved around them.
 
     Raises InputError if there are none.
     """
@@ -130,19 +130,19 @@ def find_weights(content: Mapping, *, origin: str) -> dict[str, Tensor]:
         raise InputError(
             f"{origin}: contains no weights; its entries: {', '.join(map(str, list(content)[:8])) or 'none'}"
         )
-    if all(key.startswith("module.") for key in weights):  # DataParallel's
+    if all(key.startswith("module.") for key in weights):  # prefix of DataParallel
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
     return weights
 
 
 def match_layout(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
-    """Find the layout that fits the most tensors of a network's state dict `own`, and rename the weights by it."""
+    """Find the layout that fits the most tensors of a network's state dict `own`, and rename the weights with it."""
     candidates = [(layout, _convert(weights, own, layout)) for layout in LAYOUTS]
     return max(candidates, key=lambda candidate: len(fitting(candidate[1], own)))
 
 
 def fitting(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> set[str]:
-    """Names of the tensors that both have, in equal shapes."""
+    """Return the names of the tensors that both have in the same shape."""
     return {key for key, value in weights.items() if key in own and own[key].shape == value.shape}
 
 
@@ -151,13 +151,13 @@ def _convert(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], layout: L
     if layout.inflated:
         for key, value in converted.items():
             if key in own and own[key].ndim == 5 and value.ndim in (2, 4):
-                kernel = value if value.ndim == 4 else value[..., None, None]  # a linear layer is one of 1 x 1
+                kernel = value if value.ndim == 4 else value[..., None, None]  # a linear layer is a 1 x 1 convolution
                 converted[key] = inflate(kernel, own[key].shape[2])
     return converted
 
 
 def outline(keys: Collection[str], among: Collection[str]) -> str:
-    """List names of tensors in one line. If all tensors of a module are included, it is shortened to `layer4.*`."""
+    """List tensor names in one line, shortened to `layer4.*` where all tensors of a module are included."""
     keys, texts = set(keys), {}
     for key in among:
         if key not in keys:

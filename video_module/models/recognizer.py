@@ -22,9 +22,9 @@ _WITHOUT_PUBLISHED = (
 
 
 class Recognizer(nn.Module):
-    """Normalises clips on its own device and hands them to the backbone.
+    """A network that normalises clips on its own device and passes them to the backbone.
 
-    Takes uint8 RGB (N, T, H, W, 3), or float in 0..255 of that shape, and returns float logits (N, num_classes).
+    Takes RGB clips (N, T, H, W, 3), uint8 or float in 0..255, and returns float logits (N, num_classes).
     """
 
     def __init__(self, backbone: nn.Module, *, name: str, clip: ClipConfig):
@@ -32,14 +32,14 @@ class Recognizer(nn.Module):
         self.backbone = backbone
         self.name = name
         self.clip = clip
-        # Scaled to values in 0..255. Not in the state dict, since every file stores the ClipConfig beside the weights.
+        # Scaled to 0..255. Not in the state dict, because every file stores the ClipConfig beside the weights.
         self.register_buffer("mean", torch.tensor(clip.mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(clip.std) * 255, persistent=False)
 
     def forward(self, clips: Tensor) -> Tensor:
         assert clips.ndim == 5 and clips.shape[-1] == 3, f"clips are (N, T, H, W, 3), got {tuple(clips.shape)}"
         clips = (clips.float() - self.mean) / self.std
-        # NTHWC -> NCTHW. A view, so nothing is copied, and already in the layout channels_last_3d.
+        # NTHWC -> NCTHW. This is a view, so nothing is copied, and already in the channels_last_3d layout.
         return self.backbone(clips.permute(0, 4, 1, 2, 3))
 
     @property
@@ -51,14 +51,14 @@ class Recognizer(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def drop_before_head(self, share: float) -> None:
-        """Drop this share of the last layer's inputs in training."""
+        """Apply dropout with probability `share` to the last layer's inputs in training."""
         if share:
             self.head.register_forward_pre_hook(
                 lambda module, inputs: (F.dropout(inputs[0], share, training=module.training),)
             )
 
     def recompute_blocks(self) -> None:
-        """Save memory in training: keep only each block's input, and recompute the rest in the backward pass.
+        """Save memory in training by keeping only each block's input and recomputing the rest in the backward pass.
 
         Raises InputError if the network has no blocks that support this.
         """
@@ -73,8 +73,8 @@ class Recognizer(nn.Module):
         return hasattr(self.backbone, "compile_for_training")
 
     def compile_for_training(self) -> None:
-        """Compile the backbone at its first pass: in parts if it defines them, else as a whole."""
-        # The input's normalisation is not compiled. It would be compiled twice, since clips are uint8 or float.
+        """Compile the backbone at its first pass, in parts if it defines them, else as a whole."""
+        # The normalisation of the input is not compiled. It would be compiled twice, for uint8 and for float clips.
         if self.compiles_in_parts:
             self.backbone.compile_for_training()
         else:
@@ -92,11 +92,12 @@ def build_model(
     class_names: Sequence[str] = (),
     keeps_head: bool = False,
 ) -> Recognizer:
-    """Build a model and load its weights: `none`, the name of published weights, or a path to a weights file.
+    """Build a model and load its weights.
 
-    The last layer is initialised from `seed` if the weights are for other classes, judging by their number, and by
-    their names if the file and `class_names` give these; `keeps_head` forbids that. Without weights, everything is
-    initialised from `seed`. Raises InputError if the weights are not available or do not fit.
+    `weights` is `none`, the name of published weights, or the path of a weights file. With `none`, everything is
+    initialised from `seed`. If the weights are for other classes, the last layer is initialised from `seed`, unless
+    `keeps_head` forbids it. Classes are compared by number, and by name if both the file and `class_names` give names.
+    Raises InputError if the weights are not available or do not fit.
     """
     assert not class_names or len(class_names) == num_classes, (num_classes, class_names)
     spec = get_spec(name)
@@ -122,8 +123,8 @@ def build_model(
 
 
 def _check_size(spec: ModelSpec, clip: ClipConfig) -> None:
-    """Raise InputError if the network cannot take clips of this size. Nothing is computed."""
-    # Tensors on the device "meta" have shapes but no values, so a whole network takes milliseconds.
+    """Raise InputError if the network does not support clips of this size, without computing anything."""
+    # Tensors on the meta device have shapes but no values, so a whole network takes milliseconds.
     try:
         with torch.device("meta"), torch.no_grad():
             spec.build(num_classes=2, clip=clip).eval()(torch.zeros(1, 3, *clip.shape[:3]))
@@ -136,9 +137,10 @@ def _check_size(spec: ModelSpec, clip: ClipConfig) -> None:
 
 
 def published_class_names(name: str, weights: str) -> list[str]:
-    """The classes of published weights, in the order of their logits."""
+    """Return the class names of published weights, in the order of their logits."""
     spec = _published_spec(name, weights)
-    # pytorchvideo's files name no classes. They are those of Kinetics-400 in alphabetical order, as in torchvision.
+    # The files of pytorchvideo contain no class names. Their classes are in torchvision's order for Kinetics-400, which
+    # is alphabetical.
     if spec.weights_url:
         name, weights = "swin3d_t", "KINETICS400_V1"
     return list(_torchvision_weights(name, weights).meta["categories"])
@@ -163,7 +165,10 @@ def _torchvision_weights(name: str, weights: str):
 
 
 def _published_weights(name: str, weights: str, *, can_train: bool) -> dict:
-    """Load published weights, downloaded once into torch's cache. `can_train`: whether errors suggest alternatives."""
+    """Load published weights, downloading them into torch's cache if they are missing.
+
+    If `can_train`, errors suggest alternatives to the download.
+    """
     url = _published_spec(name, weights).weights_url or _torchvision_weights(name, weights).url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if file.is_file():
@@ -175,22 +180,22 @@ def _published_weights(name: str, weights: str, *, can_train: bool) -> dict:
     try:
         torch.hub.download_url_to_file(url, str(file), hash_prefix=hash_prefix)
         return load_torch_file(file)
-    except OSError as error:  # urllib's URLError is one
+    except OSError as error:  # includes URLError of urllib
         reason = getattr(error, "reason", error)
         hint = _WITHOUT_PUBLISHED if can_train else ""
         raise InputError(
             f"cannot download {weights} of {name} ({reason})\n  download {url} elsewhere, and save it as {file}{hint}"
         ) from None
-    except RuntimeError as error:  # the hash does not fit
+    except RuntimeError as error:  # the hash does not match
         raise InputError(f"download of {url} is damaged ({error}); try again") from None
     except InputError as error:
-        # Without a hash, damage only shows on reading. Left in place, the file would be used by the next run.
+        # Without a hash, damage only shows when the file is read. Delete it, or the next run would use it again.
         file.unlink()
         raise InputError(f"download of {url} is damaged ({error}); try again") from None
 
 
 def _published_hash(file_name: str) -> str | None:
-    """The first digits of the SHA-256 at the end of a torchvision file's name; None for other names."""
+    """Return the digits of the SHA-256 at the end of a torchvision file's name, or None for other files."""
     from torchvision.models import get_model_weights, list_models
 
     urls = (weights.url for model in list_models() for weights in get_model_weights(model))
@@ -221,7 +226,10 @@ def _weights_file(name: str, file: Path) -> dict:
 
 
 def load_torch_file(file: Path) -> dict:
-    """Load a dict of tensors and plain values with torch.load(), never code. Raises InputError naming the file."""
+    """Load a dict of tensors and plain values with torch.load(), without ever running code from the file.
+
+    Raises InputError naming the file if that fails.
+    """
     import pickle
 
     if not file.is_file():
@@ -235,7 +243,7 @@ def load_torch_file(file: Path) -> dict:
     except pickle.UnpicklingError as error:
         hint = ""
         if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
-            # These files contain objects besides weights, such as a whole module or another project's training state.
+            # Such a file contains more than weights, such as a whole module or another project's training state.
             hint = (
                 f' ({code[1]} here); if you trust it, extract its weights: python -c "import torch; f = '
                 f"torch.load({file.as_posix()!r}, 'cpu', weights_only=False); "  # a backslash would be an escape
@@ -255,9 +263,10 @@ def load_torch_file(file: Path) -> dict:
 def _load_backbone(
     model: Recognizer, weights: dict[str, Tensor], *, origin: str, keeps_head: bool, has_others: bool
 ) -> None:
-    """Load weights of any known layout. Only the last layer may be for other classes (`has_others`), and is then reset.
+    """Load weights of any known layout.
 
-    Unused tensors are printed. Raises InputError listing the tensors that are missing or have another shape.
+    The last layer keeps its new values if the weights are for other classes, judging by their number or `has_others`.
+    Unused tensors are printed. Raises InputError listing the tensors that are missing or have a different shape.
     """
     own, in_file = model.backbone.state_dict(), weights
     layout, weights = layouts.match_layout(in_file, own)
@@ -278,14 +287,13 @@ def _load_backbone(
         print(f"{origin}: {len(surplus)} unused tensors: {layouts.outline(surplus, weights)}")
     if any(key.startswith(head) and key not in fits for key in own):
         print(f"{origin}: new last layer for {own[head + 'weight'].shape[0]} classes")
-    # The last layer keeps its new values if the file's is for other classes.
     model.backbone.load_state_dict({**own, **{key: weights[key] for key in fits}})
 
 
 def _misfits(name: str, weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
-    """Tensors of the network `name` that are missing or have another shape, not counting the last layer's."""
+    """Return the tensors of the network `name` that are missing or have a different shape, except in the last layer."""
     fits, head = layouts.fitting(weights, own), get_spec(name).head + "."
-    # Batch norm's counter may be missing: files from before PyTorch 0.4.1 lack it, and no network here reads it.
+    # Batch norm's counter may be missing. Files from before PyTorch 0.4.1 lack it, and no network here reads it.
     needed = [key for key in own if not key.startswith(head) and not key.endswith("num_batches_tracked")]
     return [key for key in needed if key not in fits]
 
@@ -307,7 +315,7 @@ def _explain_misfits(
 
 
 def _models_of(weights: dict[str, Tensor]) -> list[str]:
-    """The models that a file's weights fit, with each model's own clip size."""
+    """Return the models that a file's weights fit, for each model's own clip size."""
     names = []
     for name, spec in MODELS.items():
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The models by name: each one's clips, training recipe, weights and builder. Imports no torch."""
+"""Registry of the models, with their clips, training recipes, weights and builders. Does not import torch."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -17,29 +17,29 @@ NO_WEIGHTS = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """One architecture."""
+    """A model architecture with its clips, weights and training recipe."""
 
     name: str
     clip: ClipConfig
     builder: str
-    """"module:function", called as function(num_classes=…, clip=…), and with drop_path=… if has_drop_path."""
+    """A "module:function", called with num_classes=… and clip=…, and with drop_path=… if `has_drop_path`."""
     head: str
     """Name of the last layer inside the built module."""
     features: str = ""
-    """Name of the layer that shows where the model looks: the last one whose grid is fine enough."""
+    """Name of the layer that shows where the model looks, the last one whose grid is fine enough."""
     channels_last: bool = False
-    """Whether that layer returns (N, T, H, W, C), as in Swin, or (N, C, T, H, W). MViT's return a pair, tokens and
-    (T, H, W), and are recognised by that."""
+    """Whether that layer returns (N, T, H, W, C), as in Swin, instead of (N, C, T, H, W). Layers of MViT return a pair
+    of tokens and (T, H, W) and are recognised by that."""
     has_drop_path: bool = False
     """Whether blocks can be skipped at random in training (stochastic depth)."""
     weights: tuple[str, ...] = ()
     """Names of published weights; the first is the default."""
     weights_url: str = ""
-    """URL of the weights, for the classes of Kinetics-400, if they are not torchvision's."""
+    """URL of weights for Kinetics-400 that are not part of torchvision."""
     weights_files: str = ""
-    """Published weights files that `--weights PATH` reads unchanged."""
+    """Published files that `--weights PATH` accepts unchanged."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that differ from TrainConfig's defaults."""
+    """Training settings that differ from the defaults of TrainConfig."""
     paper: str = ""
 
     @property
@@ -47,7 +47,7 @@ class ModelSpec:
         return self.weights[0] if self.weights else NO_WEIGHTS
 
     def build(self, *, num_classes: int, clip: ClipConfig | None = None, drop_path: float = 0.0) -> "nn.Module":
-        """Build the network for clips of this ClipConfig (None: the model's own); some layer sizes depend on it."""
+        """Build the network for clips of the size in `clip` (None: the model's own), which some layers depend on."""
         module, _, function = self.builder.partition(":")
         settings: dict[str, Any] = {"num_classes": num_classes, "clip": clip or self.clip}
         if self.has_drop_path:
@@ -67,9 +67,9 @@ class ModelSpec:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> ClipConfig:
-        """The model's ClipConfig with the user's changes. If `resize` is not given, it scales with `img_size`.
+        """Return the model's ClipConfig with the user's changes.
 
-        Raises InputError if the settings contradict each other.
+        If `resize` is not given, it scales with `img_size`. Raises InputError if the settings contradict each other.
         """
         clip = self.clip
         if img_size:
@@ -82,7 +82,7 @@ class ModelSpec:
                 clip,
                 num_frames=clip_len or clip.num_frames,
                 frame_stride=frame_stride or clip.frame_stride,
-                # 0 switches the model's rate off: every file then keeps its own.
+                # 0 turns off the model's frame rate, so that every file keeps its own.
                 target_fps=clip.target_fps if target_fps is None else target_fps or None,
                 resize=resize or clip.resize,
                 mean=tuple(mean or clip.mean),
@@ -92,16 +92,19 @@ class ModelSpec:
             raise InputError(f"--{error}") from None
 
     def train_config(self, *, weights: str, given: Mapping[str, Any]) -> TrainConfig:
-        """TrainConfig's defaults, replaced by this model's recipe, replaced by what the user gave."""
+        """Return the training settings: the user's if given, else the model's recipe, else TrainConfig's defaults.
+
+        Raises InputError if a setting is invalid or not supported by the model.
+        """
         settings = dict(self.recipe)
         if not self.has_drop_path:
             settings["drop_path"] = 0.0
             if given.get("drop_path"):
                 raise InputError(f"--drop_path {given['drop_path']}: not supported by {self.name}; leave it out")
         if weights == NO_WEIGHTS:
-            settings["backbone_lr_scale"] = 1.0  # nothing to preserve: the whole net starts from scratch
+            settings["backbone_lr_scale"] = 1.0  # there is nothing to preserve in a network trained from scratch
         if given.get("sampling") == "windows":
-            settings["num_repeats"] = 1  # an epoch already has all windows
+            settings["num_repeats"] = 1  # an epoch already contains all windows
         settings.update(given)
         try:
             return TrainConfig(**settings)
@@ -117,7 +120,7 @@ _KINETICS: dict[str, Any] = {"mean": (0.43216, 0.394666, 0.37645), "std": (0.228
 
 _CONVOLUTIONAL = {"lr": 1e-3, "weight_decay": 0.01, "effective_batch": 16, "lr_batch": 16}
 
-# Frames and rates of torchvision's models are clip_len and frame_rate in their `weights.meta`.
+# The lengths and rates of torchvision's clips are clip_len and frame_rate in `weights.meta`.
 _SWIN: dict[str, Any] = {
     "clip": ClipConfig(num_frames=32, frame_stride=2, resize=256, crop=224),
     "head": "head",
@@ -147,7 +150,7 @@ _MVIT: dict[str, Any] = {
 def _torchvision(
     name: str, *, module: str = "torchvision_zoo", weights: tuple[str, ...] = ("KINETICS400_V1",), **settings: Any
 ) -> ModelSpec:
-    """A torchvision network with its weights."""
+    """Return the spec of a torchvision network with torchvision's weights."""
     return ModelSpec(name=name, builder=f"video_module.models.{module}:{name}", weights=weights, **settings)
 
 
@@ -157,14 +160,14 @@ def _swin3d(size: str, *, weights: tuple[str, ...] = ("KINETICS400_V1",), **reci
 
 
 def _x3d(size: str, **clip: Any) -> ModelSpec:
-    """A pytorchvideo network with the clips of its hub entry."""
+    """Return the spec of a pytorchvideo network with the clips of its hub entry."""
     file = f"X3D_{size.upper()}.pyth"
     return ModelSpec(
         name=f"x3d_{size}",
         clip=ClipConfig(target_fps=30, mean=(0.45,) * 3, std=(0.225,) * 3, **clip),
         builder=f"video_module.models.x3d:x3d_{size}",
         head="blocks.5.proj",
-        features="blocks.4",  # T x 6 x 6, of x3d_m T x 8 x 8
+        features="blocks.4",  # T x 6 x 6, or T x 8 x 8 in x3d_m
         weights=("KINETICS400_V1",),
         weights_url=f"https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/{file}",
         weights_files=f"{file} of pytorchvideo",
@@ -186,7 +189,7 @@ _SPECS = (
         clip=ClipConfig(num_frames=8, frame_stride=4, resize=72, crop=64),
         builder="video_module.models.swin3d:swin3d_nano",
         head="head",
-        features="features.0",  # 4 x 8 x 8; the last stage's 2 x 2 tokens hold no place
+        features="features.0",  # 4 x 8 x 8; the 2 x 2 tokens of the last stage are too coarse to show a place
         channels_last=True,
         has_drop_path=True,
         recipe={
@@ -202,7 +205,7 @@ _SPECS = (
     ),
     _torchvision("r2plus1d_18", features="layer3", **_VIDEO_RESNET),  # 4 x 14 x 14; layer4 has 2 x 7 x 7
     _torchvision("r3d_18", features="layer3", **_VIDEO_RESNET),
-    _torchvision("mc3_18", features="layer4", **_VIDEO_RESNET),  # 16 x 7 x 7: it never strides along time
+    _torchvision("mc3_18", features="layer4", **_VIDEO_RESNET),  # 16 x 7 x 7, because it never strides in time
     _torchvision(
         "s3d",
         clip=ClipConfig(num_frames=128, frame_stride=1, target_fps=15, resize=(256, 256), crop=224, **_KINETICS),
@@ -218,7 +221,7 @@ _SPECS = (
     _x3d("m", num_frames=16, frame_stride=5, resize=256, crop=256),
     ModelSpec(
         name="c3d",
-        # As in the paper: 16 consecutive frames, minus the mean of Sports-1M's mean cube over positions and frames.
+        # As in the paper, 16 consecutive frames. The mean is that of Sports-1M's mean cube over positions and frames.
         clip=ClipConfig(
             num_frames=16,
             frame_stride=1,
@@ -231,13 +234,13 @@ _SPECS = (
         head="fc8",
         features="conv4b",  # 4 x 14 x 14; conv5b has 2 x 7 x 7
         weights_files="c3d.pickle (Sports-1M), ucf101-caffe.pth, mmaction's c3d_sports1m_pretrain*.pth",
-        # A tenth of the others' rate, since nothing normalises the activations.
+        # A tenth of the learning rate of the other networks, because C3D has no normalisation layers.
         recipe={**_CONVOLUTIONAL, "lr": 1e-4},
         paper="Tran et al., Learning Spatiotemporal Features with 3D Convolutional Networks, ICCV 2015",
     ),
     ModelSpec(
         name="i3d",
-        # The paper trains on 64 frames at 25 a second (and tests on 250), with values in -1..1.
+        # The paper trains on 64 frames at 25 per second (and tests on 250), with values in -1..1.
         clip=ClipConfig(
             num_frames=64, frame_stride=1, target_fps=25, resize=256, crop=224, mean=(0.5,) * 3, std=(0.5,) * 3
         ),
@@ -254,7 +257,7 @@ assert len(MODELS) == len(_SPECS), "two models have the same name"
 
 
 def get_spec(name: str) -> ModelSpec:
-    """Look up a model. Raises InputError listing the models if there is none of this name."""
+    """Return the spec of a model. Raises InputError listing all models if there is none of this name."""
     if name not in MODELS:
         raise InputError(f"no model named {name!r}; use one of {', '.join(MODELS)}")
     return MODELS[name]

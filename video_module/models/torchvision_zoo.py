@@ -1,4 +1,4 @@
-"""torchvision's other video networks, with its parameter names, for clips of any size that they support."""
+"""torchvision's other video networks under its parameter names, for any clip size that they support."""
 
 from functools import lru_cache
 
@@ -26,9 +26,12 @@ def mc3_18(*, num_classes: int, clip: ClipConfig) -> nn.Module:
 
 
 def s3d(*, num_classes: int, clip: ClipConfig) -> nn.Module:
-    """S3D. torchvision's mean over 2 x 7 x 7 cells needs 14 frames of 224 x 224; smaller clips get a smaller mean."""
+    """Build S3D with an average pooling that fits the clip.
+
+    torchvision averages 2 x 7 x 7 cells, which takes 14 frames of 224 x 224. Smaller clips get a smaller window.
+    """
     net = torchvision_s3d(num_classes=num_classes)
-    # The time axis is halved three times and each side five times. All of these round up, except the last pooling.
+    # Time is halved three times, height and width five times. Each of these rounds up, except the last pooling.
     time = -(-clip.num_frames // 4) // 2
     side = -(-clip.crop // 16) // 2
     net.avgpool = nn.AvgPool3d((min(2, time), min(7, side), min(7, side)), stride=1)
@@ -44,12 +47,12 @@ def mvit_v2_s(*, num_classes: int, clip: ClipConfig, drop_path: float) -> nn.Mod
 
 
 _STAGES = (1, 2, 11, 2)
-"""Blocks of each stage; from one stage to the next, tokens are halved along both sides and heads doubled."""
+"""Number of blocks in each stage. Each later stage has half as many tokens along both sides and twice the heads."""
 
 
 def _mvit(num_classes: int, clip: ClipConfig, drop_path: float, *, is_v2: bool) -> nn.Module:
-    # torchvision's builders only accept clips of 16 x 224 x 224. Tables of positions depend on the clip's size, so the
-    # class is called directly.
+    # torchvision's builders only accept clips of 16 x 224 x 224, because the position tables depend on the clip size.
+    # So call the class directly.
     stages = [stage for stage, count in enumerate(_STAGES) for _ in range(count)]
     firsts = [sum(_STAGES[:stage]) for stage in range(1, len(_STAGES))]
     channels = [96 * 2**stage for stage in stages]
@@ -85,8 +88,8 @@ def _mvit(num_classes: int, clip: ClipConfig, drop_path: float, *, is_v2: bool) 
         stochastic_depth_prob=drop_path,
         num_classes=num_classes,
     )
-    # MSBlock hard-codes its attention class. Ours has the same parameters and another forward(), so it is enough to
-    # change the object's class.
+    # MSBlock hard-codes its attention class. Ours has the same parameters and differs only in forward(), so changing
+    # the class of the object is enough.
     for block in net.blocks:
         block.attn.__class__ = PooledAttention
     return net
@@ -94,36 +97,39 @@ def _mvit(num_classes: int, clip: ClipConfig, drop_path: float, *, is_v2: bool) 
 
 @lru_cache(maxsize=64)
 def _distance_numbers(queries: int, keys: int) -> list[list[int]]:
-    """The row in a table of relative positions for each query and each key along one axis."""
-    # Queries and keys were pooled with different strides. Distances count cells of the finer grid.
+    """Return the row of the relative position table for each query and each key along one axis."""
+    # Queries and keys are pooled with different strides. Distances are counted in cells of the finer grid.
     key_step, query_step = max(queries / keys, 1.0), max(keys / queries, 1.0)
     return [[int(q * query_step - (k + 1 - keys) * key_step) for k in range(keys)] for q in range(queries)]
 
 
 @lru_cache(maxsize=64)
 def _distance_tensor(queries: int, keys: int, device: torch.device) -> Tensor:
-    """_distance_numbers() on a device, sent there once."""
-    # The first caller may run in inference mode, whose tensors autograd refuses; a later caller may be training.
+    """Return _distance_numbers() as a tensor on `device`, copied there only once."""
+    # The first call may come from inference mode, whose tensors autograd rejects, and a later one from training.
     with torch.inference_mode(False):
         return torch.tensor(_distance_numbers(queries, keys), device=device)
 
 
 @torch.compiler.assume_constant_result
 def _distances(queries: int, keys: int, device: torch.device) -> Tensor:
-    # Tensors made during export are traced, and must not end up in the cache.
+    # Tensors created during export are traced and must not end up in the cache.
     if torch.compiler.is_exporting():
         return torch.tensor(_distance_numbers(queries, keys), device=device)
     return _distance_tensor(queries, keys, device)
 
 
 class PooledAttention(mvit.MultiscaleAttention):
-    """torchvision's MViT attention, with the same results, but without assigning to parts of tensors."""
+    """torchvision's MViT attention with the same results, but without assignments to slices of tensors."""
 
-    # Assignments become 96 ScatterND nodes in mvit_v2_s's exported graph. Here they are sums, padded with zeros at the
-    # class token.
+    # In the exported graph of mvit_v2_s, these assignments become 96 ScatterND nodes. Here they are replaced by adding
+    # tensors that are padded with zeros at the class token.
 
     def forward(self, x: Tensor, thw: Size3) -> tuple[Tensor, Size3]:
-        """x: a class token and the cells of grid `thw`, (N, 1 + T * H * W, C). Returns the same for the pooled grid."""
+        """Apply attention to `x`, a class token and the cells of grid `thw`, (N, 1 + T * H * W, C).
+
+        Returns the same for the pooled grid, and its (T, H, W).
+        """
         n, tokens, _ = x.shape
         qkv = self.qkv(x).view(n, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv[0], qkv[1], qkv[2]  # (N, heads, tokens, head_dim) each
@@ -140,7 +146,7 @@ class PooledAttention(mvit.MultiscaleAttention):
         return self.project(x.transpose(1, 2).reshape(n, -1, self.output_dim)), thw
 
     def _position_scores(self, q: Tensor, thw: Size3, k_thw: Size3) -> Tensor:
-        """The bias on the scores for each pair of cells, (N, heads, T * H * W of the queries, of the keys)."""
+        """Return the position bias of each pair of cells, (N, heads, T * H * W of queries, T * H * W of keys)."""
         along_t, along_h, along_w = (
             _positions(table, queries, keys)
             for table, queries, keys in zip((self.rel_pos_t, self.rel_pos_h, self.rel_pos_w), thw, k_thw, strict=True)
@@ -155,7 +161,7 @@ class PooledAttention(mvit.MultiscaleAttention):
 
 
 def _positions(table: Tensor, queries: int, keys: int) -> Tensor:
-    """Relative positions along an axis, (queries, head_dim, keys)."""
-    # A table trained for another grid is resized by torchvision's own function, so that results agree with it.
+    """Return the relative position embeddings along an axis, (queries, head_dim, keys)."""
+    # Resize a table trained for another grid with torchvision's own function, so that the results agree.
     table = mvit._interpolate(table, 2 * max(queries, keys) - 1)
     return F.embedding(_distances(queries, keys, table.device), table).transpose(1, 2)

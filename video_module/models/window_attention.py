@@ -1,9 +1,9 @@
-"""Attention within windows as Triton kernels for CUDA, with a learned position bias and Swin's shift mask.
+"""Triton kernels for attention within windows, with a learned position bias and Swin's shift mask.
 
 The scores of a window exist only in registers, and the backward pass recomputes them, as in FlashAttention-2 (Dao
-2023). torch's own kernels are not fast enough for Swin: they take the bias and the mask as one tensor in memory, and
-write the bias's gradient for every window before it can be summed. Here the mask is computed from region numbers, and
-the bias's gradient is summed over the windows in registers.
+2023). torch's own kernels are too slow for Swin: they read the bias and the mask as one tensor from memory, and write
+the gradient of the bias for every window before it can be summed. Here the mask is computed from region numbers, and
+the gradient of the bias is summed over the windows in registers.
 """
 
 import torch
@@ -17,11 +17,11 @@ except ImportError:  # no wheels for this platform, as on Windows
 
 _LOG2_E = 1.4426950408889634
 _PADDING = 64
-"""Biases are padded to a multiple of this many tokens, so that no block reads past the end and rows are aligned."""
+"""The bias is padded to a multiple of this many tokens, so that no block reads past the end and rows are aligned."""
 
 
 def is_supported(qkv: Tensor) -> bool:
-    """Whether the kernels support `qkv`, (windows, tokens, 3, heads, channels of a head)."""
+    """Return whether the kernels support `qkv`, (windows, tokens, 3, heads, channels of a head)."""
     channels = qkv.shape[-1]
     return (
         triton is not None
@@ -33,22 +33,22 @@ def is_supported(qkv: Tensor) -> bool:
 
 
 def window_attention(qkv: Tensor, table: Tensor, index: Tensor, regions: Tensor | None) -> Tensor:
-    """Attention between the tokens of each window.
+    """Compute the attention between the tokens of each window.
 
     Arguments:
         qkv: queries, keys and values, bf16 or fp16 (windows, tokens, 3, heads, channels of a head).
-        table: the learned biases by relative position, (positions, heads).
-        index: int64 (tokens, tokens), the row of `table` for each query and key.
-        regions: None, or int32 (windows of a sample, 3, tokens): for each token its region's number, and where in the
-            window that region begins and ends. Tokens attend only to tokens of their own region.
+        table: the learned bias of each relative position, (positions, heads).
+        index: the row of `table` for each query and key, int64 (tokens, tokens).
+        regions: None, or the number of each token's region and the first and end token of that region in the window,
+            int32 (windows of a sample, 3, tokens). Tokens attend only to tokens of their own region.
 
     Returns (windows, tokens, heads, channels of a head), of qkv's dtype.
     """
     return torch.ops.video_module.window_attention(qkv, table, index, regions)[0]
 
 
-# Measured on an H100, with windows of 392 tokens and 32 channels a head, in stages 1 and 3. Of 21 variants these are
-# the fastest or within a tenth of it, shifted or not.
+# Measured on an H100 with windows of 392 tokens and 32 channels per head, in stages 1 and 3. Of 21 variants, these are
+# the fastest or at most a tenth slower, with and without shift.
 _LAUNCH = {
     "forward": {"BLOCK_Q": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3},
     "backward_q": {"BLOCK_Q": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3},
@@ -56,14 +56,14 @@ _LAUNCH = {
     "backward_bias": {"BLOCK_Q": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3},
 }
 _PROGRAMS = 2048
-"""At least this many programs sum up the bias's gradient, enough to keep every multiprocessor busy."""
+"""Fewest programs that sum the gradient of the bias, enough to keep every multiprocessor busy."""
 
 
 def _padded_bias(table: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
-    """The biases of all pairs, in units of log 2: (heads, padded tokens, padded tokens)."""
+    """Return the bias of each query and key times log2(e), (heads, padded tokens, padded tokens)."""
     tokens = len(index)
     padded = -(-tokens // _PADDING) * _PADDING
-    # Padding must vanish in the softmax. It is finite, since a difference of infinities is NaN.
+    # Padding must vanish in the softmax. It is finite, because a difference of infinities is NaN.
     lowest = torch.finfo(dtype).min / 2
     bias = torch.full((table.shape[1], padded, padded), lowest, dtype=dtype, device=table.device)
     bias[:, :tokens, :tokens] = (table.t() * _LOG2_E).to(dtype)[:, index]
@@ -72,7 +72,7 @@ def _padded_bias(table: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
 
 @torch.library.custom_op("video_module::window_attention", mutates_args=())
 def _forward(qkv: Tensor, table: Tensor, index: Tensor, regions: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The output of window_attention() and, float (windows, heads, tokens), the log2 of each softmax's sum."""
+    """Return the output of window_attention() and the log2 of each softmax's sum, float (windows, heads, tokens)."""
     qkv = qkv.contiguous()
     windows, tokens, _, heads, channels = qkv.shape
     bias = _padded_bias(table, index, qkv.dtype)
@@ -86,7 +86,7 @@ def _forward(qkv: Tensor, table: Tensor, index: Tensor, regions: Tensor | None) 
 
 
 def _sizes(qkv: Tensor, bias: Tensor, regions: Tensor | None, *counts: int) -> tuple[int, ...]:
-    """The sizes that all kernels take after their tensors."""
+    """Return the sizes that all kernels take after their tensors."""
     _, tokens, _, heads, channels = qkv.shape
     is_masked = regions is not None
     return (heads, len(regions) if is_masked else 0, *counts, tokens, bias.shape[1], channels, is_masked)
@@ -110,7 +110,7 @@ def _backward(
     log_sum: Tensor,
     learns_table: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of qkv and table; the table's is empty unless `learns_table`."""
+    """Return the gradients of `qkv` and `table`; that of `table` is empty unless `learns_table`."""
     grad, qkv = grad.contiguous(), qkv.contiguous()
     windows, tokens, _, heads, _ = qkv.shape
     bias = _padded_bias(table, index, qkv.dtype)
@@ -129,8 +129,8 @@ def _backward(
 
     launch = _LAUNCH["backward_bias"]
     tiles = triton.cdiv(tokens, launch["BLOCK_Q"]) * triton.cdiv(tokens, launch["BLOCK_K"])
-    # Each program sums over its share of the windows. The sums are added up afterwards, not by atomic operations,
-    # whose order would change the result from run to run.
+    # Each program sums over its share of the windows, and the sums are added afterwards. Atomic additions would come in
+    # a different order each run and change the result.
     windows_each = triton.cdiv(windows, triton.cdiv(_PROGRAMS, tiles * heads))
     parts = triton.cdiv(windows, windows_each)
     grad_bias = torch.empty(parts, *bias.shape, dtype=torch.float32, device=qkv.device)
@@ -163,19 +163,22 @@ _forward.register_autograd(_differentiate, setup_context=_save)
 
 
 if triton is not None:
-    # Without this, Triton would compile variants for counts that are multiples of 16, and for counts of 1.
+    # Otherwise Triton would compile variants for counts that are multiples of 16 and for counts of 1.
     _COUNTS = ("heads", "num_regions", "num_windows", "windows_each")
 
     @triton.jit
     def _place(size: tl.constexpr, heads, BLOCK: tl.constexpr):
-        """This program's window, head and first token. Programs of one window run side by side and share the cache."""
+        """Return this program's window, head and first token.
+
+        Programs of one window run side by side and share the cache.
+        """
         blocks: tl.constexpr = (size + BLOCK - 1) // BLOCK
         program = tl.program_id(0)
         return (program // (blocks * heads)).to(tl.int64), program // blocks % heads, program % blocks * BLOCK
 
     @triton.jit
     def _load(start, rows, stride, size, D: tl.constexpr):
-        """Rows of a matrix (size, D); those past its end are 0."""
+        """Load rows of a matrix (size, D); rows past its end are 0."""
         return tl.load(start + rows[:, None] * stride + tl.arange(0, D)[None, :], mask=rows[:, None] < size, other=0.0)
 
     @triton.jit
@@ -189,7 +192,7 @@ if triton is not None:
 
     @triton.jit
     def _span(regions, rows, size):
-        """The range of tokens, first to end, that contains all partners of these rows."""
+        """Return the range of tokens, first to end, that contains all tokens to which these rows attend."""
         first = tl.min(tl.load(regions + size + rows, mask=rows < size, other=size), 0)
         end = tl.max(tl.load(regions + 2 * size + rows, mask=rows < size, other=0), 0)
         return first, end
@@ -240,7 +243,7 @@ if triton is not None:
         tokens: tl.constexpr, PADDED: tl.constexpr, D: tl.constexpr, MASKED: tl.constexpr,
         BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     ):  # fmt: skip
-        """The queries' gradient; also writes delta, each row's sum of grad * out, which the other kernels read."""
+        """Compute the gradient of the queries, and delta, each row's sum of grad * out, for the other kernels."""
         window, head, begin = _place(tokens, heads, BLOCK_Q)
         stride = 3 * heads * D
         SCALE: tl.constexpr = D**-0.5 * 1.4426950408889634
@@ -280,7 +283,7 @@ if triton is not None:
         tokens: tl.constexpr, PADDED: tl.constexpr, D: tl.constexpr, MASKED: tl.constexpr,
         BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     ):  # fmt: skip
-        """The gradients of keys and values. Works on scores (keys, queries), so `bias` is passed transposed."""
+        """Compute the gradients of keys and values from scores (keys, queries), so `bias` is passed transposed."""
         window, head, begin = _place(tokens, heads, BLOCK_K)
         stride = 3 * heads * D
         SCALE: tl.constexpr = D**-0.5 * 1.4426950408889634
@@ -322,7 +325,7 @@ if triton is not None:
         tokens: tl.constexpr, PADDED: tl.constexpr, D: tl.constexpr, MASKED: tl.constexpr,
         BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     ):  # fmt: skip
-        """The gradient of one tile of the bias, summed over a share of the windows."""
+        """Compute the gradient of one tile of the bias, summed over a share of the windows."""
         stride = 3 * heads * D
         SCALE: tl.constexpr = D**-0.5 * 1.4426950408889634
         ACROSS: tl.constexpr = (tokens + BLOCK_K - 1) // BLOCK_K

@@ -1,6 +1,6 @@
 """X3D (Feichtenhofer, X3D: Expanding Architectures for Efficient Video Recognition, CVPR 2020).
 
-Parameters are named as in pytorchvideo, so that its published files (X3D_XS.pyth) load unchanged.
+Parameters are named as in pytorchvideo, so that its published files, such as X3D_XS.pyth, load unchanged.
 """
 
 import math
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from video_module.config import ClipConfig
 
-# Channels and blocks of the four stages in the paper's basic network, before it is widened and deepened.
+# Channels and blocks of the four stages in the paper's basic network, before widening and deepening.
 _CHANNELS = (12, 24, 48, 96)
 _DEPTHS = (1, 2, 5, 3)
-# Factors that XS, S and M share; they differ only in their clips.
+# Factors shared by XS, S and M, which differ only in their clips.
 _WIDTH = 2.0
 _DEPTH = 2.2
 _BOTTLENECK = 2.25
@@ -25,14 +25,14 @@ _HIDDEN = 2048
 
 
 def round_width(channels: int, factor: float) -> int:
-    """Multiply a number of channels and round to the nearest multiple of 8, but not below 0.9 of the product."""
+    """Multiply a number of channels by `factor` and round to a multiple of 8, but not below 0.9 of the product."""
     product = channels * factor
     rounded = max(8, int(product + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * product else rounded
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales each channel by a factor in 0..1 that depends on all channels' means (Hu et al. 2018)."""
+    """Scales each channel by a factor in 0..1 that depends on the means of all channels (Hu et al. 2018)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -46,7 +46,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """Expand the channels, convolve each channel separately (3x3x3), and reduce the channels."""
+    """Expands the channels, convolves each channel separately (3x3x3), and reduces the channels."""
 
     def __init__(self, inputs: int, inner: int, outputs: int, *, stride: int, squeezes: bool):
         super().__init__()
@@ -67,7 +67,7 @@ class _Bottleneck(nn.Module):
 class _Block(nn.Module):
     def __init__(self, inputs: int, inner: int, outputs: int, *, stride: int, squeezes: bool):
         super().__init__()
-        # A shortcut that only strides has no norm, as in the published files.
+        # As in the published files, a shortcut that only strides has no norm.
         self.branch1_conv = (
             nn.Conv3d(inputs, outputs, 1, stride=(1, stride, stride), bias=False)
             if inputs != outputs or stride > 1
@@ -98,7 +98,7 @@ class _Stem(nn.Module):
 
 def _stage(inputs: int, outputs: int, *, num_blocks: int) -> nn.Module:
     inner = int(_BOTTLENECK * outputs)
-    # Every other block squeezes, starting with the first one of a stage.
+    # Every other block has squeeze-and-excitation, starting with the first one of a stage.
     blocks = [
         _Block(outputs if number else inputs, inner, outputs, stride=1 if number else 2, squeezes=number % 2 == 0)
         for number in range(num_blocks)
@@ -128,14 +128,14 @@ class _Head(nn.Module):
         self.proj = nn.Linear(_HIDDEN, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The mean over positions comes before the last layer, not after it. The logits are the same, since that layer
-        # is linear, and its input is one vector per clip. pytorchvideo's hub averages the probabilities of the
-        # positions instead; if there is only one position, as in training, there is no difference.
+        # Average over positions before the last layer, so that its input is one vector per clip. That layer is linear,
+        # so averaging after it would give the same logits. pytorchvideo's hub averages the probabilities of the
+        # positions instead, which makes no difference if there is only one position, as in training.
         return self.proj(self.dropout(self.pool(x).mean(dim=(2, 3, 4))))
 
 
 class X3D(nn.Module):
-    """Takes (N, 3, T, H, W). It strides five times in space and never in time."""
+    """X3D network that takes (N, 3, T, H, W) and strides five times in space but never in time."""
 
     def __init__(self, *, num_classes: int, window: tuple[int, int, int]):
         super().__init__()
@@ -156,7 +156,7 @@ class X3D(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, _Bottleneck):
-                # A block begins as its shortcut (Goyal et al. 2017), as in the authors' training.
+                # As in the authors' training, a block starts as its shortcut alone (Goyal et al. 2017).
                 nn.init.zeros_(module.norm_c.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -164,8 +164,8 @@ class X3D(nn.Module):
 
 
 def _build(*, num_classes: int, clip: ClipConfig, trained_on: tuple[int, int]) -> nn.Module:
-    """Build an X3D whose last pooling covers a whole clip of the size `trained_on` (frames and side) by the authors."""
-    # The authors test on larger clips, which leave 2 x 2 positions. For smaller clips the pooling is smaller.
+    """Build an X3D whose last pooling covers a whole clip of the authors' training size, (frames, side)."""
+    # The authors test on larger clips, which leave 2 x 2 positions. Smaller clips get a smaller pooling window.
     cells = math.ceil(min(trained_on[1], clip.crop) / 32)
     return X3D(num_classes=num_classes, window=(min(trained_on[0], clip.num_frames), cells, cells))
 
