@@ -134,7 +134,7 @@ class TrainConfig:
     layer_decay: float = setting(
         1.0, "learning rate of each backbone layer relative to the layer above; 1: the same for all"
     )
-    freeze_epochs: int = setting(0, "number of first epochs that train only the last layer")
+    freeze_epochs: int = setting(0, "number of epochs at the start that train only the last layer")
     weight_decay: float = setting(
         0.02, "decoupled weight decay; not applied to norms, biases and position tables", default="the model's"
     )
@@ -145,8 +145,8 @@ class TrainConfig:
     cutmix: float = setting(
         1.0, "alpha of CutMix; 0: off; with mixup on too, one of them is picked at random", default="the model's"
     )
-    mix_off_epochs: int = setting(3, "number of last epochs without mixup and CutMix")
-    clip_grad_norm: float = setting(1.0, "clip the gradient norm to this")
+    mix_off_epochs: int = setting(3, "number of epochs at the end without mixup and CutMix")
+    clip_grad_norm: float = setting(1.0, "largest gradient norm; larger gradients are scaled down")
     # This averages over about the last thousand steps, which evens out the noise of single steps.
     ema_decay: float = setting(
         0.999, "decay of the running mean of the weights, which is validated and saved; 0: off", default="the model's"

@@ -97,7 +97,7 @@ def test_video(exported, drawn_data, tmp_path):
         + ["--save_json", str(tmp_path / "video.json")]
     )
     ours, original, read, bare_read, written, bare_written = json.loads((tmp_path / "video.json").read_text())["rows"]
-    assert original["times the original"] == bare_read["of the bare one"] == bare_written["of the bare one"] == 1
+    assert original["times the original"] == bare_read["over bare"] == bare_written["over bare"] == 1
     assert "3 of them timed" in original["what"]
     assert ours["times the original"] == pytest.approx(original["s"] / ours["s"])
     assert 0 < read["s"] < written["s"]
@@ -113,8 +113,8 @@ def test_train(tmp_path, capsys):
     rows = {row["what"]: row for row in json.loads((tmp_path / "train.json").read_text())["rows"]}
     for name in ("swin3d_nano", "swin3d_t"):
         mine, read = rows[f"{name}: this trainer, fp32"], rows[f"{name}: the same from files"]
-        assert 0 < mine["share of it"] < 1  # no network exceeds a large matrix product
-        assert read["of clips in memory"] == pytest.approx(read["clips/s"] / mine["clips/s"])
+        assert 0 < mine["share of peak"] < 1  # no network exceeds a large matrix product
+        assert read["over clips in memory"] == pytest.approx(read["clips/s"] / mine["clips/s"])
         num_passes = {"swin3d_nano": 32, "swin3d_t": 30 * 2}[name]  # epochs by repeats of the recipe
         assert mine["h for HMDB51"] == pytest.approx(2857 * num_passes / mine["clips/s"] / 3600)
     original = rows["swin3d_t: torchvision, fp32, 2 clips, Adam"]
@@ -154,5 +154,5 @@ def test_probe(trained, capsys):
     [header] = [number for number, line in enumerate(printed) if line.lstrip().startswith("videos per class")]
     rows = printed[header + 1 :]
     assert [row.split()[0] for row in rows] == ["2", "2", "2", "3", "3", "3"]
-    for row, way in zip(rows, ["probe", "trained on from it", "from nothing"] * 2, strict=True):
+    for row, way in zip(rows, ["probe", "fine-tuned from it", "from scratch"] * 2, strict=True):
         assert way in row

@@ -292,7 +292,7 @@ cli.run(lambda: save_checkpoint(path, content(1_000_000)))
 def test_a_full_disk_ends_the_run_in_a_line_and_leaves_the_checkpoint_before(tmp_path):
     """A limit of 200 kB per file stands in for the full disk."""
     path = tmp_path / "x_last.pth"
-    for kind, advice in (["probe"], "and run it again"), ([], "and go on with --resume"):
+    for kind, advice in (["probe"], "and run it again"), ([], "and continue with --resume"):
         command = [sys.executable, "-c", FULL_DISK, str(path), *kind]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 1

@@ -34,7 +34,7 @@ def test_shapes_on_the_way_of_a_clip():
     assert dict(shapes)["features.3"] == (1, 4, 2, 2, 128)  # merged twice
     assert shapes[-1] == ("head", (1, 6))
     text = cost.format_shapes("swin3d_nano", num_classes=6)
-    assert text.startswith("swin3d_nano: 0.33 M parameters, 0.0195 GMACs a clip\n")
+    assert text.startswith("swin3d_nano: 0.33 M parameters, 0.0195 GMACs per clip\n")
     assert "features.0.0.attn " in text
     assert "1 x 4 x 8 x 8 x 32" in text
 

@@ -42,7 +42,7 @@ def _add_loader(commands: argparse._SubParsersAction) -> None:
         "--data_dir",
         type=Path,
         nargs="+",
-        help="folder of classes (default: drawn clips that resemble HMDB51's); with several, only the training loader "
+        help="folder of classes (default: drawn clips similar to HMDB51's); with several, only the training loader "
         "is compared",
     )
     loader.add_argument("--num_videos", type=cli.positive_int, default=48, help="number of videos per pass")
@@ -86,7 +86,7 @@ def _add_video(commands: argparse._SubParsersAction) -> None:
     video.add_argument("--video_path", type=Path, required=True, help="video to recognise")
     video.add_argument("--num_repeats", type=cli.positive_int, default=5, help="paired runs; medians are shown")
     video.add_argument(
-        "--max_windows", type=cli.positive_int, default=200, help="number of windows to time in the original's way"
+        "--max_windows", type=cli.positive_int, default=200, help="number of windows to time for the original"
     )
     video.add_argument("--device", default="auto", help=cli.DEVICE_HELP)
     video.add_argument("--num_threads", type=cli.positive_int, help="CPU cores for the network (default: all)")
@@ -139,7 +139,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     train.add_argument(
         "--num_videos", type=cli.natural, default=512, help="number of videos in an epoch read from disk; 0: skip it"
     )
-    train.add_argument("--data_dir", type=Path, help="folder of classes (default: drawn clips that resemble HMDB51's)")
+    train.add_argument("--data_dir", type=Path, help="folder of classes (default: drawn clips similar to HMDB51's)")
     train.add_argument(
         "--num_workers", type=cli.natural, default=default_num_workers(), help="number of decoding processes"
     )
@@ -203,7 +203,7 @@ def _add_gpu(commands: argparse._SubParsersAction) -> None:
         default=["swin3d_b"],
         help="networks whose speed is measured, the first one in all parts; on the CPU swin3d_nano is used",
     )
-    gpu.add_argument("--data_dir", type=Path, help="folder of classes (default: drawn clips that resemble HMDB51's)")
+    gpu.add_argument("--data_dir", type=Path, help="folder of classes (default: drawn clips similar to HMDB51's)")
     gpu.add_argument(
         "--time_limit_s", type=cli.positive_float, default=450.0, help="time limit for all parts together, in seconds"
     )

@@ -254,7 +254,7 @@ def _time_layout(setup: Setup, name: str, at_once: int, *, channels_last: bool, 
     batches = setup.batches(name, at_once)
     seconds = time_step(lambda: trainer.train_step(batches), setup.device, **setup.timing)
     words = [f"{name}, {at_once} at once", "channels last" if channels_last else "channels first"]
-    words.append("cuDNN searches" if searches else "cuDNN guesses")
+    words.append("cuDNN benchmark on" if searches else "cuDNN benchmark off")
     rate = setup.rate(name, at_once / seconds, trainer.precision)
     setup.emit(", ".join(words), **rate, peak_gb=peak_gb(setup.device))
 

@@ -161,7 +161,7 @@ def _measure_evaluation(
     ways = {
         "evaluation loader, 4 x 3 views": lambda _: len([deque(views, 0) for views, _ in loader]) / args.num_workers,
         "bare read and resize of a video": bare,
-        "  the same by INTER_LINEAR, not _EXACT": partial(bare, interpolation=cv2.INTER_LINEAR),
+        "  the same with INTER_LINEAR instead of _EXACT": partial(bare, interpolation=cv2.INTER_LINEAR),
     }
     return _compare(ways, num_repeats=args.num_repeats, floor="bare read and resize of a video")
 

@@ -31,7 +31,7 @@ from video_module.models.registry import NO_WEIGHTS, get_spec
 _MODEL = "swin3d_nano"
 _NUM_TEST_SOURCES = 20
 _CPU = torch.device("cpu")
-_WAYS = ("probe", "trained on from it", "from nothing")
+_WAYS = ("probe", "fine-tuned from it", "from scratch")
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ def _run_seed(
             if way == "probe":
                 model = probed = _probe(few, weights, folder / f"features_{number}.npz", seed=seed)
             else:
-                start = probed if way == "trained on from it" else None
+                start = probed if way == "fine-tuned from it" else None
                 model = _train(few, start, seed=seed, num_clips=args.num_clips)
             seconds = time.perf_counter() - begin
             results[number, way] = result = _test(model, few, test) | {"seconds": seconds}

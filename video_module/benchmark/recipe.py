@@ -74,7 +74,7 @@ _RECIPES = {
         is_original=True,
     ),
     "dense": _Recipe(what="recipe, all windows of stride 1", config={"sampling": "windows"}, frame_stride=1),
-    "slow": _Recipe(what="recipe, 2 clips a step at 1e-4", config={"lr": 1e-4, "effective_batch": 2, "lr_batch": 2}),
+    "slow": _Recipe(what="recipe, 2 clips per step, lr 1e-4", config={"lr": 1e-4, "effective_batch": 2, "lr_batch": 2}),
     "flat": _Recipe(what="recipe, rate without schedule", config={"warmup_epochs": 0.0}, is_scheduled=False),
 }
 

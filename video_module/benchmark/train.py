@@ -31,7 +31,7 @@ _HMDB51_VIDEOS = 2857  # training videos of fold 1, without validation
 NUM_CLASSES = 51
 _BATCH = 16  # clips per batch, as in the loader
 _COLUMNS = (
-    *("clips/s", "times the original", "at once", "at best, TMAC/s", "share of it", "of clips in memory"),
+    *("clips/s", "times the original", "clips per pass", "peak TMAC/s", "share of peak", "over clips in memory"),
     *("peak GB", "h for HMDB51"),
 )
 
@@ -58,8 +58,8 @@ def _measure_model(
         reset_peak(device)
         baseline = 2 / time_step(original_step(spec, clip, device), device, **timing)
         ceiling = matrix_rate("fp32", device)
-        row = {"clips/s": baseline, "times the original": 1.0, "at once": 2, "at best, TMAC/s": ceiling / 1e12}
-        row |= {"share of it": baseline * work / ceiling, "peak GB": peak_gb(device)}
+        row = {"clips/s": baseline, "times the original": 1.0, "clips per pass": 2, "peak TMAC/s": ceiling / 1e12}
+        row |= {"share of peak": baseline * work / ceiling, "peak GB": peak_gb(device)}
         rows.append(_row(spec, "torchvision, fp32, 2 clips, Adam", row))
 
     reset_peak(device)
@@ -75,13 +75,13 @@ def _measure_model(
     in_memory = config.effective_batch / time_step(lambda: trainer.train_step(batches), device, **timing)
     ceiling = matrix_rate(trainer.precision, device)
     row = {"clips/s": in_memory, "times the original": in_memory / baseline if baseline else None}
-    row |= {"at once": trainer.micro_batch, "at best, TMAC/s": ceiling / 1e12}
-    row |= {"share of it": in_memory * work / ceiling}
+    row |= {"clips per pass": trainer.micro_batch, "peak TMAC/s": ceiling / 1e12}
+    row |= {"share of peak": in_memory * work / ceiling}
     rows.append(_row(spec, f"this trainer, {trainer.precision}", row | {"peak GB": peak_gb(device)}))
     if args.num_videos:
         rate = measure_with_loader(trainer, clip, args)
         row = {"clips/s": rate, "times the original": rate / baseline if baseline else None}
-        rows.append(_row(spec, "the same from files", row | {"of clips in memory": rate / in_memory}))
+        rows.append(_row(spec, "the same from files", row | {"over clips in memory": rate / in_memory}))
     return rows
 
 

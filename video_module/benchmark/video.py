@@ -153,5 +153,5 @@ def _row(what: str, seconds: float, original_s: float | None = None, *, ratio: f
         "what": what,
         "s": seconds,
         "times the original": None if original_s is None else original_s / seconds,
-        "of the bare one": ratio,
+        "over bare": ratio,
     }

@@ -25,7 +25,7 @@ def draw_zoo(rows: Sequence[dict[str, Any]]) -> Figure:
     figure = new_figure(6.2, 4.8)
     axes = figure.subplots()
     axes.set(xscale="log", yscale="log", xlabel="multiply-adds of one clip, 10⁹", ylabel="one clip on the CPU, s")
-    axes.set_title("What a clip takes")
+    axes.set_title("Cost per clip")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -76,7 +76,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         is_full = on_disk is None or on_disk.errno in FULL_DISK
         left = "the previous one is intact" if path.is_file() else "there is none"
         # A probe cannot be resumed, but its features are cached, so running it again is cheap.
-        again = "run it again" if checkpoint.train_config.get("probe") else "go on with --resume"
+        again = "run it again" if checkpoint.train_config.get("probe") else "continue with --resume"
         again = f"Free some space and {again}" if is_full else again.capitalize()
         raise InputError(
             f"{path}: cannot write the checkpoint ({str(reason).splitlines()[0]}); {left}. {again}"

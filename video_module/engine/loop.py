@@ -332,7 +332,7 @@ def _name_failures(failures: list[str]) -> None:
     for failure in failures[:_NUM_FAILURES_SHOWN]:
         print(f"skipped: {failure}")
     if len(failures) > _NUM_FAILURES_SHOWN:
-        print(f"skipped: {pluralize(len(failures), 'clip')} in all")
+        print(f"skipped {pluralize(len(failures), 'clip')} in total")
 
 
 def _log_row(trainer: Trainer, partial: PartialEpoch, epoch: int) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def format_shapes(name: str, *, num_classes: int, clip: ClipConfig | None = None
     cost = measure_cost(name, num_classes=num_classes, clip=clip)
     rows = measure_shapes(name, num_classes=num_classes, clip=clip)
     table = align([(path, " x ".join(map(str, shape))) for path, shape in rows], left=(0, 1))
-    return f"{name}: {cost.num_parameters / 1e6:.2f} M parameters, {cost.gmacs:.3g} GMACs a clip\n{table}"
+    return f"{name}: {cost.num_parameters / 1e6:.2f} M parameters, {cost.gmacs:.3g} GMACs per clip\n{table}"
 
 
 def format_models() -> str:
