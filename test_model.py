@@ -100,7 +100,11 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
         help="mean and standard deviation over the folds of a model; folds of a cross-validation are also pooled",
     )
     existing.add_argument(
-        "--compare", type=Path, nargs=2, metavar="X_results.json", help="compare two models on the same split"
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="X_results.json",
+        help="compare two models on the same test videos: a file of each, or all folds of one and then of the other",
     )
 
 
@@ -116,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     elif args.compare:
         from video_module.report import comparison
 
-        compared = comparison.compare(*args.compare)
+        compared = comparison.compare(args.compare)
         print(comparison.format_comparison(compared))
         write_summary(args, "comparison.json", compared)
     else:
@@ -254,6 +258,7 @@ def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "Eval
 
 def measure(predictor: "Predictor", split: "EvaluationSplit", scores: "Scores", *, views: "Views") -> dict[str, Any]:
     """What X_results.json says about the scores, and about the model, split and views that they come from."""
+    from video_module import __version__
     from video_module.data import hmdb51
     from video_module.data.leaks import sources_known
     from video_module.report import metrics
@@ -278,6 +283,8 @@ def measure(predictor: "Predictor", split: "EvaluationSplit", scores: "Scores", 
         "clip": predictor.clip.to_dict(),
         "model": predictor.model,
         "weights": predictor.weights,
+        "training": predictor.training,
+        "program_version": __version__,
         "precision": predictor.precision,
     }
     if not sources_known(split.videos):

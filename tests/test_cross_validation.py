@@ -66,6 +66,11 @@ def test_each_fold_leaves_its_files_and_all_of_them_a_row(all_folds, data):
     together = json.loads((folder / "x_folds.json").read_text())
     assert together["pooled"]["num_videos"] == 36
     assert together["folds"] == [1, 2]
+    splits = [json.loads((data / f"fold{fold}" / "split.json").read_text()) for fold in (1, 2)]
+    assert together["training"]["num_train_videos"] == [split["counts"]["train"] for split in splits]
+    assert together["training"]["num_val_videos"] == [split["counts"]["val"] for split in splits]
+    assert together["training"]["settings"]["num_epochs"] == 1
+    assert (together["warnings"], together["leaks"]) == ([], ["none", "none"])
     assert "pooled" in printed
     assert printed.endswith(f"wrote\n  {folder / 'x_folds.json'}\n")
     assert not list(folder.glob(".*"))

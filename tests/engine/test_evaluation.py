@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import test_model
+from video_module import __version__
 from video_module.data import dataset, leaks, records
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from video_module.engine.evaluation import score_videos, score_views
@@ -111,6 +112,11 @@ def test_what_results_record(model, drawn_data, tmp_path, capsys):
         "is_leak": False,
     }
     assert (figures["model"], figures["weights"], figures["num_sources"]) == ("swin3d_nano", "none", 1)
+    training = figures["training"]
+    counts = [training["num_train_videos"], training["num_val_videos"]]
+    assert counts == [record["counts"]["train"], record["counts"]["val"]]
+    assert (training["epoch"], training["settings"]["num_epochs"]) in {(1, 2), (2, 2)}
+    assert training["program_version"] == figures["program_version"] == __version__
     with open(tmp_path / f"{results_stem(model, None).name}_predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     sources = {video["path"]: video["source"] for video in record["videos"]}

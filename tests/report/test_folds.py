@@ -34,7 +34,20 @@ def result(fold: int, top1: float, **changes) -> dict:
         "weights": "KINETICS400_V1",
         "precision": "fp32",
         "split": "test",
+        "checkpoint_digest": f"checkpoint{fold}",
+        "training": training(),
         **changes,
+    }
+
+
+def training(num_train: int = 2856, num_val: int = 714, **settings) -> dict:
+    """What a fold's results record of the model's training."""
+    return {
+        "num_train_videos": num_train,
+        "num_val_videos": num_val,
+        "epoch": 21,
+        "program_version": "0.2.0",
+        "settings": {"num_epochs": 30, "augment": "light", "seed": 777, "lr": 0.001, **settings},
     }
 
 
@@ -57,7 +70,7 @@ def test_three_official_folds_stand_beside_the_published(write, tmp_path, capsys
     assert lines["video top-1"].split()[2:] == ["0.7400", "0.0200", "0.7400", "0.7600", "0.7200"]
     assert lines["log-loss"].split()[1:3] == ["0.2000", "0.1000"]
     assert "74.0 ± 2.0" in printed
-    assert "HMDB51 top-1, percent (± standard deviation over the folds)" in printed
+    assert "percent (± sample standard deviation of the three folds: their spread, not an error bar)" in printed
     assert "mean of the 3 official splits, 4 clips x 3 crops" in printed
     for published in ("51.6", "74.5", "74.8", "80.9", "73.3", "76.4-79.7", "88.1"):
         assert published in printed
@@ -76,8 +89,10 @@ def test_three_official_folds_stand_beside_the_published(write, tmp_path, capsys
     [
         ({"protocol": "grouped", "fold": None}, "these for protocol grouped"),
         ({"protocol": "ucf101"}, "these for protocol ucf101"),
-        ({"num_videos": 1529}, "fold 1 was tested on 1,529 of its 1,530 videos"),
-        ({"train_overlap": {"is_leak": True}}, "run0_results.json was tested with --allow_leak"),
+        ({"num_videos": 1529}, "fold 1 was tested on 1,529 of its 1,530 test videos"),
+        ({"train_overlap": {"is_leak": True, "num_clips": 3}}, "fold 1 was tested with --allow_leak"),
+        ({"train_overlap": None}, "the training videos of folds 1, 2 and 3 are unknown"),
+        ({"training": training(1767, 455)}, "fold 1 was trained on 2,222 of its 3,570 training videos"),
     ],
 )
 def test_other_rows_stand_alone_and_say_why(write, capsys, changes, reason):
@@ -87,6 +102,122 @@ def test_other_rows_stand_alone_and_say_why(write, capsys, changes, reason):
     assert "not comparable with published numbers" in printed
     assert reason in printed
     assert "VideoMAE" not in printed
+
+
+def combined(paths: list[str], folder: Path) -> dict:
+    test_model.main(["--results", *paths, "--output_dir", str(folder)])
+    return json.loads((folder / "folds.json").read_text())
+
+
+def test_leaks_that_cannot_be_detected_are_not_called_none(write, tmp_path, capsys):
+    """Of weights of unknown origin, and of official folds whose model file records sources without clips."""
+    no_clips = {"num_sources": 150, "num_videos": 457, "num_clips": None, "is_leak": False}
+    results = [result(1, 0.7), result(2, 0.7, train_overlap=None), result(3, 0.7, train_overlap=no_clips)]
+    assert combined(write(*results), tmp_path)["leaks"] == ["none", "unknown", "unknown"]
+    told = "leaks unknown: folds 2 and 3 (their model files do not record the training videos)"
+    assert told in capsys.readouterr().out
+    leaking = {"num_sources": 150, "num_videos": 457, "num_clips": 5, "is_leak": True}
+    results[1] = result(2, 0.7, train_overlap=leaking)
+    assert combined(write(*results), tmp_path)["leaks"] == ["none", "allowed", "unknown"]
+    printed = capsys.readouterr().out
+    assert "fold 2 was tested with --allow_leak on videos its model was trained on" in printed
+    assert "leaks unknown: fold 3 (its model file does not record the training videos)" in printed
+
+
+@pytest.mark.parametrize(
+    ("of_third", "warning"),
+    [
+        (training(num_epochs=8, augment="none", seed=1), "num_epochs 30, 30, 8; augment light, light, none"),
+        (training(3570, 0), "validation share 20%, 20%, 0%"),
+        (training() | {"program_version": "0.3.0"}, "program_version 0.2.0, 0.2.0, 0.3.0"),
+        (training(class_weights=[1.0, 2.0]), "class_weights"),
+        (training(mixup=0.8), "mixup not recorded, not recorded, 0.8"),
+        (training(2850, 720, seed=1, batch_size=4, C=0.1), None),
+        (None, "how the model of fold 3 was trained is unknown"),
+    ],
+)
+def test_folds_of_different_recipes_are_marked(write, tmp_path, capsys, of_third, warning):
+    results = [result(fold, 0.7, training=training()) for fold in (1, 2, 3)]
+    results[2]["training"] = of_third
+    together = combined(write(*results), tmp_path)
+    expected = [] if warning is None else [warning]
+    if of_third:
+        expected = [f"settings differ between the folds: {text}" for text in expected]
+    assert together["warnings"] == expected
+    printed = capsys.readouterr().out
+    assert all(f"warning: {text}" in printed for text in expected)
+    assert ("warning" in printed) == bool(expected)
+    assert "num_epochs" not in together["training"]["settings"] or warning is None or "num_epochs" not in warning
+
+
+def test_the_summary_holds_what_to_state_with_the_number(write, tmp_path, capsys):
+    accuracies = [dict.fromkeys(CLASSES, 0.5) | {"class 0": recall} for recall in (0.2, 0.4, 0.9)]
+    results = [
+        result(fold, 0.7, per_class_accuracy=row, training=training(seed=fold))
+        for fold, row in zip((1, 2, 3), accuracies, strict=True)
+    ]
+    together = combined(write(*results), tmp_path)
+    assert together["training"] == {
+        "num_train_videos": [2856] * 3,
+        "num_val_videos": [714] * 3,
+        "epoch": [21] * 3,
+        "epoch_chosen_by": "validation videos",
+        "program_version": ["0.2.0"] * 3,
+        "seed": [1, 2, 3],
+        "settings": {"num_epochs": 30, "augment": "light", "lr": 0.001},
+    }
+    assert together["clip"] == {"num_frames": 32, "crop": 224}
+    assert together["sd"] == "sample standard deviation over the folds (n - 1)"
+    assert (together["comparable_with_published"], together["not_comparable_because"]) == (True, None)
+    assert together["per_class_accuracy"]["class 0"] == {
+        "mean": pytest.approx(0.5),
+        "sd": pytest.approx(0.36056, abs=1e-5),
+        "values": [0.2, 0.4, 0.9],
+    }
+    assert "trained for 30 epochs on 2,856 videos; 714 others chose the epoch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("record", "chosen_by", "told"),
+    [
+        (training(3570, 0), "last epoch", "trained for 30 epochs on 3,570 videos; the last epoch was kept"),
+        (training(probe=True), None, "last layer fitted to 3,570 videos"),
+        (None, None, "how the models of folds 1, 2 and 3 were trained is unknown"),
+        (training(None, None), None, "trained for 30 epochs; the number of training videos is not recorded"),
+    ],
+)
+def test_how_the_epoch_was_chosen_is_told(write, tmp_path, capsys, record, chosen_by, told):
+    together = combined(write(*(result(fold, 0.7, training=record) for fold in (1, 2, 3))), tmp_path)
+    assert together["training"]["epoch_chosen_by"] == chosen_by
+    assert told in capsys.readouterr().out
+
+
+def test_the_verdict_is_in_the_summary(write, tmp_path):
+    together = combined(write(*(result(fold, 0.7, num_videos=150) for fold in (1, 2, 3))), tmp_path)
+    assert together["comparable_with_published"] is False
+    assert together["not_comparable_because"] == "fold 1 was tested on 150 of its 1,530 test videos"
+
+
+def test_a_class_without_test_videos_in_a_fold_is_averaged_over_the_others(write, tmp_path):
+    rows = [dict.fromkeys(CLASSES, 0.5) | {"class 0": recall} for recall in (None, 0.4, 0.6)]
+    results = [result(fold, 0.7, per_class_accuracy=row) for fold, row in zip((1, 2, 3), rows, strict=True)]
+    found = combined(write(*results), tmp_path)["per_class_accuracy"]["class 0"]
+    assert (found["mean"], found["values"]) == (pytest.approx(0.5), [None, 0.4, 0.6])
+    results[1]["per_class_accuracy"]["class 0"] = None
+    assert combined(write(*results), tmp_path)["per_class_accuracy"]["class 0"]["sd"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("x_folds.json", "the summary of several results; pass these one by one"),
+        ("x_fold1.pth", "x_fold1.pth: expected an X_results.json of test_model.py"),
+    ],
+)
+def test_one_file_of_another_kind_is_named(tmp_path, name, reason):
+    (tmp_path / name).write_bytes(b'{"figures": {}}')
+    with pytest.raises(InputError, match=reason):
+        test_model.main(["--results", str(tmp_path / name)])
 
 
 def test_a_model_without_pretraining_says_so(write, capsys):
@@ -119,6 +250,10 @@ def test_two_of_the_three_folds_stand_alone(write, capsys):
             "run0_results.json and .*run1_results.json are both results of split digest1",
         ),
         ({"fold": 1}, "are both results of fold 1; pass each fold once"),
+        (
+            {"checkpoint_digest": "checkpoint1"},
+            "run0_results.json and .*run1_results.json are results of one model, checkpoint1; each fold needs its own",
+        ),
         ({"split_digest": None}, "run1_results.json: tested on a folder without split.json"),
     ],
 )

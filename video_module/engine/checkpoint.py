@@ -37,8 +37,20 @@ class Checkpoint:
     """Score of the best class below which an answer is uncertain; None where no validation videos were there."""
     epoch: int = 0
     """Epochs done."""
+    num_train_videos: int | None = None
+    num_val_videos: int | None = None
+    """None in files written before these were kept, and for published weights."""
+    program_version: str | None = None
+    """Of the program that wrote the file; save_checkpoint() sets it."""
     training: dict[str, Any] | None = None
     """State of the run, the weights that learn among it; only in X_last.pth."""
+
+    def training_record(self) -> dict[str, Any] | None:
+        """How it was trained, for the results of tests; None for weights that train_model.py did not train."""
+        if not self.train_sources:
+            return None
+        names = ("num_train_videos", "num_val_videos", "epoch", "program_version")
+        return {**{name: getattr(self, name) for name in names}, "settings": self.train_config}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
