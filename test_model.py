@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_output_flags(parser)
     args = parser.parse_args(argv)
-    if (args.results or args.compare) and (args.report or args.attention):
-        parser.error("--report and --attention require a model; they cannot be combined with --results or --compare")
+    if summary := "results" if args.results else "compare" if args.compare else None:
+        others = [name for name in vars(args) if getattr(args, name) != parser.get_default(name)]
+        if unused := [name for name in others if name not in (summary, "output_dir")]:
+            parser.error(f"--{unused[0]} cannot be combined with --{summary}, which runs no model")
     if args.clip_step and args.sampling != "windows":
         parser.error("--clip_step requires --sampling windows")
     if args.num_clips and args.sampling != "uniform":
@@ -157,6 +160,7 @@ def evaluate(args: argparse.Namespace, group: "Group", argv: Sequence[str]) -> N
         lambda: load_test_split(args.test_dir, predictor.class_names, num_workers=default_num_workers())
     )
     overlap = check_overlap(args, predictor, split)
+    check_earlier_results(args, split)
     print(f"{len(split.videos)} videos; {predictor.summary()}; {group}")
     scores = score_split(
         split,
@@ -175,7 +179,7 @@ def evaluate(args: argparse.Namespace, group: "Group", argv: Sequence[str]) -> N
         raise InputError(f"{args.checkpoint}: the scores are not finite; train or export the model again")
     figures = {
         **measure(predictor, split, scores, views=views),
-        "train_overlap": overlap,
+        **overlap,
         "checkpoint": str(args.checkpoint),
         "checkpoint_digest": file_digest(args.checkpoint),
         "command": f"{group.launcher} {shlex.join(['test_model.py', *argv])}",
@@ -223,37 +227,60 @@ def check_paths(args: argparse.Namespace) -> None:
     )
     if args.attention:
         check_output(stem.with_name(f"{stem.name}_attention"), folder=True)
-    if found := next((path for path in [*written, args.report] if path and path.is_file()), None):
-        print(
-            f"note: {found} and the files beside it from an earlier test will be replaced once this test is done; use "
-            "another --output_dir to keep them"
+
+
+def check_earlier_results(args: argparse.Namespace, split: "EvaluationSplit") -> None:
+    """Tell which results will be replaced. Raises InputError if they are of another fold, which is still wanted."""
+    from video_module.report import results
+
+    path = results.result_paths(results.results_stem(args.checkpoint, args.output_dir))[0]
+    found = next((file for file in (path, args.report) if file and file.is_file()), None)
+    if found is None:
+        return
+    earlier = None
+    if found == path:
+        with suppress(InputError):
+            earlier = results.read_results(path)["fold"]
+    if earlier and split.fold and earlier != split.fold:
+        raise InputError(
+            f"{path}: holds the results of fold {earlier}, and this is fold {split.fold}; use another --output_dir"
         )
+    print(
+        f"note: {found} and the files beside it, from an earlier test, will be replaced once this test is done; use "
+        "another --output_dir to keep them"
+    )
 
 
-def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "EvaluationSplit") -> dict[str, Any] | None:
-    """What the test videos share with the model's training. Raises InputError on a leak that is not allowed."""
+def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "EvaluationSplit") -> dict[str, Any]:
+    """What the test videos share with the model's training, for X_results.json, in numbers and in words.
+
+    Raises InputError on a leak that is not allowed.
+    """
     from video_module.data.leaks import sources_known
 
     overlap = split.overlap_with(predictor.train_sources, predictor.train_clips, train_digest=predictor.split_digest)
     if overlap is None:
-        print(f"note: {args.checkpoint} does not record its training videos, so leaks cannot be detected")
-        return None
+        unknown = f"{args.checkpoint} does not record its training videos, so leaks cannot be detected"
+        print(f"note: {unknown}")
+        return {"train_overlap": None, "train_overlap_note": unknown}
     if overlap.is_leak and not args.allow_leak:
         hint = "was it trained on another fold? T" if split.fold else "t"
         raise InputError(
             f"{args.test_dir}: {overlap}; {hint}est on videos that it was not trained on, or add --allow_leak"
         )
+    shared = None
     if overlap.num_sources or overlap.num_clips:
         allowed = " (official folds share films across classes)" if split.fold and not overlap.num_clips else ""
-        print(f"leak (allowed): {overlap}" if overlap.is_leak else f"{overlap}{allowed}")
+        shared = f"leak (allowed): {overlap}" if overlap.is_leak else f"{overlap}{allowed}"
+        print(shared)
     if not sources_known(split.videos):
         print(
             "note: the recordings of these videos are unknown, so only the training videos themselves can be "
             "detected, not other cuts of their recordings"
         )
-    elif not overlap.num_sources and not overlap.num_clips:
+    elif not shared:
         print("no test video comes from a source of the model's train and val splits")
-    return overlap.to_dict()
+    return {"train_overlap": overlap.to_dict(), "train_overlap_note": shared}
 
 
 def measure(predictor: "Predictor", split: "EvaluationSplit", scores: "Scores", *, views: "Views") -> dict[str, Any]:
