@@ -93,7 +93,7 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
         "only",
     )
     existing = parser.add_argument_group(
-        "summarise existing results (runs no model; --output_dir: folder for folds.json or comparison.json)"
+        "summarise existing results (runs no model; with --output_dir, also writes X_folds.json or X_vs_Y.json)"
     ).add_mutually_exclusive_group()
     existing.add_argument(
         "--results",
@@ -115,17 +115,19 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cli.prepare_process(has_workers=True)
     if args.results:
-        from video_module.report import folds
+        from video_module.report import folds, results
 
         combined = folds.combine(args.results)
         print(folds.format_folds(combined))
-        write_summary(args, "folds.json", combined)
+        write_summary(args, results.shared_name(args.results) or "folds", combined)
     elif args.compare:
-        from video_module.report import comparison
+        from video_module.report import comparison, results
 
         compared = comparison.compare(args.compare)
         print(comparison.format_comparison(compared))
-        write_summary(args, "comparison.json", compared)
+        half = len(args.compare) // 2
+        names = [results.shared_name(paths) for paths in (args.compare[:half], args.compare[half:])]
+        write_summary(args, "comparison" if None in names else "_vs_".join(names), compared)
     else:
         check_paths(args)
         from video_module.engine.distributed import join_group
@@ -136,8 +138,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def write_summary(args: argparse.Namespace, name: str, content: dict[str, Any]) -> None:
     if args.output_dir:
-        write_json(args.output_dir / name, content)
-        cli.show_written([args.output_dir / name])
+        path = args.output_dir / f"{name}.json"
+        if path.is_file():
+            print(f"note: replaced {path} of an earlier summary")
+        write_json(path, content)
+        cli.show_written([path])
 
 
 def evaluate(args: argparse.Namespace, group: "Group", argv: Sequence[str]) -> None:

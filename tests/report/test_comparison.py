@@ -53,7 +53,11 @@ def compare(tmp_path, capsys):
     def compare(*paths: Path) -> tuple[dict, str]:
         flags = ["--output_dir", str(tmp_path / "out")]
         test_model.main(["--compare", *map(str, paths), *flags])
-        return json.loads((tmp_path / "out" / "comparison.json").read_text()), capsys.readouterr().out
+        [written] = (tmp_path / "out").iterdir()
+        content = json.loads(written.read_text())
+        written.unlink()
+        compare.written = written.name
+        return content, capsys.readouterr().out
 
     return compare
 
@@ -82,6 +86,7 @@ def test_a_case_done_by_hand(compare, tmp_path):
     assert "only 6 sources" in printed
     assert "views differ" not in printed
     assert "difference: second minus first" in printed
+    assert compare.written == "one_vs_two.json"
 
 
 def test_the_other_way_round_is_the_negative(compare, tmp_path):
@@ -230,6 +235,7 @@ def test_two_models_are_compared_over_folds(compare, tmp_path):
     assert (compared["num_videos"], compared["num_tests"], compared["num_sources"]) == (24, 48, 6)
     assert "mean of 3 folds" in printed and "jointly over the folds" in printed
     assert "difference: second minus first" in printed
+    assert compare.written == "one_folds_vs_two_folds.json"
     rows = {line.split("  ")[1]: line for line in printed.splitlines() if line.startswith("  fold")}
     assert f"{by_fold[1]:+.4f}" in rows["fold 2"]
 

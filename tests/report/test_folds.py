@@ -106,7 +106,7 @@ def test_other_rows_stand_alone_and_say_why(write, capsys, changes, reason):
 
 def combined(paths: list[str], folder: Path) -> dict:
     test_model.main(["--results", *paths, "--output_dir", str(folder)])
-    return json.loads((folder / "folds.json").read_text())
+    return json.loads((folder / "folds.json").read_text())  # the results are not named after folds
 
 
 def test_leaks_that_cannot_be_detected_are_not_called_none(write, tmp_path, capsys):
@@ -205,6 +205,28 @@ def test_a_class_without_test_videos_in_a_fold_is_averaged_over_the_others(write
     assert (found["mean"], found["values"]) == (pytest.approx(0.5), [None, 0.4, 0.6])
     results[1]["per_class_accuracy"]["class 0"] = None
     assert combined(write(*results), tmp_path)["per_class_accuracy"]["class 0"]["sd"] is None
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["x_fold1", "x_fold2"], "x_folds"),
+        (["x_fold1_onnx", "x_fold2_onnx"], "x_folds_onnx"),
+        (["x_fold1", "x_fold2_onnx"], "folds"),
+        (["one", "two"], "folds"),
+    ],
+)
+def test_a_summary_is_named_after_its_folds(tmp_path, capsys, names, expected):
+    paths = []
+    for fold, name in enumerate(names, start=1):
+        paths.append(tmp_path / f"{name}_results.json")
+        paths[-1].write_text(json.dumps(result(fold, 0.7)))
+    flags = ["--results", *map(str, paths), "--output_dir", str(tmp_path / "out")]
+    test_model.main(flags)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{expected}.json"]
+    assert "replaced" not in capsys.readouterr().out
+    test_model.main(flags)
+    assert f"note: replaced {tmp_path / 'out' / expected}.json of an earlier summary" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -330,7 +352,7 @@ def write_folds(folder: Path, *, num_folds: int = 5, only: tuple[int, ...] = (),
 def test_folds_that_test_every_video_once_are_pooled(tmp_path, capsys):
     test_model.main(["--results", *write_folds(tmp_path), "--output_dir", str(tmp_path)])
     printed = capsys.readouterr().out
-    pooled = json.loads((tmp_path / "folds.json").read_text())["pooled"]
+    pooled = json.loads((tmp_path / "x_folds.json").read_text())["pooled"]
     assert pooled["video_top1"] == pytest.approx(0.66)  # 34 of 100 are wrong, whatever folds they are in
     assert pooled["mean_class_accuracy"] == pytest.approx(0.66)
     assert pooled["log_loss"] == pytest.approx(0.66 * -np.log(0.8) + 0.34 * -np.log(0.2), abs=1e-6)
@@ -400,4 +422,4 @@ def test_equal_scores_are_pooled_as_they_were_predicted(tmp_path):
         edit(path, "0.800000", "0.500000")
         edit(path, "0.200000", "0.500000")
     test_model.main(["--results", *paths, "--output_dir", str(tmp_path)])
-    assert json.loads((tmp_path / "folds.json").read_text())["pooled"]["video_top1"] == pytest.approx(0.66)
+    assert json.loads((tmp_path / "x_folds.json").read_text())["pooled"]["video_top1"] == pytest.approx(0.66)

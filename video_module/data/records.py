@@ -262,9 +262,14 @@ def load_videos(split_dir: Path, *, num_workers: int, allow_none: bool = False) 
         )
     unknown = [found[name] for name in found if name not in recorded]
     probed = _read_records(split_dir, unknown, source_of=name_source, decode=True, num_workers=num_workers)
-    for record in probed:
-        if isinstance(record, Rejected):
-            raise VideoError(f"{split_dir / record.path}: {record.reason}")
+    if rejected := [record for record in probed if isinstance(record, Rejected)]:
+        first, *others = rejected
+        more = f"; {len(others)} more: {', '.join(record.path for record in others)}" if others else ""
+        them = "them" if others else "it"
+        raise VideoError(
+            f"{split_dir / first.path}: {first.reason}{more}; delete or repair {them}, or write the folder with "
+            f"split_data.py, which leaves {them} out"
+        )
     videos = recorded | {video.path: video for video in probed}
     return [videos[name] for name in found]
 

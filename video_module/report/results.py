@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,15 @@ def result_paths(stem: Path) -> list[Path]:
     """The files of write_results()."""
     ends = ("_results.json", "_predictions.csv", "_confusion.csv", "_confusion.png")
     return [stem.with_name(stem.name + end) for end in ends]
+
+
+def shared_name(paths: Sequence[Path]) -> str | None:
+    """The name of what sums up X_results.json files: "x_folds" of x_fold1 and x_fold2, X of one; None if unclear."""
+    names = [path.name.removesuffix("_results.json") for path in paths]
+    if len(names) == 1:
+        return names[0]
+    shared = {re.sub(r"(?<![^_])fold\d+(?![^_])", "folds", name, count=1) for name in names}
+    return shared.pop() if len(shared) == 1 else None
 
 
 def format_figures(figures: dict[str, Any]) -> str:
