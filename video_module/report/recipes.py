@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from video_module.tables import pluralize
+
 # Another seed is the same recipe, and the others decide how fast a run goes. A probe chooses its own C in each fold.
 _FREE = (
     *("seed", "batch_size", "checkpoint_activations", "compile", "deterministic", "save_every"),
@@ -70,21 +72,18 @@ def describe_training(training: dict[str, Any]) -> str | None:
     settings = training["settings"]
     num_train, num_val = (count_videos(training[key]) for key in ("num_train_videos", "num_val_videos"))
     if settings.get("probe"):
-        totals = [None if None in pair else sum(pair) for pair in zip(*_both(training), strict=True)]
+        pairs = zip(training["num_train_videos"], training["num_val_videos"], strict=True)
+        totals = [None if None in pair else sum(pair) for pair in pairs]
         return f"last layer fitted to {count_videos(totals) or 'an unknown number of'} videos"
     if "num_epochs" not in settings:
         return None
-    text = f"trained for {settings['num_epochs']} epochs"
+    text = f"trained for {pluralize(settings['num_epochs'], 'epoch')}"
     if num_train is None:
         return f"{text}; the number of training videos is not recorded"
     text += f" on {num_train} videos"
     if training["epoch_chosen_by"] == "validation videos":
         return f"{text}; {num_val} others chose the epoch"
     return f"{text}; the last epoch was kept" if training["epoch_chosen_by"] else text
-
-
-def _both(training: dict[str, Any]) -> tuple[list[int | None], list[int | None]]:
-    return training["num_train_videos"], training["num_val_videos"]
 
 
 def count_videos(numbers: Sequence[int | None]) -> str | None:
