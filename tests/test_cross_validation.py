@@ -272,12 +272,18 @@ def test_an_interrupted_test_says_how_to_go_on(again, data, monkeypatch):
     assert stop.value.exit_code == 130
 
 
-def test_folds_of_the_official_protocols_are_folds_too(data, tmp_path):
-    """Whose split.json says nothing of how many there are."""
+def test_folds_of_the_official_protocols_are_folds_too(data, tmp_path, capsys):
+    """Whose split.json says nothing of how many there are; that one is missing is told before hours of training."""
+    assert records.find_folds(data) and "missing" not in capsys.readouterr().out
     shutil.copytree(data, tmp_path / "data")
     for fold in (1, 2):
         change(tmp_path / "data" / f"fold{fold}", protocol="hmdb51", num_folds=None, folds_digest=None)
     assert [folder.name for folder in records.find_folds(tmp_path / "data")] == ["fold1", "fold2"]
+    assert (
+        capsys.readouterr().out == "note: hmdb51 has 3 folds, of which 2 are here; published numbers are means of 3\n"
+    )
+    with pytest.raises(InputError, match=r"no folders fold1, fold2, …; create them with split_data\.py --fold all"):
+        records.find_folds(tmp_path / "data" / "fold1")
 
 
 def test_outputs_of_the_last_fold_are_checked_before_the_first_is_trained(data, tmp_path, monkeypatch):

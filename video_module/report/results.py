@@ -213,7 +213,7 @@ def leak_states(results: Sequence[dict[str, Any]]) -> list[str]:
         overlap = result["train_overlap"]
         if overlap and overlap["is_leak"]:
             states.append("allowed")
-        elif overlap is None or (overlap["num_sources"] and overlap["num_clips"] is None):
+        elif overlap is None or (overlap.get("num_sources") and overlap.get("num_clips") is None):
             states.append("unknown")
         else:
             states.append("none")
