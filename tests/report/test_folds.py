@@ -233,7 +233,7 @@ def test_a_summary_is_named_after_its_folds(tmp_path, capsys, names, expected):
     ("name", "reason"),
     [
         ("x_folds.json", "the summary of several results; pass these one by one"),
-        ("x_fold1.pth", "x_fold1.pth: expected an X_results.json of test_model.py"),
+        ("x_fold1.pth", "x_fold1.pth: not a results file of test_model.py; expected X_results.json"),
     ],
 )
 def test_one_file_of_another_kind_is_named(tmp_path, name, reason):

@@ -180,8 +180,8 @@ def read_results(path: Path) -> dict[str, Any]:
 
     Raises InputError if it is missing, damaged, no such file, or of a version that recorded less.
     """
-    if path.suffix != ".json":
-        raise InputError(f"{path}: expected an X_results.json of test_model.py")
+    if path.is_file() and path.suffix != ".json":
+        raise InputError(f"{path}: not a results file of test_model.py; expected X_results.json")
     try:
         figures = json.loads(read_text(path))
         if "figures" in figures:

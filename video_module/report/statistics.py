@@ -95,7 +95,7 @@ def interval_note(
     if num_sources < _FEW_SOURCES:
         notes.append(f"with only {num_sources} sources, the true intervals are wider")
     if None in intervals.values():
-        notes.append("figures without an interval: all resamples agree, which does not make them certain")
+        notes.append("figures without an interval: nearly all resamples agree, which does not make them certain")
     return "; ".join(notes) or None
 
 
