@@ -194,7 +194,7 @@ def evaluate(args: argparse.Namespace, group: "Group", argv: Sequence[str]) -> N
 
 
 def find_earlier_results(checkpoint: Path, test_dir: Path) -> Path | None:
-    """The results beside a checkpoint, if they are of just this file on just this split; else None."""
+    """The results beside a checkpoint, if they are of just this file on just this split, and complete; else None."""
     from video_module.data.records import load_videos, split_digest
     from video_module.report import results
 
@@ -207,7 +207,8 @@ def find_earlier_results(checkpoint: Path, test_dir: Path) -> Path | None:
         return None
     found = figures.get("checkpoint_digest"), figures["split_digest"]
     wanted = file_digest(checkpoint), split_digest(test_dir, load_videos(test_dir, num_workers=1))
-    return path if found == wanted else None
+    # Results of earlier versions do not tell how the model was trained
+    return path if found == wanted and figures["training"] else None
 
 
 def check_paths(args: argparse.Namespace) -> None:

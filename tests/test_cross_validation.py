@@ -127,6 +127,16 @@ def test_a_resumed_run_does_what_is_not_done(again, data, all_folds, monkeypatch
     assert tested[-1] == again / "x_fold1.pth"
 
 
+def test_results_of_an_earlier_version_are_made_again(again, data):
+    """They lack what a summary tells of the training."""
+    path = again / "x_fold1_results.json"
+    assert test_model.find_earlier_results(again / "x_fold1.pth", data / "fold1" / "test") == path
+    figures = json.loads(path.read_text())
+    del figures["training"]
+    path.write_text(json.dumps(figures))
+    assert test_model.find_earlier_results(again / "x_fold1.pth", data / "fold1" / "test") is None
+
+
 def test_no_fold_keeps_the_network_of_another(again, data, monkeypatch):
     left = []
 
