@@ -90,4 +90,4 @@ def count_videos(numbers: Sequence[int | None]) -> str | None:
     """One number if all folds have the same, else each fold's; None if one is unknown."""
     if None in numbers:
         return None
-    return ", ".join(f"{number:,}" for number in (numbers[:1] if len(set(numbers)) == 1 else numbers))
+    return " / ".join(f"{number:,}" for number in (numbers[:1] if len(set(numbers)) == 1 else numbers))
