@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_output_flags(parser)
     args = parser.parse_args(argv)
-    if (args.results or args.compare) and (args.report or args.attention):
-        parser.error("--report and --attention require a model; they cannot be combined with --results or --compare")
+    if summary := "results" if args.results else "compare" if args.compare else None:
+        others = [name for name in vars(args) if getattr(args, name) != parser.get_default(name)]
+        if unused := [name for name in others if name not in (summary, "output_dir")]:
+            parser.error(f"--{unused[0]} cannot be combined with --{summary}, which runs no model")
     if args.clip_step and args.sampling != "windows":
         parser.error("--clip_step requires --sampling windows")
     if args.num_clips and args.sampling != "uniform":
@@ -90,7 +93,7 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
         "only",
     )
     existing = parser.add_argument_group(
-        "summarise existing results (runs no model; --output_dir: folder for folds.json or comparison.json)"
+        "summarise existing results (runs no model; with --output_dir, also writes X_folds.json or X_vs_Y.json)"
     ).add_mutually_exclusive_group()
     existing.add_argument(
         "--results",
@@ -100,7 +103,11 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
         help="mean and standard deviation over the folds of a model; folds of a cross-validation are also pooled",
     )
     existing.add_argument(
-        "--compare", type=Path, nargs=2, metavar="X_results.json", help="compare two models on the same split"
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="X_results.json",
+        help="compare two models on the same test videos: a file of each, or all folds of one and then of the other",
     )
 
 
@@ -108,17 +115,19 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cli.prepare_process(has_workers=True)
     if args.results:
-        from video_module.report import folds
+        from video_module.report import folds, results
 
         combined = folds.combine(args.results)
         print(folds.format_folds(combined))
-        write_summary(args, "folds.json", combined)
+        write_summary(args, results.shared_name(args.results) or "folds", combined)
     elif args.compare:
-        from video_module.report import comparison
+        from video_module.report import comparison, results
 
-        compared = comparison.compare(*args.compare)
+        compared = comparison.compare(args.compare)
         print(comparison.format_comparison(compared))
-        write_summary(args, "comparison.json", compared)
+        half = len(args.compare) // 2
+        names = [results.shared_name(paths) for paths in (args.compare[:half], args.compare[half:])]
+        write_summary(args, "comparison" if None in names else "_vs_".join(names), compared)
     else:
         check_paths(args)
         from video_module.engine.distributed import join_group
@@ -129,8 +138,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def write_summary(args: argparse.Namespace, name: str, content: dict[str, Any]) -> None:
     if args.output_dir:
-        write_json(args.output_dir / name, content)
-        cli.show_written([args.output_dir / name])
+        path = args.output_dir / f"{name}.json"
+        if path.is_file():
+            print(f"note: replaced {path} of an earlier summary")
+        write_json(path, content)
+        cli.show_written([path])
 
 
 def evaluate(args: argparse.Namespace, group: "Group", argv: Sequence[str]) -> None:
@@ -153,6 +165,7 @@ def evaluate(args: argparse.Namespace, group: "Group", argv: Sequence[str]) -> N
         lambda: load_test_split(args.test_dir, predictor.class_names, num_workers=default_num_workers())
     )
     overlap = check_overlap(args, predictor, split)
+    check_earlier_results(args, split)
     print(f"{len(split.videos)} videos; {predictor.summary()}; {group}")
     scores = score_split(
         split,
@@ -171,7 +184,7 @@ def evaluate(args: argparse.Namespace, group: "Group", argv: Sequence[str]) -> N
         raise InputError(f"{args.checkpoint}: the scores are not finite; train or export the model again")
     figures = {
         **measure(predictor, split, scores, views=views),
-        "train_overlap": overlap,
+        **overlap,
         "checkpoint": str(args.checkpoint),
         "checkpoint_digest": file_digest(args.checkpoint),
         "command": f"{group.launcher} {shlex.join(['test_model.py', *argv])}",
@@ -181,7 +194,7 @@ def evaluate(args: argparse.Namespace, group: "Group", argv: Sequence[str]) -> N
 
 
 def find_earlier_results(checkpoint: Path, test_dir: Path) -> Path | None:
-    """The results beside a checkpoint, if they are of just this file on just this split; else None."""
+    """The results beside a checkpoint, if they are of just this file on just this split, and complete; else None."""
     from video_module.data.records import load_videos, split_digest
     from video_module.report import results
 
@@ -194,7 +207,8 @@ def find_earlier_results(checkpoint: Path, test_dir: Path) -> Path | None:
         return None
     found = figures.get("checkpoint_digest"), figures["split_digest"]
     wanted = file_digest(checkpoint), split_digest(test_dir, load_videos(test_dir, num_workers=1))
-    return path if found == wanted else None
+    # Results of earlier versions do not tell how the model was trained
+    return path if found == wanted and figures["training"] else None
 
 
 def check_paths(args: argparse.Namespace) -> None:
@@ -219,41 +233,65 @@ def check_paths(args: argparse.Namespace) -> None:
     )
     if args.attention:
         check_output(stem.with_name(f"{stem.name}_attention"), folder=True)
-    if found := next((path for path in [*written, args.report] if path and path.is_file()), None):
-        print(
-            f"note: {found} and the files beside it from an earlier test will be replaced once this test is done; use "
-            "another --output_dir to keep them"
+
+
+def check_earlier_results(args: argparse.Namespace, split: "EvaluationSplit") -> None:
+    """Tell which results will be replaced. Raises InputError if they are of another fold, which is still wanted."""
+    from video_module.report import results
+
+    path = results.result_paths(results.results_stem(args.checkpoint, args.output_dir))[0]
+    found = next((file for file in (path, args.report) if file and file.is_file()), None)
+    if found is None:
+        return
+    earlier = None
+    if found == path:
+        with suppress(InputError):
+            earlier = results.read_results(path)["fold"]
+    if earlier and split.fold and earlier != split.fold:
+        raise InputError(
+            f"{path}: holds the results of fold {earlier}, and this is fold {split.fold}; use another --output_dir"
         )
+    print(
+        f"note: {found} and the files beside it, from an earlier test, will be replaced once this test is done; use "
+        "another --output_dir to keep them"
+    )
 
 
-def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "EvaluationSplit") -> dict[str, Any] | None:
-    """What the test videos share with the model's training. Raises InputError on a leak that is not allowed."""
+def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "EvaluationSplit") -> dict[str, Any]:
+    """What the test videos share with the model's training, for X_results.json, in numbers and in words.
+
+    Raises InputError on a leak that is not allowed.
+    """
     from video_module.data.leaks import sources_known
 
     overlap = split.overlap_with(predictor.train_sources, predictor.train_clips, train_digest=predictor.split_digest)
     if overlap is None:
-        print(f"note: {args.checkpoint} does not record its training videos, so leaks cannot be detected")
-        return None
+        unknown = f"{args.checkpoint} does not record its training videos, so leaks cannot be detected"
+        print(f"note: {unknown}")
+        return {"train_overlap": None, "train_overlap_note": unknown}
     if overlap.is_leak and not args.allow_leak:
         hint = "was it trained on another fold? T" if split.fold else "t"
         raise InputError(
             f"{args.test_dir}: {overlap}; {hint}est on videos that it was not trained on, or add --allow_leak"
         )
+    shared = None
     if overlap.num_sources or overlap.num_clips:
         allowed = " (official folds share films across classes)" if split.fold and not overlap.num_clips else ""
-        print(f"leak (allowed): {overlap}" if overlap.is_leak else f"{overlap}{allowed}")
+        shared = f"leak (allowed): {overlap}" if overlap.is_leak else f"{overlap}{allowed}"
+        print(shared)
     if not sources_known(split.videos):
         print(
             "note: the recordings of these videos are unknown, so only the training videos themselves can be "
             "detected, not other cuts of their recordings"
         )
-    elif not overlap.num_sources and not overlap.num_clips:
+    elif not shared:
         print("no test video comes from a source of the model's train and val splits")
-    return overlap.to_dict()
+    return {"train_overlap": overlap.to_dict(), "train_overlap_note": shared}
 
 
 def measure(predictor: "Predictor", split: "EvaluationSplit", scores: "Scores", *, views: "Views") -> dict[str, Any]:
     """What X_results.json says about the scores, and about the model, split and views that they come from."""
+    from video_module import __version__
     from video_module.data import hmdb51
     from video_module.data.leaks import sources_known
     from video_module.report import metrics
@@ -278,6 +316,8 @@ def measure(predictor: "Predictor", split: "EvaluationSplit", scores: "Scores", 
         "clip": predictor.clip.to_dict(),
         "model": predictor.model,
         "weights": predictor.weights,
+        "training": predictor.training,
+        "program_version": __version__,
         "precision": predictor.precision,
     }
     if not sources_known(split.videos):

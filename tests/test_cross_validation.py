@@ -66,6 +66,11 @@ def test_each_fold_leaves_its_files_and_all_of_them_a_row(all_folds, data):
     together = json.loads((folder / "x_folds.json").read_text())
     assert together["pooled"]["num_videos"] == 36
     assert together["folds"] == [1, 2]
+    splits = [json.loads((data / f"fold{fold}" / "split.json").read_text()) for fold in (1, 2)]
+    assert together["training"]["num_train_videos"] == [split["counts"]["train"] for split in splits]
+    assert together["training"]["num_val_videos"] == [split["counts"]["val"] for split in splits]
+    assert together["training"]["settings"]["num_epochs"] == 1
+    assert (together["warnings"], together["leaks"]) == ([], ["none", "none"])
     assert "pooled" in printed
     assert printed.endswith(f"wrote\n  {folder / 'x_folds.json'}\n")
     assert not list(folder.glob(".*"))
@@ -120,6 +125,16 @@ def test_a_resumed_run_does_what_is_not_done(again, data, all_folds, monkeypatch
     with pytest.raises(InputError, match="trained on another fold"):
         train_model.main(command(data, again / "x.pth", "--fold", "1", "--resume"))
     assert tested[-1] == again / "x_fold1.pth"
+
+
+def test_results_of_an_earlier_version_are_made_again(again, data):
+    """They lack what a summary tells of the training."""
+    path = again / "x_fold1_results.json"
+    assert test_model.find_earlier_results(again / "x_fold1.pth", data / "fold1" / "test") == path
+    figures = json.loads(path.read_text())
+    del figures["training"]
+    path.write_text(json.dumps(figures))
+    assert test_model.find_earlier_results(again / "x_fold1.pth", data / "fold1" / "test") is None
 
 
 def test_no_fold_keeps_the_network_of_another(again, data, monkeypatch):
@@ -267,12 +282,18 @@ def test_an_interrupted_test_says_how_to_go_on(again, data, monkeypatch):
     assert stop.value.exit_code == 130
 
 
-def test_folds_of_the_official_protocols_are_folds_too(data, tmp_path):
-    """Whose split.json says nothing of how many there are."""
+def test_folds_of_the_official_protocols_are_folds_too(data, tmp_path, capsys):
+    """Whose split.json says nothing of how many there are; that one is missing is told before hours of training."""
+    assert records.find_folds(data) and "missing" not in capsys.readouterr().out
     shutil.copytree(data, tmp_path / "data")
     for fold in (1, 2):
         change(tmp_path / "data" / f"fold{fold}", protocol="hmdb51", num_folds=None, folds_digest=None)
     assert [folder.name for folder in records.find_folds(tmp_path / "data")] == ["fold1", "fold2"]
+    assert (
+        capsys.readouterr().out == "note: hmdb51 has 3 folds, of which 2 are here; published numbers are means of 3\n"
+    )
+    with pytest.raises(InputError, match=r"no folders fold1, fold2, …; create them with split_data\.py --fold all"):
+        records.find_folds(tmp_path / "data" / "fold1")
 
 
 def test_outputs_of_the_last_fold_are_checked_before_the_first_is_trained(data, tmp_path, monkeypatch):

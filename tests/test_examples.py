@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 import pytest
 
+import test_model
+from tests.report.test_folds import result
 from video_module.data.decoding import count_frames, read_frames
 from video_module.data.encoding import write_video
 from video_module.data.sampling import clip_indices, uniform_starts
@@ -113,6 +115,18 @@ def test_onnx_example_with_a_video_of_one_frame(program, exported, tmp_path):
     shutil.copy(exported, tmp_path / "model.onnx")
     write_video(tmp_path / "clip.mp4", iter([np.zeros((90, 120, 3), np.uint8)]), fps=25)
     assert run(program, tmp_path) in load_predictor(exported).class_names
+
+
+def test_a_row_of_a_table(tmp_path):
+    program = (EXAMPLES / "latex_row.py").read_text(encoding="utf-8")
+    paths = [tmp_path / f"hmdb51_fold{fold}_results.json" for fold in (1, 2, 3)]
+    for fold, path in enumerate(paths, start=1):
+        path.write_text(json.dumps(result(fold, 0.7 + fold / 100)))
+    test_model.main(["--results", *map(str, paths), "--output_dir", str(tmp_path)])
+    assert run(program, tmp_path) == r"swin3d\_b, KINETICS400\_V1 & 32 & $72.0 \pm 1.0$ \\"
+    paths[2].write_text(json.dumps(result(3, 0.73, num_videos=150)))
+    test_model.main(["--results", *map(str, paths), "--output_dir", str(tmp_path)])
+    assert run(program, tmp_path).startswith("% not comparable with published numbers: fold 3 was tested on 150 of")
 
 
 def test_predict_example(exported, drawn_data, tmp_path):

@@ -96,7 +96,8 @@ def check(model: Path, test_dir: Path, *flags: str) -> dict:
     """What test_model.py does before it scores the videos."""
     args = test_model.parse_args(["--test_dir", str(test_dir), "--checkpoint", str(model), *flags])
     predictor = load_predictor(model, device="cpu")
-    return test_model.check_overlap(args, predictor, load_test_split(test_dir, predictor.class_names, num_workers=2))
+    split = load_test_split(test_dir, predictor.class_names, num_workers=2)
+    return test_model.check_overlap(args, predictor, split)["train_overlap"]
 
 
 @pytest.fixture(scope="module")
@@ -178,5 +179,5 @@ def test_an_epoch_chosen_by_the_test_side_is_a_leak(make_data, trained, tmp_path
     record = found.checkpoint(model="swin3d_nano", train_config={})
     changed = {key: getattr(record, key) for key in ("split_digest", "train_sources", "train_clips")}
     save_checkpoint(tmp_path / "model.pth", Checkpoint(**{**vars(checkpoint), **changed}))
-    with pytest.raises(InputError, match="the model was trained on"):
+    with pytest.raises(InputError, match="the model was trained or validated on"):
         check(tmp_path / "model.pth", data / "test")

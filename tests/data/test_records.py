@@ -106,8 +106,15 @@ def test_a_bare_folder_is_probed_and_a_broken_video_in_it_is_an_error(drawn_clip
     assert all(video.num_frames > 20 for video in videos)
     (tmp_path / "set" / "a").mkdir(parents=True)
     (tmp_path / "set" / "a" / "bad.avi").write_text("text")
-    with pytest.raises(InputError, match=r"bad.avi: not a video"):
+    way = "delete or repair it, or write the folder with split_data.py, which leaves it out"
+    with pytest.raises(InputError, match=rf"bad.avi: not a video.*; {way}$"):
         records.load_videos(tmp_path / "set", num_workers=1)
+    (tmp_path / "set" / "a" / "worse.avi").write_text("text")
+    with pytest.raises(
+        InputError, match=r"bad.avi: not a video.*; 1 more: a/worse.avi; delete or repair them"
+    ) as error:
+        records.load_videos(tmp_path / "set", num_workers=1)
+    assert "\n" not in str(error.value)
 
 
 def test_digest_is_that_of_the_listed_videos_only(drawn_clips, tmp_path, monkeypatch):

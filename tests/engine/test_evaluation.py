@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import test_model
+from video_module import __version__
 from video_module.data import dataset, leaks, records
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from video_module.engine.evaluation import score_videos, score_views
@@ -90,12 +91,27 @@ def test_intervals_of_unknown_recordings_are_said_to_be_narrow(exported, drawn_d
 def test_earlier_results_are_not_replaced_in_silence(exported, drawn_data, tmp_path, capsys):
     run(drawn_data / "test", exported, tmp_path)
     assert "earlier test" not in capsys.readouterr().out
+    with pytest.raises(InputError):
+        run(drawn_data / "train", exported, tmp_path)
+    assert "earlier test" not in capsys.readouterr().out  # what is refused replaces nothing
     run(drawn_data / "test", exported, tmp_path)
     expected = (
-        "nano_onnx_results.json and the files beside it from an earlier test will be replaced once this test is done; "
-        "use another --output"
+        "nano_onnx_results.json and the files beside it, from an earlier test, will be replaced once this test is "
+        "done; use another --output"
     )
     assert expected in capsys.readouterr().out
+
+
+def test_results_of_another_fold_are_not_replaced(exported, official_data, drawn_data, tmp_path):
+    """One model on several folds: the name is the model's, and does not tell the fold."""
+    run(official_data / "test", exported, tmp_path / "out")
+    before = (tmp_path / "out" / "nano_onnx_results.json").read_bytes()
+    path = official_data / "split.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fold": 3, "digest": "another"}))
+    reason = r"nano_onnx_results\.json: holds the results of fold 2, and this is fold 3; use another --output_dir"
+    with pytest.raises(InputError, match=reason):
+        run(official_data / "test", exported, tmp_path / "out")
+    assert (tmp_path / "out" / "nano_onnx_results.json").read_bytes() == before
 
 
 def test_what_results_record(model, drawn_data, tmp_path, capsys):
@@ -111,6 +127,11 @@ def test_what_results_record(model, drawn_data, tmp_path, capsys):
         "is_leak": False,
     }
     assert (figures["model"], figures["weights"], figures["num_sources"]) == ("swin3d_nano", "none", 1)
+    training = figures["training"]
+    counts = [training["num_train_videos"], training["num_val_videos"]]
+    assert counts == [record["counts"]["train"], record["counts"]["val"]]
+    assert (training["epoch"], training["settings"]["num_epochs"]) in {(1, 2), (2, 2)}
+    assert training["program_version"] == figures["program_version"] == __version__
     with open(tmp_path / f"{results_stem(model, None).name}_predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     sources = {video["path"]: video["source"] for video in record["videos"]}
@@ -151,13 +172,19 @@ def test_windows_are_named_as_such(exported, drawn_data, tmp_path, capsys):
     [
         (["--sampling", "windows", "--num_clips", "4"], "--num_clips requires --sampling uniform"),
         (["--clip_step", "3"], "--clip_step requires --sampling windows"),
+        (["--results", "a.json", "--test_dir", "t"], "--test_dir cannot be combined with --results"),
+        (["--compare", "a.json", "--checkpoint", "t"], "--checkpoint cannot be combined with --compare"),
+        (["--compare", "a.json", "--num_clips", "2"], "--num_clips cannot be combined with --compare"),
+        (["--results", "a.json", "--report", "r.html"], "--report cannot be combined with --results"),
     ],
 )
 def test_a_flag_that_would_do_nothing_is_refused(flags, reason, capsys):
     with pytest.raises(SystemExit) as end:
         test_model.parse_args(flags)
     assert end.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {reason} (")
+    # What runs no model has no use for a flag of testing one
+    reason += ", which runs no model" if "combined" in reason else ""
+    assert capsys.readouterr().err == f"error: {reason} (--help shows the flags)\n"
 
 
 def test_four_clips_of_a_video_are_scored_where_none_is_asked_for():
@@ -171,7 +198,7 @@ def test_four_clips_of_a_video_are_scored_where_none_is_asked_for():
 def test_testing_on_training_videos_is_refused(model, drawn_data, tmp_path, capsys):
     reason = (
         r"train: 24 test videos come from 4 sources in the model's train and val splits; "
-        r"the model was trained on 24 of them"
+        r"the model was trained or validated on 24 of them"
     )
     with pytest.raises(InputError, match=reason + "; .* or add --allow_leak"):
         run(drawn_data / "train", model, tmp_path / "out")
@@ -193,7 +220,9 @@ def test_a_copy_elsewhere_is_the_same_video(exported, drawn_data, tmp_path, monk
     video = next((drawn_data / "train" / "sit").rglob("*.avi"))
     shutil.copy(video, tmp_path / "copy" / "sit")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"copy: 1 test video comes from 1 source .*; the model was trained on 1 of"):
+    with pytest.raises(
+        InputError, match=r"copy: 1 test video comes from 1 source .* trained or validated on 1 of them"
+    ):
         run(Path("copy"), exported, tmp_path)
 
 
@@ -241,13 +270,13 @@ def test_official_folds_may_share_films_but_no_clip(trained, official_data, tmp_
         "is_leak": False,
     }
     assert (
-        "6 test videos come from 1 source in the model's train and val splits; the model was trained on 0 of them "
-        "(official folds share films across classes)\n" in capsys.readouterr().out
+        "6 test videos come from 1 source in the model's train and val splits; the model was trained or validated on 0 "
+        "of them (official folds share films across classes)\n" in capsys.readouterr().out
     )
     model = with_record(
         trained, tmp_path / "clip.pth", train_sources=sources, train_clips=[leaks.hash_clip(videos[3].path)]
     )
-    with pytest.raises(InputError, match="the model was trained on 1 of them"):
+    with pytest.raises(InputError, match="the model was trained or validated on 1 of them"):
         run(official_data / "test", model, tmp_path)
 
 

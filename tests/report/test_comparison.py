@@ -17,10 +17,12 @@ PATHS = [f"{CLASSES[label]}/clip {number}, cut.avi" for number, label in enumera
 
 
 def write_run(stem: Path, wrong: set[int], order=slice(None), **changes) -> Path:
-    """Results and predictions of a model that is wrong on the given videos."""
+    """Results and predictions of a model that is wrong on the given videos, of all videos in `order` or of some."""
     best = np.array([1 - label if number in wrong else label for number, label in enumerate(LABELS)])
     scores = np.where(np.eye(2)[best] > 0, 0.8, 0.2)
-    figures = metrics.summarise([row[None] for row in scores], scores, LABELS, CLASSES, sources=SOURCES)
+    paths, sources = np.array(PATHS)[order].tolist(), np.array(SOURCES)[order].tolist()
+    rows = [row[None] for row in scores[order]]
+    figures = metrics.summarise(rows, scores[order], LABELS[order], CLASSES, sources=sources)
     recorded = {
         "views": {"sampling": "uniform", "num_clips": 4, "num_crops": 3},
         "clip": {},
@@ -37,8 +39,8 @@ def write_run(stem: Path, wrong: set[int], order=slice(None), **changes) -> Path
     written = results.write_results(
         stem,
         figures | recorded | changes,
-        paths=PATHS[order],
-        sources=SOURCES[order],
+        paths=paths,
+        sources=sources,
         labels=LABELS[order],
         video_scores=scores[order],
         class_names=CLASSES,
@@ -48,10 +50,14 @@ def write_run(stem: Path, wrong: set[int], order=slice(None), **changes) -> Path
 
 @pytest.fixture
 def compare(tmp_path, capsys):
-    def compare(first: Path, second: Path) -> tuple[dict, str]:
+    def compare(*paths: Path) -> tuple[dict, str]:
         flags = ["--output_dir", str(tmp_path / "out")]
-        test_model.main(["--compare", str(first), str(second), *flags])
-        return json.loads((tmp_path / "out" / "comparison.json").read_text()), capsys.readouterr().out
+        test_model.main(["--compare", *map(str, paths), *flags])
+        [written] = (tmp_path / "out").iterdir()
+        content = json.loads(written.read_text())
+        written.unlink()
+        compare.written = written.name
+        return content, capsys.readouterr().out
 
     return compare
 
@@ -79,6 +85,8 @@ def test_a_case_done_by_hand(compare, tmp_path):
     assert "+0.2083" in printed
     assert "only 6 sources" in printed
     assert "views differ" not in printed
+    assert "difference: second minus first" in printed
+    assert compare.written == "one_vs_two.json"
 
 
 def test_the_other_way_round_is_the_negative(compare, tmp_path):
@@ -107,7 +115,11 @@ def test_a_model_against_itself(compare, tmp_path):
 def test_other_views_are_told(compare, tmp_path):
     views = {"sampling": "windows", "clip_step": 7, "num_crops": 1}
     first, second = write_run(tmp_path / "one", {0}), write_run(tmp_path / "two", {1}, views=views)
-    assert "the views differ (4 clips x 3 crops; windows every 7 frames x 1 crop)" in compare(first, second)[1]
+    told = "the views differ (4 clips x 3 crops; windows every 7 frames x 1 crop), so the difference may be due to "
+    assert f"{told}the models, the views or both" in compare(first, second)[1]
+    first = write_run(tmp_path / "one", {0}, checkpoint_digest="same")
+    second = write_run(tmp_path / "two", {1}, views=views, checkpoint_digest="same")
+    assert "so the difference is due to the views" in compare(first, second)[1]
 
 
 def test_long_lists_are_cut_on_screen_only(compare, tmp_path):
@@ -117,25 +129,30 @@ def test_long_lists_are_cut_on_screen_only(compare, tmp_path):
     assert "… and 3 more" in printed
 
 
-@pytest.mark.parametrize(
-    ("digests", "reason"),
-    [
-        (
-            ("digest", "other"),
-            "one_results.json is of split digest, .*two_results.json of other: results on different splits",
-        ),
-        (("digest", None), "two_results.json: tested on a folder without split.json"),
-        ((None, None), "one_results.json: tested on a folder without split.json"),
-    ],
-)
-def test_other_splits_are_refused(compare, tmp_path, digests, reason):
+@pytest.mark.parametrize("digests", [("digest", "other"), ("digest", None), (None, None)])
+def test_the_test_videos_must_agree_and_not_the_split(compare, tmp_path, digests):
+    """The rest of the split is what each model was trained on, with --val_fraction 0, for example."""
     paths = [
         write_run(tmp_path / name, {0}, split_digest=digest)
         for name, digest in zip(("one", "two"), digests, strict=True)
     ]
-    with pytest.raises(InputError, match=reason):
-        compare(*paths)
-    assert not (tmp_path / "out").exists()
+    compared, printed = compare(*paths)
+    assert compared["figures"]["video_top1"]["difference"] == 0
+    assert [compared[name]["split_digests"] for name in ("first", "second")] == [[digest] for digest in digests]
+    assert "trained on" not in printed
+
+
+def test_different_numbers_of_training_videos_are_told(compare, tmp_path):
+    def trained_on(num_train: int, num_val: int) -> dict:
+        counts = {"num_train_videos": num_train, "num_val_videos": num_val}
+        return {"training": counts | {"epoch": 3, "program_version": "0.2.0", "settings": {}}}
+
+    first = write_run(tmp_path / "one", {0}, **trained_on(280, 70))
+    second = write_run(tmp_path / "two", {0}, split_digest="other", **trained_on(350, 0))
+    compared, printed = compare(first, second)
+    assert "the first was trained on 280 videos, the second on 350" in printed
+    assert (compared["first"]["num_train_videos"], compared["second"]["num_val_videos"]) == ([280], [0])
+    assert "trained on" not in compare(first, first)[1]
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -170,3 +187,69 @@ def test_predictions_that_do_not_fit_are_refused(compare, tmp_path):
     second.rename(tmp_path / "two.json")
     with pytest.raises(InputError, match=r"two\.json: expected a file named X_results\.json"):
         compare(first, tmp_path / "two.json")
+
+
+# ---- two models over several folds
+
+# Which films each official fold tests: they overlap.
+FILMS = {1: (0, 1, 2, 3), 2: (2, 3, 4, 5), 3: (0, 2, 4, 5)}
+
+
+def write_folds(stem: Path, wrong: set[int], *, folds: tuple[int, ...] = (1, 2, 3), **changes) -> list[Path]:
+    paths = []
+    for fold in folds:
+        tested = [number for number in range(24) if number // 2 % 6 in FILMS[fold]]
+        own = {"protocol": "hmdb51", "fold": fold, "split_digest": f"{stem.name} {fold}", "model": "swin3d_nano"}
+        own |= {"checkpoint_digest": f"{stem.name} {fold}"}
+        paths.append(write_run(stem.with_name(f"{stem.name}_fold{fold}"), wrong, tested, **own | changes))
+    return paths
+
+
+def test_two_models_are_compared_over_folds(compare, tmp_path):
+    """Fold by fold, in whichever order, with one interval for the mean: a film counts alike in all folds."""
+    wrong = {0, 1, 2, 4, 8, 12, 13}
+    first = write_folds(tmp_path / "one", wrong)
+    second = write_folds(tmp_path / "two", {4, 14})
+    compared, printed = compare(*first, *second[::-1])
+    gains = np.array([(number in wrong) - (number in {4, 14}) for number in range(24)])
+    film = np.arange(24) // 2 % 6
+    by_fold = [np.mean([gain for gain, one in zip(gains, film, strict=True) if one in FILMS[fold]]) for fold in FILMS]
+    figure = compared["figures"]["video_top1"]
+    assert figure["difference"] == pytest.approx(np.mean(by_fold)) == pytest.approx(figure["second"] - figure["first"])
+    assert [row["difference"] for row in compared["folds"]] == pytest.approx(by_fold)
+    assert [row["fold"] for row in compared["folds"]] == [1, 2, 3]
+    assert [row["results"][1] for row in compared["folds"]] == list(map(str, second))
+    draws = np.random.default_rng(5).integers(6, size=(5000, 6))
+    weights = np.stack([np.bincount(row, minlength=6) for row in draws])
+    sums = np.stack([gains[film == one].sum() for one in range(6)])
+    means = []
+    for row in weights:
+        shares = [
+            (row * sums)[list(films)].sum() / (4 * row[list(films)].sum())
+            for films in FILMS.values()
+            if row[list(films)].sum()
+        ]
+        means.append(np.mean(shares))
+    assert figure["interval"] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.05)
+    assert compared["mcnemar"] is None
+    assert (compared["num_videos"], compared["num_tests"], compared["num_sources"]) == (24, 48, 6)
+    assert "mean of 3 folds" in printed and "jointly over the folds" in printed
+    assert "difference: second minus first" in printed
+    assert compare.written == "one_folds_vs_two_folds.json"
+    rows = {line.split("  ")[1]: line for line in printed.splitlines() if line.startswith("  fold")}
+    assert f"{by_fold[1]:+.4f}" in rows["fold 2"]
+
+
+def test_a_fold_of_one_model_wants_the_same_of_the_other(compare, tmp_path):
+    first, second = write_folds(tmp_path / "one", {0}), write_folds(tmp_path / "two", {1})
+    with pytest.raises(InputError, match=r"--compare requires two results files, or .* got 5"):
+        compare(*first, *second[:2])
+    with pytest.raises(InputError, match=r"--compare requires two results files, or .* got 1"):
+        compare(first[0])
+    with pytest.raises(InputError, match="are both results of"):
+        compare(first[0], first[0], *second[:2])
+    with pytest.raises(InputError, match=r"one_fold3_results\.json and .*two_fold2_results\.json were scored"):
+        compare(first[0], first[2], *second[:2])
+    other = write_folds(tmp_path / "other", {1}, folds=(2,), model="swin3d_t")
+    with pytest.raises(InputError, match="cannot be combined: model swin3d_nano and swin3d_t"):
+        compare(*first[:2], second[0], *other)

@@ -34,7 +34,20 @@ def result(fold: int, top1: float, **changes) -> dict:
         "weights": "KINETICS400_V1",
         "precision": "fp32",
         "split": "test",
+        "checkpoint_digest": f"checkpoint{fold}",
+        "training": training(),
         **changes,
+    }
+
+
+def training(num_train: int = 2856, num_val: int = 714, **settings) -> dict:
+    """What a fold's results record of the model's training."""
+    return {
+        "num_train_videos": num_train,
+        "num_val_videos": num_val,
+        "epoch": 21,
+        "program_version": "0.2.0",
+        "settings": {"num_epochs": 30, "augment": "light", "seed": 777, "lr": 0.001, **settings},
     }
 
 
@@ -57,11 +70,10 @@ def test_three_official_folds_stand_beside_the_published(write, tmp_path, capsys
     assert lines["video top-1"].split()[2:] == ["0.7400", "0.0200", "0.7400", "0.7600", "0.7200"]
     assert lines["log-loss"].split()[1:3] == ["0.2000", "0.1000"]
     assert "74.0 ± 2.0" in printed
-    assert "HMDB51 top-1, percent (± standard deviation over the folds)" in printed
+    assert "percent (± sample standard deviation of the three folds: their spread, not an error bar)" in printed
     assert "mean of the 3 official splits, 4 clips x 3 crops" in printed
     for published in ("51.6", "74.5", "74.8", "80.9", "73.3", "76.4-79.7", "88.1"):
         assert published in printed
-    assert lines["R3D-50 from scratch"].endswith("official split 1 alone")
     written = json.loads((tmp_path / "out" / "folds.json").read_text())
     assert written["folds"] == [1, 3, 2]
     assert written["figures"]["video_top1"] == {
@@ -76,8 +88,10 @@ def test_three_official_folds_stand_beside_the_published(write, tmp_path, capsys
     [
         ({"protocol": "grouped", "fold": None}, "these for protocol grouped"),
         ({"protocol": "ucf101"}, "these for protocol ucf101"),
-        ({"num_videos": 1529}, "fold 1 was tested on 1,529 of its 1,530 videos"),
-        ({"train_overlap": {"is_leak": True}}, "run0_results.json was tested with --allow_leak"),
+        ({"num_videos": 1529}, "fold 1 was tested on 1,529 of its 1,530 test videos"),
+        ({"train_overlap": {"is_leak": True, "num_clips": 3}}, "fold 1 was tested with --allow_leak"),
+        ({"train_overlap": None}, "the training videos of folds 1, 2 and 3 are unknown"),
+        ({"training": training(1767, 455)}, "fold 1 was trained on 2,222 of its 3,570 training videos"),
     ],
 )
 def test_other_rows_stand_alone_and_say_why(write, capsys, changes, reason):
@@ -87,6 +101,151 @@ def test_other_rows_stand_alone_and_say_why(write, capsys, changes, reason):
     assert "not comparable with published numbers" in printed
     assert reason in printed
     assert "VideoMAE" not in printed
+
+
+def combined(paths: list[str], folder: Path) -> dict:
+    test_model.main(["--results", *paths, "--output_dir", str(folder)])
+    return json.loads((folder / "folds.json").read_text())  # the results are not named after folds
+
+
+def test_leaks_that_cannot_be_detected_are_not_called_none(write, tmp_path, capsys):
+    """Of weights of unknown origin, and of official folds whose model file records sources without clips."""
+    no_clips = {"num_sources": 150, "num_videos": 457, "num_clips": None, "is_leak": False}
+    results = [result(1, 0.7), result(2, 0.7, train_overlap=None), result(3, 0.7, train_overlap=no_clips)]
+    assert combined(write(*results), tmp_path)["leaks"] == ["none", "unknown", "unknown"]
+    told = "leaks unknown: folds 2 and 3 (their model files do not record the training videos)"
+    assert told in capsys.readouterr().out
+    leaking = {"num_sources": 150, "num_videos": 457, "num_clips": 5, "is_leak": True}
+    results[1] = result(2, 0.7, train_overlap=leaking)
+    assert combined(write(*results), tmp_path)["leaks"] == ["none", "allowed", "unknown"]
+    printed = capsys.readouterr().out
+    assert "fold 2 was tested with --allow_leak on videos its model was trained on" in printed
+    assert "leaks unknown: fold 3 (its model file does not record the training videos)" in printed
+
+
+@pytest.mark.parametrize(
+    ("of_third", "warning"),
+    [
+        (training(num_epochs=8, augment="none", seed=1), "num_epochs 30, 30, 8; augment light, light, none"),
+        (training(3570, 0), "validation share 20%, 20%, 0%"),
+        (training() | {"program_version": "0.3.0"}, "program_version 0.2.0, 0.2.0, 0.3.0"),
+        (training(class_weights=[1.0, 2.0]), "class_weights"),
+        (training(mixup=0.8), "mixup not recorded, not recorded, 0.8"),
+        (training(2850, 720, seed=1, batch_size=4, C=0.1), None),
+        (None, "how the model of fold 3 was trained is unknown"),
+    ],
+)
+def test_folds_of_different_recipes_are_marked(write, tmp_path, capsys, of_third, warning):
+    results = [result(fold, 0.7, training=training()) for fold in (1, 2, 3)]
+    results[2]["training"] = of_third
+    together = combined(write(*results), tmp_path)
+    expected = [] if warning is None else [warning]
+    if of_third:
+        expected = [f"settings differ between the folds: {text}" for text in expected]
+    assert together["warnings"] == expected
+    printed = capsys.readouterr().out
+    assert all(f"warning: {text}" in printed for text in expected)
+    assert ("warning" in printed) == bool(expected)
+    # The settings are those that all folds share
+    names = {text.partition(" ")[0] for text in (warning or "").split("; ")}
+    assert not names & set(together["training"]["settings"])
+
+
+def test_the_summary_holds_what_to_state_with_the_number(write, tmp_path, capsys):
+    accuracies = [dict.fromkeys(CLASSES, 0.5) | {"class 0": recall} for recall in (0.2, 0.4, 0.9)]
+    results = [
+        result(fold, 0.7, per_class_accuracy=row, training=training(seed=fold))
+        for fold, row in zip((1, 2, 3), accuracies, strict=True)
+    ]
+    together = combined(write(*results), tmp_path)
+    assert together["training"] == {
+        "num_train_videos": [2856] * 3,
+        "num_val_videos": [714] * 3,
+        "epoch": [21] * 3,
+        "epoch_chosen_by": "validation videos",
+        "program_version": ["0.2.0"] * 3,
+        "seed": [1, 2, 3],
+        "settings": {"num_epochs": 30, "augment": "light", "lr": 0.001},
+    }
+    assert together["clip"] == {"num_frames": 32, "crop": 224}
+    assert together["sd"] == "sample standard deviation over the folds (n - 1)"
+    assert (together["comparable_with_published"], together["not_comparable_because"]) == (True, None)
+    assert together["per_class_accuracy"]["class 0"] == {
+        "mean": pytest.approx(0.5),
+        "sd": pytest.approx(0.36056, abs=1e-5),
+        "values": [0.2, 0.4, 0.9],
+    }
+    assert "trained for 30 epochs on 2,856 videos; 714 others chose the epoch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("records", "chosen_by", "told"),
+    [
+        ([training(3570, 0)] * 3, "last epoch", "trained for 30 epochs on 3,570 videos; the last epoch was kept"),
+        (
+            [training(), training(2857, 713), training()],
+            "validation videos",
+            "trained for 30 epochs on 2,856 / 2,857 / 2,856 videos; 714 / 713 / 714 others chose the epoch",
+        ),
+        ([training(probe=True)] * 3, None, "last layer fitted to 3,570 videos"),
+        ([training(None, None)] * 3, None, "trained for 30 epochs; the number of training videos is not recorded"),
+        ([None] * 3, None, "how the models of folds 1, 2 and 3 were trained is unknown"),
+    ],
+)
+def test_how_the_epoch_was_chosen_is_told(write, tmp_path, capsys, records, chosen_by, told):
+    results = [result(fold, 0.7, training=record) for fold, record in zip((1, 2, 3), records, strict=True)]
+    assert combined(write(*results), tmp_path)["training"]["epoch_chosen_by"] == chosen_by
+    assert told in capsys.readouterr().out
+
+
+def test_the_verdict_is_in_the_summary(write, tmp_path):
+    together = combined(write(*(result(fold, 0.7, num_videos=150) for fold in (1, 2, 3))), tmp_path)
+    assert together["comparable_with_published"] is False
+    assert together["not_comparable_because"] == "fold 1 was tested on 150 of its 1,530 test videos"
+
+
+def test_a_class_without_test_videos_in_a_fold_is_averaged_over_the_others(write, tmp_path):
+    rows = [dict.fromkeys(CLASSES, 0.5) | {"class 0": recall} for recall in (None, 0.4, 0.6)]
+    results = [result(fold, 0.7, per_class_accuracy=row) for fold, row in zip((1, 2, 3), rows, strict=True)]
+    found = combined(write(*results), tmp_path)["per_class_accuracy"]["class 0"]
+    assert (found["mean"], found["values"]) == (pytest.approx(0.5), [None, 0.4, 0.6])
+    results[1]["per_class_accuracy"]["class 0"] = None
+    assert combined(write(*results), tmp_path)["per_class_accuracy"]["class 0"]["sd"] is None
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["x_fold1", "x_fold2"], "x_folds"),
+        (["x_fold1_onnx", "x_fold2_onnx"], "x_folds_onnx"),
+        (["x_fold1", "x_fold2_onnx"], "folds"),
+        (["one", "two"], "folds"),
+    ],
+)
+def test_a_summary_is_named_after_its_folds(tmp_path, capsys, names, expected):
+    paths = []
+    for fold, name in enumerate(names, start=1):
+        paths.append(tmp_path / f"{name}_results.json")
+        paths[-1].write_text(json.dumps(result(fold, 0.7)))
+    flags = ["--results", *map(str, paths), "--output_dir", str(tmp_path / "out")]
+    test_model.main(flags)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{expected}.json"]
+    assert "replaced" not in capsys.readouterr().out
+    test_model.main(flags)
+    assert f"note: replaced {tmp_path / 'out' / expected}.json of an earlier summary" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("x_folds.json", "the summary of several results; pass these one by one"),
+        ("x_fold1.pth", "x_fold1.pth: not a results file of test_model.py; expected X_results.json"),
+    ],
+)
+def test_one_file_of_another_kind_is_named(tmp_path, name, reason):
+    (tmp_path / name).write_bytes(b'{"figures": {}}')
+    with pytest.raises(InputError, match=reason):
+        test_model.main(["--results", str(tmp_path / name)])
 
 
 def test_a_model_without_pretraining_says_so(write, capsys):
@@ -119,6 +278,10 @@ def test_two_of_the_three_folds_stand_alone(write, capsys):
             "run0_results.json and .*run1_results.json are both results of split digest1",
         ),
         ({"fold": 1}, "are both results of fold 1; pass each fold once"),
+        (
+            {"checkpoint_digest": "checkpoint1"},
+            "run0_results.json and .*run1_results.json are results of one model, checkpoint1; each fold needs its own",
+        ),
         ({"split_digest": None}, "run1_results.json: tested on a folder without split.json"),
     ],
 )
@@ -195,7 +358,7 @@ def write_folds(folder: Path, *, num_folds: int = 5, only: tuple[int, ...] = (),
 def test_folds_that_test_every_video_once_are_pooled(tmp_path, capsys):
     test_model.main(["--results", *write_folds(tmp_path), "--output_dir", str(tmp_path)])
     printed = capsys.readouterr().out
-    pooled = json.loads((tmp_path / "folds.json").read_text())["pooled"]
+    pooled = json.loads((tmp_path / "x_folds.json").read_text())["pooled"]
     assert pooled["video_top1"] == pytest.approx(0.66)  # 34 of 100 are wrong, whatever folds they are in
     assert pooled["mean_class_accuracy"] == pytest.approx(0.66)
     assert pooled["log_loss"] == pytest.approx(0.66 * -np.log(0.8) + 0.34 * -np.log(0.2), abs=1e-6)
@@ -265,4 +428,4 @@ def test_equal_scores_are_pooled_as_they_were_predicted(tmp_path):
         edit(path, "0.800000", "0.500000")
         edit(path, "0.200000", "0.500000")
     test_model.main(["--results", *paths, "--output_dir", str(tmp_path)])
-    assert json.loads((tmp_path / "folds.json").read_text())["pooled"]["video_top1"] == pytest.approx(0.66)
+    assert json.loads((tmp_path / "x_folds.json").read_text())["pooled"]["video_top1"] == pytest.approx(0.66)

@@ -84,7 +84,8 @@ def drawn_texts(figure) -> list[tuple[str, object]]:
 
 
 def assert_legible(figure) -> None:
-    """No text is cut off by the picture's edge or runs into another."""
+    """No text is cut off by the picture's edge or runs into another, at the resolution at which pictures are saved."""
+    figure.set_dpi(style.STYLE["savefig.dpi"])
     texts = drawn_texts(figure)
     assert len(texts) > 3
     width, height = figure.canvas.get_width_height()

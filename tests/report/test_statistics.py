@@ -137,6 +137,17 @@ def test_a_figure_that_cannot_vary_is_no_reason_for_a_note():
     assert figures["interval_note"] is None
 
 
+def test_an_interval_without_width_is_none():
+    """One class is always predicted, and few resamples leave out a whole class: 0.333 to 0.333 would look certain."""
+    labels = np.array([0, 1] * 18 + [2] * 4)
+    scores = np.tile([0.6, 0.2, 0.2], (40, 1))
+    sources = list(map(str, range(40)))
+    figures = metrics.summarise([row[None] for row in scores], scores, labels, ["a", "b", "c"], sources=sources)
+    assert figures["mean_class_accuracy"] == pytest.approx(1 / 3)
+    assert figures["intervals"]["mean_class_accuracy"] is None
+    assert figures["intervals"]["video_top1"] is not None
+
+
 def test_few_videos_are_counted():
     assert [statistics.describe_share(*pair) for pair in ((1, 2), (0, 9), (5, 10))] == ["1 of 2", "0 of 9", "50%"]
 

@@ -126,7 +126,9 @@ class TrainOverlap:
         come = "comes" if self.num_videos == 1 else "come"
         sources = pluralize(self.num_sources, "source")
         text = f"{pluralize(self.num_videos, 'test video')} {come} from {sources} in {splits}"
-        return text if self.num_clips is None else f"{text}; the model was trained on {self.num_clips} of them"
+        if self.num_clips is None:
+            return text
+        return f"{text}; the model was trained or validated on {self.num_clips} of them"
 
 
 def train_overlap(

@@ -22,6 +22,7 @@ SPLIT_JSON = "split.json"
 _MAX_FAILED = 0.1
 OFFICIAL = {"hmdb51": hmdb51, "ucf101": ucf101}
 """Protocols that the data sets' authors defined, and the module that reads the files of each."""
+_NUM_OFFICIAL_FOLDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +225,9 @@ def find_folds(data_dir: Path) -> list[Path]:
     found = [path for path in data_dir.glob("fold*") if path.name[len("fold") :].isdecimal() and path.is_dir()]
     folders = sorted(found, key=lambda path: int(path.name[len("fold") :]))
     if len(folders) < 2:
-        raise InputError(f"{data_dir}: no folders fold1, fold2, …; create them with split_data.py --num_folds 5")
+        is_official = (_read_split_json(data_dir) or {}).get("protocol") in OFFICIAL
+        way = "--fold all" if is_official else "--num_folds 5"
+        raise InputError(f"{data_dir}: no folders fold1, fold2, …; create them with split_data.py {way}")
     first = None
     for number, folder in enumerate(folders, start=1):
         if folder.name != f"fold{number}":
@@ -241,6 +244,11 @@ def find_folds(data_dir: Path) -> list[Path]:
             load_videos(folder / split, num_workers=1)
     if first.get("num_folds") not in (None, len(folders)):
         raise InputError(f"{data_dir}: has only {len(folders)} of {first['num_folds']} folds; rerun split_data.py")
+    if first.get("protocol") in OFFICIAL and len(folders) < _NUM_OFFICIAL_FOLDS:
+        print(
+            f"note: {first['protocol']} has {_NUM_OFFICIAL_FOLDS} folds, of which {len(folders)} are here; published "
+            f"numbers are means of {_NUM_OFFICIAL_FOLDS}"
+        )
     return folders
 
 
@@ -262,9 +270,14 @@ def load_videos(split_dir: Path, *, num_workers: int, allow_none: bool = False) 
         )
     unknown = [found[name] for name in found if name not in recorded]
     probed = _read_records(split_dir, unknown, source_of=name_source, decode=True, num_workers=num_workers)
-    for record in probed:
-        if isinstance(record, Rejected):
-            raise VideoError(f"{split_dir / record.path}: {record.reason}")
+    if rejected := [record for record in probed if isinstance(record, Rejected)]:
+        first, *others = rejected
+        more = f"; {len(others)} more: {', '.join(record.path for record in others)}" if others else ""
+        them = "them" if others else "it"
+        raise VideoError(
+            f"{split_dir / first.path}: {first.reason}{more}; delete or repair {them}, or write the folder with "
+            f"split_data.py, which leaves {them} out"
+        )
     videos = recorded | {video.path: video for video in probed}
     return [videos[name] for name in found]
 

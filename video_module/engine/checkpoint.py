@@ -37,8 +37,20 @@ class Checkpoint:
     """Score of the best class below which an answer is uncertain; None without validation videos."""
     epoch: int = 0
     """Number of finished epochs."""
+    num_train_videos: int | None = None
+    num_val_videos: int | None = None
+    """None in older checkpoints and for published weights."""
+    program_version: str | None = None
+    """Version of the program that wrote the file; set by save_checkpoint()."""
     training: dict[str, Any] | None = None
     """State of the run, including the weights being trained; only in X_last.pth."""
+
+    def training_record(self) -> dict[str, Any] | None:
+        """How the model was trained, for test results; None for weights that train_model.py did not train."""
+        if not self.train_sources:
+            return None
+        names = ("num_train_videos", "num_val_videos", "epoch", "program_version")
+        return {**{name: getattr(self, name) for name in names}, "settings": self.train_config}
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -154,8 +154,8 @@ def resume(trainer: Trainer, template: Checkpoint, path: Path) -> Progress | Non
     state, config = checkpoint.training, checkpoint.train_config
     if state.get("version") != _VERSION or config.keys() != template.train_config.keys():
         raise InputError(
-            f"{path}: saved by another version of this program; only that version can resume it; to start a new run from "
-            f"it, replace --resume by --weights {path}"
+            f"{path}: saved by another version of this program; only that version can resume it; to start a new run, "
+            f"replace --resume by --weights {path}"
         )
     if differences := find_differences(checkpoint, template):
         raise InputError(_refusal(path, differences))

@@ -96,6 +96,8 @@ class TrainingData:
             train_sources=sorted({leaks.hash_source(video.source) for video in videos}),
             train_clips=sorted({leaks.hash_clip(video.path) for video in videos}),
             train_config=train_config,
+            num_train_videos=len(self.train_videos),
+            num_val_videos=len(self.val_videos),
         )
 
 

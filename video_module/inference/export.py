@@ -307,6 +307,7 @@ def metadata_of(checkpoint: Checkpoint, *, precision: str, opset: int) -> dict[s
         "train_sources": checkpoint.train_sources,
         "train_clips": checkpoint.train_clips,
         "weights": checkpoint.train_config.get("weights"),
+        "training": checkpoint.training_record(),
         "weights_digest": _weights_digest(checkpoint),
     }
 

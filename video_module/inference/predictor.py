@@ -104,6 +104,8 @@ class Predictor:
     train_clips: tuple[str, ...] = ()
     weights: str | None = None
     """The weights that training started from."""
+    training: dict[str, Any] | None = None
+    """How it was trained: Checkpoint.training_record(); None where the file does not tell."""
     precision: str = "fp32"
     temperature: float = 1.0
     """Divides the logits before the softmax."""
@@ -275,6 +277,7 @@ def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor
         train_sources=tuple(metadata.get("train_sources", ())),
         train_clips=tuple(metadata.get("train_clips", ())),
         weights=metadata.get("weights"),
+        training=metadata.get("training"),
         precision=metadata.get("precision", "fp32"),
         temperature=metadata.get("temperature", 1.0),
         min_score=_min_score(metadata.get("min_score")),
@@ -304,6 +307,7 @@ def _load_checkpoint(path: Path, *, device: str, num_threads: int | None, precis
         train_sources=tuple(checkpoint.train_sources),
         train_clips=tuple(checkpoint.train_clips),
         weights=checkpoint.train_config.get("weights"),
+        training=checkpoint.training_record(),
         precision=precision,
         temperature=checkpoint.temperature,
         min_score=_min_score(checkpoint.min_score),

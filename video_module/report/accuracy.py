@@ -25,7 +25,7 @@ def draw_per_class(per_class: dict[str, dict[str, Any]], *, mean: float) -> Figu
     figure = new_figure(7, 1.4 + (0.3 if len(rows) <= 12 else 0.17) * len(rows))
     axes = figure.subplots()
     axes.grid(axis="x")
-    bars = axes.barh(positions, recall, 0.72, color=BLUE, label="recall: share of the class's videos found")
+    bars = axes.barh(positions, recall, 0.72, color=BLUE, label="recall: share of its videos found")
     # White with a dark edge shows both on the bars and beside them.
     look = {"marker": "D", "s": 16, "color": "white", "edgecolor": "black", "linewidth": 0.8}
     marks = axes.scatter(
@@ -33,7 +33,7 @@ def draw_per_class(per_class: dict[str, dict[str, Any]], *, mean: float) -> Figu
         positions,
         zorder=3,
         clip_on=False,
-        label="precision: share of its predictions that are correct",
+        label="precision: share of its predictions that are right",
         **look,
     )
     line = axes.axvline(mean, color=ORANGE, linewidth=1.2, linestyle="--", label=f"mean recall {mean:.3f}")

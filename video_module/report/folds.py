@@ -9,36 +9,25 @@ import numpy as np
 
 from video_module.errors import InputError
 from video_module.report.metrics import summarise
+from video_module.report.published import format_published, why_not_comparable
+from video_module.report.recipes import combine_training, describe_training, find_differences
 from video_module.report.results import (
     FIGURES,
+    describe_leaks,
     describe_views,
     failure_lines,
-    find_leaks,
+    leak_states,
+    list_names,
     read_predictions,
     read_results,
     shown_figures,
 )
 from video_module.tables import align, pluralize
 
-_MEAN, _FIRST = "mean of the 3 official splits", "official split 1 alone"
-# Method, HMDB51 top-1 in percent, protocol. No Video Swin number on the official splits has been published.
-_PUBLISHED = (
-    ("C3D, Sports-1M", "51.6", _MEAN),
-    ("R(2+1)D RGB, K400", "74.5", _MEAN),
-    ("I3D RGB", "74.8", _MEAN),
-    ("I3D two-stream (RGB + flow)", "80.9", _MEAN),
-    ("VideoMAE ViT-B, K400", "73.3", _MEAN),
-    ("MVD ViT-B", "76.4-79.7", _MEAN),
-    ("VideoMAE V2-g", "88.1", _MEAN),
-    ("R3D-50 from scratch", "22.4", _FIRST),
-    ("R(2+1)D-50 from scratch", "21.7", _FIRST),
-)
 _MUST_AGREE = (
     *("protocol", "num_folds", "folds_digest", "split"),
     *("model", "weights", "precision", "clip", "classes", "views"),
 )
-# In each official fold of HMDB51. Results on fewer of them must not be compared with published ones.
-_NUM_OFFICIAL_TEST_VIDEOS = 1530
 
 
 def combine(paths: Sequence[Path]) -> dict[str, Any]:
@@ -48,46 +37,84 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
     the results are of one model that started from the same weights and was tested with the same views on different
     folds.
     """
+    results = [read_results(path) for path in paths]
     if len(paths) < 2:
         raise InputError(f"--results requires the results of at least two folds, got {len(paths)}")
-    results = [read_results(path) for path in paths]
-    for result in results:
-        result["classes"] = list(result["per_class_accuracy"])
-        # Results of earlier versions lack these
-        result.setdefault("num_folds", None)
-        result.setdefault("folds_digest", None)
-    for key in _MUST_AGREE:
-        for path, result in zip(paths[1:], results[1:], strict=True):
-            if result[key] != results[0][key]:
-                first, other = _difference(results[0][key], result[key])
-                raise InputError(f"{paths[0]} and {path} cannot be combined: {key} {first} and {other}")
-    for key, name in (("split_digest", "split"), ("fold", "fold")):
-        seen: dict[Any, Path] = {}
-        for path, result in zip(paths, results, strict=True):
-            if result[key] in seen:
-                raise InputError(
-                    f"{seen[result[key]]} and {path} are both results of {name} {result[key]}; pass each fold once"
-                )
-            if result[key] is not None:
-                seen[result[key]] = path
-    figures = {}
-    for key in FIGURES:
-        values = [result[key] for result in results]
-        # The folds are a sample of all splits that could have been drawn, hence n - 1.
-        figures[key] = {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), "values": values}
-    return {
+    check_folds(paths, results)
+    combined = {
         "results": [str(path) for path in paths],
-        **{key: results[0][key] for key in ("protocol", "model", "weights", "precision", "views")},
+        **{key: results[0][key] for key in ("protocol", "model", "weights", "precision", "clip", "views")},
         "folds": [result["fold"] for result in results],
         "split_digests": [result["split_digest"] for result in results],
         "num_folds": results[0]["num_folds"],
         "folds_digest": results[0]["folds_digest"],
         "num_videos": [result["num_videos"] for result in results],
         "num_classes": len(results[0]["classes"]),
-        "figures": figures,
+        "training": combine_training(results),
+        "sd": "sample standard deviation over the folds (n - 1)",
+        "figures": {key: _over_folds([result[key] for result in results]) for key in FIGURES},
+        "per_class_accuracy": {
+            name: _over_folds([result["per_class_accuracy"][name] for result in results])
+            for name in results[0]["classes"]
+        },
         "pooled": _pool(paths, results) if results[0]["folds_digest"] else None,
-        "leaks": find_leaks(paths, results),
+        "leaks": leak_states(results),
     }
+    reason = why_not_comparable(combined)
+    return {
+        **combined,
+        "warnings": _warnings(combined, results),
+        "comparable_with_published": reason is None,
+        "not_comparable_because": reason,
+    }
+
+
+def check_folds(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> None:
+    """Raise InputError unless the results are of different folds of one protocol, each with its own model."""
+    for path, result in zip(paths, results, strict=True):
+        if result["split_digest"] is None:
+            raise InputError(f"{path}: tested on a folder without split.json, so its split is unknown")
+        result["classes"] = list(result["per_class_accuracy"])
+    for key in _MUST_AGREE:
+        for path, result in zip(paths[1:], results[1:], strict=True):
+            if result[key] != results[0][key]:
+                first, other = _difference(results[0][key], result[key])
+                raise InputError(f"{paths[0]} and {path} cannot be combined: {key} {first} and {other}")
+    reasons = {
+        "split_digest": "are both results of split {}; pass each fold once",
+        "fold": "are both results of fold {}; pass each fold once",
+        "checkpoint_digest": "are results of one model, {}; each fold needs its own model, trained on that fold",
+    }
+    for key, reason in reasons.items():
+        seen: dict[Any, Path] = {}
+        for path, result in zip(paths, results, strict=True):
+            if result[key] in seen:
+                raise InputError(f"{seen[result[key]]} and {path} {reason.format(result[key])}")
+            if result[key] is not None:
+                seen[result[key]] = path
+
+
+def _over_folds(values: list[float | None]) -> dict[str, Any]:
+    """Mean and deviation of what is known; a class may have no test video in a fold."""
+    known = [value for value in values if value is not None]
+    return {
+        "mean": float(np.mean(known)) if known else None,
+        # The folds are a sample of all splits that could have been drawn, hence n - 1.
+        "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+        "values": values,
+    }
+
+
+def _warnings(combined: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[str]:
+    """Sentences on folds that were trained in different ways, or in unknown ones."""
+    warnings = []
+    if differences := find_differences(results):
+        warnings.append(f"settings differ between the folds: {differences}")
+    names = _fold_names(combined)
+    if unknown := [name for name, result in zip(names, results, strict=True) if not result["training"]]:
+        models, was = ("model", "was") if len(unknown) == 1 else ("models", "were")
+        warnings.append(f"how the {models} of {list_names(unknown)} {was} trained is unknown")
+    return warnings
 
 
 def _pool(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -124,50 +151,35 @@ def _difference(value: Any, other: Any) -> tuple[Any, Any]:
     return value, other
 
 
-def _why_unpublished(combined: dict[str, Any]) -> str | None:
-    """Why these folds must not be compared with the published numbers; None if they may."""
-    if combined["protocol"] != "hmdb51":
-        return f"the published numbers are for the official folds of HMDB51, these for protocol {combined['protocol']}"
-    if sorted(combined["folds"]) != [1, 2, 3]:
-        folds = " and ".join(map(str, sorted(combined["folds"])))
-        return f"the published numbers are means of folds 1, 2 and 3, this one of {folds}"
-    for fold, num_videos in zip(combined["folds"], combined["num_videos"], strict=True):
-        if num_videos != _NUM_OFFICIAL_TEST_VIDEOS:
-            return f"fold {fold} was tested on {num_videos:,} of its {_NUM_OFFICIAL_TEST_VIDEOS:,} videos"
-    if combined["leaks"]:
-        return f"{combined['leaks'][0]} was tested with --allow_leak"
-    return None
-
-
 def format_folds(combined: dict[str, Any]) -> str:
     """The folds as a table; for the three of HMDB51, followed by the published numbers and this mean."""
     weights = {None: "", "none": " from scratch"}.get(combined["weights"], f" from {combined['weights']}")
-    views = describe_views(combined["views"])
+    name, views = f"{combined['model']}{weights}", describe_views(combined["views"])
+    training = describe_training(combined["training"])
     lines = [
-        f"{combined['model']}{weights}, {combined['protocol']}, {views}",
+        f"{name}, {combined['protocol']}, {views}",
+        *([f"  {training}"] if training else []),
         align(_table(combined), left=(0,)),
         *(_describe_pool(combined) if combined["pooled"] else []),
+        *describe_leaks(combined["leaks"], _fold_names(combined)),
+        *(f"warning: {text}" for text in combined["warnings"]),
     ]
-    lines += [f"{path}: tested with --allow_leak on videos its model was trained on" for path in combined["leaks"]]
-    if reason := _why_unpublished(combined):
-        return "\n".join([*lines, f"not comparable with published numbers: {reason}"])
-    top1 = combined["figures"]["video_top1"]
-    own = (f"{combined['model']}{weights} (here)", f"{top1['mean']:.1%} ± {top1['sd']:.1%}".replace("%", ""))
-    rows = [*_PUBLISHED, (*own, f"{_MEAN}, {views}")]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines.append("HMDB51 top-1, percent (± standard deviation over the folds)")
-    lines += [f"  {method:{widths[0]}}  {figure:>{widths[1]}}  {protocol}" for method, figure, protocol in rows]
-    return "\n".join(lines)
+    if combined["comparable_with_published"]:
+        return "\n".join([*lines, *format_published(combined, name=name, views=views)])
+    return "\n".join([*lines, f"not comparable with published numbers: {combined['not_comparable_because']}"])
+
+
+def _fold_names(combined: dict[str, Any]) -> list[str]:
+    return [
+        f"fold {fold}" if fold is not None else f"split {digest[:6]}"
+        for fold, digest in zip(combined["folds"], combined["split_digests"], strict=True)
+    ]
 
 
 def _table(combined: dict[str, Any]) -> list[list[str]]:
     """A row for each figure: pooled with its interval where the folds are, mean, deviation, and each fold."""
-    names = [
-        f"fold {fold}" if fold is not None else f"split {digest[:6]}"
-        for fold, digest in zip(combined["folds"], combined["split_digests"], strict=True)
-    ]
     pooled = combined["pooled"]
-    rows = [["", *(["pooled", ""] if pooled else []), "mean", "sd", *names]]
+    rows = [["", *(["pooled", ""] if pooled else []), "mean", "sd", *_fold_names(combined)]]
     for key, title in shown_figures(combined["num_classes"]).items():
         cells = []
         if pooled:

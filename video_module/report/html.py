@@ -90,24 +90,11 @@ def _facts(figures: dict[str, Any], *, num_classes: int) -> dict[str, str]:
 
 
 def _notes(figures: dict[str, Any]) -> list[str]:
-    """Limits of the figures: few sources, and videos or sources that the model was trained on."""
+    """Limits of the figures: few sources, and what the test shares with the model's training."""
     notes = [figures["interval_note"]] if figures["interval_note"] else []
-    overlap, shared = figures["train_overlap"] or {}, []
-    if overlap.get("num_videos"):
-        sources = pluralize(overlap["num_sources"], "source")
-        shared.append(
-            f"{pluralize(overlap['num_videos'], 'test video')} come from {sources} that the model was trained on"
-        )
-    if overlap.get("num_clips") and overlap.get("by_name_alone"):
-        names = pluralize(overlap["num_clips"], "test video")
-        shared.append(
-            f"{names} have the same file names as training videos; the model file does not record their classes"
-        )
-    elif overlap.get("num_clips"):
-        shared.append(f"the model was trained on {overlap['num_clips']} of the test videos themselves")
-    if shared:
-        note = "; ".join(shared)
-        notes.append(f"leak: {note}, so these figures are too good" if overlap["is_leak"] else note)
+    if note := figures["train_overlap_note"]:
+        overlap = figures["train_overlap"]
+        notes.append(f"{note}; these figures are too good" if overlap and overlap["is_leak"] else note)
     return notes
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,15 @@ def result_paths(stem: Path) -> list[Path]:
     """The files of write_results()."""
     ends = ("_results.json", "_predictions.csv", "_confusion.csv", "_confusion.png")
     return [stem.with_name(stem.name + end) for end in ends]
+
+
+def shared_name(paths: Sequence[Path]) -> str | None:
+    """The name of what sums up X_results.json files: "x_folds" of x_fold1 and x_fold2, X of one; None if unclear."""
+    names = [path.name.removesuffix("_results.json") for path in paths]
+    if len(names) == 1:
+        return names[0]
+    shared = {re.sub(r"(?<![^_])fold\d+(?![^_])", "folds", name, count=1) for name in names}
+    return shared.pop() if len(shared) == 1 else None
 
 
 def format_figures(figures: dict[str, Any]) -> str:
@@ -168,8 +178,10 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]])
 def read_results(path: Path) -> dict[str, Any]:
     """Read an X_results.json, for comparing it with others.
 
-    Raises InputError if it is missing, damaged, of a version that recorded less, or of an unknown split.
+    Raises InputError if it is missing, damaged, no such file, or of a version that recorded less.
     """
+    if path.is_file() and path.suffix != ".json":
+        raise InputError(f"{path}: not a results file of test_model.py; expected X_results.json")
     try:
         figures = json.loads(read_text(path))
         if "figures" in figures:
@@ -186,15 +198,51 @@ def read_results(path: Path) -> dict[str, Any]:
     needed = ("protocol", "fold", "split", "weights", "precision", "clip", "num_sources", "train_overlap")
     if missing := [key for key in needed if key not in figures]:
         raise InputError(f"{path}: written by an older version, without {missing[0]}; run test_model.py again")
-    if figures["split_digest"] is None:
-        raise InputError(f"{path}: tested on a folder without split.json, so its split is unknown")
-    return figures
+    # Results of earlier versions lack these
+    return dict.fromkeys(("num_folds", "folds_digest", "training", "checkpoint_digest")) | figures
 
 
-def find_leaks(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> list[str]:
-    """The results whose model was tested, with --allow_leak, on videos it was trained on."""
-    overlaps = zip(paths, (result["train_overlap"] for result in results), strict=True)
-    return [str(path) for path, overlap in overlaps if overlap and overlap["is_leak"]]
+def leak_states(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Whether each test shares videos with its model's training: "none", "allowed" (by --allow_leak) or "unknown".
+
+    It is unknown where the model file records no training videos, and where it records their sources alone and some are
+    shared, as official folds do.
+    """
+    states = []
+    for result in results:
+        overlap = result["train_overlap"]
+        if overlap and overlap["is_leak"]:
+            states.append("allowed")
+        elif overlap is None or (overlap.get("num_sources") and overlap.get("num_clips") is None):
+            states.append("unknown")
+        else:
+            states.append("none")
+    return states
+
+
+def describe_leaks(states: Sequence[str], names: Sequence[str]) -> list[str]:
+    """A line for each test of leak_states(), by its name, that is not known to be clean; the unknown ones in one."""
+    lines = [
+        f"{name} was tested with --allow_leak on videos its model was trained on"
+        for name, state in zip(names, states, strict=True)
+        if state == "allowed"
+    ]
+    if unknown := [name for name, state in zip(names, states, strict=True) if state == "unknown"]:
+        whose = "its model file does" if len(unknown) == 1 else "their model files do"
+        lines.append(f"leaks unknown: {list_names(unknown)} ({whose} not record the training videos)")
+    return lines
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Join names, with one noun for all: "folds 1, 2 and 3" of "fold 1", "fold 2" and "fold 3"."""
+    nouns = {name.partition(" ")[0] for name in names}
+    *others, last = names
+    if not others:
+        return last
+    if nouns <= {"fold"} or nouns <= {"split"}:
+        others = [f"{others[0].replace(' ', 's ', 1)}", *(name.partition(" ")[2] for name in others[1:])]
+        last = last.partition(" ")[2]
+    return f"{', '.join(others)} and {last}"
 
 
 def read_predictions(results_path: Path, figures: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ NUM_RESAMPLES = 2000
 
 # With fewer sources no interval is given: it would depend on which few happened to be filmed.
 _MIN_SOURCES = 5
+# What rounding makes of equal values.
+_NO_WIDTH = 1e-9
 # Of fewer videos a share in percent would promise more than it knows.
 _FEW_VIDEOS = 10
 # With fewer sources, intervals of this kind are known to come out too narrow (Cameron, Gelbach & Miller, 2008).
@@ -54,16 +56,16 @@ def intervals(
 ) -> dict[str, list[float] | None]:
     """95 % percentile interval [low, high] of each figure, resampled by source.
 
-    None if there are too few sources, or if every resample gives the same value: without a single error in the sample,
-    the interval would have no width and say nothing about errors to come. The calibration error sums gaps without their
-    sign, so it is larger in the resamples than in the sample on average, and its interval leans upwards.
+    None if there are too few sources, or if nearly every resample gives the same value: without a single error in the
+    sample, for example, the interval would have no width and say nothing about errors to come. The calibration error
+    sums gaps without their sign, so it is larger in the resamples than in the sample on average, and its interval leans
+    upwards.
     """
     figures = figures_of(resample_by_source(tallies, sources, **resampling))
-    enough = len(set(sources)) >= _MIN_SOURCES
-    return {
-        name: np.percentile(values, [2.5, 97.5]).tolist() if enough and np.ptp(values) > 0 else None
-        for name, values in figures.items()
-    }
+    if len(set(sources)) < _MIN_SOURCES:
+        return dict.fromkeys(figures)
+    found = {name: np.percentile(values, [2.5, 97.5]) for name, values in figures.items()}
+    return {name: bounds.tolist() if np.ptp(bounds) > _NO_WIDTH else None for name, bounds in found.items()}
 
 
 def describe_share(count: int, total: int) -> str:
@@ -93,7 +95,7 @@ def interval_note(
     if num_sources < _FEW_SOURCES:
         notes.append(f"with only {num_sources} sources, the true intervals are wider")
     if None in intervals.values():
-        notes.append("figures without an interval: all resamples agree, which does not make them certain")
+        notes.append("figures without an interval: nearly all resamples agree, which does not make them certain")
     return "; ".join(notes) or None
 
 
