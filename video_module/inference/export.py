@@ -19,6 +19,7 @@ import onnx
 import onnx_ir
 import torch
 from onnx_ir.passes import common as passes
+from onnxscript.optimizer import fold_constants
 
 from video_module import __version__
 from video_module.config import DEFAULT_OPSET, PRECISIONS, ExportGates
@@ -44,9 +45,8 @@ _MAX_SMALL_GMACS = 1.0
 # Convolutions with fewer weights than this are not worth storing in 8 bits. MViT's poolings have 2,592.
 _MIN_STORED_CONVOLUTION = 2**12
 
-# Operators whose results fp16 would round or overflow first: sums over many values, and exponentials. Where makes the
-# shift mask, which is added to scores before a softmax; onnxruntime computes it once, at load time, only in fp32.
-_KEPT_IN_FP32 = ("LayerNormalization", "Softmax", "ReduceMean", "Where")
+# Operators whose results fp16 would round or overflow first: sums over many values, and exponentials.
+_KEPT_IN_FP32 = ("LayerNormalization", "Softmax", "ReduceMean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +176,10 @@ def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelPr
             dynamic_shapes={"clips": {0: torch.export.Dim("N", min=1)}},
             verbose=False,
         )
+    # Swin3D multiplies by thirds of a weight matrix. The exporter leaves slicing to the runtime, but only constants can
+    # be stored in 8 bits.
+    fold_constants(program.model, should_fold=lambda node: node.op_type == "Slice", output_size_limit=2**31)
+    passes.RemoveUnusedNodesPass()(program.model)
     # All blocks look up their biases through one table of indices, but the exporter writes one copy per block. The
     # limit, in values, exists to save time; its default would skip the large tables.
     passes.DeduplicateInitializersPass(size_limit=2**31)(program.model)
