@@ -176,12 +176,10 @@ def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelPr
             dynamic_shapes={"clips": {0: torch.export.Dim("N", min=1)}},
             verbose=False,
         )
-    # Swin3D multiplies by thirds of a weight matrix. The exporter leaves slicing to the runtime, but only constants can
-    # be stored in 8 bits.
+    # Swin3D multiplies by thirds of weight matrices. Left to the runtime to slice, they could not be stored in 8 bits.
     fold_constants(program.model, should_fold=lambda node: node.op_type == "Slice", output_size_limit=2**31)
     passes.RemoveUnusedNodesPass()(program.model)
-    # All blocks look up their biases through one table of indices, but the exporter writes one copy per block. The
-    # limit, in values, exists to save time; its default would skip the large tables.
+    # The exporter writes one copy of a table of indices per block. The default limit, in values, would skip large ones.
     passes.DeduplicateInitializersPass(size_limit=2**31)(program.model)
     proto = program.model_proto
     assert ([i.name for i in proto.graph.input], [o.name for o in proto.graph.output]) == (["clips"], ["logits"])
