@@ -181,8 +181,10 @@ def test_size_and_number_of_nodes_of_swin3d_t():
     model = build_model("swin3d_t", num_classes=51).eval()
     proto = export.trace(model)
     kinds = [node.op_type for node in proto.graph.node]
-    assert "ScatterND" not in kinds
-    assert len(kinds) <= 600
+    assert not {"ScatterND", "Split", "Where"} & set(kinds)
+    # Slices only divide the activations of patch merging: weights are already divided.
+    assert kinds.count("Slice") == 18
+    assert len(kinds) <= 550
     parameters = sum(weight.numel() * 4 for weight in model.parameters())
     assert proto.ByteSize() <= 1.05 * parameters
 

@@ -7,7 +7,8 @@ from video_module.models.registry import get_spec
 from video_module.models.swin3d import WindowAttention3d
 
 
-@pytest.mark.parametrize("fused", [False, True])  # True is the code path for CUDA, here with torch's CPU attention
+# "fused" is the code path for CUDA, here with torch's CPU attention
+@pytest.mark.parametrize("way", ["explicit", "fused", "exported"])
 @pytest.mark.parametrize(
     ("size", "window", "shift"),
     [
@@ -18,8 +19,9 @@ from video_module.models.swin3d import WindowAttention3d
         ((3, 4, 9), [8, 4, 4], [4, 2, 2]),  # larger window than input
     ],
 )
-def test_attention_equals_torchvisions(size, window, shift, fused, monkeypatch):
-    monkeypatch.setattr(WindowAttention3d, "is_fused", lambda self, x: fused)
+def test_attention_equals_torchvisions(size, window, shift, way, monkeypatch):
+    monkeypatch.setattr(WindowAttention3d, "is_fused", lambda self, x: way == "fused")
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: way == "exported")
     torch.manual_seed(0)
     theirs, ours = (attention(16, window, shift, 4) for attention in (ShiftedWindowAttention3d, WindowAttention3d))
     torch.nn.init.normal_(theirs.relative_position_bias_table)  # large enough to show
@@ -83,6 +85,18 @@ def test_the_mask_gives_the_very_bits_that_torchvisions_gives(fused, monkeypatch
         expected = module(x)
         monkeypatch.setattr(swin3d, "_shift_mask", lambda regions: mask.clamp(min=-100.0))
         assert torch.equal(module(x), expected)
+
+
+@pytest.mark.parametrize("layout", [((16, 14, 14), (8, 7, 7), (4, 3, 3)), ((8, 8, 8), (8, 4, 4), (0, 2, 2))])
+def test_channels_mask_exactly(layout):
+    """It adds exactly 0 within a region, and -10,000 between regions."""
+    numbers = swin3d._region_numbers(*layout)
+    q, k = torch.randn(2, 2, len(numbers), 3, numbers.shape[1], 16).unbind()
+    masked_q, masked_k = swin3d._mask_by_channels(q, k, numbers, scale=0.25)
+    assert masked_q.shape[-1] == masked_k.shape[-1] == 16 + (8 if layout[2][0] else 4)
+    added = masked_q[..., 16:] @ masked_k[..., 16:].mT * 0.25
+    together = torch.from_numpy(numbers[:, :, None] == numbers[:, None, :])[None, :, None]
+    assert torch.equal(added, torch.where(together, 0.0, -1e4).expand_as(added))
 
 
 @pytest.mark.parametrize("name", ["swin3d_t", "swin3d_s", "swin3d_b"])

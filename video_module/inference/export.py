@@ -21,6 +21,7 @@ import onnx
 import onnx_ir
 import torch
 from onnx_ir.passes import common as passes
+from onnxscript.optimizer import fold_constants
 
 from video_module import __version__
 from video_module.config import DEFAULT_OPSET, PRECISIONS, ExportGates
@@ -47,9 +48,8 @@ _MAX_SMALL_GMACS = 1.0
 # Convolutions with fewer weights than this are not worth storing in 8 bits. MViT's poolings have 2,592.
 _MIN_STORED_CONVOLUTION = 2**12
 
-# Operators whose results fp16 would round or overflow first: sums over many values, and exponentials. Where makes the
-# shift mask, which is added to scores before a softmax; onnxruntime computes it once, at load time, only in fp32.
-_KEPT_IN_FP32 = ("LayerNormalization", "Softmax", "ReduceMean", "Where")
+# Operators whose results fp16 would round or overflow first: sums over many values, and exponentials.
+_KEPT_IN_FP32 = ("LayerNormalization", "Softmax", "ReduceMean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +179,10 @@ def trace(model: torch.nn.Module, *, opset: int = DEFAULT_OPSET) -> onnx.ModelPr
             dynamic_shapes={"clips": {0: torch.export.Dim("N", min=1)}},
             verbose=False,
         )
-    # All blocks look up their biases through one table of indices, but the exporter writes one copy per block. The
-    # limit, in values, exists to save time; its default would skip the large tables.
+    # Swin3D multiplies by slices of weight matrices. Unless they are cut here, they cannot be stored in 8 bits.
+    fold_constants(program.model, should_fold=lambda node: node.op_type == "Slice", output_size_limit=2**31)
+    passes.RemoveUnusedNodesPass()(program.model)
+    # The exporter writes one copy of a table of indices per block. The default limit, in values, would skip large ones.
     passes.DeduplicateInitializersPass(size_limit=2**31)(program.model)
     proto = program.model_proto
     assert ([i.name for i in proto.graph.input], [o.name for o in proto.graph.output]) == (["clips"], ["logits"])

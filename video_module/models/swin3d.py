@@ -30,7 +30,7 @@ def _region_numbers(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
     Tokens of one window attend to each other only if they come from the same region. Returns int32
     (windows, tokens of a window).
     """
-    numbers = np.zeros(1, np.int32)
+    numbers = np.zeros((), np.int32)
     for length, extent, offset in zip(size, window, shift, strict=True):
         # Rolling by `offset` moves the first `offset` cells behind the last ones, where they share a window with cells
         # from the other end. After the roll, an axis has three regions: whole windows, the cells that were last before,
@@ -40,8 +40,19 @@ def _region_numbers(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
             axis[-extent:-offset] = 1
             axis[-offset:] = 2
         numbers = numbers[..., None] * 3 + axis
-    counts = [axis for length, extent in zip(size, window, strict=True) for axis in (length // extent, extent)]
-    return numbers.reshape(counts).transpose(0, 2, 4, 1, 3, 5).reshape(-1, np.prod(window))
+    return _split_windows(numbers, window)
+
+
+def _token_order(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
+    """Return the tokens' indices in the order of the windows, after the cyclic shift: (tokens of all windows,)."""
+    numbers = np.roll(np.arange(math.prod(size)).reshape(size), [-offset for offset in shift], axis=(0, 1, 2))
+    return _split_windows(numbers, window).ravel()
+
+
+def _split_windows(numbers: np.ndarray, window: Size3) -> np.ndarray:
+    """Reshape (T, H, W) to (windows, tokens of a window)."""
+    counts = [axis for length, extent in zip(numbers.shape, window, strict=True) for axis in (length // extent, extent)]
+    return numbers.reshape(counts).transpose(0, 2, 4, 1, 3, 5).reshape(-1, math.prod(window))
 
 
 def _region_spans(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
@@ -65,10 +76,6 @@ def _region_tensor(layout: _Layout, device: torch.device, *, spans: bool) -> Ten
 # The numbers depend only on sizes. Unless torch.compile is told that the result is constant, it traces the NumPy code.
 @torch.compiler.assume_constant_result
 def _regions(layout: _Layout, device: torch.device, spans: bool) -> Tensor:
-    # Tensors made during export are traced, and must not end up in the cache. Made from a list, this one becomes a
-    # small integer constant of the graph.
-    if torch.compiler.is_exporting():
-        return torch.tensor(_region_numbers(*layout).tolist(), dtype=torch.int32, device=device)
     return _region_tensor(layout, device, spans=spans)
 
 
@@ -91,9 +98,8 @@ class WindowAttention3d(ShiftedWindowAttention3d):
     """torchvision's shifted window attention, with the same results, but without rebuilding the mask at every call."""
 
     # torchvision assigns the mask region by region, which becomes 306 ScatterND nodes in swin3d_t's exported graph and
-    # takes two minutes to export. Here the graph has one small constant of region numbers for each size, and computes
-    # the mask from it. With masks and biases stored as constants for each window, a file with 112 MB of parameters
-    # would have 713 MB.
+    # takes two minutes to export. With masks and biases stored as constants for each window, a file with 112 MB of
+    # parameters would have 713 MB. Here an exported graph computes both from small constants.
 
     def forward(self, x: Tensor) -> Tensor:
         """x and the result: (N, T, H, W, C)."""
@@ -110,6 +116,8 @@ class WindowAttention3d(ShiftedWindowAttention3d):
         if any(pad):
             x = F.pad(x, (0, 0, 0, pad[2], 0, pad[1], 0, pad[0]))
         assert all(length % extent == 0 for length, extent in zip(size, window, strict=True)), (size, window)
+        if torch.compiler.is_exporting():
+            return self._attend_exported(x, (size, window, shift))[:, :t, :h, :w]
         if any(shift):
             x = torch.roll(x, shifts=[-offset for offset in shift], dims=(1, 2, 3))
         x = _to_windows(x, window)
@@ -149,12 +157,36 @@ class WindowAttention3d(ShiftedWindowAttention3d):
             x = F.dropout(scores.softmax(dim=-1), p=dropout) @ v
         return x.transpose(2, 3).reshape(n, windows, tokens, -1)
 
+    def _attend_exported(self, x: Tensor, layout: _Layout) -> Tensor:
+        """Do what forward() does between padding and cropping, in fewer passes over memory, for exported graphs.
+
+        x and the result: (N, T, H, W, C), padded.
+        """
+        n, c, (size, window, shift) = x.shape[0], x.shape[-1], layout
+        tokens = math.prod(window)
+        # Gathering tokens by index shifts and divides into windows in one copy, here and on the way back.
+        order = _token_order(*layout)
+        x = x.view(n, -1, c).index_select(1, _constant(order)).flatten(0, 1)
+        # One product for queries, keys and values together would take another copy to split.
+        q, k, v = (
+            F.linear(x, self.qkv.weight[rows], self.qkv.bias[rows])
+            .view(n, -1, tokens, self.num_heads, c // self.num_heads)
+            .transpose(2, 3)
+            for rows in (slice(c), slice(c, 2 * c), slice(2 * c, None))
+        )  # (N, windows, heads, tokens, C // heads) each
+        scale = q.shape[-1] ** -0.5
+        if any(shift):
+            q, k = _mask_by_channels(q, k, _region_numbers(*layout), scale=scale)
+        scores = (q * scale) @ k.transpose(-2, -1) + self.position_bias(tokens)
+        x = scores.softmax(dim=-1) @ v
+        x = self.proj(x.transpose(2, 3).reshape(-1, c))
+        return x.view(n, -1, c).index_select(1, _constant(order.argsort())).view(n, *size, c)
+
     def is_fused(self, x: Tensor) -> bool:
         """Whether one kernel computes the attention, which saves keeping all scores in memory."""
         # On CUDA the scores would take most of the time. On the CPU the kernel makes swin3d_t a fifth to a third
-        # faster, but only without gradients: it has none for a bias, and what torch does then is no faster. In an
-        # exported graph it would become more nodes than the plain form.
-        return x.is_cuda or (x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_exporting())
+        # faster, but only without gradients: it has none for a bias, and what torch does then is no faster.
+        return x.is_cuda or (x.is_cpu and not torch.is_grad_enabled())
 
     def position_bias(self, tokens: int) -> Tensor:
         """The bias on the scores for each pair of positions in a window, (heads, tokens, tokens)."""
@@ -169,6 +201,26 @@ def _shift_mask(regions: Tensor) -> Tensor:
     # torchvision uses -100, which gives the same logits bit for bit. But exp(-100) is a subnormal float, which makes a
     # CPU many times slower, and exp(-10,000) is 0. Minus infinity would not survive the conversion to fp16.
     return torch.where(together, 0.0, -1e4)
+
+
+def _mask_by_channels(q: Tensor, k: Tensor, regions: np.ndarray, *, scale: float) -> tuple[Tensor, Tensor]:
+    """Append channels to queries and keys so that their product includes the mask of _shift_mask().
+
+    q and k: (N, windows, heads, tokens, channels). regions: (windows, tokens).
+    """
+    # Adding a mask is one more pass over all scores, which do not fit into a processor's cache. A few more channels
+    # cost less: one for each of the regions in a window, at most eight.
+    local = np.stack([np.unique(window, return_inverse=True)[1] for window in regions])
+    num_regions = int(local.max()) + 1
+    own = _constant(local)[None, :, None, :, None] == torch.arange(num_regions, dtype=torch.int32)
+    own = own.expand(q.shape[0], -1, q.shape[2], -1, -1)
+    # Summed over the regions and scaled, this adds 0 for tokens of one region and -10,000 for others.
+    return torch.cat([q, ~own * -100.0], -1), torch.cat([k, own * (100.0 / scale)], -1)
+
+
+def _constant(values: np.ndarray) -> Tensor:
+    """Make a constant for an exported graph."""
+    return torch.tensor(values.tolist(), dtype=torch.int32)
 
 
 def _attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *, dropout: float) -> Tensor:
