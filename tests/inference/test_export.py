@@ -14,7 +14,7 @@ from video_module.data.encoding import write_video
 from video_module.data.labels import find_videos
 from video_module.engine.checkpoint import build_from_checkpoint, load_checkpoint, save_checkpoint
 from video_module.errors import InputError
-from video_module.inference import export
+from video_module.inference import export, precisions
 from video_module.inference.predictor import describe, load_predictor
 from video_module.inference.verification import BATCH_SIZES, extreme_clips
 from video_module.models.recognizer import Recognizer, build_model
@@ -144,7 +144,7 @@ def convolutional() -> tuple[Recognizer, onnx.ModelProto]:
 @pytest.mark.slow
 def test_int8_stores_convolutions_per_channel(convolutional):
     model, fp32 = convolutional
-    int8 = export.to_int8(fp32)
+    int8 = precisions.to_int8(fp32)
     onnx.checker.check_model(int8, full_check=True)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in int8.graph.initializer}
     originals = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in fp32.graph.initializer}
@@ -252,7 +252,7 @@ def test_int8_scores_of_a_clip_do_not_depend_on_its_batch(files):
 
 
 def test_low_agreement_fails(trained, traced, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "to_int8", lambda proto: _negated(proto))
+    monkeypatch.setattr(precisions, "to_int8", lambda proto: _negated(proto))
     with pytest.raises(InputError, match=r"agrees with torch on .* less than 99\.00%"):
         convert_model.main(
             ["--checkpoint", str(trained), "--output_dir", str(tmp_path), "--precision", "int8"]
@@ -286,7 +286,7 @@ def test_overflow_fails_in_every_precision(trained, traced, tmp_path, monkeypatc
         bias.CopyFrom(onnx.numpy_helper.from_array(np.full(bias.dims, np.inf, np.float32), bias.name))
         return proto
 
-    monkeypatch.setattr(export, "to_fp16", overflowing)
+    monkeypatch.setattr(precisions, "to_fp16", overflowing)
     flags = ["--num_verify_clips", "3", "--fp16_agreement", "0", "--output_dir", str(tmp_path)]
     with pytest.raises(InputError, match="its logits are not finite"):
         convert_model.main(["--checkpoint", str(trained), "--precision", "fp16", *flags])

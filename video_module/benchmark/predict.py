@@ -38,6 +38,7 @@ def untrained_files(model_type: str, folder: Path, *, num_classes: int = 51) -> 
     """Write a checkpoint and one ONNX file per precision with random weights, which run as fast as trained ones."""
     from video_module.engine.checkpoint import Checkpoint, save_checkpoint
     from video_module.inference import export
+    from video_module.inference.precisions import in_precision
     from video_module.models.recognizer import build_model
 
     class_names = [f"class {number}" for number in range(num_classes)]
@@ -51,7 +52,7 @@ def untrained_files(model_type: str, folder: Path, *, num_classes: int = 51) -> 
     for precision in PRECISIONS:
         paths.append(folder / f"{model_type}_{precision}.onnx")
         metadata = export.metadata_of(checkpoint, precision=precision, opset=DEFAULT_OPSET)
-        export.save_onnx(export.in_precision(fp32, precision), paths[-1], metadata)
+        export.save_onnx(in_precision(fp32, precision), paths[-1], metadata)
     return paths
 
 
