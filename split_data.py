@@ -211,6 +211,8 @@ def make_splits(args: argparse.Namespace) -> None:
         warnings = (grouping.describe_torn_apart(suggested, split.videos) for split in made)
         if warning := next(filter(None, warnings), None):
             print(f"warning: {warning}")
+    if any((folder / records.SPLIT_JSON).is_file() for folder in output_dirs):
+        print(f"note: replacing the earlier split in {args.output_dir}")
     for split, output_dir in zip(made, output_dirs, strict=True):
         num_copied = layout.write_split(split, folder, output_dir, link=args.link)
         if split.num_folds is None:

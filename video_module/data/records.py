@@ -202,7 +202,7 @@ def describe_faults(videos: Sequence[VideoRecord]) -> list[str]:
     return sentences
 
 
-def _read_split_json(folder: Path) -> dict[str, Any] | None:
+def read_split_json(folder: Path) -> dict[str, Any] | None:
     """The split.json of a data folder, None where it has none. Raises InputError if it is damaged."""
     file = folder / SPLIT_JSON
     if not file.is_file():
@@ -212,7 +212,9 @@ def _read_split_json(folder: Path) -> dict[str, Any] | None:
         for key in ("videos", "digest"):
             content[key]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: not a split.json of this project ({error!r}); rerun split_data.py") from None
+        raise InputError(
+            f"{file}: not a split.json of this project ({error!r}); move {folder} away, and rerun split_data.py"
+        ) from None
     return content
 
 
@@ -229,7 +231,7 @@ def find_folds(data_dir: Path) -> list[Path]:
     for number, folder in enumerate(folders, start=1):
         if folder.name != f"fold{number}":
             raise InputError(f"{data_dir / f'fold{number}'}: missing, although {folder} is there; rerun split_data.py")
-        content = _read_split_json(folder)
+        content = read_split_json(folder)
         if content is None:
             raise InputError(f"{folder}: not a split, because it has no {SPLIT_JSON}; rerun split_data.py")
         first = first or content
@@ -272,7 +274,7 @@ def load_videos(split_dir: Path, *, num_workers: int, allow_none: bool = False) 
 def _recorded(split_dir: Path) -> dict[str, VideoRecord]:
     """What the split.json above `split_dir` says of its videos, by path within it."""
     split_dir = split_dir.absolute()
-    content = _read_split_json(split_dir.parent) or {"videos": []}
+    content = read_split_json(split_dir.parent) or {"videos": []}
     videos = {}
     for entry in content["videos"]:
         if entry["split"] == split_dir.name:
@@ -290,7 +292,7 @@ def load_or_scan(
     folder: Path, *, source_of: SourceOf = name_source, decode: bool = True, num_workers: int
 ) -> tuple[list[VideoRecord], list[Rejected]]:
     """The videos of a split folder by load_videos(), those of any other folder of classes by scan()."""
-    if folder.name in SPLITS and _read_split_json(folder.parent) is not None:
+    if folder.name in SPLITS and read_split_json(folder.parent) is not None:
         return load_videos(folder, num_workers=num_workers), []
     videos, rejected, _ = scan(folder, source_of=source_of, decode=decode, num_workers=num_workers)
     return videos, rejected
@@ -300,7 +302,7 @@ def split_record(split_dir: Path, videos: Sequence[VideoRecord]) -> dict[str, An
     """The split.json that these videos of `split_dir` are a side of; None if they are not just those it lists."""
     if not videos or {video.path for video in videos} != set(_recorded(split_dir)):
         return None
-    return _read_split_json(split_dir.absolute().parent)
+    return read_split_json(split_dir.absolute().parent)
 
 
 def split_digest(split_dir: Path, videos: Sequence[VideoRecord]) -> str | None:
