@@ -269,9 +269,12 @@ def scan_videos(args: argparse.Namespace, class_dir: Path, official: dict[int, d
     """Decode and check the videos of a folder of classes. Returns them and the rejected ones."""
     from video_module.data import records, segments, splits
 
+    found = segments.whole_files(class_dir, source_of=source_of)
     if args.num_folds:
-        found = segments.whole_files(class_dir, source_of=source_of)
         splits.check_sources([(video.label, video.source) for video in found], args.num_folds)
+    # Those of official data sets are left as they are
+    for line in [] if official else segments.describe_copies(found):
+        print(line)
     videos, rejected, num_unused = records.scan(
         class_dir,
         source_of=source_of,
@@ -311,8 +314,8 @@ def prepare_videos(args: argparse.Namespace, class_dir: Path | None, output_dirs
     if args.background:
         background, more = segments.add_background(found, args.background, seed=args.seed)
         found, notes = found + background, notes + more
-    for note in notes:
-        print(f"note: {note}")
+    for line in [f"note: {note}" for note in notes] + segments.describe_copies(found):
+        print(line)
     segments.check_classes(found)
     store = preparing.store_beside(args.output_dir)
     preparing.check_store(store, found, output_dirs)

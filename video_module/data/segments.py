@@ -16,7 +16,7 @@ from video_module.data.labels import find_videos
 from video_module.data.packets import PacketTable, packet_table
 from video_module.data.records import SourceOf
 from video_module.errors import InputError, VideoError
-from video_module.files import file_key
+from video_module.files import file_digest, file_key
 from video_module.tables import pluralize
 
 # Times in tables are rounded to milliseconds: a frame that begins by so much earlier is still meant.
@@ -87,6 +87,43 @@ def look_over(segments: Sequence[Segment]) -> list[str]:
             f"({first.label}), and {second.start_s or 0:g} s on ({second.label})"
         )
     return notes
+
+
+def describe_copies(segments: Sequence[Segment]) -> list[str]:
+    """Lines about files of equal content: a warning if their labels differ, and a note if not."""
+    by_size: dict[int, dict[str, Segment]] = defaultdict(dict)
+    for segment in segments:
+        by_size[segment.file.stat().st_size].setdefault(segment.name, segment)
+    groups = defaultdict(list)
+    for size, named in by_size.items():
+        # Files of different sizes need not be read, and empty ones are rejected later
+        for segment in named.values() if size and len(named) > 1 else ():
+            groups[size, file_digest(segment.file)].append(segment)
+    doubled, mislabelled = [], []
+    for copies in groups.values():
+        # Segments of one recording have different labels
+        are_whole = all(segment.start_s is None for segment in copies)
+        firsts: dict[str, Segment] = {}
+        for segment in copies:
+            first = firsts.setdefault(segment.label if are_whole else "", segment)
+            doubled += [(first, segment)] if first is not segment else []
+        mislabelled += [tuple(firsts.values())[:2]] if len(firsts) > 1 else []
+    lines = []
+    if mislabelled:
+        first, second = mislabelled[0]
+        in_all = f" ({len(mislabelled)} such files in all)" if len(mislabelled) > 1 else ""
+        lines.append(
+            f"warning: {first.name} and {second.name} are copies of one file under two labels, {first.label} and "
+            f"{second.label}; delete one{in_all}"
+        )
+    if doubled:
+        first, second = doubled[0]
+        in_all = f" ({len(doubled)} such copies in all)" if len(doubled) > 1 else ""
+        lines.append(
+            f"note: {first.name} and {second.name} are copies of one file: it counts twice, or is in both train and "
+            f"test; delete one{in_all}"
+        )
+    return lines
 
 
 def _overlaps(segments: Sequence[Segment]) -> Iterator[tuple[Segment, Segment]]:
