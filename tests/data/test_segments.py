@@ -38,8 +38,17 @@ def test_background_lies_between_the_labelled_segments(tmp_path):
 def test_background_that_does_not_fit_is_told(tmp_path):
     file = write_timed(tmp_path / "x.mp4", list(range(250)))
     rows = [segment(file, 0, 4, "a"), segment(file, 4, 7, "b"), segment(file, 7, 10, "a")]
-    with pytest.raises(InputError, match="--background nothing: no unlabelled stretch found"):
+    with pytest.raises(
+        InputError,
+        match=r"^--background nothing: no unlabelled stretch is long enough: one takes 4 s or more \(your shortest "
+        r"segment lasts 3 s, and half a second is left on either side\), but the longest lasts 0 s; leave out "
+        r"--background, or leave more time unlabelled$",
+    ):
         add_background(rows, "nothing", seed=0)
+    rows = [segment(file, 2.4, 4.5, "a"), segment(file, 7.3, 9.4, "b")]
+    with pytest.raises(InputError, match=r"takes 3\.1 s or more .* lasts 2\.1 s, .* the longest lasts 2\.8 s"):
+        add_background(rows, "nothing", seed=0)
+    assert add_background([segment(file, 2.6, 4.7, "a"), rows[1]], "nothing", seed=0)[0]  # there is room before 2.6 s
     rows = [segment(file, 0, 2, "a"), segment(file, 3, 5, "b"), segment(file, 8.5, 10, "a"), segment(file, 8, 10, "b")]
     found, notes = add_background(rows, "nothing", seed=0)
     assert len(found) == 1
@@ -53,7 +62,7 @@ def test_background_that_does_not_fit_is_told(tmp_path):
         [],
         ["no background segments were added: only those called nothing have start_s and end_s"],
     )
-    with pytest.raises(InputError, match="a background class needs segments with start_s"):
+    with pytest.raises(InputError, match="--background nothing: requires segments with start_s and end_s"):
         add_background([segment(file, label="a"), segment(file, label="b")], "nothing", seed=0)
 
 

@@ -178,8 +178,13 @@ def add_background(segments: Sequence[Segment], name: str, *, seed: int) -> tupl
         for segment in of_file
         if segment.label != name and segment.end_s - segment.start_s > 0
     )
-    if num_wanted > 0 and num_there and not lengths_s:
+    if num_wanted <= 0:
+        return [], []
+    if not lengths_s and num_there:
         return [], [f"no background segments were added: only those called {name} have start_s and end_s"]
+    if not lengths_s:
+        raise InputError(f"--background {name}: requires segments with start_s and end_s")
+    shortest_s, needed_s = (f"{round(seconds, 3):g}" for seconds in (lengths_s[0], lengths_s[0] + 2 * _MARGIN_S))
     stretches = [(of_file[0], _stretches(of_file)) for of_file in recordings]
     found: list[Segment] = []
     while stretches and len(found) < num_wanted:
@@ -189,25 +194,28 @@ def add_background(segments: Sequence[Segment], name: str, *, seed: int) -> tupl
         found.append(replace(recording, label=name, start_s=taken[0], end_s=taken[1]))
         stretches.append((recording, free))
     if not found and not num_there:
+        gaps = [stretch for of_file in recordings for stretch in _stretches(of_file, margin_s=0.0)]
+        longest_s = max((end - begin for begin, end in gaps), default=0.0)
         raise InputError(
-            f"--background {name}: no unlabelled stretch found; a background class needs segments with start_s and "
-            "end_s that are at least a second apart"
+            f"--background {name}: no unlabelled stretch is long enough: one takes {needed_s} s or more (your shortest "
+            f"segment lasts {shortest_s} s, and half a second is left on either side), but the longest lasts "
+            f"{round(longest_s, 3):g} s; leave out --background, or leave more time unlabelled"
         )
     notes = []
     if len(found) < num_wanted:
         notes.append(
             f"found room for only {len(found)} of {num_wanted} background segments: between labelled segments, one "
-            f"takes {lengths_s[0] + 2 * _MARGIN_S:g} s or more"
+            f"takes {needed_s} s or more"
         )
     return found, notes
 
 
-def _stretches(segments: Sequence[Segment]) -> list[tuple[float, float]]:
+def _stretches(segments: Sequence[Segment], *, margin_s: float = _MARGIN_S) -> list[tuple[float, float]]:
     """Where none of a file's segments is near, in seconds."""
     end_s, free = 0.0, []
     for segment in sorted(segments, key=lambda segment: segment.start_s):
-        free.append((end_s, segment.start_s - _MARGIN_S))
-        end_s = max(end_s, segment.end_s + _MARGIN_S)
+        free.append((end_s, segment.start_s - margin_s))
+        end_s = max(end_s, segment.end_s + margin_s)
     free.append((end_s, packet_table(segments[0].file).end_s))
     return [(begin, end) for begin, end in free if end > begin]
 
