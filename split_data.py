@@ -272,9 +272,9 @@ def scan_videos(args: argparse.Namespace, class_dir: Path, official: dict[int, d
     found = segments.whole_files(class_dir, source_of=source_of)
     if args.num_folds:
         splits.check_sources([(video.label, video.source) for video in found], args.num_folds)
-    # Those of official data sets are left as they are
-    for line in [] if official else segments.describe_copies(found):
-        print(line)
+    if not official:
+        for line in [f"note: {note}" for note, _ in segments.alike_labels(found)] + segments.describe_copies(found):
+            print(line)
     videos, rejected, num_unused = records.scan(
         class_dir,
         source_of=source_of,
@@ -304,6 +304,8 @@ def prepare_videos(args: argparse.Namespace, class_dir: Path | None, output_dirs
             source_of=source_of,
             num_workers=args.num_workers,
         )
+        if found:
+            print(f"{args.annotations}: {segments.count_labels(found)}")
         if args.num_folds and any(segment.split for segment in found):
             raise InputError(
                 f"{args.annotations}: its column split already says which videos are tested; remove the column, or "

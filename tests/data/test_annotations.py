@@ -242,15 +242,32 @@ def test_what_may_be_a_slip_is_told(folder):
     )
     assert notes == [
         "1 row repeated exactly; used once",
-        "only one example of 1 class: Walk",
-        "labels that differ only in case count as different classes: Walk, walk",
+        "labels that differ only in case, spaces, - or _ are different classes: Walk (line 4), walk (line 2)",
         "2 pairs of segments with different labels overlap: ../videos/a.mp4, 0 to 1 s (walk), and 0.5 s on (run)",
     ]
 
 
 def test_a_label_close_to_another_is_told(folder):
-    _, _, notes = read_all(folder, f"{HEAD}{A},fight,0,1,\n{A},fight,1,2,\n../videos/b c.mp4,figth,,,\n")
-    assert notes == ["only one example of 1 class: figth", "label 'figth' is used once; did you mean 'fight'?"]
+    rows = ["fight"] * 20 + ["figth", "walk_2", "walk_2", "walk_3", "figh", "figh"]
+    table = "path,label,start_s,end_s\n" + "".join(
+        f"{A},{label},{number / 20},{(number + 1) / 20}\n" for number, label in enumerate(rows)
+    )
+    assert read_all(folder, table)[2] == [
+        "line 22: label figth (1 row): did you mean fight (20 rows)?",
+        "line 26: label figh (2 rows): did you mean fight (20 rows)?",
+        "only one example of 1 class: walk_3",
+    ]
+
+
+def test_labels_that_differ_in_what_is_easily_mistyped_are_told(folder):
+    rows = ["noFight", "No fight", "no-fight", "run", "NO_FIGHT", "noFight", "No fight", "run"]
+    table = "path,label,start_s,end_s\n" + "".join(
+        f"{A},{label},{number / 5},{(number + 1) / 5}\n" for number, label in enumerate(rows)
+    )
+    assert read_all(folder, table)[2] == [
+        "labels that differ only in case, spaces, - or _ are different classes: NO_FIGHT (line 6), No fight (line 3), "
+        "no-fight (line 4), noFight (line 2)"
+    ]
 
 
 def test_videos_that_cannot_be_read_are_rejected(folder):

@@ -9,7 +9,7 @@ import pytest
 
 import split_data
 from tests.data.test_times import write_timed
-from video_module.data import hmdb51, preparing, records, splits, ucf101
+from video_module.data import hmdb51, preparing, records, segments, splits, ucf101
 from video_module.data.records import VideoRecord
 from video_module.errors import InputError
 
@@ -320,6 +320,26 @@ def test_files_that_each_count_as_a_recording_are_told_of(drawn_clips, tmp_path,
     split_data.main([*command, "--groups", str(tmp_path / "groups.csv")])  # so it was said
     split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "data")])  # names that tell it
     assert note not in capsys.readouterr().out
+
+
+def test_class_folders_that_are_named_alike_are_told(drawn_clips, tmp_path, capsys):
+    clips = tmp_path / "clips"
+    for label, source in (("Sit down", "sit"), ("sit_down", "stand"), ("wave", "wave")):
+        shutil.copytree(drawn_clips / source, clips / label)
+    split_data.main(["--input_dir", str(clips), "--output_dir", str(tmp_path / "data")])
+    note = "note: labels that differ only in case, spaces, - or _ are different classes: Sit down, sit_down\n"
+    assert note in capsys.readouterr().out
+
+
+def test_the_rows_of_each_class_are_counted(drawn_clips, tmp_path, capsys):
+    files = [*sorted((drawn_clips / "wave").iterdir()), *sorted((drawn_clips / "sit").iterdir())[:4]]
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\n" + "".join(f"{file},{file.parent.name}\n" for file in files))
+    split_data.main(["--annotations", str(table), "--output_dir", str(tmp_path / "data")])
+    assert capsys.readouterr().out.splitlines()[0] == f"{table}: 10 rows: wave 6, sit 4"
+    counts = {f"c{number}": 99 - number for number in range(20)}
+    rows = [segments.Segment(file=table, name="x", label=label) for label in counts for _ in range(counts[label])]
+    assert segments.count_labels(rows) == "1,790 rows: c0 99, c1 98, c2 97, …, c17 82, c18 81, c19 80"
 
 
 def test_broken_files_are_listed_and_left_out(make_video, tmp_path):

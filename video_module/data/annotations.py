@@ -265,7 +265,8 @@ def _read_row(
     if len(mistakes) > num_before:
         return None
     source = cells.get("source") or cells.get("source_video") or ""
-    return Segment(file=file, name=os.path.normpath(name).replace("\\", "/"), label=label, source=source, split=split)
+    name = os.path.normpath(name).replace("\\", "/")
+    return Segment(file=file, name=name, label=label, source=source, split=split, line=row.line)
 
 
 def _unknown_class(label: str, class_names: dict[str, str]) -> str:

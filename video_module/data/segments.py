@@ -3,10 +3,11 @@
 import difflib
 import math
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from video_module.tables import pluralize
 TOLERANCE_S = 0.0005
 # Where an action begins and ends is a matter of taste: so near to one there is no background.
 _MARGIN_S = 0.5
+# A label is taken for a misspelled one if that is used so many times as often.
+_RARE = 10
+# Classes that are named at either end of a long list.
+_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,8 @@ class Segment:
     """Seconds from the file's first frame; None where the whole file is meant."""
     source: str = ""
     split: str = ""
+    line: int | None = field(default=None, compare=False)
+    """Where the table names it; None if there is no table."""
 
     def __str__(self) -> str:
         return self.name if self.start_s is None else f"{self.name}, {self.start_s:g} to {self.end_s:g} s"
@@ -63,23 +70,23 @@ def read_tables(files: Collection[Path], *, num_workers: int) -> dict[object, Pa
     return {file_key(file): table for file, table in zip(files, tables, strict=True)}
 
 
+def count_labels(segments: Sequence[Segment]) -> str:
+    """How many segments each class has, from the most to the fewest; of many classes, only the first and the last."""
+    counts = Counter(segment.label for segment in segments).most_common()
+    shown = [f"{label} {count}" for label, count in counts]
+    if len(shown) > 2 * _SHOWN:
+        shown = [*shown[:_SHOWN], "…", *shown[-_SHOWN:]]
+    return f"{pluralize(len(segments), 'row')}: {', '.join(shown)}"
+
+
 def look_over(segments: Sequence[Segment]) -> list[str]:
-    """Notes on likely mistakes: classes with one example, labels spelled alike, overlapping labels."""
-    notes = []
+    """Notes on likely mistakes: labels spelled alike, classes with one example, overlapping labels."""
+    alike = alike_labels(segments)
+    notes, told = [note for note, _ in alike], {label for _, labels in alike for label in labels}
     counts = Counter(segment.label for segment in segments)
-    if single := sorted(label for label, count in counts.items() if count == 1):
+    if single := sorted(label for label, count in counts.items() if count == 1 and label not in told):
         names = ", ".join(single[:5]) + (", …" if len(single) > 5 else "")
         notes.append(f"only one example of {pluralize(len(single), 'class')}: {names}")
-    for label in single:
-        others = [other for other in counts if counts[other] > 1 and other.casefold() != label.casefold()]
-        if close := difflib.get_close_matches(label, others, n=1, cutoff=0.8):
-            notes.append(f"label {label!r} is used once; did you mean {close[0]!r}?")
-    spelled = defaultdict(list)
-    for label in sorted(counts):
-        spelled[label.casefold()].append(label)
-    for labels in spelled.values():
-        if len(labels) > 1:
-            notes.append(f"labels that differ only in case count as different classes: {', '.join(labels)}")
     if overlapping := list(_overlaps(segments)):
         first, second = overlapping[0]
         notes.append(
@@ -87,6 +94,38 @@ def look_over(segments: Sequence[Segment]) -> list[str]:
             f"({first.label}), and {second.start_s or 0:g} s on ({second.label})"
         )
     return notes
+
+
+def alike_labels(segments: Sequence[Segment]) -> list[tuple[str, list[str]]]:
+    """Notes on labels that may be spelled in two ways, each with these labels."""
+    counts = Counter(segment.label for segment in segments)
+    lines = {segment.label: segment.line for segment in reversed(segments)}
+    spelled = defaultdict(list)
+    for label in sorted(counts):
+        spelled[_letters(label)].append(label)
+    notes = []
+    for labels in spelled.values():
+        if len(labels) > 1:
+            names = ", ".join(f"{label} (line {lines[label]})" if lines[label] else label for label in labels)
+            notes.append((f"labels that differ only in case, spaces, - or _ are different classes: {names}", labels))
+    for label, count in counts.items():
+        # Without digits, because "walk_1" and "walk_2" may well be two classes
+        name, least = _name(label), _RARE * count if count > 1 else 2
+        frequent = [other for other in counts if counts[other] >= least and _letters(other) != _letters(label)]
+        close = difflib.get_close_matches(name, {_name(other) for other in frequent} - {name}, cutoff=0.8)
+        if meant := [other for other in frequent if _name(other) in close]:
+            other, line = max(meant, key=counts.get), f"line {lines[label]}: " if lines[label] else ""
+            rows = [pluralize(counts[each], "row" if line else "video") for each in (label, other)]
+            notes.append((f"{line}label {label} ({rows[0]}): did you mean {other} ({rows[1]})?", [label]))
+    return notes
+
+
+def _letters(label: str) -> str:
+    return re.sub(r"[\s_-]", "", label.casefold())
+
+
+def _name(label: str) -> str:
+    return re.sub(r"\d", "", label)
 
 
 def describe_copies(segments: Sequence[Segment]) -> list[str]:
