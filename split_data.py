@@ -11,7 +11,7 @@ from video_module import cli
 from video_module.config import LINKS
 from video_module.errors import InputError
 from video_module.machine import available_cores
-from video_module.report.audit import SOURCES_UNKNOWN
+from video_module.report.audit import RECORDINGS_UNKNOWN
 
 if TYPE_CHECKING:
     from video_module.data.grouping import Suggestion
@@ -176,7 +176,7 @@ def read_source_of(args: argparse.Namespace) -> "SourceOf":
 
 
 def make_splits(args: argparse.Namespace) -> None:
-    from video_module.data import archives, grouping, labels, layout, records, splits
+    from video_module.data import archives, grouping, labels, layout, records, split_summary, splits
 
     folds = folds_of(args)
     output_dirs = [args.output_dir if fold is None else args.output_dir / f"fold{fold}" for fold in folds]
@@ -206,21 +206,18 @@ def make_splits(args: argparse.Namespace) -> None:
     if suggested and args.groups == AUTO:
         videos = [replace(video, source=item.source) for video, item in zip(videos, suggested, strict=True)]
     made = assign(args, videos, rejected, official)
-    if suggested and not args.groups:
-        # One warning is enough: the folds of a cross-validation are much alike
-        warnings = (grouping.describe_torn_apart(suggested, split.videos) for split in made)
-        if warning := next(filter(None, warnings), None):
-            print(f"warning: {warning}")
+    if suggested and not args.groups and (warning := grouping.describe_torn_apart(suggested, [s.videos for s in made])):
+        print(f"warning: {warning}")
     if any((folder / records.SPLIT_JSON).is_file() for folder in output_dirs):
         print(f"note: replacing the earlier split in {args.output_dir}")
     for split, output_dir in zip(made, output_dirs, strict=True):
         num_copied = layout.write_split(split, folder, output_dir, link=args.link)
         if split.num_folds is None:
-            print(splits.describe_split(split, sources_unknown=SOURCES_UNKNOWN))
+            print(split_summary.describe_split(split, recordings_unknown=RECORDINGS_UNKNOWN))
         if num_copied:
             print(f"  copied {num_copied} files to {output_dir}, because they could not be linked")
     if args.num_folds:
-        print(splits.describe_folds(made))
+        print(split_summary.describe_folds(made))
     names = ("split.json",) if args.num_folds else ("train", "val", "test", "obj.names", "split.json")
     cli.show_written([folder / name for folder in output_dirs for name in names])
 

@@ -110,6 +110,11 @@ def _class_folders(class_dir: Path) -> list[Path]:
     # A whole class may be a link to a folder that was not fetched.
     _check_links([entry for entry in entries if not is_video(entry)])
     folders = [entry for entry in entries if entry.is_dir()]
+    if not folders and class_dir.name in SPLITS and (class_dir.parent / "split.json").is_file():
+        raise InputError(
+            f"{class_dir}: empty, because the split has no {class_dir.name} videos; split again with a larger "
+            f"--{class_dir.name}_fraction, or with --num_folds"
+        )
     if not folders:
         raise InputError(f"{class_dir}: no class folders; expected one subfolder of videos per class")
     # By name: Windows orders paths without regard to case, and the order decides which class is which number
