@@ -12,11 +12,11 @@ from video_module.config import LINKS
 from video_module.errors import InputError
 from video_module.machine import available_cores
 from video_module.report.audit import RECORDINGS_UNKNOWN
+from video_module.tables import pluralize
 
 if TYPE_CHECKING:
     from video_module.data.grouping import Suggestion
-    from video_module.data.records import Rejected, SourceOf, VideoRecord
-    from video_module.data.splits import Split
+    from video_module.data.records import SourceOf, VideoRecord
 
 PROTOCOLS = ("grouped", "hmdb51", "ucf101")
 FOLDS = ("1", "2", "3", "all")
@@ -205,7 +205,9 @@ def make_splits(args: argparse.Namespace) -> None:
         suggested = suggest_sources(args, videos, folder)
     if suggested and args.groups == AUTO:
         videos = [replace(video, source=item.source) for video, item in zip(videos, suggested, strict=True)]
-    made = assign(args, videos, rejected, official)
+    fractions = {"val_fraction": args.val_fraction, "test_fraction": args.test_fraction}
+    settings = {"protocol": args.protocol, "num_folds": args.num_folds, "seed": args.seed, **fractions}
+    made = splits.make_splits(videos, rejected, official, **settings)
     if suggested and not args.groups and (warning := grouping.describe_torn_apart(suggested, [s.videos for s in made])):
         print(f"warning: {warning}")
     if any((folder / records.SPLIT_JSON).is_file() for folder in output_dirs):
@@ -218,6 +220,8 @@ def make_splits(args: argparse.Namespace) -> None:
             print(f"  copied {num_copied} files to {output_dir}, because they could not be linked")
     if args.num_folds:
         print(split_summary.describe_folds(made))
+    if official and (warning := split_summary.describe_missing(videos, official, args.protocol)):
+        print(f"warning: {warning}")
     names = ("split.json",) if args.num_folds else ("train", "val", "test", "obj.names", "split.json")
     cli.show_written([folder / name for folder in output_dirs for name in names])
 
@@ -227,25 +231,6 @@ def folds_of(args: argparse.Namespace) -> list[int | None]:
     if args.num_folds:
         return list(range(1, args.num_folds + 1))
     return [1, 2, 3] if args.fold == "all" else [None]
-
-
-def assign(
-    args: argparse.Namespace, videos: list["VideoRecord"], rejected: list["Rejected"], official: dict[int, dict]
-) -> list["Split"]:
-    """Assign the videos to one split, or to several folds."""
-    from video_module.data import splits
-
-    settings = {"val_fraction": args.val_fraction, "seed": args.seed}
-    if args.num_folds:
-        return splits.split_folds(videos, rejected, num_folds=args.num_folds, **settings)
-    if any(video.split for video in videos):
-        return [splits.split_by_table(videos, rejected, seed=args.seed)]
-    if not official:
-        return [splits.split_grouped(videos, rejected, test_fraction=args.test_fraction, **settings)]
-    return [
-        splits.split_official(videos, rejected, sides, protocol=args.protocol, fold=fold, **settings)
-        for fold, sides in official.items()
-    ]
 
 
 def open_classes(args: argparse.Namespace, output_dirs: list[Path], source_of: "SourceOf") -> Path:
@@ -279,7 +264,8 @@ def scan_videos(args: argparse.Namespace, class_dir: Path, official: dict[int, d
         num_workers=args.num_workers,
     )
     if num_unused:
-        print(f"left out {num_unused} videos that the official split files put on neither side")
+        where = "in none of the three folds" if len(official) > 1 else f"not in fold {min(official)}"
+        print(f"left out {pluralize(num_unused, 'video')} that {'is' if num_unused == 1 else 'are'} {where}")
     return videos, rejected
 
 

@@ -260,7 +260,14 @@ def test_three_folds_share_their_files(drawn_clips, tmp_path, capsys):
     assert len(files) == 3 * 12
     assert len({path.stat().st_ino for path in files}) == 12
     assert all(path.stat().st_nlink >= 4 for path in files)
-    assert "left out 24 videos that the official split files put on neither side" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.startswith("left out 24 videos that are in none of the three folds\n")
+    assert "comparable" not in printed
+    split_data.main(
+        ["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "one"), "--protocol", "hmdb51"]
+        + ["--fold", "2", "--splits_dir", str(splits_dir)]
+    )
+    assert capsys.readouterr().out.startswith("left out 24 videos that are not in fold 2\n")
 
 
 # ---- sources of two sides, and what a model was trained on

@@ -186,8 +186,34 @@ def test_official_split_keeps_its_test_side_and_carves_val_by_source():
 def test_official_split_tells_what_is_missing():
     videos = fake_videos(40, ("a", "b"))
     split = splits.split_official(videos[3:], [], official(videos), protocol="ucf101", fold=2, val_fraction=0.2, seed=0)
-    assert "1 of the" in " ".join(split.notes)
-    assert f"2 of the {sum(v == 'train' for v in official(videos).values())} train videos" in " ".join(split.notes)
+    num_test = sum(side == "test" for side in official(videos).values())
+    assert split.notes == [
+        f"missing or rejected: 2 of {len(videos) - num_test} train videos, 1 of {num_test} test videos "
+        f"({min(video.path for video in videos[:3])}, for example)"
+    ]
+
+
+def test_an_incomplete_official_set_is_warned_of_once(drawn_clips, tmp_path, capsys):
+    """Published numbers are for all of it."""
+    names = {label: [path.name for path in sorted((drawn_clips / label).iterdir())] for label in ("sit", "wave")}
+    splits_dir, clips = tmp_path / "splits", tmp_path / "clips"
+    splits_dir.mkdir()
+    for label, files in (names | {"run": ["Film_run_f_cm_np1_fr_med_0.avi"]}).items():
+        for fold in (1, 2, 3):
+            lines = [f"{name} {2 if number % 3 == fold - 1 else 1} " for number, name in enumerate(files)]
+            (splits_dir / f"{label}_test_split{fold}.txt").write_text("\n".join(lines))
+    for label in names:
+        shutil.copytree(drawn_clips / label, clips / label)
+    flags = ["--input_dir", str(clips), "--protocol", "hmdb51", "--splits_dir", str(splits_dir)]
+    split_data.main([*flags, "--output_dir", str(tmp_path / "all"), "--fold", "all"])
+    printed = capsys.readouterr().out
+    assert printed.count("warning") == 1
+    reason = "so results will not be comparable with published numbers\n"
+    assert f"\nwarning: 1 of the 3 classes of hmdb51 is missing, {reason}" in printed
+    (splits_dir / "run_test_split1.txt").unlink()
+    next((clips / "sit").iterdir()).unlink()
+    split_data.main([*flags, "--output_dir", str(tmp_path / "one")])
+    assert f"\nwarning: 1 of the 12 videos of hmdb51 fold 1 is missing or rejected, {reason}" in capsys.readouterr().out
 
 
 def test_reads_official_files(tmp_path):

@@ -20,6 +20,7 @@ from video_module.tables import pluralize
 SPLIT_JSON = "split.json"
 # Of a file's packets, so many may fail to decode. A tenth is damage, and the file is set aside.
 _MAX_FAILED = 0.1
+_OFFICIAL_FOLDS = 3
 OFFICIAL = {"hmdb51": hmdb51, "ucf101": ucf101}
 """Protocols that the data sets' authors defined, and the module that reads the files of each."""
 
@@ -225,6 +226,9 @@ def find_folds(data_dir: Path) -> list[Path]:
     """
     found = [path for path in data_dir.glob("fold*") if path.name[len("fold") :].isdecimal() and path.is_dir()]
     folders = sorted(found, key=lambda path: int(path.name[len("fold") :]))
+    own = read_split_json(data_dir)
+    if own and own.get("protocol") in OFFICIAL:
+        raise InputError(f"{data_dir}: one fold of {own['protocol']}, not all three; split again with --fold all")
     if len(folders) < 2:
         raise InputError(f"{data_dir}: no folders fold1, fold2, …; create them with split_data.py --num_folds 5")
     first = None
@@ -241,6 +245,11 @@ def find_folds(data_dir: Path) -> list[Path]:
         for split in ("train", "test"):
             check_split_dir(folder / split)
             load_videos(folder / split, num_workers=1)
+    if first.get("protocol") in OFFICIAL and len(folders) < _OFFICIAL_FOLDS:
+        print(
+            f"warning: {data_dir}: fold{len(folders) + 1} of {first['protocol']} is missing, so the mean will not be "
+            "comparable with published numbers"
+        )
     if first.get("num_folds") not in (None, len(folders)):
         raise InputError(f"{data_dir}: has only {len(folders)} of {first['num_folds']} folds; rerun split_data.py")
     return folders

@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from video_module.data.labels import SPLITS
 from video_module.data.leaks import sources_known
-from video_module.data.records import OFFICIAL
+from video_module.data.records import OFFICIAL, VideoRecord
 from video_module.data.splits import TABLE, Split, assign_sources
 from video_module.scores import describe_small_test, is_small_test
 from video_module.tables import align, pluralize
@@ -27,6 +28,25 @@ def describe_split(split: Split, *, recordings_unknown: str) -> str:
     if split.videos_in("test"):
         lines.append(f"  recordings shared by test and the rest: {split.shared if known else recordings_unknown}")
     return "\n".join([*lines, *(f"  {remark}" for remark in _remarks(split))])
+
+
+def describe_missing(
+    videos: Sequence[VideoRecord], official: dict[int, dict[tuple[str, str], str]], protocol: str
+) -> str | None:
+    """A warning if a data set is incomplete, by the videos that are there and those of its folds; None if it is not."""
+    listed = set().union(*official.values())
+    name = protocol if len(official) > 1 else f"{protocol} fold {min(official)}"
+    lost_classes = {label for label, _ in listed} - {video.label for video in videos}
+    lost = listed - {(video.label, PurePosixPath(video.path).name) for video in videos}
+    if lost_classes:
+        num_classes = pluralize(len({label for label, _ in listed}), "class")
+        text = f"{len(lost_classes)} of the {num_classes} of {name} {'is' if len(lost_classes) == 1 else 'are'} missing"
+    elif lost:
+        are = "is" if len(lost) == 1 else "are"
+        text = f"{len(lost):,} of the {pluralize(len(listed), 'video')} of {name} {are} missing or rejected"
+    else:
+        return None
+    return f"{text}, so results will not be comparable with published numbers"
 
 
 def describe_folds(folds: Sequence[Split]) -> str:

@@ -158,6 +158,29 @@ def assign_folds(videos: Iterable[VideoRecord], num_folds: int, *, seed: int) ->
     return assignment
 
 
+def make_splits(
+    videos: Sequence[VideoRecord],
+    rejected: Sequence[Rejected],
+    official: dict[int, dict[tuple[str, str], str]],
+    *,
+    protocol: str,
+    num_folds: int | None,
+    test_fraction: float,
+    **settings: Any,
+) -> list[Split]:
+    """Assign the videos to one split, or to several folds; `official` holds the folds that read_official() read."""
+    if num_folds:
+        return split_folds(videos, rejected, num_folds=num_folds, **settings)
+    if any(video.split for video in videos):
+        return [split_by_table(videos, rejected, seed=settings["seed"])]
+    if not official:
+        return [split_grouped(videos, rejected, test_fraction=test_fraction, **settings)]
+    return [
+        split_official(videos, rejected, sides, protocol=protocol, fold=fold, **settings)
+        for fold, sides in official.items()
+    ]
+
+
 def split_grouped(
     videos: Sequence[VideoRecord],
     rejected: Sequence[Rejected],
@@ -298,7 +321,7 @@ def split_official(
         replace(video, split="test" if official[_official_name(video)] == "test" else assignment[video.source])
         for video in used
     ]
-    notes = _missing_videos(videos, official, f"{protocol} fold {fold}")
+    notes = _missing_videos(videos, official)
     return _checked(
         Split(
             protocol=protocol,
@@ -312,17 +335,14 @@ def split_official(
     )
 
 
-def _missing_videos(videos: Sequence[VideoRecord], official: dict[tuple[str, str], str], fold: str) -> list[str]:
-    """A note for each side of an official fold with missing videos."""
-    notes = []
-    for side in ("train", "test"):
-        listed = {name for name, of_side in official.items() if of_side == side}
-        if missing := sorted(listed - set(map(_official_name, videos))):
-            notes.append(
-                f"{len(missing)} of the {len(listed)} {side} videos of {fold} are missing or rejected "
-                f"({'/'.join(missing[0])}, for example)"
-            )
-    return notes
+def _missing_videos(videos: Sequence[VideoRecord], official: dict[tuple[str, str], str]) -> list[str]:
+    """A note on the missing videos of an official fold."""
+    missing = sorted(set(official) - set(map(_official_name, videos)))
+    if not missing:
+        return []
+    sides, listed = Counter(official[name] for name in missing), Counter(official.values())
+    counts = [f"{sides[side]:,} of {listed[side]:,} {side} videos" for side in ("train", "test") if sides[side]]
+    return [f"missing or rejected: {', '.join(counts)} ({'/'.join(missing[0])}, for example)"]
 
 
 def _checked(split: Split) -> Split:
