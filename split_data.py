@@ -56,8 +56,8 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="table of labelled videos or segments, used instead of class folders: a CSV with columns path and label, "
         "and optionally start_s and end_s (or start_frame and end_frame, counted from 0, end exclusive), source, "
-        "split; or lines of 'path label'. Paths are relative to the table, or to --input_dir if given. Segments are "
-        "cut to <output_dir>_clips",
+        "split; or lines of 'path label'. Files are looked for in --input_dir if given, then beside the table. "
+        "Segments are cut to <output_dir>_clips",
     )
     add("--class_list", type=Path, help="names of numeric labels: one per line from 0, or lines such as '1 Archery'")
     add("--background", metavar="NAME", help="add a class of this name, cut from the unlabelled stretches")

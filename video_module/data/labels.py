@@ -1,5 +1,6 @@
 """Class names, and the videos of a folder of classes."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -41,6 +42,22 @@ def read_class_names(path: Path) -> list[str]:
 
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_class_list(file: Path) -> dict[str, str]:
+    """Names of classes by their numbers: one a line, numbered from 0, or as the lines begin, `1 Archery`."""
+    lines = _lines(read_text(file))
+    if not lines:
+        raise InputError(f"{file}: lists no classes")
+    numbered = [re.fullmatch(r"(\d+)[\s,;:]+(.+)", line) for line in lines]
+    names = dict(enumerate(lines))
+    if all(numbered) and int(numbered[0][1]) in (0, 1):
+        numbers = [int(match[1]) for match in numbered]
+        if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            names = dict(zip(numbers, (match[2] for match in numbered), strict=True))
+    if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+        raise InputError(f"{file}: class {twice[0]!r} is listed twice")
+    return {str(number): name for number, name in names.items()}
 
 
 def find_class_names(data_dir: Path) -> list[str]:
