@@ -26,7 +26,7 @@ def remarks(split: splits.Split) -> list[str]:
             (0.2, 0.1),
             [
                 "warning: test is empty: 3 recordings are too few for a share of 0.1; use --test_fraction 0.2, or "
-                "--num_folds 3 to test every video, or more recordings"
+                "--num_folds 3 to test every video, or add recordings"
             ],
         ),
         # One class has a single recording, which trains, so that none could test it
@@ -35,16 +35,36 @@ def remarks(split: splits.Split) -> list[str]:
             (0.2, 0.1),
             [
                 "note: val has no video of 1 class (too few recordings): b; add recordings, or raise --val_fraction",
-                "warning: test is empty: 3 recordings are too few for a share of 0.1; use --test_fraction 0.2, or more "
+                "warning: test is empty: 3 recordings are too few for a share of 0.1; use --test_fraction 0.2, or add "
                 "recordings",
             ],
         ),
         (
             {"a": "x", "b": "x"},
             (0.0, 0.1),
-            ["warning: test is empty: 1 recording is too few for a share of 0.1; use more recordings"],
+            ["warning: test is empty: 1 recording is too few for a share of 0.1; add recordings"],
         ),
         ({"a": "x", "b": "x"}, (0.0, 0.0), []),
+        (
+            {"a": "xyz", "b": "xyz"},
+            (0.03, 0.03),
+            [
+                "warning: val is empty: 3 recordings are too few for a share of 0.03; use --val_fraction 0.2, or add "
+                "recordings",
+                "warning: test is empty: 3 recordings are too few for a share of 0.03; use --test_fraction 0.2, or "
+                "--num_folds 3 to test every video, or add recordings",
+            ],
+        ),
+        # Each advice alone would work, but not both
+        (
+            {"a": "xy", "b": "xy"},
+            (0.03, 0.03),
+            [
+                "warning: val is empty: 2 recordings are too few for a share of 0.03; add recordings",
+                "warning: test is empty: 2 recordings are too few for a share of 0.03; use --num_folds 2 to test every "
+                "video, or add recordings",
+            ],
+        ),
     ],
 )
 def test_an_empty_side_is_warned_of_with_what_works(sources, fractions, expected):
@@ -52,12 +72,12 @@ def test_an_empty_side_is_warned_of_with_what_works(sources, fractions, expected
     videos = sources_of_classes(**sources)
     split = splits.split_grouped(videos, [], **settings, seed=0)
     assert remarks(split) == expected
-    for text in remarks(split):
-        if advised := re.search(r"--test_fraction (\S+),", text):
-            again = splits.split_grouped(videos, [], **settings | {"test_fraction": float(advised[1])}, seed=0)
-            assert again.videos_in("test") and again.videos_in("val")
-        if advised := re.search(r"--num_folds (\d)", text):
-            assert splits.split_folds(videos, [], num_folds=int(advised[1]), val_fraction=0.2, seed=0)
+    text = " ".join(remarks(split))
+    advised = {name: float(share) for name, share in re.findall(r"use --(\w+_fraction) ([\d.]+),", text)}
+    again = splits.split_grouped(videos, [], **settings | advised, seed=0)
+    assert not any("is empty" in remark for remark in remarks(again)) or not advised
+    if advised := re.search(r"--num_folds (\d)", text):
+        assert splits.split_folds(videos, [], num_folds=int(advised[1]), val_fraction=0.2, seed=0)
 
 
 def test_folds_are_advised_only_where_they_are_possible():

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 from pathlib import PurePosixPath
 
 from video_module.data.labels import SPLITS
@@ -110,25 +111,26 @@ def _describe_empty(split: Split, side: str) -> str:
     few = f"{pluralize(num_sources, noun)} {'is' if num_sources == 1 else 'are'} too few"
     remedies = []
     if split.num_folds is None and split.protocol not in OFFICIAL:
-        share = _working_fraction(split, side)
-        remedies += [f"--{side}_fraction {share:g}"] if share else []
+        if share := _working_shares(split).get(side):
+            remedies.append(f"--{side}_fraction {share:g}")
         if side == "test" and (num_folds := _possible_folds(split)):
             remedies.append(f"--num_folds {num_folds} to test every video")
-    use = ", or ".join([*remedies, f"more {noun}s"])
-    return f"{side} is empty: {few} for a share of {split.fractions[side]:g}; use {use}"
+    use = f"use {', or '.join(remedies)}, or add {noun}s" if remedies else f"add {noun}s"
+    return f"{side} is empty: {few} for a share of {split.fractions[side]:g}; {use}"
 
 
-def _working_fraction(split: Split, side: str) -> float | None:
-    """The smallest share, in steps of 0.05, with which this side gets videos and no other one loses all of its own."""
-    filled = {video.split for video in split.videos} | {side}
-    for step in range(1, 20):
-        shares = split.fractions | {side: step / 20}
-        shares["train"] = 1 - sum(share for name, share in shares.items() if name != "train")
+def _working_shares(split: Split) -> dict[str, float]:
+    """The smallest shares, in steps of 0.05, with which no wanted side is empty; none if there are no such shares."""
+    wanted = {side for side, share in split.fractions.items() if share}
+    empty = sorted(wanted - {video.split for video in split.videos})
+    for steps in sorted(product(range(1, 20), repeat=len(empty)), key=sum):
+        shares = split.fractions | {side: step / 20 for side, step in zip(empty, steps, strict=True)}
+        shares["train"] = round(1 - sum(share for side, share in shares.items() if side != "train"), 6)
         if shares["train"] < 0.05:
-            return None
-        if filled <= set(assign_sources(split.videos, shares, seed=split.seed).values()):
-            return step / 20
-    return None
+            continue
+        if wanted <= set(assign_sources(split.videos, shares, seed=split.seed).values()):
+            return {side: shares[side] for side in empty}
+    return {}
 
 
 def _possible_folds(split: Split) -> int | None:
