@@ -251,10 +251,11 @@ def scan_videos(args: argparse.Namespace, class_dir: Path, official: dict[int, d
     """Decode and check the videos of a folder of classes. Returns them and the rejected ones."""
     from video_module.data import records, segments, splits
 
-    found = segments.whole_files(class_dir, source_of=source_of)
-    if args.num_folds:
-        splits.check_sources([(video.label, video.source) for video in found], args.num_folds)
+    # Official data sets are taken as they are
     if not official:
+        found = segments.whole_files(class_dir, source_of=source_of)
+        if args.num_folds:
+            splits.check_sources([(video.label, video.source) for video in found], args.num_folds)
         for line in [f"note: {note}" for note, _ in segments.alike_labels(found)] + segments.describe_copies(found):
             print(line)
     videos, rejected, num_unused = records.scan(
@@ -279,6 +280,7 @@ def prepare_videos(args: argparse.Namespace, class_dir: Path | None, output_dirs
     rejected, notes = [], []
     if class_dir:
         found = segments.whole_files(class_dir, source_of=source_of)
+        notes = [note for note, _ in segments.alike_labels(found)]
     else:
         found, rejected, notes = annotations.read_annotations(
             args.annotations,
