@@ -206,7 +206,8 @@ def test_an_audit_says_that_sources_are_unknown(scenes, tmp_path, capsys):
 def test_agreement_with_known_sources_is_counted_in_pairs(scenes, tmp_path, capsys):
     items = [grouping.Suggestion(path="", source=source, confidence=None, basis="") for source in "xxxyyz"]
     expected = (
-        "of 4 pairs of videos from one known source, 2 share a suggested group; so do 2 pairs from different sources"
+        "of 4 pairs of videos from one known recording, 2 share a suggested group; so do 2 pairs from different "
+        "recordings"
     )
     assert grouping.describe_agreement(items, list("aabbbc")) == expected
     folder, scene_of = scenes
@@ -214,4 +215,4 @@ def test_agreement_with_known_sources_is_counted_in_pairs(scenes, tmp_path, caps
     (tmp_path / "known.csv").write_text(f"path,source\n{rows}")
     flags = ["--input_dir", str(folder), "--groups", str(tmp_path / "known.csv")]
     split_data.main([*flags, "--suggest_groups", str(tmp_path / "groups.csv")])
-    assert "of 60 pairs of videos from one known source, " in capsys.readouterr().out
+    assert "of 60 pairs of videos from one known recording, " in capsys.readouterr().out

@@ -290,8 +290,8 @@ def describe_agreement(found: Sequence[Suggestion], sources: Sequence[str]) -> s
     suggested = [item.source for item in found]
     num_both = num_pairs(zip(suggested, sources, strict=True))
     return (
-        f"of {pluralize(num_pairs(sources), 'pair')} of videos from one known source, {num_both:,} share a suggested "
-        f"group; so do {pluralize(num_pairs(suggested) - num_both, 'pair')} from different sources"
+        f"of {pluralize(num_pairs(sources), 'pair')} of videos from one known recording, {num_both:,} share a "
+        f"suggested group; so do {pluralize(num_pairs(suggested) - num_both, 'pair')} from different recordings"
     )
 
 

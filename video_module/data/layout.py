@@ -8,7 +8,7 @@ from pathlib import Path
 
 from video_module.config import LINKS
 from video_module.data.labels import OBJ_NAMES, SPLITS, is_system_file, write_class_names
-from video_module.data.records import SPLIT_JSON, read_split_json
+from video_module.data.records import SPLIT_JSON, recorded_files
 from video_module.data.splits import Split
 from video_module.errors import InputError
 from video_module.files import check_output, lies_in, replacing, write_json
@@ -39,8 +39,7 @@ def check_split_output(input_dir: Path, output_dir: Path) -> None:
 
 def _added_files(output_dir: Path) -> list[Path]:
     """The files below an earlier split's train, val and test that its split.json does not list."""
-    content = read_split_json(output_dir)
-    written = {output_dir / entry["path"] for entry in content["videos"]} if content else set()
+    written = recorded_files(output_dir)
     found = (path for side in SPLITS for path in (output_dir / side).rglob("*"))
     return sorted(
         path

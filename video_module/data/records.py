@@ -20,7 +20,6 @@ from video_module.tables import pluralize
 SPLIT_JSON = "split.json"
 # Of a file's packets, so many may fail to decode. A tenth is damage, and the file is set aside.
 _MAX_FAILED = 0.1
-_OFFICIAL_FOLDS = 3
 OFFICIAL = {"hmdb51": hmdb51, "ucf101": ucf101}
 """Protocols that the data sets' authors defined, and the module that reads the files of each."""
 
@@ -203,7 +202,7 @@ def describe_faults(videos: Sequence[VideoRecord]) -> list[str]:
     return sentences
 
 
-def read_split_json(folder: Path) -> dict[str, Any] | None:
+def _read_split_json(folder: Path) -> dict[str, Any] | None:
     """The split.json of a data folder, None where it has none. Raises InputError if it is damaged."""
     file = folder / SPLIT_JSON
     if not file.is_file():
@@ -219,6 +218,12 @@ def read_split_json(folder: Path) -> dict[str, Any] | None:
     return content
 
 
+def recorded_files(data_dir: Path) -> set[Path]:
+    """The files of a data folder that its split.json lists."""
+    content = _read_split_json(data_dir) or {"videos": []}
+    return {data_dir / entry["path"] for entry in content["videos"]}
+
+
 def find_folds(data_dir: Path) -> list[Path]:
     """Find the folders fold1, fold2, … of `data_dir`, and check that they belong to one split and miss no videos.
 
@@ -226,16 +231,13 @@ def find_folds(data_dir: Path) -> list[Path]:
     """
     found = [path for path in data_dir.glob("fold*") if path.name[len("fold") :].isdecimal() and path.is_dir()]
     folders = sorted(found, key=lambda path: int(path.name[len("fold") :]))
-    own = read_split_json(data_dir)
-    if own and own.get("protocol") in OFFICIAL:
-        raise InputError(f"{data_dir}: one fold of {own['protocol']}, not all three; split again with --fold all")
     if len(folders) < 2:
         raise InputError(f"{data_dir}: no folders fold1, fold2, …; create them with split_data.py --num_folds 5")
     first = None
     for number, folder in enumerate(folders, start=1):
         if folder.name != f"fold{number}":
             raise InputError(f"{data_dir / f'fold{number}'}: missing, although {folder} is there; rerun split_data.py")
-        content = read_split_json(folder)
+        content = _read_split_json(folder)
         if content is None:
             raise InputError(f"{folder}: not a split, because it has no {SPLIT_JSON}; rerun split_data.py")
         first = first or content
@@ -245,11 +247,6 @@ def find_folds(data_dir: Path) -> list[Path]:
         for split in ("train", "test"):
             check_split_dir(folder / split)
             load_videos(folder / split, num_workers=1)
-    if first.get("protocol") in OFFICIAL and len(folders) < _OFFICIAL_FOLDS:
-        print(
-            f"warning: {data_dir}: fold{len(folders) + 1} of {first['protocol']} is missing, so the mean will not be "
-            "comparable with published numbers"
-        )
     if first.get("num_folds") not in (None, len(folders)):
         raise InputError(f"{data_dir}: has only {len(folders)} of {first['num_folds']} folds; rerun split_data.py")
     return folders
@@ -283,7 +280,7 @@ def load_videos(split_dir: Path, *, num_workers: int, allow_none: bool = False) 
 def _recorded(split_dir: Path) -> dict[str, VideoRecord]:
     """What the split.json above `split_dir` says of its videos, by path within it."""
     split_dir = split_dir.absolute()
-    content = read_split_json(split_dir.parent) or {"videos": []}
+    content = _read_split_json(split_dir.parent) or {"videos": []}
     videos = {}
     for entry in content["videos"]:
         if entry["split"] == split_dir.name:
@@ -301,7 +298,7 @@ def load_or_scan(
     folder: Path, *, source_of: SourceOf = name_source, decode: bool = True, num_workers: int
 ) -> tuple[list[VideoRecord], list[Rejected]]:
     """The videos of a split folder by load_videos(), those of any other folder of classes by scan()."""
-    if folder.name in SPLITS and read_split_json(folder.parent) is not None:
+    if folder.name in SPLITS and _read_split_json(folder.parent) is not None:
         return load_videos(folder, num_workers=num_workers), []
     videos, rejected, _ = scan(folder, source_of=source_of, decode=decode, num_workers=num_workers)
     return videos, rejected
@@ -311,7 +308,7 @@ def split_record(split_dir: Path, videos: Sequence[VideoRecord]) -> dict[str, An
     """The split.json that these videos of `split_dir` are a side of; None if they are not just those it lists."""
     if not videos or {video.path for video in videos} != set(_recorded(split_dir)):
         return None
-    return read_split_json(split_dir.absolute().parent)
+    return _read_split_json(split_dir.absolute().parent)
 
 
 def split_digest(split_dir: Path, videos: Sequence[VideoRecord]) -> str | None:
