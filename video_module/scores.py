@@ -74,9 +74,10 @@ def is_small_test(num_videos: int, num_sources: int | None = None) -> bool:
 def describe_small_test(
     num_videos: int, num_sources: int | None, num_right: int | None = None, *, folds_flag: str | None
 ) -> str:
-    """Say how wide the interval of a small test is, and advise a cross-validation by `folds_flag`, unless it is None.
+    """Say how wide the interval of a small test is, and advise a cross-validation unless it is part of one.
 
     Without `num_right`, two thirds are assumed to be right. `num_sources` is None if the recordings are unknown.
+    `folds_flag` is the flag to advise, or None.
     """
     low, high = accuracy_interval(2 / 3 * num_videos if num_right is None else num_right, num_videos)
     right = "if two thirds were right" if num_right is None else f"with {num_right} right"
