@@ -11,12 +11,12 @@ from video_module import cli
 from video_module.config import LINKS
 from video_module.errors import InputError
 from video_module.machine import available_cores
-from video_module.report.audit import SOURCES_UNKNOWN
+from video_module.report.audit import RECORDINGS_UNKNOWN
+from video_module.tables import pluralize
 
 if TYPE_CHECKING:
     from video_module.data.grouping import Suggestion
-    from video_module.data.records import Rejected, SourceOf, VideoRecord
-    from video_module.data.splits import Split
+    from video_module.data.records import SourceOf, VideoRecord
 
 PROTOCOLS = ("grouped", "hmdb51", "ucf101")
 FOLDS = ("1", "2", "3", "all")
@@ -56,8 +56,8 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="table of labelled videos or segments, used instead of class folders: a CSV with columns path and label, "
         "and optionally start_s and end_s (or start_frame and end_frame, counted from 0, end exclusive), source, "
-        "split; or lines of 'path label'. Paths are relative to the table, or to --input_dir if given. Segments are "
-        "cut to <output_dir>_clips",
+        "split; or lines of 'path label'. Files are looked for in --input_dir if given, then beside the table. "
+        "Segments are cut to <output_dir>_clips",
     )
     add("--class_list", type=Path, help="names of numeric labels: one per line from 0, or lines such as '1 Archery'")
     add("--background", metavar="NAME", help="add a class of this name, cut from the unlabelled stretches")
@@ -176,7 +176,7 @@ def read_source_of(args: argparse.Namespace) -> "SourceOf":
 
 
 def make_splits(args: argparse.Namespace) -> None:
-    from video_module.data import archives, grouping, labels, layout, records, splits
+    from video_module.data import archives, grouping, labels, layout, records, split_summary, splits
 
     folds = folds_of(args)
     output_dirs = [args.output_dir if fold is None else args.output_dir / f"fold{fold}" for fold in folds]
@@ -205,20 +205,23 @@ def make_splits(args: argparse.Namespace) -> None:
         suggested = suggest_sources(args, videos, folder)
     if suggested and args.groups == AUTO:
         videos = [replace(video, source=item.source) for video, item in zip(videos, suggested, strict=True)]
-    made = assign(args, videos, rejected, official)
-    if suggested and not args.groups:
-        # One warning is enough: the folds of a cross-validation are much alike
-        warnings = (grouping.describe_torn_apart(suggested, split.videos) for split in made)
-        if warning := next(filter(None, warnings), None):
-            print(f"warning: {warning}")
+    fractions = {"val_fraction": args.val_fraction, "test_fraction": args.test_fraction}
+    settings = {"protocol": args.protocol, "num_folds": args.num_folds, "seed": args.seed, **fractions}
+    made = splits.make_splits(videos, rejected, official, **settings)
+    if suggested and not args.groups and (warning := grouping.describe_torn_apart(suggested, [s.videos for s in made])):
+        print(f"warning: {warning}")
+    if any((folder / records.SPLIT_JSON).is_file() for folder in output_dirs):
+        print(f"note: replacing the earlier split in {args.output_dir}")
     for split, output_dir in zip(made, output_dirs, strict=True):
         num_copied = layout.write_split(split, folder, output_dir, link=args.link)
         if split.num_folds is None:
-            print(splits.describe_split(split, sources_unknown=SOURCES_UNKNOWN))
+            print(split_summary.describe_split(split, recordings_unknown=RECORDINGS_UNKNOWN))
         if num_copied:
             print(f"  copied {num_copied} files to {output_dir}, because they could not be linked")
     if args.num_folds:
-        print(splits.describe_folds(made))
+        print(split_summary.describe_folds(made))
+    if official and (warning := split_summary.describe_missing(videos, official, args.protocol)):
+        print(f"warning: {warning}")
     names = ("split.json",) if args.num_folds else ("train", "val", "test", "obj.names", "split.json")
     cli.show_written([folder / name for folder in output_dirs for name in names])
 
@@ -228,25 +231,6 @@ def folds_of(args: argparse.Namespace) -> list[int | None]:
     if args.num_folds:
         return list(range(1, args.num_folds + 1))
     return [1, 2, 3] if args.fold == "all" else [None]
-
-
-def assign(
-    args: argparse.Namespace, videos: list["VideoRecord"], rejected: list["Rejected"], official: dict[int, dict]
-) -> list["Split"]:
-    """Assign the videos to one split, or to several folds."""
-    from video_module.data import splits
-
-    settings = {"val_fraction": args.val_fraction, "seed": args.seed}
-    if args.num_folds:
-        return splits.split_folds(videos, rejected, num_folds=args.num_folds, **settings)
-    if any(video.split for video in videos):
-        return [splits.split_by_table(videos, rejected, seed=args.seed)]
-    if not official:
-        return [splits.split_grouped(videos, rejected, test_fraction=args.test_fraction, **settings)]
-    return [
-        splits.split_official(videos, rejected, sides, protocol=args.protocol, fold=fold, **settings)
-        for fold, sides in official.items()
-    ]
 
 
 def open_classes(args: argparse.Namespace, output_dirs: list[Path], source_of: "SourceOf") -> Path:
@@ -267,9 +251,13 @@ def scan_videos(args: argparse.Namespace, class_dir: Path, official: dict[int, d
     """Decode and check the videos of a folder of classes. Returns them and the rejected ones."""
     from video_module.data import records, segments, splits
 
-    if args.num_folds:
+    # Official data sets are taken as they are
+    if not official:
         found = segments.whole_files(class_dir, source_of=source_of)
-        splits.check_sources([(video.label, video.source) for video in found], args.num_folds)
+        if args.num_folds:
+            splits.check_sources([(video.label, video.source) for video in found], args.num_folds)
+        for line in [f"note: {note}" for note, _ in segments.alike_labels(found)] + segments.describe_copies(found):
+            print(line)
     videos, rejected, num_unused = records.scan(
         class_dir,
         source_of=source_of,
@@ -277,7 +265,8 @@ def scan_videos(args: argparse.Namespace, class_dir: Path, official: dict[int, d
         num_workers=args.num_workers,
     )
     if num_unused:
-        print(f"left out {num_unused} videos that the official split files put on neither side")
+        where = "in none of the three folds" if len(official) > 1 else f"not in fold {min(official)}"
+        print(f"left out {pluralize(num_unused, 'video')} that {'is' if num_unused == 1 else 'are'} {where}")
     return videos, rejected
 
 
@@ -291,6 +280,7 @@ def prepare_videos(args: argparse.Namespace, class_dir: Path | None, output_dirs
     rejected, notes = [], []
     if class_dir:
         found = segments.whole_files(class_dir, source_of=source_of)
+        notes = [note for note, _ in segments.alike_labels(found)]
     else:
         found, rejected, notes = annotations.read_annotations(
             args.annotations,
@@ -299,6 +289,8 @@ def prepare_videos(args: argparse.Namespace, class_dir: Path | None, output_dirs
             source_of=source_of,
             num_workers=args.num_workers,
         )
+        if found:
+            print(f"{args.annotations}: {segments.count_labels(found)}")
         if args.num_folds and any(segment.split for segment in found):
             raise InputError(
                 f"{args.annotations}: its column split already says which videos are tested; remove the column, or "
@@ -309,8 +301,8 @@ def prepare_videos(args: argparse.Namespace, class_dir: Path | None, output_dirs
     if args.background:
         background, more = segments.add_background(found, args.background, seed=args.seed)
         found, notes = found + background, notes + more
-    for note in notes:
-        print(f"note: {note}")
+    for line in [f"note: {note}" for note in notes] + segments.describe_copies(found):
+        print(line)
     segments.check_classes(found)
     store = preparing.store_beside(args.output_dir)
     preparing.check_store(store, found, output_dirs)

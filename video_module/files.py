@@ -266,7 +266,12 @@ def file_digest(path: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark. Raises InputError if it is missing or not UTF-8."""
+    """Read a UTF-8 text file, with or without a byte order mark.
+
+    Raises InputError if it is missing, a folder, or not UTF-8.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; expected a file")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:

@@ -73,19 +73,19 @@ def is_small_test(num_videos: int, num_sources: int | None = None) -> bool:
 
 
 def describe_small_test(
-    num_videos: int, num_sources: int | None, num_right: int | None = None, *, cross_validated: bool = False
+    num_videos: int, num_sources: int | None, num_right: int | None = None, *, folds_flag: str | None
 ) -> str:
     """Say how wide the interval of a small test is, and advise a cross-validation unless it is part of one.
 
-    Without `num_right`, two thirds are assumed to be correct. `num_sources` is None if the sources are unknown.
+    Without `num_right`, two thirds are assumed to be right. `num_sources` is None if the recordings are unknown.
+    `folds_flag` is the flag to advise, or None.
     """
     low, high = accuracy_interval(2 / 3 * num_videos if num_right is None else num_right, num_videos)
-    right = "two thirds correct" if num_right is None else f"{num_right} correct"
-    alone = num_sources == num_videos
-    sources = "" if num_sources is None else f" of {pluralize(num_sources, 'source')}"
-    wider = "" if alone else "; wider if videos share a recording"
-    advice = "" if cross_validated else "; to test on every video, cross-validate with split_data.py --num_folds 5"
+    right = "if two thirds were right" if num_right is None else f"with {num_right} right"
+    recordings = "" if num_sources is None else f" of {pluralize(num_sources, 'recording')}"
+    wider = "" if num_sources == num_videos else "; wider if videos share a recording"
+    advice = f"; to test on every video, cross-validate with split_data.py {folds_flag}" if folds_flag else ""
     return (
-        f"a test on {pluralize(num_videos, 'video')}{sources} says little: {right} means an accuracy between {low:.2f} "
-        f"and {high:.2f} (95 % interval{wider}){advice}"
+        f"a test on {pluralize(num_videos, 'video')}{recordings} says little: {right}, the true accuracy could be "
+        f"anything from {low:.2f} to {high:.2f} (95 % interval{wider}){advice}"
     )

@@ -1,13 +1,14 @@
 """Tables as people and other programs write them, and what is said of their mistakes."""
 
 import random
+import re
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.data.test_times import write_timed
-from video_module.data.annotations import read_annotations, read_class_list
+from video_module.data.annotations import read_annotations
 from video_module.data.segments import Segment
 from video_module.errors import InputError
 
@@ -89,14 +90,6 @@ def test_lists_of_other_projects(folder, separator, classes, numbers):
 def test_numbers_without_a_class_list_are_told_of(folder):
     _, _, notes = read_all(folder, "../videos/a.mp4 0\n../videos/b c.mp4 1\n")
     assert "all labels are numbers; --class_list names the classes" in notes
-
-
-def test_class_lists(tmp_path):
-    (tmp_path / "c.txt").write_text("100 m\n200 m\n")  # numbers that number nothing
-    assert read_class_list(tmp_path / "c.txt") == {"0": "100 m", "1": "200 m"}
-    (tmp_path / "c.txt").write_text("walk\nrun\nwalk\n")
-    with pytest.raises(InputError, match="class 'walk' is listed twice"):
-        read_class_list(tmp_path / "c.txt")
 
 
 def test_sources_and_sides_come_from_their_columns(folder):
@@ -234,6 +227,41 @@ def test_frames_have_the_times_of_their_file(tmp_path):
     assert (segment.start_s, segment.end_s) == (pytest.approx(15 / 25), pytest.approx(30 / 25))
 
 
+@pytest.mark.parametrize(
+    ("name", "there", "meant"),
+    [
+        ("tue day.mp4", "tue day (2).mp4", "tue day (2).mp4"),
+        ("a.mp4", "A - Copy.MOV", "A - Copy.MOV"),
+        ("tue.mp4", "tuesday.mp4", None),
+        ("x (1).mp4", "x.mp4", "x.mp4"),
+    ],
+)
+def test_a_file_that_goes_by_a_longer_or_shorter_name_is_suggested(folder, name, there, meant):
+    (folder / "tables" / there).touch()
+    with pytest.raises(InputError, match=rf"t\.csv:2: {re.escape(name)}: no such file in .*tables") as raised:
+        read(folder, f"path,label\n{name},walk\n")
+    assert str(raised.value).endswith(f"; did you mean {meant}?" if meant else "tables")
+
+
+def test_a_folder_is_no_table(folder):
+    with pytest.raises(InputError, match=r"tables: is a folder; expected a file$"):
+        read_annotations(folder / "tables", num_workers=1)
+
+
+def test_files_are_looked_for_in_the_input_folder_first(folder):
+    table = "path,label\na.mp4,walk\nb c.mp4,run\n"
+    for name in ("a.mp4", "b c.mp4"):
+        (folder / "tables" / name).write_bytes((folder / "videos" / name).read_bytes())
+    segments, _, notes = read_all(folder, table, input_dir=folder / "videos")
+    assert {segment.file.parent.name for segment in segments} == {"videos"}
+    note = f"{folder / 'empty'} has none of the files; found them next to the table"
+    assert note not in notes
+    (folder / "empty").mkdir()
+    segments, _, notes = read_all(folder, table, input_dir=folder / "empty")
+    assert {segment.file.parent.name for segment in segments} == {"tables"}
+    assert note in notes
+
+
 def test_what_may_be_a_slip_is_told(folder):
     _, _, notes = read_all(
         folder,
@@ -242,15 +270,32 @@ def test_what_may_be_a_slip_is_told(folder):
     )
     assert notes == [
         "1 row repeated exactly; used once",
-        "only one example of 1 class: Walk",
-        "labels that differ only in case count as different classes: Walk, walk",
+        "labels that differ only in case, spaces, - or _ are different classes: Walk (line 4), walk (line 2)",
         "2 pairs of segments with different labels overlap: ../videos/a.mp4, 0 to 1 s (walk), and 0.5 s on (run)",
     ]
 
 
 def test_a_label_close_to_another_is_told(folder):
-    _, _, notes = read_all(folder, f"{HEAD}{A},fight,0,1,\n{A},fight,1,2,\n../videos/b c.mp4,figth,,,\n")
-    assert notes == ["only one example of 1 class: figth", "label 'figth' is used once; did you mean 'fight'?"]
+    rows = ["fight"] * 20 + ["figth", "walk_2", "walk_2", "walk_3", "figh", "figh"]
+    table = "path,label,start_s,end_s\n" + "".join(
+        f"{A},{label},{number / 20},{(number + 1) / 20}\n" for number, label in enumerate(rows)
+    )
+    assert read_all(folder, table)[2] == [
+        "line 22: label figth (1 row): did you mean fight (20 rows)?",
+        "line 26: label figh (2 rows): did you mean fight (20 rows)?",
+        "only one example of 1 class: walk_3",
+    ]
+
+
+def test_labels_that_differ_in_what_is_easily_mistyped_are_told(folder):
+    rows = ["noFight", "No fight", "no-fight", "run", "NO_FIGHT", "noFight", "No fight", "run"]
+    table = "path,label,start_s,end_s\n" + "".join(
+        f"{A},{label},{number / 5},{(number + 1) / 5}\n" for number, label in enumerate(rows)
+    )
+    assert read_all(folder, table)[2] == [
+        "labels that differ only in case, spaces, - or _ are different classes: NO_FIGHT (line 6), No fight (line 3), "
+        "no-fight (line 4), noFight (line 2)"
+    ]
 
 
 def test_videos_that_cannot_be_read_are_rejected(folder):

@@ -164,13 +164,13 @@ def test_a_random_split_is_warned_of_and_auto_keeps_groups_together(scenes, tmp_
     out = capsys.readouterr().out
     assert "warning: " in out
     assert "test videos seem to come from recordings that are also in train or val (test/" in out
-    assert "a test on 12 videos says little: two thirds correct means an accuracy between 0.39 and 0.86 (95 %" in out
-    assert "shared by test and the rest: unknown: file names do not say which videos share a recording" in out
+    assert "a test on 12 videos says little: if two thirds were right, the true accuracy could be anything from" in out
+    assert "\n  recordings shared by test and the rest: unknown, because the file names do not tell; --sugg" in out
     split_data.main([*flags, "--groups", "auto"])
     out = capsys.readouterr().out
     assert "warning" not in out
     assert "suggested groups" in out
-    assert "within a class 0 sources" in out
+    assert "recordings shared by test and the rest: 0 within a class (0 test videos), 0 across" in out
 
 
 def test_what_would_be_torn_apart():
@@ -181,24 +181,33 @@ def test_what_would_be_torn_apart():
     sides = ("test", "val", "test", "train")
     videos = [replace(video(item.path), split=side) for item, side in zip(items, sides, strict=True)]
     assert grouping.torn_apart(items, videos) == [("test/a/0.avi", "val/a/1.avi")]
-    assert grouping.describe_torn_apart(items, videos).startswith("1 of 2 test videos seem to come from recordings")
-    assert grouping.describe_torn_apart(items[2:], videos[2:]) is None
+    assert grouping.describe_torn_apart(items, [videos]).startswith("1 of 2 test videos seem to come from recordings")
+    folds = [videos, videos[1:], [replace(item, split="test") for item in videos[:1]]]
+    assert grouping.describe_torn_apart(items, folds).startswith("1 of 4 test videos of all folds seem to come from")
+    assert grouping.describe_torn_apart(items[2:], [videos[2:]]) is None
 
 
 def test_an_audit_says_that_sources_are_unknown(scenes, tmp_path, capsys):
     folder, _ = scenes
     split_data.main(["--audit", str(folder), "--no-content"])
-    assert "40 videos; leaks of a random split: unknown: file names do not say" in capsys.readouterr().out
+    assert "40 videos; recordings shared by a random split: unknown, because the file" in capsys.readouterr().out
     split_data.main(["--audit", str(folder), str(shutil.copytree(folder, tmp_path / "copy")), "--no-content"])
     out = capsys.readouterr().out
-    assert "same source       unknown: file names do not say which videos share a recording" in out
+    assert "same recording    unknown, because the file names do not tell; --suggest_groups looks for them\n" in out
     assert "same file name    40 within a class" in out
+    split_data.main(["--input_dir", str(folder), "--output_dir", str(tmp_path / "data")])
+    capsys.readouterr()
+    split_data.main(["--audit", str(tmp_path / "data"), "--no-content"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count("  same recording    unknown") == 3
+    assert lines[-1].startswith("recordings shared by test and the rest: unknown, because the file names do not tell;")
 
 
 def test_agreement_with_known_sources_is_counted_in_pairs(scenes, tmp_path, capsys):
     items = [grouping.Suggestion(path="", source=source, confidence=None, basis="") for source in "xxxyyz"]
     expected = (
-        "of 4 pairs of videos from one known source, 2 share a suggested group; so do 2 pairs from different sources"
+        "of 4 pairs of videos from one known recording, 2 share a suggested group; so do 2 pairs from different "
+        "recordings"
     )
     assert grouping.describe_agreement(items, list("aabbbc")) == expected
     folder, scene_of = scenes
@@ -206,4 +215,4 @@ def test_agreement_with_known_sources_is_counted_in_pairs(scenes, tmp_path, caps
     (tmp_path / "known.csv").write_text(f"path,source\n{rows}")
     flags = ["--input_dir", str(folder), "--groups", str(tmp_path / "known.csv")]
     split_data.main([*flags, "--suggest_groups", str(tmp_path / "groups.csv")])
-    assert "of 60 pairs of videos from one known source, " in capsys.readouterr().out
+    assert "of 60 pairs of videos from one known recording, " in capsys.readouterr().out

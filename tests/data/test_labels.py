@@ -226,3 +226,11 @@ def test_a_folder_above_the_models_classes_is_told(tmp_path):
         labels.check_known_classes(tmp_path / "mine", ["sit", "wave"])
     for class_names in (["clips"], ["jump", "run"]):
         labels.check_known_classes(tmp_path / "mine", class_names)
+
+
+def test_class_lists(tmp_path):
+    (tmp_path / "c.txt").write_text("100 m\n200 m\n")  # numbers that number nothing
+    assert labels.read_class_list(tmp_path / "c.txt") == {"0": "100 m", "1": "200 m"}
+    (tmp_path / "c.txt").write_text("walk\nrun\nwalk\n")
+    with pytest.raises(InputError, match="class 'walk' is listed twice"):
+        labels.read_class_list(tmp_path / "c.txt")

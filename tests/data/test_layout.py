@@ -61,6 +61,46 @@ def test_rerun_replaces_an_earlier_split_and_nothing_else(drawn_clips, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mine"]
 
 
+@pytest.mark.parametrize("name", ["train/wave/my clip.avi", "val/notes.txt", "test/linked"])
+def test_a_file_that_was_put_into_a_split_is_not_deleted(drawn_clips, tmp_path, name):
+    out = tmp_path / "data"
+    arguments = ["--input_dir", str(drawn_clips), "--output_dir", str(out)]
+    split_data.main(arguments)
+    if name.endswith("linked"):
+        link(out / name, drawn_clips)
+    else:
+        (out / name).write_text("the only copy")
+    (out / "train" / "wave" / ".DS_Store").touch()
+    before = snapshot(out)
+    with pytest.raises(InputError, match=rf"data/{name}: not written by split_data\.py, and would be deleted; move it"):
+        split_data.main(arguments)
+    assert snapshot(out) == before
+    (out / name).unlink()
+    split_data.main(arguments)
+
+
+def test_all_files_that_were_put_into_a_split_are_counted(drawn_clips, tmp_path):
+    out = tmp_path / "data"
+    arguments = ["--input_dir", str(drawn_clips), "--output_dir", str(out)]
+    split_data.main(arguments)
+    for name in ("a.avi", "b.avi"):
+        (out / "train" / "wave" / name).touch()
+    with pytest.raises(InputError, match=r"wave/a\.avi: not written by .* \(2 such files in all\)$"):
+        split_data.main(arguments)
+    (out / "split.json").write_text("{")
+    with pytest.raises(InputError, match=r"split\.json: not a split\.json of this project .*; move .*data away, and"):
+        split_data.main(arguments)
+
+
+def test_replacing_an_earlier_split_is_told(drawn_clips, tmp_path, capsys):
+    for name, flags in (("data", []), ("folds", ["--num_folds", "2"])):
+        arguments = ["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / name), *flags]
+        split_data.main(arguments)
+        assert "note: replacing" not in capsys.readouterr().out
+        split_data.main([*arguments, "--val_fraction", "0.3"])
+        assert capsys.readouterr().out.count(f"note: replacing the earlier split in {tmp_path / name}\n") == 1
+
+
 def test_a_split_goes_where_a_link_leads(drawn_clips, tmp_path):
     (tmp_path / "disk").mkdir()
     link(tmp_path / "data", tmp_path / "disk")

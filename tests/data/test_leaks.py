@@ -105,7 +105,7 @@ def test_audit_of_two_folders_by_names_alone(drawn_clips, tmp_path, capsys):
     moved.rename(tmp_path / "b" / "wav")  # the same names under another class
     split_data.main(["--audit", str(tmp_path / "a"), str(tmp_path / "b"), "--no-content"])
     out = capsys.readouterr().out
-    assert "same source       2 within a class (2 sources), 0 across classes (0)" in out
+    assert "same recording    2 within a class (2 recordings), 0 across classes (0)" in out
     # named for "sit" in a class "wav": the source cannot be told from the name, the name itself can be compared
     assert "same file name    2 within a class, 2 across classes" in out
     assert "not checked (--no-content)" in out
@@ -118,13 +118,13 @@ def test_a_random_split_by_clip_is_told_in_one_line(drawn_clips, tmp_path, capsy
             side.mkdir(parents=True, exist_ok=True)
             shutil.copy(video, side / f"Film_{label}_f_cm_np1_fr_med_{number}.avi")
     split_data.main(["--audit", str(tmp_path / "data"), "--no-content"])
-    told = "4 of 4 test videos share a source with train or val within their class, 0 across classes: the test will"
+    told = "4 of 4 test videos share a recording with train or val within their class, 0 across classes: the test will"
     assert told in capsys.readouterr().out
 
 
 def test_a_clean_split_is_told_in_one_line(drawn_data, capsys):
     split_data.main(["--audit", str(drawn_data), "--no-content"])
-    told = "\n0 of 6 test videos share a source with train or val within their class, 0 across classes\n"
+    told = "\n0 of 6 test videos share a recording with train or val within their class, 0 across classes\n"
     assert told in capsys.readouterr().out
 
 
@@ -139,7 +139,7 @@ def test_audit_of_one_folder_names_broken_files(drawn_clips, tmp_path, capsys):
     split_data.main(["--audit", str(tmp_path / "clips")])
     out = capsys.readouterr().out
     assert "not compared: sit/broken.avi" in out
-    assert "36 videos of 6 sources; split at random" in out
+    assert "36 videos of 6 recordings; split at random" in out
 
 
 def test_fractions_are_said_in_percent(drawn_clips, capsys):
@@ -150,7 +150,7 @@ def test_fractions_are_said_in_percent(drawn_clips, capsys):
 def test_audit_of_an_archive(drawn_clips, tmp_path, capsys):
     shutil.make_archive(str(tmp_path / "clips"), "zip", drawn_clips.parent, drawn_clips.name)
     split_data.main(["--audit", str(tmp_path / "clips.zip"), "--no-content"])
-    assert "36 videos of 6 sources" in capsys.readouterr().out
+    assert "36 videos of 6 recordings" in capsys.readouterr().out
 
 
 def records(sources: dict[str, list[str]]) -> list[VideoRecord]:
@@ -260,7 +260,14 @@ def test_three_folds_share_their_files(drawn_clips, tmp_path, capsys):
     assert len(files) == 3 * 12
     assert len({path.stat().st_ino for path in files}) == 12
     assert all(path.stat().st_nlink >= 4 for path in files)
-    assert "left out 24 videos that the official split files put on neither side" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.startswith("left out 24 videos that are in none of the three folds\n")
+    assert "comparable" not in printed
+    split_data.main(
+        ["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "one"), "--protocol", "hmdb51"]
+        + ["--fold", "2", "--splits_dir", str(splits_dir)]
+    )
+    assert capsys.readouterr().out.startswith("left out 24 videos that are not in fold 2\n")
 
 
 # ---- sources of two sides, and what a model was trained on

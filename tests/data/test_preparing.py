@@ -221,7 +221,9 @@ def test_a_column_of_sides_is_obeyed_and_audited(recordings, capsys):
     capsys.readouterr()
     record = split(recordings)
     assert record["leaks"] == 1
-    assert "note: the column split puts 1 source on more than one side (day5.mp4): the model" in capsys.readouterr().out
+    assert (
+        "note: the column split puts 1 recording on more than one side (day5.mp4): the model" in capsys.readouterr().out
+    )
 
 
 def test_nothing_is_written_for_a_wrong_table(recordings):

@@ -1,6 +1,5 @@
 import json
 import random
-import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 
 import split_data
 from tests.data.test_times import write_timed
-from video_module.data import hmdb51, preparing, records, splits, ucf101
+from video_module.data import hmdb51, preparing, records, segments, splits, ucf101
 from video_module.data.records import VideoRecord
 from video_module.errors import InputError
 
@@ -137,12 +136,12 @@ def test_no_class_is_untrained_in_any_fold():
         (
             {"a": "stu", "b": "stu"},
             4,
-            "--num_folds 4: the videos come from 3 sources, and each source stays in one fold; use at most 3 folds",
+            "--num_folds 4: the videos come from 3 recordings, and each of them stays in one fold; use at most 3 folds",
         ),
-        ({"a": "stuv", "b": "w"}, 3, "all videos of class 'b' come from one source, so the fold that tests them"),
+        ({"a": "stuv", "b": "w"}, 3, "all videos of class 'b' come from one recording, so the fold that tests them"),
         ({"a": "stuv"}, 3, "at least two classes"),
         # each two of the sources have a class of their own, and two folds cannot part all three pairs
-        ({"a": "st", "b": "tu", "c": "su"}, 2, "all sources of class '.' ended up in one fold; try another --seed"),
+        ({"a": "st", "b": "tu", "c": "su"}, 2, "all recordings of class '.' ended up in one fold; try another --seed"),
     ],
 )
 def test_folds_that_cannot_be_are_refused(sources, num_folds, reason):
@@ -160,7 +159,7 @@ def test_classes_of_few_sources_are_named_once():
     made = splits.split_folds(videos, [], num_folds=5, val_fraction=0.2, seed=0)
     notes = {note for split in made for note in split.notes if note.startswith("2 classes")}
     assert notes == {
-        "2 classes with fewer than 5 sources, so some folds have no test video of them: b (3), c (2); the result "
+        "2 classes with fewer than 5 recordings, so some folds have no test video of them: b (3), c (2); the result "
         "pooled over all folds includes all their videos"
     }
     assert not any("test_fraction" in note for split in made for note in split.notes)
@@ -184,26 +183,39 @@ def test_official_split_keeps_its_test_side_and_carves_val_by_source():
     assert split.leaks == split.shared.sources_within_class
 
 
-def test_notes_say_why_a_side_lacks_classes():
-    """Validation is carved out of the official train side: what it lacks is no matter of the fold."""
-    videos = [
-        VideoRecord(path=f"{label}/{number}.avi", label=label, source=f"{label}{number}", num_frames=9, fps=25)
-        for label, count in (("a", 9), ("b", 1))
-        for number in range(count)
-    ]
-    listed = {(v.label, Path(v.path).name): "test" if v.path == "a/0.avi" else "train" for v in videos}
-    split = splits.split_official(videos, [], listed, protocol="hmdb51", fold=1, val_fraction=0.2, seed=0)
-    assert split.notes == [
-        "val has no video of 1 class (too few sources): b; add recordings, or raise --val_fraction",
-        "test has no video of 1 class (none in the fold): b",
-    ]
-
-
 def test_official_split_tells_what_is_missing():
     videos = fake_videos(40, ("a", "b"))
     split = splits.split_official(videos[3:], [], official(videos), protocol="ucf101", fold=2, val_fraction=0.2, seed=0)
-    assert "1 of the" in " ".join(split.notes)
-    assert f"2 of the {sum(v == 'train' for v in official(videos).values())} train videos" in " ".join(split.notes)
+    num_test = sum(side == "test" for side in official(videos).values())
+    assert split.notes == [
+        f"missing or rejected: 2 of {len(videos) - num_test} train videos, 1 of {num_test} test videos "
+        f"({min(video.path for video in videos[:3])}, for example)"
+    ]
+
+
+def test_an_incomplete_official_set_is_warned_of_once(drawn_clips, tmp_path, capsys):
+    """Published numbers are for all of it."""
+    names = {label: [path.name for path in sorted((drawn_clips / label).iterdir())] for label in ("sit", "wave")}
+    splits_dir, clips = tmp_path / "splits", tmp_path / "clips"
+    splits_dir.mkdir()
+    for label, files in (names | {"run": ["Film_run_f_cm_np1_fr_med_0.avi"]}).items():
+        for fold in (1, 2, 3):
+            lines = [f"{name} {2 if number % 3 == fold - 1 else 1} " for number, name in enumerate(files)]
+            (splits_dir / f"{label}_test_split{fold}.txt").write_text("\n".join(lines))
+    for label in names:
+        shutil.copytree(drawn_clips / label, clips / label)
+    flags = ["--input_dir", str(clips), "--protocol", "hmdb51", "--splits_dir", str(splits_dir)]
+    split_data.main([*flags, "--output_dir", str(tmp_path / "all"), "--fold", "all"])
+    printed = capsys.readouterr().out
+    assert printed.count("warning") == 1
+    reason = "so results will not be comparable with published numbers\n"
+    assert f"\nwarning: 1 of the 3 classes of hmdb51 is missing, {reason}" in printed
+    (splits_dir / "run_test_split1.txt").unlink()
+    # Files that no fold uses need no recording, and their copies do not matter
+    (clips / "wave" / "unused.avi").write_bytes(next((clips / "sit").iterdir()).read_bytes())
+    next((clips / "sit").iterdir()).unlink()
+    split_data.main([*flags, "--output_dir", str(tmp_path / "one"), "--group_regex", "Drawn_(Film_\\d+)"])
+    assert f"\nwarning: 1 of the 12 videos of hmdb51 fold 1 is missing or rejected, {reason}" in capsys.readouterr().out
 
 
 def test_reads_official_files(tmp_path):
@@ -250,7 +262,7 @@ def test_num_folds_writes_folders_of_their_own(drawn_clips, tmp_path, capsys):
     contents = [json.loads((tmp_path / "folds" / f"fold{fold}" / "split.json").read_text()) for fold in (1, 2, 3)]
     assert [content["fold"] for content in contents] == [1, 2, 3]
     [digest] = {content["folds_digest"] for content in contents}
-    assert f"3 folds of 36 videos of 6 sources, 6 classes, digest {digest}" in printed
+    assert f"3 folds of 36 videos of 6 recordings, 6 classes, digest {digest}" in printed
     row = ["3", "18", "6", "12", "2", "2", contents[2]["digest"]]
     assert row in [line.split() for line in printed.splitlines()]
     tested = [file.name for file in (tmp_path / "folds").glob("fold*/test/*/*")]
@@ -268,7 +280,7 @@ def test_too_many_folds_are_refused_before_a_video_is_read(drawn_clips, tmp_path
     table = tmp_path / "t.csv"
     table.write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in drawn_clips.glob("*/*.avi")))
     for flags in (["--input_dir", str(drawn_clips)], ["--annotations", str(table), "--group_regex", r"Film_\d+"]):
-        with pytest.raises(InputError, match="--num_folds 7: the videos come from 6 sources"):
+        with pytest.raises(InputError, match="--num_folds 7: the videos come from 6 recordings"):
             split_data.main([*flags, "--output_dir", str(tmp_path / "folds"), "--num_folds", "7"])
     table.write_text("path,label,split\n" + f"{next(drawn_clips.glob('*/*.avi'))},wave,test\n")
     with pytest.raises(InputError, match=r"t\.csv: its column split already says which videos are tested; remove"):
@@ -322,6 +334,27 @@ def test_files_that_each_count_as_a_recording_are_told_of(drawn_clips, tmp_path,
     assert note not in capsys.readouterr().out
 
 
+def test_class_folders_that_are_named_alike_are_told(drawn_clips, tmp_path, capsys):
+    clips = tmp_path / "clips"
+    for label, source in (("Sit down", "sit"), ("sit_down", "stand"), ("wave", "wave")):
+        shutil.copytree(drawn_clips / source, clips / label)
+    note = "note: labels that differ only in case, spaces, - or _ are different classes: Sit down, sit_down\n"
+    for flags in ([], ["--short_side", "64"]):
+        split_data.main(["--input_dir", str(clips), "--output_dir", str(tmp_path / "data"), *flags])
+        assert capsys.readouterr().out.count(note) == 1
+
+
+def test_the_rows_of_each_class_are_counted(drawn_clips, tmp_path, capsys):
+    files = [*sorted((drawn_clips / "wave").iterdir()), *sorted((drawn_clips / "sit").iterdir())[:4]]
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\n" + "".join(f"{file},{file.parent.name}\n" for file in files))
+    split_data.main(["--annotations", str(table), "--output_dir", str(tmp_path / "data")])
+    assert capsys.readouterr().out.splitlines()[0] == f"{table}: 10 rows: wave 6, sit 4"
+    counts = {f"c{number}": 99 - number for number in range(20)}
+    rows = [segments.Segment(file=table, name="x", label=label) for label in counts for _ in range(counts[label])]
+    assert segments.count_labels(rows) == "1,790 rows: c0 99, c1 98, c2 97, …, c17 82, c18 81, c19 80"
+
+
 def test_broken_files_are_listed_and_left_out(make_video, tmp_path):
     for number in range(6):
         for label in ("a", "b"):
@@ -370,12 +403,3 @@ def test_a_split_json_of_an_earlier_version_still_loads(drawn_clips, tmp_path):
             del entry[key]
     path.write_text(json.dumps(content))
     assert records.load_videos(tmp_path / "out" / "train", num_workers=1) == videos
-
-
-def test_a_test_that_will_tell_little_is_announced(drawn_clips, tmp_path, capsys):
-    split_data.main(["--input_dir", str(drawn_clips), "--output_dir", str(tmp_path / "out"), "--test_fraction", "0.17"])
-    out = capsys.readouterr().out
-    expected = "note: a test on 6 videos of 1 source says little: two thirds correct means an accuracy between 0.30"
-    assert expected in out
-    assert re.search(r"\n  test +6 videos +1 source\n", out)
-    assert "--num_folds 5" in out

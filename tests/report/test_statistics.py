@@ -108,9 +108,16 @@ def test_intervals_that_would_mislead(num_sources, accuracy, given, note):
 @pytest.mark.parametrize(
     ("num_videos", "num_sources", "num_right", "expected"),
     [
-        (8, 8, 5, "a test on 8 videos of 8 sources says little: 5 correct means an accuracy between 0.31 and 0.86"),
-        (99, 30, 66, "0.57 and 0.75 (95 % interval; wider if videos share a recording); to test on every video"),
-        (500, 4, 400, "of 4 sources says little"),
+        (
+            8,
+            8,
+            5,
+            "a test on 8 videos of 8 recordings says little: with 5 right, the true accuracy could be anything from "
+            "0.31 to 0.86 (95 % interval); to test on every video, cross-validate with split_data.py --num_folds 5",
+        ),
+        (99, 30, 66, "from 0.57 to 0.75 (95 % interval; wider if videos share a recording); to test on every video"),
+        (500, 4, 400, "of 4 recordings says little"),
+        (9, 3, 6, "; to test on every video, cross-validate with split_data.py --num_folds; "),  # 4 recordings or more
         (100, 30, 66, None),
     ],
 )
@@ -122,11 +129,11 @@ def test_a_small_test_is_told(num_videos, num_sources, num_right, expected):
 def test_a_cross_validation_is_not_told_to_cross_validate():
     views, scores, labels, sources = made_case(30, 4, accuracy=0.6)
     alone, fold = (
-        metrics.summarise(views[:8], scores[:8], labels[:8], ["a", "b", "c"], sources=sources[:8], cross_validated=yes)
+        metrics.summarise(views[::8], scores[::8], labels[::8], list("abc"), sources=sources[::8], cross_validated=yes)
         for yes in (False, True)
     )
     assert "; to test on every video, cross-validate with split_data.py --num_folds 5" in alone["interval_note"]
-    assert "a test on 8 videos" in fold["interval_note"] and "cross-validate" not in fold["interval_note"]
+    assert "a test on 15 videos" in fold["interval_note"] and "cross-validate" not in fold["interval_note"]
 
 
 def test_a_figure_that_cannot_vary_is_no_reason_for_a_note():

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from video_module.data.labels import SPLITS, VIDEO_SUFFIXES, is_video
+from video_module.data.labels import SPLITS, VIDEO_SUFFIXES, is_video, read_class_list
 from video_module.data.packets import PacketTable
 from video_module.data.records import Rejected, SourceOf, name_source
 from video_module.data.segments import TOLERANCE_S, Segment, look_over, read_tables
@@ -97,6 +97,10 @@ def read_annotations(
             "neither the table nor the file names say which videos share a recording, so each file counts as its own; "
             "if several are cut from one recording, add a column source, or use --group_regex"
         )
+    used = {folder for folder in folders if any(segment.file.is_relative_to(folder) for segment in segments)}
+    # Absolute paths are in neither
+    if used and input_dir and input_dir not in used:
+        notes.append(f"{input_dir} has none of the files; found them next to the table")
     if class_list is None and all(segment.label.isdecimal() for segment in segments):
         notes.append("all labels are numbers; --class_list names the classes")
     unique = list(dict.fromkeys(segments))
@@ -214,22 +218,6 @@ def _has_video_suffix(path: str) -> bool:
     return path.lower().endswith(VIDEO_SUFFIXES)
 
 
-def read_class_list(file: Path) -> dict[str, str]:
-    """Names of classes by their numbers: one a line, numbered from 0, or as the lines begin, `1 Archery`."""
-    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
-    if not lines:
-        raise InputError(f"{file}: lists no classes")
-    numbered = [re.fullmatch(r"(\d+)[\s,;:]+(.+)", line) for line in lines]
-    names = dict(enumerate(lines))
-    if all(numbered) and int(numbered[0][1]) in (0, 1):
-        numbers = [int(match[1]) for match in numbered]
-        if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-            names = dict(zip(numbers, (match[2] for match in numbered), strict=True))
-    if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
-        raise InputError(f"{file}: class {twice[0]!r} is listed twice")
-    return {str(number): name for number, name in names.items()}
-
-
 # ---- rows
 
 
@@ -265,7 +253,8 @@ def _read_row(
     if len(mistakes) > num_before:
         return None
     source = cells.get("source") or cells.get("source_video") or ""
-    return Segment(file=file, name=os.path.normpath(name).replace("\\", "/"), label=label, source=source, split=split)
+    name = os.path.normpath(name).replace("\\", "/")
+    return Segment(file=file, name=name, label=label, source=source, split=split, line=row.line)
 
 
 def _unknown_class(label: str, class_names: dict[str, str]) -> str:
@@ -336,6 +325,10 @@ def _find_file(path: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
 
 def _similar(path: str, folders: Sequence[Path]) -> str:
     wanted = PurePosixPath(path.replace("\\", "/"))
+
+    def is_longer(name: str, other: str) -> bool:
+        return name.startswith(other) and not name[len(other) :][:1].isalnum()
+
     for folder in folders:
         above = folder / wanted.parent
         if above.is_dir():
@@ -343,6 +336,11 @@ def _similar(path: str, folders: Sequence[Path]) -> str:
             names |= {entry.rpartition(".")[0]: name for entry, name in list(names.items())}
             if close := difflib.get_close_matches(wanted.name.lower(), names, n=1, cutoff=0.85):
                 return f"; did you mean {names[close[0]]}?"
+            # As "x (1).mp4" and "x - Copy.mp4" are of "x.mp4"
+            stem = wanted.stem.lower()
+            for name in sorted({*names.values()}):
+                if is_longer(Path(name).stem.lower(), stem) or is_longer(stem, Path(name).stem.lower()):
+                    return f"; did you mean {name}?"
     return ""
 
 

@@ -290,8 +290,8 @@ def describe_agreement(found: Sequence[Suggestion], sources: Sequence[str]) -> s
     suggested = [item.source for item in found]
     num_both = num_pairs(zip(suggested, sources, strict=True))
     return (
-        f"of {pluralize(num_pairs(sources), 'pair')} of videos from one known source, {num_both:,} share a suggested "
-        f"group; so do {pluralize(num_pairs(suggested) - num_both, 'pair')} from different sources"
+        f"of {pluralize(num_pairs(sources), 'pair')} of videos from one known recording, {num_both:,} share a "
+        f"suggested group; so do {pluralize(num_pairs(suggested) - num_both, 'pair')} from different recordings"
     )
 
 
@@ -306,13 +306,14 @@ def torn_apart(found: Sequence[Suggestion], videos: Sequence[VideoRecord]) -> li
     ]
 
 
-def describe_torn_apart(found: Sequence[Suggestion], videos: Sequence[VideoRecord]) -> str | None:
-    """A warning about what torn_apart() finds in a split; None if it finds nothing."""
-    if not (torn := torn_apart(found, videos)):
+def describe_torn_apart(found: Sequence[Suggestion], splits: Sequence[Sequence[VideoRecord]]) -> str | None:
+    """A warning about what torn_apart() finds in a split, or in all folds together; None if it finds nothing."""
+    if not (torn := [pair for videos in splits for pair in torn_apart(found, videos)]):
         return None
-    num_test = sum(video.split == "test" for video in videos)
+    num_test = sum(video.split == "test" for videos in splits for video in videos)
+    of_all = " of all folds" if len(splits) > 1 else ""
     return (
-        f"{len(torn)} of {num_test} test videos seem to come from recordings that are also in train or val "
+        f"{len(torn)} of {num_test} test videos{of_all} seem to come from recordings that are also in train or val "
         f"({torn[0][0]} and {torn[0][1]}, for example); --groups auto keeps them together, --suggest_groups shows them"
     )
 

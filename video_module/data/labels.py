@@ -1,5 +1,6 @@
 """Class names, and the videos of a folder of classes."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -41,6 +42,22 @@ def read_class_names(path: Path) -> list[str]:
 
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_class_list(file: Path) -> dict[str, str]:
+    """Names of classes by their numbers: one a line, numbered from 0, or as the lines begin, `1 Archery`."""
+    lines = _lines(read_text(file))
+    if not lines:
+        raise InputError(f"{file}: lists no classes")
+    numbered = [re.fullmatch(r"(\d+)[\s,;:]+(.+)", line) for line in lines]
+    names = dict(enumerate(lines))
+    if all(numbered) and int(numbered[0][1]) in (0, 1):
+        numbers = [int(match[1]) for match in numbered]
+        if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            names = dict(zip(numbers, (match[2] for match in numbered), strict=True))
+    if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+        raise InputError(f"{file}: class {twice[0]!r} is listed twice")
+    return {str(number): name for number, name in names.items()}
 
 
 def find_class_names(data_dir: Path) -> list[str]:
@@ -110,6 +127,11 @@ def _class_folders(class_dir: Path) -> list[Path]:
     # A whole class may be a link to a folder that was not fetched.
     _check_links([entry for entry in entries if not is_video(entry)])
     folders = [entry for entry in entries if entry.is_dir()]
+    if not folders and class_dir.name in SPLITS and (class_dir.parent / "split.json").is_file():
+        raise InputError(
+            f"{class_dir}: empty, because the split has no {class_dir.name} videos; split again with a larger "
+            f"--{class_dir.name}_fraction, or with --num_folds"
+        )
     if not folders:
         raise InputError(f"{class_dir}: no class folders; expected one subfolder of videos per class")
     # By name: Windows orders paths without regard to case, and the order decides which class is which number

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from video_module.config import LINKS
 from video_module.data.labels import OBJ_NAMES, SPLITS, is_system_file, write_class_names
-from video_module.data.records import SPLIT_JSON
+from video_module.data.records import SPLIT_JSON, recorded_files
 from video_module.data.splits import Split
 from video_module.errors import InputError
 from video_module.files import check_output, lies_in, replacing, write_json
@@ -29,6 +29,23 @@ def check_split_output(input_dir: Path, output_dir: Path) -> None:
         raise InputError(f"{output_dir}: not empty, and not written by split_data.py; choose another --output_dir")
     if others := sorted(entries - {*SPLITS, OBJ_NAMES, SPLIT_JSON}):
         raise InputError(f"{output_dir}: contains {others[0]} besides an earlier split; move it first")
+    if added := _added_files(output_dir):
+        in_all = f" ({len(added)} such files in all)" if len(added) > 1 else ""
+        raise InputError(
+            f"{added[0]}: not written by split_data.py, and would be deleted; move it into your input folder, or out "
+            f"of {output_dir}{in_all}"
+        )
+
+
+def _added_files(output_dir: Path) -> list[Path]:
+    """The files below an earlier split's train, val and test that its split.json does not list."""
+    written = recorded_files(output_dir)
+    found = (path for side in SPLITS for path in (output_dir / side).rglob("*"))
+    return sorted(
+        path
+        for path in found
+        if (path.is_symlink() or not path.is_dir()) and path not in written and not is_system_file(path)
+    )
 
 
 def check_further_folds(output_dir: Path, num_folds: int) -> None:

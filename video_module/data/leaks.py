@@ -41,10 +41,8 @@ class SharedSources:
 
     def __str__(self) -> str:
         return (
-            f"within a class {pluralize(self.sources_within_class, 'source')} "
-            f"({pluralize(self.test_clips_within_class, 'test clip')}), "
-            f"across classes {pluralize(self.sources_across_classes, 'source')} "
-            f"({pluralize(self.test_clips_across_classes, 'test clip')})"
+            f"{self.sources_within_class} within a class ({pluralize(self.test_clips_within_class, 'test video')}), "
+            f"{self.sources_across_classes} across classes ({pluralize(self.test_clips_across_classes, 'test video')})"
         )
 
 

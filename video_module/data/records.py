@@ -213,8 +213,16 @@ def _read_split_json(folder: Path) -> dict[str, Any] | None:
         for key in ("videos", "digest"):
             content[key]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: not a split.json of this project ({error!r}); rerun split_data.py") from None
+        raise InputError(
+            f"{file}: not a split.json of this project ({error!r}); move {folder} away, and rerun split_data.py"
+        ) from None
     return content
+
+
+def recorded_files(data_dir: Path) -> set[Path]:
+    """The files of a data folder that its split.json lists."""
+    content = _read_split_json(data_dir) or {"videos": []}
+    return {data_dir / entry["path"] for entry in content["videos"]}
 
 
 def find_folds(data_dir: Path) -> list[Path]:

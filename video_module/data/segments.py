@@ -3,10 +3,11 @@
 import difflib
 import math
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,13 +17,17 @@ from video_module.data.labels import find_videos
 from video_module.data.packets import PacketTable, packet_table
 from video_module.data.records import SourceOf
 from video_module.errors import InputError, VideoError
-from video_module.files import file_key
+from video_module.files import file_digest, file_key
 from video_module.tables import pluralize
 
 # Times in tables are rounded to milliseconds: a frame that begins by so much earlier is still meant.
 TOLERANCE_S = 0.0005
 # Where an action begins and ends is a matter of taste: so near to one there is no background.
 _MARGIN_S = 0.5
+# A label is taken for a misspelled one if that is used so many times as often.
+_RARE = 10
+# Classes that are named at either end of a long list.
+_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,8 @@ class Segment:
     """Seconds from the file's first frame; None where the whole file is meant."""
     source: str = ""
     split: str = ""
+    line: int | None = field(default=None, compare=False)
+    """Where the table names it; None if there is no table."""
 
     def __str__(self) -> str:
         return self.name if self.start_s is None else f"{self.name}, {self.start_s:g} to {self.end_s:g} s"
@@ -63,23 +70,23 @@ def read_tables(files: Collection[Path], *, num_workers: int) -> dict[object, Pa
     return {file_key(file): table for file, table in zip(files, tables, strict=True)}
 
 
+def count_labels(segments: Sequence[Segment]) -> str:
+    """How many segments each class has, from the most to the fewest; of many classes, only the first and the last."""
+    counts = Counter(segment.label for segment in segments).most_common()
+    shown = [f"{label} {count}" for label, count in counts]
+    if len(shown) > 2 * _SHOWN:
+        shown = [*shown[:_SHOWN], "…", *shown[-_SHOWN:]]
+    return f"{pluralize(len(segments), 'row')}: {', '.join(shown)}"
+
+
 def look_over(segments: Sequence[Segment]) -> list[str]:
-    """Notes on likely mistakes: classes with one example, labels spelled alike, overlapping labels."""
-    notes = []
+    """Notes on likely mistakes: labels spelled alike, classes with one example, overlapping labels."""
+    alike = alike_labels(segments)
+    notes, told = [note for note, _ in alike], {label for _, labels in alike for label in labels}
     counts = Counter(segment.label for segment in segments)
-    if single := sorted(label for label, count in counts.items() if count == 1):
+    if single := sorted(label for label, count in counts.items() if count == 1 and label not in told):
         names = ", ".join(single[:5]) + (", …" if len(single) > 5 else "")
         notes.append(f"only one example of {pluralize(len(single), 'class')}: {names}")
-    for label in single:
-        others = [other for other in counts if counts[other] > 1 and other.casefold() != label.casefold()]
-        if close := difflib.get_close_matches(label, others, n=1, cutoff=0.8):
-            notes.append(f"label {label!r} is used once; did you mean {close[0]!r}?")
-    spelled = defaultdict(list)
-    for label in sorted(counts):
-        spelled[label.casefold()].append(label)
-    for labels in spelled.values():
-        if len(labels) > 1:
-            notes.append(f"labels that differ only in case count as different classes: {', '.join(labels)}")
     if overlapping := list(_overlaps(segments)):
         first, second = overlapping[0]
         notes.append(
@@ -87,6 +94,75 @@ def look_over(segments: Sequence[Segment]) -> list[str]:
             f"({first.label}), and {second.start_s or 0:g} s on ({second.label})"
         )
     return notes
+
+
+def alike_labels(segments: Sequence[Segment]) -> list[tuple[str, list[str]]]:
+    """Notes on labels that may be spelled in two ways, each with these labels."""
+    counts = Counter(segment.label for segment in segments)
+    lines = {segment.label: segment.line for segment in reversed(segments)}
+    spelled = defaultdict(list)
+    for label in sorted(counts):
+        spelled[_letters(label)].append(label)
+    notes = []
+    for labels in spelled.values():
+        if len(labels) > 1:
+            names = ", ".join(f"{label} (line {lines[label]})" if lines[label] else label for label in labels)
+            notes.append((f"labels that differ only in case, spaces, - or _ are different classes: {names}", labels))
+    for label, count in counts.items():
+        # Without digits, because "walk_1" and "walk_2" may well be two classes
+        name, least = _name(label), _RARE * count if count > 1 else 2
+        frequent = [other for other in counts if counts[other] >= least and _letters(other) != _letters(label)]
+        close = difflib.get_close_matches(name, {_name(other) for other in frequent} - {name}, cutoff=0.8)
+        if meant := [other for other in frequent if _name(other) in close]:
+            other, line = max(meant, key=counts.get), f"line {lines[label]}: " if lines[label] else ""
+            rows = [pluralize(counts[each], "row" if line else "video") for each in (label, other)]
+            notes.append((f"{line}label {label} ({rows[0]}): did you mean {other} ({rows[1]})?", [label]))
+    return notes
+
+
+def _letters(label: str) -> str:
+    return re.sub(r"[\s_-]", "", label.casefold())
+
+
+def _name(label: str) -> str:
+    return re.sub(r"\d", "", label)
+
+
+def describe_copies(segments: Sequence[Segment]) -> list[str]:
+    """Lines about files of equal content: a warning if their labels differ, and a note if not."""
+    by_size: dict[int, dict[str, Segment]] = defaultdict(dict)
+    for segment in segments:
+        by_size[segment.file.stat().st_size].setdefault(segment.name, segment)
+    groups = defaultdict(list)
+    for size, named in by_size.items():
+        # Files of different sizes need not be read, and empty ones are rejected later
+        for segment in named.values() if size and len(named) > 1 else ():
+            groups[size, file_digest(segment.file)].append(segment)
+    doubled, mislabelled = [], []
+    for copies in groups.values():
+        # Segments of one recording have different labels
+        are_whole = all(segment.start_s is None for segment in copies)
+        firsts: dict[str, Segment] = {}
+        for segment in copies:
+            first = firsts.setdefault(segment.label if are_whole else "", segment)
+            doubled += [(first, segment)] if first is not segment else []
+        mislabelled += [tuple(firsts.values())[:2]] if len(firsts) > 1 else []
+    lines = []
+    if mislabelled:
+        first, second = mislabelled[0]
+        in_all = f" ({len(mislabelled)} such files in all)" if len(mislabelled) > 1 else ""
+        lines.append(
+            f"warning: {first.name} and {second.name} are copies of one file under two labels, {first.label} and "
+            f"{second.label}; delete one{in_all}"
+        )
+    if doubled:
+        first, second = doubled[0]
+        in_all = f" ({len(doubled)} such copies in all)" if len(doubled) > 1 else ""
+        lines.append(
+            f"note: {first.name} and {second.name} are copies of one file: it counts twice, or is in both train and "
+            f"test; delete one{in_all}"
+        )
+    return lines
 
 
 def _overlaps(segments: Sequence[Segment]) -> Iterator[tuple[Segment, Segment]]:
@@ -141,8 +217,13 @@ def add_background(segments: Sequence[Segment], name: str, *, seed: int) -> tupl
         for segment in of_file
         if segment.label != name and segment.end_s - segment.start_s > 0
     )
-    if num_wanted > 0 and num_there and not lengths_s:
+    if num_wanted <= 0:
+        return [], []
+    if not lengths_s and num_there:
         return [], [f"no background segments were added: only those called {name} have start_s and end_s"]
+    if not lengths_s:
+        raise InputError(f"--background {name}: requires segments with start_s and end_s")
+    shortest_s, needed_s = (f"{round(seconds, 3):g}" for seconds in (lengths_s[0], lengths_s[0] + 2 * _MARGIN_S))
     stretches = [(of_file[0], _stretches(of_file)) for of_file in recordings]
     found: list[Segment] = []
     while stretches and len(found) < num_wanted:
@@ -152,25 +233,28 @@ def add_background(segments: Sequence[Segment], name: str, *, seed: int) -> tupl
         found.append(replace(recording, label=name, start_s=taken[0], end_s=taken[1]))
         stretches.append((recording, free))
     if not found and not num_there:
+        gaps = [stretch for of_file in recordings for stretch in _stretches(of_file, margin_s=0.0)]
+        longest_s = max((end - begin for begin, end in gaps), default=0.0)
         raise InputError(
-            f"--background {name}: no unlabelled stretch found; a background class needs segments with start_s and "
-            "end_s that are at least a second apart"
+            f"--background {name}: no unlabelled stretch is long enough: one takes {needed_s} s or more (your shortest "
+            f"segment lasts {shortest_s} s, and half a second is left on either side), but the longest lasts "
+            f"{round(longest_s, 3):g} s; leave out --background, or leave more time unlabelled"
         )
     notes = []
     if len(found) < num_wanted:
         notes.append(
             f"found room for only {len(found)} of {num_wanted} background segments: between labelled segments, one "
-            f"takes {lengths_s[0] + 2 * _MARGIN_S:g} s or more"
+            f"takes {needed_s} s or more"
         )
     return found, notes
 
 
-def _stretches(segments: Sequence[Segment]) -> list[tuple[float, float]]:
+def _stretches(segments: Sequence[Segment], *, margin_s: float = _MARGIN_S) -> list[tuple[float, float]]:
     """Where none of a file's segments is near, in seconds."""
     end_s, free = 0.0, []
     for segment in sorted(segments, key=lambda segment: segment.start_s):
-        free.append((end_s, segment.start_s - _MARGIN_S))
-        end_s = max(end_s, segment.end_s + _MARGIN_S)
+        free.append((end_s, segment.start_s - margin_s))
+        end_s = max(end_s, segment.end_s + margin_s)
     free.append((end_s, packet_table(segments[0].file).end_s))
     return [(begin, end) for begin, end in free if end > begin]
 

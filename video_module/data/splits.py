@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from video_module.data.labels import SPLITS
-from video_module.data.leaks import SharedSources, shared_sources, sources_known
+from video_module.data.leaks import SharedSources, shared_sources
 from video_module.data.records import OFFICIAL, Rejected, VideoRecord
 from video_module.errors import InputError
-from video_module.scores import describe_small_test, is_small_test
-from video_module.tables import align, pluralize
+from video_module.tables import pluralize
 
 TABLE = "table"
 """The protocol of a split that a table's column gives."""
@@ -159,6 +158,29 @@ def assign_folds(videos: Iterable[VideoRecord], num_folds: int, *, seed: int) ->
     return assignment
 
 
+def make_splits(
+    videos: Sequence[VideoRecord],
+    rejected: Sequence[Rejected],
+    official: dict[int, dict[tuple[str, str], str]],
+    *,
+    protocol: str,
+    num_folds: int | None,
+    test_fraction: float,
+    **settings: Any,
+) -> list[Split]:
+    """Assign the videos to one split, or to several folds; `official` holds the folds that read_official() read."""
+    if num_folds:
+        return split_folds(videos, rejected, num_folds=num_folds, **settings)
+    if any(video.split for video in videos):
+        return [split_by_table(videos, rejected, seed=settings["seed"])]
+    if not official:
+        return [split_grouped(videos, rejected, test_fraction=test_fraction, **settings)]
+    return [
+        split_official(videos, rejected, sides, protocol=protocol, fold=fold, **settings)
+        for fold, sides in official.items()
+    ]
+
+
 def split_grouped(
     videos: Sequence[VideoRecord],
     rejected: Sequence[Rejected],
@@ -185,24 +207,10 @@ def split_by_table(videos: Sequence[VideoRecord], rejected: Sequence[Rejected], 
     if torn := split.torn_sources:
         names = ", ".join(torn[:5]) + (", …" if len(torn) > 5 else "")
         split.notes.append(
-            f"the column split puts {pluralize(len(torn), 'source')} on more than one side ({names}): the model is "
+            f"the column split puts {pluralize(len(torn), 'recording')} on more than one side ({names}): the model is "
             "tested on recordings it was trained on, so results will look better than they are"
         )
     return split
-
-
-def describe_split(split: Split, *, sources_unknown: str) -> str:
-    """Describe a split in lines; `sources_unknown` replaces the count of shared sources if sources are unknown."""
-    known = sources_known(split.videos)
-    title = split.protocol if split.fold is None else f"{split.protocol} fold {split.fold}"
-    lines = [f"{title}: {len(split.class_names)} classes, digest {split.digest}"]
-    for name in SPLITS:
-        part = split.videos_in(name)
-        num_sources = len({video.source for video in part})
-        sources = f" {num_sources:6} {'source' if num_sources == 1 else 'sources'}" if known else ""
-        lines.append(f"  {name:5} {len(part):6} videos{sources}")
-    lines.append(f"  shared by test and the rest: {split.shared if known else sources_unknown}")
-    return "\n".join([*lines, *(f"  note: {note}" for note in split.notes)])
 
 
 def split_folds(
@@ -223,8 +231,8 @@ def split_folds(
     for label in sorted({video.label for video in videos}):
         if len({fold_of[video.source] for video in videos if video.label == label}) == 1:
             raise InputError(
-                f"--num_folds {num_folds}: all sources of class {label!r} ended up in one fold; try another --seed, or "
-                "more folds"
+                f"--num_folds {num_folds}: all recordings of class {label!r} ended up in one fold; try another --seed, "
+                "or more folds"
             )
     folds_digest = _digest(f"{fold_of[video.source]}/{video.path}\n" for video in videos)
     sides = {name: share / (1 - fractions["test"]) for name, share in fractions.items() if name != "test"}
@@ -248,26 +256,6 @@ def split_folds(
     return made
 
 
-def describe_folds(folds: Sequence[Split]) -> str:
-    """The folds of a cross-validation as a table, with the fewest and the most test videos of a class."""
-    first = folds[0]
-    rows = [["fold", "train", "val", "test", "sources", "per class", "digest"]]
-    for split in folds:
-        train, val, test = map(split.videos_in, SPLITS)
-        counts = [sum(video.label == name for video in test) for name in split.class_names]
-        of_a_class = " to ".join(map(str, sorted({min(counts), max(counts)})))
-        num_sources = len({video.source for video in test})
-        cells = (split.fold, len(train), len(val), len(test), num_sources, of_a_class)
-        rows.append([*map(str, cells), split.digest])
-    title = (
-        f"{first.num_folds} folds of {len(first.videos)} videos of {len({video.source for video in first.videos})} "
-        f"sources, {len(first.class_names)} classes, digest {first.folds_digest}; sources and videos per class are "
-        "those of the test side:"
-    )
-    notes = dict.fromkeys(note for split in folds for note in split.notes)
-    return "\n".join([title, align(rows), *(f"  note: {note}" for note in notes)])
-
-
 def check_sources(videos: Iterable[tuple[str, str]], num_folds: int) -> str | None:
     """A note on classes that cannot be on each fold's test side, by the (label, source) of each video.
 
@@ -278,13 +266,13 @@ def check_sources(videos: Iterable[tuple[str, str]], num_folds: int) -> str | No
         sources[label].add(source)
     if num_folds > (num_sources := len(set().union(*sources.values()))):
         raise InputError(
-            f"--num_folds {num_folds}: the videos come from {pluralize(num_sources, 'source')}, and each source stays "
-            f"in one fold; use at most {pluralize(num_sources, 'fold')}"
+            f"--num_folds {num_folds}: the videos come from {pluralize(num_sources, 'recording')}, and each of "
+            f"them stays in one fold; use at most {pluralize(num_sources, 'fold')}"
         )
     if alone := [label for label, of_class in sources.items() if len(of_class) == 1]:
         more = f" (and of {len(alone) - 1} more)" if len(alone) > 1 else ""
         raise InputError(
-            f"--num_folds: all videos of class {alone[0]!r}{more} come from one source, so the fold that tests them "
+            f"--num_folds: all videos of class {alone[0]!r}{more} come from one recording, so the fold that tests them "
             "has none left for training; add another recording of the class, or leave the class out"
         )
     few = {label: len(of_class) for label, of_class in sources.items() if len(of_class) < num_folds}
@@ -292,7 +280,7 @@ def check_sources(videos: Iterable[tuple[str, str]], num_folds: int) -> str | No
         return None
     names = ", ".join(f"{label} ({number})" for label, number in list(few.items())[:5])
     return (
-        f"{pluralize(len(few), 'class')} with fewer than {num_folds} sources, so some folds have no test video of "
+        f"{pluralize(len(few), 'class')} with fewer than {num_folds} recordings, so some folds have no test video of "
         f"them: {names}{', …' if len(few) > 5 else ''}; the result pooled over all folds includes all their videos"
     )
 
@@ -333,7 +321,7 @@ def split_official(
         replace(video, split="test" if official[_official_name(video)] == "test" else assignment[video.source])
         for video in used
     ]
-    notes = _missing_videos(videos, official, f"{protocol} fold {fold}")
+    notes = _missing_videos(videos, official)
     return _checked(
         Split(
             protocol=protocol,
@@ -347,43 +335,22 @@ def split_official(
     )
 
 
-def _missing_videos(videos: Sequence[VideoRecord], official: dict[tuple[str, str], str], fold: str) -> list[str]:
-    """A note for each side of an official fold with missing videos."""
-    notes = []
-    for side in ("train", "test"):
-        listed = {name for name, of_side in official.items() if of_side == side}
-        if missing := sorted(listed - set(map(_official_name, videos))):
-            notes.append(
-                f"{len(missing)} of the {len(listed)} {side} videos of {fold} are missing or rejected "
-                f"({'/'.join(missing[0])}, for example)"
-            )
-    return notes
+def _missing_videos(videos: Sequence[VideoRecord], official: dict[tuple[str, str], str]) -> list[str]:
+    """A note on the missing videos of an official fold."""
+    missing = sorted(set(official) - set(map(_official_name, videos)))
+    if not missing:
+        return []
+    sides, listed = Counter(official[name] for name in missing), Counter(official.values())
+    counts = [f"{sides[side]:,} of {listed[side]:,} {side} videos" for side in ("train", "test") if sides[side]]
+    return [f"missing or rejected: {', '.join(counts)} ({'/'.join(missing[0])}, for example)"]
 
 
 def _checked(split: Split) -> Split:
-    """Add notes on missing classes and on a small test side. Raises InputError if train lacks a class."""
-    labels, notes = split.class_names, list(split.notes)
+    """Raise InputError if there are too few classes, or if train lacks one."""
+    labels = split.class_names
     if len(labels) < 2:
         raise InputError(f"a classifier needs at least two classes with videos that decode, found {labels}")
-    for side in SPLITS:
-        present = {video.label for video in split.videos_in(side)}
-        lacking = [label for label in labels if label not in present]
-        if lacking and side == "train":
-            raise InputError(f"class {lacking[0]!r} has no video left for training")
-        # In a cross-validation, check_sources() has one note for the test sides of all folds
-        is_told = side == "test" and split.num_folds is not None
-        # Official fractions have no entry for test, which the fold itself defines
-        if lacking and not is_told and split.fractions.get(side, 1):
-            note = f"{side} has no video of {pluralize(len(lacking), 'class')} "
-            names = ", ".join(lacking[:5])
-            if side in split.fractions:
-                note += f"(too few sources): {names}; add recordings, or raise --{side}_fraction"
-            else:
-                note += f"(none in the {'table' if split.protocol == TABLE else 'fold'}): {names}"
-            notes.append(note)
-    if split.num_folds is None and split.protocol not in OFFICIAL:
-        test = split.videos_in("test")
-        num_sources = len({video.source for video in test}) if sources_known(split.videos) else None
-        if is_small_test(len(test), num_sources):
-            notes.append(describe_small_test(len(test), num_sources))
-    return replace(split, notes=notes)
+    trained = {video.label for video in split.videos_in("train")}
+    if lacking := [label for label in labels if label not in trained]:
+        raise InputError(f"class {lacking[0]!r} has no video left for training")
+    return split

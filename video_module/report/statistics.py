@@ -88,7 +88,11 @@ def interval_note(
     """
     notes = []
     if num_videos and is_small_test(num_videos, num_sources):
-        notes.append(describe_small_test(num_videos, num_sources, num_right, cross_validated=cross_validated))
+        # Each fold takes a recording: so many are in test, and at least one is in train
+        flag = "--num_folds 5" if num_sources >= 4 else "--num_folds"
+        notes.append(
+            describe_small_test(num_videos, num_sources, num_right, folds_flag=None if cross_validated else flag)
+        )
     if num_sources < _MIN_SOURCES:
         notes.append(f"no intervals: resampling needs at least {_MIN_SOURCES} sources, got {num_sources}")
         return "; ".join(notes)
