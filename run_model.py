@@ -314,11 +314,13 @@ def progress_of(bar):
 
 
 def print_table(prediction: "VideoPrediction", segments: "list[Segment]", *, k: int, min_score: float) -> None:
-    from video_module.inference.timeline import label_order, shown_label
+    from video_module.inference.timeline import UNCERTAIN, label_order
 
     print(f"\n{prediction.path}  {prediction.duration_s:.1f} s, {prediction.num_frames} frames, {prediction.fps:g} fps")
     for s in segments[:MAX_SEGMENTS_PRINTED]:
-        print(f"  {s.start_s:8.2f} - {s.end_s:.2f} s  {shown_label(s.label)} ({s.score:.0%})")
+        best = prediction.class_names[int(s.scores.argmax())]
+        answer = f"(uncertain: {best} {s.score:.0%})" if s.label == UNCERTAIN else f"{s.label} ({s.score:.0%})"
+        print(f"  {s.start_s:8.2f} - {s.end_s:.2f} s  {answer}")
     if len(segments) > MAX_SEGMENTS_PRINTED:
         print(f"  … and {len(segments) - MAX_SEGMENTS_PRINTED} more; --save_json writes all")
     if not label_order(segments):
