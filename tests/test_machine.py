@@ -25,6 +25,12 @@ def test_describe_machine():
     assert described["processor"]
 
 
+def test_another_build_of_a_package_counts(monkeypatch):
+    monkeypatch.setitem(machine._BUILDS, "a-package-that-nobody-made", ("neither-this", "numpy"))
+    described = describe_machine(["a-package-that-nobody-made"])
+    assert described["a-package-that-nobody-made"] == numpy.__version__
+
+
 def test_available_cores_follow_the_affinity(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 4, 5}, raising=False)

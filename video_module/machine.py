@@ -15,16 +15,21 @@ ON_WINDOWS = os.name == "nt"
 _OWN_CGROUPS, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
+# Packages that take the place of another one.
+_BUILDS = {"onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")}
+
+
 def describe_machine(packages: Sequence[str] = ("torch", "onnxruntime")) -> dict[str, str | int]:
     """Return processor, cores available to this process, system, and the versions of Python and `packages`."""
     from importlib import metadata
 
     versions = {}
     for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+        versions[package] = "not installed"
+        for name in (package, *_BUILDS.get(package, ())):
+            with suppress(metadata.PackageNotFoundError):
+                versions[package] = metadata.version(name)
+                break
     return {
         "processor": _processor(),
         "num_cores": available_cores(),
