@@ -299,10 +299,7 @@ def _seconds(text: str) -> float:
     """Read 65.5, 1:05.5 or 0:01:05.5. Raises ValueError."""
     if not re.fullmatch(r"(\d+:){1,2}[0-5]?\d(\.\d*)?", text):
         return float(text)
-    seconds = 0.0
-    for part in text.split(":"):
-        seconds = 60 * seconds + float(part)
-    return seconds
+    return sum(float(part) * 60**power for power, part in enumerate(reversed(text.split(":"))))
 
 
 def _find_file(path: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
