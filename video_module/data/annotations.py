@@ -98,7 +98,7 @@ def read_annotations(
             "if several are cut from one recording, add a column source, or use --group_regex"
         )
     used = {folder for folder in folders if any(segment.file.is_relative_to(folder) for segment in segments)}
-    # Absolute paths are in neither
+    # `used` is empty if all paths are absolute
     if used and input_dir and input_dir not in used:
         notes.append(f"{input_dir} has none of the files; found them next to the table")
     if class_list is None and all(segment.label.isdecimal() for segment in segments):
@@ -333,7 +333,7 @@ def _similar(path: str, folders: Sequence[Path]) -> str:
             names |= {entry.rpartition(".")[0]: name for entry, name in list(names.items())}
             if close := difflib.get_close_matches(wanted.name.lower(), names, n=1, cutoff=0.85):
                 return f"; did you mean {names[close[0]]}?"
-            # As "x (1).mp4" and "x - Copy.mp4" are of "x.mp4"
+            # Copies are named "x (1).mp4" or "x - Copy.mp4"
             stem = wanted.stem.lower()
             for name in sorted({*names.values()}):
                 if is_longer(Path(name).stem.lower(), stem) or is_longer(stem, Path(name).stem.lower()):

@@ -24,9 +24,9 @@ from video_module.tables import pluralize
 TOLERANCE_S = 0.0005
 # Where an action begins and ends is a matter of taste: so near to one there is no background.
 _MARGIN_S = 0.5
-# A label is taken for a misspelled one if that is used so many times as often.
+# A label may be a typo of a similar one that is used this many times as often.
 _RARE = 10
-# Classes that are named at either end of a long list.
+# How many classes to name at either end of a long list.
 _SHOWN = 3
 
 

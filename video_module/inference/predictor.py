@@ -272,7 +272,7 @@ def _load_onnx(path: Path, *, device: str, num_threads: int | None) -> Predictor
         class_names=metadata["class_names"],
         clip=metadata["clip"],
         score_clips=score_clips,
-        device=f"{runtime}:{index}" if index else runtime,
+        device=runtime if runs_on_cpu(runtime) or not index else f"{runtime}:{index}",
         split_digest=metadata.get("split_digest"),
         train_sources=tuple(metadata.get("train_sources", ())),
         train_clips=tuple(metadata.get("train_clips", ())),
