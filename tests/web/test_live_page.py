@@ -58,9 +58,10 @@ def test_the_picture_scrolls_into_view_on_a_phone(open_page, recording):
     choose(page, recording, "#live-video", "#start")
     page.locator("#start").click()
     wait_for_label(page)
-    bottom = page.locator("#now").evaluate("now => now.getBoundingClientRect().bottom")
-    assert page.locator("#live").evaluate("live => live.getBoundingClientRect().top") >= 0
-    assert bottom < page.evaluate("innerHeight")
+    page.wait_for_function("""() => {
+      const [live, now] = ["#live", "#now"].map((selector) => document.querySelector(selector).getBoundingClientRect());
+      return live.top >= 0 && now.bottom < innerHeight;
+    }""")
 
 
 def test_restarting_plays_from_the_beginning_at_the_new_speed(open_page, recording):
