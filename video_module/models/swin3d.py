@@ -43,10 +43,17 @@ def _region_numbers(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
     return _split_windows(numbers, window)
 
 
-def _token_order(size: Size3, window: Size3, shift: Size3) -> np.ndarray:
-    """Return the tokens' indices in the order of the windows, after the cyclic shift: (tokens of all windows,)."""
-    numbers = np.roll(np.arange(math.prod(size)).reshape(size), [-offset for offset in shift], axis=(0, 1, 2))
-    return _split_windows(numbers, window).ravel()
+@lru_cache(maxsize=64)
+def _token_orders(size: Size3, window: Size3, shift: Size3) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices that sort tokens by window, after the cyclic shift, and those that undo it.
+
+    Both are int32 (tokens of all windows,).
+    """
+    numbers = np.roll(
+        np.arange(math.prod(size), dtype=np.int32).reshape(size), [-offset for offset in shift], axis=(0, 1, 2)
+    )
+    order = _split_windows(numbers, window).ravel()
+    return order, order.argsort().astype(np.int32)
 
 
 def _split_windows(numbers: np.ndarray, window: Size3) -> np.ndarray:
@@ -80,11 +87,10 @@ def _regions(layout: _Layout, device: torch.device, spans: bool) -> Tensor:
 
 
 def _to_windows(x: Tensor, window: Size3) -> Tensor:
-    """(N, T, H, W, C) -> (N, windows, tokens of a window, C)."""
+    """(N, T, H, W, C) -> (N, tokens of all windows, C)."""
     n, t, h, w, c = x.shape
     x = x.view(n, t // window[0], window[0], h // window[1], window[1], w // window[2], window[2], c)
-    x = x.permute(0, 1, 3, 5, 2, 4, 6, 7)
-    return x.reshape(n, t * h * w // math.prod(window), math.prod(window), c)
+    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(n, -1, c)
 
 
 def _from_windows(x: Tensor, window: Size3, size: Size3) -> Tensor:
@@ -116,71 +122,70 @@ class WindowAttention3d(ShiftedWindowAttention3d):
         if any(pad):
             x = F.pad(x, (0, 0, 0, pad[2], 0, pad[1], 0, pad[0]))
         assert all(length % extent == 0 for length, extent in zip(size, window, strict=True)), (size, window)
-        if torch.compiler.is_exporting():
-            return self._attend_exported(x, (size, window, shift))[:, :t, :h, :w]
-        if any(shift):
-            x = torch.roll(x, shifts=[-offset for offset in shift], dims=(1, 2, 3))
-        x = _to_windows(x, window)
-
-        x = self._attend(self.qkv(x), (size, window, shift) if any(shift) else None)
-        x = F.dropout(self.proj(x), p=self.dropout, training=self.training)
-
-        x = _from_windows(x, window, size)
-        if any(shift):
-            x = torch.roll(x, shifts=shift, dims=(1, 2, 3))
+        x = self._attend_windows(x, (size, window, shift))
         return x[:, :t, :h, :w]
 
-    def _attend(self, qkv: Tensor, layout: _Layout | None) -> Tensor:
-        """Attention between tokens of the same region; if `layout` is None, between all.
+    def _attend_windows(self, x: Tensor, layout: _Layout) -> Tensor:
+        """Divide into windows, attend within each, and put the windows back; x and the result: (N, T, H, W, C)."""
+        n, c, (size, window, shift) = x.shape[0], x.shape[-1], layout
+        if torch.compiler.is_exporting() or (x.is_cpu and not torch.is_grad_enabled()):
+            # Gathering the tokens by index shifts and divides in one copy. Its gradient would be slow.
+            order, back = map(torch.from_numpy, _token_orders(*layout))
+            x = x.view(n, -1, c).index_select(1, order)
+            x = self._attend_exported(x, layout) if torch.compiler.is_exporting() else self._attend(x, layout)
+            return x.index_select(1, back).view(n, *size, c)
+        if any(shift):
+            x = torch.roll(x, shifts=[-offset for offset in shift], dims=(1, 2, 3))
+        x = _from_windows(self._attend(_to_windows(x, window), layout), window, size)
+        return torch.roll(x, shifts=shift, dims=(1, 2, 3)) if any(shift) else x
 
-        Takes queries, keys and values, (N, windows, tokens of a window, 3 * C), and returns (…, C).
+    def _attend(self, x: Tensor, layout: _Layout) -> Tensor:
+        """Attend between tokens of the same window and region.
+
+        x: (N, tokens of all windows, C). Returns the same shape.
         """
-        n, windows, tokens, _ = qkv.shape
-        qkv = qkv.view(n, windows, tokens, 3, self.num_heads, -1)
+        n, c, (_, window, shift) = x.shape[0], x.shape[-1], layout
+        tokens = math.prod(window)
+        qkv = self.qkv(x).view(n, -1, tokens, 3, self.num_heads, c // self.num_heads)
         dropout = self.attention_dropout if self.training else 0.0
         if self.is_fused(qkv) and not dropout and window_attention.is_supported(qkv):
             index = self.relative_position_index[:tokens, :tokens]
-            regions = None if layout is None else _regions(layout, qkv.device, True)
+            regions = _regions(layout, qkv.device, True) if any(shift) else None
             x = window_attention.window_attention(qkv.flatten(0, 1), self.relative_position_bias_table, index, regions)
-            return x.view(n, windows, tokens, -1)
-        qkv = qkv.permute(3, 0, 1, 4, 2, 5)
-        # (N, windows, heads, tokens, C // heads) each. Indexed, since unbind() exports to twice as many nodes.
-        q, k, v = qkv[0], qkv[1], qkv[2]
-        bias = self.position_bias(tokens)  # (heads, tokens, tokens)
-        mask = None if layout is None else _shift_mask(_regions(layout, qkv.device, False))
-        if self.is_fused(qkv):
-            x = _attend_fused(q, k, v, bias if mask is None else bias + mask, dropout=dropout)
         else:
-            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
-            if mask is not None:
-                scores = scores + mask.to(scores.dtype)
-            x = F.dropout(scores.softmax(dim=-1), p=dropout) @ v
-        return x.transpose(2, 3).reshape(n, windows, tokens, -1)
+            q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind()  # (N, windows, heads, tokens, C // heads) each
+            bias = self.position_bias(tokens)  # (heads, tokens, tokens)
+            mask = _shift_mask(_regions(layout, qkv.device, False)) if any(shift) else None
+            if self.is_fused(qkv):
+                x = _attend_fused(q, k, v, bias if mask is None else bias + mask, dropout=dropout)
+            else:
+                scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
+                if mask is not None:
+                    scores = scores + mask.to(scores.dtype)
+                x = F.dropout(scores.softmax(dim=-1), p=dropout) @ v
+            x = x.transpose(2, 3)
+        return F.dropout(self.proj(x.reshape(n, -1, c)), p=self.dropout, training=self.training)
 
     def _attend_exported(self, x: Tensor, layout: _Layout) -> Tensor:
-        """Do what forward() does between padding and cropping, in fewer passes over memory, for exported graphs.
+        """Do what _attend() does in fewer passes over memory, for exported graphs.
 
-        x and the result: (N, T, H, W, C), padded.
+        x: (N, tokens of all windows, C). Returns the same shape.
         """
-        n, c, (size, window, shift) = x.shape[0], x.shape[-1], layout
-        tokens = math.prod(window)
-        # Gathering tokens by index shifts and divides into windows in one copy, here and on the way back.
-        order = _token_order(*layout)
-        x = x.view(n, -1, c).index_select(1, _constant(order)).flatten(0, 1)
+        n, c, (_, window, shift) = x.shape[0], x.shape[-1], layout
+        x = x.flatten(0, 1)
         # One product for queries, keys and values together would take another copy to split.
         q, k, v = (
             F.linear(x, self.qkv.weight[rows], self.qkv.bias[rows])
-            .view(n, -1, tokens, self.num_heads, c // self.num_heads)
+            .view(n, -1, math.prod(window), self.num_heads, c // self.num_heads)
             .transpose(2, 3)
             for rows in (slice(c), slice(c, 2 * c), slice(2 * c, None))
         )  # (N, windows, heads, tokens, C // heads) each
         scale = q.shape[-1] ** -0.5
         if any(shift):
             q, k = _mask_by_channels(q, k, _region_numbers(*layout), scale=scale)
-        scores = (q * scale) @ k.transpose(-2, -1) + self.position_bias(tokens)
+        scores = (q * scale) @ k.transpose(-2, -1) + self.position_bias(math.prod(window))
         x = scores.softmax(dim=-1) @ v
-        x = self.proj(x.transpose(2, 3).reshape(-1, c))
-        return x.view(n, -1, c).index_select(1, _constant(order.argsort())).view(n, *size, c)
+        return self.proj(x.transpose(2, 3).reshape(-1, c)).view(n, -1, c)
 
     def is_fused(self, x: Tensor) -> bool:
         """Whether one kernel computes the attention, which saves keeping all scores in memory."""
@@ -192,7 +197,7 @@ class WindowAttention3d(ShiftedWindowAttention3d):
         """The bias on the scores for each pair of positions in a window, (heads, tokens, tokens)."""
         # Looked up inside the graph: if biases were stored for each block, an exported file would be twice as large.
         index = self.relative_position_index[:tokens, :tokens]
-        return F.embedding(index, self.relative_position_bias_table).permute(2, 0, 1)
+        return F.embedding(index, self.relative_position_bias_table).permute(2, 0, 1).contiguous()
 
 
 def _shift_mask(regions: Tensor) -> Tensor:
@@ -210,17 +215,12 @@ def _mask_by_channels(q: Tensor, k: Tensor, regions: np.ndarray, *, scale: float
     """
     # Adding a mask is one more pass over all scores, which do not fit into a processor's cache. A few more channels
     # cost less: one for each of the regions in a window, at most eight.
-    local = np.stack([np.unique(window, return_inverse=True)[1] for window in regions])
+    local = np.stack([np.unique(window, return_inverse=True)[1] for window in regions]).astype(np.int32)
     num_regions = int(local.max()) + 1
-    own = _constant(local)[None, :, None, :, None] == torch.arange(num_regions, dtype=torch.int32)
+    own = torch.from_numpy(local)[None, :, None, :, None] == torch.arange(num_regions, dtype=torch.int32)
     own = own.expand(q.shape[0], -1, q.shape[2], -1, -1)
     # Summed over the regions and scaled, this adds 0 for tokens of one region and -10,000 for others.
     return torch.cat([q, ~own * -100.0], -1), torch.cat([k, own * (100.0 / scale)], -1)
-
-
-def _constant(values: np.ndarray) -> Tensor:
-    """Make a constant for an exported graph."""
-    return torch.tensor(values.tolist(), dtype=torch.int32)
 
 
 def _attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *, dropout: float) -> Tensor:
@@ -237,7 +237,9 @@ def _attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *, dropout: flo
     mask = bias.to(q.dtype).contiguous().view(1, -1, tokens, tokens)
     # The kernel needs contiguous rows that begin at a multiple of 16 bytes; for others, torch silently falls back to
     # code that keeps all scores in memory.
-    mask = F.pad(mask, (0, -tokens % 8))[..., :tokens].expand(len(flat[0]), -1, -1, -1)
+    if tokens % 8:  # padding by nothing would copy
+        mask = F.pad(mask, (0, -tokens % 8))[..., :tokens]
+    mask = mask.expand(len(flat[0]), -1, -1, -1)
     return F.scaled_dot_product_attention(*flat, attn_mask=mask, dropout_p=dropout).reshape(q.shape)
 
 
