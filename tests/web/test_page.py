@@ -96,6 +96,26 @@ def test_a_video_is_recognised_and_plays(open_page, server, recording):
     assert server.visitors_files()
 
 
+def test_screen_readers_do_not_find_gradios_timers(open_page, recording):
+    """Gradio makes them transparent, but leaves them in the regions whose changes are read aloud."""
+    page = open_page()
+    wait_for_the_first_view(page)
+    page.evaluate(
+        """() => {
+          window.timers = new Set();
+          const look = () => {
+            requestAnimationFrame(look);
+            for (const timer of document.querySelectorAll("[data-testid=status-tracker]")) {
+              if (timer.checkVisibility() && timer.textContent.trim()) window.timers.add(timer.textContent.trim());
+            }
+          };
+          look();
+        }"""
+    )
+    recognise(page, recording)
+    assert page.evaluate("() => [...window.timers]") == []
+
+
 def test_the_timeline_follows_the_video_and_seeks(open_page):
     page = open_page()
     wait_for_the_first_view(page)
