@@ -369,7 +369,7 @@ def _check_times(
             segment = replace(segment, start_s=round(start_s, 6), end_s=round(min(end_s, table.end_s), 6))
         line, first = lines.setdefault(replace(segment, source="", split=""), (row.line, segment))
         if first != segment:
-            mistakes.add(row.line, f"same as line {line}, but with a different source or split")
+            mistakes.add(row.line, f"same as line {line}, but the column source or split differs")
         kept.append(segment)
     return kept, list(rejected.values())
 

@@ -97,7 +97,7 @@ class _Look:
 def suggest_groups(root: Path, videos: Sequence[VideoRecord], *, num_workers: int) -> list[Suggestion]:
     """Suggest a group for each of `videos`, in their order. Their paths are relative to `root`."""
     if len(videos) > MOST_VIDEOS:
-        raise InputError(f"{root}: {len(videos):,} videos; sources can be suggested for at most {MOST_VIDEOS:,}")
+        raise InputError(f"{root}: {len(videos):,} videos; recordings can be suggested for at most {MOST_VIDEOS:,}")
 
     def look(video: VideoRecord) -> _Look:
         return _look_at(root / video.path, num_frames=video.num_frames)

@@ -122,8 +122,8 @@ class TrainOverlap:
         if self.num_clips and not self.num_sources:
             return f"{self.num_clips} test videos are also in {splits} (same class and file name)"
         come = "comes" if self.num_videos == 1 else "come"
-        sources = pluralize(self.num_sources, "source")
-        text = f"{pluralize(self.num_videos, 'test video')} {come} from {sources} in {splits}"
+        recordings = pluralize(self.num_sources, "recording")
+        text = f"{pluralize(self.num_videos, 'test video')} {come} from {recordings} in {splits}"
         if self.num_clips is None:
             return text
         return f"{text}; the model was trained or validated on {self.num_clips} of them"

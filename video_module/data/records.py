@@ -89,7 +89,7 @@ def regex_source(pattern: str) -> SourceOf:
             raise InputError(f"--group_regex '{pattern}' does not match the file name {name!r} of class {label!r}")
         source = match["source"] if "source" in compiled.groupindex else match[1 if compiled.groups else 0]
         if not source:
-            raise InputError(f"--group_regex '{pattern}' gives an empty source for {name!r} of class {label!r}")
+            raise InputError(f"--group_regex '{pattern}' gives an empty recording name for {name!r} of class {label!r}")
         return source
 
     return source_of
@@ -108,7 +108,7 @@ def groups_source(file: Path) -> SourceOf:
             raise InputError(f"{file}:{reader.line_num}: path or {column} is empty")
         path = row["path"].replace("\\", "/").removeprefix("./")
         if sources.setdefault(path, row[column]) != row[column]:
-            raise InputError(f"{file}:{reader.line_num}: {path} has a different source in an earlier row")
+            raise InputError(f"{file}:{reader.line_num}: column {column} of {path} differs from an earlier row")
 
     def source_of(path: str, label: str) -> str:
         if path not in sources:

@@ -197,7 +197,7 @@ def split_grouped(
     assignment = assign_sources(videos, fractions, seed=seed)
     placed = [replace(video, split=assignment[video.source]) for video in videos]
     split = _checked(Split(protocol="grouped", seed=seed, fractions=fractions, videos=placed, rejected=list(rejected)))
-    assert split.leaks == 0, f"a split by source shares sources: {split.shared}"
+    assert split.leaks == 0, f"a split by recording shares recordings: {split.shared}"
     return split
 
 
@@ -252,7 +252,7 @@ def split_folds(
             notes=[note] if note else [],
         )
         made.append(_checked(split))
-        assert split.leaks == 0, f"a split by source shares sources: {split.shared}"
+        assert split.leaks == 0, f"a split by recording shares recordings: {split.shared}"
     return made
 
 

@@ -70,7 +70,7 @@ def _near(pairs: list[dict[str, Any]] | None) -> list[str]:
     within = sum(pair["same_class"] for pair in pairs)
     lines = [f"  near identical    {pluralize(within, 'pair')} within a class, {len(pairs) - within} across classes"]
     for pair in pairs[:_NUM_PAIRS]:
-        source = "" if pair["same_source"] else ", different source"
+        source = "" if pair["same_source"] else ", different recording"
         lines.append(f"    {pair['first']}  {pair['second']}  {pair['distance']:.1%} of the hash differs{source}")
     if len(pairs) > _NUM_PAIRS:
         lines.append(f"    and {len(pairs) - _NUM_PAIRS} more; --save_to writes all")

@@ -19,6 +19,7 @@ from video_module.report.results import (
     read_predictions,
     read_results,
 )
+from video_module.tables import pluralize
 
 _NUM_SHOWN = 10
 
@@ -195,12 +196,12 @@ def format_comparison(comparison: dict[str, Any]) -> str:
     lines.append(f"  {'':20}{'first':>9}{'second':>9}{'difference':>12}")
     lines += [_format_row(FIGURES[key], figure) for key, figure in comparison["figures"].items()]
     num_folds = len(comparison["folds"])
-    counts = f"{comparison['num_videos']} videos of {comparison['num_sources']} sources"
+    counts = f"{comparison['num_videos']} videos of {pluralize(comparison['num_sources'], 'recording')}"
     counts = f"mean of {num_folds} folds, which test {counts}" if num_folds > 1 else counts
     counts += "; difference: second minus first"
     if any(figure["interval"] for figure in comparison["figures"].values()):
         jointly = ", jointly over the folds" if num_folds > 1 else ""
-        counts += f"; in brackets: its 95 % interval, resampled by source{jointly}"
+        counts += f"; in brackets: its 95 % interval, resampled by recording{jointly}"
     lines.append(f"  {counts}")
     names = [*comparison["first"]["results"], *comparison["second"]["results"]]
     lines += [f"  {line}" for line in describe_leaks(comparison["leaks"], names)]
@@ -208,8 +209,8 @@ def format_comparison(comparison: dict[str, Any]) -> str:
         lines.append(f"  {comparison['interval_note']}")
     if num_folds > 1:
         return "\n".join([*lines, "  video top-1 of each fold", *map(_format_fold, comparison["folds"])])
-    lines.append(f"  McNemar's exact test: {_format_mcnemar(comparison['mcnemar'])} (treats videos of one source as ")
-    lines[-1] += "independent)"
+    lines.append(f"  McNemar's exact test: {_format_mcnemar(comparison['mcnemar'])}")
+    lines[-1] += " (treats videos of one recording as independent)"
     for key in ("better", "worse"):
         rows = comparison[key]
         if rows:

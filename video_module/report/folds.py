@@ -195,9 +195,10 @@ def _table(combined: dict[str, Any]) -> list[list[str]]:
 def _describe_pool(combined: dict[str, Any]) -> list[str]:
     """Describe the pooled figures, and where the models fail."""
     pooled = combined["pooled"]
-    text = f"pooled: every video once, scored by the model of the fold that tests it; {pooled['num_sources']} sources"
+    recordings = pluralize(pooled["num_sources"], "recording")
+    text = f"pooled: every video once, scored by the model of the fold that tests it; {recordings}"
     if any(pooled["intervals"].values()):
-        text += "; in brackets: 95 % intervals, resampled by source"
+        text += "; in brackets: 95 % intervals, resampled by recording"
     lines = [f"  {text}"]
     if missing := sorted(set(range(1, combined["num_folds"] + 1)) - set(combined["folds"])):
         names = ", ".join(map(str, missing))

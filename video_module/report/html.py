@@ -72,7 +72,7 @@ def _facts(figures: dict[str, Any], *, num_classes: int) -> dict[str, str]:
         split += f", fold {figures['fold']}"
     if figures["split_digest"]:
         split += f", digest {figures['split_digest']}"
-    videos = f"{pluralize(figures['num_videos'], 'video')} from {pluralize(figures['num_sources'], 'source')}"
+    videos = f"{pluralize(figures['num_videos'], 'video')} from {pluralize(figures['num_sources'], 'recording')}"
     clip = figures["clip"]
     rate = f" at {clip['target_fps']:g} frames/s" if clip["target_fps"] else ""
     start = {None: "start not recorded", "none": "from scratch"}.get(figures["weights"], f"from {figures['weights']}")
@@ -81,7 +81,7 @@ def _facts(figures: dict[str, Any], *, num_classes: int) -> dict[str, str]:
     return {
         "model": f"{figures['model']} ({figures['checkpoint']})",
         "weights": f"{start}, tested in {figures['precision']}",
-        **({"trained on": "none of these videos, none of their sources"} if is_clean else {}),
+        **({"trained on": "none of these videos, none of their recordings"} if is_clean else {}),
         "split": split,
         "tested on": f"{videos}, {num_classes} classes",
         "views": f"{describe_views(figures['views'])}: {count_views(figures)}",

@@ -83,10 +83,10 @@ def format_figures(figures: dict[str, Any]) -> str:
         precision = "none" if figures["answer_precision"] is None else f"{figures['answer_precision']:.2f}"
         reached = f"{figures['num_answers']} of {figures['num_videos']} videos reach {figures['min_score']:.2f}"
         lines.append(f"  {reached}, {precision} of these correct; the others are uncertain")
-    num_sources = pluralize(figures["num_sources"], "source")
-    counts = f"{pluralize(figures['num_videos'], 'video')} of {num_sources}, {count_views(figures)}"
+    recordings = pluralize(figures["num_sources"], "recording")
+    counts = f"{pluralize(figures['num_videos'], 'video')} of {recordings}, {count_views(figures)}"
     if any(figures["intervals"].values()):
-        counts += "; in brackets: 95 % intervals, resampled by source"
+        counts += "; in brackets: 95 % intervals, resampled by recording"
     lines.append(f"  {counts}")
     if figures["interval_note"]:
         lines.append(f"  {figures['interval_note']}")

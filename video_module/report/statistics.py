@@ -94,10 +94,10 @@ def interval_note(
             describe_small_test(num_videos, num_sources, num_right, folds_flag=None if cross_validated else flag)
         )
     if num_sources < _MIN_SOURCES:
-        notes.append(f"no intervals: resampling needs at least {_MIN_SOURCES} sources, got {num_sources}")
+        notes.append(f"no intervals: resampling needs at least {_MIN_SOURCES} recordings, got {num_sources}")
         return "; ".join(notes)
     if num_sources < _FEW_SOURCES:
-        notes.append(f"with only {num_sources} sources, the true intervals are wider")
+        notes.append(f"with only {num_sources} recordings, the true intervals are wider")
     if None in intervals.values():
         notes.append("figures without an interval: nearly all resamples agree, which does not make them certain")
     return "; ".join(notes) or None
