@@ -215,7 +215,7 @@ def _join_neighbours(
     videos that were alone: {index: (index of the other video, number of matching points)}.
     """
     pairs = [pair for pair in _neighbours(videos) if similarities[pair] > -1]
-    # Only pairs in which both videos already have a group can show whether consecutive names mean something.
+    # Only pairs in which both videos already have a group can show whether consecutive names mean something here.
     known = [pair for pair in pairs if all((groups == groups[index]).sum() > 1 for index in pair)]
     if not known or np.mean([groups[one] == groups[other] for one, other in known]) < _TELLING_SHARE:
         return {}
