@@ -215,7 +215,7 @@ def _join_neighbours(
     videos that were alone: {index: (index of the other video, number of matching points)}.
     """
     pairs = [pair for pair in _neighbours(videos) if similarities[pair] > -1]
-    # Only pairs in which both videos already have a group can show whether consecutive names mean something here.
+    # Only pairs in which both videos already have a group can show whether consecutive names mean something.
     known = [pair for pair in pairs if all((groups == groups[index]).sum() > 1 for index in pair)]
     if not known or np.mean([groups[one] == groups[other] for one, other in known]) < _TELLING_SHARE:
         return {}
@@ -282,7 +282,7 @@ def describe(found: Sequence[Suggestion]) -> str:
 
 
 def describe_agreement(found: Sequence[Suggestion], sources: Sequence[str]) -> str:
-    """Compare the suggestions with known sources, counted in pairs of videos."""
+    """Compare the suggestions with known recordings, counted in pairs of videos."""
 
     def num_pairs(groups: Iterable[object]) -> int:
         return sum(size * (size - 1) // 2 for size in Counter(groups).values())
@@ -319,12 +319,12 @@ def describe_torn_apart(found: Sequence[Suggestion], splits: Sequence[Sequence[V
 
 
 def write_suggestions(path: Path, found: Sequence[Suggestion], rejected: Sequence[Rejected]) -> None:
-    """Write the table that --groups reads, groups together, rejected files last."""
+    """Write the table for --groups, sorted by group, with rejected files last."""
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["path", "source", "confidence", "basis"])
         for item in sorted(found, key=lambda item: (item.source, item.path)):
             confidence = "" if item.confidence is None else f"{item.confidence:g}"
             rows.writerow([item.path, item.source, confidence, item.basis])
-        # --groups asks for the source of every file before it decodes any
+        # --groups needs a row for every file, also for those that turn out not to decode
         rows.writerows([item.path, item.path, "", f"rejected: {item.reason}"] for item in rejected)

@@ -69,9 +69,9 @@ def sources_known(videos: Iterable[VideoRecord]) -> bool:
 
 # ---- overlap of a test set with a model's training videos, from hashes in the model file
 
-# With eleven digits, the hashes of HMDB51's 3,570 training clips take less than 60 kB, and a false match among 1,530 test
-# clips happens once in three million test sets. Files of format version 1 have twelve-digit hashes of the file name
-# without the class, so the length tells the two kinds apart.
+# With eleven digits, the hashes of HMDB51's 3,570 training clips take less than 60 kB, and a false match with any of
+# 1,530 test clips happens once in three million test sets. Files of format version 1 have twelve-digit hashes of the
+# file name without the class, so the length tells the two kinds apart.
 _CLIP_DIGITS, _NAME_DIGITS = 11, 12
 
 
