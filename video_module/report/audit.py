@@ -5,15 +5,15 @@ from typing import Any
 from video_module.tables import pluralize
 
 RECORDINGS_UNKNOWN = "unknown, because the file names do not tell; --suggest_groups looks for them"
-# Near-identical pairs that are shown; the JSON has all.
+# Number of near-identical pairs to show. The JSON file has all.
 _NUM_PAIRS = 10
 
 
 def format_audit(found: dict[str, Any]) -> str:
-    """The lines of what leaks.audit() found."""
+    """Format the result of leaks.audit() in lines."""
     lines = [f"not compared: {item['path']}: {item['reason']}" for item in found["rejected"]]
     for pair in found["comparisons"]:
-        # The last line explains it
+        # The last line explains why
         lines += _comparison(pair, unknown="unknown" if "test" in found else RECORDINGS_UNKNOWN)
     if "random_split" in found:
         lines += [_random_split(found["random_split"]), *_near(found["near_identical"])]
@@ -23,7 +23,7 @@ def format_audit(found: dict[str, Any]) -> str:
 
 
 def _verdict(test: dict[str, Any]) -> str:
-    """One line on all of the test split. Sources shared across classes call for nothing: official folds have them."""
+    """Summarise the test split in one line. Recordings shared across classes are no leak, official folds have them."""
     if not test["sources_known"]:
         return f"recordings shared by test and the rest: {RECORDINGS_UNKNOWN}"
     within, across = test["sources"]["test_clips_within_class"], test["sources"]["test_clips_across_classes"]
