@@ -1,4 +1,4 @@
-"""Read and check tables of clips: which file shows which action, from when to when."""
+"""Read and check tables of labelled clips: the file, the label, and optionally start and end."""
 
 import csv
 import difflib

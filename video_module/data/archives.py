@@ -163,8 +163,8 @@ def _wanted_files(archive: Path, members: list[_Member]) -> dict[PurePosixPath, 
 def _check_places(archive: Path, paths: list[PurePosixPath], folder: Path) -> None:
     """Raise InputError if this disk cannot store all files under their names. Called before any file is written.
 
-    An inner archive must not share its folder with another member either. Otherwise it would be unclear whether an
-    existing folder is what an earlier run unpacked from the archive.
+    An inner archive must not be unpacked to the path of another member either. Otherwise it would be unclear whether an
+    existing folder comes from that archive, unpacked by an earlier run, or from another member.
     """
     ignores_case = folder.with_name(folder.name.swapcase()).exists()
     fold = str.casefold if ignores_case else str
@@ -272,12 +272,12 @@ def _tar_members(archive: Path) -> Iterator[list[_Member]]:
 
 
 def class_folder(path: Path) -> Path:
-    """Return the folder of class folders: `path` itself, or the one inside the archive `path`, which is unpacked."""
+    """Return the folder of class folders: `path` itself, or the one inside if `path` is an archive. Unpacks archives."""
     return class_root(unpacked(path)) if is_archive(path) and not path.is_dir() else path
 
 
 def class_root(folder: Path) -> Path:
-    """Return the folder that contains the class folders, skipping outer folders that only contain one other folder."""
+    """Return the folder that contains the class folders, skipping outer folders that contain only one folder."""
     while True:
         below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
         if len(below) != 1 or not any(path.is_dir() for path in below[0].iterdir()):
@@ -286,7 +286,7 @@ def class_root(folder: Path) -> Path:
 
 
 def splits_folder(path: Path) -> Path:
-    """Return the folder of split files: `path` itself, or the one inside the archive `path`, which is unpacked."""
+    """Return the folder of split files: `path` itself, or the one inside if `path` is an archive. Unpacks archives."""
     if not is_archive(path):
         return path
     folder = unpacked(path)

@@ -114,7 +114,7 @@ class VideoReader:
         self.num_packets = 0
         """Packets read that should contain a frame. At the end, packets missing from the file are added."""
         self.num_failed = 0
-        """Packets of these that failed to decode."""
+        """How many of these packets failed to decode."""
         self.num_corrupt = 0
         """Frames that the decoder returned but marked as corrupt."""
 

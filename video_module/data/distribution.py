@@ -79,10 +79,11 @@ def describe_lengths(videos: Sequence[VideoRecord]) -> dict[str, Any]:
 def count_videos(
     videos: Sequence[VideoRecord], class_names: Sequence[str], *, clip: ClipConfig, clip_step: int | None
 ) -> dict[str, Any]:
-    """Count one split: {"num_videos", "num_clips", "duration_s", "classes", "imbalance", "tags"}, describe_lengths().
+    """Count one split: {"num_videos", "num_clips", "duration_s", "classes", "imbalance", "tags"}.
 
-    "classes" holds for each class the first three and its "share" of the videos. "tags" counts the videos for each
-    value of HMDB51's tags; it is None if a file name does not follow HMDB51's scheme.
+    The result also has the keys of describe_lengths(). "classes" holds for each class the first three and its "share"
+    of the videos. "tags" counts the videos for each value of HMDB51's tags; it is None if a file name does not follow
+    HMDB51's scheme.
     """
     classes = {name: {"num_videos": 0, "num_clips": 0, "duration_s": 0.0, "share": 0.0} for name in class_names}
     for video in videos:

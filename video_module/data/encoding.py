@@ -28,7 +28,7 @@ _CODECS = {
 _BT601, _LIMITED_RANGE = 6, 1
 # Largest width or height in pixels. It is the limit of .webp, and H.264 allows little more.
 MAX_SIDE = 16_383
-# Time unit for frames with individual times. Frames of all common rates and milliseconds are whole numbers of ticks.
+# For frames with individual times. A frame at any common rate and a millisecond are whole numbers of ticks.
 _TICKS_PER_S = 120_000
 
 

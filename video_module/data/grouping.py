@@ -307,7 +307,7 @@ def torn_apart(found: Sequence[Suggestion], videos: Sequence[VideoRecord]) -> li
 
 
 def describe_torn_apart(found: Sequence[Suggestion], splits: Sequence[Sequence[VideoRecord]]) -> str | None:
-    """A warning about what torn_apart() finds in a split, or in all folds together; None if it finds nothing."""
+    """Return a warning about what torn_apart() finds in a split, or in all folds together. None if it finds nothing."""
     if not (torn := [pair for videos in splits for pair in torn_apart(found, videos)]):
         return None
     num_test = sum(video.split == "test" for videos in splits for video in videos)

@@ -173,7 +173,7 @@ def lost_classes(class_dir: Path, kept: Collection[str], rejected: Collection[st
 
 
 def check_split_dir(split_dir: Path, *, side: str = "test") -> None:
-    """Raise InputError if `split_dir` is missing or not one side of a split, naming the command to run or the folder.
+    """Raise InputError if `split_dir` is missing or not one side of a split, and say what to do.
 
     `side` is the side to suggest if `split_dir` contains all of them.
     """

@@ -1,9 +1,9 @@
 """Choose the frames of a clip. This is index arithmetic only; no video is opened here.
 
-All clips follow one rule: `num_frames` frames from a start on, `frame_stride` apart. The stride counts frames of the
-video, or frames at ClipConfig.target_fps if that is set; then a clip takes the frames shown at these times. If the
-video is shorter than a clip, the step is reduced until the clip fits, and if it is shorter than `num_frames`, its last
-frame is repeated.
+All clips follow one rule: they take `num_frames` frames, `frame_stride` apart, from a start on. With
+ClipConfig.target_fps, the stride counts frames at that rate instead of frames of the video, and a clip takes the frames
+shown at these times. If the video is too short, the stride is reduced until the clip fits. If it has fewer than
+`num_frames` frames, the last one is repeated.
 
 Functions take the video's `fps` and, if frames are not evenly spaced, `edges_s`: the start of each frame and the end of
 the last in seconds, (num_video_frames + 1,). Both are only used with target_fps.
@@ -150,7 +150,7 @@ def uniform_starts(
 def begins_window(begin: float | np.ndarray, end: float | np.ndarray, clip: ClipConfig, clip_step: int | None):
     """Return whether a window starts at the frame shown from `begin` to `end`.
 
-    Windows are `clip_step` apart; None is half a clip. All three are in units of frame_stride.
+    Windows are `clip_step` apart; None is half a clip. `begin`, `end` and `clip_step` are in units of frame_stride.
     """
     if clip_step is None:
         clip_step = clip.default_clip_step

@@ -137,7 +137,7 @@ def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *
 def assign_folds(videos: Iterable[VideoRecord], num_folds: int, *, seed: int) -> dict[str, int]:
     """Assign each source with all its videos to one of the folds 1 to `num_folds`. Returns {source: fold}.
 
-    Greedy, as in assign_sources(). Each class is spread as evenly as its sources allow, then the number of videos.
+    Greedy, as in assign_sources(). It balances each class over the folds, and then the number of videos.
     """
     clips, order = _by_size(videos, seed=seed)
     totals: Counter[str] = sum(clips.values(), Counter())

@@ -23,7 +23,7 @@ def format_audit(found: dict[str, Any]) -> str:
 
 
 def _verdict(test: dict[str, Any]) -> str:
-    """Summarise the test split in one line. Recordings shared across classes are no leak, official folds have them."""
+    """Summarise the test split in one line. Recordings shared across classes are not called a leak: HMDB51 has them."""
     if not test["sources_known"]:
         return f"recordings shared by test and the rest: {RECORDINGS_UNKNOWN}"
     within, across = test["sources"]["test_clips_within_class"], test["sources"]["test_clips_across_classes"]

@@ -16,7 +16,7 @@ _SPLIT_COLORS = {"train": BLUE, "val": ORANGE, "test": GREY, "all": BLUE}
 
 @styled()
 def draw_class_counts(distribution: dict[str, Any]) -> Figure:
-    """Draw the videos per class in a panel for each split, largest class on top, their lengths, and HMDB51's tags.
+    """Draw the videos per class in a panel for each split, largest class on top, then their lengths and HMDB51's tags.
 
     `distribution` is the result of data.distribution.label_distribution().
     """

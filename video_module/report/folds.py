@@ -120,7 +120,7 @@ def _pool(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> dict[str,
     """Compute the figures over the videos of all folds, each scored by a model not trained on its recording.
 
     One fold of a small data set has too few videos to say much; all folds together have all videos. The intervals hold
-    for these models: they do not include the variation between folds drawn or models trained differently. Raises
+    for these models: they do not cover how other folds or another training run would change the figures. Raises
     InputError if predictions are missing, or a video is in two folds.
     """
     rows = [row for path, result in zip(paths, results, strict=True) for row in read_predictions(path, result)]

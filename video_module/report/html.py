@@ -21,8 +21,8 @@ from video_module.report.statistics import describe_share
 from video_module.report.style import to_png
 from video_module.tables import pluralize
 
-# Names of classes and files come from users, so all inserted text is escaped. A missing value raises an error and does
-# not leave a gap in the page.
+# Names of classes and files come from users, so all inserted text is escaped. A missing value raises an error, because
+# otherwise the page would have a gap.
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=True,

@@ -117,7 +117,7 @@ def failure_lines(figures: dict[str, Any]) -> list[str]:
 
 
 def describe_views(views: dict[str, Any]) -> str:
-    """What a results file records of its views, in words."""
+    """Describe the views of a results file in words."""
     crops = pluralize(views["num_crops"], "crop")
     if views["sampling"] == "windows":
         return f"windows every {views['clip_step']} frames x {crops}"

@@ -12,7 +12,7 @@ Sums = Mapping[str, np.ndarray]
 
 NUM_RESAMPLES = 2000
 
-# With fewer recordings, no interval is given, because it would mostly depend on which ones were chosen.
+# With fewer recordings, no interval is given, because it would mostly depend on which ones happen to be tested.
 _MIN_SOURCES = 5
 # Differences up to this are rounding errors.
 _NO_WIDTH = 1e-9
@@ -82,8 +82,8 @@ def interval_note(
 ) -> str | None:
     """Describe the limits of intervals, or return None if there are none.
 
-    If `num_videos` (of which `num_right` were right) is given, a small test is noted, too. `cross_validated` means that
-    the test is one fold of a cross-validation or all of them.
+    If `num_videos` (of which `num_right` were right) is given, also say if the test is too small. `cross_validated`
+    means that it is one fold of a cross-validation or all of them.
     """
     notes = []
     if num_videos and is_small_test(num_videos, num_sources):
