@@ -73,11 +73,9 @@ def read_annotations(
 ) -> tuple[list[Segment], list[Rejected], list[str]]:
     """Read a table, or a list of lines `path label`, without decoding any video.
 
-    Paths are relative to `input_dir` or to the table's folder. Where a row names no source, `source_of` finds it in the
-    file name; failing that, the file counts as its own recording.
-
-    Returns the segments, the files that cannot be read, and notes for the user. Raises InputError listing up to ten
-    mistakes with their lines.
+    Paths are relative to `input_dir` or to the table's folder. For rows without a source, `source_of` takes it from the
+    file name. Returns the segments, the files that cannot be read, and notes for the user. Raises InputError listing up
+    to ten mistakes with their lines.
     """
     mistakes = _Mistakes(file)
     rows, notes = _read_rows(file, mistakes)

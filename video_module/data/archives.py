@@ -272,7 +272,7 @@ def _tar_members(archive: Path) -> Iterator[list[_Member]]:
 
 
 def class_folder(path: Path) -> Path:
-    """Return the folder of class folders: `path` itself, or the one inside if `path` is an archive. Unpacks archives."""
+    """Return the folder of class folders: `path` itself, or the one inside if it is an archive. Unpacks archives."""
     return class_root(unpacked(path)) if is_archive(path) and not path.is_dir() else path
 
 
@@ -286,7 +286,7 @@ def class_root(folder: Path) -> Path:
 
 
 def splits_folder(path: Path) -> Path:
-    """Return the folder of split files: `path` itself, or the one inside if `path` is an archive. Unpacks archives."""
+    """Return the folder of split files: `path` itself, or the one inside if it is an archive. Unpacks archives."""
     if not is_archive(path):
         return path
     folder = unpacked(path)

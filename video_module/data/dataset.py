@@ -323,7 +323,7 @@ def _collate(items: Sequence[tuple[Tensor, int] | VideoError]) -> Batch:
         return None, torch.empty(0, dtype=torch.int64), failures
     clips, labels = default_collate(readable)
     if get_worker_info() is not None:
-        # default_collate() moves clips to shared memory, too. An error reaches the main process here, but not in sending.
+        # As default_collate() does with clips. An error reaches the main process from here, but not from sending.
         labels.share_memory_()
     return clips, labels, failures
 
