@@ -1,4 +1,4 @@
-"""Split labelled videos into train, val and test, so that videos from one recording (source) stay together."""
+"""Split labelled videos into train, val and test, so that videos from one recording stay together."""
 
 import argparse
 from collections.abc import Callable
@@ -82,8 +82,8 @@ def add_split_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--groups",
         type=Path,
-        help="CSV with columns path (<class>/<file>) and source or source_video; auto: group videos as "
-        "--suggest_groups does",
+        help="CSV with columns path (<class>/<file>) and source (or source_video), the recording; auto: group videos "
+        "as --suggest_groups does",
     )
     add("--group_regex", help="regular expression whose first group, matched in the file name, names the recording")
     add("--link", choices=LINKS, default="hard", help="link type; files that cannot be linked are copied")
