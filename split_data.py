@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PROTOCOLS = ("grouped", "hmdb51", "ucf101")
 FOLDS = ("1", "2", "3", "all")
 DEFAULT_TEST_FRACTION = 0.1
-# Given to --groups in place of a table: use the suggested sources.
+# Value of --groups instead of a table: use the suggested recordings.
 AUTO = Path("auto")
 
 
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read_source_of(args: argparse.Namespace) -> "SourceOf":
-    """How the source of a video is found: by --groups, by --group_regex, or by file names in a known style."""
+    """Return how to find the recording of a video: by --groups, --group_regex, or file names of HMDB51 and UCF101."""
     from video_module.data import records
 
     if args.groups and args.groups != AUTO:
@@ -312,7 +312,7 @@ def prepare_videos(args: argparse.Namespace, class_dir: Path | None, output_dirs
 
 
 def suggest_sources(args: argparse.Namespace, videos, input_dir: Path):
-    """Suggest sources if --groups auto asks for it, or if the file names do not tell them; else None."""
+    """Suggest recordings if --groups auto is given or file names do not tell them, otherwise return None."""
     from video_module.data import grouping, records
 
     if args.groups == AUTO:

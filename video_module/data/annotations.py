@@ -111,7 +111,7 @@ def read_annotations(
 
 
 def _name_sources(segments: Sequence[Segment], source_of: SourceOf) -> list[Segment]:
-    """Give all segments of a file the same name, however the table writes its path, and the same source."""
+    """Give all segments of a file the same name, however the table writes its path, and one recording."""
     names: dict[object, str] = {}
     sources: dict[object, str] = {}
     named = []

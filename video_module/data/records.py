@@ -32,7 +32,7 @@ class VideoRecord:
     path: str
     label: str
     source: str
-    """The recording it was cut from."""
+    """The recording that the video was cut from."""
     num_frames: int
     """Number of frames that decode. 0 if the file was not decoded."""
     fps: float

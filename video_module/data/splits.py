@@ -91,7 +91,7 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def _by_size(videos: Iterable[VideoRecord], *, seed: int) -> tuple[dict[str, Counter[str]], list[str]]:
-    """Count the videos of each source by class, and sort the sources by size, largest first, equal ones at random."""
+    """Count the videos of each recording by class, and sort the recordings, largest first, equal ones at random."""
     clips: dict[str, Counter[str]] = defaultdict(Counter)
     for video in videos:
         clips[video.source][video.label] += 1
@@ -111,9 +111,9 @@ def _cost(added: Counter[str], have: Counter[str], totals: Counter[str], fractio
 
 
 def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *, seed: int) -> dict[str, str]:
-    """Assign each source with all its videos to a split, so that each class is divided by about `fractions`.
+    """Assign each recording with all its videos to a split, so that each class is divided by about `fractions`.
 
-    Greedy: sources are assigned from the largest to the smallest, each to the split with the smallest _cost(). Every
+    Greedy: recordings are assigned from the largest to the smallest, each to the split with the smallest _cost(). Every
     class is in train. Returns {source: split}.
     """
     clips, order = _by_size(videos, seed=seed)
@@ -125,7 +125,7 @@ def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *
         added = clips[source]
         wanted = [split for split in fractions if fractions[split] > 0]
         best = min(wanted, key=lambda split, added=added: _cost(added, have[split], totals, fractions[split]))
-        # The last source of a class goes to train if the class is not there yet
+        # The last recording of a class goes to train if the class is not there yet
         if any(last_place[label] == place and not have["train"][label] for label in added):
             best = "train"
         have[best].update(added)
@@ -135,7 +135,7 @@ def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *
 
 
 def assign_folds(videos: Iterable[VideoRecord], num_folds: int, *, seed: int) -> dict[str, int]:
-    """Assign each source with all its videos to one of the folds 1 to `num_folds`. Returns {source: fold}.
+    """Assign each recording with all its videos to one of the folds 1 to `num_folds`. Returns {source: fold}.
 
     Greedy, as in assign_sources(). It balances each class over the folds, and then the number of videos.
     """

@@ -37,7 +37,7 @@ def resample_by_source(
     """
     names, owners = np.unique(np.asarray(sources), return_inverse=True)
     assert all(len(rows) == len(owners) for rows in tallies.values()), "a tally has one row for each video"
-    # Only the number of times that each source is drawn matters, so a resample is a weighted sum over sources.
+    # Only how often each recording is drawn matters, so a resample is a weighted sum over recordings.
     drawn = np.random.default_rng(seed).integers(len(names), size=(num_resamples, len(names)))
     weights = np.stack([np.bincount(row, minlength=len(names)) for row in drawn]).astype(np.float64)
     resampled = {}
