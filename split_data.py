@@ -1,4 +1,4 @@
-"""Split labelled videos into train, val and test, so that videos from one recording (source) stay together."""
+"""Split labelled videos into train, val and test, so that videos from one recording stay together."""
 
 import argparse
 from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PROTOCOLS = ("grouped", "hmdb51", "ucf101")
 FOLDS = ("1", "2", "3", "all")
 DEFAULT_TEST_FRACTION = 0.1
-# Given to --groups in place of a table: use the suggested sources.
+# Value of --groups instead of a table: use the suggested recordings.
 AUTO = Path("auto")
 
 
@@ -55,9 +55,9 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="CSV",
         help="table of labelled videos or segments, used instead of class folders: a CSV with columns path and label, "
-        "and optionally start_s and end_s (or start_frame and end_frame, counted from 0, end exclusive), source, "
-        "split; or lines of 'path label'. Files are looked for in --input_dir if given, then beside the table. "
-        "Segments are cut to <output_dir>_clips",
+        "and optionally start_s and end_s (or start_frame and end_frame, counted from 0, end exclusive), source "
+        "(the recording), split; or lines of 'path label'. Files are looked for in --input_dir if given, then beside "
+        "the table. Segments are cut to <output_dir>_clips",
     )
     add("--class_list", type=Path, help="names of numeric labels: one per line from 0, or lines such as '1 Archery'")
     add("--background", metavar="NAME", help="add a class of this name, cut from the unlabelled stretches")
@@ -73,7 +73,7 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
 def add_split_flags(parser: argparse.ArgumentParser) -> None:
     """Flags for who trains and who tests."""
     add = parser.add_argument
-    add("--protocol", choices=PROTOCOLS, default="grouped", help="grouped: by source; others: official split files")
+    add("--protocol", choices=PROTOCOLS, default="grouped", help="grouped: by recording; others: official split files")
     add("--splits_dir", type=Path, help="folder with the official split files, or an archive of them")
     add("--fold", choices=FOLDS, help="official fold; all: write <output_dir>/fold1 to fold3 (default: 1)")
     add("--num_folds", type=cli.positive_int, help="cross-validate: <output_dir>/fold1, …; each video is tested once")
@@ -82,22 +82,22 @@ def add_split_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--groups",
         type=Path,
-        help="CSV with columns path (<class>/<file>) and source or source_video; auto: group videos as "
-        "--suggest_groups does",
+        help="CSV with columns path (<class>/<file>) and source (or source_video), the recording; auto: group videos "
+        "as --suggest_groups does",
     )
-    add("--group_regex", help="regular expression whose first group, matched in the file name, is the source")
+    add("--group_regex", help="regular expression whose first group, matched in the file name, names the recording")
     add("--link", choices=LINKS, default="hard", help="link type; files that cannot be linked are copied")
-    add("--seed", type=cli.natural, default=777, help="seed for assigning sources to splits")
+    add("--seed", type=cli.natural, default=777, help="seed for assigning recordings to splits")
 
 
 def add_other_modes(parser: argparse.ArgumentParser) -> None:
     """Flags for what else this script does."""
-    parser.add_argument_group("suggest sources instead of splitting").add_argument(
+    parser.add_argument_group("suggest recordings instead of splitting").add_argument(
         "--suggest_groups",
         type=Path,
         metavar="CSV",
-        help="write a table for --groups of which videos in --input_dir seem to come from one recording, and a picture "
-        "of each group for checking; if the sources are known, show how well they agree",
+        help="write a table for --groups that says which videos in --input_dir seem to come from one recording, and a "
+        "picture of each group to check it by; if the recordings are known, show how well they agree",
     )
     audit = parser.add_argument_group("look for leaks instead of splitting").add_argument
     audit(
@@ -135,7 +135,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         (args.background is not None and not args.annotations, "--background requires --annotations"),
         (
             args.groups and args.annotations,
-            "--groups cannot be combined with --annotations; put the sources into the table's column source",
+            "--groups cannot be combined with --annotations; name the recordings in the table's column source",
         ),
         (args.groups and args.group_regex, "--groups and --group_regex cannot be combined"),
         (args.num_folds == 1, "--num_folds must be at least 2, got 1"),
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read_source_of(args: argparse.Namespace) -> "SourceOf":
-    """How the source of a video is found: by --groups, by --group_regex, or by file names in a known style."""
+    """Return how to find the recording of a video: by --groups, --group_regex, or file names of HMDB51 and UCF101."""
     from video_module.data import records
 
     if args.groups and args.groups != AUTO:
@@ -312,7 +312,7 @@ def prepare_videos(args: argparse.Namespace, class_dir: Path | None, output_dirs
 
 
 def suggest_sources(args: argparse.Namespace, videos, input_dir: Path):
-    """Suggest sources if --groups auto asks for it, or if the file names do not tell them; else None."""
+    """Suggest recordings if --groups auto is given or file names do not tell them, otherwise return None."""
     from video_module.data import grouping, records
 
     if args.groups == AUTO:

@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--allow_leak",
         action="store_true",
-        help="test even if the model was trained on sources of the test split; recorded in the results",
+        help="test even if the model was trained on recordings of the test split; recorded in the results",
     )
     parser.add_argument("--device", default="auto", help=cli.DEVICE_HELP)
     parser.add_argument(
@@ -276,7 +276,7 @@ def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "Eval
         )
     shared = None
     if overlap.num_sources or overlap.num_clips:
-        allowed = " (official folds share films across classes)" if split.fold and not overlap.num_clips else ""
+        allowed = " (official folds share recordings across classes)" if split.fold and not overlap.num_clips else ""
         shared = f"leak (allowed): {overlap}" if overlap.is_leak else f"{overlap}{allowed}"
         print(shared)
     if not sources_known(split.videos):
@@ -285,7 +285,7 @@ def check_overlap(args: argparse.Namespace, predictor: "Predictor", split: "Eval
             "detected, not other cuts of their recordings"
         )
     elif not shared:
-        print("no test video comes from a source of the model's train and val splits")
+        print("no test video comes from a recording in the model's train and val splits")
     return {"train_overlap": overlap.to_dict(), "train_overlap_note": shared}
 
 

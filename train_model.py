@@ -349,6 +349,7 @@ def show_estimate(fitted: "Probe", examples: "Examples") -> None:
     from video_module.report.metrics import summarise
     from video_module.report.statistics import interval_note
     from video_module.scores import video_score
+    from video_module.tables import pluralize
 
     estimate = fitted.estimate
     if estimate is None:
@@ -359,9 +360,9 @@ def show_estimate(fitted: "Probe", examples: "Examples") -> None:
     interval = figures["intervals"]["video_top1"]
     shown = f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
     is_known = sources_known(examples.videos)
-    sources = f"of {figures['num_sources']} sources" if is_known else "of unknown recordings"
+    recordings = f"of {pluralize(figures['num_sources'], 'recording')}" if is_known else "of unknown recordings"
     print(
-        f"cross-validated accuracy {figures['video_top1']:.3f}{shown} ({figures['num_videos']} videos {sources} in "
+        f"cross-validated accuracy {figures['video_top1']:.3f}{shown} ({figures['num_videos']} videos {recordings} in "
         f"{estimate.num_folds} folds)"
     )
     if not is_known:

@@ -163,7 +163,7 @@ A = "../videos/a.mp4"
         (f"{HEAD}{A},walk,0,5,1,5,\n", r"t\.csv:2: 6 cells, where the first line has 5|7 cells"),
         (
             f"{HEAD}{A},walk,0,1,train\n{A},walk,0,1,test\n",
-            r"t\.csv:3: same as line 2, but with a different source or split",
+            r"t\.csv:3: same as line 2, but the column source or split differs",
         ),
         ("path,label\r\n\u0430.mp4,\u0431\r\n".encode("cp1251"), r"t\.csv: not UTF-8 text"),
         (f"path,label\n{A},walk\n".encode("utf-16"), r"t\.csv: not UTF-8 text"),

@@ -70,7 +70,7 @@ def test_groups_file(tmp_path):
     with pytest.raises(InputError, match=r"old\.csv: not UTF-8 text"):
         records.groups_source(tmp_path / "old.csv")
     (tmp_path / "twice.csv").write_text("path,source\na/1.avi,X\na/1.avi,Y\n")
-    with pytest.raises(InputError, match=r"twice\.csv:3: a/1\.avi has a different source in an earlier row"):
+    with pytest.raises(InputError, match=r"twice\.csv:3: column source of a/1\.avi differs from an earlier row"):
         records.groups_source(tmp_path / "twice.csv")
 
 

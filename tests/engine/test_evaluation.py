@@ -116,7 +116,7 @@ def test_results_of_another_fold_are_not_replaced(exported, official_data, drawn
 
 def test_what_results_record(model, drawn_data, tmp_path, capsys):
     figures = run(drawn_data / "test", model, tmp_path)
-    assert "no test video comes from a source of the model's train and val splits" in capsys.readouterr().out
+    assert "no test video comes from a recording in the model's train and val splits" in capsys.readouterr().out
     record = json.loads((drawn_data / "split.json").read_text())
     assert (figures["split_digest"], figures["protocol"], figures["fold"]) == (record["digest"], "grouped", None)
     assert figures["train_overlap"] == {
@@ -197,7 +197,7 @@ def test_four_clips_of_a_video_are_scored_where_none_is_asked_for():
 
 def test_testing_on_training_videos_is_refused(model, drawn_data, tmp_path, capsys):
     reason = (
-        r"train: 24 test videos come from 4 sources in the model's train and val splits; "
+        r"train: 24 test videos come from 4 recordings in the model's train and val splits; "
         r"the model was trained or validated on 24 of them"
     )
     with pytest.raises(InputError, match=reason + "; .* or add --allow_leak"):
@@ -221,7 +221,7 @@ def test_a_copy_elsewhere_is_the_same_video(exported, drawn_data, tmp_path, monk
     shutil.copy(video, tmp_path / "copy" / "sit")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        InputError, match=r"copy: 1 test video comes from 1 source .* trained or validated on 1 of them"
+        InputError, match=r"copy: 1 test video comes from 1 recording .* trained or validated on 1 of them"
     ):
         run(Path("copy"), exported, tmp_path)
 
@@ -270,8 +270,8 @@ def test_official_folds_may_share_films_but_no_clip(trained, official_data, tmp_
         "is_leak": False,
     }
     assert (
-        "6 test videos come from 1 source in the model's train and val splits; the model was trained or validated on 0 "
-        "of them (official folds share films across classes)\n" in capsys.readouterr().out
+        "6 test videos come from 1 recording in the model's train and val splits; the model was trained or validated "
+        "on 0 of them (official folds share recordings across classes)\n" in capsys.readouterr().out
     )
     model = with_record(
         trained, tmp_path / "clip.pth", train_sources=sources, train_clips=[leaks.hash_clip(videos[3].path)]

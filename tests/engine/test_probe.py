@@ -135,7 +135,7 @@ def test_a_class_of_one_source_leaves_no_estimate():
     members = [i for i, video in enumerate(examples.videos) if video.label != "c1" or video.source == "3"]
     fitted = fit_probe(subset(examples, members))
     assert fitted.estimate is None
-    assert fitted.note.startswith("no accuracy estimate: all videos of class 'c1' come from one source")
+    assert fitted.note.startswith("no accuracy estimate: all videos of class 'c1' come from one recording")
     assert fitted.head.weight.shape == (3, 7)
 
 
@@ -224,7 +224,7 @@ def test_what_a_probe_prints(probed):
     path, printed = probed
     assert f"features: found 0 of 30 videos in {path.with_name('p_features.npz')}" in printed
     accuracy = r"cross-validated accuracy 0\.\d{3}, 95 % interval 0\.\d{3} to 0\.\d{3}"
-    assert re.search(accuracy + r" \(30 videos of 5 sources in 5 folds\)", printed)
+    assert re.search(accuracy + r" \(30 videos of 5 recordings in 5 folds\)", printed)
     assert re.search(r"videos per class +2 +all \(4\)", printed)
     assert "per class: " in printed
     checkpoint = load_checkpoint(path)
@@ -321,7 +321,7 @@ def test_a_new_class_computes_its_videos_alone(again, trained, drawn_data, tmp_p
     train_model.main(command(trained, data, again, "--no_flip", "new"))
     printed = capsys.readouterr().out
     assert "features: found 24 of 25 videos" in printed
-    assert "no accuracy estimate: all videos of class 'new' come from one source" in printed
+    assert "no accuracy estimate: all videos of class 'new' come from one recording" in printed
     assert load_checkpoint(again).class_names[1] == "new"
 
 

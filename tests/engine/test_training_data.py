@@ -14,7 +14,7 @@ def video(label: str, source: str) -> VideoRecord:
 @pytest.mark.parametrize(
     ("val", "expected"),
     [
-        ([("wave", "Film"), ("wave", "Film"), ("sit", "New")], "2 of 3 validation videos share a source with train"),
+        ([("wave", "Film"), ("wave", "Film"), ("sit", "New")], "2 of 3 validation videos share a recording with train"),
         ([("sit", "Film"), ("wave", "New")], None),  # shared only across classes, as in official folds
     ],
 )

@@ -83,7 +83,7 @@ def test_a_case_done_by_hand(compare, tmp_path):
     assert "better in the second (6)" in printed
     assert f"{PATHS[14]}: wave -> run" in printed
     assert "+0.2083" in printed
-    assert "only 6 sources" in printed
+    assert "only 6 recordings" in printed
     assert "views differ" not in printed
     assert "difference: second minus first" in printed
     assert compare.written == "one_vs_two.json"

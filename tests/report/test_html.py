@@ -58,7 +58,7 @@ def made_figures() -> dict:
         "num_clips": 144,
         "num_sources": 6,
         "num_resamples": 2000,
-        "interval_note": "with only 6 sources, the true intervals are wider",
+        "interval_note": "with only 6 recordings, the true intervals are wider",
         "per_class": {
             name: {
                 "precision": None if value is None else 0.6,
@@ -130,9 +130,9 @@ def test_the_figures_and_where_it_fails_are_told(tmp_path):
         "0.667",
         "95 % interval 0.567 to 0.767",
         "hmdb51, fold 2, digest d7c326fae8c38265",
-        "12 videos from 6 sources, 3 classes",
+        "12 videos from 6 recordings, 3 classes",
         "4 clips x 3 crops: 144 views",
-        "With only 6 sources, the true intervals are wider.",
+        "With only 6 recordings, the true intervals are wider.",
         "8 frames of 64 × 64, 4 apart",
         "guessing: 1.099",
         'label <b>&"x"</b> 19%, predicted stand 71%',
@@ -150,7 +150,7 @@ def test_names_are_text_and_never_markup(tmp_path):
 
 @pytest.mark.parametrize("is_leak", [True, False])
 def test_what_the_test_shares_with_training_is_said_as_in_the_terminal(tmp_path, is_leak):
-    note = "527 test videos come from 149 sources in the model's train and val splits (official folds share films)"
+    note = "527 test videos come from 149 recordings in the model's train and val splits"
     overlap = {"num_sources": 149, "num_videos": 527, "num_clips": 0, "is_leak": is_leak}
     text = written(tmp_path, train_overlap=overlap, train_overlap_note=note).text
     assert note in text
@@ -163,7 +163,7 @@ def test_weights_and_a_clean_test_are_said(tmp_path):
     clean = {"num_sources": 0, "num_videos": 0, "num_clips": 0, "by_name_alone": False, "is_leak": False}
     text = written(tmp_path, train_overlap=clean, weights="KINETICS400_V1", precision="bf16").text
     assert "from KINETICS400_V1, tested in bf16" in text
-    assert "none of these videos, none of their sources" in text
+    assert "none of these videos, none of their recordings" in text
     assert "none of these videos" not in written(tmp_path, train_overlap=None).text
 
 

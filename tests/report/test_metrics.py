@@ -33,7 +33,7 @@ def test_figures_of_a_case_done_by_hand():
     assert figures["ece"] == pytest.approx((0.2 + 0.4 + 0.55 + 0.15) / 4)
     assert (figures["num_videos"], figures["num_clips"], figures["num_sources"]) == (4, 8, 3)
     assert set(figures["intervals"].values()) == {None}
-    assert "resampling needs at least 5 sources, got 3" in figures["interval_note"]
+    assert "resampling needs at least 5 recordings, got 3" in figures["interval_note"]
 
 
 def test_confusion_counts_labels_in_rows():

@@ -88,10 +88,10 @@ def test_intervals_repeat_and_hold_the_figure():
 @pytest.mark.parametrize(
     ("num_sources", "accuracy", "given", "note"),
     [
-        (1, 0.0, False, "resampling needs at least 5 sources, got 1"),
-        (4, 0.5, False, "resampling needs at least 5 sources, got 4"),
-        (5, 0.6, True, "only 5 sources"),
-        (19, 0.6, True, "only 19 sources"),
+        (1, 0.0, False, "resampling needs at least 5 recordings, got 1"),
+        (4, 0.5, False, "resampling needs at least 5 recordings, got 4"),
+        (5, 0.6, True, "only 5 recordings"),
+        (19, 0.6, True, "only 19 recordings"),
         (20, 1.0, False, "does not make them certain"),  # no error in any resample
         (20, 0.6, True, None),
     ],

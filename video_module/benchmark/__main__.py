@@ -151,7 +151,7 @@ def _add_recipe(commands: argparse._SubParsersAction) -> None:
         commands, "recipe", "compare this recipe with the original's: same time on one core, 5-fold cross-validation"
     )
     recipe.add_argument("--data_dir", type=Path, required=True, help="folder of classes, such as fight_surv")
-    recipe.add_argument("--groups", type=Path, help="CSV with columns path and source")
+    recipe.add_argument("--groups", type=Path, help="CSV with columns path and source (the recording)")
     recipe.add_argument(
         "--output_dir",
         type=Path,

@@ -1,4 +1,4 @@
-"""Read and check tables of clips: which file shows which action, from when to when."""
+"""Read and check tables of labelled clips: the file, the label, and optionally start and end."""
 
 import csv
 import difflib
@@ -22,11 +22,11 @@ from video_module.files import file_key, read_text
 from video_module.tables import pluralize
 
 _COLUMNS = ("path", "label", "start_s", "end_s", "start_frame", "end_frame", "source", "source_video", "split")
-# A column of one of these names is a time that would be passed over, and whole files labelled in place of segments.
+# An unknown column with such a name probably holds times. Ignoring it would label whole files instead of segments.
 _TIMES = re.compile(r"(start|begin|from|end|stop|until|to)\b|(start|begin|end|stop)_")
 _HEADER = "a first line with the columns path and label (and start_s, end_s, source, split, as needed)"
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
-# A row may end so much after its file does. Players round, and count the sound that goes on.
+# How far a row's end may lie beyond the end of its file: players round, and some count sound that outlasts the picture.
 _MAX_LATE_S = 0.5
 _MOST_MISTAKES = 10
 
@@ -40,7 +40,7 @@ class _Row:
 
 
 class _Mistakes:
-    """The mistakes found in a table, reported together."""
+    """Collect the mistakes in a table, to report them together."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -53,7 +53,7 @@ class _Mistakes:
         return len(self._found)
 
     def end(self) -> None:
-        """Raise InputError if there were any, listing the first ones."""
+        """Raise InputError listing the first mistakes, if there are any."""
         found = [f"{self.file}:{line}: {text}" for line, text in sorted(self._found)]
         if len(found) == 1:
             raise InputError(found[0])
@@ -71,10 +71,11 @@ def read_annotations(
     source_of: SourceOf = name_source,
     num_workers: int,
 ) -> tuple[list[Segment], list[Rejected], list[str]]:
-    """Read a table, or a list of lines `path label`: the segments, files that cannot be read, and notes for the user.
+    """Read a table, or a list of lines `path label`, without decoding any video.
 
-    Paths are relative to `input_dir` or to the table's folder. A row without a source has that of `source_of`, or is of
-    the recording that its file is. Raises InputError, with ten mistakes at a time by line; no video is decoded.
+    Paths are relative to `input_dir` or to the table's folder. For rows without a source, `source_of` takes it from the
+    file name. Returns the segments, the files that cannot be read, and notes for the user. Raises InputError listing up
+    to ten mistakes with their lines.
     """
     mistakes = _Mistakes(file)
     rows, notes = _read_rows(file, mistakes)
@@ -110,7 +111,7 @@ def read_annotations(
 
 
 def _name_sources(segments: Sequence[Segment], source_of: SourceOf) -> list[Segment]:
-    """Give each file one name, in however many ways it is written, and one source, whatever is shown in it."""
+    """Give all segments of a file the same name, however the table writes its path, and one recording."""
     names: dict[object, str] = {}
     sources: dict[object, str] = {}
     named = []
@@ -119,7 +120,7 @@ def _name_sources(segments: Sequence[Segment], source_of: SourceOf) -> list[Segm
         name = names.setdefault(key, segment.name)
         if not segment.source and key not in sources:
             source = source_of(name, segment.label)
-            # So it is where the name tells nothing
+            # True if the file name does not name a recording
             is_own = source == f"{segment.label}/{PurePosixPath(name).name}"
             sources[key] = name if is_own else source
         named.append(replace(segment, name=name, source=segment.source or sources[key]))
@@ -168,7 +169,7 @@ def _read_table(file: Path, text: str, delimiter: str, mistakes: _Mistakes) -> t
         if any("\n" in cell or "\r" in cell for cell in cells):
             mistakes.add(line, "a cell contains a line break; is a quote left open?")
             continue
-        # Spreadsheets write a comma in numbers where the cells are separated by something else
+        # Where cells are not separated by commas, spreadsheets may write decimal commas
         values = {
             name: cell.strip().replace(",", ".") if delimiter != "," and name.endswith("_s") else cell.strip()
             for name, cell in zip(columns, cells, strict=False)
@@ -181,7 +182,7 @@ def _read_table(file: Path, text: str, delimiter: str, mistakes: _Mistakes) -> t
 
 
 def _lines(reader, file: Path) -> Iterator[tuple[int, list[str]]]:
-    """(number of the line, cells) of each line that is not empty."""
+    """Yield (line number, cells) of each line that is not empty."""
     while True:
         begin = reader.line_num + 1
         try:
@@ -195,7 +196,7 @@ def _lines(reader, file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _read_list(file: Path, text: str, first: str, mistakes: _Mistakes) -> list[_Row]:
-    """The lines `path label` of mmaction2, SlowFast and VideoMAE, with a space, comma, semicolon or tab in between."""
+    """Read lines of `path label` (mmaction2, SlowFast, VideoMAE), separated by a space, comma, semicolon or tab."""
 
     def parts(line: str, separator: str) -> tuple[str, str]:
         path, _, label = line.strip().rpartition(separator)
@@ -229,7 +230,7 @@ def _read_row(
     class_names: dict[str, str] | None,
     needs_split: bool,
 ) -> Segment | None:
-    """A row with its file found; times are still as written (see _check_times). None if it has a mistake."""
+    """Check a row and find its file. Returns a segment without times, which _check_times() adds; None on a mistake."""
     cells, num_before = row.cells, len(mistakes)
     label = cells.get("label", "")
     if class_names is not None and label not in class_names.values():
@@ -266,7 +267,7 @@ def _unknown_class(label: str, class_names: dict[str, str]) -> str:
 
 
 def _bad_label(label: str) -> str | None:
-    """Why a label cannot be a class, which is a folder and a line of obj.names; None if it can."""
+    """Return why a label cannot be a class name, or None. It becomes a folder name and a line of obj.names."""
     if not label:
         return "label is empty"
     if re.search(r"[/\\\x00-\x1f\x7f\x85\u2028\u2029]", label) or label.startswith("."):
@@ -275,7 +276,7 @@ def _bad_label(label: str) -> str | None:
 
 
 def _bad_numbers(cells: dict[str, str]) -> Iterator[str]:
-    """What is wrong with a row's times, as far as can be told without its file."""
+    """Yield what is wrong with a row's times, as far as this can be checked without its file."""
     for unit in ("s", "frame"):
         names = f"start_{unit}", f"end_{unit}"
         start, end = (cells.get(name, "") for name in names)
@@ -296,17 +297,17 @@ def _bad_number(name: str, text: str) -> str | None:
 
 
 def _seconds(text: str) -> float:
-    """Read 65.5, 1:05.5 or 0:01:05.5. Raises ValueError."""
+    """Read a time such as 65.5, 1:05.5 or 0:01:05.5. Raises ValueError."""
     if not re.fullmatch(r"(\d+:){1,2}[0-5]?\d(\.\d*)?", text):
         return float(text)
     return sum(float(part) * 60**power for power, part in enumerate(reversed(text.split(":"))))
 
 
 def _find_file(path: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
-    """Where a row's file is, and what is wrong with it, or None."""
+    """Return a row's file, and what is wrong with it or None."""
     if not path:
         return Path(), "path is empty"
-    # On Linux a name may hold a backslash
+    # On Linux, file names may contain backslashes
     for name in dict.fromkeys((path, path.replace("\\", "/"))):
         for folder in folders:
             file = folder / name
@@ -347,7 +348,7 @@ def _similar(path: str, folders: Sequence[Path]) -> str:
 def _check_times(
     rows: Sequence[_Row], segments: Sequence[Segment], mistakes: _Mistakes, *, num_workers: int
 ) -> tuple[list[Segment], list[Rejected]]:
-    """Give segments their times in seconds, by the packets of their files. Files that cannot be read are rejected."""
+    """Add times in seconds to the segments, from the packets of their files. Files that cannot be read are rejected."""
 
     def has_times(row: _Row) -> bool:
         return any(row.cells.get(name) for name in ("start_s", "end_s", "start_frame", "end_frame"))
@@ -369,13 +370,13 @@ def _check_times(
             segment = replace(segment, start_s=round(start_s, 6), end_s=round(min(end_s, table.end_s), 6))
         line, first = lines.setdefault(replace(segment, source="", split=""), (row.line, segment))
         if first != segment:
-            mistakes.add(row.line, f"same as line {line}, but with a different source or split")
+            mistakes.add(row.line, f"same as line {line}, but the column source or split differs")
         kept.append(segment)
     return kept, list(rejected.values())
 
 
 def _times_of(cells: dict[str, str], table: PacketTable) -> tuple[float, float]:
-    """A row's start and end in seconds. Its frames count from 0, and the end is the first frame that is left out."""
+    """Return a row's start and end in seconds. Frames count from 0, and the end frame is not included."""
 
     def second(name: str, default: float) -> float:
         if text := cells.get(f"{name}_s"):

@@ -21,32 +21,31 @@ from video_module.files import move, read_text, replacing, write_json
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _SUFFIXES = (".rar", ".zip", *_TAR_SUFFIXES)
-# A finished folder contains this file, which says what it was unpacked from; an unfinished one has another name.
+# Records which archive a folder was unpacked from. Until that is finished, the folder has the suffix below.
 _MARKER = ".unpacked.json"
 _PARTIAL = ".partial"
-# What the libraries raise on damage: gzip and bz2 an OSError, which has no number then, and all of them a
-# UnicodeDecodeError where a damaged name is not UTF-8.
+# What the libraries raise for damaged archives. gzip and bz2 raise an OSError without errno, and any of them raises a
+# UnicodeDecodeError for a damaged name that is not UTF-8.
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, UnicodeDecodeError)
-# Windows has no names with these characters, drops dots and spaces at an end, and takes some names for devices. A colon
-# would even hide a file within another one.
+# Windows forbids these characters, drops dots and spaces at the end of a name, and reserves some names for devices. A
+# colon would hide the content in a stream of another file.
 _NO_NAME_ON_WINDOWS = re.compile(
     r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com[1-9]|lpt[1-9]) *(\.|$)', flags=re.IGNORECASE
 )
 
 
 class _Member(NamedTuple):
-    """An entry of an archive."""
+    """An entry of an archive. If it is neither a file nor a folder, it is a link or a device."""
 
     name: str
     size: int
     is_file: bool
     is_folder: bool
-    """What is neither is a link or a device."""
     open: Callable[[], IO[bytes]]
 
 
 class _TarHeader(tarfile.TarInfo):
-    """A header that tells of its damage: tarfile takes one after the first for the end, and what follows is lost."""
+    """A header that raises ReadError if it is damaged. By default, tarfile would take it for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, file: tarfile.TarFile) -> "_TarHeader":
@@ -61,12 +60,13 @@ def is_archive(path: PurePath) -> bool:
 
 
 def unpacked(path: Path) -> Path:
-    """The folder that an archive was unpacked to, beside it; a folder is returned as it is.
+    """Unpack an archive into a folder beside it and return the folder; a folder is returned as it is.
 
-    What was begun goes on where it stopped, and what is finished is not done again. Archives inside the archive
-    (HMDB51 comes as a .rar of 51 .rar) become folders of their names. Raises InputError, naming the file, if it is
-    damaged, encrypted, changed since, too large for the disk, or holds a member that would land outside its folder, or
-    in the place of another.
+    An interrupted run continues where it stopped, and a finished one is not repeated. Archives inside the archive are
+    unpacked too, each into a folder of its name (HMDB51 is a .rar that contains 51 .rar files).
+
+    Raises InputError naming the file if it is damaged, encrypted, changed since it was unpacked or too large for the
+    disk, or if a member would be written outside the folder or over another member.
     """
     if path.is_dir() or not is_archive(path):
         return path
@@ -103,10 +103,10 @@ def _stem(name: str) -> str:
 
 
 def _unpack_inner(inner: Path) -> None:
-    """Replace an archive by its folder; the archive is deleted last, so that an interruption costs only time."""
+    """Replace an archive by its folder. The archive is deleted last, so an interruption loses no data."""
     folder = inner.with_name(_stem(inner.name))
     partial = folder.with_name(folder.name + _PARTIAL)
-    # An earlier run stopped just before its last step: _check_places() saw that nothing else made this folder
+    # An earlier run stopped before deleting the archive. _check_places() has ensured that the folder comes from it.
     if folder.is_dir():
         inner.unlink()
         return
@@ -123,7 +123,7 @@ def _unpack_inner(inner: Path) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack an archive's files into a folder, except those that an earlier run unpacked."""
+    """Unpack an archive into a folder, skipping the files that an earlier run has unpacked."""
     with _opened(archive) as members:
         files = _wanted_files(archive, members)
         _check_places(archive, list(files), folder)
@@ -142,9 +142,9 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _wanted_files(archive: Path, members: list[_Member]) -> dict[PurePosixPath, _Member]:
-    """The files to unpack, by their paths within the folder. Raises InputError if a member would lead elsewhere.
+    """Return the files to unpack by their paths within the folder, without hidden files and macOS's metadata.
 
-    What macOS leaves beside the files, and what is hidden, is passed over.
+    Raises InputError if a member is a link or a device, or would be written outside the folder.
     """
     files = {}
     for member in members:
@@ -161,14 +161,14 @@ def _wanted_files(archive: Path, members: list[_Member]) -> dict[PurePosixPath, 
 
 
 def _check_places(archive: Path, paths: list[PurePosixPath], folder: Path) -> None:
-    """Raise InputError, before any file is written, if the files cannot have their names here, each its own.
+    """Raise InputError if this disk cannot store all files under their names. Called before any file is written.
 
-    Nor may an inner archive be unpacked to where another member is, or is unpacked to: a folder that is there could
-    then not be told from what an earlier run made of the archive.
+    An inner archive must not be unpacked to the path of another member either. Otherwise it would be unclear whether an
+    existing folder comes from that archive, unpacked by an earlier run, or from another member.
     """
     ignores_case = folder.with_name(folder.name.swapcase()).exists()
     fold = str.casefold if ignores_case else str
-    # Folders as well, because two classes would become one
+    # Folders too, because two classes would be merged into one
     names = [name for path in paths for name in (path, *path.parents)]
     places: dict[str, PurePosixPath] = {}
     for name in names:
@@ -187,7 +187,7 @@ def _check_places(archive: Path, paths: list[PurePosixPath], folder: Path) -> No
 
 
 def _is_there(target: Path, size: int) -> bool:
-    # replacing() writes files completely or not at all, so the right size means that the file is from this archive
+    # replacing() writes a file completely or not at all, so a file of the right size is complete
     if target.is_file():
         return target.stat().st_size == size
     return is_archive(target) and target.with_name(_stem(target.name)).is_dir()
@@ -195,7 +195,7 @@ def _is_there(target: Path, size: int) -> bool:
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[list[_Member]]:
-    """The members of an archive, all looked at before the first is unpacked. Libraries' errors become InputErrors."""
+    """Open an archive and list its members. Errors of the archive libraries become InputErrors."""
     import rarfile
 
     name = archive.name.lower()
@@ -218,7 +218,7 @@ def _opened(archive: Path) -> Iterator[list[_Member]]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        # bsdtar, and 7z as Debian ships it, stop in the midst of some .rar that unrar and unar read
+        # bsdtar and Debian's 7z fail on some .rar files that unrar and unar can read
         hint = ", or install unar" if isinstance(error, rarfile.Error) else ""
         raise InputError(
             f"{archive}: damaged, or not the format its name says ({reason}); download it again{hint}"
@@ -252,7 +252,7 @@ def _zip_members(archive: Path) -> Iterator[list[_Member]]:
             raise _encrypted(archive)
         members = []
         for info in file.infolist():
-            # The upper four bits hold the kind of file as Unix knows it, 0o12 being a link (S_IFLNK)
+            # The upper four bits hold the Unix file type; 0o12 is a symbolic link (S_IFLNK)
             is_file = not info.is_dir() and info.external_attr >> 28 != 0o12
             members.append(
                 _Member(info.filename, info.file_size, is_file, info.is_dir(), functools.partial(file.open, info))
@@ -264,20 +264,20 @@ def _zip_members(archive: Path) -> Iterator[list[_Member]]:
 def _tar_members(archive: Path) -> Iterator[list[_Member]]:
     with tarfile.open(archive, tarinfo=_TarHeader) as file:
         infos = file.getmembers()
-        # Behind a compressed tar's end is the checksum of all of it. It is read first: damage is told before any file
-        # is written.
+        # The checksum of a compressed tar follows its end. Read up to it now, to find damage before any file is
+        # written.
         while file.fileobj.read(1 << 20):
             pass
         yield [_Member(i.name, i.size, i.isfile(), i.isdir(), functools.partial(file.extractfile, i)) for i in infos]
 
 
 def class_folder(path: Path) -> Path:
-    """The folder of classes: `path` itself, or in the archive `path`, once it is unpacked."""
+    """Return the folder of class folders: `path` itself, or the one inside if it is an archive. Unpacks archives."""
     return class_root(unpacked(path)) if is_archive(path) and not path.is_dir() else path
 
 
 def class_root(folder: Path) -> Path:
-    """The folder that contains the class folders, below any folders that contain just one other."""
+    """Return the folder that contains the class folders, skipping outer folders that contain only one folder."""
     while True:
         below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
         if len(below) != 1 or not any(path.is_dir() for path in below[0].iterdir()):
@@ -286,7 +286,7 @@ def class_root(folder: Path) -> Path:
 
 
 def splits_folder(path: Path) -> Path:
-    """The folder of official split files: `path` itself, or where they are in the archive `path`, once unpacked."""
+    """Return the folder of split files: `path` itself, or the one inside if it is an archive. Unpacks archives."""
     if not is_archive(path):
         return path
     folder = unpacked(path)

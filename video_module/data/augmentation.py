@@ -1,6 +1,6 @@
-"""Random changes to training clips (albumentations), ending in the shapes of transforms.py.
+"""Random augmentation of training clips, with albumentations.
 
-A module of its own because albumentations imports torch and takes seconds; nothing that serves needs it.
+Kept apart from transforms.py because albumentations imports torch, takes seconds to load, and is not needed to serve.
 """
 
 import zlib
@@ -14,19 +14,19 @@ import numpy as np
 from video_module.config import AUGMENTATIONS, ClipConfig
 from video_module.data.transforms import center_view
 
-# Of the clips, as many are mirrored.
+# Probability that a clip is mirrored.
 _FLIP_SHARE = 0.5
 
 
 class Augmentation:
-    """One random draw for all frames of a clip: uint8 (T, H, W, 3) -> uint8 (T, crop, crop, 3).
+    """Augment a clip, with the same random parameters for all its frames: uint8 (T, H, W, 3) -> (T, crop, crop, 3).
 
-    `none` resizes and crops as evaluation does. `light` takes a random part of 50 to 100 % of the area, mirrors half of
-    the clips and jitters the colours of most. `strong` takes parts from 30 %, mirrors, applies two operations of
-    RandAugment (Cubuk et al. 2020), and erases a box through all frames of every fourth clip (Zhong et al. 2020).
+    `none` resizes and crops as evaluation does. `light` crops 50 to 100 % of the area, mirrors half of the clips and
+    jitters the colours of most. `strong` crops 30 to 100 %, mirrors half of the clips, applies two operations of
+    RandAugment (Cubuk et al. 2020), and erases a box from all frames of every fourth clip (Zhong et al. 2020).
 
-    In two steps, so that frames are cropped while they are decoded and none is kept at full size: cropper() for each
-    frame, finish() for the clip. The same seed makes the same change.
+    There are two steps, cropper() for each frame and finish() for the clip, so that frames can be cropped while they
+    are decoded and are not kept at full size. The same seed gives the same result.
     """
 
     def __init__(self, clip: ClipConfig, level: str):
@@ -40,19 +40,19 @@ class Augmentation:
             self._rest = A.Compose(_light() if level == "light" else _strong(clip))
 
     def __call__(self, frames: np.ndarray, *, seed: int, may_flip: bool = True) -> np.ndarray:
-        """Both steps, of frames that are there already."""
+        """Apply both steps to decoded frames."""
         crop = self.cropper(seed)
         return self.finish(np.stack([crop(frame) for frame in frames]), seed=seed, may_flip=may_flip)
 
     def cropper(self, seed: int) -> Callable[[np.ndarray], np.ndarray]:
-        """A function from each frame of one clip, (H, W, 3), to (crop, crop, 3)."""
+        """Return a function that crops each frame of a clip: (H, W, 3) -> (crop, crop, 3)."""
         if self._crop is None:
             return lambda frame: center_view(frame, self._clip)
         self._crop.set_random_seed(_seed_of("crop", seed))
         box: list[int] = []
 
         def crop(frame: np.ndarray) -> np.ndarray:
-            # Drawn once for the clip, when the first frame tells the size of all
+            # Drawn once per clip, when the first frame shows the size
             if not box:
                 box.extend(self._crop.get_params_dependent_on_data({"shape": frame.shape}, {})["crop_coords"])
             left, top, right, bottom = box
@@ -61,35 +61,37 @@ class Augmentation:
         return crop
 
     def finish(self, clip: np.ndarray, *, seed: int, may_flip: bool = True) -> np.ndarray:
-        """Colours, mirror and the rest, of a cropped clip. Without `may_flip` all but the mirror stays."""
+        """Apply everything but the crop to a cropped clip. If `may_flip` is False, it is never mirrored."""
         assert clip.ndim == 4 and clip.shape[3] == 3, clip.shape  # THWC
         if self._rest is None:
             return clip
         self._rest.set_random_seed(_seed_of("rest", seed))
         clip = self._rest(images=clip)["images"]
         if may_flip and np.random.default_rng(_seed_of("flip", seed)).random() < _FLIP_SHARE:
-            # Not by albumentations: it mirrors a clip by a strided copy, which takes 18 times as long, and does not
-            # know the class, whose clips may have to stay as they are (--no_flip).
+            # albumentations mirrors with a strided copy, which takes 18 times as long. It also does not know the
+            # class, and some classes must not be mirrored (--no_flip).
             clip = np.stack([cv2.flip(frame, 1) for frame in clip])
         return clip
 
 
 def _seed_of(step: str, seed: int) -> int:
-    # Of its own for each step: from one and the same seed, small crops would always be the dark ones, say
+    # With one seed for all steps, the crop would determine the colours
     return zlib.crc32(f"{step} {seed}".encode())
 
 
-# RGB to YIQ (NTSC): the brightness that an eye sees of red, green and blue, and two axes of colour beside it. Turning
-# those two changes the hue, scaling them the saturation.
+# RGB to YIQ (NTSC): perceived brightness and two colour axes. Rotating the colour axes changes the hue, scaling them
+# changes the saturation.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
 class ClipColorJitter(A.ImageOnlyTransform):
-    """Brightness, contrast, saturation and hue of a whole clip, as one affine map of its colours.
+    """Change brightness, contrast, saturation and hue of a whole clip with one affine map of its colours.
 
-    Each of the first three is a factor drawn from 1 - x to 1 + x; hue a turn of the colour circle by -x to x, 1 being
-    all round. albumentations' ColorJitter goes through every frame once for each of them, in 15 times the time, and
-    takes each frame's own mean for the contrast, so that a clip flickers; here it is the clip's middle frame's.
+    The first three are factors between 1 - x and 1 + x. Hue rotates the colour circle by -x to x, where 1 is a full
+    turn.
+
+    albumentations' ColorJitter takes 15 times as long, because it changes them one after another. It also computes the
+    contrast around each frame's own mean, which makes a clip flicker; here, the middle frame's mean is used.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class ClipColorJitter(A.ImageOnlyTransform):
         return {"matrix": np.column_stack([matrix, np.full(3, offset)]).astype(np.float32)}  # (3, 4)
 
     def apply(self, img: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
-        # Rounds, and keeps values within 0..255
+        # cv2.transform() rounds and clips to 0..255
         return cv2.transform(img, matrix)
 
     def apply_to_images(self, images: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
@@ -126,8 +128,8 @@ def _light() -> list[A.BasicTransform]:
 
 
 def _strong(clip: ClipConfig) -> list[A.BasicTransform | A.BaseCompose]:
-    # Near zero once normalised. One number rather than a colour: albumentations' Affine spreads a colour wrongly over a
-    # clip's frames, and its Erasing draws a random one anew for each frame.
+    # The mean colour, which is near zero once normalised. It is one number because albumentations' Affine handles a
+    # colour wrongly for a clip, and its Erasing would draw a new random colour for each frame.
     grey = 255 * sum(clip.mean) / 3
     return [
         A.SomeOf(_rand_augment(grey), n=2, replace=True, p=1.0),
@@ -136,9 +138,9 @@ def _strong(clip: ClipConfig) -> list[A.BasicTransform | A.BaseCompose]:
 
 
 def _rand_augment(fill: float) -> list[A.BasicTransform]:
-    """RandAugment's operations at a middling strength.
+    """Return RandAugment's operations at medium strength.
 
-    AutoContrast and Equalize are left out: they stretch every frame by its own histogram, so that a clip flickers.
+    AutoContrast and Equalize are left out: they adapt to each frame's histogram, which makes a clip flicker.
     """
     return [
         A.NoOp(p=1.0),

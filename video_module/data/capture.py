@@ -13,41 +13,42 @@ from video_module.data.decoding import VideoReader, read_info
 from video_module.data.packets import DEFAULT_FPS
 from video_module.errors import VideoError, hide_secrets
 
-# A camera goes by its number, or Linux's name for it; longer numbers are names of files.
+# A camera's number, or its device on Linux. Longer numbers are file names.
 _CAMERA = re.compile(r"(?:/dev/video)?(\d{1,3})")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://.*", re.IGNORECASE)
-# OpenCV's own timeouts are 30 s: too long for a page that waits for a picture.
+# OpenCV's default is 30 s, which is too long for a page that waits for a picture.
 _TIMEOUT_MS = 10_000
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimedFrame:
-    """A frame and when it was."""
+    """A frame with its time."""
 
     frame: np.ndarray
     """uint8 RGB (H, W, 3)."""
     time_s: float
-    """Seconds since the input was opened; of a file, its own time."""
+    """Seconds since the input was opened; for a file, the position in the file."""
     arrival_s: float
-    """time.monotonic() when it came."""
+    """time.monotonic() when the frame arrived."""
     fps: float
-    """What the input claims, DEFAULT_FPS where it claims nothing."""
+    """Frame rate stated by the input, or DEFAULT_FPS."""
     num_dropped: int = 0
-    """Frames of a file that were left out just before, since they would have been late."""
+    """Frames of a file skipped just before this one, because they were late or damaged."""
     after_gap: bool = False
-    """Whether a stream was interrupted just before."""
+    """Whether the stream was interrupted just before this frame."""
 
 
 def is_live(name: str) -> bool:
-    """Whether this names a camera (by its number or device) or a stream (by its URL) rather than a file."""
+    """Return whether `name` is a camera (number or device) or a stream (URL) rather than a file."""
     return bool(_CAMERA.fullmatch(name) or _URL.fullmatch(name))
 
 
 def live_frames(name: str, *, say: Callable[[str], None] = print) -> Iterator[TimedFrame]:
-    """The frames of a camera or stream, as they arrive. Raises VideoError if it cannot be opened, or is lost for good.
+    """Yield the frames of a camera or stream as they arrive.
 
-    `say` is told, a line at a time, when a stream is lost and asked for again.
+    `say` gets a line of text whenever a stream is lost and will be reopened. Raises VideoError if the input cannot be
+    opened, a camera stops, or a stream does not come back.
     """
     camera = _CAMERA.fullmatch(name)
     return _camera_frames(int(camera[1])) if camera else stream_frames(name, say=say)
@@ -72,10 +73,10 @@ def stream_frames(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[TimedFrame]:
-    """The frames of a stream; when it stops, it is opened again after growing pauses.
+    """Yield the frames of a stream. When it stops, reopen it after growing pauses.
 
-    A stream of stated length (a file on a web server) comes at its own speed, and ends. Raises VideoError if a stream
-    never comes, or stays away for `max_retries` attempts in a row.
+    A stream of known length (a file on a web server) is played at its own speed and ends. Raises VideoError if the
+    stream cannot be opened at first, or if `max_retries` attempts in a row fail.
     """
     begin, num_retries, has_come = clock(), 0, False
     shown = hide_secrets(url)
@@ -129,7 +130,7 @@ def _until_it_stops(
 
 
 def _grabs(capture: cv2.VideoCapture) -> Iterator[Callable[[], np.ndarray | None]]:
-    """For each frame that comes, a function that gives it, or None where it came damaged."""
+    """For each frame that arrives, yield a function that decodes it, or returns None if it is damaged."""
 
     def retrieve() -> np.ndarray | None:
         decoded, frame = capture.retrieve()
@@ -142,7 +143,7 @@ def _grabs(capture: cv2.VideoCapture) -> Iterator[Callable[[], np.ndarray | None
 def paced_frames(
     path: Path, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[TimedFrame]:
-    """A file at its own speed, as a camera would give it. Raises VideoError if it cannot be read."""
+    """Yield a file's frames at its own speed, like a camera. Raises VideoError if the file cannot be read."""
     fps, reader = read_info(path).fps, VideoReader(path)
     yield from pace(((frame.time_s, frame.to_rgb) for frame in reader), fps=fps, clock=clock, sleep=sleep)
 
@@ -154,9 +155,9 @@ def pace(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[TimedFrame]:
-    """Give each (time in seconds, frame) when it is due.
+    """Yield each of `frames`, pairs of a time in seconds and a function that decodes the frame, when it is due.
 
-    One that is damaged, or late by more than a frame of `fps`, is left out and counted.
+    Frames that are damaged or late by more than 1 / fps are skipped and counted.
     """
     begin, num_dropped = None, 0
     for time_s, retrieve in frames:
@@ -165,7 +166,7 @@ def pace(
         wait_s = begin + time_s - now
         if wait_s > 0:
             sleep(wait_s)
-        # Converting a frame takes longer than grabbing it: one that is late is not worth it
+        # Decoding takes longer than grabbing, so frames that are already late are not decoded
         frame = retrieve() if wait_s >= -1 / fps else None
         if frame is None:
             num_dropped += 1

@@ -15,16 +15,16 @@ from video_module.data.records import probe_video
 from video_module.data.segments import TOLERANCE_S, Segment
 from video_module.errors import VideoError
 
-# A clip of training decodes half as many frames as this in vain, on average.
+# On average, reading a training clip decodes half as many frames as this only to reach its start.
 _KEYFRAME_INTERVAL = 16
-# Of an original's frames in a clip, so many may be lost. A tenth is damage, as in records.py.
+# Largest share of a segment's frames that may fail to decode, as in records.py.
 _MAX_LOST = 0.1
-# How long a frame is shown at least, where a file gives two of them one time.
+# Shortest duration of a frame, for files in which two frames have the same time.
 _LEAST_S = 0.0001
 
 
 class Stopped(Exception):
-    """Raised by `advance` to end the work, which leaves nothing half-written."""
+    """Raised by `advance` to stop the work. No partly written file remains."""
 
 
 def write_clips(
@@ -33,11 +33,11 @@ def write_clips(
     short_side: int,
     advance: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[tuple[Path, int | VideoError]]:
-    """Encode segments of one file in one pass over it: H.264, the frames' own times, no sound.
+    """Encode segments of one file in one pass over it, as H.264 without sound. Frames keep their times.
 
-    Yields each path as soon as it is written, with how many of the segment's frames the file has lost; or, where none
-    decodes or too few, with a VideoError. `advance` is told the seconds that each frame is shown. Raises VideoError if
-    the file cannot be opened.
+    Yields each path as soon as it is written, with the number of frames that did not decode, or with a VideoError if
+    too few decode. `advance` gets the duration of each frame in seconds. Raises VideoError if the file cannot be
+    opened.
     """
     waiting = sorted(segments.items(), key=lambda item: _begin_s(item[1]))
     file, running = waiting[0][1].file, {}
@@ -77,7 +77,7 @@ def _end_s(segment: Segment) -> float:
 def _encode(
     path: Path, segment: Segment, short_side: int, advance: Callable[[float], None]
 ) -> Generator[None, Frame | None, int]:
-    """Is sent the frames from the segment's first one on, and None after the file's last; returns how many it has."""
+    """Encode the frames sent to it, from the segment's first on; None ends the file. Returns their number."""
     table = packet_table(segment.file)
     num_frames, now_s, size = 0, 0.0, None
     with open_video(path, fps=table.fps, keyframe_interval=_KEYFRAME_INTERVAL) as writer:
@@ -86,12 +86,12 @@ def _encode(
         while frame is not None and frame.time_s < _end_s(segment):
             pixels = frame.to_rgb()
             size = size or _prepared_size(*pixels.shape[:2], short_side)
-            # It is shown until the next one, but hardly beyond the segment, where a recording stands still
+            # A frame lasts until the next one, but not far beyond the segment's end, even if the next comes late
             latest_s = max(segment.end_s or math.inf, frame.time_s + table.step_s())
             frame = yield
             until_s = min(frame.time_s if frame else table.end_s, latest_s) - zero_s
             until_s = max(until_s, now_s + _LEAST_S)
-            # As evaluation and serving resize, so that a network sees the same in a clip and in what it was cut from
+            # Resized as in evaluation and serving, so that a clip looks to the network like the original
             writer.write(transforms.resize(pixels, size), (now_s, until_s))
             advance(until_s - now_s)
             num_frames, now_s = num_frames + 1, until_s
@@ -101,14 +101,14 @@ def _encode(
 
 
 def _lost(path: Path, segment: Segment, num_frames: int) -> int | VideoError:
-    """How many frames a clip of `num_frames` lacks. If that is too many, it is removed."""
+    """Return how many frames a clip of `num_frames` lacks. If too many, delete it and return a VideoError."""
     edges_s = packet_table(segment.file).edges_s()
     first, last = np.searchsorted(edges_s[:-1], [_begin_s(segment), _end_s(segment)])
     num_due = int(last - first)
     num_lost = max(0, num_due - num_frames)
     if num_lost <= _MAX_LOST * num_due:
         return num_lost
-    # Packets may promise frames that a sound file does not have
+    # Even an intact file can have fewer frames than its packets announce
     if probe_video(segment.file).num_damaged_frames == 0:
         return 0
     path.unlink()
@@ -116,6 +116,6 @@ def _lost(path: Path, segment: Segment, num_frames: int) -> int | VideoError:
 
 
 def _prepared_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) with the short side brought to `short_side`, if it is longer; even, as H.264 wants them."""
+    """Return (height, width), reduced to the short side if it is longer. Reduced sizes are even, as H.264 needs."""
     scale = short_side / min(height, width)
     return (height, width) if scale >= 1 else (2 * round(height * scale / 2), 2 * round(width * scale / 2))

@@ -1,4 +1,4 @@
-"""torch datasets and loaders: training clips in steps of batches, and the views that evaluation scores."""
+"""torch datasets and loaders: batches of training clips, and the views that evaluation scores."""
 
 import zlib
 from collections import deque
@@ -23,7 +23,7 @@ from video_module.errors import InputError, VideoError
 
 
 def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> list[int]:
-    """Each video's class as an index. Raises InputError on a class that `class_names` lacks."""
+    """Return the class index of each video. Raises InputError if a class is not in `class_names`."""
     index = {name: number for number, name in enumerate(class_names)}
     if unknown := sorted({video.label for video in videos} - set(index)):
         first = next(video.path for video in videos if video.label == unknown[0])
@@ -35,18 +35,17 @@ def label_indices(videos: Sequence[VideoRecord], class_names: Sequence[str]) -> 
 
 
 def flipped_labels(class_names: Sequence[str], config: TrainConfig) -> set[int]:
-    """The classes that may be mirrored. Raises InputError if `config.no_flip` names an unknown class."""
+    """Return the classes that may be mirrored. Raises InputError if `config.no_flip` names an unknown class."""
     if unknown := sorted(set(config.no_flip) - {ALL_CLASSES, *class_names}):
         raise InputError(f"--no_flip {unknown[0]}: not a class of the training videos, nor {ALL_CLASSES!r}")
     return {label for label, name in enumerate(class_names) if not {name, ALL_CLASSES} & set(config.no_flip)}
 
 
 class TrainingClips(Dataset):
-    """Augmented clips: (uint8 (T, H, W, 3), class index). One of each video, starting anywhere; or all its windows.
+    """Augmented clips: (uint8 (T, H, W, 3), class index). Either one random clip of each video, or all its windows.
 
-    Items are indexed by (epoch, index) or (epoch, index, repeat): every draw is a function of seed, these and the
-    video, whichever worker or process makes it. A video that can no longer be read gives a VideoError in place of its
-    clip.
+    Items are indexed by (epoch, index) or (epoch, index, repeat). The random draws depend only on the seed, this key
+    and the video, not on the worker or process. For a video that cannot be read, the item is a VideoError.
     """
 
     def __init__(
@@ -57,15 +56,15 @@ class TrainingClips(Dataset):
         clip: ClipConfig,
         config: TrainConfig,
     ):
-        """Raises InputError on a class of the videos, or of `config.no_flip`, that `class_names` lacks."""
-        # Only now, since models are trained on clips in memory and evaluated where albumentations is missing.
+        """Raises InputError if a class of the videos or of `config.no_flip` is not in `class_names`."""
+        # Imported here, because training on clips in memory and evaluation also run without albumentations.
         from video_module.data.augmentation import Augmentation
 
         self.root, self.videos, self.clip, self.seed = root, list(videos), clip, config.seed
         self.labels = label_indices(videos, class_names)
         self._flipped = flipped_labels(class_names, config)
         self.augment = Augmentation(clip, config.augment)
-        # Each item's video and first frame; None where the first frame is drawn.
+        # The video and the first frame of each item; None if the first frame is random.
         self._items: list[tuple[int, int | None]] = [(number, None) for number in range(len(videos))]
         if config.sampling == "windows":
             self._items = [
@@ -80,18 +79,18 @@ class TrainingClips(Dataset):
         return len(self._items)
 
     def video_of(self, index: int) -> VideoRecord:
-        """The video that item `index` is cut from."""
+        """Return the video of item `index`."""
         return self.videos[self._items[index][0]]
 
     def draw(self, epoch: int, index: int, repeat: int = 0) -> tuple[np.ndarray, int]:
-        """What chance decides of an item: its frames in the video, int64 (T,), and the seed of its augmentation.
+        """Draw an item's frames in the video, int64 (T,), and the seed of its augmentation.
 
-        `repeat` numbers an epoch's several draws of one item.
+        `repeat` distinguishes several draws of one item in an epoch.
         """
         number, start = self._items[index]
         video = self.videos[number]
-        # Seeded by the file's name and not by its number, so that a video added to a folder leaves the others' draws
-        # as they are. A repeat of 0 adds nothing: a run with one draw of each video is the first of several.
+        # Seeded by the path, not the index, so that adding a video to a folder does not change the draws of the others.
+        # Repeat 0 adds nothing to the seed, so the first of several draws equals that of a run with one draw.
         rng = np.random.default_rng(
             [self.seed, epoch, zlib.crc32(video.path.encode()), start or 0] + [repeat] * bool(repeat)
         )
@@ -101,7 +100,7 @@ class TrainingClips(Dataset):
         return indices, int(rng.integers(2**32))
 
     def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, int] | VideoError:
-        # Here and not above: networks train on clips in memory where PyAV is missing, as on a bare machine with a GPU.
+        # Imported here, because training on clips in memory also runs without PyAV, as on a bare machine with a GPU.
         from video_module.data.decoding import read_frames
 
         epoch, index, *repeat = key
@@ -118,28 +117,29 @@ class TrainingClips(Dataset):
 
 
 _Key = tuple[int, int, int]
-"""Of an item of TrainingClips: epoch, index, repeat."""
+"""Key of an item of TrainingClips: epoch, index, repeat."""
 Batch = tuple[Tensor | None, Tensor, list[str]]
-"""What _collate() returns: clips, labels, and what went wrong with others."""
-# Clips of a batch. Each worker reads a batch or two ahead, so larger ones would fill memory and gain nothing: a step
-# takes as many batches as it needs.
+"""Result of _collate(): clips, labels, and messages about clips that could not be read."""
+# Largest number of clips in a batch; a step takes as many batches as it needs. Each worker reads a batch or two ahead,
+# so larger ones would only fill memory.
 _MAX_BATCH = 16
 
 
 def largest_batch(effective_batch: int, world_size: int = 1) -> int:
-    """Clips of the largest batch of a whole step, in which a process's clips are dealt out as evenly as can be.
+    """Return the size of the largest batch of a full step, whose clips are divided as evenly as possible.
 
-    A short last step can have a larger one: steps of 24 clips come as batches of 12 and 12, a last one of 16 as 16.
+    A short last step can have a larger one: a step of 24 clips is read as batches of 12 and 12, a last one of 16 as one
+    batch of 16.
     """
     num_clips = -(-effective_batch // world_size)
     return -(-num_clips // -(-num_clips // _MAX_BATCH))
 
 
 class StepSampler(Sampler):
-    """An epoch's optimiser steps, in an order drawn from (seed, epoch), cut into the batches that the loader reads.
+    """The optimiser steps of an epoch, in an order that depends on (seed, epoch), as batches for the loader.
 
-    A step takes `effective_batch` clips, `num_repeats` draws of each video, sharded over the processes. Which clips
-    make a step depends neither on the number of processes nor on what fits into memory.
+    A step has `effective_batch` clips, `num_repeats` of each video, divided among the processes. Which clips form a
+    step depends neither on the number of processes nor on the size of batches.
     """
 
     def __init__(
@@ -158,19 +158,19 @@ class StepSampler(Sampler):
         self.videos_per_step = max(1, effective_batch // num_repeats)
         self.epoch = 0
         self.first_step = 0
-        """Where in the epoch to begin."""
+        """Number of the step to begin with."""
 
     @property
     def num_steps(self) -> int:
-        """Of a whole epoch."""
+        """Steps of a whole epoch."""
         return -(-self.num_items // self.videos_per_step)
 
     def steps(self) -> Iterator[list[list[_Key]]]:
-        """The batches of each step from first_step on; none where a short last step has no clip for this process."""
+        """Yield the batches of each step from first_step on; none if a short last step has no clip for this process."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_items).tolist()
         for step in range(self.first_step, self.num_steps):
             chosen = order[step * self.videos_per_step : (step + 1) * self.videos_per_step]
-            # The draws of one video stand far apart, since mixing pairs neighbours and is to pair different videos.
+            # Clips of one video are kept apart, because mixing pairs neighbours and should pair different videos.
             keys = [(self.epoch, index, repeat) for repeat in range(self.num_repeats) for index in chosen]
             keys = keys[self.rank :: self.world_size]
             num_batches = -(-len(keys) // _MAX_BATCH)
@@ -186,13 +186,13 @@ class StepSampler(Sampler):
 
 
 def read_steps(loader: DataLoader, sampler: StepSampler) -> Iterator[list[Batch]]:
-    """The batches of each step from sampler.first_step on."""
+    """Yield the batches of each step from sampler.first_step on."""
     batches = iter(loader)
     for keys in sampler.steps():
         step = list(islice(batches, len(keys)))
         assert len(step) == len(keys), "the sampler was changed while its loader reads"
         yield step
-    next(batches, None)  # lets the loader see its end
+    next(batches, None)  # lets the loader end its epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +204,7 @@ class Views:
     num_clips: int = 4
     num_crops: int = 3
     clip_step: int | None = None
-    """None: half a clip."""
+    """Frames from one window to the next; None is half a clip."""
 
     def __post_init__(self) -> None:
         if self.sampling not in ("uniform", "windows"):
@@ -231,10 +231,10 @@ class Views:
 
 
 class EvaluationViews(Dataset):
-    """All views of each video, without any randomness.
+    """All views of each video, without randomness.
 
-    An item is (frames, positions): the video's wanted frames, resized, uint8 (F, H, W, 3), each once however many clips
-    hold it; and where each clip's frames stand among them, int64 (num_clips, T). cut() makes the views of it.
+    An item is (frames, positions): the resized frames that any clip needs, uint8 (F, H, W, 3), and the indices of each
+    clip's frames among them, int64 (num_clips, T). cut() turns an item into views.
     """
 
     def __init__(self, root: Path, videos: Sequence[VideoRecord], clip: ClipConfig, views: Views):
@@ -244,7 +244,7 @@ class EvaluationViews(Dataset):
         return len(self.videos)
 
     def clip_indices(self, index: int) -> np.ndarray:
-        """The frames of each clip of a video: int64 (num_clips, T)."""
+        """Return the frame numbers of each clip of a video, int64 (num_clips, T)."""
         video = self.videos[index]
         starts = self.views.clip_starts(video.num_frames, self.clip, fps=video.fps, edges_s=video.edges_s)
         return np.stack(
@@ -268,7 +268,7 @@ class EvaluationViews(Dataset):
         return resized, positions.reshape(clips.shape)
 
     def cut(self, frames: np.ndarray, positions: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the views of an item, uint8 (T, crop, crop, 3) each: the crops of the first clip, then of the next."""
+        """Yield the views of an item, uint8 (T, crop, crop, 3) each: first all crops of the first clip."""
         assert positions.max() < len(frames)
         crops = transforms.cut_crops(frames, self.clip, self.views.num_crops)
         for rows in positions:
@@ -277,16 +277,16 @@ class EvaluationViews(Dataset):
 
 
 class EvaluationLoader:
-    """Iterates over (views of a video, its index), in order, while threads read the next videos.
+    """Iterates over (views of a video, its index) in order, while threads read the next videos.
 
-    The first error of a video is raised where its views would stand.
+    If a video cannot be read, its VideoError is raised when its turn comes.
     """
 
-    # Threads and not processes: decoding and resizing let other threads run, and to hand the frames of a video (tens
-    # of MB) from process to process takes half as long again as reading them.
+    # Threads, because decoding and resizing release the interpreter lock. With processes, passing on the frames of a
+    # video (tens of MB) would add half of the time that reading them takes.
 
     def __init__(self, dataset: EvaluationViews, *, num_workers: int):
-        """`num_workers` 0 reads in the caller's thread."""
+        """With `num_workers` 0, videos are read in the calling thread."""
         self.dataset, self.num_workers = dataset, num_workers
 
     def __len__(self) -> int:
@@ -297,7 +297,7 @@ class EvaluationLoader:
             for index in range(len(self)):
                 yield self.dataset.cut(*self.dataset[index]), index
             return
-        # The readers are the parallelism already; OpenCV's own threads would only get in their way.
+        # Videos are already read in parallel, so OpenCV's own threads would only compete with the readers.
         num_cv2_threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="read")
@@ -314,16 +314,16 @@ class EvaluationLoader:
 
 
 def _collate(items: Sequence[tuple[Tensor, int] | VideoError]) -> Batch:
-    """(clips uint8 (N, T, H, W, 3), labels int64 (N,), what went wrong with others); clips None where all failed."""
-    # A clip that cannot be read is left out and never replaced by another or by black frames: what is learned from
-    # should be what is on the disk, and the run counts and names what failed.
+    """Return (clips uint8 (N, T, H, W, 3), labels int64 (N,), error messages); clips are None if none could be read."""
+    # A clip that cannot be read is left out, never replaced by another one or by black frames, so that the network
+    # learns only from real data. The run counts and names the failures.
     failures = [str(item) for item in items if isinstance(item, VideoError)]
     readable = [item for item in items if not isinstance(item, VideoError)]
     if not readable:
         return None, torch.empty(0, dtype=torch.int64), failures
     clips, labels = default_collate(readable)
     if get_worker_info() is not None:
-        # The clips are in shared memory already. Here, and not when the batch is sent, an error is still handed over.
+        # As default_collate() does with clips. An error reaches the main process from here, but not from sending.
         labels.share_memory_()
     return clips, labels, failures
 
@@ -340,10 +340,10 @@ def training_loader(
     multiprocessing_context: str | None = None,
     timeout_s: float = 0,
 ) -> tuple[DataLoader, StepSampler]:
-    """Batches as _collate() makes them; set the sampler's epoch before each pass, and see read_steps().
+    """Return a loader of _collate()'s batches and its sampler, whose epoch must be set before each pass.
 
-    `multiprocessing_context` is the way workers start, None the system's own; `timeout_s` the longest wait for a
-    batch, 0 without end.
+    Read it with read_steps(). `multiprocessing_context` is the start method of workers, None for the system's default.
+    `timeout_s` is the longest wait for a batch, 0 for no limit.
     """
     sampler = StepSampler(
         len(dataset),
@@ -363,7 +363,7 @@ def training_loader(
         timeout=timeout_s,
         persistent_workers=num_workers > 0,
         worker_init_fn=start_worker,
-        # Without a generator of its own, each pass takes a number from torch's if there are workers, and none if not.
+        # Without its own generator, a loader with workers draws from torch's global one, and one without does not.
         generator=torch.Generator(),
     )
     return loader, sampler

@@ -1,7 +1,7 @@
-"""The only reader of video files, on PyAV (FFmpeg): each frame that decodes, in order, upright, with its time.
+"""Read video files with PyAV (FFmpeg): every frame that decodes, in order, upright, with its time.
 
-Frames that nobody asked for are decoded and not converted. A clip that begins late in a file is reached by a seek to
-the keyframe before it where that is exact, else by reading forward.
+All other modules read videos through this one. Frames that are not wanted are decoded but not converted to RGB. To
+reach a clip late in a file, it seeks to the keyframe before the clip if that is exact, else it decodes from the start.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,30 +20,30 @@ from video_module.data import packets
 from video_module.data.packets import DEFAULT_FPS, PacketTable, packet_table
 from video_module.errors import VideoError
 
-# Frames that are decoded rather than looked up.
+# Before this frame, decoding from the start is as fast as building the table that a seek needs.
 _MIN_SEEK = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """A video's size, rate and length, according to its packets and first frame. Only frames that decode count."""
+    """A video's size, frame rate and length, from its packets and its first frame. The other frames are not decoded."""
 
     width: int
     height: int
-    """Upright, as iter_frames() gives them."""
+    """Width and height are those of the upright frames that iter_frames() yields."""
     fps: float
     """Frames divided by duration."""
     duration_s: float
     estimated_num_frames: int
-    """Packets that should give a frame."""
+    """Number of packets that should contain a frame."""
     has_times: bool
-    """Whether the file tells when its frames are shown; else `fps` is assumed."""
+    """Whether the file states when its frames are shown. If not, a constant `fps` is assumed."""
 
 
 class _Converter:
-    """Converts decoded frames to upright uint8 RGB (H, W, 3). Use one per file: it keeps what FFmpeg prepared.
+    """Convert decoded frames to upright uint8 RGB (H, W, 3), whose rows may have gaps between them.
 
-    There may be gaps between the rows.
+    Use one converter per file, because it caches FFmpeg's set-up.
     """
 
     def __init__(self) -> None:
@@ -52,25 +52,25 @@ class _Converter:
     def to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
         source = frame
         if source.format.components[0].bits > 8:
-            # On the straight way FFmpeg dithers, and comes out a level too dark
+            # When FFmpeg converts to 8 bits directly, it dithers and the result is one level too dark
             source = self._deep_reformatter.reformat(frame, format="rgb48le", interpolation="BICUBIC", threads=1)
         converted = self._reformatter.reformat(source, format="rgb24", threads=1)
         plane = converted.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(converted.height, plane.line_size)
         pixels = rows[:, : 3 * converted.width].reshape(converted.height, converted.width, 3)
-        # Not by frame.side_data: the two would then hold each other, and the decoder's memory, until Python looks for
-        # cycles.
+        # frame.side_data would create a reference cycle, which keeps the decoder's memory until the next garbage
+        # collection.
         matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
         if matrix is not None:
             pixels = _upright(pixels, np.frombuffer(matrix, np.int32))
-        # What was RGB already is still the decoder's
+        # A frame that was already RGB still belongs to the decoder
         return pixels.copy() if converted is frame else pixels
 
 
 def _upright(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Apply the linear part (a b, c d) of a display matrix, which takes (x, y) to (ax + cy, bx + dy), as FFmpeg does.
+    """Apply the linear part (a b, c d) of a display matrix as FFmpeg does: (x, y) becomes (ax + cy, bx + dy).
 
-    The eight ways to lay a rectangle are a swap of the axes, or none, and then a mirror along each axis, or none.
+    All eight orientations of a rectangle are an optional swap of the axes, followed by an optional flip of each axis.
     """
     a, b, c, d = (int(matrix[place]) for place in (0, 1, 3, 4))
     if abs(b) > abs(a):
@@ -83,7 +83,7 @@ def _upright(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 class Frame:
-    """A decoded frame and when it is shown; it is converted to RGB only on request."""
+    """A decoded frame and its time. It is converted to RGB only on request."""
 
     __slots__ = ("_converter", "_frame", "time_s")
 
@@ -92,31 +92,31 @@ class Frame:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) as coded, before the frame is put upright."""
+        """(height, width) as stored, before the frame is turned upright."""
         return self._frame.height, self._frame.width
 
     def to_rgb(self) -> np.ndarray:
-        """uint8 RGB (H, W, 3), upright, the caller's own."""
+        """Return the upright frame as uint8 RGB (H, W, 3), in memory of its own."""
         return np.ascontiguousarray(self._converter.to_rgb(self._frame))
 
 
 class VideoReader:
-    """Decodes a video from its first frame on: `for frame in VideoReader(path)`, once.
+    """Decode a video from its first frame: `for frame in VideoReader(path)`. A reader can be iterated over once.
 
-    Decoding goes on after a packet that fails. What was counted can be read at any time. Raises VideoError, when it
-    begins, if the file cannot be opened.
+    Decoding continues after a packet that fails. The counters can be read at any time. Starting the iteration raises
+    VideoError if the file cannot be opened.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.times_s: list[float] = []
-        """Of the frames so far, ascending from 0."""
+        """Times of the frames read so far, ascending from 0."""
         self.num_packets = 0
-        """Packets that should have given a frame; once all are read, those that the file has lost are among them."""
+        """Packets read that should contain a frame. At the end, packets missing from the file are added."""
         self.num_failed = 0
-        """Those of them that failed to decode."""
+        """How many of these packets failed to decode."""
         self.num_corrupt = 0
-        """Frames that the decoder gave and called corrupt."""
+        """Frames that the decoder returned but marked as corrupt."""
 
     @property
     def num_frames(self) -> int:
@@ -124,17 +124,17 @@ class VideoReader:
 
     @property
     def has_times(self) -> bool:
-        """Whether the file tells when its frames are shown; else an even rate is assumed."""
+        """Whether the file states when its frames are shown. If not, a constant rate is assumed."""
         return packet_table(self.path).has_times
 
     @property
     def num_damaged(self) -> int:
-        """Frames that are lost, and frames that came damaged."""
+        """Number of lost and of corrupt frames."""
         return self.num_failed + self.num_corrupt
 
     @property
     def duration_s(self) -> float:
-        """From the first frame to the end of the last, once all are read."""
+        """Seconds from the first frame to the end of the last. Available once all frames are read."""
         return self._end_s
 
     @property
@@ -146,9 +146,9 @@ class VideoReader:
 
     @property
     def edges_s(self) -> np.ndarray | None:
-        """Where each frame begins and the last one ends, float64 (num_frames + 1,); None where frame n is at n / fps.
+        """Start of each frame and end of the last, float64 (num_frames + 1,); None if frame n is at n / fps.
 
-        Once all are read.
+        Available once all frames are read.
         """
         if self._rate and self.times_s[-1] == (self.num_frames - 1) / self._rate:
             return None
@@ -158,7 +158,7 @@ class VideoReader:
         table = packet_table(self.path)
         container, stream = packets.open_file(self.path)
         converter, clock = _Converter(), _Clock(table, stream)
-        # Closed in this order: what FFmpeg keeps for packets is lost if the container goes first.
+        # The frames are closed before the container, else FFmpeg leaks the memory of packets.
         with container, closing(self._decode(container, stream)) as frames:
             for frame in frames:
                 self.num_corrupt += frame.is_corrupt
@@ -170,7 +170,7 @@ class VideoReader:
         table.num_decoded = self.num_frames
 
     def no_frame(self) -> VideoError:
-        """The error for a file without a decodable frame."""
+        """Return the error for a file without a frame that decodes."""
         container, stream = packets.open_file(self.path)
         with container:
             return VideoError(f"{self.path}: no frame decodes (codec {stream.codec_context.name})")
@@ -180,7 +180,7 @@ class VideoReader:
     ) -> Iterator[av.VideoFrame]:
         context = stream.codec_context
         with closing(packets.read_packets(container, stream, key)) as stream_packets:
-            # None asks for the frames that the decoder still holds
+            # None flushes the frames that the decoder still holds
             for packet in chain(stream_packets, (None,)):
                 promised = packet is not None and not packet.is_discard
                 self.num_packets += promised
@@ -193,7 +193,7 @@ class VideoReader:
 
 
 class _Clock:
-    """Gives frames their times in seconds, in the order in which they are shown: from 0, never backwards."""
+    """Compute the time of each frame, in display order: seconds from 0, never decreasing."""
 
     def __init__(self, table: PacketTable, stream: av.VideoStream) -> None:
         self._table, self._stream, self._tick = table, stream, float(stream.time_base)
@@ -208,20 +208,20 @@ class _Clock:
         since_s = None if stamp is None or self._first is None else (stamp - self._first) * self._tick
         self._number += 1
         if self.rate:
-            # Of evenly spaced frames the container's rounding is undone, so that every reader counts the same times. A
-            # frame that is lost leaves a gap.
+            # For evenly spaced frames, undo the container's rounding, so that every reader gets the same times. A lost
+            # frame leaves a gap.
             if since_s is not None and since_s > self._number / self.rate + packets.rounding_s(self._stream):
                 self._number = round(since_s * self.rate)
             self._time_s = self._number / self.rate
         elif since_s is not None:
-            # To the microsecond, as split.json has them
+            # Rounded to the microsecond, as in split.json
             self._time_s = max(self._time_s, round(since_s, 6))
         elif self._number:
             self._time_s += self._table.step_s()
         return self._time_s
 
     def end_s(self) -> float:
-        """When the last frame ends."""
+        """Return when the last frame ends."""
         if self.rate:
             return (self._number + 1) / self.rate
         late_s = 0.0 if self._first is None else (self._first - int(self._table.stamps[0])) * self._tick
@@ -246,7 +246,7 @@ def read_info(path: str | Path) -> VideoInfo:
 
 
 def count_frames(path: str | Path) -> tuple[int, VideoInfo]:
-    """Count the frames that decode, by decoding them. Raises VideoError if the file cannot be opened, or none does."""
+    """Count the frames that decode, by decoding all. Raises VideoError if the file cannot be opened or none decodes."""
     info, reader = read_info(path), VideoReader(path)
     return sum(1 for _ in reader), info
 
@@ -267,10 +267,10 @@ def read_frames(
     per_frame: Callable[[np.ndarray], np.ndarray] | None = None,
     num_frames: int | None = None,
 ) -> np.ndarray:
-    """Decode the frames at `indices` (ascending, repeats allowed), as wanted_frames() does.
+    """Decode the frames at `indices` (ascending, repeats allowed) into one array, with wanted_frames().
 
-    `per_frame` maps each (H, W, 3) frame as it comes (a resize, say), so that full-size frames need not pile up.
-    Returns uint8 RGB (len(indices), H, W, 3).
+    `per_frame` is applied to each (H, W, 3) frame at once, for example to resize it, so that full-size frames need not
+    be kept. Returns uint8 RGB (len(indices), H, W, 3).
     """
     clip = None
     for number, pixels in wanted_frames(path, indices, num_frames=num_frames):
@@ -281,7 +281,7 @@ def read_frames(
             pixels = per_frame(pixels)
         if clip is None:
             clip = np.empty((len(indices), *pixels.shape), np.uint8)
-        # Copied at once rather than stacked at the end: the frame is still in the processor's cache
+        # Copied now, not stacked at the end, because the frame is still in the processor's cache
         clip[number] = pixels
     return clip
 
@@ -291,9 +291,12 @@ def wanted_frames(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode the frames at `indices` (ascending, repeats allowed) in one pass, from the keyframe before the first.
 
-    Yields (place among the indices, uint8 RGB (H, W, 3)); a frame may have gaps between its rows, and is to be used
-    before the next one is asked for. `num_frames`, where it is known, is how many decode: frames of a damaged file can
-    only be counted from its start, and that it is damaged is seen here no earlier than in the part that is read.
+    Yields (position in `indices`, uint8 RGB (H, W, 3)). A frame may have gaps between its rows and is only valid until
+    the next one is requested.
+
+    `num_frames` is the number of frames that decode, if known. If frames before the wanted ones are damaged, their
+    number shifts; such a file is recognised by this count and read from the start.
+
     Raises VideoError naming `path` if it cannot be opened or ends before the last index.
     """
     indices = np.asarray(indices, dtype=np.int64)
@@ -315,7 +318,7 @@ def wanted_frames(
                 if number == len(indices):
                     return
         except _InexactSeek:
-            # What was given until now was exact
+            # The frames yielded so far are correct
             continue
         finally:
             frames.close()
@@ -328,8 +331,7 @@ def wanted_frames(
 def _ways_to(
     path: str | Path, indices: np.ndarray, num_frames: int | None
 ) -> Iterator[Iterator[tuple[int, av.VideoFrame]]]:
-    """Ways to read on to the indices: by a seek, where that may be exact; and from the start."""
-    # A nearer frame is as soon decoded as a table is made
+    """Yield ways to read the indices: first by a seek, if that may be exact, then from the start."""
     if indices[0] >= _MIN_SEEK:
         table = packet_table(path)
         counts = {num_frames, table.num_decoded} - {None}
@@ -341,7 +343,7 @@ def _ways_to(
 
 
 def frames_from(path: str | Path, start_s: float) -> Iterator[Frame]:
-    """Decode the frames that begin at `start_s` or later, to the end of the file, reached as in wanted_frames().
+    """Decode the frames that begin at `start_s` or later, to the end of the file, after a seek if that is exact.
 
     Times are in seconds from the file's first frame. Raises VideoError if the file cannot be opened.
     """
@@ -357,12 +359,12 @@ def frames_from(path: str | Path, start_s: float) -> Iterator[Frame]:
                 for position, frame in frames:
                     if position >= first:
                         yield Frame(frame, converter, float(edges_s[position]))
-                        # Where the way from the start would go on
+                        # Where to continue if this has to be read from the start after all
                         start_s = float(edges_s[position : position + 2].mean())
                     if position == table.num_frames - 1:
                         return
         except _InexactSeek:
-            # What was given until now was exact
+            # The frames yielded so far are correct
             pass
     for frame in VideoReader(path):
         if frame.time_s >= start_s:
@@ -370,7 +372,7 @@ def frames_from(path: str | Path, start_s: float) -> Iterator[Frame]:
 
 
 class _InexactSeek(Exception):
-    """The frames after a seek are not surely those of reading forward."""
+    """After a seek, the frames may differ from those read from the start."""
 
 
 def _frames_from_start(path: str | Path) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -380,14 +382,14 @@ def _frames_from_start(path: str | Path) -> Iterator[tuple[int, av.VideoFrame]]:
 
 
 def _frames_after(path: str | Path, table: PacketTable, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(position, frame) from a keyframe on. Raises _InexactSeek as soon as a frame is not the one that is due."""
+    """Yield (position, frame) from a keyframe on. Raises _InexactSeek at the first frame that is not as expected."""
     (container, stream), reader = packets.open_file(path), VideoReader(path)
     with container, closing(reader._decode(container, stream, tuple(table.key_stamps[key].tolist()))) as frames:
         first = int(table.key_stamps[key, 0])
         due = int(np.searchsorted(table.stamps, first))
         for frame in frames:
             stamp = packets.stamp_of(frame, stream)
-            # An open group of pictures: they lean on frames before the keyframe, and come broken
+            # In an open group of pictures, these frames depend on frames before the keyframe and decode wrongly
             if stamp is not None and stamp < first:
                 continue
             if due == table.num_frames or stamp != table.stamps[due] or frame.is_corrupt or reader.num_failed:

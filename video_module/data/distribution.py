@@ -20,11 +20,13 @@ from video_module.files import read_text
 def label_distribution(
     data_dir: Path, *, clip: ClipConfig, clip_step: int | None = None, num_workers: int
 ) -> tuple[dict[str, Any], list[Rejected]]:
-    """Count what split_data.py wrote, or a bare folder of classes, which is the one split "all".
+    """Count the videos that split_data.py placed, or those of a plain folder of classes as one split "all".
+
+    Clips are windows `clip_step` apart. Videos of a folder without split.json are decoded to count their frames.
 
     Returns {"class_names", "clip", "classes", "splits": {split: count_videos()}} and the files that do not decode.
-    Clips are windows `clip_step` apart, "classes" has describe_lengths() of the videos of all splits. Every
-    "num_sources" is None if nothing tells the recordings. A folder without split.json is decoded to count its frames.
+    "classes" holds describe_lengths() of each class over all splits. Every "num_sources" is None if the recordings are
+    unknown.
     """
     if is_split_tree(data_dir):
         folders = {split: data_dir / split for split in SPLITS if has_entries(data_dir / split)}
@@ -65,7 +67,7 @@ def label_distribution(
 
 
 def describe_lengths(videos: Sequence[VideoRecord]) -> dict[str, Any]:
-    """{"num_sources": recordings that the videos come from, "length_s": quartiles of their lengths, or None}."""
+    """Return {"num_sources": number of recordings, "length_s": quartiles of the lengths, or None without videos}."""
     length_s = None
     if videos:
         names = ("shortest", "lower_quartile", "median", "upper_quartile", "longest")
@@ -77,10 +79,11 @@ def describe_lengths(videos: Sequence[VideoRecord]) -> dict[str, Any]:
 def count_videos(
     videos: Sequence[VideoRecord], class_names: Sequence[str], *, clip: ClipConfig, clip_step: int | None
 ) -> dict[str, Any]:
-    """Of one split: {"num_videos", "num_clips", "duration_s", "classes", "imbalance", "tags"} and describe_lengths().
+    """Count one split: {"num_videos", "num_clips", "duration_s", "classes", "imbalance", "tags"}.
 
-    "classes" holds the first three and "share", of the videos, by class; "tags" counts the videos of each value of
-    HMDB51's tags, None where a name is not of its grammar.
+    The result also has the keys of describe_lengths(). "classes" holds for each class the first three and its "share"
+    of the videos. "tags" counts the videos for each value of HMDB51's tags; it is None if a file name does not follow
+    HMDB51's scheme.
     """
     classes = {name: {"num_videos": 0, "num_clips": 0, "duration_s": 0.0, "share": 0.0} for name in class_names}
     for video in videos:
@@ -108,10 +111,10 @@ def count_videos(
 
 
 def imbalance(counts: Sequence[int]) -> dict[str, float | int | None]:
-    """Measure how uneven the classes are.
+    """Measure the class imbalance.
 
-    "ratio" is the largest count by the smallest, None where a class is empty; "effective_num_classes" the number of
-    equal classes that would be as hard to guess: the exponential of the entropy.
+    "ratio" is the largest count divided by the smallest, or None if a class is empty. "effective_num_classes" is the
+    exponential of the entropy: the number of equally large classes that would be as hard to guess.
     """
     assert counts, "a data set has at least one class"
     # The entropy of n equal classes is log n
@@ -126,9 +129,9 @@ def imbalance(counts: Sequence[int]) -> dict[str, float | int | None]:
 
 
 def class_weights(counts: Mapping[str, int]) -> dict[str, float]:
-    """Weights of the loss by which all classes count the same: total / (classes x count), 1 on average over videos.
+    """Return loss weights that give all classes equal influence: total / (num_classes * count).
 
-    Raises InputError on a class without videos.
+    Their mean over the videos is 1. Raises InputError if a class has no video.
     """
     if empty := [name for name, count in counts.items() if not count]:
         raise InputError(f"class {empty[0]!r} has no training video, so it cannot have a weight")
@@ -137,9 +140,9 @@ def class_weights(counts: Mapping[str, int]) -> dict[str, float]:
 
 
 def read_class_weights(file: Path, class_names: Sequence[str]) -> list[float]:
-    """Read what calc_label_distribution.py --class_weights wrote, in the order of `class_names`.
+    """Read the weights that calc_label_distribution.py --class_weights wrote, in the order of `class_names`.
 
-    Raises InputError if the file is of other classes, or a weight is not a positive number.
+    Raises InputError if the file has other classes or a weight is not a positive number.
     """
     try:
         content = json.loads(read_text(file))

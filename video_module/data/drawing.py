@@ -1,8 +1,8 @@
-"""Drawn clips of a stick figure's actions: data for the demo, the tests and the page's examples.
+"""Draw clips of a stick figure's actions, for the demo, the tests and the examples of the web page.
 
-Every "source" is a scene of its own: background, camera shake, light, noise, the figure's size, colours and speed.
-`sit` and `stand`, `push` and `pull`, `lift` and `lower` are one motion played forwards and backwards, so that no single
-frame tells them apart.
+Each recording ("source") has its own scene: background, camera shake, light, noise, and the figure's size, colours and
+speed. `sit` and `stand`, `push` and `pull`, `lift` and `lower` are the same motion played forwards and backwards, so no
+single frame can tell them apart.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +21,14 @@ from video_module.errors import InputError
 ACTIONS = ("jump", "pull", "push", "sit", "stand", "wave")
 REVERSED_PAIRS = (("sit", "stand"), ("pull", "push"))
 FURTHER_ACTIONS = ("clap", "kick", "lift", "lower")
-"""What no network of the demo has seen, to be learned from few videos."""
+"""Actions that the demo's networks are not trained on. They show learning from few videos."""
 FURTHER_REVERSED_PAIRS = (("lift", "lower"),)
 NAME_PREFIX = "Drawn_Film_"
 HEIGHT, WIDTH = 180, 240
 _FPS = 30.0
-# Background beyond the frame on every side, in pixels: room for the shake.
+# Pixels of background beyond the frame on every side, to leave room for camera shake.
 _MARGIN = 16
-# Fractional bits of OpenCV's drawing coordinates. At whole pixels, slow motions would jump.
+# Fractional bits of OpenCV's drawing coordinates. With whole pixels, slow motions would jump.
 _SUBPIXEL = 4
 
 _Point = tuple[float, float]
@@ -36,13 +36,13 @@ _Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Scene:
-    """What all clips of one source share."""
+    """What all clips of one recording share."""
 
     name: str
     background: np.ndarray
     """uint8 RGB (HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN, 3)."""
     noise: np.ndarray
-    """int16 (HEIGHT * 2, WIDTH * 2, 3), of which each frame adds a random part."""
+    """int16 (HEIGHT * 2, WIDTH * 2, 3). A random part of it is added to each frame."""
     figure_color: tuple[int, int, int]
     object_color: tuple[int, int, int]
     figure_height: float
@@ -50,14 +50,14 @@ class Scene:
     shake: float
     """Standard deviation of the camera's path, in pixels."""
     speed: float
-    """1 fills about 30 frames with an action."""
+    """At speed 1, an action takes about 30 frames."""
     floor: float
     """Height of the floor line, in pixels from the top."""
     quality: str
 
 
 def make_scene(seed: int, number: int) -> Scene:
-    """The scene of source `number`; the same for the same pair of numbers."""
+    """Return the scene of recording `number`. The same arguments give the same scene."""
     rng = np.random.default_rng([seed, number])
     height, width = HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN
     floor = rng.uniform(0.80, 0.90) * HEIGHT
@@ -67,7 +67,7 @@ def make_scene(seed: int, number: int) -> Scene:
     background[:] = wall * shade
     floor_row = int(floor) + _MARGIN
     background[floor_row:] = ground * shade
-    # Pictures, windows and doors, in colours near the wall's
+    # Pictures, windows and doors, in colours similar to the wall's
     for _ in range(rng.integers(3, 9)):
         left, top = rng.uniform(-20, width), rng.uniform(-15, floor_row - 20)
         size = rng.uniform(15, 70, 2)
@@ -75,7 +75,7 @@ def make_scene(seed: int, number: int) -> Scene:
         corner = (int(left), int(top)), (int(left + size[0]), int(min(top + size[1], floor_row)))
         cv2.rectangle(background, *corner, color, -1 if rng.random() < 0.7 else 3)
     noise_level = float(rng.choice([0.0, 4.0, 8.0]))
-    # Dark on a bright wall, in some hue
+    # A dark colour of random hue, in front of a bright wall
     figure = rng.uniform(0, 40, 3)
     figure[rng.integers(3)] = rng.uniform(0, 110)
     return Scene(
@@ -93,7 +93,7 @@ def make_scene(seed: int, number: int) -> Scene:
 
 
 class _Pen:
-    """Draws in the figure's own units: x to where it faces, y up from the floor, 1 its height."""
+    """Draw in the figure's coordinates: x towards where it faces, y up from the floor, in units of its height."""
 
     def __init__(self, image: np.ndarray, scene: Scene, origin: _Point, facing: int):
         self.image, self.scene, self.origin, self.facing = image, scene, origin, facing
@@ -119,7 +119,7 @@ class _Pen:
         self.line([*corners, low], tuple(value // 2 for value in color), 0.02)
 
     def person(self, hip: _Point, neck: _Point, hands: Sequence[_Point], feet: Sequence[_Point], bend: float) -> None:
-        """A figure from its joints; knees bend forwards by `bend`, elbows hang a little."""
+        """Draw a figure from its joints. Knees bend forwards by `bend`, elbows hang slightly."""
         color = self.scene.figure_color
         for foot in feet:
             knee = ((hip[0] + foot[0]) / 2 + bend, (hip[1] + foot[1]) / 2)
@@ -134,7 +134,7 @@ class _Pen:
 
 
 def _draw_sit(pen: _Pen, phase: float, _: float) -> None:
-    """phase 0: upright, 1: on the chair."""
+    """Phase 0 is standing upright, 1 is sitting on the chair."""
     seat = 0.27
     pen.box((-0.42, 0), (-0.14, seat), pen.scene.object_color)
     pen.box((-0.50, 0), (-0.42, 0.62), pen.scene.object_color)
@@ -145,7 +145,7 @@ def _draw_sit(pen: _Pen, phase: float, _: float) -> None:
 
 
 def _draw_push(pen: _Pen, phase: float, _: float) -> None:
-    """phase 0: box and figure behind, 1: both ahead; feet walk with the way made."""
+    """From phase 0 to 1, the figure walks forwards and pushes a box."""
     way = 1.1 * (phase - 0.5)
     stride = 0.16 * np.sin(4 * np.pi * phase)
     pen.box((way + 0.30, 0), (way + 0.70, 0.42), pen.scene.object_color)
@@ -156,7 +156,7 @@ def _draw_push(pen: _Pen, phase: float, _: float) -> None:
 
 
 def _draw_wave(pen: _Pen, phase: float, wobble: float) -> None:
-    """The raised arm goes to and fro two and a half times."""
+    """The raised arm swings to and fro two and a half times."""
     angle = 0.75 * np.sin(5 * np.pi * phase + wobble)
     hand = (0.30 * np.sin(angle) + 0.06, 0.83 + 0.30 * np.cos(angle))
     pen.person((0, 0.50), (0, 0.83), [hand, (-0.12, 0.52)], [(-0.09, 0), (0.09, 0)], 0.0)
@@ -173,14 +173,14 @@ def _draw_jump(pen: _Pen, phase: float, wobble: float) -> None:
 
 
 def _draw_clap(pen: _Pen, phase: float, wobble: float) -> None:
-    """Both arms, stretched out to the sides, meet overhead three times."""
+    """Both arms swing out to the sides and meet overhead, three times."""
     angle = 0.85 + 0.75 * np.sin(6 * np.pi * phase + wobble)
     reach, height = 0.34 * np.sin(angle), 0.80 + 0.34 * np.cos(angle)
     pen.person((0, 0.50), (0, 0.83), [(reach, height), (-reach, height)], [(-0.09, 0), (0.09, 0)], 0.0)
 
 
 def _draw_kick(pen: _Pen, phase: float, wobble: float) -> None:
-    """One leg swings forwards and back, twice, and the arms balance it."""
+    """One leg swings forwards and back twice, balanced by the arms."""
     angle = 0.5 + 0.7 * np.sin(4 * np.pi * phase + wobble)
     foot = (0.48 * np.sin(angle), 0.50 - 0.48 * np.cos(angle))
     neck = (-0.08 * np.sin(angle), 0.83)
@@ -188,7 +188,7 @@ def _draw_kick(pen: _Pen, phase: float, wobble: float) -> None:
 
 
 def _draw_lift(pen: _Pen, phase: float, _: float) -> None:
-    """phase 0: bent down to a box on the floor, 1: upright, the box overhead."""
+    """Phase 0 is bent down to a box on the floor, 1 is upright with the box overhead."""
     bent = 1 - phase
     hip = (-0.10 * bent, 0.50 - 0.12 * bent)
     neck = (hip[0] + 0.28 * bent, hip[1] + 0.33 - 0.12 * bent)
@@ -200,11 +200,11 @@ def _draw_lift(pen: _Pen, phase: float, _: float) -> None:
 
 @dataclass(frozen=True)
 class _Action:
-    """A drawing of an action at a phase, and how the phase moves."""
+    """How an action is drawn at a phase, and how the phase changes over time."""
 
     draw: Callable[[_Pen, float, float], None]
     way: str
-    """`forwards` or `backwards` once, or `repeated` from any moment on."""
+    """`forwards` or `backwards` once, or `repeated` from a random phase."""
 
 
 _ACTIONS = {
@@ -223,9 +223,9 @@ assert tuple(_ACTIONS) == ACTIONS + FURTHER_ACTIONS
 
 
 def draw_frames(action: str, scene: Scene, *, num_frames: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Draw one action in a scene: uint8 RGB (HEIGHT, WIDTH, 3) frames.
+    """Yield the frames of one action in a scene, uint8 RGB (HEIGHT, WIDTH, 3).
 
-    A one-way motion is done once, from some moment near the start to some moment near the end.
+    A motion that is not repeated begins and ends at random times near the start and the end.
     """
     if action not in _ACTIONS:
         raise InputError(f"no drawing of {action!r}; there are {', '.join(_ACTIONS)}")
@@ -237,15 +237,15 @@ def draw_frames(action: str, scene: Scene, *, num_frames: int, rng: np.random.Ge
     wobble = rng.uniform(0, 2 * np.pi) if way == "repeated" else 0.0
     path = np.zeros((num_frames, 2))
     if scene.shake:
-        # The camera's path is noise through a wide window. That leaves a quarter of its spread: times three, it comes
-        # near the wanted one again.
+        # The camera's path is smoothed noise. Smoothing leaves a quarter of the standard deviation; a factor of three
+        # roughly restores it.
         path = cv2.GaussianBlur(rng.normal(size=path.shape), (1, 0), sigmaX=1, sigmaY=4)
         path = np.clip(3 * scene.shake * path, -_MARGIN, _MARGIN)
     for number in range(num_frames):
         time = number / max(1, num_frames - 1)
         phase = (time - begin) / duration
         if way != "repeated":
-            # Starts and ends gently: the cubic with no slope at 0 and 1
+            # Start and end smoothly, with the cubic whose slope is zero at 0 and 1
             phase = float(np.clip(phase, 0, 1))
             phase = phase * phase * (3 - 2 * phase)
             phase = phase if way == "forwards" else 1 - phase
@@ -266,9 +266,9 @@ def draw_dataset(
     seed: int = 0,
     num_workers: int = 1,
 ) -> list[Path]:
-    """Draw `clips_per_source` clips of each action in every source, `<output_dir>/<action>/<HMDB51-style name>.avi`.
+    """Draw `clips_per_source` clips of each action in every scene, `<output_dir>/<action>/<HMDB51-style name>.avi`.
 
-    A scene is cut into clips as a film would be: all classes share the sources. Returns the files.
+    Every scene shows all actions, so all classes share the same recordings. Returns the files.
     """
 
     def draw_source(number: int) -> list[Path]:
@@ -286,13 +286,13 @@ def draw_dataset(
                 write_video(paths[-1], draw_frames(action, scene, num_frames=num_frames, rng=rng), fps=_FPS)
         return paths
 
-    # OpenCV and the encoder release the interpreter lock, so the pool's threads draw side by side. Threads of OpenCV's
-    # own would get in their way: the frames are small. The number is the whole process's, hence put back at the end.
+    # OpenCV and the encoder release the interpreter lock, so the pool's threads run in parallel. OpenCV's own threads
+    # would only compete with them. Their number applies to the whole process, so it is restored at the end.
     num_cv2_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         with ThreadPoolExecutor(max_workers=num_workers) as pool:
-            drawn = tqdm(pool.map(draw_source, range(num_sources)), total=num_sources, desc="drawing", unit="source")
+            drawn = tqdm(pool.map(draw_source, range(num_sources)), total=num_sources, desc="drawing", unit="scene")
             return [path for paths in drawn for path in paths]
     finally:
         cv2.setNumThreads(num_cv2_threads)
@@ -301,7 +301,7 @@ def draw_dataset(
 def draw_recording(
     path: Path, actions: Sequence[str], *, seed: int = 0, source: int = 0, seconds_each: float = 1.4
 ) -> None:
-    """Draw one video in which `actions` follow each other in one scene, such as a camera would record."""
+    """Draw a video of one scene in which `actions` follow each other, as a camera would record them."""
     scene = make_scene(seed, source)
     num_frames = round(seconds_each * _FPS)
     parts = (

@@ -97,7 +97,7 @@ class _Look:
 def suggest_groups(root: Path, videos: Sequence[VideoRecord], *, num_workers: int) -> list[Suggestion]:
     """Suggest a group for each of `videos`, in their order. Their paths are relative to `root`."""
     if len(videos) > MOST_VIDEOS:
-        raise InputError(f"{root}: {len(videos):,} videos; sources can be suggested for at most {MOST_VIDEOS:,}")
+        raise InputError(f"{root}: {len(videos):,} videos; recordings can be suggested for at most {MOST_VIDEOS:,}")
 
     def look(video: VideoRecord) -> _Look:
         return _look_at(root / video.path, num_frames=video.num_frames)
@@ -282,7 +282,7 @@ def describe(found: Sequence[Suggestion]) -> str:
 
 
 def describe_agreement(found: Sequence[Suggestion], sources: Sequence[str]) -> str:
-    """Compare the suggestions with known sources, counted in pairs of videos."""
+    """Compare the suggestions with known recordings, counted in pairs of videos."""
 
     def num_pairs(groups: Iterable[object]) -> int:
         return sum(size * (size - 1) // 2 for size in Counter(groups).values())
@@ -307,7 +307,7 @@ def torn_apart(found: Sequence[Suggestion], videos: Sequence[VideoRecord]) -> li
 
 
 def describe_torn_apart(found: Sequence[Suggestion], splits: Sequence[Sequence[VideoRecord]]) -> str | None:
-    """A warning about what torn_apart() finds in a split, or in all folds together; None if it finds nothing."""
+    """Return a warning about what torn_apart() finds in a split, or in all folds together. None if it finds nothing."""
     if not (torn := [pair for videos in splits for pair in torn_apart(found, videos)]):
         return None
     num_test = sum(video.split == "test" for videos in splits for video in videos)
@@ -319,12 +319,12 @@ def describe_torn_apart(found: Sequence[Suggestion], splits: Sequence[Sequence[V
 
 
 def write_suggestions(path: Path, found: Sequence[Suggestion], rejected: Sequence[Rejected]) -> None:
-    """Write the table that --groups reads, groups together, rejected files last."""
+    """Write the table for --groups, sorted by group, with rejected files last."""
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["path", "source", "confidence", "basis"])
         for item in sorted(found, key=lambda item: (item.source, item.path)):
             confidence = "" if item.confidence is None else f"{item.confidence:g}"
             rows.writerow([item.path, item.source, confidence, item.basis])
-        # --groups asks for the source of every file before it decodes any
+        # --groups needs a row for every file, also for those that turn out not to decode
         rows.writerows([item.path, item.path, "", f"rejected: {item.reason}"] for item in rejected)

@@ -1,4 +1,4 @@
-"""What is particular to HMDB51 (Kuehne et al., ICCV 2011): its file names and its official split files."""
+"""File names and official split files of HMDB51 (Kuehne et al., ICCV 2011)."""
 
 import re
 from pathlib import Path
@@ -15,15 +15,15 @@ _MEANINGS = {
     "quality": {"goo": "good", "med": "medium", "bad": "bad"},
     "visible body part": {"f": "full body", "u": "upper body", "l": "lower body", "h": "head"},
 }
-# Few clips show more people than this: their numbers are counted together.
+# Clips with this many people or more are counted together, because they are few.
 _MOST_PEOPLE = 4
 
 
 class _Name(NamedTuple):
-    """A name `<source>_<action>_<body>_<motion>_np<k>_<view>_<quality>_<n>`, taken apart; _MEANINGS tells its codes."""
+    """Parts of a name `<source>_<action>_<body>_<motion>_np<k>_<view>_<quality>_<n>`; see _MEANINGS for the codes."""
 
     source: str
-    """The film or upload that the clip was cut from; the same in all classes."""
+    """The recording that the clip was cut from. It can have clips in several classes."""
     body: str
     motion: str
     num_people: int
@@ -33,7 +33,7 @@ class _Name(NamedTuple):
 
 
 def describe_tags(name: str, label: str) -> dict[str, str] | None:
-    """What a clip's name says of it, in words: {"camera motion": "moving", …}; None as parse_name()."""
+    """Describe a clip from its name: {"camera motion": "moving", …}. None if parse_name() returns None."""
     parsed = parse_name(name, label)
     if parsed is None:
         return None
@@ -44,19 +44,19 @@ def describe_tags(name: str, label: str) -> dict[str, str] | None:
 
 
 def tag_values() -> dict[str, list[str]]:
-    """All tags and the values they take, in the order to show them."""
+    """Return all tags and their values, in display order."""
     people = [*map(str, range(_MOST_PEOPLE)), f"{_MOST_PEOPLE} or more"]
     return {tag: list(meanings.values()) for tag, meanings in _MEANINGS.items()} | {"number of people": people}
 
 
 def parse_name(name: str, label: str) -> _Name | None:
-    """Take the name of a clip of class `label` apart; None where it is not of HMDB51's grammar."""
+    """Parse the file name of a clip of class `label`. None if it does not follow HMDB51's scheme."""
     stem = Path(name).stem
     tags = _TAGS.search(stem)
     if tags is None or tags.start() == 0:
         return None
     body, motion, num_people, view, quality, number = tags.groups()
-    # People rename the folder "brush_hair" to "Brush Hair"
+    # Some users rename the folder "brush_hair" to "Brush Hair"
     action = re.escape(label.replace(" ", "_"))
     source = re.sub(rf"_{action}$", "", stem[: tags.start()], flags=re.IGNORECASE)
     return _Name(source, body, motion, int(num_people), view, quality, int(number))
@@ -65,7 +65,7 @@ def parse_name(name: str, label: str) -> _Name | None:
 def read_official_split(splits_dir: Path, fold: int) -> dict[tuple[str, str], str]:
     """Read `<label>_test_split<fold>.txt` files into {(label, file name): "train" or "test"}.
 
-    Each line is a name and 1 (train), 2 (test) or 0 (unused in this fold). Raises InputError on anything else.
+    Each line is a file name and 1 (train), 2 (test) or 0 (unused in this fold). Raises InputError for any other line.
     """
     suffix = f"_test_split{fold}.txt"
     files = sorted(splits_dir.glob(f"*{suffix}"))

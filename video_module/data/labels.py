@@ -21,12 +21,12 @@ VIDEO_SUFFIXES = (
 
 
 def is_video(path: Path) -> bool:
-    """Whether the name is that of a video file; hidden files (such as macOS's `._x.avi`) are not."""
+    """Return whether the name is that of a video file and not hidden, as macOS's `._x.avi` is."""
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
 
 
 def write_class_names(path: Path, class_names: Sequence[str]) -> None:
-    """Write one class per line; a line's number, from 0, is its index."""
+    """Write one class per line. Line numbers from 0 are the class indices."""
     write_text(path, "".join(f"{name}\n" for name in class_names))
 
 
@@ -45,7 +45,7 @@ def _lines(text: str) -> list[str]:
 
 
 def read_class_list(file: Path) -> dict[str, str]:
-    """Names of classes by their numbers: one a line, numbered from 0, or as the lines begin, `1 Archery`."""
+    """Read class names by number, from lines with a name each, numbered from 0, or lines such as `1 Archery`."""
     lines = _lines(read_text(file))
     if not lines:
         raise InputError(f"{file}: lists no classes")
@@ -61,12 +61,13 @@ def read_class_list(file: Path) -> dict[str, str]:
 
 
 def find_class_names(data_dir: Path) -> list[str]:
-    """The classes of a data folder: by its obj.names, or that above one of its splits, else its folders, sorted.
+    """Return the classes of a data folder, from obj.names if it has one, otherwise its folder names, sorted.
 
-    Raises InputError if a folder of videos is not among the named classes.
+    A folder train, val or test can have obj.names in the folder above. Raises InputError if a folder with videos is not
+    in obj.names.
     """
     found = sorted({label for label, _ in find_videos(data_dir)})
-    # "." has no name, and itself for a parent
+    # Path(".") has no name, and its parent is itself
     above = data_dir.parent if data_dir.name else data_dir.absolute().parent
     for folder in (data_dir, above) if data_dir.absolute().name in SPLITS else (data_dir,):
         if (folder / OBJ_NAMES).is_file():
@@ -78,12 +79,12 @@ def find_class_names(data_dir: Path) -> list[str]:
 
 
 def _is_utf8(text: str) -> bool:
-    # Python stands for bytes that are not UTF-8 by lone surrogates
+    # Python represents bytes that are not UTF-8 as lone surrogates
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def is_system_file(path: Path) -> bool:
-    """Whether this is a file that macOS or Windows creates in folders, such as .DS_Store, judging by its name."""
+    """Return whether the name is that of a file that macOS or Windows creates in folders, such as .DS_Store."""
     return path.name.lower() in _SYSTEM_FILES or path.name.startswith("._")
 
 
@@ -92,9 +93,9 @@ def _is_hidden(path: Path) -> bool:
 
 
 def videos_below(folders: Sequence[Path]) -> list[Path]:
-    """All videos at any depth below the folders, one folder after the other.
+    """Find all videos at any depth below the folders, one folder after the other.
 
-    Raises InputError on links to files that are not there, OSError on a folder that cannot be read.
+    Raises InputError for broken links and OSError for folders that cannot be read.
     """
     videos = [path for folder in folders for path in walk_files(folder) if is_video(path)]
     _check_links(videos)
@@ -102,7 +103,7 @@ def videos_below(folders: Sequence[Path]) -> list[Path]:
 
 
 def _check_links(paths: Sequence[Path]) -> None:
-    """Raise InputError if some are broken links."""
+    """Raise InputError if any path is a broken link."""
     if broken := sorted(path for path in paths if path.is_symlink() and not path.exists()):
         folders = sorted({path.parent.name for path in broken})
         more = f" ({len(broken)} broken links, in {', '.join(folders[:20])}{', …' if len(folders) > 20 else ''})"
@@ -119,12 +120,12 @@ def _check_no_folds(folder: Path, more: str = "") -> None:
 
 
 def _class_folders(class_dir: Path) -> list[Path]:
-    """The class folders of `class_dir`, sorted. Raises InputError if there is none."""
+    """Return the class folders of `class_dir`, sorted. Raises InputError if there are none."""
     if not class_dir.is_dir():
         raise InputError(f"{class_dir}: no such folder")
     _check_no_folds(class_dir)
     entries = [entry for entry in class_dir.iterdir() if not entry.name.startswith(".")]
-    # A whole class may be a link to a folder that was not fetched.
+    # A class folder may itself be a link to a folder that was not fetched.
     _check_links([entry for entry in entries if not is_video(entry)])
     folders = [entry for entry in entries if entry.is_dir()]
     if not folders and class_dir.name in SPLITS and (class_dir.parent / "split.json").is_file():
@@ -134,19 +135,19 @@ def _class_folders(class_dir: Path) -> list[Path]:
         )
     if not folders:
         raise InputError(f"{class_dir}: no class folders; expected one subfolder of videos per class")
-    # By name: Windows orders paths without regard to case, and the order decides which class is which number
+    # Sorted by name, because the order determines the class indices, and Windows ignores case when it compares paths
     return sorted(folders, key=lambda folder: folder.name)
 
 
 def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
-    """All videos below the class folders of `class_dir`: [(label, path)], sorted by label and path within the class.
+    """Find all videos below the class folders of `class_dir`: [(label, path)], sorted.
 
-    Raises InputError if there is no folder, no class folder, or no video, and on links to videos that are not there.
+    Raises InputError if there is no folder, class folder or video, and for broken links.
     """
     classes = _class_folders(class_dir)
     found = videos_below(classes)
     for path in found:
-        # No JSON can hold such a name, and OpenCV crashes on it
+        # JSON cannot hold such a name, and OpenCV crashes on it
         if not _is_utf8(str(path)):
             raise InputError(f"{str(path)!a}: the name is not valid UTF-8; rename the file")
     if not found:
@@ -157,7 +158,7 @@ def find_videos(class_dir: Path) -> list[tuple[str, Path]]:
 
 
 def lost_classes(class_dir: Path, kept: Collection[str], rejected: Collection[str] = ()) -> list[str]:
-    """A sentence for each class folder that is not among the `kept` classes; `rejected` are paths of videos."""
+    """Explain why each class folder that is not in `kept` is missing. `rejected` are the paths of rejected videos."""
     found = Counter(label for label, _ in find_videos(class_dir))
     broken = Counter(path.partition("/")[0] for path in rejected)
     sentences = []
@@ -172,9 +173,9 @@ def lost_classes(class_dir: Path, kept: Collection[str], rejected: Collection[st
 
 
 def check_split_dir(split_dir: Path, *, side: str = "test") -> None:
-    """Raise InputError if a folder written by split_data.py is missing, saying which step was skipped.
+    """Raise InputError if `split_dir` is missing or not one side of a split, and say what to do.
 
-    Likewise if it is not the wanted side of a split, but the folder of all.
+    `side` is the side to suggest if `split_dir` contains all of them.
     """
     if split_dir.is_dir():
         if sides := _sides_in(split_dir):
@@ -186,7 +187,7 @@ def check_split_dir(split_dir: Path, *, side: str = "test") -> None:
     _check_no_folds(above, "; or use train_model.py --fold all, which trains and tests all of them")
     was_split = any((above / name).is_dir() for name in SPLITS)
     if not was_split and any(map(is_video, above.glob("*/**/*"))):
-        # The scripts look for a split in "data", so it goes there unless something is there already
+        # "data" is the default of the other scripts, so suggest it unless it exists
         named = above if above.name else above.absolute()
         output_dir = named.with_name(f"{named.name}_split") if Path("data").exists() else Path("data")
         raise InputError(
@@ -197,9 +198,9 @@ def check_split_dir(split_dir: Path, *, side: str = "test") -> None:
 
 
 def check_level(class_dir: Path) -> None:
-    """Raise InputError if the classes seem to lie one level below `class_dir`.
+    """Raise InputError if the classes seem to be one level below the folders of `class_dir`.
 
-    That is so if all its folders hold no videos themselves, but folders of the same names, two or more of them.
+    This is assumed if these folders contain no videos directly, and at least two subfolders have the same names in all.
     """
     if sides := _sides_in(class_dir):
         raise InputError(
@@ -222,10 +223,10 @@ def check_level(class_dir: Path) -> None:
 
 
 def find_others(class_dir: Path) -> list[Path]:
-    """The files of a folder of classes that find_videos() skips, sorted, without hidden and system files.
+    """Find the files that find_videos() skips, sorted, except hidden and system files.
 
-    Raises InputError if a class would silently go missing because its folder contains only such files, or could not be
-    trained because its name cannot be written to obj.names.
+    Raises InputError if a class folder contains only such files, so that the class would be missing, or if its name
+    cannot be written to obj.names.
     """
     folders = _class_folders(class_dir)
     others = [path for path in class_dir.iterdir() if path.is_file() and path.name != OBJ_NAMES]
@@ -248,7 +249,7 @@ def find_others(class_dir: Path) -> list[Path]:
 
 
 def describe_others(class_dir: Path, *, most: int = 5) -> str | None:
-    """A line on the files that find_others() finds, naming the first of them; None if there are none."""
+    """Describe the files that find_others() finds, with the first names. None if there are none."""
     if not (others := find_others(class_dir)):
         return None
     names = ", ".join(path.relative_to(class_dir).as_posix() for path in others[:most])
@@ -257,7 +258,7 @@ def describe_others(class_dir: Path, *, most: int = 5) -> str | None:
 
 
 def check_class_folders(class_dir: Path) -> None:
-    """Raise InputError if class folders of `class_dir` are empty, since their classes would silently go untested."""
+    """Raise InputError if a class folder has no videos, because its class would not be tested."""
     found = {label for label, _ in find_videos(class_dir)}
     if empty := [folder for folder in _class_folders(class_dir) if folder.name not in found]:
         more = f", nor in {', '.join(folder.name for folder in empty[1:])}" if len(empty) > 1 else ""
@@ -267,7 +268,7 @@ def check_class_folders(class_dir: Path) -> None:
 
 
 def check_known_classes(class_dir: Path, class_names: Collection[str]) -> None:
-    """Raise InputError if no folder is one of these classes, but one of them contains folders that are."""
+    """Raise InputError if the folders of `class_dir` are not classes of the model, but contain folders that are."""
     folders = _class_folders(class_dir)
     if any(folder.name in class_names for folder in folders):
         return
@@ -279,18 +280,18 @@ def check_known_classes(class_dir: Path, class_names: Collection[str]) -> None:
 
 
 def has_entries(folder: Path) -> bool:
-    """Whether a folder exists and is not empty; hidden and system files do not count."""
+    """Return whether a folder exists and contains anything but hidden and system files."""
     return folder.is_dir() and not all(map(_is_hidden, folder.iterdir()))
 
 
 def _sides_in(folder: Path) -> list[str]:
-    """The sides of a split that a folder holds, if there are two or more; one alone may be a class of that name."""
+    """Return the sides of a split in a folder if there are several. A single one may be a class of that name."""
     sides = [split for split in SPLITS if (folder / split).is_dir()]
     return sides if len(sides) > 1 and is_split_tree(folder) else []
 
 
 def is_split_tree(data_dir: Path) -> bool:
-    """Whether a folder contains train, val or test splits, rather than classes with such names."""
+    """Return whether a folder contains train, val or test splits, rather than classes with these names."""
     present = [data_dir / split for split in SPLITS if (data_dir / split).is_dir()]
     if (data_dir / OBJ_NAMES).is_file() or (data_dir / "split.json").is_file():
         return bool(present)

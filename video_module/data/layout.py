@@ -1,4 +1,4 @@
-"""Write a split to disk: train/, val/ and test/ with their classes, obj.names, and split.json."""
+"""Write a split to disk: train/, val/ and test/ with class folders, obj.names and split.json."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from video_module.files import check_output, lies_in, replacing, write_json
 
 
 def check_split_output(input_dir: Path, output_dir: Path) -> None:
-    """Raise InputError unless a split of `input_dir` may be written to `output_dir` without replacing other files."""
+    """Raise InputError if writing a split of `input_dir` to `output_dir` could overwrite other files."""
     if output_dir.is_symlink() and not output_dir.exists():
         raise InputError(f"{output_dir}: a broken link to {output_dir.readlink()}")
     check_output(output_dir, folder=True)
@@ -38,7 +38,7 @@ def check_split_output(input_dir: Path, output_dir: Path) -> None:
 
 
 def _added_files(output_dir: Path) -> list[Path]:
-    """The files below an earlier split's train, val and test that its split.json does not list."""
+    """Return the files in an earlier split's train, val and test that its split.json does not list."""
     written = recorded_files(output_dir)
     found = (path for side in SPLITS for path in (output_dir / side).rglob("*"))
     return sorted(
@@ -49,7 +49,7 @@ def _added_files(output_dir: Path) -> list[Path]:
 
 
 def check_further_folds(output_dir: Path, num_folds: int) -> None:
-    """Raise InputError if an earlier split with more folds would leave some of them beside the new ones."""
+    """Raise InputError if folds of an earlier split with more folds would remain beside the new ones."""
     numbers = [int(match[1]) for path in output_dir.glob("fold*") if (match := re.fullmatch(r"fold(\d+)", path.name))]
     if further := sorted(number for number in numbers if number > num_folds):
         raise InputError(
@@ -59,10 +59,10 @@ def check_further_folds(output_dir: Path, num_folds: int) -> None:
 
 
 def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -> int:
-    """Lay the split out as `<output_dir>/{train,val,test}/<class>/<file>` with obj.names and split.json.
+    """Write a split as `<output_dir>/{train,val,test}/<class>/<file>` with obj.names and split.json.
 
-    The folder appears whole or not at all, and replaces an earlier split; any other folder is refused. Returns how
-    many files had to be copied because linking them failed.
+    The folder is written completely or not at all. It replaces an earlier split. Returns how many files were copied
+    because they could not be linked. Raises InputError if `output_dir` contains anything else.
     """
     assert link in LINKS, f"link must be one of {LINKS}, got {link!r}"
     check_split_output(input_dir, output_dir)
@@ -71,7 +71,7 @@ def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -
         for video in split.videos:
             target = partial / video.split / video.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            # Resolve links of the input, because a link to a link breaks when the one in between is deleted
+            # Resolve links in the input, because a link to a link breaks when the one in between is deleted
             num_linked += place((input_dir / video.path).resolve(), target, *links)
         for name in SPLITS:
             (partial / name).mkdir(exist_ok=True)
@@ -81,10 +81,10 @@ def write_split(split: Split, input_dir: Path, output_dir: Path, *, link: str) -
 
 
 def place(file: Path, target: Path, *links: str) -> bool:
-    """Link a file in the first way that works, or else copy it; returns whether it was linked."""
+    """Link a file with the first of `links` that works, otherwise copy it. Returns whether it was linked."""
     ways = {"hard": os.link, "sym": os.symlink}
     for link in links:
-        # Linking fails across file systems, on those without links, and on Windows without the privilege
+        # Linking fails across file systems, on some file systems, and on Windows without the privilege
         with suppress(OSError):
             ways[link](file, target)
             return True

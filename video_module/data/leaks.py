@@ -1,4 +1,4 @@
-"""Find what two sides of an experiment share: by source, by file name, and by content. Nothing is changed."""
+"""Find what two splits share: recordings, file names and content. Nothing on disk is changed."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -25,19 +25,19 @@ from video_module.data.records import (
 from video_module.errors import InputError
 from video_module.tables import pluralize
 
-# ---- two splits, by source
+# ---- recordings shared by two splits
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedSources:
-    """What a train and a test side share. A clip counts when its source stands on the train side."""
+    """Recordings (sources) that are in both train and test, and the test clips cut from them."""
 
     sources_within_class: int
     test_clips_within_class: int
-    """Test clips whose source is in train under the same class."""
+    """Test clips whose recording is in train under the same class."""
     sources_across_classes: int
     test_clips_across_classes: int
-    """Test clips whose source is in train under another class, and not under their own."""
+    """Test clips whose recording is in train, but only under other classes."""
 
     def __str__(self) -> str:
         return (
@@ -47,7 +47,7 @@ class SharedSources:
 
 
 def shared_sources(train: Iterable[VideoRecord], test: Iterable[VideoRecord]) -> SharedSources:
-    """Count the sources that two sides share, and the test clips of them, within a class and across classes."""
+    """Count the recordings that train and test share and their test clips, within a class and across classes."""
     train_labels: dict[str, set[str]] = defaultdict(set)
     for video in train:
         train_labels[video.source].add(video.label)
@@ -63,27 +63,27 @@ def shared_sources(train: Iterable[VideoRecord], test: Iterable[VideoRecord]) ->
 
 
 def sources_known(videos: Iterable[VideoRecord]) -> bool:
-    """Whether the recordings are known. If not, each file counts as its own recording, and nothing is ever shared."""
+    """Return whether recordings are known. If not, each file counts as its own, so none can be shared."""
     return not all(map(has_own_source, videos))
 
 
-# ---- a test set and what a model was trained on, by the hashes in the model's file
+# ---- overlap of a test set with a model's training videos, from hashes in the model file
 
-# Eleven digits keep HMDB51's 3,570 clips below 60 kB, and let one of 1,530 others pass for one of them once in three
-# million test sets. Files of format version 1 hold twelve digits of the file name alone, without its class: so the
-# length tells the two kinds of hashes apart, wherever they are copied to.
+# With eleven digits, the hashes of HMDB51's 3,570 training clips take less than 60 kB, and a false match with any of
+# 1,530 test clips happens once in three million test sets. Files of format version 1 have twelve-digit hashes of the
+# file name without the class, so the length tells the two kinds apart.
 _CLIP_DIGITS, _NAME_DIGITS = 11, 12
 
 
 def hash_source(source: str) -> str:
-    """A source as model files record it."""
+    """Return the hash of a recording's name that model files store."""
     return _hash(source, 16)
 
 
 def hash_clip(path: str) -> str:
-    """A video, `<class>/…/<file>`, as model files record it: by its class and its name without the suffix.
+    """Return the hash of a video `<class>/…/<file>` that model files store: of its class and its name without suffix.
 
-    The class is part of it because many data sets number the files of each class from 1.
+    The class is included because many data sets number the files of each class from 1.
     """
     label, *below = PurePosixPath(path).parts
     assert below, f"{path}: not <class>/<file>"
@@ -100,13 +100,12 @@ class TrainOverlap:
 
     num_sources: int
     num_videos: int
-    """Test videos of the shared sources."""
+    """Test videos of the shared recordings."""
     num_clips: int | None
-    """Test videos that were themselves trained on, by class and file name; None where the model file does not record
-    them."""
+    """Test videos that are themselves in train or val, by class and file name; None if the model file lacks them."""
     by_name_alone: bool
-    """Whether the model file, of format version 1, records file names without classes: then num_clips may count a
-    video of another class that merely has the name of a training video."""
+    """Whether the model file records file names without classes (format version 1). If so, num_clips may count videos
+    of another class that only have the same name as a training video."""
     is_leak: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,8 +121,8 @@ class TrainOverlap:
         if self.num_clips and not self.num_sources:
             return f"{self.num_clips} test videos are also in {splits} (same class and file name)"
         come = "comes" if self.num_videos == 1 else "come"
-        sources = pluralize(self.num_sources, "source")
-        text = f"{pluralize(self.num_videos, 'test video')} {come} from {sources} in {splits}"
+        recordings = pluralize(self.num_sources, "recording")
+        text = f"{pluralize(self.num_videos, 'test video')} {come} from {recordings} in {splits}"
         if self.num_clips is None:
             return text
         return f"{text}; the model was trained or validated on {self.num_clips} of them"
@@ -137,13 +136,14 @@ def train_overlap(
     protocol: str | None,
     namesakes: Collection[str] = (),
 ) -> TrainOverlap | None:
-    """Compare a test set with the hashes that a model file records; None where it records nothing.
+    """Compare a test set with the hashes in a model file. Returns None if the file has none.
 
-    A shared clip is a leak wherever it comes from: two splits may give it two sources. By its name alone, which
-    "0001.mp4" of two classes would share, it counts in official folds only. A shared source is a leak but in official
-    folds, which share sources between train and test across classes. `namesakes` are hashes that do not count: those of
-    the other sides, where the test set is a side of the very split that the model was trained on. In one split, two
-    files of one class and name (in two folders) are two videos.
+    A shared clip is a leak, even if two splits assign it to different recordings. A match by file name alone is a leak
+    only in official folds, because elsewhere "0001.mp4" of two classes would match. A shared recording is a leak except
+    in official folds, which share recordings between train and test across classes.
+
+    `namesakes` are clip hashes to ignore. If the test set belongs to the split that the model was trained on, they are
+    those of the other sides: in one split, files with the same class and name in two folders are different videos.
     """
     if not train_sources:
         return None
@@ -171,26 +171,26 @@ def train_overlap(
 
 # ---- by content: copies under other names
 
-# Of a video's length, the ends left out: black frames there are alike in many videos.
+# Positions of the hashed frames, as fractions of the length. Many videos begin and end with similar black frames.
 _PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)
-# A frame is shrunk to _SIDE x _SIDE, and its _SCALES x _SCALES coarsest cosine waves are kept.
+# Frames are shrunk to _SIDE x _SIDE, and the _SCALES x _SCALES lowest frequencies of the cosine transform are kept.
 _SIDE, _SCALES = 64, 16
 NUM_BITS = len(_PLACES) * (_SCALES**2 - 1)
-# Share of differing bits up to which two videos pass for copies. Of 30 surveillance clips, all copies came within it
-# that were encoded at a far lower rate (largest 0.04) or at half the size (0.07), 27 that lost their first 5 %, and 21
-# that lost 10 %. Of 44,850 pairs of different clips 17 come as near: a still camera that films one scene twice, which
-# is worth knowing as well.
+# Two videos with at most this share of differing bits are reported as copies. Measured on copies of 30 surveillance
+# clips: it finds all that were encoded at a much lower bit rate (largest distance 0.04) or at half the size (0.07), 27
+# that lost their first 5 %, and 21 that lost 10 %. It also reports 17 of 44,850 pairs of different clips, in which a
+# still camera films the same scene twice.
 MAX_DISTANCE = 0.10
-# Rows compared at once: 28 MB of distances against HMDB51's 6,766 clips.
+# Videos compared at once with all others. For HMDB51's 6,766 clips, their distances take 28 MB.
 _BLOCK = 1024
 
 
 def fingerprint(path: Path, num_frames: int) -> np.ndarray:
-    """The perceptual hash of five frames of a video: bool (NUM_BITS,). Mirrored copies are not alike.
+    """Compute a perceptual hash of five frames of a video, bool (NUM_BITS,).
 
-    As in pHash: of each frame, which coarse waves of its cosine transform, without its mean, are above their median.
-    Copies that were renamed, encoded anew or resized differ from their original in few bits, other videos in half.
-    Raises VideoError if the video holds fewer than `num_frames`.
+    As in pHash, a bit says whether a low-frequency coefficient of a frame's cosine transform is above the median of
+    them. Copies that were renamed, re-encoded or resized differ in few bits, other videos (and mirrored copies) in
+    about half. Raises VideoError if fewer than `num_frames` decode.
     """
 
     from video_module.data.decoding import read_frames
@@ -205,7 +205,7 @@ def fingerprint(path: Path, num_frames: int) -> np.ndarray:
 
 
 class _NearPair(NamedTuple):
-    """Two videos by their places in what was compared, and the share of bits in which they differ."""
+    """The indices of two videos, and the share of bits in which they differ."""
 
     first: int
     second: int
@@ -213,12 +213,12 @@ class _NearPair(NamedTuple):
 
 
 def near_pairs(first: np.ndarray, second: np.ndarray | None = None) -> list[_NearPair]:
-    """All pairs of fingerprints at most MAX_DISTANCE apart, nearest first; within `first` where `second` is None."""
+    """Find all pairs of fingerprints at most MAX_DISTANCE apart, nearest first; within `first` if `second` is None."""
     within = second is None
     second = first if within else second
     assert first.shape[1] == second.shape[1], f"hashes of {first.shape[1]} and {second.shape[1]} bits"
-    # With bits as 1 and -1, the product of two rows is the number of equal bits less that of differing ones: all
-    # distances of a block are one matrix product.
+    # With bits as 1 and -1, the product of two rows is the number of equal bits minus that of differing ones. So one
+    # matrix product gives all distances of a block.
     signs = [2 * bits.astype(np.float32) - 1 for bits in (first, second)]
     pairs = []
     for top in range(0, len(first), _BLOCK):
@@ -229,18 +229,18 @@ def near_pairs(first: np.ndarray, second: np.ndarray | None = None) -> list[_Nea
     return sorted(pairs, key=lambda pair: (pair.distance, pair.first, pair.second))
 
 
-# ---- the audit: all of it, of folders
+# ---- the audit of folders
 
 
 @dataclass(kw_only=True)
 class _Side:
-    """A folder of classes that is compared."""
+    """A folder of classes to compare."""
 
     name: str
     root: Path
     videos: list[VideoRecord]
     fingerprints: np.ndarray | None = None
-    """bool (num_videos, NUM_BITS); None where content is not compared."""
+    """bool (num_videos, NUM_BITS); None if content is not compared."""
 
 
 def audit(
@@ -254,7 +254,8 @@ def audit(
 ) -> dict[str, Any]:
     """Compare every pair of the sides that `paths` name.
 
-    Of a single folder of classes, say what a random split of it would leak, and which of its videos are alike.
+    For a single folder of classes, estimate instead what a random split of it would leak, and find near-identical
+    videos in it.
     """
     sides, rejected = _read_sides(paths, source_of=source_of, decode=content, num_workers=num_workers)
     if content:
@@ -281,10 +282,10 @@ def audit(
 def _read_sides(
     paths: Sequence[Path], *, source_of: SourceOf, decode: bool, num_workers: int
 ) -> tuple[list[_Side], list[Rejected]]:
-    """Read the sides to compare, and list the files that do not decode, which belong to none.
+    """Read the sides to compare. Returns them and the files that do not decode.
 
-    One path is what split_data.py wrote (or its split.json), of which the sides are the splits, or a folder of classes;
-    two are folders of classes. Sources are split.json's where there is one, else those of `source_of`.
+    `paths` is either one output of split_data.py (or its split.json), whose splits are the sides, or one or two folders
+    of classes. Recordings come from split.json if there is one, otherwise from `source_of`.
     """
     root = paths[0].parent if paths[0].name == SPLIT_JSON else paths[0]
     folders = {path.as_posix(): path for path in paths}
@@ -310,7 +311,7 @@ def _read_fingerprints(side: _Side, *, num_workers: int) -> np.ndarray:
 
 
 def _compare(first: _Side, second: _Side) -> dict[str, Any]:
-    """What `second` shares with `first`, as counts of sources and of its own videos, and in pairs of copies."""
+    """Describe what `second` shares with `first`: recordings, file names and near-identical videos."""
     labels: dict[str, set[str]] = defaultdict(set)
     for video in first.videos:
         labels[PurePosixPath(video.path).stem].add(video.label)
@@ -331,7 +332,7 @@ def _compare(first: _Side, second: _Side) -> dict[str, Any]:
 
 
 def _near_identical(first: _Side, second: _Side | None = None) -> list[dict[str, Any]] | None:
-    """The near pairs of two sides, or within one, by their paths; None where content is not compared."""
+    """Describe the near pairs of two sides, or within one. None if content is not compared."""
     if first.fingerprints is None:
         return None
     found = []
@@ -349,17 +350,18 @@ def _near_identical(first: _Side, second: _Side | None = None) -> list[dict[str,
     return found
 
 
-# Random splits whose mean is told.
+# Number of random splits to average.
 _NUM_DRAWS = 100
 
 
 def random_split_leak(
     videos: Sequence[VideoRecord], *, val_fraction: float = 0.2, test_fraction: float = 0.1
 ) -> dict[str, Any] | None:
-    """Estimate what a random split, video by video, would leak: the mean over a hundred random splits.
+    """Estimate what splitting video by video at random would leak, as the mean of a hundred random splits.
 
-    Returns the share of test videos whose source is in train or val under the same class, and under any class. Of a
-    class of two or more at least one tests, and not all; None where no class has two, or `test_fraction` is 0.
+    Returns the share of test videos whose recording is in train or val under the same class, and under any class. Each
+    class with two or more videos has at least one in test and one elsewhere. Returns None if no class has two videos or
+    `test_fraction` is 0.
     """
     most = max(Counter(video.label for video in videos).values(), default=0)
     if most < 2 or test_fraction == 0:

@@ -1,7 +1,7 @@
-"""Read the packets of a video file without decoding: which stream, when frames are shown, where keyframes are.
+"""Read the packets of a video file without decoding: the stream, the times of frames, and the keyframes.
 
-Headers are not asked for counts and durations: an edit list hides frames, .avi pads with empty chunks, a longer audio
-track stretches the duration, and browsers' recordings state neither.
+The headers' frame counts and durations are not used. Edit lists hide frames, .avi files contain empty chunks, a longer
+audio track extends the duration, and files recorded in browsers state neither.
 """
 
 import os
@@ -20,8 +20,8 @@ import numpy as np
 
 from video_module.errors import VideoError
 
-# FFmpeg reads far more than videos: playlists that name other files, pictures, text as moving letters. Only containers
-# of video are opened, by what is in the file and not by its name.
+# FFmpeg also reads playlists that name other files, images, and text files. Only these video containers are opened,
+# recognised by their content and not by the file name.
 _FORMATS = (
     "avi,mov,mp4,matroska,webm,mpeg,mpegvideo,mpegts,asf,flv,ogg,mxf,rm,nut,dv,wtv,gxf,h264,hevc,vvc,m4v,h263,vc1,"
     "ivf,obu,av1"
@@ -29,16 +29,16 @@ _FORMATS = (
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _NOT_FILMS = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-# Where a file tells no times: raw .h264, for example.
+# For files that store no times, such as raw .h264.
 DEFAULT_FPS = 25.0
-# Containers round times to ticks. Frames that are no further than this from even steps are evenly spaced.
+# Containers round times. Frames count as evenly spaced if none is further than this from its exact time.
 _MAX_ROUNDING_S = 0.0015
 
 
 def open_file(path: str | Path) -> tuple[av.container.InputContainer, av.VideoStream]:
-    """Open a video file and choose its stream: the default one, or the first that is not a cover picture.
+    """Open a video file and choose its stream: the default one, else the first that is not a cover picture.
 
-    Raises VideoError if it cannot be read, holds no video, or needs a decoder that is not there.
+    Raises VideoError if the file cannot be read, contains no video, or needs a decoder that is not available.
     """
     path = Path(path)
     try:
@@ -54,8 +54,8 @@ def open_file(path: str | Path) -> tuple[av.container.InputContainer, av.VideoSt
     if path.suffix.lower() in _PICTURE_SUFFIXES:
         raise VideoError(f"{path}: is an image, not a video")
     try:
-        # Absolute, so that no part of a name is taken for a protocol ("a:b.avi") or an option ("-x.avi"). Titles need
-        # not be UTF-8; those of HMDB51 are not.
+        # In an absolute path, no part of a name can be taken for a protocol ("a:b.avi") or an option ("-x.avi"). Errors
+        # in titles are ignored, because some are not UTF-8, as in HMDB51.
         container = av.open(str(path.absolute()), options=dict(_OPTIONS), metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError):
         raise VideoError(f"{path}: not a video, or too damaged to read") from None
@@ -77,13 +77,13 @@ def _choose_stream(container: av.container.InputContainer, path: Path) -> av.Vid
             f"{path}: no decoder for codec {_codec_name(container, stream)}; convert the file, for example with ffmpeg "
             f"-i {path.name} -c:v libx264 {path.stem}_h264.mp4"
         )
-    # Loaders run many readers at once: with one decoder thread each they are twice as fast as with FFmpeg's default.
+    # Loaders run many readers in parallel. One decoder thread each is twice as fast as FFmpeg's default.
     context.thread_count, context.thread_type = 1, "NONE"
     return stream
 
 
 def _codec_name(container: av.container.InputContainer, stream: av.VideoStream) -> str:
-    """The name of a codec without a decoder, which only FFmpeg's summary of the file tells."""
+    """Return the name of a codec that has no decoder. It is only found in FFmpeg's summary of the file."""
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)
     try:
@@ -97,15 +97,15 @@ def _codec_name(container: av.container.InputContainer, stream: av.VideoStream) 
 def read_packets(
     container: av.container.InputContainer, stream: av.VideoStream, key: tuple[int, int] | None = None
 ) -> Iterator[av.Packet]:
-    """The stream's packets, as far as they can be read. Empty ones, which .avi has for dropped frames, are left out.
+    """Yield a stream's packets as far as they can be read, except the empty ones that .avi has for dropped frames.
 
-    They begin with the keyframe `key`, a row of PacketTable.key_stamps; there are none if it cannot be found.
+    If `key`, a row of PacketTable.key_stamps, is given, they begin with that keyframe. Yields none if it is not found.
     """
     if key is None:
         yield from _packets_on(container, stream)
         return
-    # Some containers seek by the time when a frame is shown, others by its place in the order of decoding, and .ts may
-    # come out a little late by either
+    # Some containers seek by presentation time, others by decoding time, and .ts files may end up slightly too late
+    # with either
     for target in (key[0], key[1], key[1] - int(2 / stream.time_base)):
         try:
             container.seek(target, stream=stream)
@@ -131,7 +131,7 @@ def _packets_on(container: av.container.InputContainer, stream: av.VideoStream) 
             try:
                 packet = next(packets, None)
             except av.error.FFmpegError:
-                # FFmpeg's own programs end here as well.
+                # FFmpeg's own programs also stop here.
                 return
             if packet is None:
                 return
@@ -140,23 +140,22 @@ def _packets_on(container: av.container.InputContainer, stream: av.VideoStream) 
 
 
 def stamp_of(item: av.Packet | av.VideoFrame, stream: av.VideoStream) -> int | None:
-    """When a packet's or frame's picture is shown, in units of stream.time_base; None where that is unknown."""
-    # .avi numbers its chunks in the order of decoding and stores nothing else. What FFmpeg makes of it for a picture's
-    # own time is a guess, and goes back and forth in HMDB51. A decoder gives frames in the order in which they are
-    # shown: there, the chunk's number is the better time.
+    """Return the presentation time of a packet or frame in units of stream.time_base, or None if unknown."""
+    # .avi stores only the decoding order. FFmpeg guesses presentation times from it, and in HMDB51 these jump back and
+    # forth. Decoders return frames in display order, so the chunk's number (dts) is the better time.
     if stream.container.format.name == "avi":
         return item.dts
     return item.dts if item.pts is None else item.pts
 
 
 def _key_of(packet: av.Packet, stream: av.VideoStream) -> tuple[int, int] | None:
-    """A keyframe's row of PacketTable.key_stamps; None where it has no time."""
+    """Return a keyframe's row of PacketTable.key_stamps, or None if it has no time."""
     stamp = stamp_of(packet, stream)
     return None if stamp is None else (stamp, stamp if packet.dts is None else packet.dts)
 
 
 def is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
-    """Whether a packet shows no frame of its own: an edit list hides it, or it only helps to predict others."""
+    """Return whether a packet shows no frame, because an edit list hides it or it only serves to predict others."""
     # VP8's frame header (RFC 6386, 9.1): bit 4 of the first byte is show_frame.
     return packet.is_discard or (stream.codec_context.codec.id == _VP8 and not memoryview(packet)[0] & 0x10)
 
@@ -166,32 +165,32 @@ _VP8 = av.Codec("vp8", "r").id
 
 @dataclass(kw_only=True)
 class PacketTable:
-    """The frames that a file should have according to its packets, including those that then fail to decode."""
+    """The frames that a file has according to its packets, including those that fail to decode."""
 
     stamps: np.ndarray
-    """When each is shown, int64 in the order of display; empty where the file tells no times."""
+    """Presentation times, int64, in display order; empty if the file stores no times."""
     num_frames: int
     num_missing: int
-    """Packets of the container's index that lie beyond the end of the file; not among num_frames."""
+    """Packets in the container's index that lie beyond the end of the file. Not included in num_frames."""
     time_base: Fraction
     end_s: float
     """Seconds from the first frame to the end of the last."""
     rate: Fraction | None
-    """Frames per second, where they are evenly spaced but for what the container rounds."""
+    """Frames per second, if frames are evenly spaced apart from rounding."""
     has_times: bool
     key_stamps: np.ndarray
-    """int64 (num_keyframes, 2): when each keyframe is shown, and its place in the order of decoding (dts)."""
+    """Presentation and decoding time (pts, dts) of each keyframe, int64 (num_keyframes, 2)."""
     is_seekable: bool
-    """Whether the n-th stamp is that of the n-th frame, whichever keyframe decoding begins with, if all decode."""
+    """Whether the n-th time is that of the n-th frame whichever keyframe decoding starts from, if all frames decode."""
     num_decoded: int | None = None
-    """Frames that decoded, once somebody has read the whole file."""
+    """Number of frames that decode, once the whole file has been read."""
 
     def step_s(self) -> float:
-        """Seconds from one frame to the next, on average."""
+        """Return the mean time between frames in seconds."""
         return self.end_s / self.num_frames
 
     def edges_s(self) -> np.ndarray:
-        """Where each frame begins and the last one ends, in seconds from the first: float64 (num_frames + 1,)."""
+        """Return the start of each frame and the end of the last in seconds, from 0: float64 (num_frames + 1,)."""
         if self.rate or not self.has_times:
             return np.arange(self.num_frames + 1) / self.fps
         times_s = (self.stamps - self.stamps[0]) * float(self.time_base)
@@ -205,18 +204,18 @@ class PacketTable:
         return self.num_frames / self.end_s if self.end_s > 0 else DEFAULT_FPS
 
 
-# Stamps that are kept: 64 MB, 80 hours of video at 30 frames/s.
+# Number of times kept in memory: 64 MB, or 80 hours of video at 30 frames/s.
 _MAX_STAMPS = 2**23
-# A table of few frames takes as much memory as this many.
+# Further memory of a table, in numbers of times.
 _MIN_STAMPS = 100
 _tables: OrderedDict[tuple, PacketTable] = OrderedDict()
 _tables_lock = Lock()
 
 
 def packet_table(path: str | Path) -> PacketTable:
-    """The table of a file. It takes one reading without decoding and is kept in memory until the file changes.
+    """Return the packet table of a file. Tables are cached in memory until the file changes.
 
-    Nothing is written to the disk: each process reads the packets of a file once. Raises VideoError as open_file().
+    Nothing is written to disk, so each process reads the packets of a file once. Raises VideoError as open_file() does.
     """
     status = Path(path).stat() if Path(path).is_file() else None
     key = status and (os.path.abspath(path), status.st_size, status.st_mtime_ns)  # noqa: PTH100
@@ -229,7 +228,7 @@ def packet_table(path: str | Path) -> PacketTable:
         table = _read_table(container, stream)
     with _tables_lock:
         _tables[key] = table
-        # As few as may all be of the length of this one
+        # Assume that the other tables are as long as this one
         while len(_tables) > max(1, _MAX_STAMPS // (_MIN_STAMPS + len(table.stamps))):
             _tables.popitem(last=False)
     return table
@@ -255,8 +254,8 @@ def _read_table(container: av.container.InputContainer, stream: av.VideoStream) 
     if not has_times:
         rate = stream.average_rate or stream.guessed_rate or Fraction(DEFAULT_FPS)
         edges_s = np.array([0.0, len(stamps) / rate])
-    # Frames that are shown before the first keyframe are lost by some decoders and shown by others; two frames of one
-    # time cannot be told apart; where frames are reordered but have no times of their own, the stamps are a guess.
+    # Not seekable: frames shown before the first keyframe, which some decoders drop; two frames with the same time;
+    # reordered frames in .avi, whose times are a guess.
     is_seekable = (
         has_times
         and first_key is not None
@@ -278,15 +277,15 @@ def _read_table(container: av.container.InputContainer, stream: av.VideoStream) 
 
 
 def rounding_s(stream: av.VideoStream) -> float:
-    """How far the container may have moved a frame, in seconds."""
+    """Return how far rounding by the container may have moved a frame, in seconds."""
     if stream.container.format.name == "mpeg" and stream.average_rate:
-        # A program stream dates some frames only, and FFmpeg may put those between a frame too late
+        # A program stream stores times for some frames only, and FFmpeg may place the others one frame too late
         return 1.01 / float(stream.average_rate)
     return min(1.5 * float(stream.time_base), _MAX_ROUNDING_S)
 
 
 def _edges(stamps: np.ndarray, stream: av.VideoStream, *, last_duration: int) -> tuple[np.ndarray, Fraction | None]:
-    """Where each frame begins and the last ends, in seconds from the first; the rate where that is even."""
+    """Return the start of each frame and the end of the last in seconds, and the frame rate if it is constant."""
     if len(stamps) == 0:
         return np.zeros(1), None
     tick = float(stream.time_base)
@@ -304,7 +303,7 @@ def _edges(stamps: np.ndarray, stream: av.VideoStream, *, last_duration: int) ->
 
 
 def _count_missing(container: av.container.InputContainer, stream: av.VideoStream, num_read: int) -> int:
-    """Packets of a whole index whose bytes the file no longer has: .mp4 and .mov that were cut short."""
+    """Count the packets in the index of a truncated .mp4 or .mov file whose bytes are missing."""
     if not container.format.name.startswith("mov") or num_read >= len(stream.index_entries):
         return 0
     return sum(not entry.is_discard and entry.pos >= container.size for entry in stream.index_entries)

@@ -1,8 +1,7 @@
-"""Turn long, large or labelled footage into short files that load fast in training.
+"""Turn long, large or labelled videos into short files that load fast in training.
 
-The files go to a folder of classes, the store, and stay there: what is whole is not made again, after a kill or with a
-corrected table. Keyframes stand close together in them, since a clip that begins anywhere is decoded from the keyframe
-before it.
+The files are kept in a folder of classes, the store. Finished ones are reused after an interruption or when the table
+is corrected. They have frequent keyframes, because a clip is decoded from the keyframe before its start.
 """
 
 import errno
@@ -34,12 +33,12 @@ from video_module.files import check_output, file_key, lies_in, locked, write_te
 from video_module.tables import pluralize, round_duration
 
 SHORT_SIDE = 256
-"""Of segments, in pixels: what most models resize to."""
+"""Default short side of segments in pixels. Most models resize to it."""
 # Lists the finished files, one per line.
 _LOG = "prepared.jsonl"
-# To be increased when files come out differently, so that those of earlier versions are written again.
+# Increase it when files are written differently, so that those of earlier versions are replaced.
 _VERSION = 1
-# Longest name in bytes. Times and a suffix are added, and while a file is written its name is longer still.
+# Longest name in bytes, before times, a suffix and the mark of an unfinished file are added.
 _MOST_BYTES = 180
 
 
@@ -51,16 +50,16 @@ class Prepared:
     """Their paths are relative to the store."""
     rejected: list[Rejected]
     num_found: int
-    """Files that an earlier run had made."""
+    """Number of clips from an earlier run."""
     seconds: float
     bytes_before: int
     duration_before_s: float
-    """Of the files that the videos come from."""
+    """Size and duration of the original files."""
     bytes_after: int
     duration_after_s: float
 
     def summary(self) -> str:
-        """One line: how many clips there are, how long that took, and how much smaller they are than the originals."""
+        """Return a line with the number of clips, the time taken, and the sizes before and after."""
         found = f" ({self.num_found} of them from an earlier run)" if self.num_found else ""
         sizes = f"{self.bytes_before / 1e6:,.1f} MB ({round_duration(self.duration_before_s)}) of video"
         # Nothing changed if all files were linked
@@ -70,7 +69,7 @@ class Prepared:
 
 
 def store_beside(output_dir: Path) -> Path:
-    """The folder for the clips of a split that goes to `output_dir`."""
+    """Return the folder for the clips of a split in `output_dir`."""
     named = output_dir if output_dir.name else output_dir.absolute()
     if not named.name:
         raise InputError(
@@ -80,7 +79,7 @@ def store_beside(output_dir: Path) -> Path:
 
 
 def check_store(store: Path, segments: Sequence[Segment], output_dirs: Sequence[Path]) -> None:
-    """Raise InputError if clips or splits cannot be written here, or would replace files of others."""
+    """Raise InputError if clips or splits cannot be written here, or would overwrite other files."""
     check_output(store, folder=True)
     if has_entries(store) and not (store / _LOG).is_file():
         raise InputError(
@@ -99,11 +98,11 @@ def check_store(store: Path, segments: Sequence[Segment], output_dirs: Sequence[
 
 
 def prepare(segments: Sequence[Segment], store: Path, *, short_side: int | None, num_workers: int) -> Prepared:
-    """Write the clip of each segment to the folder `store`, unless it is there already, and count its frames.
+    """Write the clip of each segment to the folder `store`, unless it exists, and count its frames.
 
-    Parts of files are encoded anew, their short side brought to `short_side` (None: SHORT_SIDE) and never enlarged.
-    Whole files are encoded only if they are larger than `short_side`, else linked. Raises InputError when the disk is
-    full; what is finished stays.
+    Parts of files are re-encoded and reduced to `short_side` (SHORT_SIDE if None), but never enlarged. Whole files are
+    re-encoded only if they are larger than `short_side`, otherwise they are linked. Raises InputError if the disk is
+    full; finished clips are kept.
     """
     begin_s = time.monotonic()
     jobs = _plan(segments, short_side)
@@ -146,7 +145,7 @@ def _record(segment: Segment, entry: dict[str, Any]) -> VideoRecord:
     )
 
 
-# ---- what to make
+# ---- which clips to make
 
 
 @dataclass(kw_only=True)
@@ -156,11 +155,11 @@ class _Job:
     segment: Segment
     stem: str
     short_side: int | None
-    """None: link, whatever its size."""
+    """None links the file, whatever its size."""
 
     @cached_property
     def key(self) -> str:
-        """Equal for two jobs exactly if they make the same file."""
+        """A string that is equal for two jobs if and only if they make the same file."""
         segment, status = self.segment, self.segment.file.stat()
         original = [str(segment.file.resolve()), status.st_size, status.st_mtime_ns]
         times = [segment.start_s, segment.end_s]
@@ -177,7 +176,7 @@ def _plan(segments: Sequence[Segment], short_side: int | None) -> list[_Job]:
             times = segment.start_s, segment.end_s
             stem = f"{stem}_{round(times[0] * 1000)}-{round(times[1] * 1000)}"
             size = short_side or SHORT_SIDE
-            # Two segments may begin and end within the same milliseconds
+            # The rounded times of two segments may be equal
             if names.setdefault((segment.label, stem), times) != times:
                 stem = f"{stem}_{crc32(str(times).encode()):08x}"
         jobs.append(_Job(segment=segment, stem=stem, short_side=size))
@@ -185,7 +184,7 @@ def _plan(segments: Sequence[Segment], short_side: int | None) -> list[_Job]:
 
 
 def _stems(segments: Sequence[Segment]) -> dict[object, str]:
-    """What the clips of each file are called, by file_key(): as the file, with its folders where others are, too."""
+    """Name the clips of each file, by file_key(), after the file; with its folders if that is not unique."""
     files = {key: of_file[0].name for key, of_file in by_file(segments).items()}
     labels = defaultdict(set)
     for segment in segments:
@@ -211,11 +210,11 @@ def _stems(segments: Sequence[Segment]) -> dict[object, str]:
     return stems
 
 
-# ---- how it is made
+# ---- making the clips
 
 
 class _Log:
-    """A store's list of finished files: a line for each, with its job and what decoding it showed."""
+    """The list of a store's finished files, with one line for the job and the probe of each."""
 
     def __init__(self, store: Path) -> None:
         self.store, self._lock = store, Lock()
@@ -228,7 +227,7 @@ class _Log:
             except (ValueError, KeyError, TypeError):
                 # A run was killed while writing this line, or the disk was full
                 continue
-        # Written before any clip, because a folder without it counts as somebody else's
+        # Written before any clip, because check_store() rejects a folder with files but no log
         write_text(self._path, "".join(f"{json.dumps(entry)}\n" for entry in self._entries.values()))
 
     def find(self, job: _Job) -> dict[str, Any] | None:
@@ -244,7 +243,7 @@ class _Log:
 
 
 def _make_all(todo: dict[str, _Job], log: _Log, *, num_workers: int) -> dict[str, dict[str, Any] | Rejected]:
-    """Make the files of all jobs in parallel, with a bar. Returns the log's entry for each, or why there is none."""
+    """Make the files of all jobs in parallel. Returns for each its entry in the log, or why it was rejected."""
     files = {file_key(job.segment.file): job.segment.file for job in todo.values()}
     tables = read_tables(files.values(), num_workers=num_workers)
     length_s = sum(_length_s(job.segment, tables) for job in todo.values())
@@ -264,8 +263,8 @@ def _make_all(todo: dict[str, _Job], log: _Log, *, num_workers: int) -> dict[str
             # Lengths are estimates, and tqdm prints a warning above 100 %.
             bar.update(min(seconds, bar.total - bar.n))
 
-    # Clips are processed in parallel already, so OpenCV gets one thread. Threads suffice, since decoding and encoding
-    # release the lock of Python, and they share the tables.
+    # Clips are processed in parallel, so OpenCV gets one thread. Threads are enough, because decoding and encoding
+    # release the interpreter lock, and they share the packet tables.
     num_cv2_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="prepare")
@@ -297,7 +296,7 @@ def _length_s(segment: Segment, tables: dict[object, PacketTable | VideoError]) 
 
 
 def _together(jobs: Iterable[_Job], tables: dict[object, PacketTable | VideoError]) -> list[list[_Job]]:
-    """Jobs one by one; those of a file that can only be read from its start together, to read it once."""
+    """Group the jobs. Those of a file without exact seeks are done together, to read it once; others are alone."""
     groups: dict[object, list[_Job]] = {}
     for job in jobs:
         table = tables[file_key(job.segment.file)]
@@ -307,7 +306,7 @@ def _together(jobs: Iterable[_Job], tables: dict[object, PacketTable | VideoErro
 
 
 def _make(jobs: list[_Job], log: _Log, advance: Callable[[float], None]) -> dict[str, dict[str, Any] | Rejected]:
-    """Make the clips of one file, or link it."""
+    """Make the clips of one file, or link the file."""
     file, made = jobs[0].segment.file, {}
     try:
         for job in jobs:
@@ -331,7 +330,7 @@ def _make(jobs: list[_Job], log: _Log, advance: Callable[[float], None]) -> dict
 
 
 def _is_small(job: _Job) -> bool:
-    """Whether a whole file is small enough to be linked."""
+    """Return whether a whole file is small enough to be linked."""
     if job.short_side is None:
         return True
     info = read_info(job.segment.file)
@@ -339,7 +338,7 @@ def _is_small(job: _Job) -> bool:
 
 
 def _finish(job: _Job, target: Path, log: _Log, num_lost: int | VideoError = 0) -> dict[str, Any] | Rejected:
-    """Count a finished file's frames and note it in the log."""
+    """Count the frames of a finished file and add it to the log."""
     if isinstance(num_lost, VideoError):
         return _reject(job, num_lost)
     try:

@@ -1,4 +1,4 @@
-"""The videos of a data folder, as split.json records them or as their names and frames tell."""
+"""Read the videos of a data folder, from split.json if there is one, otherwise from file names and by decoding."""
 
 import csv
 import json
@@ -18,10 +18,10 @@ from video_module.files import read_text
 from video_module.tables import pluralize
 
 SPLIT_JSON = "split.json"
-# Of a file's packets, so many may fail to decode. A tenth is damage, and the file is set aside.
+# A file is rejected as damaged if more than this share of its packets fail to decode.
 _MAX_FAILED = 0.1
 OFFICIAL = {"hmdb51": hmdb51, "ucf101": ucf101}
-"""Protocols that the data sets' authors defined, and the module that reads the files of each."""
+"""Protocols defined by the authors of data sets, and the modules that read their split files."""
 _NUM_OFFICIAL_FOLDS = 3
 
 
@@ -32,51 +32,51 @@ class VideoRecord:
     path: str
     label: str
     source: str
-    """The recording it was cut from."""
+    """The recording that the video was cut from."""
     num_frames: int
-    """Frames that decode, whatever the header claims; 0 where nothing was decoded."""
+    """Number of frames that decode. 0 if the file was not decoded."""
     fps: float
     """Frames divided by duration."""
     split: str = ""
     num_damaged_frames: int = 0
-    """Frames that are lost, and frames that came damaged."""
+    """Number of lost and of corrupt frames."""
     edges_s: tuple[float, ...] | None = None
-    """Where each frame begins and the last one ends, in seconds; None where frame n is at n / fps."""
+    """Start of each frame and end of the last, in seconds; None if frame n is at n / fps."""
     has_times: bool = True
-    """Whether the file tells when its frames are shown; else `fps` is assumed."""
+    """Whether the file states when its frames are shown. If not, a constant `fps` is assumed."""
     cut_from: str | None = None
-    """The labelled file that it is, or is a part of; None where a folder of classes holds it."""
+    """The labelled file that the video is, or is a part of; None if it is from a folder of classes."""
     start_s: float | None = None
     end_s: float | None = None
-    """Where in that file it begins and ends; None where it is all of it."""
+    """Start and end in that file, in seconds; None if it is the whole file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """A file that is left out of a data set."""
+    """A file that is left out of a data set, and why."""
 
     path: str
     reason: str
 
 
 SourceOf = Callable[[str, str], str]
-"""(path of a video, its class) -> its source."""
+"""(path of a video, its class) -> the recording it was cut from."""
 
 
 def name_source(path: str, label: str) -> str:
-    """The source that a file name tells: HMDB51's film, UCF101's group, else the file itself."""
+    """Find the recording in a file name of HMDB51 or UCF101. For other names, the file is its own recording."""
     if parsed := hmdb51.parse_name(path, label):
         return parsed.source
     return ucf101.parse_source(path) or f"{label}/{Path(path).name}"
 
 
 def has_own_source(video: VideoRecord) -> bool:
-    """Whether name_source() found no recording in the name and took the file itself for one."""
+    """Return whether name_source() found no recording in the name, so that the file is its own."""
     return video.source == f"{video.label}/{Path(video.path).name}"
 
 
 def regex_source(pattern: str) -> SourceOf:
-    """A source reader from a regular expression: its group `source`, else its first group, else the whole match."""
+    """Find recordings by a regular expression: its group `source`, else its first group, else the whole match."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -89,14 +89,14 @@ def regex_source(pattern: str) -> SourceOf:
             raise InputError(f"--group_regex '{pattern}' does not match the file name {name!r} of class {label!r}")
         source = match["source"] if "source" in compiled.groupindex else match[1 if compiled.groups else 0]
         if not source:
-            raise InputError(f"--group_regex '{pattern}' gives an empty source for {name!r} of class {label!r}")
+            raise InputError(f"--group_regex '{pattern}' gives an empty recording name for {name!r} of class {label!r}")
         return source
 
     return source_of
 
 
 def groups_source(file: Path) -> SourceOf:
-    """A source reader from a CSV with columns `path` (`<class>/<file>`) and `source` or `source_video`."""
+    """Find recordings in a CSV with columns `path` (`<class>/<file>`) and `source` or `source_video`."""
     reader = csv.DictReader(read_text(file).splitlines())
     columns = reader.fieldnames or []
     column = next((name for name in ("source", "source_video") if name in columns), None)
@@ -108,7 +108,7 @@ def groups_source(file: Path) -> SourceOf:
             raise InputError(f"{file}:{reader.line_num}: path or {column} is empty")
         path = row["path"].replace("\\", "/").removeprefix("./")
         if sources.setdefault(path, row[column]) != row[column]:
-            raise InputError(f"{file}:{reader.line_num}: {path} has a different source in an earlier row")
+            raise InputError(f"{file}:{reader.line_num}: column {column} of {path} differs from an earlier row")
 
     def source_of(path: str, label: str) -> str:
         if path not in sources:
@@ -119,7 +119,7 @@ def groups_source(file: Path) -> SourceOf:
 
 
 class Probe(NamedTuple):
-    """What decoding a whole video tells; the fields are VideoRecord's."""
+    """What decoding a whole video shows. The fields are those of VideoRecord."""
 
     num_frames: int
     fps: float
@@ -129,7 +129,7 @@ class Probe(NamedTuple):
 
 
 def probe_video(path: Path) -> Probe:
-    """Decode a video. Raises VideoError with the reason to set the file aside."""
+    """Decode a whole video. Raises VideoError with the reason if the file should be rejected."""
     from video_module.data.decoding import VideoReader
 
     reader = VideoReader(path)
@@ -147,9 +147,9 @@ def probe_video(path: Path) -> Probe:
 def _read_records(
     folder: Path, found: Sequence[tuple[str, Path]], *, source_of: SourceOf, decode: bool, num_workers: int
 ) -> list[VideoRecord | Rejected]:
-    """The record of each (label, path) below `folder`, with a bar; without `decode` none is opened."""
+    """Read each (label, path) below `folder`. If `decode` is False, no file is opened."""
     names = [path.relative_to(folder).as_posix() for _, path in found]
-    # Before any is decoded, since a missing source ends the run and decoding takes hours
+    # First of all, because a missing recording ends the run, and decoding can take hours
     sources = [source_of(name, label) for name, (label, _) in zip(names, found, strict=True)]
 
     def read(name: str, label: str, source: str) -> VideoRecord | Rejected:
@@ -159,7 +159,7 @@ def _read_records(
             return Rejected(path=name, reason=str(error).removeprefix(f"{folder / name}: "))
         return VideoRecord(path=name, label=label, source=source, **probe._asdict())
 
-    # Threads rather than processes: decoding releases the interpreter lock
+    # Threads are enough, because decoding releases the interpreter lock
     with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
         records = pool.map(read, names, [label for label, _ in found], sources)
         return list(tqdm(records, total=len(found), desc="decoding", unit="video", delay=0.5))
@@ -173,10 +173,10 @@ def scan(
     decode: bool = True,
     num_workers: int,
 ) -> tuple[list[VideoRecord], list[Rejected], int]:
-    """Find the videos of a folder of classes and count the frames of each, unless `decode` is off.
+    """Find the videos of a folder of classes and count their frames, unless `decode` is False.
 
-    Videos that are not `wanted(label, name)` are passed over. Returns the sound videos, the rejected ones, and the
-    number passed over.
+    Videos for which `wanted(label, name)` is False are skipped. Returns the videos, the rejected files, and the number
+    of skipped ones.
     """
     found = find_videos(folder)
     kept = [(label, path) for label, path in found if wanted(label, path.name)]
@@ -187,7 +187,7 @@ def scan(
 
 
 def describe_faults(videos: Sequence[VideoRecord]) -> list[str]:
-    """Sentences about videos with lost frames or missing timestamps."""
+    """Describe videos with lost frames or without timestamps."""
     sentences = []
     if damaged := [video for video in videos if video.num_damaged_frames]:
         num_frames = sum(video.num_damaged_frames for video in damaged)
@@ -204,7 +204,7 @@ def describe_faults(videos: Sequence[VideoRecord]) -> list[str]:
 
 
 def _read_split_json(folder: Path) -> dict[str, Any] | None:
-    """The split.json of a data folder, None where it has none. Raises InputError if it is damaged."""
+    """Read the split.json of a data folder. None if there is none. Raises InputError if it is damaged."""
     file = folder / SPLIT_JSON
     if not file.is_file():
         return None
@@ -220,15 +220,16 @@ def _read_split_json(folder: Path) -> dict[str, Any] | None:
 
 
 def recorded_files(data_dir: Path) -> set[Path]:
-    """The files of a data folder that its split.json lists."""
+    """Return the files that the split.json of a data folder lists."""
     content = _read_split_json(data_dir) or {"videos": []}
     return {data_dir / entry["path"] for entry in content["videos"]}
 
 
 def find_folds(data_dir: Path) -> list[Path]:
-    """Find the folders fold1, fold2, … of `data_dir`, and check that they belong to one split and miss no videos.
+    """Find the folders fold1, fold2, … of `data_dir` and check that they are from one split and complete.
 
-    So that a run over all of them does not fail at the last. Raises InputError, naming the folder that is at fault.
+    This is checked first, so that a run over all folds does not fail at the last one. Raises InputError naming the
+    folder at fault.
     """
     found = [path for path in data_dir.glob("fold*") if path.name[len("fold") :].isdecimal() and path.is_dir()]
     folders = sorted(found, key=lambda path: int(path.name[len("fold") :]))
@@ -261,11 +262,13 @@ def find_folds(data_dir: Path) -> list[Path]:
 
 
 def load_videos(split_dir: Path, *, num_workers: int, allow_none: bool = False) -> list[VideoRecord]:
-    """The videos of one split folder, such as `data/test`, with what split.json above it says of them.
+    """Load the videos of a split folder, such as `data/test`, from the split.json above it.
 
-    Files that no split.json knows are probed now. Paths are relative to `split_dir`. Raises InputError if a video that
-    split.json lists is missing, or if a probed one is broken: no video is left out in silence. `allow_none` makes a
-    folder without videos that split.json expects no video in an empty list.
+    Files that are not listed there are decoded now. Paths are relative to `split_dir`. With `allow_none`, a folder that
+    is empty and should be so according to split.json gives an empty list.
+
+    Raises InputError if a listed video is missing, and VideoError if an unlisted one is broken, so that no video is
+    left out silently.
     """
     recorded = _recorded(split_dir)
     if allow_none and not recorded and not has_entries(split_dir):
@@ -291,7 +294,7 @@ def load_videos(split_dir: Path, *, num_workers: int, allow_none: bool = False) 
 
 
 def _recorded(split_dir: Path) -> dict[str, VideoRecord]:
-    """What the split.json above `split_dir` says of its videos, by path within it."""
+    """Return the videos that the split.json above `split_dir` lists, by path within it."""
     split_dir = split_dir.absolute()
     content = _read_split_json(split_dir.parent) or {"videos": []}
     videos = {}
@@ -299,7 +302,7 @@ def _recorded(split_dir: Path) -> dict[str, VideoRecord]:
         if entry["split"] == split_dir.name:
             name = entry["path"].removeprefix(f"{split_dir.name}/")
             known = {key: entry[key] for key in ("label", "source", "num_frames", "fps")}
-            # Files of earlier versions lack these
+            # Files of earlier versions do not have these keys
             known |= {key: entry[key] for key in ("num_damaged_frames", "edges_s", "has_times") if key in entry}
             if known.get("edges_s"):
                 known["edges_s"] = tuple(known["edges_s"])
@@ -310,7 +313,7 @@ def _recorded(split_dir: Path) -> dict[str, VideoRecord]:
 def load_or_scan(
     folder: Path, *, source_of: SourceOf = name_source, decode: bool = True, num_workers: int
 ) -> tuple[list[VideoRecord], list[Rejected]]:
-    """The videos of a split folder by load_videos(), those of any other folder of classes by scan()."""
+    """Read a split folder with load_videos(), any other folder of classes with scan()."""
     if folder.name in SPLITS and _read_split_json(folder.parent) is not None:
         return load_videos(folder, num_workers=num_workers), []
     videos, rejected, _ = scan(folder, source_of=source_of, decode=decode, num_workers=num_workers)
@@ -318,13 +321,13 @@ def load_or_scan(
 
 
 def split_record(split_dir: Path, videos: Sequence[VideoRecord]) -> dict[str, Any] | None:
-    """The split.json that these videos of `split_dir` are a side of; None if they are not just those it lists."""
+    """Return the split.json above `split_dir`, or None if `videos` are not exactly those that it lists."""
     if not videos or {video.path for video in videos} != set(_recorded(split_dir)):
         return None
     return _read_split_json(split_dir.absolute().parent)
 
 
 def split_digest(split_dir: Path, videos: Sequence[VideoRecord]) -> str | None:
-    """The digest of the split that these videos of `split_dir` are a side of, None as split_record()."""
+    """Return the digest of the split that `videos` belong to. None if split_record() is None."""
     record = split_record(split_dir, videos)
     return record["digest"] if record else None

@@ -1,12 +1,12 @@
-"""Choose which frames of a video make a clip. This is index arithmetic only; no video is opened here.
+"""Choose the frames of a clip. This is index arithmetic only; no video is opened here.
 
-One rule makes every clip. A clip starts at a frame and takes `num_frames` frames, the clip's stride apart. Without
-ClipConfig.target_fps the stride counts frames. With it, it counts time: for each moment the frame that is shown then. A
-video shorter than the clip's span is stretched: first the step shrinks until the video is just covered, then its last
-frame is repeated.
+All clips follow one rule: they take `num_frames` frames, `frame_stride` apart, from a start on. With
+ClipConfig.target_fps, the stride counts frames at that rate instead of frames of the video, and a clip takes the frames
+shown at these times. If the video is too short, the stride is reduced until the clip fits. If it has fewer than
+`num_frames` frames, the last one is repeated.
 
-Functions take the video's `fps`, and `edges_s` where its frames are not evenly spaced: when each begins and the last
-ends in seconds, (num_video_frames + 1,). Both matter with target_fps alone.
+Functions take the video's `fps` and, if frames are not evenly spaced, `edges_s`: the start of each frame and the end of
+the last in seconds, (num_video_frames + 1,). Both are only used with target_fps.
 """
 
 import math
@@ -17,13 +17,13 @@ import numpy as np
 from video_module.config import ClipConfig
 from video_module.errors import InputError
 
-# Added before a position is rounded down. Floating point can put a whole number just below itself, as 100 * 0.29, and
-# frame 28 would stand in for 29. Real steps are far coarser than this.
+# Added before rounding down, because floating-point results can lie just below a whole number: 100 * 0.29 would become
+# frame 28. Real steps are much larger than this.
 EPSILON = 1e-6
 
 
 def _file_frames(clip: ClipConfig, fps: float | None) -> float:
-    """Frames of a file of `fps` for one frame at the rate that the clip counts in: 1 without target_fps."""
+    """Return how many frames of the video correspond to a stride of one: fps / target_fps, or 1 without target_fps."""
     if clip.target_fps is None:
         return 1.0
     if not fps or not math.isfinite(fps) or fps < 0:
@@ -34,12 +34,12 @@ def _file_frames(clip: ClipConfig, fps: float | None) -> float:
 
 
 def _frame_step(clip: ClipConfig, fps: float | None) -> float:
-    """Frames of a file of `fps` from one frame of the clip to the next."""
+    """Return how many frames of the video lie between two frames of a clip."""
     return clip.frame_stride * _file_frames(clip, fps)
 
 
 def clip_span(clip: ClipConfig, fps: float | None) -> int:
-    """Frames of a file of `fps` from a clip's first frame to its last, both counted."""
+    """Return how many frames of the video a clip covers, from its first to its last, both included."""
     return int(_offsets(clip.num_frames, _frame_step(clip, fps))[-1]) + 1
 
 
@@ -48,7 +48,7 @@ def _offsets(num_frames: int, step: float) -> np.ndarray:
 
 
 def _edges(num_video_frames: int, clip: ClipConfig, fps: float | None, edges_s: Sequence[float] | None) -> np.ndarray:
-    """Where each frame begins and the last ends, (num_video_frames + 1,), in what frame_stride counts."""
+    """Return the start of each frame and the end of the last, (num_video_frames + 1,), in units of frame_stride."""
     if clip.target_fps is None:
         return np.arange(num_video_frames + 1, dtype=np.float64)
     if edges_s is None:
@@ -58,7 +58,7 @@ def _edges(num_video_frames: int, clip: ClipConfig, fps: float | None, edges_s: 
 
 
 def edge_of(time_s: float, position: int, clip: ClipConfig) -> float:
-    """Where a frame begins in what frame_stride counts."""
+    """Return the start of a frame in units of frame_stride."""
     return position if clip.target_fps is None else time_s * clip.target_fps
 
 
@@ -70,26 +70,26 @@ def clip_indices(
     fps: float | None = None,
     edges_s: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """The frames of the clip that starts at `start`: int64 (num_frames,), ascending, each below num_video_frames."""
+    """Return the frames of the clip that starts at `start`: int64 (num_frames,), ascending."""
     if not 0 <= start < num_video_frames:
         raise ValueError(f"start must be in 0..{num_video_frames - 1}, got {start}")
     return start + pick_frames(_edges(num_video_frames, clip, fps, edges_s)[start:], clip)
 
 
 def span_of(clip: ClipConfig) -> int:
-    """From a clip's first frame to its last, in what frame_stride counts."""
+    """Return the distance from a clip's first frame to its last, in units of frame_stride."""
     return (clip.num_frames - 1) * clip.frame_stride
 
 
 def pick_frames(edges: np.ndarray, clip: ClipConfig) -> np.ndarray:
-    """clip_indices() of a clip that starts at edges[0], where frames begin at `edges`, and the last of them ends."""
+    """Return the frames of a clip that starts at the first frame, given the edges of frames as in _edges()."""
     available = len(edges) - 1
     positions = np.arange(clip.num_frames, dtype=np.int64)
     wanted = edges[0] + positions * clip.frame_stride
     if wanted[-1] < edges[-1] - EPSILON:
         return np.searchsorted(edges[:-1], wanted + EPSILON, side="right") - 1
-    # Too short for the step: the step shrinks until the clip just fits. Too short even for a step of 1: the last frame
-    # is repeated. Loops and mirrored playback would show motions that are not in the video.
+    # The video is too short for the step, so reduce the step until the clip fits. If even a step of 1 is too long,
+    # repeat the last frame. Looping or playing backwards would show motion that is not in the video.
     if clip.num_frames <= available:
         return positions * (available - 1) // max(clip.num_frames - 1, 1)
     return np.minimum(positions, available - 1)
@@ -98,14 +98,14 @@ def pick_frames(edges: np.ndarray, clip: ClipConfig) -> np.ndarray:
 def last_start(
     num_video_frames: int, clip: ClipConfig, *, fps: float | None = None, edges_s: Sequence[float] | None = None
 ) -> int:
-    """The last frame at which a whole clip can start; 0 in a video shorter than the clip."""
+    """Return the last frame at which a whole clip can start, or 0 if the video is shorter than a clip."""
     if num_video_frames < 1:
         raise ValueError(f"num_video_frames must be at least 1, got {num_video_frames}")
     return last_fit(_edges(num_video_frames, clip, fps, edges_s), clip)
 
 
 def last_fit(edges: np.ndarray, clip: ClipConfig) -> int:
-    """last_start() where frames begin at `edges`, and the last of them ends."""
+    """Return last_start(), given the edges of frames as in _edges()."""
     return max(0, int(np.searchsorted(edges[:-1], edges[-1] - span_of(clip) - EPSILON)) - 1)
 
 
@@ -117,7 +117,7 @@ def random_start(
     fps: float | None = None,
     edges_s: Sequence[float] | None = None,
 ) -> int:
-    """A clip's start drawn evenly from all possible ones."""
+    """Draw the start of a clip; all possible ones are equally likely."""
     return int(rng.integers(last_start(num_video_frames, clip, fps=fps, edges_s=edges_s) + 1))
 
 
@@ -129,9 +129,10 @@ def uniform_starts(
     fps: float | None = None,
     edges_s: Sequence[float] | None = None,
 ) -> list[int]:
-    """Starts of `num_clips` clips spread evenly from the first possible to the last; of one clip, the middle.
+    """Return the starts of `num_clips` clips, spread evenly from the first possible start to the last.
 
-    A video in which only one clip fits gives that clip once: the mean over copies of it would be the same.
+    A single clip is in the middle. If only one clip fits into the video, it is returned once, because the mean over
+    copies of it would be the same.
     """
     if num_clips < 1:
         raise ValueError(f"num_clips must be at least 1, got {num_clips}")
@@ -147,9 +148,9 @@ def uniform_starts(
 
 
 def begins_window(begin: float | np.ndarray, end: float | np.ndarray, clip: ClipConfig, clip_step: int | None):
-    """Whether a window starts with the frame that is shown from `begin` to `end`, in what clip_step counts.
+    """Return whether a window starts at the frame shown from `begin` to `end`.
 
-    Windows are `clip_step` apart, counted as frame_stride is; None stands for half a clip.
+    Windows are `clip_step` apart; None is half a clip. `begin`, `end` and `clip_step` are in units of frame_stride.
     """
     if clip_step is None:
         clip_step = clip.default_clip_step
@@ -166,7 +167,7 @@ def window_starts(
     fps: float | None = None,
     edges_s: Sequence[float] | None = None,
 ) -> list[int]:
-    """Starts of windows `clip_step` apart; one more ends with the video where frames would be left uncovered."""
+    """Return the starts of windows `clip_step` apart. If they do not reach the end, a last one ends with the video."""
     if num_video_frames < 1:
         raise ValueError(f"num_video_frames must be at least 1, got {num_video_frames}")
     edges = _edges(num_video_frames, clip, fps, edges_s)

@@ -1,4 +1,4 @@
-"""Labelled parts of videos: checks for likely mistakes, and background clips from the unlabelled stretches."""
+"""Labelled parts of videos: find likely mistakes, and add background clips from the unlabelled parts."""
 
 import difflib
 import math
@@ -20,44 +20,44 @@ from video_module.errors import InputError, VideoError
 from video_module.files import file_digest, file_key
 from video_module.tables import pluralize
 
-# Times in tables are rounded to milliseconds: a frame that begins by so much earlier is still meant.
+# Times in tables are rounded to milliseconds, so a frame that begins slightly earlier is included.
 TOLERANCE_S = 0.0005
-# Where an action begins and ends is a matter of taste: so near to one there is no background.
+# Distance of background from labelled actions, because their start and end are rarely labelled exactly.
 _MARGIN_S = 0.5
-# A label may be a typo of a similar one that is used this many times as often.
+# A label may be a misspelling of a similar one that is used this many times as often.
 _RARE = 10
-# How many classes to name at either end of a long list.
+# Number of classes to name at each end of a long list.
 _SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A labelled file, or a labelled part of one."""
+    """A labelled file, or a labelled part of a file."""
 
     file: Path
     name: str
-    """The file as the table names it, with forward slashes."""
+    """The file as written in the table, with forward slashes."""
     label: str
     start_s: float | None = None
     end_s: float | None = None
-    """Seconds from the file's first frame; None where the whole file is meant."""
+    """Seconds from the file's first frame; None for a whole file."""
     source: str = ""
     split: str = ""
     line: int | None = field(default=None, compare=False)
-    """Where the table names it; None if there is no table."""
+    """Line of the table; None without a table."""
 
     def __str__(self) -> str:
         return self.name if self.start_s is None else f"{self.name}, {self.start_s:g} to {self.end_s:g} s"
 
 
 def whole_files(class_dir: Path, *, source_of: SourceOf) -> list[Segment]:
-    """The videos of a folder of classes."""
+    """Return the videos of a folder of classes as segments."""
     found = [(path, path.relative_to(class_dir).as_posix(), label) for label, path in find_videos(class_dir)]
     return [Segment(file=path, name=name, label=label, source=source_of(name, label)) for path, name, label in found]
 
 
 def read_tables(files: Collection[Path], *, num_workers: int) -> dict[object, PacketTable | VideoError]:
-    """The packet table of each file, or why there is none, by file_key()."""
+    """Return the packet table of each file, or the error, by file_key()."""
 
     def read(file: Path) -> PacketTable | VideoError:
         try:
@@ -71,7 +71,7 @@ def read_tables(files: Collection[Path], *, num_workers: int) -> dict[object, Pa
 
 
 def count_labels(segments: Sequence[Segment]) -> str:
-    """How many segments each class has, from the most to the fewest; of many classes, only the first and the last."""
+    """List the number of segments per class in descending order. Of many classes, only the first and last are named."""
     counts = Counter(segment.label for segment in segments).most_common()
     shown = [f"{label} {count}" for label, count in counts]
     if len(shown) > 2 * _SHOWN:
@@ -80,7 +80,7 @@ def count_labels(segments: Sequence[Segment]) -> str:
 
 
 def look_over(segments: Sequence[Segment]) -> list[str]:
-    """Notes on likely mistakes: labels spelled alike, classes with one example, overlapping labels."""
+    """Return notes on likely mistakes: similar labels, classes with one example, and overlapping segments."""
     alike = alike_labels(segments)
     notes, told = [note for note, _ in alike], {label for _, labels in alike for label in labels}
     counts = Counter(segment.label for segment in segments)
@@ -97,7 +97,7 @@ def look_over(segments: Sequence[Segment]) -> list[str]:
 
 
 def alike_labels(segments: Sequence[Segment]) -> list[tuple[str, list[str]]]:
-    """Notes on labels that may be spelled in two ways, each with these labels."""
+    """Find labels that may be different spellings of one class. Returns (note, labels that it is about) pairs."""
     counts = Counter(segment.label for segment in segments)
     lines = {segment.label: segment.line for segment in reversed(segments)}
     spelled = defaultdict(list)
@@ -109,7 +109,7 @@ def alike_labels(segments: Sequence[Segment]) -> list[tuple[str, list[str]]]:
             names = ", ".join(f"{label} (line {lines[label]})" if lines[label] else label for label in labels)
             notes.append((f"labels that differ only in case, spaces, - or _ are different classes: {names}", labels))
     for label, count in counts.items():
-        # Without digits, because "walk_1" and "walk_2" may well be two classes
+        # Digits are ignored, because "walk_1" and "walk_2" may be two classes
         name, least = _name(label), _RARE * count if count > 1 else 2
         frequent = [other for other in counts if counts[other] >= least and _letters(other) != _letters(label)]
         close = difflib.get_close_matches(name, {_name(other) for other in frequent} - {name}, cutoff=0.8)
@@ -129,18 +129,18 @@ def _name(label: str) -> str:
 
 
 def describe_copies(segments: Sequence[Segment]) -> list[str]:
-    """Lines about files of equal content: a warning if their labels differ, and a note if not."""
+    """Describe files with equal content, as a warning if their labels differ, otherwise as a note."""
     by_size: dict[int, dict[str, Segment]] = defaultdict(dict)
     for segment in segments:
         by_size[segment.file.stat().st_size].setdefault(segment.name, segment)
     groups = defaultdict(list)
     for size, named in by_size.items():
-        # Files of different sizes need not be read, and empty ones are rejected later
+        # Files without another of the same size need not be read, and empty ones are rejected later
         for segment in named.values() if size and len(named) > 1 else ():
             groups[size, file_digest(segment.file)].append(segment)
     doubled, mislabelled = [], []
     for copies in groups.values():
-        # Segments of one recording have different labels
+        # Segments of one file may well have different labels
         are_whole = all(segment.start_s is None for segment in copies)
         firsts: dict[str, Segment] = {}
         for segment in copies:
@@ -166,7 +166,7 @@ def describe_copies(segments: Sequence[Segment]) -> list[str]:
 
 
 def _overlaps(segments: Sequence[Segment]) -> Iterator[tuple[Segment, Segment]]:
-    """Neighbours in a file that overlap and have different labels."""
+    """Yield successive segments of a file that overlap and have different labels."""
     for of_file in by_file(segments).values():
         ordered = sorted(of_file, key=lambda segment: (segment.start_s or 0.0, segment.end_s or math.inf))
         for first, second in pairwise(ordered):
@@ -176,7 +176,7 @@ def _overlaps(segments: Sequence[Segment]) -> Iterator[tuple[Segment, Segment]]:
 
 
 def by_file(segments: Sequence[Segment]) -> dict[object, list[Segment]]:
-    """Segments by file_key()."""
+    """Group segments by file_key()."""
     found = defaultdict(list)
     for segment in segments:
         found[file_key(segment.file)].append(segment)
@@ -184,7 +184,7 @@ def by_file(segments: Sequence[Segment]) -> dict[object, list[Segment]]:
 
 
 def check_classes(segments: Sequence[Segment]) -> None:
-    """Raise InputError, before they are cut, if no classifier can be trained on them."""
+    """Raise InputError if no classifier can be trained on these segments. Called before they are cut."""
     labels = sorted({segment.label for segment in segments})
     if len(labels) < 2:
         raise InputError(f"a classifier needs at least two classes, found {labels}")
@@ -197,10 +197,10 @@ def check_classes(segments: Sequence[Segment]) -> None:
 
 
 def add_background(segments: Sequence[Segment], name: str, *, seed: int) -> tuple[list[Segment], list[str]]:
-    """Segments of unlabelled stretches as a class `name`, as many as an average class has, and notes.
+    """Choose unlabelled segments as a class `name`. Returns as many as an average class has, and notes.
 
-    They are as long as labelled segments are, overlap neither these nor each other, and the recordings take turns.
-    Files that are labelled as a whole have no such stretches.
+    Their lengths are drawn from those of the labelled segments. They overlap neither these nor each other, and come
+    from all files in turn, except those labelled as a whole. Raises InputError if there is no room for any.
     """
     counts = Counter(segment.label for segment in segments)
     num_there = counts.pop(name, 0)
@@ -250,7 +250,7 @@ def add_background(segments: Sequence[Segment], name: str, *, seed: int) -> tupl
 
 
 def _stretches(segments: Sequence[Segment], *, margin_s: float = _MARGIN_S) -> list[tuple[float, float]]:
-    """Where none of a file's segments is near, in seconds."""
+    """Return the parts of a file that are at least `margin_s` from all its segments, as (start, end) in seconds."""
     end_s, free = 0.0, []
     for segment in sorted(segments, key=lambda segment: segment.start_s):
         free.append((end_s, segment.start_s - margin_s))
@@ -262,9 +262,9 @@ def _stretches(segments: Sequence[Segment], *, margin_s: float = _MARGIN_S) -> l
 def _take(
     free: list[tuple[float, float]], length_s: float, *, shortest_s: float, rng: random.Random
 ) -> tuple[float, float] | None:
-    """Cut a stretch of `length_s` out of the `free` ones, or of the longest of them if all are shorter.
+    """Take a random segment of `length_s` out of the `free` parts. If all are shorter, take the longest part.
 
-    None if that is shorter than `shortest_s`.
+    Returns None if that is shorter than `shortest_s`.
     """
     if not free:
         return None
@@ -272,7 +272,7 @@ def _take(
     if longest_s < shortest_s:
         return None
     length_s = min(length_s, longest_s)
-    # A millisecond is what the names of clips tell
+    # Starts are whole milliseconds, as in the names of clips
     room = [max(0.0, end - begin - length_s + 0.001) for begin, end in free]
     [place] = rng.choices(range(len(free)), room)
     begin, end = free[place]

@@ -1,4 +1,4 @@
-"""Describe a split for its user: how large its sides are, and what is wrong with them."""
+"""Describe a split for its user: the sizes of its sides, and their problems."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from video_module.data.splits import TABLE, Split, assign_sources
 from video_module.scores import describe_small_test, is_small_test
 from video_module.tables import align, pluralize
 
-# More folds than this are never advised.
+# Largest number of folds that is suggested.
 _MOST_FOLDS = 5
 
 
 def describe_split(split: Split, *, recordings_unknown: str) -> str:
-    """Describe a split in lines; `recordings_unknown` replaces the number of shared recordings if they are unknown."""
+    """Describe a split. `recordings_unknown` replaces the number of shared recordings if recordings are unknown."""
     known = sources_known(split.videos)
     title = split.protocol if split.fold is None else f"{split.protocol} fold {split.fold}"
     lines = [f"{title}: {len(split.class_names)} classes, digest {split.digest}"]
@@ -34,7 +34,7 @@ def describe_split(split: Split, *, recordings_unknown: str) -> str:
 def describe_missing(
     videos: Sequence[VideoRecord], official: dict[int, dict[tuple[str, str], str]], protocol: str
 ) -> str | None:
-    """A warning if a data set is incomplete, by the videos that are there and those of its folds; None if it is not."""
+    """Return a warning if videos of the official folds are missing, otherwise None."""
     listed = set().union(*official.values())
     name = protocol if len(official) > 1 else f"{protocol} fold {min(official)}"
     lost_classes = {label for label, _ in listed} - {video.label for video in videos}
@@ -51,7 +51,7 @@ def describe_missing(
 
 
 def describe_folds(folds: Sequence[Split]) -> str:
-    """The folds of a cross-validation as a table, with the fewest and the most test videos of a class."""
+    """Format the folds of a cross-validation as a table, with the fewest and the most test videos per class."""
     first = folds[0]
     known = sources_known(first.videos)
     rows = [["fold", "train", "val", "test", *(["recordings"] if known else []), "per class", "digest"]]
@@ -74,15 +74,15 @@ def describe_folds(folds: Sequence[Split]) -> str:
 
 
 def _remarks(split: Split) -> list[str]:
-    """Warnings about empty sides, and notes on missing classes and on a small test side."""
+    """Return warnings about empty sides, and notes on missing classes and a small test side."""
     remarks = [f"note: {note}" for note in split.notes]
     for side in ("val", "test"):
         part = split.videos_in(side)
         present = {video.label for video in part}
         lacking = [label for label in split.class_names if label not in present]
-        # In a cross-validation, check_sources() has one note for the test sides of all folds
+        # For the test sides of a cross-validation, check_sources() gives one note for all folds
         is_told = side == "test" and split.num_folds is not None
-        # Official fractions have no entry for test, which the fold itself defines
+        # Official folds have no fraction for test
         if not lacking or is_told or not split.fractions.get(side, 1):
             continue
         names = ", ".join(lacking[:5]) + (", …" if len(lacking) > 5 else "")
@@ -104,7 +104,7 @@ def _remarks(split: Split) -> list[str]:
 
 
 def _describe_empty(split: Split, side: str) -> str:
-    """Why a side is empty, and what to do."""
+    """Explain why a side is empty, and what to do about it."""
     videos = [video for video in split.videos if split.num_folds is None or video.split != "test"]
     noun = "recording" if sources_known(split.videos) else "video"
     num_sources = len({video.source for video in videos})
@@ -120,7 +120,7 @@ def _describe_empty(split: Split, side: str) -> str:
 
 
 def _working_shares(split: Split) -> dict[str, float]:
-    """The smallest shares, in steps of 0.05, with which no wanted side is empty; none if there are no such shares."""
+    """Find the smallest shares, in steps of 0.05, with which no side is empty. Returns {} if there are none."""
     wanted = {side for side, share in split.fractions.items() if share}
     empty = sorted(wanted - {video.split for video in split.videos})
     for steps in sorted(product(range(1, 20), repeat=len(empty)), key=sum):
@@ -134,7 +134,7 @@ def _working_shares(split: Split) -> dict[str, float]:
 
 
 def _possible_folds(split: Split) -> int | None:
-    """How many folds to advise; None if some class cannot be both tested and trained."""
+    """Return the number of folds to suggest. None if a class has a single recording."""
     sources = defaultdict(set)
     for video in split.videos:
         sources[video.label].add(video.source)

@@ -1,4 +1,4 @@
-"""Decide which videos train, validate and test: by source, or as a data set's authors did."""
+"""Assign videos to train, val and test: by recording, by the user's table, or as in official split files."""
 
 import hashlib
 import random
@@ -15,12 +15,12 @@ from video_module.errors import InputError
 from video_module.tables import pluralize
 
 TABLE = "table"
-"""The protocol of a split that a table's column gives."""
+"""Protocol of a split that is given by a column of the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """A finished assignment of videos to splits, ready to be written."""
+    """A complete assignment of videos to train, val and test."""
 
     protocol: str
     fold: int | None = None
@@ -29,11 +29,11 @@ class Split:
     videos: list[VideoRecord]
     rejected: list[Rejected]
     notes: list[str] = field(default_factory=list)
-    """What a user should know of it, in sentences."""
+    """Sentences for the user."""
     num_folds: int | None = None
-    """Of a cross-validation, in which every video is tested in one fold."""
+    """Number of folds of a cross-validation, in which every video is tested once."""
     folds_digest: str | None = None
-    """Equal for the folds of one cross-validation, and for those alone."""
+    """Equal for two folds if and only if they are from the same cross-validation."""
 
     @property
     def class_names(self) -> list[str]:
@@ -41,18 +41,18 @@ class Split:
 
     @property
     def shared(self) -> SharedSources:
-        """Between train with val, and test."""
+        """Recordings shared between test and the other two sides."""
         rest = [video for video in self.videos if video.split != "test"]
         return shared_sources(rest, self.videos_in("test"))
 
     @property
     def leaks(self) -> int:
-        """Number of sources on two sides; official protocols forbid this only within a class."""
+        """Number of recordings on several sides; for official protocols, only those within a class."""
         return self.shared.sources_within_class if self.protocol in OFFICIAL else len(self.torn_sources)
 
     @property
     def torn_sources(self) -> list[str]:
-        """Sources on more than one side, in any class."""
+        """Recordings on more than one side, in any class."""
         sides: dict[str, set[str]] = defaultdict(set)
         for video in self.videos:
             sides[video.source].add(video.split)
@@ -60,7 +60,7 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """Equal for two splits exactly if they put the same names on the same sides."""
+        """Equal for two splits if and only if they put the same paths on the same sides."""
         return _digest(f"{video.split}/{video.path}\n" for video in self.videos)
 
     def videos_in(self, split: str) -> list[VideoRecord]:
@@ -91,7 +91,7 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def _by_size(videos: Iterable[VideoRecord], *, seed: int) -> tuple[dict[str, Counter[str]], list[str]]:
-    """Count each source's videos by class, and order the sources from the largest; the seed orders equal ones."""
+    """Count the videos of each recording by class, and sort the recordings, largest first, equal ones at random."""
     clips: dict[str, Counter[str]] = defaultdict(Counter)
     for video in videos:
         clips[video.source][video.label] += 1
@@ -102,19 +102,19 @@ def _by_size(videos: Iterable[VideoRecord], *, seed: int) -> tuple[dict[str, Cou
 
 
 def _cost(added: Counter[str], have: Counter[str], totals: Counter[str], fraction: float) -> float:
-    """How much further from its wanted counts, `fraction` of the totals, a split is with these videos added."""
-    # Of each class, how much the squared distance from the wanted count w grows when h videos become h + c, in units
-    # of w: ((h + c - w)² - (h - w)²) / w = (2ch + c²) / w - 2c.
+    """Return how much further a split is from its target, `fraction` of the totals, if these videos are added."""
+    # For each class, the increase of the squared distance from the target count w when h videos become h + c, divided
+    # by w: ((h + c - w)² - (h - w)²) / w = (2ch + c²) / w - 2c.
     return sum(
         (2 * count * have[label] + count**2) / (fraction * totals[label]) - 2 * count for label, count in added.items()
     )
 
 
 def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *, seed: int) -> dict[str, str]:
-    """Put each source, with all its videos, into one split, so that every class nears its `fractions` there.
+    """Assign each recording with all its videos to a split, so that each class is divided by about `fractions`.
 
-    Greedy: sources from the largest to the smallest, each to the split that it brings nearest to its wanted counts, in
-    shares of what that split wants. Every class gets into train. Returns {source: split}.
+    Greedy: recordings are assigned from the largest to the smallest, each to the split with the smallest _cost(). Every
+    class is in train. Returns {source: split}.
     """
     clips, order = _by_size(videos, seed=seed)
     totals: Counter[str] = sum(clips.values(), Counter())
@@ -125,7 +125,7 @@ def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *
         added = clips[source]
         wanted = [split for split in fractions if fractions[split] > 0]
         best = min(wanted, key=lambda split, added=added: _cost(added, have[split], totals, fractions[split]))
-        # The last source of a class goes to train if none did yet, since a class needs training videos
+        # The last recording of a class goes to train if the class is not there yet
         if any(last_place[label] == place and not have["train"][label] for label in added):
             best = "train"
         have[best].update(added)
@@ -135,10 +135,9 @@ def assign_sources(videos: Iterable[VideoRecord], fractions: dict[str, float], *
 
 
 def assign_folds(videos: Iterable[VideoRecord], num_folds: int, *, seed: int) -> dict[str, int]:
-    """Put each source, with all its videos, into one of the folds 1 to `num_folds`: {source: fold}.
+    """Assign each recording with all its videos to one of the folds 1 to `num_folds`. Returns {source: fold}.
 
-    Greedy as assign_sources(), so that every class is spread as evenly as its sources allow, and the videos where
-    the classes leave a choice.
+    Greedy, as in assign_sources(). It balances each class over the folds, and then the number of videos.
     """
     clips, order = _by_size(videos, seed=seed)
     totals: Counter[str] = sum(clips.values(), Counter())
@@ -149,7 +148,7 @@ def assign_folds(videos: Iterable[VideoRecord], num_folds: int, *, seed: int) ->
 
         def key(fold: int, added: Counter[str] = added) -> tuple[int, float, int]:
             held = have[fold]
-            # Classes that would be only in this fold, which would leave nothing for training when it is tested
+            # Classes that would be in this fold only, and would have no training videos when it is tested
             num_alone = sum(held[label] + count == totals[label] for label, count in added.items())
             return num_alone, _cost(added, held, totals, 1 / num_folds), held.total()
 
@@ -168,7 +167,7 @@ def make_splits(
     test_fraction: float,
     **settings: Any,
 ) -> list[Split]:
-    """Assign the videos to one split, or to several folds; `official` holds the folds that read_official() read."""
+    """Assign the videos to one split, or to several folds. `official` holds the results of read_official() by fold."""
     if num_folds:
         return split_folds(videos, rejected, num_folds=num_folds, **settings)
     if any(video.split for video in videos):
@@ -189,7 +188,7 @@ def split_grouped(
     test_fraction: float,
     seed: int,
 ) -> Split:
-    """Split by source; the fractions are of all videos."""
+    """Split by recording. The fractions are of all videos."""
     if val_fraction + test_fraction >= 1:
         raise InputError(f"val_fraction {val_fraction} and test_fraction {test_fraction} leave no videos for training")
     fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
@@ -197,12 +196,12 @@ def split_grouped(
     assignment = assign_sources(videos, fractions, seed=seed)
     placed = [replace(video, split=assignment[video.source]) for video in videos]
     split = _checked(Split(protocol="grouped", seed=seed, fractions=fractions, videos=placed, rejected=list(rejected)))
-    assert split.leaks == 0, f"a split by source shares sources: {split.shared}"
+    assert split.leaks == 0, f"a split by recording shares recordings: {split.shared}"
     return split
 
 
 def split_by_table(videos: Sequence[VideoRecord], rejected: Sequence[Rejected], *, seed: int) -> Split:
-    """Split as the table says; a note names the sources that end up on two sides."""
+    """Split as in the table. A note names recordings on more than one side."""
     split = _checked(Split(protocol=TABLE, seed=seed, fractions={}, videos=list(videos), rejected=list(rejected)))
     if torn := split.torn_sources:
         names = ", ".join(torn[:5]) + (", …" if len(torn) > 5 else "")
@@ -216,10 +215,10 @@ def split_by_table(videos: Sequence[VideoRecord], rejected: Sequence[Rejected], 
 def split_folds(
     videos: Sequence[VideoRecord], rejected: Sequence[Rejected], *, num_folds: int, val_fraction: float, seed: int
 ) -> list[Split]:
-    """Splits for cross-validation: each video is tested in one of them, and trains or validates in all others.
+    """Split for cross-validation: each video is in test in one fold, and in train or val in the others.
 
-    Sources stay whole, and `val_fraction` is of all videos. Raises InputError where a class cannot be both tested and
-    trained, or a fold would be empty.
+    Recordings are not divided, and `val_fraction` is of all videos. Raises InputError if a fold would be empty or a
+    class would have no training videos.
     """
     assert num_folds >= 2
     fractions = {"train": 1 - val_fraction - 1 / num_folds, "val": val_fraction, "test": 1 / num_folds}
@@ -252,14 +251,15 @@ def split_folds(
             notes=[note] if note else [],
         )
         made.append(_checked(split))
-        assert split.leaks == 0, f"a split by source shares sources: {split.shared}"
+        assert split.leaks == 0, f"a split by recording shares recordings: {split.shared}"
     return made
 
 
 def check_sources(videos: Iterable[tuple[str, str]], num_folds: int) -> str | None:
-    """A note on classes that cannot be on each fold's test side, by the (label, source) of each video.
+    """Check that there are enough recordings for `num_folds`, given (label, source) of each video.
 
-    Raises InputError if there are too few sources.
+    Returns a note on classes that cannot be in the test side of every fold, or None. Raises InputError if there are
+    fewer recordings than folds, or only one of a class.
     """
     sources: dict[str, set[str]] = defaultdict(set)
     for label, source in sorted(videos):
@@ -306,17 +306,17 @@ def split_official(
     val_fraction: float,
     seed: int,
 ) -> Split:
-    """Split as the data set's authors do, and split their train side by source into train and val.
+    """Use the official test side, and split the official train side by recording into train and val.
 
-    So the test videos never choose a checkpoint. `val_fraction` is of the official train side. Videos that the fold
-    does not use are left out.
+    So test videos never influence which checkpoint is kept. `val_fraction` is of the official train side. Videos that
+    the fold does not use are left out.
     """
     used = [video for video in videos if _official_name(video) in official]
     if not used:
         raise InputError(f"none of the {len(videos)} videos is listed in fold {fold} of {protocol}")
     fractions = {"train": round(1 - val_fraction, 6), "val": val_fraction}
     assignment = assign_sources([v for v in used if official[_official_name(v)] == "train"], fractions, seed=seed)
-    # A source can be on both sides: official folds separate sources only within a class
+    # A recording can be on both sides, because official folds separate recordings only within a class
     placed = [
         replace(video, split="test" if official[_official_name(video)] == "test" else assignment[video.source])
         for video in used
@@ -336,7 +336,7 @@ def split_official(
 
 
 def _missing_videos(videos: Sequence[VideoRecord], official: dict[tuple[str, str], str]) -> list[str]:
-    """A note on the missing videos of an official fold."""
+    """Return a note on the missing videos of an official fold, if any."""
     missing = sorted(set(official) - set(map(_official_name, videos)))
     if not missing:
         return []
@@ -346,7 +346,7 @@ def _missing_videos(videos: Sequence[VideoRecord], official: dict[tuple[str, str
 
 
 def _checked(split: Split) -> Split:
-    """Raise InputError if there are too few classes, or if train lacks one."""
+    """Raise InputError if there are fewer than two classes, or one has no training videos."""
     labels = split.class_names
     if len(labels) < 2:
         raise InputError(f"a classifier needs at least two classes with videos that decode, found {labels}")

@@ -11,9 +11,10 @@ from video_module.data.decoding import read_frames
 def read_thumbnails(
     path: str | Path, *, num_video_frames: int, num_thumbnails: int = 5, box: tuple[int, int] = (144, 192)
 ) -> np.ndarray:
-    """Read frames from the middles of `num_thumbnails` equal parts of a video, scaled to fit into `box` (H, W).
+    """Read the middle frames of `num_thumbnails` equal parts of a video, scaled to fit into `box` (H, W).
 
-    Returns uint8 RGB (num_thumbnails, h, w, 3). Raises VideoError naming `path` if it holds fewer frames.
+    Returns uint8 RGB (num_thumbnails, h, w, 3). Raises VideoError naming `path` if fewer than `num_video_frames`
+    decode.
     """
     assert num_video_frames > 0, f"{path}: no frames to show"
     middles = (2 * np.arange(num_thumbnails) + 1) * num_video_frames // (2 * num_thumbnails)

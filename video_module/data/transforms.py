@@ -1,7 +1,7 @@
-"""The only resize, crop and views of evaluation and serving (OpenCV, NumPy). Frames stay uint8 RGB.
+"""Resize and crop frames (uint8 RGB) with OpenCV. Evaluation and serving both use this module.
 
-Sizes and offsets follow torchvision's video presets. INTER_LINEAR_EXACT comes nearest to their bilinear resize without
-antialiasing: it differs in 1 % of the values by one level, INTER_LINEAR in 11 %.
+Sizes and offsets follow torchvision's video presets. INTER_LINEAR_EXACT is closest to their bilinear resize without
+antialiasing: 1 % of the values differ by one level, with INTER_LINEAR 11 %.
 """
 
 import cv2
@@ -9,12 +9,12 @@ import numpy as np
 
 from video_module.config import ClipConfig
 
-# Of ordinary videos, none is as many times as long as it is wide.
+# Largest aspect ratio of ordinary videos. Longer frames are cut before they are resized.
 _LONGEST = 8
 
 
 def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) after resizing: the short side brought to `resize`, or both sides to (height, width)."""
+    """Return (height, width) after resizing: `resize` is the new short side, or the new (height, width)."""
     if not isinstance(resize, int):
         return resize
     if height <= width:
@@ -23,10 +23,10 @@ def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tupl
 
 
 def resize_frame(frame: np.ndarray, clip: ClipConfig, out: np.ndarray | None = None) -> np.ndarray:
-    """Resize one (H, W, 3) frame as the model was trained to see it, into `out` if it is given.
+    """Resize a frame (H, W, 3) to the size that the model was trained on, into `out` if it is given.
 
-    Of a frame that is more than _LONGEST times as long as it is wide, only what cut_crops() takes is left: its two ends
-    and its middle, side by side.
+    If it is more than _LONGEST times as long as wide, only the parts that cut_crops() needs are kept: its two ends and
+    its middle, side by side.
     """
     return _resize(_cut_long(frame, clip, num_parts=3), clip, out)
 
@@ -36,7 +36,7 @@ def _resize(frame: np.ndarray, clip: ClipConfig, out: np.ndarray | None = None) 
 
 
 def resize(frame: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
-    """Resize a frame to `size`, (height, width), into `out` if given. Without it, a frame of that size is returned."""
+    """Resize a frame to `size` (height, width), into `out` if given. Without it, the result can be the frame itself."""
     if size != frame.shape[:2]:
         return cv2.resize(frame, size[::-1], dst=out, interpolation=cv2.INTER_LINEAR_EXACT)
     if out is None:
@@ -46,11 +46,11 @@ def resize(frame: np.ndarray, size: tuple[int, int], out: np.ndarray | None = No
 
 
 def crop_offsets(height: int, width: int, crop: int, num_crops: int) -> list[tuple[int, int]]:
-    """(top, left) of the centre crop, or of three crops spread along the longer side."""
+    """Return (top, left) of the centre crop, or of three crops spread along the longer side."""
     if num_crops not in (1, 3):
         raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")
     assert min(height, width) >= crop, f"a crop of {crop} does not fit into {height}x{width}"
-    # round() takes halves to the even number, as torchvision's CenterCrop does
+    # round() rounds halves to even, as torchvision's CenterCrop does
     top, left = round((height - crop) / 2), round((width - crop) / 2)
     if num_crops == 1:
         return [(top, left)]
@@ -66,14 +66,14 @@ def center_crop(frames: np.ndarray, clip: ClipConfig) -> np.ndarray:
 
 
 def center_view(frame: np.ndarray, clip: ClipConfig) -> np.ndarray:
-    """A frame (H, W, 3) of any size as serving sees it: resized, then its centre, (crop, crop, 3)."""
+    """Resize a frame (H, W, 3) of any size and crop its centre: (crop, crop, 3)."""
     return center_crop(_resize(_cut_long(frame, clip, num_parts=1), clip), clip)
 
 
 def _cut_long(frame: np.ndarray, clip: ClipConfig, *, num_parts: int) -> np.ndarray:
-    """The squares of a very long frame that crops come from; other frames as they are.
+    """Cut a very long frame to the squares that crops are taken from. Other frames are returned as they are.
 
-    With its short side brought to 256, a frame of 2 x 4096 pixels would become 400 MB, of which crops need little.
+    Resized to a short side of 256, a frame of 2 x 4096 pixels would take 400 MB, of which crops need little.
     """
     length, side = max(frame.shape[:2]), min(frame.shape[:2])
     if length <= _LONGEST * side or not isinstance(clip.resize, int):
@@ -85,6 +85,6 @@ def _cut_long(frame: np.ndarray, clip: ClipConfig, *, num_parts: int) -> np.ndar
 
 
 def cut_crops(frames: np.ndarray, clip: ClipConfig, num_crops: int) -> list[np.ndarray]:
-    """The crops of resized frames (F, H, W, 3): num_crops views of their memory, (F, crop, crop, 3) each."""
+    """Return `num_crops` crops of resized frames (F, H, W, 3), as views of their memory, (F, crop, crop, 3) each."""
     offsets = crop_offsets(*frames.shape[1:3], clip.crop, num_crops)
     return [frames[:, top : top + clip.crop, left : left + clip.crop] for top, left in offsets]

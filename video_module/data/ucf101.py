@@ -1,4 +1,4 @@
-"""What is particular to UCF101 (Soomro et al., 2012): its file names and its official split files."""
+"""File names and official split files of UCF101 (Soomro et al., 2012)."""
 
 import re
 from pathlib import Path
@@ -10,9 +10,9 @@ _NAME = re.compile(r"(?P<source>v_.+_g\d+)_c\d+$")
 
 
 def parse_source(name: str) -> str | None:
-    """The group a clip was cut from: `v_Archery_g01` of `v_Archery_g01_c02.avi`; None for any other kind of name.
+    """Return the recording of a clip: `v_Archery_g01` for `v_Archery_g01_c02.avi`; None for other names.
 
-    Groups are numbered within a class: g01 of two classes is not one video.
+    UCF101 numbers its groups within a class, so g01 of two classes are different recordings.
     """
     match = _NAME.match(Path(name).stem)
     return match["source"] if match else None
@@ -21,7 +21,7 @@ def parse_source(name: str) -> str | None:
 def read_official_split(splits_dir: Path, fold: int) -> dict[tuple[str, str], str]:
     """Read trainlist and testlist of a fold into {(label, file name): "train" or "test"}.
 
-    The number after a name, that of its class from 1 on, is not read: the folder in the name tells the class.
+    The label is the folder in front of the file name. The class number after the name is ignored.
     """
     assignment = {}
     for side in ("train", "test"):

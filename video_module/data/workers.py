@@ -1,4 +1,4 @@
-"""The decoding processes of a loader: how they start, and how a run ends when one of them dies."""
+"""Start the worker processes of a loader, and end the run when one of them dies."""
 
 import atexit
 import errno
@@ -21,19 +21,19 @@ _SHARED_MEMORY = (
     "/dev/shm, the shared memory that passes clips between processes, is full; enlarge it (docker run --shm-size 8g), "
     "or use fewer workers (--num_workers 0 needs no shared memory)"
 )
-# In torch's message for an allocation that fails, and for a worker that is killed because memory has no room behind it.
+# Part of torch's messages when shared memory is full, because an allocation fails or a worker is killed.
 _NO_ROOM = "shared memory"
-# How torch words a worker's end. All else that it says of workers is an error that one of them raised.
+# torch's messages when a worker dies. Its other messages about workers are errors that they raised.
 _DIED = re.compile(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)")
 _processes: list[BaseProcess] = []
 """Workers of all loaders of this process."""
 
 
 class WorkerLoader(DataLoader):
-    """A DataLoader whose workers' errors are one line. When one of them dies, an InputError is raised at once.
+    """A DataLoader that shortens its workers' errors to one line, and raises InputError when a worker dies.
 
-    At once means in the main thread, whatever it is doing. Other threads, and Windows, learn of it when they wait for a
-    batch.
+    The main thread gets this error at once, whatever it is doing. Other threads, and all threads on Windows, get it
+    when they wait for a batch.
     """
 
     def __iter__(self):
@@ -42,29 +42,29 @@ class WorkerLoader(DataLoader):
             _watch_workers()
             yield from batches
         except InputError as error:
-            # torch hands over the worker's whole traceback as text, of which the last line is the message.
+            # torch passes on the worker's traceback as text; its last line is the message.
             last_line = str(error).strip().splitlines()[-1]
             raise type(error)(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
         except (RuntimeError, ConnectionError, EOFError) as error:
-            # The last two where a worker dies while it sends a batch.
+            # ConnectionError and EOFError mean that a worker died while it was sending a batch.
             is_death = not isinstance(error, RuntimeError) or _DIED.search(str(error)) or _NO_ROOM in str(error)
             if not is_death:
                 raise
             raise _death(str(error)) from None
 
     def _start(self):
-        """torch's iterator, which starts the workers in the first pass."""
-        # Anew for each pass, to come before torch's own attempt to end them, which may wait for locks.
+        """Create torch's iterator, which starts the workers in the first pass."""
+        # Registered again for each pass, to run before torch's own clean-up, which may wait for locks.
         atexit.unregister(_end_workers)
         atexit.register(_end_workers)
         before = multiprocessing.active_children()
         try:
             return super().__iter__()
         except OSError as error:
-            # At once: torch would ask those that were started to end, and wait ten seconds for each.
+            # End the started workers now, because torch would wait ten seconds for each of them.
             _remember(before)
             _end_workers()
-            # The queues to the workers need shared memory too, and files.
+            # The queues to the workers also need shared memory and open files.
             if error.errno == errno.ENOSPC:
                 raise InputError(_SHARED_MEMORY) from None
             if error.errno == errno.EMFILE:
@@ -83,18 +83,18 @@ def _remember(before: list[BaseProcess]) -> None:
 
 
 def start_worker(_: int) -> None:
-    """Prepare a worker; each one calls this when it starts."""
-    # Ctrl-C and SIGTERM reach the workers too, but the process that they read for decides when they are done.
+    """Set up a worker process. Each one calls this when it starts."""
+    # Ctrl-C and SIGTERM reach the workers too, but the main process decides when they end.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    # A batch that cannot be sent would be lost with a traceback, and be waited for without end.
+    # Otherwise a batch that cannot be sent would be dropped, and the main process would wait for it forever.
     queues.Queue._on_queue_feeder_error = lambda *_: os._exit(1)
-    # The workers are the parallelism already; OpenCV's own threads would only get in their way.
+    # Workers already run in parallel, so OpenCV's own threads would only compete with them.
     cv2.setNumThreads(0)
 
 
 def _watch_workers() -> None:
-    """Give torch's own handler of SIGCHLD, which tells the death of a worker by a RuntimeError, our words."""
+    """Wrap torch's handler of SIGCHLD, which raises RuntimeError when a worker dies, to raise our error instead."""
     if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
         torchs = signal.getsignal(signal.SIGCHLD)
         if callable(torchs) and getattr(torchs, "__module__", None) != __name__:
@@ -105,15 +105,15 @@ def _tell_death(torchs: Callable[..., None], number: int, frame: FrameType | Non
     try:
         torchs(number, frame)
     except RuntimeError as error:
-        # A RuntimeError could be taken for one of the network's, or of the disk's, wherever it happens to arise.
-        # Workers that are ended below are no news.
+        # The RuntimeError can be raised anywhere, and would be mistaken for an error of the code that was running.
+        # Workers that were ended on purpose are not reported.
         if _processes:
             raise _death(str(error)) from None
 
 
 def _end_workers() -> None:
-    # Python waits at its exit, without end, for processes that are left. By SIGKILL, since they take no SIGTERM and may
-    # wait for a lock that a dead one held.
+    # At exit, Python waits forever for processes that are left. SIGKILL is needed, because workers ignore SIGTERM and
+    # may wait for a lock that a dead one held.
     processes = _processes.copy()
     _processes.clear()
     for process in processes:
@@ -121,7 +121,7 @@ def _end_workers() -> None:
 
 
 def _death(reason: str) -> InputError:
-    """The error that tells why a worker died; the others end with it."""
+    """End all workers, and return an error that says why one of them died."""
     _end_workers()
     if _NO_ROOM in reason:
         return InputError(_SHARED_MEMORY)

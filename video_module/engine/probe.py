@@ -248,10 +248,10 @@ def _folds(examples: Examples, *, seed: int) -> tuple[np.ndarray | None, str]:
         if all(len(set(folds[examples.labels == label])) > 1 for label in range(len(sources))):
             return folds, ""
     return None, (
-        f"no accuracy estimate: all videos of class {fewest!r} come from one source, so none can be left out for "
+        f"no accuracy estimate: all videos of class {fewest!r} come from one recording, so none can be left out for "
         "testing"
         if len(sources[fewest]) == 1
-        else "no accuracy estimate: the sources cannot be divided into folds that all contain every class"
+        else "no accuracy estimate: the recordings cannot be divided into folds that all contain every class"
     )
 
 

@@ -55,8 +55,8 @@ class TrainingData:
         if not num_shared:
             return text
         return (
-            f"{text}\nnote: {num_shared} of {num_val} share a source with train within their class; a split by source "
-            "keeps them apart. Check all of it with split_data.py --audit"
+            f"{text}\nnote: {num_shared} of {num_val} share a recording with train within their class; a split by "
+            "recording keeps them apart. Check all of it with split_data.py --audit"
         )
 
     def training_clips(self, config: TrainConfig) -> TrainingClips:

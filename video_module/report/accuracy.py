@@ -10,9 +10,9 @@ from video_module.report.style import BLUE, GREY, INK, MOST_BARS, ORANGE, abbrev
 
 @styled()
 def draw_per_class(per_class: dict[str, dict[str, Any]], *, mean: float) -> Figure:
-    """Recall of each class as a bar and precision as a mark, best on top, with the class's number of videos.
+    """Draw the recall of each class as a bar and its precision as a marker, best on top, with its number of videos.
 
-    Of very many classes, the worst ones are shown.
+    If there are very many classes, only the worst are shown.
     """
     rows = [(name, row) for name, row in reversed(per_class.items()) if row["recall"] is not None]
     # barh draws upwards, so the best class comes last.
@@ -52,7 +52,7 @@ def draw_per_class(per_class: dict[str, dict[str, Any]], *, mean: float) -> Figu
 
 @styled()
 def draw_reliability(reliability: dict[str, list], *, ece: float) -> Figure:
-    """Accuracy over confidence in bins, the gap to a calibrated model hatched, and how many videos each bin holds."""
+    """Draw accuracy over bins of confidence, with the gap to a calibrated model hatched, and the videos per bin."""
     edges, counts = np.array(reliability["edges"]), np.array(reliability["counts"])
     assert len(edges) == len(counts) + 1
     left, width = edges[:-1], np.diff(edges)
@@ -77,7 +77,7 @@ def draw_reliability(reliability: dict[str, list], *, ece: float) -> Figure:
 
 @styled()
 def draw_by_tag(by_tag: dict[str, dict[str, dict[str, Any]]], *, overall: float) -> Figure:
-    """Video top-1 by what the data set's file names say of the recording, with the number of videos of each bar."""
+    """Draw video top-1 by the tags in the file names, with the number of videos of each bar."""
     num_rows = sum(len(values) + 1 for values in by_tag.values())
     figure = new_figure(7, 0.9 + 0.24 * num_rows)
     axes = figure.subplots()

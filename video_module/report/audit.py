@@ -5,15 +5,15 @@ from typing import Any
 from video_module.tables import pluralize
 
 RECORDINGS_UNKNOWN = "unknown, because the file names do not tell; --suggest_groups looks for them"
-# Near-identical pairs that are shown; the JSON has all.
+# Number of near-identical pairs to show. The JSON file has all.
 _NUM_PAIRS = 10
 
 
 def format_audit(found: dict[str, Any]) -> str:
-    """The lines of what leaks.audit() found."""
+    """Format the result of leaks.audit() in lines."""
     lines = [f"not compared: {item['path']}: {item['reason']}" for item in found["rejected"]]
     for pair in found["comparisons"]:
-        # The last line explains it
+        # The last line explains why
         lines += _comparison(pair, unknown="unknown" if "test" in found else RECORDINGS_UNKNOWN)
     if "random_split" in found:
         lines += [_random_split(found["random_split"]), *_near(found["near_identical"])]
@@ -23,7 +23,7 @@ def format_audit(found: dict[str, Any]) -> str:
 
 
 def _verdict(test: dict[str, Any]) -> str:
-    """One line on all of the test split. Sources shared across classes call for nothing: official folds have them."""
+    """Summarise the test split in one line. Recordings shared across classes are not called a leak: HMDB51 has them."""
     if not test["sources_known"]:
         return f"recordings shared by test and the rest: {RECORDINGS_UNKNOWN}"
     within, across = test["sources"]["test_clips_within_class"], test["sources"]["test_clips_across_classes"]
@@ -70,7 +70,7 @@ def _near(pairs: list[dict[str, Any]] | None) -> list[str]:
     within = sum(pair["same_class"] for pair in pairs)
     lines = [f"  near identical    {pluralize(within, 'pair')} within a class, {len(pairs) - within} across classes"]
     for pair in pairs[:_NUM_PAIRS]:
-        source = "" if pair["same_source"] else ", different source"
+        source = "" if pair["same_source"] else ", different recording"
         lines.append(f"    {pair['first']}  {pair['second']}  {pair['distance']:.1%} of the hash differs{source}")
     if len(pairs) > _NUM_PAIRS:
         lines.append(f"    and {len(pairs) - _NUM_PAIRS} more; --save_to writes all")

@@ -1,4 +1,4 @@
-"""Bar chart of a data set: how many videos each class has in each split, and how long they are."""
+"""Bar chart of a data set: the number of videos of each class in each split, and their lengths."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ _SPLIT_COLORS = {"train": BLUE, "val": ORANGE, "test": GREY, "all": BLUE}
 
 @styled()
 def draw_class_counts(distribution: dict[str, Any]) -> Figure:
-    """Videos per class, a panel for each split, the largest class on top, then their lengths; below, HMDB51's tags.
+    """Draw the videos per class in a panel for each split, largest class on top, then their lengths and HMDB51's tags.
 
-    Takes what data.distribution.label_distribution() returns.
+    `distribution` is the result of data.distribution.label_distribution().
     """
     splits, names = distribution["splits"], distribution["class_names"]
     totals = {name: sum(split["classes"][name]["num_videos"] for split in splits.values()) for name in names}
@@ -67,7 +67,7 @@ def _draw_split(axes: Axes, name: str, split: dict[str, Any], class_names: list[
 
 
 def _draw_lengths(axes: Axes, lengths_s: list[dict[str, float] | None]) -> None:
-    """A line from the shortest video of a class to the longest, thick for the middle half, with a dot at the median."""
+    """Draw for each class a line from the shortest to the longest video, with the middle half and the median marked."""
     known = [(row, lengths) for row, lengths in enumerate(lengths_s) if lengths]
     for row, lengths in known:
         axes.plot([lengths["shortest"], lengths["longest"]], [row, row], color=GREY, linewidth=1, zorder=1)
@@ -90,7 +90,7 @@ def _draw_lengths(axes: Axes, lengths_s: list[dict[str, float] | None]) -> None:
 
 
 def _draw_tags(figure: SubFigure, tags: dict[str, dict[str, dict[str, int]]]) -> None:
-    """Shares of each tag's values: a panel for each tag, a bar for each split."""
+    """Draw the shares of each tag's values, with a panel for each tag and a bar for each split."""
     figure.suptitle("Tags in the file names: share of videos", x=0.01, ha="left", fontsize=10, fontweight="bold")
     splits = list(tags)
     rows = np.arange(len(splits))

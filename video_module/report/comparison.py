@@ -1,4 +1,4 @@
-"""Compare two models on the same test videos: the difference, its uncertainty, and the videos they differ on."""
+"""Compare two models on the same test videos: the difference, its uncertainty, and the videos that changed."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,15 +19,16 @@ from video_module.report.results import (
     read_predictions,
     read_results,
 )
+from video_module.tables import pluralize
 
 _NUM_SHOWN = 10
 
 
 def compare(paths: Sequence[Path]) -> dict[str, Any]:
-    """Compare X_results.json, with X_predictions.csv beside them, on the same test videos: second minus first.
+    """Compare two results files X_results.json, with X_predictions.csv beside them. Differences are second minus first.
 
-    `paths` are two, or the folds of one model and then the same folds of another, whose differences are averaged.
-    Raises InputError unless each test of the first is one of the second.
+    `paths` can also be the folds of one model followed by the same folds of another, whose differences are averaged.
+    Raises InputError if the two models were not tested on the same videos.
     """
     if len(paths) < 2 or len(paths) % 2:
         raise InputError(
@@ -68,7 +69,7 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
         },
         "interval_note": statistics.interval_note(intervals, num_sources=len(set(sources))),
         "folds": [_compare_fold(*pair, _gains(fold)) for pair, fold in zip(pairs, folds, strict=True)],
-        # A video that several folds test would count several times
+        # Not for several folds, because official folds test some videos more than once
         "mcnemar": _mcnemar(gains) if len(folds) == 1 else None,
         "better": [row for row, gain in zip(rows, gains, strict=True) if gain > 0],
         "worse": [row for row, gain in zip(rows, gains, strict=True) if gain < 0],
@@ -76,7 +77,7 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 class _Test(NamedTuple):
-    """A results file and what lies beside it."""
+    """A results file and the predictions beside it."""
 
     path: Path
     figures: dict[str, Any]
@@ -93,7 +94,7 @@ def _read(path: Path) -> _Test:
 
 
 def _pair_tests(first: Sequence[_Test], second: Sequence[_Test]) -> list[tuple[_Test, _Test]]:
-    """Each test of the first model, and the test of the second on the same videos."""
+    """Pair each test of the first model with the test of the second on the same videos."""
     pairs = []
     for test, neighbour in zip(first, second, strict=True):
         same = next((other for other in second if other.videos == test.videos), None)
@@ -107,7 +108,7 @@ def _pair_tests(first: Sequence[_Test], second: Sequence[_Test]) -> list[tuple[_
 
 
 def _pair_videos(first: _Test, second: _Test) -> list[dict[str, str]]:
-    """A row for each video with what both models predict, in the order of the first."""
+    """Return a row for each video with the predictions of both models, in the order of the first."""
     others = {row["video"]: row for row in second.predictions}
     rows = []
     for row in first.predictions:
@@ -120,10 +121,10 @@ def _pair_videos(first: _Test, second: _Test) -> list[dict[str, str]]:
 
 
 def _gains(rows: Sequence[dict[str, str]]) -> np.ndarray:
-    """1: only the second model is right, -1: only the first.
+    """Return for each video 1 if only the second model is right, -1 if only the first is, else 0.
 
-    Resampling these differences makes use of the pairing: what is hard for both models cancels out, and the interval is
-    narrower than those of the two figures.
+    These differences are resampled, not the two accuracies: videos that are hard for both models cancel out, which
+    makes the interval narrower.
     """
     return np.array([(row["second"] == row["label"]) - (row["first"] == row["label"]) for row in rows])
 
@@ -135,7 +136,7 @@ def _mcnemar(gains: np.ndarray) -> dict[str, Any]:
 
 
 def _describe_model(tests: Sequence[_Test]) -> dict[str, Any]:
-    """What is recorded of one of the models."""
+    """Describe one of the two models."""
     records = [test.figures["training"] or {} for test in tests]
     return {
         "results": [str(test.path) for test in tests],
@@ -160,7 +161,7 @@ def _compare_fold(first: _Test, second: _Test, gains: np.ndarray) -> dict[str, A
 
 
 def _tally_differences(gains: np.ndarray, labels: Sequence[str], folds: np.ndarray) -> dict[str, np.ndarray]:
-    """What each video adds to the differences of its fold, as report.metrics.tally() does for one model."""
+    """Return what each video adds to the differences of its fold, as report.metrics.tally() does for one model."""
     _, classes = np.unique(labels, return_inverse=True)
     num_classes, num_folds = classes.max() + 1, folds.max() + 1
     fold_rows = np.eye(num_folds)[folds]
@@ -171,9 +172,9 @@ def _tally_differences(gains: np.ndarray, labels: Sequence[str], folds: np.ndarr
 
 
 def _difference_figures(sums: statistics.Sums, *, num_folds: int) -> dict[str, np.ndarray]:
-    """Differences of top-1 and of mean class accuracy that follow from summed tallies, (...,) each: means over folds.
+    """Compute the differences of top-1 and of mean class accuracy from summed tallies, (...,) each.
 
-    A resample may leave out all videos of a class, or of a fold.
+    They are means over folds. In a resample, a class or a fold may have no videos.
     """
 
     def mean_of(total: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -190,17 +191,17 @@ def _difference_figures(sums: statistics.Sums, *, num_folds: int) -> dict[str, n
 
 
 def format_comparison(comparison: dict[str, Any]) -> str:
-    """The differences as a table, by fold where there are several, McNemar's test, and the first changed videos."""
+    """Format the differences as a table, with the folds if there are several, McNemar's test and changed videos."""
     lines = [*_describe_models(comparison["first"], comparison["second"])]
     lines.append(f"  {'':20}{'first':>9}{'second':>9}{'difference':>12}")
     lines += [_format_row(FIGURES[key], figure) for key, figure in comparison["figures"].items()]
     num_folds = len(comparison["folds"])
-    counts = f"{comparison['num_videos']} videos of {comparison['num_sources']} sources"
+    counts = f"{comparison['num_videos']} videos of {pluralize(comparison['num_sources'], 'recording')}"
     counts = f"mean of {num_folds} folds, which test {counts}" if num_folds > 1 else counts
     counts += "; difference: second minus first"
     if any(figure["interval"] for figure in comparison["figures"].values()):
         jointly = ", jointly over the folds" if num_folds > 1 else ""
-        counts += f"; in brackets: its 95 % interval, resampled by source{jointly}"
+        counts += f"; in brackets: its 95 % interval, resampled by recording{jointly}"
     lines.append(f"  {counts}")
     names = [*comparison["first"]["results"], *comparison["second"]["results"]]
     lines += [f"  {line}" for line in describe_leaks(comparison["leaks"], names)]
@@ -208,8 +209,8 @@ def format_comparison(comparison: dict[str, Any]) -> str:
         lines.append(f"  {comparison['interval_note']}")
     if num_folds > 1:
         return "\n".join([*lines, "  video top-1 of each fold", *map(_format_fold, comparison["folds"])])
-    lines.append(f"  McNemar's exact test: {_format_mcnemar(comparison['mcnemar'])} (treats videos of one source as ")
-    lines[-1] += "independent)"
+    lines.append(f"  McNemar's exact test: {_format_mcnemar(comparison['mcnemar'])}")
+    lines[-1] += " (treats videos of one recording as independent)"
     for key in ("better", "worse"):
         rows = comparison[key]
         if rows:
@@ -221,7 +222,7 @@ def format_comparison(comparison: dict[str, Any]) -> str:
 
 
 def _describe_models(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """The two models, and how their tests and their training differ otherwise."""
+    """Name the two models, and differences in their views and numbers of training videos."""
     lines = [
         f"{title:6}  {model['model']}: {', '.join(model['results'])}"
         for title, model in (("first", first), ("second", second))

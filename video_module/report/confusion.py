@@ -1,4 +1,4 @@
-"""Chart of a confusion matrix, with classes that are mistaken for each other side by side."""
+"""Chart of a confusion matrix, with similar classes side by side."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from video_module.report.statistics import describe_share
 from video_module.report.style import GREY, abbreviate, new_figure, styled, text_width
 
-# A picture of 700 classes took 3 GB, and nobody found a class in it.
+# A picture of 700 classes took 3 GB and was unreadable.
 _MOST_CLASSES = 100
 
 
 def confusion_order(matrix: np.ndarray) -> list[int]:
     """Order the classes so that those mistaken for each other are side by side.
 
-    The two groups of classes most often mistaken for each other, on average over their members, are joined until no
-    confusion is left between groups (average linkage). Each join turns the groups so that their most similar ends
-    meet. Classes never confused keep their given order, and a group stands where its first class would.
+    Clusters the classes with average linkage: the two groups most often mistaken for each other are joined, until no
+    confusion is left between groups. When two groups are joined, they are turned so that their most similar ends meet.
+    Classes that are never confused keep their order, and a group takes the position of its first class.
     """
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     similarity = share + share.T
@@ -43,7 +43,7 @@ def confusion_order(matrix: np.ndarray) -> list[int]:
 
 
 def _most_mistaken(matrix: np.ndarray) -> np.ndarray:
-    """The classes to show, ascending: all, or of many those that are mistaken for one another most often."""
+    """Return the classes to show, ascending. If there are too many, those mistaken for each other most often."""
     labels, predictions = np.nonzero(matrix)
     is_mistake = labels != predictions
     pairs = np.stack([labels, predictions], axis=1)[is_mistake]
@@ -54,13 +54,11 @@ def _most_mistaken(matrix: np.ndarray) -> np.ndarray:
 
 @styled()
 def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> Figure:
-    """Row-normalised confusion matrix (rows: labels, columns: predictions), in percent where there is room.
+    """Draw the row-normalised confusion matrix (rows: labels, columns: predictions), ordered by confusion_order().
 
-    Rows of few videos say how many of how many.
-
-    Classes mistaken for each other stand together; rows of classes without a video are hatched. The picture is as
-    large as its names and cells need: about 9 inches for the 51 classes of HMDB51. Of more than 100 classes, the 100
-    that are mistaken most often are shown.
+    Shares are written in percent if there is room, and as counts in rows of few videos. Rows of classes without videos
+    are hatched. The picture is as large as its names and cells need: about 9 inches for the 51 classes of HMDB51. Of
+    more than 100 classes, the 100 that are mistaken most often are shown.
     """
     shown = _most_mistaken(matrix)
     if len(shown) < len(class_names):
@@ -79,11 +77,11 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str
     figure = new_figure(side + room + 1.4, side + (0.2 if horizontal else room) + 0.75)
     # The compressed layout keeps the cells square without wide margins.
     figure.set_layout_engine("compressed")
-    # A title of the figure, not of the axes: it may be wider than a small matrix.
+    # The title belongs to the figure, not to the axes, because it can be wider than a small matrix.
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     axes = figure.subplots()
     shares = np.divide(matrix, support, out=np.full(matrix.shape, np.nan), where=support > 0)
-    # A power below 1 brings out the few percent beside the diagonal.
+    # A power below 1 makes small shares beside the diagonal visible.
     norm = matplotlib.colors.PowerNorm(0.6, vmin=0, vmax=1)
     image = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", norm=norm)
     # Rows without a video are masked, so the hatched background shows through them. White would look like zeros.
@@ -107,7 +105,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], *, title: str
 
 
 def _write_shares(axes: Axes, matrix: np.ndarray, support: np.ndarray, *, cell: float) -> None:
-    """Write the shares of each row into cells that are `cell` points wide: all of few classes, from 5 % up of many."""
+    """Write the shares into cells that are `cell` points wide. With many classes, only those of 5 % and more."""
     few = len(matrix) <= 20
     size = min(9.0, 0.47 * cell / (1 + few))
     for row, column in np.argwhere(matrix):

@@ -1,4 +1,4 @@
-"""Contact sheets of video frames: a model's worst videos, augmented clips, examples, suggested groups."""
+"""Contact sheets of video frames: a model's worst videos, augmented clips, examples and suggested groups."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _INK, _FAINT, _PAPER = "#1b1f24", "#5b6570", "#ffffff"
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """A video as the contact sheet and the report show it."""
+    """A video with its prediction, for the contact sheet and the report."""
 
     path: str
     label: str
@@ -39,7 +39,7 @@ class Strip:
     def from_scores(
         cls, path: str, label: str, scores: np.ndarray, class_names: Sequence[str], *, frames: np.ndarray
     ) -> "Strip":
-        """A strip of `frames` with what a model says, given as the probabilities of all classes."""
+        """Create a strip from the probabilities of all classes and the video's frames."""
         best = int(scores.argmax())
         score, label_score = scores[best], scores[class_names.index(label)]
         return cls(
@@ -51,13 +51,13 @@ class Strip:
         return self.label == self.prediction
 
     def picture(self) -> np.ndarray:
-        """The frames side by side with white gaps between them, uint8 RGB (h, W, 3)."""
+        """Return the frames side by side with white gaps between them, uint8 RGB (h, W, 3)."""
         return _join(self.frames, axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """Clips of one video, each a row of frames."""
+    """Clips of one video, each shown as a row of frames."""
 
     title: str
     note: str
@@ -65,10 +65,10 @@ class Preview:
     clips: Sequence[np.ndarray]
     """uint8 RGB (T, H, W, 3) each, of one size."""
     names: Sequence[str]
-    """Of the clips, written beside them; "" for none."""
+    """Names of the clips, written beside them; "" for none."""
 
     def picture(self, *, num_thumbnails: int = 8, height: int = 96) -> np.ndarray:
-        """Frames spread over each clip, shrunk to `height`, a clip to a row behind its name: uint8 RGB (h, w, 3)."""
+        """Return a row of frames for each clip, behind its name, scaled to `height`: uint8 RGB (h, w, 3)."""
         rows = []
         for clip, name in zip(self.clips, self.names, strict=True):
             chosen = clip[np.linspace(0, len(clip) - 1, min(num_thumbnails, len(clip))).round().astype(int)]
@@ -80,7 +80,7 @@ class Preview:
 
 
 def worst_videos(video_scores: np.ndarray, labels: np.ndarray, *, count: int = 12) -> list[int]:
-    """The `count` worst rows of `video_scores` (N, K): wrong ones first, then by the probability of the label."""
+    """Return the `count` worst rows of `video_scores` (N, K): wrong ones first, then by probability of the label."""
     label_scores = video_scores[np.arange(len(labels)), labels]
     right = video_scores.argmax(axis=1) == labels
     # lexsort sorts by its last key first.
@@ -93,7 +93,7 @@ class _Block:
 
     picture: np.ndarray
     headline: Sequence[tuple[str, bool]] = ()
-    """Parts of a line: (text, whether it is a name, which is set in bold)."""
+    """Parts of a line: (text, whether it is a name). Names are bold."""
     note: str = ""
     color: str = BLUE
 
@@ -103,10 +103,10 @@ class _Block:
 
 
 def write_contact_sheet(path: Path, strips: Sequence[Strip], *, title: str) -> None:
-    """Write the strips below each other as a PNG: label, prediction and scores above the frames of each."""
+    """Write the strips below each other as a PNG, each with its label, prediction and scores above the frames."""
     blocks = []
     for strip in strips:
-        # The verdict is written out too, because the colour of the bar is lost when the sheet is printed in grey.
+        # The verdict is also written, because the colour of the bar is lost in greyscale.
         headline = [
             (f"{'right' if strip.is_right else 'wrong'}: label ", False),
             (strip.label, True),
@@ -126,14 +126,14 @@ def write_preview(path: Path, previews: Sequence[Preview], *, title: str) -> Non
 
 
 def check_group_sheets(folder: Path) -> None:
-    """Raise InputError if write_group_sheets() would replace anything but its own earlier pictures."""
+    """Raise InputError if write_group_sheets() would replace anything but its earlier pictures."""
     check_output(folder, folder=True)
     if others := sorted(path.name for path in folder.glob("*") if not path.name.startswith("suggested_")):
         raise InputError(f"{folder}: contains {others[0]} besides earlier pictures; move it, or choose another name")
 
 
 def write_group_sheets(folder: Path, groups: Mapping[str, Sequence[Callable[[], Preview]]]) -> None:
-    """Write a JPEG of each group of at least two videos; its videos are read while it is drawn."""
+    """Write a JPEG for each group of at least two videos. Its videos are read when it is drawn."""
     with replacing(folder) as partial:
         partial.mkdir()
         for name, members in groups.items():
@@ -144,7 +144,7 @@ def write_group_sheets(folder: Path, groups: Mapping[str, Sequence[Callable[[], 
 
 
 def write_examples(path: Path, rows: Mapping[str, np.ndarray], *, title: str) -> None:
-    """Write the frames of each video, uint8 RGB (num_thumbnails, h, w, 3), behind its name, below each other."""
+    """Write a row of frames for each video, uint8 RGB (num_thumbnails, h, w, 3), behind its name."""
     pictures = [_put_name_before(name, _join(frames, axis=1)) for name, frames in rows.items()]
     width = max(picture.shape[1] for picture in pictures)
     padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in pictures]
@@ -161,14 +161,14 @@ def _join(pictures: Sequence[np.ndarray], *, axis: int) -> np.ndarray:
 
 
 def _put_name_before(name: str, row: np.ndarray) -> np.ndarray:
-    """A row of frames, uint8 RGB (h, w, 3), with its name to the left."""
+    """Put a name to the left of a row of frames, uint8 RGB (h, w, 3)."""
     head = Image.new("RGB", (_NAMES_WIDTH, len(row)), _PAPER)
     _write(ImageDraw.Draw(head), (0, len(row) / 2 - 8), name, width=_NAMES_WIDTH - 8, size=12)
     return np.concatenate([np.asarray(head), row], axis=1)
 
 
 def _write(drawing: ImageDraw.ImageDraw, place: tuple[float, float], text: str, *, width, size, bold=False, fill=_INK):
-    """Write one line, shortened to `width` pixels; returns where it ends."""
+    """Write one line, shortened to `width` pixels. Returns the position of its end."""
     font = load_font(size, bold=bold)
     text = shorten(text, font, width)
     drawing.text(place, text, fill=fill, font=font)
@@ -188,7 +188,7 @@ def _write_sheet(path: Path, blocks: Sequence[_Block], *, title: str) -> None:
         bottom = below + len(block.picture)
         if block.headline:
             drawing.rectangle((_MARGIN - 12, top + 2, _MARGIN - 8, bottom), fill=block.color)
-            # Two names share the line with the words between them, which take less than 260 pixels.
+            # Two names share the line with other words, which take less than 260 pixels.
             name_width = room if len(block.headline) == 1 else room / 2 - 130
             left = _MARGIN
             for text, is_name in block.headline:
@@ -198,4 +198,4 @@ def _write_sheet(path: Path, blocks: Sequence[_Block], *, title: str) -> None:
         sheet.paste(Image.fromarray(block.picture), (_MARGIN, below))
         top = bottom + _MARGIN
     with replacing(path) as partial:
-        sheet.save(partial, quality=85)  # of a JPEG; PNG ignores it
+        sheet.save(partial, quality=85)  # for JPEG; ignored for PNG

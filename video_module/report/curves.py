@@ -10,7 +10,7 @@ from video_module.report.style import BLUE, INK, ORANGE, new_figure, save, style
 
 @styled()
 def draw_curves(logs: dict[str, list], *, best_epoch: int) -> Figure:
-    """Loss and accuracy of training and validation over epochs; the epoch that was kept is marked."""
+    """Draw loss and accuracy of training and validation over epochs, and mark the epoch that was kept."""
     figure = new_figure(8, 3.2)
     panels = (("loss", "Loss", "cross-entropy, nats"), ("top1", "Top-1 accuracy", "fraction correct"))
     for axes, (quantity, title, unit) in zip(figure.subplots(1, 2), panels, strict=True):
@@ -26,7 +26,7 @@ def draw_curves(logs: dict[str, list], *, best_epoch: int) -> Figure:
         axes.set_ylim(0, 1.02 if quantity == "top1" else 1.08 * max(seen) or 1)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
         axes.grid(axis="y")
-    # The legend goes above the panels. Anywhere inside them, the curves of some run would pass through it.
+    # The legend is above the panels, because inside them it would hide curves.
     figure.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, loc="outside upper right", ncols=3)
     return figure
 

@@ -1,4 +1,4 @@
-"""Combine the results of several folds, and show them beside published results."""
+"""Combine the results of several folds, and compare them with published results."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -31,11 +31,10 @@ _MUST_AGREE = (
 
 
 def combine(paths: Sequence[Path]) -> dict[str, Any]:
-    """Mean and sample standard deviation of every figure over the folds of one protocol.
+    """Compute the mean and the sample standard deviation of every figure over the folds of one protocol.
 
-    Folds of a cross-validation, which test every video once, are also pooled: see _pool(). Raises InputError unless
-    the results are of one model that started from the same weights and was tested with the same views on different
-    folds.
+    Folds of a cross-validation, which test every video once, are also pooled, see _pool(). Raises InputError if the
+    results are not of different folds, or differ in the model, its initial weights or the views.
     """
     results = [read_results(path) for path in paths]
     if len(paths) < 2:
@@ -70,7 +69,7 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def check_folds(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> None:
-    """Raise InputError unless the results are of different folds of one protocol, each with its own model."""
+    """Raise InputError if the results are not of different folds of one protocol, each with its own model."""
     for path, result in zip(paths, results, strict=True):
         if result["split_digest"] is None:
             raise InputError(f"{path}: tested on a folder without split.json, so its split is unknown")
@@ -95,18 +94,18 @@ def check_folds(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> Non
 
 
 def _over_folds(values: list[float | None]) -> dict[str, Any]:
-    """Mean and deviation of what is known; a class may have no test video in a fold."""
+    """Compute mean and deviation of the known values. A class may have no test video in a fold."""
     known = [value for value in values if value is not None]
     return {
         "mean": float(np.mean(known)) if known else None,
-        # The folds are a sample of all splits that could have been drawn, hence n - 1.
+        # n - 1, because the folds are a sample of all possible splits.
         "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
         "values": values,
     }
 
 
 def _warnings(combined: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[str]:
-    """Sentences on folds that were trained in different ways, or in unknown ones."""
+    """Return warnings if folds were trained with different or unknown settings."""
     warnings = []
     if differences := find_differences(results):
         warnings.append(f"settings differ between the folds: {differences}")
@@ -118,11 +117,11 @@ def _warnings(combined: dict[str, Any], results: Sequence[dict[str, Any]]) -> li
 
 
 def _pool(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures over the videos of all folds together, each scored by a model that had not seen its source.
+    """Compute the figures over the videos of all folds, each scored by a model not trained on its recording.
 
-    A fold of a small set has too few videos to say much; all of them together have as many as there are, and an
-    interval by source. It holds for the models as they are: what other draws of the folds, or another training, would
-    change is not in it. Raises InputError if predictions are missing, or of a video in two folds.
+    One fold of a small data set has too few videos to say much; all folds together have all videos. The intervals hold
+    for these models: they do not cover how other folds or another training run would change the figures. Raises
+    InputError if predictions are missing, or a video is in two folds.
     """
     rows = [row for path, result in zip(paths, results, strict=True) for row in read_predictions(path, result)]
     if twice := [video for video, count in Counter(row["video"] for row in rows).items() if count > 1]:
@@ -130,18 +129,18 @@ def _pool(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> dict[str,
     class_names = results[0]["classes"]
     scores = np.stack([row["scores"] for row in rows])
     best = np.array([class_names.index(row["prediction"]) for row in rows])
-    # Two classes can be equal in the table's six digits; which one was ahead, the prediction tells.
+    # The best two classes may be equal in the table's six digits, so make the predicted one the best.
     scores[np.arange(len(rows)), best] = np.minimum(scores[np.arange(len(rows)), best] + 1e-9, 1)
     labels = np.array([class_names.index(row["label"]) for row in rows])
     sources = [row["source"] for row in rows]
     pooled = summarise(list(scores[:, None]), scores, labels, class_names, sources=sources, cross_validated=True)
-    # The table has no clips.
+    # The table has no scores of single clips.
     del pooled["clip_top1"], pooled["intervals"]["clip_top1"], pooled["num_clips"]
     return pooled
 
 
 def _difference(value: Any, other: Any) -> tuple[Any, Any]:
-    """Two unequal settings, reduced to what differs where they are dictionaries or lists."""
+    """Reduce two unequal settings to what differs, if they are dictionaries or lists."""
     if isinstance(value, dict) and isinstance(other, dict):
         keys = [key for key in value | other if value.get(key) != other.get(key)]
         return {key: value.get(key) for key in keys}, {key: other.get(key) for key in keys}
@@ -152,7 +151,7 @@ def _difference(value: Any, other: Any) -> tuple[Any, Any]:
 
 
 def format_folds(combined: dict[str, Any]) -> str:
-    """The folds as a table; for the three of HMDB51, followed by the published numbers and this mean."""
+    """Format the folds as a table. For all three of HMDB51, the published numbers and this mean follow."""
     weights = {None: "", "none": " from scratch"}.get(combined["weights"], f" from {combined['weights']}")
     name, views = f"{combined['model']}{weights}", describe_views(combined["views"])
     training = describe_training(combined["training"])
@@ -177,7 +176,7 @@ def _fold_names(combined: dict[str, Any]) -> list[str]:
 
 
 def _table(combined: dict[str, Any]) -> list[list[str]]:
-    """A row for each figure: pooled with its interval where the folds are, mean, deviation, and each fold."""
+    """Return a row for each figure: the pooled value with its interval, if any, then mean, deviation and each fold."""
     pooled = combined["pooled"]
     rows = [["", *(["pooled", ""] if pooled else []), "mean", "sd", *_fold_names(combined)]]
     for key, title in shown_figures(combined["num_classes"]).items():
@@ -195,9 +194,10 @@ def _table(combined: dict[str, Any]) -> list[list[str]]:
 def _describe_pool(combined: dict[str, Any]) -> list[str]:
     """Describe the pooled figures, and where the models fail."""
     pooled = combined["pooled"]
-    text = f"pooled: every video once, scored by the model of the fold that tests it; {pooled['num_sources']} sources"
+    recordings = pluralize(pooled["num_sources"], "recording")
+    text = f"pooled: every video once, scored by the model of the fold that tests it; {recordings}"
     if any(pooled["intervals"].values()):
-        text += "; in brackets: 95 % intervals, resampled by source"
+        text += "; in brackets: 95 % intervals, resampled by recording"
     lines = [f"  {text}"]
     if missing := sorted(set(range(1, combined["num_folds"] + 1)) - set(combined["folds"])):
         names = ", ".join(map(str, missing))

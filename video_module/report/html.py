@@ -21,8 +21,8 @@ from video_module.report.statistics import describe_share
 from video_module.report.style import to_png
 from video_module.tables import pluralize
 
-# Names of classes and files come from users, so everything that the template inserts is escaped. A value that is
-# missing raises an error instead of leaving a gap in the page.
+# Names of classes and files come from users, so all inserted text is escaped. A missing value raises an error, because
+# otherwise the page would have a gap.
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -40,7 +40,7 @@ def write_report(
     class_names: Sequence[str],
     strips: Sequence[Strip],
 ) -> None:
-    """Write the report of `figures` (X_results.json), confusion counts `matrix` (rows: labels) and the worst videos."""
+    """Write a report of `figures` (X_results.json), the confusion counts `matrix` (rows: labels) and worst videos."""
     plots = {
         "confusion": draw_confusion(matrix, class_names, title="Share of each label's videos, in percent"),
         "classes": draw_per_class(figures["per_class"], mean=figures["mean_class_accuracy"]),
@@ -66,13 +66,13 @@ def write_report(
 
 
 def _facts(figures: dict[str, Any], *, num_classes: int) -> dict[str, str]:
-    """What was tested, on what and how: the list at the head of the page."""
+    """Return the list at the top of the page: what was tested, on which videos, and how."""
     split = figures["protocol"] or "folder without split.json"
     if figures["fold"]:
         split += f", fold {figures['fold']}"
     if figures["split_digest"]:
         split += f", digest {figures['split_digest']}"
-    videos = f"{pluralize(figures['num_videos'], 'video')} from {pluralize(figures['num_sources'], 'source')}"
+    videos = f"{pluralize(figures['num_videos'], 'video')} from {pluralize(figures['num_sources'], 'recording')}"
     clip = figures["clip"]
     rate = f" at {clip['target_fps']:g} frames/s" if clip["target_fps"] else ""
     start = {None: "start not recorded", "none": "from scratch"}.get(figures["weights"], f"from {figures['weights']}")
@@ -81,7 +81,7 @@ def _facts(figures: dict[str, Any], *, num_classes: int) -> dict[str, str]:
     return {
         "model": f"{figures['model']} ({figures['checkpoint']})",
         "weights": f"{start}, tested in {figures['precision']}",
-        **({"trained on": "none of these videos, none of their sources"} if is_clean else {}),
+        **({"trained on": "none of these videos, none of their recordings"} if is_clean else {}),
         "split": split,
         "tested on": f"{videos}, {num_classes} classes",
         "views": f"{describe_views(figures['views'])}: {count_views(figures)}",
@@ -90,7 +90,7 @@ def _facts(figures: dict[str, Any], *, num_classes: int) -> dict[str, str]:
 
 
 def _notes(figures: dict[str, Any]) -> list[str]:
-    """Limits of the figures: few sources, and what the test shares with the model's training."""
+    """Return notes on few recordings, and on what the test shares with the model's training."""
     notes = [figures["interval_note"]] if figures["interval_note"] else []
     if note := figures["train_overlap_note"]:
         overlap = figures["train_overlap"]
@@ -99,7 +99,7 @@ def _notes(figures: dict[str, Any]) -> list[str]:
 
 
 def _embed(figure: Figure) -> dict[str, Any]:
-    # 100 CSS pixels an inch, half of what to_png() draws: the picture stays sharp on high-resolution screens.
+    # 100 CSS pixels per inch is half of to_png()'s resolution, so the picture is sharp on high-resolution screens.
     return {"uri": _data_uri(to_png(figure), "png"), "width": round(100 * figure.get_figwidth())}
 
 

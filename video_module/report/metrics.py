@@ -13,7 +13,7 @@ _NUM_CONFUSED = 20
 
 
 def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts, int64 (num_classes, num_classes): row = label, column = prediction."""
+    """Count the predictions for each label: int64 (num_classes, num_classes), row = label, column = prediction."""
     matrix = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(matrix, (labels, predictions), 1)
     return matrix
@@ -24,7 +24,7 @@ def _calibration_bins(confidence: np.ndarray) -> np.ndarray:
 
 
 def _reliability(scores: np.ndarray, labels: np.ndarray) -> dict[str, list]:
-    """Mean confidence and accuracy in 15 even bins of confidence; None in empty bins."""
+    """Compute mean confidence and accuracy in 15 equal bins of confidence; None for empty bins."""
     confidence, correct = scores.max(axis=1), scores.argmax(axis=1) == labels
     bins = _calibration_bins(confidence)
     members = [bins == number for number in range(_NUM_CALIBRATION_BINS)]
@@ -43,10 +43,9 @@ def _one_hot(numbers: np.ndarray, width: int) -> np.ndarray:
 
 
 def tally(view_scores: Sequence[np.ndarray], video_scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """What each video adds to the figures, float64 (num_videos, width) each. figures_of() takes their sums.
+    """Return what each video adds to the figures, float64 (num_videos, width) each. figures_of() takes their sums.
 
-    Because every figure follows from sums over videos, a bootstrap resample is one weighted sum and costs next to
-    nothing.
+    Because all figures are computed from sums over videos, a bootstrap resample is a weighted sum, which is fast.
     """
     num_classes = video_scores.shape[1]
     best, confidence = video_scores.argmax(axis=1), video_scores.max(axis=1)
@@ -61,7 +60,7 @@ def tally(view_scores: Sequence[np.ndarray], video_scores: np.ndarray, labels: n
         "top5": is_in_top_k(video_scores, labels, 5),
         "views": [len(scores) for scores in view_scores],
         "view_hits": view_hits,
-        # A probability of 0 would make the loss infinite, and X_results.json holds finite numbers only.
+        # A probability of 0 would make the loss infinite, but X_results.json needs finite numbers.
         "log_loss": -np.log(np.maximum(picked, 1e-15)),
     }
     return {name: np.asarray(column, np.float64)[:, None] for name, column in columns.items()} | {
@@ -73,9 +72,9 @@ def tally(view_scores: Sequence[np.ndarray], video_scores: np.ndarray, labels: n
 
 
 def figures_of(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The figures that follow from summed tallies, (...,) each.
+    """Compute the figures from summed tallies, (...,) each.
 
-    Classes without a video do not count in the means over classes. ECE is the mean gap between confidence and accuracy
+    Classes without a video are left out of the means over classes. ECE is the mean gap between confidence and accuracy
     over 15 bins of confidence (Guo et al., ICML 2017).
     """
     videos, views = sums["videos"][..., 0], sums["views"][..., 0]
@@ -96,9 +95,9 @@ def figures_of(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def per_class(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Precision, recall, F1 and support of each class, from a confusion matrix; None where the divisor would be 0.
+    """Compute precision, recall, F1 and support of each class from a confusion matrix; None if the divisor is 0.
 
-    Without support F1 is None too, because such a class counts in no mean.
+    F1 is also None for a class without videos, because it is left out of the means.
     """
     support, predicted, hits = matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist(), np.diag(matrix).tolist()
     return {
@@ -113,7 +112,7 @@ def per_class(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[
 
 
 def most_confused(matrix: np.ndarray, class_names: Sequence[str], limit: int = _NUM_CONFUSED) -> list[dict[str, Any]]:
-    """Pairs of label and wrong prediction: the most videos first, then the largest share of the label's videos."""
+    """List pairs of label and wrong prediction, sorted by number of videos, then by share of the label's videos."""
     support = matrix.sum(axis=1)
     pairs = [
         {
@@ -131,10 +130,10 @@ def most_confused(matrix: np.ndarray, class_names: Sequence[str], limit: int = _
 def tag_figures(
     tags: Sequence[Mapping[str, str] | None], correct: np.ndarray, values: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """Top-1 by what file names say: {"num_tagged_videos", "by_tag": {tag: {value: {"num_videos", "video_top1"}}}}.
+    """Top-1 by tags: {"num_tagged_videos", "by_tag": {tag: {value: {"num_videos", "video_top1"}}}}.
 
-    `tags` holds the tags of each video, or None; `values` the values of every tag, in the order to show them. "by_tag"
-    is None if less than half of the videos have tags.
+    `tags` has the tags of each video or None, `values` the values of each tag in display order. "by_tag" is None if
+    less than half of the videos have tags.
     """
     num_tagged, by_tag = sum(video is not None for video in tags), {}
     for tag, names in values.items():
@@ -156,11 +155,11 @@ def summarise(
     sources: Sequence[str],
     cross_validated: bool = False,
 ) -> dict[str, Any]:
-    """All figures of X_results.json that follow from scores.
+    """Compute all figures of X_results.json that depend on scores.
 
-    `view_scores` holds (num_views, K) probabilities for each video, `video_scores` (N, K) their means, `sources` the
-    film of each; `cross_validated` is interval_note()'s. Classes without a video have accuracy None and do not count
-    in the means over classes.
+    `view_scores` has the probabilities (num_views, K) of each video, `video_scores` (N, K) their means, and `sources`
+    the recording of each video. `cross_validated` is passed to interval_note(). Classes without a video have accuracy
+    None and are left out of the means over classes.
     """
     assert video_scores.shape == (len(labels), len(class_names)) and len(view_scores) == len(sources) == len(labels)
 
@@ -168,7 +167,7 @@ def summarise(
     matrix = confusion_matrix(video_scores.argmax(axis=1), labels, len(class_names))
     classes = per_class(matrix, class_names)
     intervals, num_sources = statistics.intervals(tallies, sources, figures_of), len(set(sources))
-    # Of five classes and fewer it is 1 whatever happens, and not shown
+    # With five classes or fewer, top-5 is always 1 and is not shown
     told = {name: pair for name, pair in intervals.items() if name != "video_top5" or len(class_names) > 5}
     return {
         **{name: float(value) for name, value in figures_of(statistics.add_up(tallies)).items()},
@@ -194,7 +193,7 @@ def summarise(
 def calibration_figures(
     view_scores: Sequence[np.ndarray], labels: np.ndarray, *, temperature: float, min_score: float
 ) -> dict[str, Any]:
-    """The effect of a model's temperature and threshold: calibration without the first, answers with the second."""
+    """Compute calibration without the model's temperature, and the answers that reach its threshold `min_score`."""
     scores = np.stack([video_score(views) for views in view_scores])
     before = np.stack([video_score(at_temperature(views, 1 / temperature)) for views in view_scores])
     gaps = tally(view_scores, before, labels)["gap"].sum(axis=0)
@@ -211,7 +210,7 @@ def calibration_figures(
 
 
 def window_figures(view_scores: Sequence[np.ndarray], labels: np.ndarray) -> dict[str, float]:
-    """Accuracy over single windows, as the original project counted: over all, and as a mean over classes."""
+    """Compute the accuracy of single windows, as the original project did: over all, and as a mean over classes."""
     hits = np.concatenate([scores.argmax(axis=1) == label for scores, label in zip(view_scores, labels, strict=True)])
     owners = np.repeat(labels, [len(scores) for scores in view_scores])
     by_class = [hits[owners == label].mean() for label in np.unique(labels)]

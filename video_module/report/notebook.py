@@ -10,12 +10,12 @@ class LiveCurves:
     """Curves that are redrawn in place after each epoch: `train_model.main(…, on_epoch=LiveCurves())`."""
 
     def __init__(self, *, width: int = 800):
-        """`width` is in pixels of the page."""
+        """`width` is in CSS pixels."""
         self._width = width
         self._place: Any = None
 
     def __call__(self, progress: Any) -> None:
-        """Show `progress.logs` with `progress.best_epoch`, as of engine.progress."""
+        """Show `progress.logs` and `progress.best_epoch`; see engine.progress."""
         from IPython.display import Image, display
 
         figure = draw_curves(progress.logs, best_epoch=progress.best_epoch)

@@ -1,4 +1,4 @@
-"""Published results on HMDB51, and whether a result of ours may stand beside them."""
+"""Published results on HMDB51, and whether a result can be compared with them."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ PUBLISHED = (
     ("MVD ViT-B, K400", "76.4-79.7", _MEAN),
     ("VideoMAE V2-g", "88.1", _MEAN),
 )
-# In each official fold of HMDB51.
+# Numbers of videos in each official fold of HMDB51.
 _NUM_TRAIN_VIDEOS, _NUM_TEST_VIDEOS = 3570, 1530
 
 
 def why_not_comparable(combined: dict[str, Any]) -> str | None:
-    """Why a summary of folds must not stand beside published numbers; None if it may."""
+    """Return why a summary of folds cannot be compared with published numbers, or None if it can."""
     if combined["protocol"] != "hmdb51":
         return f"the published numbers are for the official folds of HMDB51, these for protocol {combined['protocol']}"
     if sorted(combined["folds"]) != [1, 2, 3]:
@@ -47,7 +47,7 @@ def why_not_comparable(combined: dict[str, Any]) -> str | None:
 
 
 def format_published(combined: dict[str, Any], *, name: str, views: str) -> list[str]:
-    """The published numbers as a table, followed by the mean of a summary of folds under its `name`."""
+    """Format the published numbers as a table, with the mean of `combined`, called `name`, in the last line."""
     top1 = combined["figures"]["video_top1"]
     own = (f"{name} (here)", f"{top1['mean']:.1%} ± {top1['sd']:.1%}".replace("%", ""), f"{_MEAN}, {views}")
     rows = [*PUBLISHED, own]

@@ -1,23 +1,23 @@
-"""How the models of several folds were trained: what they share, and what differs."""
+"""Compare how the models of several folds were trained."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from video_module.tables import pluralize
 
-# Another seed is the same recipe, and the others decide how fast a run goes. A probe chooses its own C in each fold.
+# Settings that may differ: the seed, those that only affect speed, and C, which a probe chooses in each fold.
 _FREE = (
     *("seed", "batch_size", "checkpoint_activations", "compile", "deterministic", "save_every"),
     *("max_failed_share", "min_precision", "C"),
 )
-# Sources stay whole, so the share of the validation videos is not the same in all folds.
+# Recordings are not divided, so the share of validation videos differs slightly between folds.
 _SHARE_TOLERANCE = 0.05
 _UNKNOWN = "not recorded"
 _RECORDED = ("num_train_videos", "num_val_videos", "epoch", "program_version")
 
 
 def combine_training(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a summary of folds records of their training: settings that all share, and for each fold what may differ."""
+    """Summarise the training of several folds: the settings that all share, and the values of each fold."""
     records = [result["training"] or {} for result in results]
     settings = [record.get("settings", {}) for record in records]
     return {
@@ -33,7 +33,7 @@ def combine_training(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _epoch_chosen_by(records: Sequence[dict[str, Any]]) -> str | None:
-    """None where it is unknown or differs, and for probes, which have no epochs."""
+    """Return how the epoch was chosen. None if unknown or different, and for probes, which have no epochs."""
     numbers = [record.get("num_val_videos") for record in records]
     if None in numbers or any(record["settings"].get("probe") for record in records):
         return None
@@ -43,9 +43,9 @@ def _epoch_chosen_by(records: Sequence[dict[str, Any]]) -> str | None:
 
 
 def find_differences(results: Sequence[dict[str, Any]]) -> str | None:
-    """The settings in which the models of the folds differ, with the value of each fold; None if all agree.
+    """List the settings that differ between the folds, with the value of each fold. None if all agree.
 
-    Folds whose settings are unknown are left out.
+    Folds with unknown settings are left out.
     """
     records = [result["training"] for result in results if result["training"]]
     settings = [record["settings"] | {"program_version": record["program_version"]} for record in records]
@@ -53,7 +53,7 @@ def find_differences(results: Sequence[dict[str, Any]]) -> str | None:
     for key in dict.fromkeys(key for own in settings for key in own if key not in _FREE):
         values = [own.get(key, _UNKNOWN) for own in settings]
         if any(value != values[0] for value in values):
-            # Class weights are a number for each class
+            # Lists, such as class weights, are too long to show
             shown = "" if any(isinstance(value, list) for value in values) else f" {', '.join(map(str, values))}"
             differences.append(f"{key}{shown}")
     shares = [_val_share(record) for record in records]
@@ -68,7 +68,7 @@ def _val_share(record: dict[str, Any]) -> float | None:
 
 
 def describe_training(training: dict[str, Any]) -> str | None:
-    """A sentence on what the models of all folds were trained on, and how the epoch was chosen; None if unknown."""
+    """Describe what the models of all folds were trained on, and how the epoch was chosen. None if unknown."""
     settings = training["settings"]
     num_train, num_val = (count_videos(training[key]) for key in ("num_train_videos", "num_val_videos"))
     if settings.get("probe"):
@@ -87,7 +87,7 @@ def describe_training(training: dict[str, Any]) -> str | None:
 
 
 def count_videos(numbers: Sequence[int | None]) -> str | None:
-    """One number if all folds have the same, else each fold's; None if one is unknown."""
+    """Format one number if it is equal for all folds, else the number of each. None if one is unknown."""
     if None in numbers:
         return None
     return " / ".join(f"{number:,}" for number in (numbers[:1] if len(set(numbers)) == 1 else numbers))

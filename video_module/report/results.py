@@ -1,4 +1,4 @@
-"""Write and read the files of test_model.py: figures, predictions, confusion."""
+"""Write and read the files of test_model.py: figures, predictions and confusion matrix."""
 
 import csv
 import io
@@ -28,38 +28,37 @@ FIGURES = {
     "log_loss": "log-loss",
     "ece": "calibration error (ECE)",
 }
-"""The figures that X_results.json always holds, with their names in tables; shown_figures() says which to show."""
+"""Figures that X_results.json always contains, with their names in tables. shown_figures() selects from them."""
 WINDOW_FIGURES = {"window_mean_class_accuracy": "mean class accuracy per window"}
-"""What it also holds if windows were scored, as the original project did."""
+"""Further figures if windows were scored, as the original project did."""
 
-# Of X_predictions.csv; one column for each class follows.
+# Columns of X_predictions.csv, followed by one for each class.
 _PREDICTION_COLUMNS = ["video", "label", "prediction", "score", "source"]
 _NUM_SHOWN = 5
 
 
 def shown_figures(num_classes: int) -> dict[str, str]:
-    """FIGURES without those that say nothing: of five classes or fewer, every label is among the five best."""
+    """Return FIGURES, without top-5 if there are five classes or fewer, because it is then always 1."""
     return {key: title for key, title in FIGURES.items() if key != "video_top5" or num_classes > 5}
 
 
 def results_stem(checkpoint: Path, output_dir: Path | None) -> Path:
-    """The common start of a test's file names: the model's name, in its folder unless `output_dir` is given.
+    """Return the common start of a test's files: the model's name, in its folder unless `output_dir` is given.
 
-    X.pth and X.onnx are usually tested one after the other, so the second one's files are named X_onnx_results.json
-    and so on, and do not replace the first one's.
+    X.pth and X.onnx are often both tested, so the files of X.onnx are named X_onnx_results.json and so on.
     """
     name = checkpoint.stem + ("_onnx" if checkpoint.suffix.lower() == ".onnx" else "")
     return (output_dir or checkpoint.parent) / name
 
 
 def result_paths(stem: Path) -> list[Path]:
-    """The files of write_results()."""
+    """Return the paths that write_results() writes."""
     ends = ("_results.json", "_predictions.csv", "_confusion.csv", "_confusion.png")
     return [stem.with_name(stem.name + end) for end in ends]
 
 
 def shared_name(paths: Sequence[Path]) -> str | None:
-    """The name of what sums up X_results.json files: "x_folds" of x_fold1 and x_fold2, X of one; None if unclear."""
+    """Name the summary of X_results.json files: "x_folds" for x_fold1 and x_fold2, X for one file; None if unclear."""
     names = [path.name.removesuffix("_results.json") for path in paths]
     if len(names) == 1:
         return names[0]
@@ -68,7 +67,7 @@ def shared_name(paths: Sequence[Path]) -> str | None:
 
 
 def format_figures(figures: dict[str, Any]) -> str:
-    """The figures with their intervals as a table, then where the model fails."""
+    """Format the figures and their intervals as a table, followed by the worst classes and confusions."""
     titles = shown_figures(len(figures["per_class"]))
     if "window_top1" in figures:
         titles["clip_top1"] = "clip top-1 (per window, as the original counted)"
@@ -83,10 +82,10 @@ def format_figures(figures: dict[str, Any]) -> str:
         precision = "none" if figures["answer_precision"] is None else f"{figures['answer_precision']:.2f}"
         reached = f"{figures['num_answers']} of {figures['num_videos']} videos reach {figures['min_score']:.2f}"
         lines.append(f"  {reached}, {precision} of these correct; the others are uncertain")
-    num_sources = pluralize(figures["num_sources"], "source")
-    counts = f"{pluralize(figures['num_videos'], 'video')} of {num_sources}, {count_views(figures)}"
+    recordings = pluralize(figures["num_sources"], "recording")
+    counts = f"{pluralize(figures['num_videos'], 'video')} of {recordings}, {count_views(figures)}"
     if any(figures["intervals"].values()):
-        counts += "; in brackets: 95 % intervals, resampled by source"
+        counts += "; in brackets: 95 % intervals, resampled by recording"
     lines.append(f"  {counts}")
     if figures["interval_note"]:
         lines.append(f"  {figures['interval_note']}")
@@ -94,7 +93,7 @@ def format_figures(figures: dict[str, Any]) -> str:
 
 
 def failure_lines(figures: dict[str, Any]) -> list[str]:
-    """Where a model fails: the worst classes, and the most frequent confusions."""
+    """List the worst classes and the most frequent confusions."""
     lines = []
     classes = {name: row for name, row in figures["per_class"].items() if row["support"]}
     if absent := len(figures["per_class"]) - len(classes):
@@ -118,7 +117,7 @@ def failure_lines(figures: dict[str, Any]) -> list[str]:
 
 
 def describe_views(views: dict[str, Any]) -> str:
-    """What a results file records of its views, in words."""
+    """Describe the views of a results file in words."""
     crops = pluralize(views["num_crops"], "crop")
     if views["sampling"] == "windows":
         return f"windows every {views['clip_step']} frames x {crops}"
@@ -126,7 +125,7 @@ def describe_views(views: dict[str, Any]) -> str:
 
 
 def count_views(figures: dict[str, Any]) -> str:
-    """How many views were scored, and, if they are fewer than expected, why."""
+    """Describe how many views were scored, and why if they are fewer than expected."""
     views = figures["views"]
     text = f"{figures['num_clips']:,} views"
     if views["sampling"] == "windows":
@@ -146,7 +145,7 @@ def write_results(
     video_scores: np.ndarray,
     class_names: Sequence[str],
 ) -> list[Path]:
-    """Write <stem>_results.json, _predictions.csv, _confusion.csv and _confusion.png; returns their paths."""
+    """Write <stem>_results.json, _predictions.csv, _confusion.csv and _confusion.png. Returns their paths."""
     assert video_scores.shape == (len(paths), len(class_names))
     results, predictions, table, picture = result_paths(stem)
     write_json(results, figures)
@@ -154,11 +153,11 @@ def write_results(
 
     def prediction_rows() -> Iterator[list[str]]:
         for path, source, label, prediction, scores in zip(paths, sources, labels, best, video_scores, strict=True):
-            # Six digits are what fp32 holds, and keep a table of 51 classes readable in a spreadsheet.
+            # Six digits are the precision of fp32, and stay readable in a spreadsheet with 51 classes.
             score, *rest = (f"{value:.6f}" for value in (scores[prediction], *scores))
             yield [path, class_names[label], class_names[prediction], score, source, *rest]
 
-    # Row by row: as text, the table of many classes would take many times the memory of its numbers.
+    # Written row by row, because as text the whole table would take many times the memory of its numbers.
     _write_csv(predictions, [*_PREDICTION_COLUMNS, *class_names], prediction_rows())
     matrix = confusion_matrix(best, labels, len(class_names))
     rows = ([name, *row.tolist()] for name, row in zip(class_names, matrix, strict=True))
@@ -176,9 +175,9 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Read an X_results.json, for comparing it with others.
+    """Read an X_results.json to compare it with others.
 
-    Raises InputError if it is missing, damaged, no such file, or of a version that recorded less.
+    Raises InputError if it is missing, damaged, another kind of file, or from a version that recorded less.
     """
     if path.is_file() and path.suffix != ".json":
         raise InputError(f"{path}: not a results file of test_model.py; expected X_results.json")
@@ -189,7 +188,7 @@ def read_results(path: Path) -> dict[str, Any]:
         for key in FIGURES:
             if not math.isfinite(figures[key]):
                 raise ValueError(f"{key} is {figures[key]}")
-        # Reading them is the check: what is missing or of the wrong kind raises one of the errors below.
+        # Access these values only to raise an error if one is missing or of the wrong type.
         figures["model"], describe_views(figures["views"]), figures["split_digest"], figures["per_class_accuracy"]
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
@@ -198,15 +197,15 @@ def read_results(path: Path) -> dict[str, Any]:
     needed = ("protocol", "fold", "split", "weights", "precision", "clip", "num_sources", "train_overlap")
     if missing := [key for key in needed if key not in figures]:
         raise InputError(f"{path}: written by an older version, without {missing[0]}; run test_model.py again")
-    # Results of earlier versions lack these
+    # Results of earlier versions do not have these keys
     return dict.fromkeys(("num_folds", "folds_digest", "training", "checkpoint_digest")) | figures
 
 
 def leak_states(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Whether each test shares videos with its model's training: "none", "allowed" (by --allow_leak) or "unknown".
+    """Return whether each test shares videos with its model's training: "none", "allowed" (--allow_leak) or "unknown".
 
-    It is unknown where the model file records no training videos, and where it records their sources alone and some are
-    shared, as official folds do.
+    It is unknown if the model file records no training videos, or if it records only their recordings and some of these
+    are shared, as in official folds.
     """
     states = []
     for result in results:
@@ -221,7 +220,7 @@ def leak_states(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def describe_leaks(states: Sequence[str], names: Sequence[str]) -> list[str]:
-    """A line for each test of leak_states(), by its name, that is not known to be clean; the unknown ones in one."""
+    """Describe the tests with a leak in a line each, by name, and those with unknown leaks in one line."""
     lines = [
         f"{name} was tested with --allow_leak on videos its model was trained on"
         for name, state in zip(names, states, strict=True)
@@ -234,7 +233,7 @@ def describe_leaks(states: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def list_names(names: Sequence[str]) -> str:
-    """Join names, with one noun for all: "folds 1, 2 and 3" of "fold 1", "fold 2" and "fold 3"."""
+    """Join names, and their noun if it is the same: "fold 1", "fold 2", "fold 3" become "folds 1, 2 and 3"."""
     nouns = {name.partition(" ")[0] for name in names}
     *others, last = names
     if not others:
@@ -246,15 +245,15 @@ def list_names(names: Sequence[str]) -> str:
 
 
 def read_predictions(results_path: Path, figures: dict[str, Any]) -> list[dict[str, Any]]:
-    """Read the X_predictions.csv beside an X_results.json that holds `figures`: a row for each video.
+    """Read the X_predictions.csv beside an X_results.json with these `figures`. Returns a row for each video.
 
-    A row's "scores" are those of all classes, float64 (num_classes,); its other cells are text. Raises InputError if it
-    is missing, not a table with these columns, or of another run than the figures.
+    "scores" of a row is float64 (num_classes,), its other values are text. Raises InputError if the file is missing,
+    does not have the expected columns, or is from another run than the figures.
     """
     if not results_path.name.endswith("_results.json"):
         raise InputError(f"{results_path}: expected a file named X_results.json beside its X_predictions.csv")
     path = results_path.with_name(results_path.name.removesuffix("_results.json") + "_predictions.csv")
-    # Not a DictReader: a class may be called "score", and its column would replace the one that is wanted.
+    # csv.DictReader would confuse the column "score" with that of a class called "score".
     header, *lines = list(csv.reader(io.StringIO(read_text(path), newline=""))) or [[]]
     width = len(_PREDICTION_COLUMNS)
     if header[:width] != _PREDICTION_COLUMNS or any(len(line) != len(header) for line in lines):

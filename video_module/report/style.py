@@ -1,4 +1,4 @@
-"""The style of all charts (matplotlib, no window): readable at README width and when printed in grey."""
+"""The style of all charts (matplotlib, without a window). They are readable at README width and in greyscale."""
 
 import io
 import warnings
@@ -17,7 +17,7 @@ from video_module.files import replacing
 STYLE = {
     "font.size": 9,
     "hatch.linewidth": 0.8,
-    # Class names may contain dollar signs, which matplotlib would take for formulas.
+    # matplotlib would take dollar signs in class names for formulas.
     "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -27,57 +27,57 @@ STYLE = {
     "axes.axisbelow": True,
     "grid.color": "#e4e6e9",
     "grid.linewidth": 0.6,
-    # At 200 dots per inch a figure 8 inches wide stays sharp at README width on high-resolution screens.
+    # At 200 dots per inch, a figure of 8 inches is sharp at README width on high-resolution screens.
     "savefig.dpi": 200,
 }
-# Blue differs from the other two in lightness as well, so bars that touch stay distinct in grey.
+# Blue also differs from the other two in lightness, so adjacent bars are distinct in greyscale.
 BLUE, ORANGE, GREY = "#1f5fa8", "#e08a1e", "#9aa3ad"
 INK = "#444444"
-# A bar for each of 2,000 classes would make a picture higher than matplotlib draws.
+# With 2,000 bars, a picture would be taller than matplotlib can draw.
 MOST_BARS = 400
 
 
 @contextmanager
 def styled(settings: Mapping[str, Any] = STYLE) -> Iterator[None]:
-    """Apply the style, as a decorator of a function that draws or as a block.
+    """Apply the style, as a decorator of a function or as a context manager.
 
-    It goes around everything that draws, because matplotlib reads some settings when axes and texts are made and
+    Use it for both drawing and saving, because matplotlib reads some settings when axes and texts are created and
     others when the figure is saved.
     """
     with warnings.catch_warnings(), matplotlib.rc_context(settings):
-        # Classes may have names in scripts that DejaVu Sans does not cover. The picture then shows boxes, and
-        # matplotlib would print a warning for every missing letter of every label.
+        # For class names in scripts that DejaVu Sans does not cover, the picture shows boxes. matplotlib would print a
+        # warning for every missing letter.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of this size in inches."""
+    """Create an empty figure of this size in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 @styled()
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure in the format that the suffix names."""
+    """Write a figure, in the format of the suffix."""
     with replacing(path) as partial:
         figure.savefig(partial)
 
 
 @styled()
 def to_png(figure: Figure, *, transparent: bool = False) -> bytes:
-    """A figure as the bytes of a PNG file."""
+    """Return a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", transparent=transparent)
     return buffer.getvalue()
 
 
 def abbreviate(text: str, length: int) -> str:
-    """Shorten a long text in the middle: names that begin alike often differ at the end."""
+    """Shorten a long text in the middle, because names with the same beginning often differ at the end."""
     tail = (length - 1) // 3
     return text if len(text) <= length else f"{text[: length - 1 - tail]}…{text[-tail:]}"
 
 
 def text_width(texts: Sequence[str], size: float) -> float:
-    """Width in inches of the longest of the texts, set in `size` points."""
+    """Return the width in inches of the longest text in a font of `size` points."""
     font = FontProperties(size=size)
     return max(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] for text in texts) / 72

@@ -1,4 +1,4 @@
-"""Chart of what happens when in a video."""
+"""Chart of the actions in a video over time."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from video_module.report.style import INK, STYLE, abbreviate, new_figure, styled
 
 _MOST_ROWS = 12
-_BAR_HEIGHT = 0.8  # of a row, for a score of 1
+_BAR_HEIGHT = 0.8  # share of a row, for a score of 1
 
 
 def draw_timeline(
@@ -21,25 +21,25 @@ def draw_timeline(
     width: float = 8,
     ink: str = "black",
 ) -> Figure:
-    """Segments (start_s, end_s, label, score) as bars over time: a row for each label, bars as high as their score.
+    """Draw segments (start_s, end_s, label, score) as bars over time, in a row for each label, as high as their score.
 
     With more than 12 labels, those with the longest total duration get a row each and the others share one. `width` is
-    in inches. `ink` colours the axes and their texts, which must remain readable on a transparent background.
+    in inches. `ink` is the colour of axes and texts, which must be readable on a transparent background.
     """
     row_of, names = _assign_rows(segments)
     parts = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     with styled(STYLE | dict.fromkeys(parts, ink)):
         figure = new_figure(width, 0.95 + 0.32 * len(names))
         axes = figure.subplots()
-        # A faint background as high as a bar with a score of 1.
+        # A faint background shows the height of a score of 1.
         axes.barh(range(len(names)), duration_s, _BAR_HEIGHT, color=ink, alpha=0.06)
         for start, end, label, score in segments:
-            # The y axis points down, so a bar rises from the bottom of its row by a negative height.
+            # The y axis points down, so bars have negative heights.
             bottom, height = row_of[label] + _BAR_HEIGHT / 2, -_BAR_HEIGHT * score
             color = tuple(value / 255 for value in colors[label])
             shape = {"bottom": bottom, "align": "edge", "color": color, "edgecolor": INK, "linewidth": 0.5}
             axes.bar(start, height, end - start, **shape)
-            # The score is written where the bar is wide enough for it: inside high bars, above low ones.
+            # Write the score if the bar is wide enough, inside high bars and above low ones.
             if end - start > 0.4 / width * duration_s:
                 if score >= 0.55:
                     offset, place = 0.04, {"va": "top", "color": "black"}
@@ -55,7 +55,7 @@ def draw_timeline(
 
 
 def _assign_rows(segments: Sequence[tuple[float, float, str, float]]) -> tuple[dict[str, int], list[str]]:
-    """The row of each label, and the rows' names in the order in which their labels first appear."""
+    """Return the row of each label, and the names of rows, in order of first appearance."""
     durations: dict[str, float] = {}
     for start, end, label, _ in segments:
         durations[label] = durations.get(label, 0.0) + end - start
