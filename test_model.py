@@ -119,7 +119,8 @@ def main(argv: list[str] | None = None) -> None:
 
         combined = folds.combine(args.results)
         print(folds.format_folds(combined))
-        write_summary(args, results.shared_name(args.results) or "folds", combined)
+        if path := summary_path(args, results.shared_name(args.results) or "folds"):
+            cli.show_written(folds.write_folds(path, combined))
     elif args.compare:
         from video_module.report import comparison, results
 
@@ -127,7 +128,9 @@ def main(argv: list[str] | None = None) -> None:
         print(comparison.format_comparison(compared))
         half = len(args.compare) // 2
         names = [results.shared_name(paths) for paths in (args.compare[:half], args.compare[half:])]
-        write_summary(args, "comparison" if None in names else "_vs_".join(names), compared)
+        if path := summary_path(args, "comparison" if None in names else "_vs_".join(names)):
+            write_json(path, compared)
+            cli.show_written([path])
     else:
         check_paths(args)
         from video_module.engine.distributed import join_group
@@ -136,13 +139,14 @@ def main(argv: list[str] | None = None) -> None:
             evaluate(args, group, sys.argv[1:] if argv is None else argv)
 
 
-def write_summary(args: argparse.Namespace, name: str, content: dict[str, Any]) -> None:
-    if args.output_dir:
-        path = args.output_dir / f"{name}.json"
-        if path.is_file():
-            print(f"note: replaced {path} of an earlier summary")
-        write_json(path, content)
-        cli.show_written([path])
+def summary_path(args: argparse.Namespace, name: str) -> Path | None:
+    """Where to write a summary; None if it is only printed."""
+    if not args.output_dir:
+        return None
+    path = args.output_dir / f"{name}.json"
+    if path.is_file():
+        print(f"note: replaced {path} of an earlier summary")
+    return path
 
 
 def evaluate(args: argparse.Namespace, group: "Group", argv: Sequence[str]) -> None:

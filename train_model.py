@@ -173,15 +173,12 @@ def test_fold(args: argparse.Namespace, group: "Group") -> None:
 
 def show_folds(args: argparse.Namespace, runs: list[argparse.Namespace]) -> None:
     """Print the results of all folds together, and write them beside the checkpoints."""
-    from video_module.files import write_json
     from video_module.report import folds
     from video_module.report.results import result_paths, results_stem
 
     combined = folds.combine([result_paths(results_stem(run.save_path, None))[0] for run in runs])
     print(f"\n{folds.format_folds(combined)}")
-    path = args.save_path.with_name(f"{args.save_path.stem}_folds.json")
-    write_json(path, combined)
-    cli.show_written([path])
+    cli.show_written(folds.write_folds(args.save_path.with_name(f"{args.save_path.stem}_folds.json"), combined))
 
 
 def weights_of(args: argparse.Namespace) -> str:

@@ -72,7 +72,9 @@ def test_each_fold_leaves_its_files_and_all_of_them_a_row(all_folds, data):
     assert together["training"]["settings"]["num_epochs"] == 1
     assert (together["warnings"], together["leaks"]) == ([], ["none", "none"])
     assert "pooled" in printed
-    assert printed.endswith(f"wrote\n  {folder / 'x_folds.json'}\n")
+    written = [folder / f"x_folds{end}" for end in (".json", "_confusion.csv", "_confusion.png")]
+    assert printed.endswith("wrote\n" + "".join(f"  {path}\n" for path in written))
+    assert all(path.is_file() for path in written)
     assert not list(folder.glob(".*"))
 
 

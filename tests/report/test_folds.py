@@ -378,6 +378,10 @@ def test_folds_that_test_every_video_once_are_pooled(tmp_path, capsys):
     assert len(rows["clip top-1"]) == 2 + 2 + 5  # its mean and deviation, and no pooled one
     assert "most confused: run as wave (17 of 50), wave as run (17 of 50)" in printed
     assert "missing" not in printed
+    written = [tmp_path / f"x_folds{end}" for end in (".json", "_confusion.csv", "_confusion.png")]
+    assert printed.splitlines()[-3:] == [f"  {path}" for path in written]
+    assert written[1].read_text().split() == ["label", "\\", "prediction,run,wave", "run,33,17", "wave,17,33"]
+    assert written[2].read_bytes().startswith(b"\x89PNG")
 
 
 def test_pooled_folds_say_which_are_missing(tmp_path, capsys):
@@ -390,6 +394,7 @@ def test_folds_of_official_protocols_are_not_pooled(write, tmp_path):
     paths = write(result(1, 0.74), result(2, 0.72), result(3, 0.76))
     test_model.main(["--results", *paths, "--output_dir", str(tmp_path)])
     assert json.loads((tmp_path / "folds.json").read_text())["pooled"] is None
+    assert not list(tmp_path.glob("*_confusion.*"))
 
 
 @pytest.mark.parametrize(

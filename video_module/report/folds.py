@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from video_module.errors import InputError
-from video_module.report.metrics import summarise
+from video_module.files import write_json
+from video_module.report.metrics import confusion_matrix, summarise
 from video_module.report.published import format_published, why_not_comparable
 from video_module.report.recipes import combine_training, describe_training, find_differences
 from video_module.report.results import (
@@ -21,6 +22,7 @@ from video_module.report.results import (
     read_predictions,
     read_results,
     shown_figures,
+    write_confusion,
 )
 from video_module.tables import align, pluralize
 
@@ -66,6 +68,21 @@ def combine(paths: Sequence[Path]) -> dict[str, Any]:
         "comparable_with_published": reason is None,
         "not_comparable_because": reason,
     }
+
+
+def write_folds(path: Path, combined: dict[str, Any]) -> list[Path]:
+    """Write the result of combine() and, for pooled folds, X_confusion.csv and .png. Returns the paths."""
+    write_json(path, combined)
+    pooled = combined["pooled"]
+    if not pooled:
+        return [path]
+    class_names = list(pooled["per_class"])
+    results = [Path(result) for result in combined["results"]]
+    rows = _pooled_rows(results, [read_results(result) for result in results])
+    labels, best = (_indices(rows, key, class_names) for key in ("label", "prediction"))
+    matrix = confusion_matrix(best, labels, len(class_names))
+    title = f"{combined['model']}, {len(results)} folds: video top-1 {pooled['video_top1']:.3f}"
+    return [path, *write_confusion(path.with_suffix(""), matrix, class_names, title=title)]
 
 
 def check_folds(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> None:
@@ -123,20 +140,29 @@ def _pool(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> dict[str,
     for these models: they do not cover how other folds or another training run would change the figures. Raises
     InputError if predictions are missing, or a video is in two folds.
     """
-    rows = [row for path, result in zip(paths, results, strict=True) for row in read_predictions(path, result)]
-    if twice := [video for video, count in Counter(row["video"] for row in rows).items() if count > 1]:
-        raise InputError(f"{paths[0]} and the others: {twice[0]} is tested in two folds; run test_model.py again")
-    class_names = results[0]["classes"]
+    rows, class_names = _pooled_rows(paths, results), results[0]["classes"]
     scores = np.stack([row["scores"] for row in rows])
-    best = np.array([class_names.index(row["prediction"]) for row in rows])
+    labels, best = (_indices(rows, key, class_names) for key in ("label", "prediction"))
     # The best two classes may be equal in the table's six digits, so make the predicted one the best.
     scores[np.arange(len(rows)), best] = np.minimum(scores[np.arange(len(rows)), best] + 1e-9, 1)
-    labels = np.array([class_names.index(row["label"]) for row in rows])
     sources = [row["source"] for row in rows]
     pooled = summarise(list(scores[:, None]), scores, labels, class_names, sources=sources, cross_validated=True)
     # The table has no scores of single clips.
     del pooled["clip_top1"], pooled["intervals"]["clip_top1"], pooled["num_clips"]
     return pooled
+
+
+def _pooled_rows(paths: Sequence[Path], results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the predictions of all folds. Raises InputError if a video is in two folds."""
+    rows = [row for path, result in zip(paths, results, strict=True) for row in read_predictions(path, result)]
+    if twice := [video for video, count in Counter(row["video"] for row in rows).items() if count > 1]:
+        raise InputError(f"{paths[0]} and the others: {twice[0]} is tested in two folds; run test_model.py again")
+    return rows
+
+
+def _indices(rows: Sequence[dict[str, Any]], key: str, class_names: Sequence[str]) -> np.ndarray:
+    """Return the class index of each row's label or prediction."""
+    return np.array([class_names.index(row[key]) for row in rows])
 
 
 def _difference(value: Any, other: Any) -> tuple[Any, Any]:

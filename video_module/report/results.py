@@ -147,7 +147,7 @@ def write_results(
 ) -> list[Path]:
     """Write <stem>_results.json, _predictions.csv, _confusion.csv and _confusion.png. Returns their paths."""
     assert video_scores.shape == (len(paths), len(class_names))
-    results, predictions, table, picture = result_paths(stem)
+    results, predictions, *_ = result_paths(stem)
     write_json(results, figures)
     best = video_scores.argmax(axis=1)
 
@@ -160,11 +160,17 @@ def write_results(
     # Written row by row, because as text the whole table would take many times the memory of its numbers.
     _write_csv(predictions, [*_PREDICTION_COLUMNS, *class_names], prediction_rows())
     matrix = confusion_matrix(best, labels, len(class_names))
+    title = f"{figures['model']}: video top-1 {figures['video_top1']:.3f}"
+    return [results, predictions, *write_confusion(stem, matrix, class_names, title=title)]
+
+
+def write_confusion(stem: Path, matrix: np.ndarray, class_names: Sequence[str], *, title: str) -> list[Path]:
+    """Write <stem>_confusion.csv and _confusion.png. Returns their paths."""
+    *_, table, picture = result_paths(stem)
     rows = ([name, *row.tolist()] for name, row in zip(class_names, matrix, strict=True))
     _write_csv(table, ["label \\ prediction", *class_names], rows)
-    title = f"{figures['model']}: video top-1 {figures['video_top1']:.3f}"
     save(draw_confusion(matrix, class_names, title=title), picture)
-    return [results, predictions, table, picture]
+    return [table, picture]
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
