@@ -5,6 +5,7 @@ import torch
 
 from video_module.engine.device import choose_device, choose_kernels, choose_precision, is_convolutional, scoring
 from video_module.errors import InputError
+from video_module.models import window_attention
 from video_module.models.registry import MODELS, get_spec
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -32,6 +33,7 @@ def test_a_gpu_becomes_the_current_one(device, index, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(window_attention, "triton", None)
     assert choose_device(device) == torch.device("cuda", index)
     assert current == [index]
     with pytest.raises(InputError, match="only 2 GPUs"):

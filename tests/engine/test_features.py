@@ -1,11 +1,13 @@
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from video_module.config import ClipConfig
+from video_module.data.dataset import EvaluationViews, Views
 from video_module.data.records import VideoRecord
 from video_module.engine import features
 from video_module.engine.features import LocatedVideo, compute_features, expose_features, network_digest
@@ -72,6 +74,15 @@ def test_a_mirror_image_is_mirrored(tmp_path, embed):
         [LocatedVideo(path=tmp_path / "half.avi", record=record, may_flip=True)], tmp_path, embed
     )
     assert plain[0, 1] > 180 and mirrored[0, 1] < 20
+
+
+def test_clips_are_those_that_evaluation_takes_where_frames_are_not_evenly_spaced():
+    clip = ClipConfig(num_frames=4, target_fps=5, resize=16, crop=16)
+    edges = [0.02 * number for number in range(51)] + [1 + 0.1 * number for number in range(1, 51)]
+    record = VideoRecord(path="v.mp4", label="a", source="v", num_frames=100, fps=100 / 6, edges_s=edges)
+    views = Views(num_crops=1)
+    expected = EvaluationViews(Path(), [record], clip, views).clip_indices(0)
+    assert np.array_equal(features._DistinctClips(Path(), [record], clip, views).clip_indices(0), expected)
 
 
 @pytest.mark.parametrize(("num_frames", "expected"), [(7, 1), (8, 1), (9, 2), (12, 3), (13, 4), (60, 4)])

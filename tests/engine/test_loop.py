@@ -22,7 +22,7 @@ from tests.engine.test_step import CPU, four_clips, fp16_trainer, small_config
 from video_module.config import TrainConfig
 from video_module.engine import loop, waiting
 from video_module.engine.checkpoint import load_checkpoint
-from video_module.engine.loop import train_epoch
+from video_module.engine.loop import train_epoch, validate
 from video_module.engine.step import Trainer
 from video_module.errors import InputError
 from video_module.models.recognizer import build_model
@@ -41,6 +41,22 @@ def test_frozen_layers_wait_until_they_are_thawed():
     ]
     assert moved[0] == {"backbone.head.weight", "backbone.head.bias"}
     assert moved[1] == set(states[0])
+
+
+def test_a_network_that_does_not_compile_is_validated(monkeypatch):
+    """Without a running mean, the validated network is the one that was to be compiled."""
+
+    def backend(graph, _):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    config = small_config(compile=True, ema_decay=0)
+    trainer = Trainer(build_model("swin3d_nano", num_classes=4), config, device=CPU, steps_per_epoch=1)
+    clips, labels, _ = four_clips()
+    loader = [(iter([clip]), index) for index, clip in enumerate(clips.numpy())]
+    train_epoch(trainer, [[four_clips()]], 0, num_items=4)
+    row, _ = validate(trainer, loader, labels.tolist())
+    assert math.isfinite(row["val_loss"])
 
 
 def test_mixing_ends_before_the_last_epochs(monkeypatch):

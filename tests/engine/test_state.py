@@ -390,6 +390,42 @@ def test_class_weights_are_not_listed():
     assert find_differences(checkpoint(class_weights=[2.0, 1.0]), weighted) == ["other --class_weights"]
 
 
+def test_a_run_goes_on_in_the_precision_that_auto_chose(unbroken, drawn_data, capsys):
+    """The flag that the message suggests works, though the run was started with --precision auto."""
+    run(drawn_data, unbroken, "--resume", "--precision", "fp32")
+    assert "resuming after epoch 4 of 4" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"trained in fp32, and would continue in bf16; add --precision fp32"):
+        run(drawn_data, unbroken, "--resume", "--precision", "bf16")
+
+
+def test_moments_saved_on_a_gpu_are_those_of_the_same_weights_on_a_cpu():
+    """On CUDA, the convolutions' weights and moments are in channels_last_3d, and the fused AdamW ignores strides."""
+    clip = get_spec("x3d_s").clip_config(clip_len=4, img_size=32)
+    config = TrainConfig(num_epochs=1, effective_batch=2, batch_size=2, mixup=0, cutmix=0, ema_decay=0)
+    batch = torch.randint(0, 256, (2, *clip.shape), dtype=torch.uint8), torch.arange(2), []
+
+    def make() -> Trainer:
+        return Trainer(
+            build_model("x3d_s", num_classes=2, clip=clip), config, device=torch.device("cpu"), steps_per_epoch=3
+        )
+
+    trained = make()
+    trained.train_step([batch])
+    state = copy.deepcopy(capture(trained))
+    for moments in state["optimizer"]["state"].values():
+        for name, value in moments.items():
+            if value.ndim == 5:
+                moments[name] = value.to(memory_format=torch.channels_last_3d)
+    resumed = make()
+    restore(resumed, state)
+    for trainer in (trained, resumed):
+        trainer.train_step([batch], step=1)
+    assert all(
+        torch.equal(value, other)
+        for value, other in zip(trained.model.parameters(), resumed.model.parameters(), strict=True)
+    )
+
+
 def test_a_new_run_can_start_from_a_finished_one(unbroken, drawn_data, tmp_path):
     """It starts from the best epoch, including the head, as the message that refuses a longer run suggests."""
     path = tmp_path / "more.pth"

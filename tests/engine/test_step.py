@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from video_module.config import AUTO, TrainConfig
+from video_module.engine.state import capture, restore
 from video_module.engine.step import Trainer
 from video_module.errors import InputError
 from video_module.models.recognizer import build_model
@@ -97,6 +98,36 @@ def test_where_compiling_fails_training_goes_on_without_it(where, monkeypatch, c
     assert torch.equal(*losses)
     assert capsys.readouterr().out.count("torch.compile failed (no compiler): continuing without it") == 1
     assert all(torch.equal(v, trainer.model.state_dict()[k]) for k, v in plain.model.state_dict().items())
+
+
+@pytest.mark.parametrize("message", ["", "\n"])
+def test_a_compiler_that_fails_without_a_word_is_named_by_its_error(message, monkeypatch, capsys):
+    def backend(graph, _):
+        raise AssertionError(message)
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    trainer_of(compile=True).train_step([four_clips()])
+    assert "torch.compile failed (AssertionError): continuing without it" in capsys.readouterr().out
+
+
+def test_compiling_may_still_fail_when_the_backbone_is_thawed(monkeypatch, capsys):
+    """In frozen epochs, the blocks are not compiled, so these do not show that compiling works."""
+    works = []
+
+    def backend(graph, _):
+        if not works:
+            raise RuntimeError("no compiler")
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    trainer = trainer_of(compile=True, freeze_epochs=1)
+    trainer.set_mode(0)
+    works.append(1)  # the patch embedding compiles, and then the compiler is gone
+    trainer.train_step([four_clips()])
+    works.clear()
+    trainer.set_mode(1)
+    trainer.train_step([four_clips()], 1)
+    assert "torch.compile failed (no compiler)" in capsys.readouterr().out
 
 
 def test_each_part_is_compiled_once_for_full_passes_alone(monkeypatch):
@@ -232,6 +263,28 @@ def test_auto_takes_a_whole_batch_of_small_clips(capsys):
     trainer.train_step([four_clips()])
     assert trainer.micro_batch == 16
     assert "--batch_size auto: 16 clips at once per process, 64 per step" in capsys.readouterr().out
+
+
+def test_no_pass_takes_more_clips_than_a_batch_has():
+    """Only passes of micro_batch clips run compiled code, so with a larger number none would."""
+    trainer = trainer_of(batch_size=64, effective_batch=24)  # read as two batches of 12
+    assert trainer.micro_batch == trainer.largest_batch == 12
+    state = capture(trainer) | {"micro_batch": 16}  # of a run with fewer processes
+    automatic = trainer_of(batch_size=AUTO, effective_batch=24)
+    restore(automatic, state)
+    assert automatic.micro_batch == 12
+
+
+def test_auto_searches_again_when_the_backbone_is_thawed():
+    """A frozen network keeps no activations, so far more clips fit."""
+    trainer = trainer_of(batch_size=AUTO, freeze_epochs=1)
+    trainer.set_mode(0)
+    trainer.train_step([four_clips()])
+    assert trainer.micro_batch and capture(trainer)["micro_batch"] is None
+    trainer.set_mode(1)
+    assert trainer.micro_batch is None
+    trainer.train_step([four_clips()], 1)
+    assert trainer.micro_batch and capture(trainer)["micro_batch"] == trainer.micro_batch
 
 
 def test_blocks_computed_again_give_the_same_gradients_with_drop_path():

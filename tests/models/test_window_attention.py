@@ -1,5 +1,7 @@
 """The kernels on a GPU if there is one, else in Triton's interpreter, which supports fp16 but not bf16."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
@@ -53,6 +55,23 @@ def test_kernels_equal_the_explicit_form(windows, tokens, channels, layout):
     theirs = torch.autograd.grad(expected, inputs[:2], weight)
     ours = torch.autograd.grad(result, inputs[:2], weight.half())
     assert all(difference(a, b) < 2e-3 for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("message", ["Failed to find C compiler.\nPlease set CC", ""])
+def test_without_a_c_compiler_torchs_attention_takes_over(message, monkeypatch, capsys):
+    class Runtime:
+        @property
+        def driver(self):
+            raise RuntimeError(message)
+
+    monkeypatch.setattr(window_attention, "triton", SimpleNamespace(runtime=Runtime()))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    qkv = SimpleNamespace(shape=(2, 64, 3, 2, 32), is_cuda=True, dtype=torch.bfloat16, device="cuda")
+    assert window_attention.is_supported(qkv)
+    window_attention.check_compiler()
+    assert not window_attention.is_supported(qkv)
+    reason = message.partition("\n")[0] or "RuntimeError"
+    assert f"note: Triton does not work ({reason})" in capsys.readouterr().out
 
 
 def test_frozen_biases_have_no_gradient():

@@ -9,6 +9,7 @@ from torch import nn
 
 from video_module.devices import parse_device
 from video_module.errors import InputError
+from video_module.models import window_attention
 
 
 def choose_device(device: str) -> torch.device:
@@ -31,6 +32,7 @@ def choose_device(device: str) -> torch.device:
         raise InputError(f"--device {device}: only {torch.cuda.device_count()} GPUs found, numbered from 0")
     # Events and streams are created on the current GPU, wherever the tensors are.
     torch.cuda.set_device(index)
+    window_attention.check_compiler()
     return torch.device("cuda", index)
 
 

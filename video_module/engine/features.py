@@ -132,10 +132,11 @@ class _DistinctClips(EvaluationViews):
     # still cost four passes.
     def clip_indices(self, index: int) -> np.ndarray:
         video = self.videos[index]
-        room = sampling.last_start(video.num_frames, self.clip, fps=video.fps)
+        times = {"fps": video.fps, "edges_s": video.edges_s}
+        room = sampling.last_start(video.num_frames, self.clip, **times)
         num_clips = min(_MAX_CLIPS, 1 + 4 * room // sampling.clip_span(self.clip, video.fps))
-        starts = sampling.uniform_starts(video.num_frames, self.clip, num_clips, fps=video.fps)
-        return np.stack([sampling.clip_indices(start, video.num_frames, self.clip, fps=video.fps) for start in starts])
+        starts = sampling.uniform_starts(video.num_frames, self.clip, num_clips, **times)
+        return np.stack([sampling.clip_indices(start, video.num_frames, self.clip, **times) for start in starts])
 
 
 @dataclass(frozen=True, kw_only=True)

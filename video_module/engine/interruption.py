@@ -1,13 +1,19 @@
 """Turn Ctrl-C, SIGTERM and a closed terminal into a request to save the state and stop."""
 
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from video_module.errors import STOP_SIGNALS, Interrupted
-from video_module.machine import leave_terminal
+from video_module.machine import leave_terminal, started_by_torchrun
+
+# Slurm and systemd send a signal to all processes of a job. torchrun then passes its own on to the others, which get it
+# twice within moments.
+_REPEAT_S = 5.0
 
 
 class StopRequest:
@@ -27,11 +33,13 @@ class StopRequest:
     def listening(self) -> Iterator["StopRequest"]:
         """Record the first of STOP_SIGNALS that arrives while the block runs; a second one ends the process at once.
 
-        Does nothing outside the main thread, where Python cannot handle signals.
+        Under torchrun, one that follows within five seconds is ignored. Does nothing outside the main thread, where
+        Python cannot handle signals.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
+        noted_s = 0.0
         earlier = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
         def restore() -> None:
@@ -39,8 +47,15 @@ class StopRequest:
                 signal.signal(number, handler)
 
         def note(number: int, _) -> None:
-            self.signal = signal.Signals(number)
-            restore()
+            nonlocal noted_s
+            if self:
+                if time.monotonic() - noted_s > _REPEAT_S:
+                    restore()
+                    os.kill(os.getpid(), number)
+                return
+            self.signal, noted_s = signal.Signals(number), time.monotonic()
+            if not started_by_torchrun():
+                restore()
             if self.signal.name == "SIGHUP":
                 leave_terminal()
             text = "stopping as soon as the state can be saved; press Ctrl-C again to quit without saving"

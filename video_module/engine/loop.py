@@ -292,7 +292,8 @@ def validate(
     def score_or_stop(clips: np.ndarray) -> np.ndarray:
         if stop and trainer.group.world_size == 1:
             raise stop.interrupted()
-        return score_clips(clips)
+        with trainer.compiler(is_full=False):  # without a running mean, the validated network is the compiled one
+            return score_clips(clips)
 
     shard = score_views(
         score_or_stop,

@@ -6,6 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from video_module.config import AUTO
 from video_module.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from video_module.engine.progress import PartialEpoch, Progress
@@ -15,8 +17,9 @@ from video_module.files import move
 
 # Settings that may change when a run is resumed, since they affect only its speed and its end. Each step keeps its
 # clips and its mean loss. A different batch_size changes only dropout and batch norm, the others at most the rounding.
+# Of the precision, the one that was used counts: restore() compares it, because "auto" depends on the device.
 _FREE = (
-    *("batch_size", "checkpoint_activations", "compile", "deterministic"),
+    *("precision", "batch_size", "checkpoint_activations", "compile", "deterministic"),
     *("save_every", "max_failed_share", "patience", "min_precision"),
 )
 # More differences would make the error message unreadable, and the first ones are enough.
@@ -53,7 +56,7 @@ def capture(trainer: Trainer) -> dict[str, Any]:
     state = {
         "step": trainer.step,
         "precision": trainer.precision,
-        "micro_batch": trainer.micro_batch,
+        "micro_batch": None if trainer.is_frozen else trainer.micro_batch,
         "model": _weights(trainer.model),
         "optimizer": trainer.optimizer.state_dict(),
         "schedule": trainer.schedule.state_dict(),
@@ -74,11 +77,15 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.step = state["step"]
     trainer.model.backbone.load_state_dict(state["model"])
     trainer.optimizer.load_state_dict(state["optimizer"])
+    for parameter, moments in trainer.optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            # The fused AdamW requires the memory format of the parameter, and that differs between CUDA and the CPU.
+            moments[name] = torch.empty_like(parameter).copy_(moments[name])
     trainer.schedule.load_state_dict(state["schedule"])
     trainer.scaler.load_state_dict(state["scaler"])
     assert trainer.schedule.last_epoch == trainer.step, "the schedule counts steps, whatever it calls them"
-    if trainer.config.batch_size == AUTO:
-        trainer.micro_batch = state["micro_batch"]
+    if trainer.config.batch_size == AUTO and state["micro_batch"]:
+        trainer.micro_batch = min(state["micro_batch"], trainer.largest_batch)
     if trainer.ema:
         trainer.validated.backbone.load_state_dict(state["ema"])
         trainer.ema.num_averaged = state["num_averaged"]

@@ -79,13 +79,14 @@ class Trainer:
         # Small gradients underflow in fp16. The range of bf16 and fp32 is large enough without scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.step = 0
-        self.micro_batch = None if config.batch_size == AUTO else config.batch_size
+        self.largest_batch = largest_batch(config.effective_batch, self.group.world_size)
+        self.micro_batch = None if config.batch_size == AUTO else min(config.batch_size, self.largest_batch)
         self._is_compiled = self._should_compile() if config.compile is None else config.compile
         if self._is_compiled:
             print("compiling the network in the first step, which takes a minute or two; --no-compile skips this")
             model.compile_for_training()
         self._compiles, self._compiled_works = self._is_compiled, False
-        self._is_reducing = self._is_frozen = False
+        self._is_reducing = self.is_frozen = False
         # The buffers that a forward pass changes, to be restored if the step is abandoned. Most other buffers are
         # constants, such as Swin's position indices, and not worth copying in each step.
         self._statistics = [buffer for name, buffer in model.named_buffers() if name.endswith(STATISTICS)]
@@ -133,7 +134,8 @@ class Trainer:
                     raise InputError(f"--deterministic: {str(error).partition(',')[0]}; leave out the flag") from None
                 self._prepare_retry(error, epoch, step)
             # Retry outside the except block, because the exception's traceback keeps the activations in memory.
-        self._compiled_works = self._compiles
+        has_full_pass = any(len(labels) >= self.micro_batch for _, labels, _ in batches)
+        self._compiled_works |= self._compiles and has_full_pass and not self.is_frozen
 
         # Undo the scaling of fp16 first, so that the gradients are clipped at their true size.
         self.scaler.unscale_(self.optimizer)
@@ -180,7 +182,7 @@ class Trainer:
             seeds = (self.config.seed, epoch, step, self.group.rank, number)
             clips, targets = self._inputs(batches[number], begin, end, epoch=epoch, mix_seed=_seed(*seeds, 0, 0))
             torch.manual_seed(_seed(*seeds, 1, begin))  # dropout and stochastic depth
-            with self._gradient_sync(is_last), self._compiler(is_full=end - begin == self.micro_batch):
+            with self._gradient_sync(is_last), self.compiler(is_full=end - begin == self.micro_batch):
                 with autocast(self.precision, self.device):
                     logits = self._network(clips)
                     loss = self.loss(logits.float(), targets)
@@ -229,7 +231,7 @@ class Trainer:
         num_clips = self.config.num_epochs * self.steps_per_epoch * self.config.effective_batch
         return self.device.type == "cuda" and self.model.compiles_in_parts and num_clips >= _CLIPS_WORTH_COMPILING
 
-    def _compiler(self, *, is_full: bool) -> AbstractContextManager:
+    def compiler(self, *, is_full: bool) -> AbstractContextManager:
         """Return the context of a pass, which runs compiled code only for full passes and if compiling works.
 
         Code is compiled for one number of clips; the smaller passes are not worth another compilation.
@@ -265,7 +267,8 @@ class Trainer:
         compiles = self._compiles and not self._compiled_works and not self._is_reducing
         if not compiles or not isinstance(error, Exception) or isinstance(error, InputError):
             raise error
-        reason = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
+        inner = getattr(error, "inner_exception", error)
+        [reason, *_] = str(inner).strip().splitlines() or [type(inner).__name__]
         tqdm.write(f"torch.compile failed ({reason}): continuing without it")
         self._compiles = False
 
@@ -276,11 +279,10 @@ class Trainer:
 
     def _find_micro_batch(self) -> int:
         """Return the most clips that fit through the network at once, at most a batch."""
-        most = largest_batch(self.config.effective_batch, self.group.world_size)
         if self.device.type == "cuda":
-            size = memory.micro_batch_on_cuda(self._try_pass, most, self.device)
+            size = memory.micro_batch_on_cuda(self._try_pass, self.largest_batch, self.device)
         else:
-            size = memory.micro_batch_on_cpu(self.model.clip, most)
+            size = memory.micro_batch_on_cpu(self.model.clip, self.largest_batch)
         if size == 0 and not self.config.checkpoint_activations:
             tqdm.write("memory is tight even with one clip; --checkpoint_activations saves memory")
         size = max(1, size)
@@ -307,7 +309,7 @@ class Trainer:
         statistics = self._copy_statistics()
         try:
             clips = torch.zeros(size, *self.model.clip.shape, device=self.device)
-            with autocast(self.precision, self.device), self._compiler(is_full=False):
+            with autocast(self.precision, self.device), self.compiler(is_full=False):
                 loss = network(clips).float().sum() * 0
             self.scaler.scale(loss).backward()
         finally:
@@ -336,8 +338,10 @@ class Trainer:
         is_frozen = epoch < self.config.freeze_epochs
         self.model.train(not is_frozen)
         self.model.head.train()
-        if is_frozen != self._is_frozen:
-            self._is_frozen = is_frozen
+        if is_frozen != self.is_frozen:
+            self.is_frozen = is_frozen
+            if self.config.batch_size == AUTO:
+                self.micro_batch = None  # a frozen network takes far less memory, so search again
             head = {id(parameter) for parameter in self.model.head.parameters()}
             for parameter in self.model.backbone.parameters():
                 parameter.requires_grad_(not is_frozen or id(parameter) in head)

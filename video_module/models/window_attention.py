@@ -20,6 +20,20 @@ _PADDING = 64
 """The bias is padded to a multiple of this many tokens, so that no block reads past the end and rows are aligned."""
 
 
+def check_compiler() -> None:
+    """Make is_supported() return False, and say so, if Triton cannot compile. It takes a C compiler for that."""
+    global triton
+    try:
+        if triton is not None:
+            triton.runtime.driver.active  # compiles a small C library at its first use  # noqa: B018
+    except Exception as error:
+        [reason, *_] = str(error).strip().splitlines() or [type(error).__name__]
+        print(
+            f"note: Triton does not work ({reason}), so Swin runs torch's slower attention; a C compiler may be missing"
+        )
+        triton = None
+
+
 def is_supported(qkv: Tensor) -> bool:
     """Return whether the kernels support `qkv`, (windows, tokens, 3, heads, channels of a head)."""
     channels = qkv.shape[-1]
