@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_config_arguments(parser.add_argument_group("segments"), TimelineConfig)
     save = parser.add_argument_group(
         "outputs",
-        "With several videos or a folder, these flags name folders, except --save_annotations and --save_jsonl.",
+        "With several videos, a folder or -, these flags name folders, except --save_annotations and --save_jsonl.",
     )
     save.add_argument("--save_json", type=Path, help="scores, segments and windows")
     save.add_argument("--save_csv", type=Path, help="one row per window")
