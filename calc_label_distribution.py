@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--frame_stride", type=cli.positive_int, help="step between the frames of a clip (default: the model's)"
     )
-    parser.add_argument("--target_fps", type=cli.positive_float, help="as for train_model.py (default: the model's)")
+    parser.add_argument("--target_fps", type=cli.target_fps, help="as for train_model.py (default: the model's)")
     parser.add_argument(
         "--clip_step", "--step", type=cli.positive_int, help="frames from one clip to the next (default: half a clip)"
     )

@@ -45,7 +45,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--top_k", type=cli.positive_int, default=5, help="number of classes to show")
     cli.add_config_arguments(parser.add_argument_group("segments"), TimelineConfig)
-    save = parser.add_argument_group("outputs (folders if there are several videos)")
+    save = parser.add_argument_group(
+        "outputs",
+        "With several videos, a folder or -, these flags name folders, except --save_annotations and --save_jsonl.",
+    )
     save.add_argument("--save_json", type=Path, help="scores, segments and windows")
     save.add_argument("--save_csv", type=Path, help="one row per window")
     save.add_argument("--save_vtt", type=Path, help="segments as WebVTT subtitles")

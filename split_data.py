@@ -77,8 +77,13 @@ def add_split_flags(parser: argparse.ArgumentParser) -> None:
     add("--splits_dir", type=Path, help="folder with the official split files, or an archive of them")
     add("--fold", choices=FOLDS, help="official fold; all: write <output_dir>/fold1 to fold3 (default: 1)")
     add("--num_folds", type=cli.positive_int, help="cross-validate: <output_dir>/fold1, …; each video is tested once")
-    add("--val_fraction", type=cli.fraction, default=0.2, help="share of all videos (official: of the train side)")
-    add("--test_fraction", type=cli.fraction, help="share of all videos; not with --num_folds (default: 0.1)")
+    add(
+        "--val_fraction",
+        type=cli.fraction,
+        default=0.2,
+        help="share of all videos for val (official folds: of their training side)",
+    )
+    add("--test_fraction", type=cli.fraction, help="share of all videos for test; not with --num_folds (default: 0.1)")
     add(
         "--groups",
         type=Path,

@@ -33,8 +33,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--fold",
         metavar="{all,1,2,…}",
-        help="train and test on this fold, <data_dir>/fold1 for 1, saved as <save_path>_fold1; all: every fold, with "
-        "a summary",
+        help="train and test on one fold: 1 reads <data_dir>/fold1 and writes <save_path>_fold1; all: every fold, "
+        "with a summary",
     )
     parser.add_argument(
         "--train_dir", type=Path, help="training videos, one subfolder per class (default: <data_dir>/train)"
@@ -52,7 +52,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--list_models", action="store_true", help="list the architectures with their cost, clips and weights, and exit"
     )
     parser.add_argument(
-        "--weights", help="initial weights: name of published weights, a file, or none (default: the model's first)"
+        "--weights",
+        help="initial weights: name of published weights, a file, or none (default: the model's first published "
+        "weights, or none)",
     )
     parser.add_argument(
         "--probe",

@@ -20,7 +20,10 @@ PAGES = [*SHOWN, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.is_file())
 BENCHMARKS = ("loader", "train", "gpu", "predict", "video", "zoo", "recipe", "probe")
 # Flags of pip, pytest, torchrun and tests/web/load.py.
-FOREIGN_FLAGS = {"--dist", "--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--requests"}
+FOREIGN_FLAGS = {
+    *("--dist", "--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--shutdown_timeout"),
+    "--requests",
+}
 
 
 def read(path: Path) -> str:
@@ -74,6 +77,15 @@ def test_code_blocks_are_from_examples(page):
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_every_example_is_in_the_docs(example):
     assert any(is_part_of(code, example) for page in SHOWN for code in blocks(read(page)))
+
+
+def test_packages_for_serving_have_the_bounds_of_requirements():
+    known = read(ROOT / "requirements.txt").splitlines()
+    packages = shlex.split(read(ROOT / "examples" / "install_serving.sh"), comments=True)
+    bounded = [package for package in packages if re.search(r"[<>=]", package)]
+    assert bounded
+    for package in bounded:
+        assert any(line.partition("#")[0].strip() == package for line in known), package
 
 
 def help_texts() -> list[str]:

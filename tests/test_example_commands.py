@@ -42,7 +42,7 @@ WRITES = {
     "from_probe.sh": ("doors_tuned.pth",),
     "recordings.sh": ("data/split.json", "data_clips"),
     "label_with_model.sh": ("found.csv", "more_data/split.json"),
-    "few_videos.sh": ("folds/fold2/split.json", "doors_fold1_results.json", "doors_fold2_results.json"),
+    "few_videos.sh": ("doors_fold1_results.json", "doors_fold2_results.json", "all_data/split.json", "doors.pth"),
     "audit.sh": (),
     "look.sh": ("label_distribution.png", "examples.png", "weights.json", "sheet.png"),
     "compare.sh": (),

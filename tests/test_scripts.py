@@ -112,12 +112,12 @@ def test_a_bad_value_gets_no_suggestion(capsys):
     assert capsys.readouterr().err == expected
 
 
-def test_target_fps_zero_disables_the_models_frame_rate(capsys):
-    import train_model
-
-    assert [train_model.parse_args(["--target_fps", text]).target_fps for text in ("0", "12.5")] == [0.0, 12.5]
+@pytest.mark.parametrize("name", ["train_model", "calc_label_distribution"])
+def test_target_fps_zero_disables_the_models_frame_rate(name, capsys):
+    script = importlib.import_module(name)
+    assert [script.parse_args(["--target_fps", text]).target_fps for text in ("0", "12.5")] == [0.0, 12.5]
     with pytest.raises(SystemExit, match="2"):
-        train_model.parse_args(["--target_fps", "-1"])
+        script.parse_args(["--target_fps", "-1"])
     assert "must be positive, got -1" in capsys.readouterr().err
 
 

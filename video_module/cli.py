@@ -122,6 +122,11 @@ def positive_float(text: str) -> float:
     return _checked(value := float(text), is_allowed=0 < value < math.inf, rule="be positive")
 
 
+def target_fps(text: str) -> float:
+    """argparse type for a frame rate; 0 keeps the rate of each file."""
+    return 0.0 if text == "0" else positive_float(text)
+
+
 def fraction(text: str) -> float:
     """argparse type for shares: 0 <= value < 1."""
     return _checked(value := float(text), is_allowed=0 <= value < 1, rule="be at least 0 and below 1")
@@ -137,16 +142,12 @@ def add_clip_arguments(parser: argparse.ArgumentParser) -> argparse._ActionsCont
     clip.add_argument("--frame_stride", type=positive_int, help="step between the frames of a clip")
     clip.add_argument(
         "--target_fps",
-        type=_target_fps,
+        type=target_fps,
         help="frame rate that all videos are resampled to, in frames/s; --frame_stride and --clip_step count frames "
         "at this rate; 0: keep the rate of each file",
     )
     clip.add_argument("--img_size", type=positive_int, help="side of the square input, in pixels")
     return clip
-
-
-def _target_fps(text: str) -> float:
-    return 0.0 if text == "0" else positive_float(text)
 
 
 def prepare_process(*, has_workers: bool = False) -> None:
