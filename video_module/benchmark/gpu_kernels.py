@@ -1,6 +1,7 @@
 """The part `kernels` of `benchmark gpu`, which measures Swin's window attention now and in its old form."""
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -36,8 +37,8 @@ class AttentionAsItWas(ShiftedWindowAttention3d):
         assert all(length % extent == 0 for length, extent in zip(size, window, strict=True)), (size, window)
         if any(shift):
             x = torch.roll(x, shifts=[-offset for offset in shift], dims=(1, 2, 3))
-        x = _to_windows(x, window)
-        windows, tokens = x.shape[1:3]
+        x, tokens = _to_windows(x, window), math.prod(window)
+        windows = x.shape[1] // tokens
         q, k, v = self.qkv(x).view(-1, windows, tokens, 3, heads, c // heads).permute(3, 0, 1, 4, 2, 5)
         index = self.relative_position_index[:tokens, :tokens]
         bias = F.embedding(index, self.relative_position_bias_table).permute(2, 0, 1)
@@ -62,7 +63,7 @@ def _regions(size: Size3, window: Size3, shift: Size3, device: torch.device) -> 
         if offset:
             axis[-extent:-offset], axis[-offset:] = 1, 2
         numbers = numbers[..., None] * 3 + axis
-    return _to_windows(torch.from_numpy(numbers)[..., None], window)[0, ..., 0].to(device)
+    return _to_windows(torch.from_numpy(numbers)[..., None], window).view(-1, math.prod(window)).to(device)
 
 
 def kernels(setup: Setup) -> None:
