@@ -2,7 +2,9 @@
 
 import base64
 import dataclasses
+import struct
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -130,6 +132,17 @@ def test_frames_of_the_camera_are_rgb():
     assert np.abs(frame.astype(int) - (200, 30, 20)).max() < 6
 
 
+def huge_png() -> dict[str, str]:
+    """A PNG of a few bytes whose header announces 900 million pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return {"url": f"data:image/png;base64,{base64.b64encode(png).decode()}"}
+
+
 @pytest.mark.parametrize(
     "payload",
     [
@@ -142,6 +155,8 @@ def test_frames_of_the_camera_are_rgb():
         "data:image/jpeg;base64,",
         [],
         picture(np.zeros((5000, 5000, 3), np.uint8), ".png", "image/png"),  # 75 MB in 75 KB
+        huge_png(),
+        picture(np.zeros((8, 8, 3), np.uint8), ".bmp", "image/bmp"),  # browsers send JPEG, PNG or WebP
     ],
 )
 def test_invalid_camera_frames_are_refused(payload):
