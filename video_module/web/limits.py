@@ -147,8 +147,12 @@ def check_pixels(num_pixels: int, limits: Limits) -> None:
 
 
 def address_of(request: Any) -> str:
-    """The address that identifies the visitor. For IPv6 it is the /64 network, as one visitor may use all of it."""
-    host = request.client.host if request.client else ""
+    """The address that identifies the visitor of a request."""
+    return visitor_at(request.client.host if request.client else "")
+
+
+def visitor_at(host: str) -> str:
+    """What identifies the visitor at an address. For IPv6 it is the /64 network, as one visitor may use all of it."""
     if ":" in host and is_address(host):
         return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
     return host
