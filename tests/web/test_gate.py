@@ -51,6 +51,21 @@ def signed_in(locked) -> Iterator[httpx.Client]:
         yield session
 
 
+def gate_of(app: FastAPI, folder: Path, *, accounts: Accounts | None = None, functions=None) -> Gate:
+    """Return a gate in front of an application, without a server."""
+    limits = Limits()
+    return Gate(
+        app,
+        allowed_hosts=["testserver"],
+        accounts=accounts or Accounts({}),
+        jobs=Jobs(limits),
+        storage=Storage(folder, keep_s=60, max_bytes=1e6),
+        limits=limits,
+        functions=functions or {},
+        inputs=(),
+    )
+
+
 def get(server: Server, path: str = "", **headers: str) -> httpx.Response:
     return httpx.get(f"{server.address}{path}", headers={name.replace("_", "-"): v for name, v in headers.items()})
 
@@ -92,6 +107,20 @@ def test_other_origins_get_no_answer(locked, signed_in, host, origin):
     reply = signed_in.request("OPTIONS", "api/predict", headers=asked)
     assert reply.is_error and "access-control-allow-origin" not in reply.headers
     assert signed_in.get("config").status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "http://[1.2.3.4]", "http://testserver]", "://"])
+def test_malformed_origins_are_foreign(tmp_path, origin):
+    visitor = TestClient(gate_of(FastAPI(), tmp_path))
+    assert visitor.get("/config", headers={"origin": origin}).status_code == 403
+    assert visitor.get("/config", headers={"origin": "http://testserver"}).status_code == 404
+
+
+@pytest.mark.parametrize("host", ["[", "[1.2.3.4]", "[::1.]", "[::1].", "::1", "[::g]"])
+def test_malformed_hosts_are_unknown(tmp_path, host):
+    """Code behind the gate raises ValueError when it splits the address of a request with such a host."""
+    visitor = TestClient(gate_of(FastAPI(), tmp_path))
+    assert visitor.get("/config", headers={"host": host}).status_code == 400
 
 
 def test_own_origin_gets_answers(locked, signed_in):
@@ -240,20 +269,11 @@ def test_the_password_is_not_on_the_command_line(locked):
 
 
 def test_wrong_passwords_block_only_their_address_for_a_while(clock, tmp_path):
-    accounts, limits = Accounts({"anna": "secret"}, clock=clock), Limits()
+    accounts = Accounts({"anna": "secret"}, clock=clock)
     app = FastAPI(exception_handlers={Refused: lambda request, refusal: refused(refusal, request)})
     app.include_router(login_routes(accounts, root_path=""))
     app.add_api_route("/config", lambda: "what is behind the password")
-    gate = Gate(
-        app,
-        allowed_hosts=["testserver"],
-        accounts=accounts,
-        jobs=Jobs(limits),
-        storage=Storage(tmp_path, keep_s=60, max_bytes=1e6),
-        limits=limits,
-        functions={},
-        inputs=(),
-    )
+    gate = gate_of(app, tmp_path, accounts=accounts)
     stranger, other = (TestClient(gate, client=(address, 1)) for address in ("203.0.113.7", "203.0.113.8"))
 
     def attempt(session: TestClient, password: str):

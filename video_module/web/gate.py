@@ -9,7 +9,6 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
@@ -131,7 +130,7 @@ class Gate:
         if not (is_address(host) or host in self._hosts):
             return _plain("unknown host; add it to the server's --allowed_hosts", 400)
         origin = headers.get("origin")
-        if origin is not None and _split(urlsplit(origin).netloc) != _split(headers["host"]):
+        if origin is not None and _split(origin.partition("://")[2]) != _split(headers["host"]):
             raise Refused("foreign")
         # Other websites may link here, but not embed anything: browsers load an image, say, without an Origin header.
         is_link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
@@ -296,10 +295,10 @@ def _plain(text: str, status: int) -> Response:
 
 def _split(netloc: str) -> tuple[str, str]:
     """Split a Host header or an origin into host and port; the default ports 80 and 443 become ""."""
-    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]@]*)(?::(\d*))?", netloc)
+    found = re.fullmatch(r"(\[[0-9a-fA-F]*:[0-9a-fA-F:.]+\]|[^:\[\]@]*)(?::(\d*))?", netloc)
     if found is None:
         return "", ""
-    host, port = found[1].lower().strip("[]").removesuffix("."), found[2] or ""
+    host, port = found[1].lower().removesuffix(".").strip("[]"), found[2] or ""
     return host, "" if port in ("80", "443") else port
 
 
