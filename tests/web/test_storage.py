@@ -57,6 +57,16 @@ def test_a_file_in_use_is_deleted_after_its_last_use(storage):
     assert not path.parent.exists()
 
 
+def test_using_a_dropped_file_does_not_delete_it_under_others(storage):
+    path = new_file(storage)
+    with storage.using(path):
+        storage.drop(path)
+        with storage.using(path):  # the page asks for it once more
+            pass
+        assert path.exists()
+    assert not path.parent.exists()
+
+
 def test_a_new_upload_replaces_the_previous_one(storage):
     first, second, result = new_file(storage), new_file(storage), new_file(storage)
     storage.own(first, session="a", slot="video")

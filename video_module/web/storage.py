@@ -106,16 +106,15 @@ class Storage:
     @contextmanager
     def using(self, path: str | Path) -> Iterator[None]:
         """Keep a file's folder until the block ends."""
-        folder = self._folder_of(path)
         with self._lock:
-            if folder in self._last_use:
+            # A folder that was dropped but is still in use may get more users, too.
+            if (folder := self._folder_of(path)) is not None:
                 self._users[folder] = self._users.get(folder, 0) + 1
         try:
             yield
         finally:
             with self._lock:
-                if folder in self._users:
-                    assert self._users[folder] > 0, folder
+                if folder is not None:
                     self._sizes[folder] = _size(folder)
                     self._users[folder] -= 1
                     if not self._users[folder]:
