@@ -120,6 +120,16 @@ def test_a_reloaded_page_keeps_its_files(storage, clock):
     assert path.exists()
 
 
+def test_a_reloaded_page_keeps_its_files_even_if_its_old_session_leaves_late(storage, clock):
+    path = new_file(storage)
+    storage.own(path, session="before", slot="video")
+    storage.own(path, session="after", slot="video")
+    leave(storage, "before", clock)
+    assert path.exists()
+    leave(storage, "after", clock)
+    assert not path.exists()
+
+
 def test_old_files_are_deleted(storage):
     path = new_file(storage)
     storage.sweep()

@@ -133,7 +133,9 @@ class Storage:
     def leave(self, session: str) -> None:
         """Mark the files of a visitor who has left. They are deleted soon, unless they are used again."""
         with self._lock:
-            self._left.update(folder for (owner, _), folder in self._owned.items() if owner == session)
+            left = {self._owned.pop(key) for key in list(self._owned) if key[0] == session}
+            # After a reload, the page's new session may own them before the old one has left.
+            self._left.update(left - set(self._owned.values()))
 
     def sweep(self) -> None:
         """Delete folders that have not been used for too long, and those that could not be deleted before."""
