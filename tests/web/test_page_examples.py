@@ -66,6 +66,21 @@ def test_an_answer_is_computed_once(service):
         next(steps)
 
 
+@pytest.mark.parametrize("num_at_once", [1, 2])
+def test_several_visitors_who_click_at_once_get_the_same_answer(service, num_at_once):
+    """The second one waits in the queue or is being processed when the first answer is there."""
+    limits = dataclasses.replace(service.limits, concurrency=num_at_once)
+    service = dataclasses.replace(service, limits=limits, jobs=Jobs(limits))
+    examples = Examples(service, None)
+    before = set(service.storage.examples.iterdir())
+    one, other = (examples.answer("drawn", examples.of("drawn")[0], language="en", visitor=name) for name in "ab")
+    next(one), next(other)
+    answer = finish(one)
+    assert finish(other) == answer
+    [folder] = set(service.storage.examples.iterdir()) - before
+    assert folder.name in answer and any(folder.iterdir())
+
+
 def test_an_abandoned_answer_leaves_no_file(service):
     examples = Examples(service, None)
     before = set(service.storage.examples.rglob("*"))
