@@ -296,6 +296,21 @@ def test_wrong_passwords_block_only_their_address_for_a_while(clock, tmp_path):
     assert attempt(stranger, "secret").status_code == 200
 
 
+def test_only_camera_frames_may_be_large(tmp_path):
+    app = FastAPI()
+    app.add_api_route("/gradio_api/stream/x", lambda: "taken", methods=["POST"])
+    visitor = TestClient(gate_of(app, tmp_path))
+
+    def send(path: str, num_bytes: int) -> int:
+        return visitor.post(f"/gradio_api/{path}", json={"data": ["x" * num_bytes]}).status_code
+
+    for path in ("reset", "cancel", "run/predict", "call/predict", "call/v2/predict", "stream/x/close"):
+        assert send(path, 200_000) == 413, path
+    assert send("stream/x", 1_000_000) == 200
+    assert send("queue/join", 1_000_000) == 400  # there is no such function
+    assert send("stream/x", 8_000_000) == send("queue/join", 8_000_000) == 413
+
+
 @pytest.mark.slow
 def test_malformed_requests_cause_no_traceback(server, signed_in):
     """The fixtures check the logs of both servers at the end."""

@@ -39,9 +39,11 @@ _READ_BY_ROUTES = ("/login", "/logout", "/api/predict", "/api/segments", "/gradi
 _PAGE_CALLS = ("/gradio_api/queue/join", "/gradio_api/run/predict")
 _ONE_RANGE = re.compile(r"bytes=(\d{1,15}-\d{0,15}|-\d{1,15})")
 
-# Bytes of a request that is not an upload. The largest are camera frames. Without a limit, strangers could fill the
-# server's memory.
-_MAX_BODY = 8_000_000
+# Bytes of a request that is not an upload, and of one that may carry a camera frame. They are held in memory, which
+# strangers could fill without a limit.
+_MAX_BODY = 100_000
+_MAX_FRAME = 8_000_000
+_WITH_FRAME = re.compile(r"/gradio_api/(queue/join|stream/[^/]+)")
 
 # Headers set by proxies. uvicorn has already read those of proxies that it trusts. Gradio builds addresses from these
 # headers, so it must not see them from anyone else.
@@ -191,7 +193,8 @@ class Gate:
 
         Without this check, Gradio would copy any file of the server that a request names, and download from any link.
         """
-        body = b"".join([part async for part in read_body(request, most=_MAX_BODY, too_large=_TOO_LARGE)])
+        most = _MAX_FRAME if _WITH_FRAME.fullmatch(path) else _MAX_BODY
+        body = b"".join([part async for part in read_body(request, most=most, too_large=_TOO_LARGE)])
         try:
             content = json.loads(body or b"{}")
             for file in _paths(content):
