@@ -59,7 +59,7 @@ def gate_of(app: FastAPI, folder: Path, *, accounts: Accounts | None = None, fun
         allowed_hosts=["testserver"],
         accounts=accounts or Accounts({}),
         jobs=Jobs(limits),
-        storage=Storage(folder, keep_s=60, max_bytes=1e6),
+        storage=Storage(folder, keep_s=60, max_bytes=1e6, max_bytes_each=1e6),
         limits=limits,
         functions=functions or {},
         inputs=(),

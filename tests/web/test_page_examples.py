@@ -24,7 +24,7 @@ def service(exported, tmp_path) -> Service:
     other = dataclasses.replace(drawn, class_names=[f"class {n}" for n in range(len(drawn.class_names))])
     return Service(
         predictors={"drawn": drawn, "other": other},
-        storage=Storage(tmp_path / "files", keep_s=60, max_bytes=1e9),
+        storage=Storage(tmp_path / "files", keep_s=60, max_bytes=1e9, max_bytes_each=1e9),
         jobs=Jobs(limits),
         limits=limits,
         config=TimelineConfig(min_score=0.0),

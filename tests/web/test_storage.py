@@ -23,7 +23,7 @@ def clock(monkeypatch) -> SimpleNamespace:
 
 @pytest.fixture
 def storage(tmp_path) -> Storage:
-    return Storage(tmp_path, keep_s=3600, max_bytes=1000)
+    return Storage(tmp_path, keep_s=3600, max_bytes=1000, max_bytes_each=1000)
 
 
 def leave(storage: Storage, session: str, clock: SimpleNamespace) -> None:
@@ -33,8 +33,8 @@ def leave(storage: Storage, session: str, clock: SimpleNamespace) -> None:
     storage.sweep()
 
 
-def new_file(storage: Storage, size: int = 10):
-    folder = storage.new_folder()
+def new_file(storage: Storage, size: int = 10, *, address: str = "203.0.113.7"):
+    folder = storage.new_folder(address=address)
     storage.take(folder, size)
     (folder / "video.mp4").write_bytes(bytes(size))
     return folder / "video.mp4"
@@ -185,11 +185,25 @@ def test_space_is_counted_as_data_arrives(storage):
 
 
 def test_result_files_count_towards_the_limit(storage):
-    folder = storage.new_folder()
+    folder = storage.new_folder(address="203.0.113.7")
     with storage.using(folder):
         (folder / "result.mp4").write_bytes(bytes(900))
     with pytest.raises(Refused, match="storage_full"):
         new_file(storage, 101)
+
+
+def test_one_address_cannot_fill_the_storage(tmp_path):
+    storage = Storage(tmp_path, keep_s=3600, max_bytes=1000, max_bytes_each=250)
+    first = new_file(storage, 150)
+    with pytest.raises(Refused, match="storage_full"):
+        new_file(storage, 101)
+    for number in range(3):
+        new_file(storage, 250, address=f"203.0.113.{number}")
+    new_file(storage, 100)
+    storage.drop(first)
+    new_file(storage, 150)
+    with pytest.raises(Refused, match="storage_full"):
+        new_file(storage, 1, address="203.0.113.9")  # the storage is full
 
 
 LEAVE = """

@@ -97,7 +97,7 @@ class Handlers:
             with self._service.jobs.join(address_of(request)) as job:
                 path = uploaded_path(video)
                 with self._storage.using(path):
-                    folder, language = self._storage.new_folder(), _texts(request)["language"]
+                    folder, language = self._storage.new_folder(address=job.visitor), _texts(request)["language"]
                     try:
                         with self._storage.using(folder):
                             found = yield from work_on(

@@ -58,7 +58,7 @@ class Limits:
     )
     queue_size: int = setting(20, "number of waiting requests; more are refused as busy")
     keep_minutes: int = setting(15, "delete files at the latest this many minutes after their last use")
-    max_disk_mb: int = setting(4000, "disk space for all visitors' files, in MB")
+    max_disk_mb: int = setting(4000, "disk space for all visitors' files, in MB; one address may use a quarter")
 
     def __post_init__(self) -> None:
         for name in ("max_file_mb", "max_seconds", "max_work_s", "queue_size", "keep_minutes"):
@@ -75,6 +75,11 @@ class Limits:
     def max_bytes(self) -> int:
         """Size of the largest upload."""
         return self.max_file_mb * 1_000_000
+
+    @property
+    def max_bytes_each(self) -> int:
+        """Disk space for the files of one address: a quarter, so that nobody fills the disk, or at least one upload."""
+        return max(self.max_disk_mb * 1_000_000 // 4, self.max_bytes)
 
     @property
     def num_at_once(self) -> int:
