@@ -1,10 +1,38 @@
+import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 
+from video_module.config import TimelineConfig
+from video_module.inference.predictor import load_predictor
+from video_module.web.api import Service
 from video_module.web.handlers import Handlers
+from video_module.web.jobs import Jobs
 from video_module.web.limits import Limits
+from video_module.web.storage import Storage
+
+
+@pytest.fixture
+def service(exported, tmp_path) -> Service:
+    limits = Limits(max_seconds=20, concurrency=1)
+    return Service(
+        predictors={"nano": load_predictor(exported)},
+        storage=Storage(tmp_path / "files", keep_s=60, max_bytes=1e9, max_bytes_each=1e9),
+        jobs=Jobs(limits),
+        limits=limits,
+        config=TimelineConfig(min_score=0.0),
+    )
+
+
+def request(session: str = "a", address: str = "203.0.113.7") -> SimpleNamespace:
+    """Return the parts of a gr.Request that the handlers use."""
+    return SimpleNamespace(session_hash=session, client=SimpleNamespace(host=address), headers={})
+
+
+def file(path: Path) -> dict[str, str]:
+    return {"path": str(path)}
 
 
 @pytest.mark.parametrize("data", [None, "number", 7, [], {}, {"number": "0"}, {"number": 5}, {"number": True}])
@@ -14,3 +42,14 @@ def test_a_click_with_bad_data_selects_no_example(data):
     handlers = Handlers(service, SimpleNamespace(of=lambda model: ["an example"]))
     assert handlers._clicked("nano", gr.EventData(None, data)) is None
     assert handlers._clicked("nano", gr.EventData(None, {"number": 0})) == "an example"
+
+
+@pytest.mark.parametrize("full", ["max_bytes", "max_bytes_each"])
+def test_results_do_not_fill_the_disk(service, make_video, tmp_path, full):
+    """One upload may be recognised again and again, each time by a page that claims to be new."""
+    storage = Storage(tmp_path / "files", keep_s=60, **{"max_bytes": 1e9, "max_bytes_each": 1e9} | {full: 1})
+    handlers, path = Handlers(dataclasses.replace(service, storage=storage), None), make_video(40)
+    ends = [list(handlers.recognise(file(path), None, request(session)))[-1] for session in "abc"]
+    assert "answer" in ends[0][1] and ends[0][0] == ""
+    assert all("no space" in status for status, *_ in ends[1:])
+    assert len(list(storage.root.iterdir())) == 1
