@@ -21,6 +21,7 @@ def service(exported, tmp_path) -> Service:
         predictors={"nano": load_predictor(exported)},
         storage=Storage(tmp_path / "files", keep_s=60, max_bytes=1e9, max_bytes_each=1e9),
         jobs=Jobs(limits),
+        live_jobs=Jobs(limits),
         limits=limits,
         config=TimelineConfig(min_score=0.0),
     )
@@ -53,3 +54,28 @@ def test_results_do_not_fill_the_disk(service, make_video, tmp_path, full):
     assert "answer" in ends[0][1] and ends[0][0] == ""
     assert all("no space" in status for status, *_ in ends[1:])
     assert len(list(storage.root.iterdir())) == 1
+
+
+def test_a_live_file_ends_at_the_longest_session_if_the_model_is_slow(service, recording, clock):
+    """The clock advances by twenty seconds for each clip."""
+    quick = service.predictors["nano"]
+
+    def slow(clips):
+        clock.now += 20
+        return quick.score_clips(clips)
+
+    service = dataclasses.replace(
+        service,
+        predictors={"nano": dataclasses.replace(quick, score_clips=slow)},
+        live_jobs=Jobs(service.limits, clock=clock),
+    )
+    steps = list(Handlers(service, None).watch(file(recording), None, 5, request()))
+    assert "The limit of 20 s is reached" in steps[-1][0]
+    assert clock.now <= 100 + 40
+
+
+def test_closing_ends_live_files(service, recording):
+    steps = Handlers(service, None).watch(file(recording), None, 1, request())
+    next(steps)
+    service.live_jobs.close()
+    assert "shutting down" in list(steps)[-1][0]

@@ -29,7 +29,14 @@ def name_of(label: str) -> str:
 
 def watch(path, predictor, *, speed: int, **settings):
     return watch_file(
-        path, predictor, info=read_info(path), speed=speed, config=CONFIG, limits=Limits(**settings), name_of=name_of
+        path,
+        predictor,
+        info=read_info(path),
+        speed=speed,
+        config=CONFIG,
+        limits=Limits(**settings),
+        name_of=name_of,
+        check=lambda: None,
     )
 
 

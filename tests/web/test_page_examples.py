@@ -26,6 +26,7 @@ def service(exported, tmp_path) -> Service:
         predictors={"drawn": drawn, "other": other},
         storage=Storage(tmp_path / "files", keep_s=60, max_bytes=1e9, max_bytes_each=1e9),
         jobs=Jobs(limits),
+        live_jobs=Jobs(limits),
         limits=limits,
         config=TimelineConfig(min_score=0.0),
     )

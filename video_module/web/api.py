@@ -96,6 +96,8 @@ class Service:
     """Models by the name that visitors see. The first is the default."""
     storage: Storage
     jobs: Jobs
+    live_jobs: Jobs
+    """The queue for files in the live tab."""
     limits: Limits
     config: TimelineConfig
     translated: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -18,7 +18,6 @@ from PIL import Image
 from video_module.web.answers import SHOW_EVERY_S, status_html, work_on
 from video_module.web.api import Service, uploaded_path
 from video_module.web.examples import Example, Examples
-from video_module.web.jobs import Jobs
 from video_module.web.limits import MAX_HEIGHT, MAX_WIDTH, Refused, address_of, check_header
 from video_module.web.live_tab import CameraWatch, watch_file
 from video_module.web.texts import texts_for
@@ -53,8 +52,6 @@ class Handlers:
     def __init__(self, service: Service, examples: Examples) -> None:
         self._service, self._storage, self._limits = service, service.storage, service.limits
         self._examples = examples
-        self._live = Jobs(self._limits)
-        """The queue for files in the live tab."""
         self._under_way = UnderWay()
         self._camera_scorers = ThreadPoolExecutor(self._limits.num_at_once)
         # By session, in order of last use.
@@ -189,7 +186,7 @@ class Handlers:
 
         def steps() -> Generator[tuple[Any, ...], None, tuple[Any, ...]]:
             path = uploaded_path(video)
-            with self._storage.using(path), self._live.join(address_of(request)) as job:
+            with self._storage.using(path), self._service.live_jobs.join(address_of(request)) as job:
                 predictor, info = self._service.model(model), check_header(path, self._limits)
                 while not job.start_within(SHOW_EVERY_S):
                     yield status_html(texts["waiting_live"].format(num_before=job.num_before)), *same
@@ -201,6 +198,7 @@ class Handlers:
                     config=self._service.config,
                     limits=self._limits,
                     name_of=self._service.name_of(texts["language"]),
+                    check=lambda: job.check_live(self._limits),
                 )
                 for frame, label, score in moments:
                     yield "", _picture(frame), _label_html(label, score, texts)

@@ -1,7 +1,7 @@
 """Label a file or a camera while it plays, for the live tab."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
@@ -42,18 +42,19 @@ def watch_file(
     config: TimelineConfig,
     limits: Limits,
     name_of: NameOf,
+    check: Callable[[], None],
 ) -> Iterator[_Moment]:
     """Play a video at a multiple of its speed and yield the frames with the current label.
 
     At double speed, half as many frames are shown and half as many windows are scored. If the network is slower than
-    the video, the video slows down. Raises Refused.
+    the video, the video slows down. `check` is called for each frame. Raises Refused.
     """
     step = max(1, predictor.clip.default_clip_step) * speed
     cutter = WindowCutter(predictor.clip, clip_step=step)
     smooth_s = sampling.clip_span(predictor.clip, info.fps) / info.fps
     config = config.for_model(predictor.min_score)
     labeller = LiveLabeller(predictor.class_names, config, smooth_s=smooth_s)
-    reader = LimitedReader(path, limits)
+    reader = LimitedReader(path, limits, check=check)
     label, score, shown_s, begin = None, 0.0, -np.inf, time.monotonic()
 
     def label_at(time_s: float, window: WindowClip) -> tuple[str, float]:

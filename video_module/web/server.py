@@ -93,7 +93,7 @@ def serve(
         threading.Thread(target=_sweep, args=(storage, is_over), daemon=True).start()
         stack.enter_context(shown.preparing())
         print(f"serving at {url}; press Ctrl-C to stop", flush=True)
-        _run(app, sockets, service.jobs)
+        _run(app, sockets, [service.jobs, service.live_jobs])
 
 
 def _make_service(
@@ -110,13 +110,14 @@ def _make_service(
         predictors=predictors,
         storage=storage,
         jobs=Jobs(limits),
+        live_jobs=Jobs(limits),
         limits=limits,
         config=config,
         translated=translated,
     )
 
 
-def _run(app: Any, sockets: list[socket.socket], jobs: "Jobs") -> None:
+def _run(app: Any, sockets: list[socket.socket], queues: "list[Jobs]") -> None:
     import uvicorn
 
     from video_module.web.connections import Connection
@@ -125,7 +126,8 @@ def _run(app: Any, sockets: list[socket.socket], jobs: "Jobs") -> None:
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             # uvicorn waits for open connections, and those wait for the jobs.
-            jobs.close()
+            for jobs in queues:
+                jobs.close()
             # An open page keeps a request open, and uvicorn would log its end as an error.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             await super().shutdown(sockets)
