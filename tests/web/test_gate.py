@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -20,7 +21,8 @@ from starlette.testclient import TestClient
 
 from tests.web.conftest import Server, run_server
 from video_module.data.encoding import write_video
-from video_module.web.gate import Gate, own_names, refused
+from video_module.web import gate as gate_module
+from video_module.web.gate import Function, Gate, own_names, refused
 from video_module.web.jobs import Jobs
 from video_module.web.limits import Limits, Refused
 from video_module.web.login import Accounts
@@ -294,6 +296,26 @@ def test_wrong_passwords_block_only_their_address_for_a_while(clock, tmp_path):
     assert stranger.get("/config", headers={"cookie": cookie}).status_code == 200
     clock.now += 0.1
     assert attempt(stranger, "secret").status_code == 200
+
+
+def test_one_address_cannot_take_all_places_with_cameras(tmp_path, monkeypatch, clock):
+    """Gradio runs 40 events at once; a camera that sends no frames would keep its place for minutes."""
+    monkeypatch.setattr(gate_module, "time", SimpleNamespace(monotonic=clock))
+    app = FastAPI()
+    app.add_api_route("/gradio_api/queue/join", lambda: "joined", methods=["POST"])
+    functions = {0: Function(inputs=["image"], is_stream=True), 1: Function(inputs=[])}
+    gate = gate_of(app, tmp_path, functions=functions)
+    stranger, other = (TestClient(gate, client=(address, 1)) for address in ("203.0.113.7", "203.0.113.8"))
+
+    def join(visitor: TestClient, number: int, session: int):
+        call = {"fn_index": number, "data": [None] if number == 0 else [], "session_hash": str(session)}
+        return visitor.post("/gradio_api/queue/join", json=call)
+
+    assert [join(stranger, 0, session).status_code for session in range(12)] == [200] * 10 + [429] * 2
+    assert join(stranger, 1, 0).status_code == join(other, 0, 0).status_code == 200
+    assert int(join(stranger, 0, 0).headers["retry-after"]) == 240
+    clock.now += 241
+    assert join(stranger, 0, 0).status_code == 200
 
 
 def test_only_camera_frames_may_be_large(tmp_path):

@@ -89,6 +89,7 @@ def _functions(page: gr.Blocks) -> dict[int, Function]:
             inputs=[kinds[number] for number in function["inputs"]],
             is_job=function["api_name"] in JOB_NAMES,
             is_endpoint=function["api_name"] in ENDPOINTS,
+            is_stream=function["connection"] == "stream",
         )
         for function in config["dependencies"]
         if function["backend_fn"]  # the others run in the browser

@@ -4,8 +4,10 @@ The rules are about HTTP and do not depend on how Gradio works inside. Requests 
 """
 
 import json
+import math
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +47,10 @@ _MAX_BODY = 100_000
 _MAX_FRAME = 8_000_000
 _WITH_FRAME = re.compile(r"/gradio_api/(queue/join|stream/[^/]+)")
 
+# Cameras that an address may start within the longest time that they can run. Gradio runs at most 40 events at once,
+# and one of a camera keeps its place even while no frames come.
+_MAX_CAMERAS = 10
+
 # Headers set by proxies. uvicorn has already read those of proxies that it trusts. Gradio builds addresses from these
 # headers, so it must not see them from anyone else.
 _FORWARDED = {b"forwarded", *(f"x-forwarded-{name}".encode() for name in ("for", "host", "port", "prefix", "proto"))}
@@ -77,6 +83,8 @@ class Function:
     """Whether it waits in the queue of Jobs."""
     is_endpoint: bool = False
     """Whether it is an endpoint for gradio_client, which uploads the file again for each call."""
+    is_stream: bool = False
+    """Whether one call goes on with more requests, as that of a camera does."""
 
 
 class Gate:
@@ -100,6 +108,8 @@ class Gate:
         self._limits, self._root_path = limits, root_path
         self._functions, self._inputs = functions, inputs
         self._hosts = {name.lower() for name in allowed_hosts}
+        # (address, time) of the starts of cameras.
+        self._cameras: list[tuple[str, float]] = []
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         if scope["type"] == "lifespan":
@@ -177,6 +187,8 @@ class Gate:
     def _announce(self, request: Request, path: str, content: dict[str, Any]) -> None:
         """Reserve a place in the queue for a call that needs one. Raises Refused."""
         function = self._function(path, content)
+        if function.is_stream:
+            self._start_camera(address_of(request))
         if not (function.is_job or path.startswith("/gradio_api/call/")):
             return
         try:
@@ -187,6 +199,16 @@ class Gate:
                 for file in _paths(content):
                     self._storage.drop(file)
             raise
+
+    def _start_camera(self, address: str) -> None:
+        """Raise Refused if an address has started too many cameras."""
+        # Gradio waits up to the time limit for the next frame, even if it is nearly over.
+        now, longest_s = time.monotonic(), 2 * self._limits.max_seconds
+        self._cameras = [camera for camera in self._cameras if camera[1] > now - longest_s]
+        starts = [start for other, start in self._cameras if other == address]
+        if len(starts) >= _MAX_CAMERAS:
+            raise Refused("too_many_cameras", seconds=math.ceil(starts[0] + longest_s - now))
+        self._cameras.append((address, now))
 
     async def _read_content(self, request: Request, path: str) -> dict[str, Any]:
         """The JSON of a request to Gradio, which may only refer to uploaded files. Raises Refused.

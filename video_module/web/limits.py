@@ -35,6 +35,7 @@ _STATUS = {
     "too_large_frames": 422,
     "too_slow": 422,
     "too_many_attempts": 429,
+    "too_many_cameras": 429,
     "busy": 503,
     "too_many_jobs": 503,
     "too_many_uploads": 503,
