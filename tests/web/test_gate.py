@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from gradio_client import Client, handle_file
+from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 
 from tests.web.conftest import Server, run_server
 from video_module.data.encoding import write_video
 from video_module.web import gate as gate_module
+from video_module.web.backlog import Backlog
 from video_module.web.gate import Function, Gate, own_names, refused
 from video_module.web.jobs import Jobs
 from video_module.web.limits import Limits, Refused
@@ -53,7 +55,7 @@ def signed_in(locked) -> Iterator[httpx.Client]:
         yield session
 
 
-def gate_of(app: FastAPI, folder: Path, *, accounts: Accounts | None = None, functions=None) -> Gate:
+def gate_of(app: FastAPI, folder: Path, *, accounts=None, functions=None, backlog=None) -> Gate:
     """Return a gate in front of an application, without a server."""
     limits = Limits()
     return Gate(
@@ -62,6 +64,7 @@ def gate_of(app: FastAPI, folder: Path, *, accounts: Accounts | None = None, fun
         accounts=accounts or Accounts({}),
         jobs=Jobs(limits),
         storage=Storage(folder, keep_s=60, max_bytes=1e6, max_bytes_each=1e6),
+        backlog=backlog or Backlog(),
         limits=limits,
         functions=functions or {},
         inputs=(),
@@ -316,6 +319,38 @@ def test_one_address_cannot_take_all_places_with_cameras(tmp_path, monkeypatch, 
     assert int(join(stranger, 0, 0).headers["retry-after"]) == 240
     clock.now += 241
     assert join(stranger, 0, 0).status_code == 200
+
+
+def test_messages_that_are_sent_make_room_for_pictures(tmp_path):
+    backlog, app = Backlog(), FastAPI()
+
+    @app.get("/gradio_api/queue/data")
+    async def _() -> StreamingResponse:
+        async def messages():
+            for _ in range(3):
+                assert not backlog.add("a", 1)
+                yield bytes(800_000)
+                assert backlog.add("a", 800_000)
+
+        return StreamingResponse(messages())
+
+    visitor = TestClient(gate_of(app, tmp_path, backlog=backlog))
+    assert backlog.add("a", 1_200_000) and backlog.add("b", 1_200_000)
+    assert visitor.get("/gradio_api/queue/data?session_hash=a").status_code == 200
+    assert backlog.add("a", 1)  # Gradio has deleted the messages
+    assert not backlog.add("b", 1)
+
+
+def test_sessions_have_short_names(tmp_path):
+    app = FastAPI()
+    app.add_api_route("/gradio_api/queue/join", lambda: "joined", methods=["POST"])
+    visitor = TestClient(gate_of(app, tmp_path, functions={0: Function(inputs=[])}))
+
+    def join(session: str) -> int:
+        call = {"fn_index": 0, "data": [], "session_hash": session}
+        return visitor.post("/gradio_api/queue/join", json=call).status_code
+
+    assert join("a" * 100) == 200 and join("a" * 101) == 400
 
 
 def test_only_camera_frames_may_be_large(tmp_path):

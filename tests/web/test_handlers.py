@@ -7,6 +7,7 @@ import pytest
 
 from video_module.config import TimelineConfig
 from video_module.inference.predictor import load_predictor
+from video_module.web import backlog
 from video_module.web.api import Service
 from video_module.web.handlers import Handlers
 from video_module.web.jobs import Jobs
@@ -79,3 +80,14 @@ def test_closing_ends_live_files(service, recording):
     next(steps)
     service.live_jobs.close()
     assert "shutting down" in list(steps)[-1][0]
+
+
+def test_pictures_are_skipped_while_the_browser_does_not_read_them(service, recording, monkeypatch):
+    """Gradio would keep all of them in memory."""
+    monkeypatch.setattr(backlog, "_MAX_WAITING", 30_000)
+    handlers = Handlers(service, None)
+    pictures = [picture for _, picture, *_ in handlers.watch(file(recording), None, 5, request()) if "url" in picture]
+    assert 0 < sum(len(picture["url"]) for picture in pictures) < 60_000
+    service.backlog.remove("a", 60_000)
+    assert any("url" in picture for _, picture, *_ in handlers.watch(file(recording), None, 10, request()))
+    assert any("url" in picture for _, picture, *_ in handlers.watch(file(recording), None, 10, request("b")))

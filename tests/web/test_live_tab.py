@@ -64,9 +64,12 @@ def test_a_file_that_is_too_long_is_refused(exported, make_video):
         list(watch(make_video(60, fps=30), load_predictor(exported), speed=10, max_seconds=1))
 
 
-def test_large_frames_are_downscaled(exported, make_video):
-    frame, _, _ = next(watch(make_video(2, height=960, width=1280), load_predictor(exported), speed=1))
-    assert frame.shape == (480, 640, 3)
+@pytest.mark.parametrize(
+    ("size", "shown"), [((960, 1280), (480, 640)), ((1280, 720), (480, 270)), ((400, 2562), (133, 854))]
+)
+def test_large_frames_are_downscaled(exported, make_video, size, shown):
+    frame, _, _ = next(watch(make_video(2, height=size[0], width=size[1]), load_predictor(exported), speed=1))
+    assert frame.shape == (*shown, 3)
 
 
 def test_frames_of_a_camera_do_not_wait_for_scores(exported, recording):

@@ -69,6 +69,7 @@ def build_application(
         accounts=accounts,
         jobs=service.jobs,
         storage=service.storage,
+        backlog=service.backlog,
         limits=service.limits,
         functions=_functions(page),
         inputs=api.INPUTS,

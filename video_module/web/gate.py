@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from video_module.web.backlog import Backlog
 from video_module.web.jobs import Jobs
 from video_module.web.limits import Limits, Refused, address_of, is_address
 from video_module.web.login import Accounts, login_page
@@ -46,6 +47,8 @@ _ONE_RANGE = re.compile(r"bytes=(\d{1,15}-\d{0,15}|-\d{1,15})")
 _MAX_BODY = 100_000
 _MAX_FRAME = 8_000_000
 _WITH_FRAME = re.compile(r"/gradio_api/(queue/join|stream/[^/]+)")
+
+_MAX_SESSION = 100
 
 # Cameras that an address may start within the longest time that they can run. Gradio runs at most 40 events at once,
 # and one of a camera keeps its place even while no frames come.
@@ -98,6 +101,7 @@ class Gate:
         accounts: Accounts,
         jobs: Jobs,
         storage: Storage,
+        backlog: Backlog,
         limits: Limits,
         functions: Mapping[int, Function],
         inputs: Collection[str],
@@ -105,7 +109,7 @@ class Gate:
     ) -> None:
         """`functions` are the page's functions by number; `inputs` are the parameters of the endpoints."""
         self._app, self._accounts, self._jobs, self._storage = app, accounts, jobs, storage
-        self._limits, self._root_path = limits, root_path
+        self._backlog, self._limits, self._root_path = backlog, limits, root_path
         self._functions, self._inputs = functions, inputs
         self._hosts = {name.lower() for name in allowed_hosts}
         # (address, time) of the starts of cameras.
@@ -170,6 +174,9 @@ class Gate:
     async def _pass_on(self, request: Request, path: str, receive: _Receive, sent: "_Sent") -> Response | None:
         """Let the application answer. Returns a response if one has to be sent instead."""
         scope = request.scope
+        if path == "/gradio_api/queue/data":
+            await self._send_messages(request, receive, sent)
+            return None
         if request.method != "POST" or path in _READ_BY_ROUTES:
             await self._app(scope, receive, sent)
             return None
@@ -183,6 +190,15 @@ class Gate:
             sent.was_hidden = False
             raise Refused("busy", waiting=self._limits.queue_size)
         return None
+
+    async def _send_messages(self, request: Request, receive: _Receive, sent: "_Sent") -> None:
+        """Let Gradio send the messages for a page, and count them."""
+        session = request.query_params.get("session_hash", "")
+        sent.count = lambda num_bytes: self._backlog.remove(session, num_bytes)
+        try:
+            await self._app(request.scope, receive, sent)
+        finally:
+            self._backlog.forget(session)
 
     def _announce(self, request: Request, path: str, content: dict[str, Any]) -> None:
         """Reserve a place in the queue for a call that needs one. Raises Refused."""
@@ -233,11 +249,14 @@ class Gate:
 
     def _is_call(self, path: str, content: dict[str, Any]) -> bool:
         """Whether the function exists and the inputs fit it. For other calls, Gradio would log a traceback."""
-        data = content.get("data")
+        data, session = content.get("data"), content.get("session_hash")
+        # Gradio keeps the name of a session for long.
+        if isinstance(session, str) and len(session) > _MAX_SESSION:
+            return False
         if path in _PAGE_CALLS:
             kinds = self._function(path, content).inputs
             fits = kinds is not None and isinstance(data, list) and len(kinds) == len(data)
-            return fits and isinstance(content.get("session_hash"), str) and all(map(_fits, kinds, data))
+            return fits and isinstance(session, str) and all(map(_fits, kinds, data))
         if path.startswith("/gradio_api/call/v2/"):
             return set(content) <= {*self._inputs, "session_hash"} and "video" in content
         if path.startswith("/gradio_api/call/"):
@@ -286,6 +305,8 @@ class _Sent:
     def __init__(self, send: _Send) -> None:
         self._send = send
         self.has_begun = self.hides_503 = self.was_hidden = False
+        self.count: Callable[[int], None] = lambda num_bytes: None
+        """Is called with the number of bytes of each part that was sent."""
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
@@ -299,6 +320,7 @@ class _Sent:
             return
         self.has_begun = True
         await self._send(message)
+        self.count(len(message.get("body", b"")))
 
 
 def refused(refusal: Refused, request: Request) -> Response:

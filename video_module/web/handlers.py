@@ -201,7 +201,7 @@ class Handlers:
                     check=lambda: job.check_live(self._limits),
                 )
                 for frame, label, score in moments:
-                    yield "", _picture(frame), _label_html(label, score, texts)
+                    yield "", self._picture(frame, request), _label_html(label, score, texts)
             return status_html(texts["live_end"]), *same
 
         yield from self._follow("live", steps(), request, num_shown=2)
@@ -230,7 +230,13 @@ class Handlers:
         # Gradio ends a stream without a message.
         is_over = now > watch.begun_s + self._limits.max_seconds - 1
         status = status_html(texts["live_over"].format(max_seconds=self._limits.max_seconds)) if is_over else ""
-        return status, _picture(drawn), _label_html(label, score, texts)
+        return status, self._picture(drawn, request), _label_html(label, score, texts)
+
+    def _picture(self, frame: np.ndarray, request: gr.Request) -> Any:
+        """A frame as a data URL, so that no file is written for it; nothing if the browser is too slow."""
+        jpeg = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+        address = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+        return {"url": address} if self._service.backlog.add(_session(request), len(address)) else gr.skip()
 
     def choose_example(self, model: Any, request: gr.Request, event: gr.EventData) -> Any:
         """Returns the clicked example as a file for the live tab."""
@@ -308,12 +314,6 @@ def read_picture(picture: Any) -> np.ndarray:
     # Damaged data makes Pillow raise almost anything, such as SyntaxError or DecompressionBombError.
     except Exception:
         raise Refused("bad_picture") from None
-
-
-def _picture(frame: np.ndarray) -> dict[str, str]:
-    """A frame as a data URL, so that no file is written for it."""
-    jpeg = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
-    return {"url": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()}
 
 
 def _label_html(label: str | None, score: float, texts: dict[str, str]) -> str:

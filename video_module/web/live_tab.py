@@ -23,7 +23,7 @@ from video_module.web.work import LimitedReader
 
 # Pictures are sent to the browser as JPEG inside messages. 480 lines at 12 pictures per second look live; more would
 # overload slow connections, and the label does not change that often anyway.
-_MAX_HEIGHT = 480
+_MAX_HEIGHT, _MAX_WIDTH = 480, 854
 _MAX_RATE = 12
 
 # After a pause of this length, the camera starts again: its new frames do not continue the old ones.
@@ -130,8 +130,9 @@ class CameraWatch:
 
 def _draw(frame: np.ndarray, label: str | None, score: float, predictor: Predictor, name_of: NameOf) -> _Moment:
     height, width = frame.shape[:2]
-    if height > _MAX_HEIGHT:
-        size = max(1, round(width * _MAX_HEIGHT / height)), _MAX_HEIGHT
+    scale = min(_MAX_HEIGHT / height, _MAX_WIDTH / width)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
         frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
     else:
         frame = frame.copy()
