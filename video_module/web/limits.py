@@ -160,7 +160,9 @@ def address_of(request: Any) -> str:
 def visitor_at(host: str) -> str:
     """What identifies the visitor at an address. For IPv6 it is the /64 network, as one visitor may use all of it."""
     if ":" in host and is_address(host):
-        return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
+        address = ipaddress.IPv6Address(host)
+        # Some proxies write IPv4 addresses in this form.
+        return str(address.ipv4_mapped or ipaddress.IPv6Network((int(address), 64), strict=False))
     return host
 
 
