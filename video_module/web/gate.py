@@ -48,6 +48,7 @@ _MAX_BODY = 100_000
 _MAX_FRAME = 8_000_000
 _WITH_FRAME = re.compile(r"/gradio_api/(queue/join|stream/[^/]+)")
 
+# Characters in the name of a session, which Gradio keeps for long.
 _MAX_SESSION = 100
 
 # Cameras that an address may start within the longest time that they can run. Gradio runs at most 40 events at once,
@@ -250,7 +251,6 @@ class Gate:
     def _is_call(self, path: str, content: dict[str, Any]) -> bool:
         """Whether the function exists and the inputs fit it. For other calls, Gradio would log a traceback."""
         data, session = content.get("data"), content.get("session_hash")
-        # Gradio keeps the name of a session for long.
         if isinstance(session, str) and len(session) > _MAX_SESSION:
             return False
         if path in _PAGE_CALLS:
