@@ -1,4 +1,4 @@
-"""Tests of access control by a running server: other origins and hosts, missing passwords, malformed and slow requests."""
+"""Tests of access control with running servers: other origins and hosts, passwords, malformed and slow requests."""
 
 import http.client
 import json
