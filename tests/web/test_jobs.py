@@ -174,6 +174,17 @@ def test_a_job_that_takes_too_long_is_stopped(clock, stack):
         job.check(limits)
 
 
+def test_a_live_file_may_be_a_little_late(clock, stack):
+    limits = Limits(max_seconds=60, max_work_s=5)
+    job = stack.enter_context(make_jobs(clock).join("a"))
+    assert job.start()
+    clock.now += 62
+    job.check_live(limits)
+    clock.now += 10
+    with pytest.raises(Refused, match="too_slow_live"):
+        job.check_live(limits)
+
+
 def test_closing_stops_all_jobs(clock, stack):
     jobs = make_jobs(clock)
     running, waiting = (stack.enter_context(jobs.join(name)) for name in "ab")
@@ -181,5 +192,7 @@ def test_closing_stops_all_jobs(clock, stack):
     jobs.close()
     with pytest.raises(Refused, match="closing"):
         running.check(Limits())
+    with pytest.raises(Refused, match="closing"):
+        running.check_live(Limits())
     with pytest.raises(Refused, match="closing"):
         waiting.start()

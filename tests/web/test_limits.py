@@ -14,6 +14,11 @@ def test_limits_must_be_positive(field):
         Limits(**{field: 0})
 
 
+@pytest.mark.parametrize(("max_disk_mb", "each_mb"), [(4000, 1000), (400, 200), (200, 200)])
+def test_one_address_gets_a_quarter_of_the_disk_space_or_one_upload(max_disk_mb, each_mb):
+    assert Limits(max_file_mb=200, max_disk_mb=max_disk_mb).max_bytes_each == each_mb * 1_000_000
+
+
 @pytest.mark.parametrize(
     ("num_frames", "duration_s", "key"),
     [

@@ -2,7 +2,9 @@
 
 import base64
 import dataclasses
+import struct
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -27,7 +29,14 @@ def name_of(label: str) -> str:
 
 def watch(path, predictor, *, speed: int, **settings):
     return watch_file(
-        path, predictor, info=read_info(path), speed=speed, config=CONFIG, limits=Limits(**settings), name_of=name_of
+        path,
+        predictor,
+        info=read_info(path),
+        speed=speed,
+        config=CONFIG,
+        limits=Limits(**settings),
+        name_of=name_of,
+        check=lambda: None,
     )
 
 
@@ -55,9 +64,12 @@ def test_a_file_that_is_too_long_is_refused(exported, make_video):
         list(watch(make_video(60, fps=30), load_predictor(exported), speed=10, max_seconds=1))
 
 
-def test_large_frames_are_downscaled(exported, make_video):
-    frame, _, _ = next(watch(make_video(2, height=960, width=1280), load_predictor(exported), speed=1))
-    assert frame.shape == (480, 640, 3)
+@pytest.mark.parametrize(
+    ("size", "shown"), [((960, 1280), (480, 640)), ((1280, 720), (480, 270)), ((400, 2562), (133, 854))]
+)
+def test_large_frames_are_downscaled(exported, make_video, size, shown):
+    frame, _, _ = next(watch(make_video(2, height=size[0], width=size[1]), load_predictor(exported), speed=1))
+    assert frame.shape == (*shown, 3)
 
 
 def test_frames_of_a_camera_do_not_wait_for_scores(exported, recording):
@@ -130,6 +142,27 @@ def test_frames_of_the_camera_are_rgb():
     assert np.abs(frame.astype(int) - (200, 30, 20)).max() < 6
 
 
+def png(side: int, *, extra: tuple[bytes, bytes] | None = None) -> dict[str, str]:
+    """A black PNG whose header announces `side` x `side` pixels, with an extra chunk (kind, data) after the pixels."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(8 * 25))),  # the pixels of 8 x 8
+        *([extra] if extra else []),
+        (b"IEND", b""),
+    ]
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    return {"url": f"data:image/png;base64,{base64.b64encode(content).decode()}"}
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+def test_formats_of_browsers_are_read(kind):
+    assert read_picture(picture(np.zeros((8, 8, 3), np.uint8), f".{kind}")).shape == (8, 8, 3)
+    assert read_picture(png(8)).shape == (8, 8, 3)
+
+
 @pytest.mark.parametrize(
     "payload",
     [
@@ -142,6 +175,9 @@ def test_frames_of_the_camera_are_rgb():
         "data:image/jpeg;base64,",
         [],
         picture(np.zeros((5000, 5000, 3), np.uint8), ".png", "image/png"),  # 75 MB in 75 KB
+        png(30_000),  # Pillow stops at this size with an exception of its own
+        png(8, extra=(b"gAMA", b"")),
+        picture(np.zeros((8, 8, 3), np.uint8), ".bmp", "image/bmp"),  # browsers send JPEG, PNG or WebP
     ],
 )
 def test_invalid_camera_frames_are_refused(payload):

@@ -69,6 +69,38 @@ def test_wrong_passwords_delay_only_their_address(accounts, clock):
     assert accounts.check("anna", "secret", address="a")
 
 
+def test_an_own_login_does_not_clear_guesses_at_other_accounts(accounts, clock):
+    for _ in range(4):
+        assert not accounts.check("anna", "guess", address="a")
+        assert not accounts.check("борис", "typo", address="b")
+    assert accounts.check("борис", "пароль: да", address="a")
+    assert not accounts.check("anna", "guess", address="a")
+    with pytest.raises(Refused, match="too_many_attempts"):
+        accounts.check("anna", "guess", address="a")
+    # The owner's own typos are cleared.
+    assert accounts.check("борис", "пароль: да", address="b")
+    for _ in range(4):
+        assert not accounts.check("борис", "typo", address="b")
+    assert accounts.check("борис", "пароль: да", address="b")
+
+
+def test_wrong_attempts_are_forgotten_after_an_hour(accounts, clock):
+    for _ in range(4):
+        assert not accounts.check("anna", "guess", address="a")
+    clock.now += 3601
+    assert not accounts.check("anna", "guess", address="a")
+    assert accounts.check("anna", "secret", address="a")
+
+
+def test_guessing_for_days_only_ever_waits(accounts, clock):
+    for _ in range(1100):
+        clock.now += 301
+        assert not accounts.check("anna", "guess", address="a")
+    with pytest.raises(Refused, match="too_many_attempts") as refused:
+        accounts.check("anna", "guess", address="a")
+    assert refused.value.values == {"seconds": 300}
+
+
 def test_number_of_remembered_addresses_is_bounded(accounts, monkeypatch):
     monkeypatch.setattr(login, "_MAX_ADDRESSES", 50)
     for number in range(200):

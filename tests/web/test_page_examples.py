@@ -24,8 +24,9 @@ def service(exported, tmp_path) -> Service:
     other = dataclasses.replace(drawn, class_names=[f"class {n}" for n in range(len(drawn.class_names))])
     return Service(
         predictors={"drawn": drawn, "other": other},
-        storage=Storage(tmp_path / "files", keep_s=60, max_bytes=1e9),
+        storage=Storage(tmp_path / "files", keep_s=60, max_bytes=1e9, max_bytes_each=1e9),
         jobs=Jobs(limits),
+        live_jobs=Jobs(limits),
         limits=limits,
         config=TimelineConfig(min_score=0.0),
     )
@@ -64,6 +65,21 @@ def test_an_answer_is_computed_once(service):
     steps = examples.answer("drawn", example, language="ru", visitor="b")
     with pytest.raises(StopIteration):
         next(steps)
+
+
+@pytest.mark.parametrize("num_at_once", [1, 2])
+def test_several_visitors_who_click_at_once_get_the_same_answer(service, num_at_once):
+    """The second one waits in the queue or is being processed when the first answer is there."""
+    limits = dataclasses.replace(service.limits, concurrency=num_at_once)
+    service = dataclasses.replace(service, limits=limits, jobs=Jobs(limits))
+    examples = Examples(service, None)
+    before = set(service.storage.examples.iterdir())
+    one, other = (examples.answer("drawn", examples.of("drawn")[0], language="en", visitor=name) for name in "ab")
+    next(one), next(other)
+    answer = finish(one)
+    assert finish(other) == answer
+    [folder] = set(service.storage.examples.iterdir()) - before
+    assert folder.name in answer and any(folder.iterdir())
 
 
 def test_an_abandoned_answer_leaves_no_file(service):

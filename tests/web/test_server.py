@@ -44,6 +44,8 @@ def test_share_tunnels_to_the_listening_port(monkeypatch):
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
         ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.168.7.9", "192.168.7.9"),
+        ("::1", "::/64"),
         ("testclient", "testclient"),
     ],
 )

@@ -23,7 +23,7 @@ def clock(monkeypatch) -> SimpleNamespace:
 
 @pytest.fixture
 def storage(tmp_path) -> Storage:
-    return Storage(tmp_path, keep_s=3600, max_bytes=1000)
+    return Storage(tmp_path, keep_s=3600, max_bytes=1000, max_bytes_each=1000)
 
 
 def leave(storage: Storage, session: str, clock: SimpleNamespace) -> None:
@@ -33,8 +33,8 @@ def leave(storage: Storage, session: str, clock: SimpleNamespace) -> None:
     storage.sweep()
 
 
-def new_file(storage: Storage, size: int = 10):
-    folder = storage.new_folder()
+def new_file(storage: Storage, size: int = 10, *, address: str = "203.0.113.7"):
+    folder = storage.new_folder(address=address)
     storage.take(folder, size)
     (folder / "video.mp4").write_bytes(bytes(size))
     return folder / "video.mp4"
@@ -53,6 +53,16 @@ def test_a_file_in_use_is_deleted_after_its_last_use(storage):
             storage.drop(path)
             storage.keep_s = -1
             storage.sweep()
+        assert path.exists()
+    assert not path.parent.exists()
+
+
+def test_using_a_dropped_file_does_not_delete_it_under_others(storage):
+    path = new_file(storage)
+    with storage.using(path):
+        storage.drop(path)
+        with storage.using(path):  # the page asks for it once more
+            pass
         assert path.exists()
     assert not path.parent.exists()
 
@@ -110,6 +120,16 @@ def test_a_reloaded_page_keeps_its_files(storage, clock):
     assert path.exists()
 
 
+def test_a_reloaded_page_keeps_its_files_even_if_its_old_session_leaves_late(storage, clock):
+    path = new_file(storage)
+    storage.own(path, session="before", slot="video")
+    storage.own(path, session="after", slot="video")
+    leave(storage, "before", clock)
+    assert path.exists()
+    leave(storage, "after", clock)
+    assert not path.exists()
+
+
 def test_old_files_are_deleted(storage):
     path = new_file(storage)
     storage.sweep()
@@ -165,11 +185,25 @@ def test_space_is_counted_as_data_arrives(storage):
 
 
 def test_result_files_count_towards_the_limit(storage):
-    folder = storage.new_folder()
+    folder = storage.new_folder(address="203.0.113.7")
     with storage.using(folder):
         (folder / "result.mp4").write_bytes(bytes(900))
     with pytest.raises(Refused, match="storage_full"):
         new_file(storage, 101)
+
+
+def test_one_address_cannot_fill_the_storage(tmp_path):
+    storage = Storage(tmp_path, keep_s=3600, max_bytes=1000, max_bytes_each=250)
+    first = new_file(storage, 150)
+    with pytest.raises(Refused, match="storage_full"):
+        new_file(storage, 101)
+    for number in range(3):
+        new_file(storage, 250, address=f"203.0.113.{number}")
+    new_file(storage, 100)
+    storage.drop(first)
+    new_file(storage, 150)
+    with pytest.raises(Refused, match="storage_full"):
+        new_file(storage, 1, address="203.0.113.9")  # the storage is full
 
 
 LEAVE = """

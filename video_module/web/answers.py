@@ -101,6 +101,7 @@ def _write_files(
         for done in drawing:
             job.check(service.limits)
             if done % pause == 0:
+                service.storage.check_space(folder)
                 yield pace.show(done, prediction.num_frames)
     # Visitors see the name of their file, not its path on the server.
     named = replace(prediction, path=Path(prediction.path.name))

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from video_module.config import TimelineConfig
 from video_module.inference import timeline
 from video_module.inference.predictor import Predictor, VideoPrediction
+from video_module.web.backlog import Backlog
 from video_module.web.gate import RETRY_AFTER_S
 from video_module.web.jobs import POLL_S, Job, Jobs
 from video_module.web.limits import Limits, Refused, address_of, check_header
@@ -96,8 +97,11 @@ class Service:
     """Models by the name that visitors see. The first is the default."""
     storage: Storage
     jobs: Jobs
+    live_jobs: Jobs
+    """The queue for files in the live tab."""
     limits: Limits
     config: TimelineConfig
+    backlog: Backlog = field(default_factory=Backlog)
     translated: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Translated class names by language. Classes without a translation keep their names."""
 

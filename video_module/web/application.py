@@ -69,6 +69,7 @@ def build_application(
         accounts=accounts,
         jobs=service.jobs,
         storage=service.storage,
+        backlog=service.backlog,
         limits=service.limits,
         functions=_functions(page),
         inputs=api.INPUTS,
@@ -89,6 +90,7 @@ def _functions(page: gr.Blocks) -> dict[int, Function]:
             inputs=[kinds[number] for number in function["inputs"]],
             is_job=function["api_name"] in JOB_NAMES,
             is_endpoint=function["api_name"] in ENDPOINTS,
+            is_stream=function["connection"] == "stream",
         )
         for function in config["dependencies"]
         if function["backend_fn"]  # the others run in the browser

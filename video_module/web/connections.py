@@ -7,7 +7,9 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# Connections per address. A page needs about ten, and a visitor may have several tabs. A proxy on this machine, whose
+from video_module.web.limits import visitor_at
+
+# Connections per visitor. A page needs about ten, and a visitor may have several tabs. A proxy on this machine, whose
 # address is a loopback one, serves many visitors.
 _MAX_EACH = 64
 _MAX_ALL = 512
@@ -24,7 +26,7 @@ _open: Counter[str] = Counter()
 class Connection(H11Protocol):
     """One connection, created by uvicorn."""
 
-    _address: str | None = None
+    _visitor: str | None = None
     _timer: asyncio.TimerHandle | None = None
     _idle_s = 0.0
     _last_seen: tuple[Any, int] = (None, 0)
@@ -33,21 +35,22 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         address = self.client[0] if self.client else ""
         most = _MAX_ALL if _is_loopback(address) else _MAX_EACH
-        if _open.total() >= _MAX_ALL or _open[address] >= most:
+        visitor = visitor_at(address)
+        if _open.total() >= _MAX_ALL or _open[visitor] >= most:
             transport.abort()
             return
-        self._address = address
-        _open[address] += 1
+        self._visitor = visitor
+        _open[visitor] += 1
         self._timer = self.loop.call_later(_LOOK_EVERY_S, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._timer is not None:
             self._timer.cancel()
-        if self._address is not None:
-            _open[self._address] -= 1
-            if not _open[self._address]:
-                del _open[self._address]
+        if self._visitor is not None:
+            _open[self._visitor] -= 1
+            if not _open[self._visitor]:
+                del _open[self._visitor]
 
     def _look(self) -> None:
         """Close the connection if nothing has happened for too long."""

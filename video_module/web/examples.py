@@ -20,6 +20,7 @@ from video_module.data.thumbnails import read_thumbnails
 from video_module.errors import InputError, VideoError
 from video_module.web.answers import work_on
 from video_module.web.api import Service
+from video_module.web.jobs import Job
 from video_module.web.limits import Limits, Refused, check_header
 from video_module.web.texts import LANGUAGES, TEXTS
 
@@ -125,17 +126,24 @@ class Examples:
         if key not in self._answers:
             folder = self._service.storage.examples / secrets.token_hex(8)
             folder.mkdir(parents=True)
+
+            def compute(job: Job) -> Iterator[str]:
+                found = yield from work_on(
+                    self._service, example.path, job=job, model=model, language=language, folder=folder
+                )
+                title = TEXTS[language]["example_title"].format(name=example.names[language])
+                self._answers.setdefault(key, f'<p class="example-title">{html.escape(title)}</p>{found}')
+
             try:
-                with self._service.jobs.join(visitor) as job:
-                    found = yield from work_on(
-                        self._service, example.path, job=job, model=model, language=language, folder=folder
-                    )
-            except BaseException:
-                # A cancelled generator ends with GeneratorExit, which is not an Exception.
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
-            title = TEXTS[language]["example_title"].format(name=example.names[language])
-            self._answers.setdefault(key, f'<p class="example-title">{html.escape(title)}</p>{found}')
+                with self._service.jobs.join(visitor) as job, closing(compute(job)) as steps:
+                    for status in steps:
+                        if key in self._answers:  # another visitor clicked on it, too, and was first
+                            break
+                        yield status
+            finally:
+                # Unless the result links to the files in it, because this was cancelled or another visitor was first.
+                if folder.name not in self._answers.get(key, ""):
+                    shutil.rmtree(folder, ignore_errors=True)
         return self._answers[key]
 
     @contextmanager

@@ -4,17 +4,19 @@ The rules are about HTTP and do not depend on how Gradio works inside. Requests 
 """
 
 import json
+import math
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from video_module.web.backlog import Backlog
 from video_module.web.jobs import Jobs
 from video_module.web.limits import Limits, Refused, address_of, is_address
 from video_module.web.login import Accounts, login_page
@@ -40,9 +42,18 @@ _READ_BY_ROUTES = ("/login", "/logout", "/api/predict", "/api/segments", "/gradi
 _PAGE_CALLS = ("/gradio_api/queue/join", "/gradio_api/run/predict")
 _ONE_RANGE = re.compile(r"bytes=(\d{1,15}-\d{0,15}|-\d{1,15})")
 
-# Bytes of a request that is not an upload. The largest are camera frames. Without a limit, strangers could fill the
-# server's memory.
-_MAX_BODY = 8_000_000
+# Bytes of a request that is not an upload, and of one that may carry a camera frame. They are held in memory, which
+# strangers could fill without a limit.
+_MAX_BODY = 100_000
+_MAX_FRAME = 8_000_000
+_WITH_FRAME = re.compile(r"/gradio_api/(queue/join|stream/[^/]+)")
+
+# Characters in the name of a session, which Gradio keeps for long.
+_MAX_SESSION = 100
+
+# Cameras that an address may start within the longest time that they can run. Gradio runs at most 40 events at once,
+# and one of a camera keeps its place even while no frames come.
+_MAX_CAMERAS = 10
 
 # Headers set by proxies. uvicorn has already read those of proxies that it trusts. Gradio builds addresses from these
 # headers, so it must not see them from anyone else.
@@ -76,6 +87,8 @@ class Function:
     """Whether it waits in the queue of Jobs."""
     is_endpoint: bool = False
     """Whether it is an endpoint for gradio_client, which uploads the file again for each call."""
+    is_stream: bool = False
+    """Whether one call goes on with more requests, as that of a camera does."""
 
 
 class Gate:
@@ -89,6 +102,7 @@ class Gate:
         accounts: Accounts,
         jobs: Jobs,
         storage: Storage,
+        backlog: Backlog,
         limits: Limits,
         functions: Mapping[int, Function],
         inputs: Collection[str],
@@ -96,9 +110,11 @@ class Gate:
     ) -> None:
         """`functions` are the page's functions by number; `inputs` are the parameters of the endpoints."""
         self._app, self._accounts, self._jobs, self._storage = app, accounts, jobs, storage
-        self._limits, self._root_path = limits, root_path
+        self._backlog, self._limits, self._root_path = backlog, limits, root_path
         self._functions, self._inputs = functions, inputs
         self._hosts = {name.lower() for name in allowed_hosts}
+        # (address, time) of the starts of cameras.
+        self._cameras: list[tuple[str, float]] = []
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         if scope["type"] == "lifespan":
@@ -131,7 +147,7 @@ class Gate:
         if not (is_address(host) or host in self._hosts):
             return _plain("unknown host; add it to the server's --allowed_hosts", 400)
         origin = headers.get("origin")
-        if origin is not None and _split(urlsplit(origin).netloc) != _split(headers["host"]):
+        if origin is not None and _split(origin.partition("://")[2]) != _split(headers["host"]):
             raise Refused("foreign")
         # Other websites may link here, but not embed anything: browsers load an image, say, without an Origin header.
         is_link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
@@ -159,6 +175,9 @@ class Gate:
     async def _pass_on(self, request: Request, path: str, receive: _Receive, sent: "_Sent") -> Response | None:
         """Let the application answer. Returns a response if one has to be sent instead."""
         scope = request.scope
+        if path == "/gradio_api/queue/data":
+            await self._send_messages(request, receive, sent)
+            return None
         if request.method != "POST" or path in _READ_BY_ROUTES:
             await self._app(scope, receive, sent)
             return None
@@ -173,9 +192,20 @@ class Gate:
             raise Refused("busy", waiting=self._limits.queue_size)
         return None
 
+    async def _send_messages(self, request: Request, receive: _Receive, sent: "_Sent") -> None:
+        """Let Gradio send the messages for a page, and count them."""
+        session = request.query_params.get("session_hash", "")
+        sent.count = lambda num_bytes: self._backlog.remove(session, num_bytes)
+        try:
+            await self._app(request.scope, receive, sent)
+        finally:
+            self._backlog.forget(session)
+
     def _announce(self, request: Request, path: str, content: dict[str, Any]) -> None:
         """Reserve a place in the queue for a call that needs one. Raises Refused."""
         function = self._function(path, content)
+        if function.is_stream:
+            self._start_camera(address_of(request))
         if not (function.is_job or path.startswith("/gradio_api/call/")):
             return
         try:
@@ -187,12 +217,23 @@ class Gate:
                     self._storage.drop(file)
             raise
 
+    def _start_camera(self, address: str) -> None:
+        """Raise Refused if an address has started too many cameras."""
+        # Gradio waits up to the time limit for the next frame, even if it is nearly over.
+        now, longest_s = time.monotonic(), 2 * self._limits.max_seconds
+        self._cameras = [camera for camera in self._cameras if camera[1] > now - longest_s]
+        starts = [start for other, start in self._cameras if other == address]
+        if len(starts) >= _MAX_CAMERAS:
+            raise Refused("too_many_cameras", seconds=math.ceil(starts[0] + longest_s - now))
+        self._cameras.append((address, now))
+
     async def _read_content(self, request: Request, path: str) -> dict[str, Any]:
         """The JSON of a request to Gradio, which may only refer to uploaded files. Raises Refused.
 
         Without this check, Gradio would copy any file of the server that a request names, and download from any link.
         """
-        body = b"".join([part async for part in read_body(request, most=_MAX_BODY, too_large=_TOO_LARGE)])
+        most = _MAX_FRAME if _WITH_FRAME.fullmatch(path) else _MAX_BODY
+        body = b"".join([part async for part in read_body(request, most=most, too_large=_TOO_LARGE)])
         try:
             content = json.loads(body or b"{}")
             for file in _paths(content):
@@ -209,11 +250,13 @@ class Gate:
 
     def _is_call(self, path: str, content: dict[str, Any]) -> bool:
         """Whether the function exists and the inputs fit it. For other calls, Gradio would log a traceback."""
-        data = content.get("data")
+        data, session = content.get("data"), content.get("session_hash")
+        if isinstance(session, str) and len(session) > _MAX_SESSION:
+            return False
         if path in _PAGE_CALLS:
             kinds = self._function(path, content).inputs
             fits = kinds is not None and isinstance(data, list) and len(kinds) == len(data)
-            return fits and isinstance(content.get("session_hash"), str) and all(map(_fits, kinds, data))
+            return fits and isinstance(session, str) and all(map(_fits, kinds, data))
         if path.startswith("/gradio_api/call/v2/"):
             return set(content) <= {*self._inputs, "session_hash"} and "video" in content
         if path.startswith("/gradio_api/call/"):
@@ -262,6 +305,8 @@ class _Sent:
     def __init__(self, send: _Send) -> None:
         self._send = send
         self.has_begun = self.hides_503 = self.was_hidden = False
+        self.count: Callable[[int], None] = lambda num_bytes: None
+        """Is called with the number of bytes of each part that was sent."""
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
@@ -275,6 +320,7 @@ class _Sent:
             return
         self.has_begun = True
         await self._send(message)
+        self.count(len(message.get("body", b"")))
 
 
 def refused(refusal: Refused, request: Request) -> Response:
@@ -296,10 +342,10 @@ def _plain(text: str, status: int) -> Response:
 
 def _split(netloc: str) -> tuple[str, str]:
     """Split a Host header or an origin into host and port; the default ports 80 and 443 become ""."""
-    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]@]*)(?::(\d*))?", netloc)
+    found = re.fullmatch(r"(\[[0-9a-fA-F]*:[0-9a-fA-F:.]+\]|[^:\[\]@]*)(?::(\d*))?", netloc)
     if found is None:
         return "", ""
-    host, port = found[1].lower().strip("[]").removesuffix("."), found[2] or ""
+    host, port = found[1].lower().removesuffix(".").strip("[]"), found[2] or ""
     return host, "" if port in ("80", "443") else port
 
 

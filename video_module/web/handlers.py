@@ -1,7 +1,6 @@
 """The functions behind the page's buttons."""
 
 import base64
-import binascii
 import html
 import io
 import time
@@ -14,12 +13,11 @@ from typing import Any
 import cv2
 import gradio as gr
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from video_module.web.answers import SHOW_EVERY_S, status_html, work_on
 from video_module.web.api import Service, uploaded_path
 from video_module.web.examples import Example, Examples
-from video_module.web.jobs import Jobs
 from video_module.web.limits import MAX_HEIGHT, MAX_WIDTH, Refused, address_of, check_header
 from video_module.web.live_tab import CameraWatch, watch_file
 from video_module.web.texts import texts_for
@@ -29,6 +27,9 @@ SPEEDS = (1, 2, 5, 10)
 """Playback speeds of the live tab."""
 
 _JPEG_QUALITY = 80
+
+# What browsers can send from a camera.
+_PICTURE_FORMATS = ("JPEG", "PNG", "WEBP")
 
 # Number of cameras to remember. Each one keeps the frames of a clip in memory.
 _MAX_CAMERAS = 100
@@ -51,8 +52,6 @@ class Handlers:
     def __init__(self, service: Service, examples: Examples) -> None:
         self._service, self._storage, self._limits = service, service.storage, service.limits
         self._examples = examples
-        self._live = Jobs(self._limits)
-        """The queue for files in the live tab."""
         self._under_way = UnderWay()
         self._camera_scorers = ThreadPoolExecutor(self._limits.num_at_once)
         # By session, in order of last use.
@@ -95,7 +94,7 @@ class Handlers:
             with self._service.jobs.join(address_of(request)) as job:
                 path = uploaded_path(video)
                 with self._storage.using(path):
-                    folder, language = self._storage.new_folder(), _texts(request)["language"]
+                    folder, language = self._storage.new_folder(address=job.visitor), _texts(request)["language"]
                     try:
                         with self._storage.using(folder):
                             found = yield from work_on(
@@ -187,7 +186,7 @@ class Handlers:
 
         def steps() -> Generator[tuple[Any, ...], None, tuple[Any, ...]]:
             path = uploaded_path(video)
-            with self._storage.using(path), self._live.join(address_of(request)) as job:
+            with self._storage.using(path), self._service.live_jobs.join(address_of(request)) as job:
                 predictor, info = self._service.model(model), check_header(path, self._limits)
                 while not job.start_within(SHOW_EVERY_S):
                     yield status_html(texts["waiting_live"].format(num_before=job.num_before)), *same
@@ -199,9 +198,10 @@ class Handlers:
                     config=self._service.config,
                     limits=self._limits,
                     name_of=self._service.name_of(texts["language"]),
+                    check=lambda: job.check_live(self._limits),
                 )
                 for frame, label, score in moments:
-                    yield "", _picture(frame), _label_html(label, score, texts)
+                    yield "", self._picture(frame, request), _label_html(label, score, texts)
             return status_html(texts["live_end"]), *same
 
         yield from self._follow("live", steps(), request, num_shown=2)
@@ -230,7 +230,13 @@ class Handlers:
         # Gradio ends a stream without a message.
         is_over = now > watch.begun_s + self._limits.max_seconds - 1
         status = status_html(texts["live_over"].format(max_seconds=self._limits.max_seconds)) if is_over else ""
-        return status, _picture(drawn), _label_html(label, score, texts)
+        return status, self._picture(drawn, request), _label_html(label, score, texts)
+
+    def _picture(self, frame: np.ndarray, request: gr.Request) -> Any:
+        """A frame as a data URL, so that no file is written for it; nothing if the browser is too slow."""
+        jpeg = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+        address = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+        return {"url": address} if self._service.backlog.add(_session(request), len(address)) else gr.skip()
 
     def choose_example(self, model: Any, request: gr.Request, event: gr.EventData) -> Any:
         """Returns the clicked example as a file for the live tab."""
@@ -299,19 +305,15 @@ def read_picture(picture: Any) -> np.ndarray:
         header, _, data = picture["url"].partition(",")
         if not header.startswith("data:image/"):
             raise ValueError(header)
-        image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+        # Pillow reads many more formats, one of them (EPS) by running Ghostscript.
+        image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=_PICTURE_FORMATS)
         # Checked before decoding: a PNG of 75 kB can hold 75 MB of pixels.
         if max(image.size) > MAX_WIDTH or min(image.size) > MAX_HEIGHT:
             raise ValueError(image.size)
         return np.asarray(image.convert("RGB"))
-    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error, UnidentifiedImageError, OSError):
+    # Damaged data makes Pillow raise almost anything, such as SyntaxError or DecompressionBombError.
+    except Exception:
         raise Refused("bad_picture") from None
-
-
-def _picture(frame: np.ndarray) -> dict[str, str]:
-    """A frame as a data URL, so that no file is written for it."""
-    jpeg = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
-    return {"url": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()}
 
 
 def _label_html(label: str | None, score: float, texts: dict[str, str]) -> str:

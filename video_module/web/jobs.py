@@ -21,6 +21,9 @@ _ON_THEIR_WAY_S = 5.0
 # The speed of a kind of job is taken from its last videos.
 _NUM_MEASURED = 5
 
+# A live file may take this many seconds more than the longest video does, as each score may make it a little late.
+_LATE_S = 10.0
+
 
 class Jobs:
     """A queue: first come, first served, with at most one running job per visitor and `num_at_once` in total.
@@ -194,7 +197,14 @@ class Job:
 
     def check(self, limits: Limits) -> None:
         """Raise Refused if the work has taken too long or is no longer needed."""
+        self._check(limits.max_work_s, Refused("too_slow", max_work_s=limits.max_work_s))
+
+    def check_live(self, limits: Limits) -> None:
+        """Like check(), for a file in the live tab."""
+        self._check(limits.max_seconds + _LATE_S, Refused("too_slow_live", max_seconds=limits.max_seconds))
+
+    def _check(self, max_s: float, too_slow: Refused) -> None:
         if self._jobs.is_closing or self.is_stopped:
             raise Refused("closing")
-        if self._jobs.now() - self.started_at > limits.max_work_s:
-            raise Refused("too_slow", max_work_s=limits.max_work_s)
+        if self._jobs.now() - self.started_at > max_s:
+            raise too_slow

@@ -35,6 +35,7 @@ _STATUS = {
     "too_large_frames": 422,
     "too_slow": 422,
     "too_many_attempts": 429,
+    "too_many_cameras": 429,
     "busy": 503,
     "too_many_jobs": 503,
     "too_many_uploads": 503,
@@ -58,7 +59,7 @@ class Limits:
     )
     queue_size: int = setting(20, "number of waiting requests; more are refused as busy")
     keep_minutes: int = setting(15, "delete files at the latest this many minutes after their last use")
-    max_disk_mb: int = setting(4000, "disk space for all visitors' files, in MB")
+    max_disk_mb: int = setting(4000, "disk space for all visitors' files, in MB; one address may use a quarter")
 
     def __post_init__(self) -> None:
         for name in ("max_file_mb", "max_seconds", "max_work_s", "queue_size", "keep_minutes"):
@@ -75,6 +76,11 @@ class Limits:
     def max_bytes(self) -> int:
         """Size of the largest upload."""
         return self.max_file_mb * 1_000_000
+
+    @property
+    def max_bytes_each(self) -> int:
+        """Disk space for the files of one address: a quarter, so that nobody fills the disk, or at least one upload."""
+        return max(self.max_disk_mb * 1_000_000 // 4, self.max_bytes)
 
     @property
     def num_at_once(self) -> int:
@@ -147,10 +153,16 @@ def check_pixels(num_pixels: int, limits: Limits) -> None:
 
 
 def address_of(request: Any) -> str:
-    """The address that identifies the visitor. For IPv6 it is the /64 network, as one visitor may use all of it."""
-    host = request.client.host if request.client else ""
+    """The address that identifies the visitor of a request."""
+    return visitor_at(request.client.host if request.client else "")
+
+
+def visitor_at(host: str) -> str:
+    """What identifies the visitor at an address. For IPv6 it is the /64 network, as one visitor may use all of it."""
     if ":" in host and is_address(host):
-        return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
+        address = ipaddress.IPv6Address(host)
+        # Some proxies write IPv4 addresses in this form.
+        return str(address.ipv4_mapped or ipaddress.IPv6Network((int(address), 64), strict=False))
     return host
 
 

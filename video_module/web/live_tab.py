@@ -1,7 +1,7 @@
 """Label a file or a camera while it plays, for the live tab."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from video_module.web.work import LimitedReader
 
 # Pictures are sent to the browser as JPEG inside messages. 480 lines at 12 pictures per second look live; more would
 # overload slow connections, and the label does not change that often anyway.
-_MAX_HEIGHT = 480
+_MAX_HEIGHT, _MAX_WIDTH = 480, 854
 _MAX_RATE = 12
 
 # After a pause of this length, the camera starts again: its new frames do not continue the old ones.
@@ -42,18 +42,19 @@ def watch_file(
     config: TimelineConfig,
     limits: Limits,
     name_of: NameOf,
+    check: Callable[[], None],
 ) -> Iterator[_Moment]:
     """Play a video at a multiple of its speed and yield the frames with the current label.
 
     At double speed, half as many frames are shown and half as many windows are scored. If the network is slower than
-    the video, the video slows down. Raises Refused.
+    the video, the video slows down. `check` is called for each frame. Raises Refused.
     """
     step = max(1, predictor.clip.default_clip_step) * speed
     cutter = WindowCutter(predictor.clip, clip_step=step)
     smooth_s = sampling.clip_span(predictor.clip, info.fps) / info.fps
     config = config.for_model(predictor.min_score)
     labeller = LiveLabeller(predictor.class_names, config, smooth_s=smooth_s)
-    reader = LimitedReader(path, limits)
+    reader = LimitedReader(path, limits, check=check)
     label, score, shown_s, begin = None, 0.0, -np.inf, time.monotonic()
 
     def label_at(time_s: float, window: WindowClip) -> tuple[str, float]:
@@ -129,8 +130,9 @@ class CameraWatch:
 
 def _draw(frame: np.ndarray, label: str | None, score: float, predictor: Predictor, name_of: NameOf) -> _Moment:
     height, width = frame.shape[:2]
-    if height > _MAX_HEIGHT:
-        size = max(1, round(width * _MAX_HEIGHT / height)), _MAX_HEIGHT
+    scale = min(_MAX_HEIGHT / height, _MAX_WIDTH / width)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
         frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
     else:
         frame = frame.copy()

@@ -25,6 +25,9 @@ _MAX_SESSIONS = 10_000
 _NUM_FREE = 5
 _MAX_WAIT_S = 300.0
 _MAX_ADDRESSES = 10_000
+# Wrong attempts of an address to remember, and how long after the last one. More would not make it wait longer.
+_MAX_WRONG = 20
+_FORGET_S = 3600.0
 
 
 def read_accounts(path: Path | None) -> dict[str, str]:
@@ -57,8 +60,8 @@ class Accounts:
         self._lock = threading.Lock()
         self._sessions: dict[str, tuple[str, float]] = {}
         """(name, end time) by token, oldest first."""
-        self._wrong: dict[str, tuple[int, float]] = {}
-        """(wrong attempts, time of the next permitted attempt) by address."""
+        self._wrong: dict[str, tuple[list[str], float]] = {}
+        """(names of the wrong attempts, time of the next permitted attempt) by address."""
 
     @property
     def are_needed(self) -> bool:
@@ -102,20 +105,28 @@ class Accounts:
     def check(self, name: str, password: str, *, address: str) -> bool:
         """Whether the password is right. Raises Refused if the address has to wait."""
         with self._lock:
-            num_wrong, allowed_at = self._wrong.get(address, (0, 0.0))
+            names, allowed_at = self._wrong.get(address, ([], 0.0))
             if allowed_at > self._now():
                 raise Refused("too_many_attempts", seconds=math.ceil(allowed_at - self._now()))
+            if allowed_at < self._now() - _FORGET_S:
+                names = []
             # Takes the same time whether or not the name exists.
             expected = self._accounts.get(name, secrets.token_urlsafe(16))
-            if hmac.compare_digest(password.encode(), expected.encode()) and name in self._accounts:
-                self._wrong.pop(address, None)
-                return True
-            wait_s = min(2.0 ** (num_wrong + 1 - _NUM_FREE), _MAX_WAIT_S) if num_wrong + 1 >= _NUM_FREE else 0.0
+            is_right = hmac.compare_digest(password.encode(), expected.encode()) and name in self._accounts
+            if is_right:
+                # Only the attempts at this account, or its owner could guess the passwords of others without waiting.
+                names = [other for other in names if other != name]
+            else:
+                # Names that do not exist are not kept, as they can be long.
+                names = [*names, name if name in self._accounts else ""][-_MAX_WRONG:]
+                wait_s = min(2.0 ** (len(names) - _NUM_FREE), _MAX_WAIT_S) if len(names) >= _NUM_FREE else 0.0
+                allowed_at = self._now() + wait_s
             self._wrong.pop(address, None)
             while len(self._wrong) >= _MAX_ADDRESSES:
                 del self._wrong[next(iter(self._wrong))]
-            self._wrong[address] = num_wrong + 1, self._now() + wait_s
-            return False
+            if names:
+                self._wrong[address] = names, allowed_at
+            return is_right
 
 
 _PAGE = """<!doctype html>

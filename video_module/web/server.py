@@ -72,7 +72,12 @@ def serve(
         from video_module.web.gate import own_names
         from video_module.web.login import Accounts
 
-        storage = Storage(root, keep_s=limits.keep_minutes * 60, max_bytes=limits.max_disk_mb * 1e6)
+        storage = Storage(
+            root,
+            keep_s=limits.keep_minutes * 60,
+            max_bytes=limits.max_disk_mb * 1e6,
+            max_bytes_each=limits.max_bytes_each,
+        )
         service = _make_service(predictors, storage, limits, config, translated or {})
         shown = Examples(service, None if examples is None else find_examples(examples, storage.examples, limits))
         url = _share(host, port) if share else f"http://{host}:{port}/"
@@ -88,7 +93,7 @@ def serve(
         threading.Thread(target=_sweep, args=(storage, is_over), daemon=True).start()
         stack.enter_context(shown.preparing())
         print(f"serving at {url}; press Ctrl-C to stop", flush=True)
-        _run(app, sockets, service.jobs)
+        _run(app, sockets, [service.jobs, service.live_jobs])
 
 
 def _make_service(
@@ -105,13 +110,14 @@ def _make_service(
         predictors=predictors,
         storage=storage,
         jobs=Jobs(limits),
+        live_jobs=Jobs(limits),
         limits=limits,
         config=config,
         translated=translated,
     )
 
 
-def _run(app: Any, sockets: list[socket.socket], jobs: "Jobs") -> None:
+def _run(app: Any, sockets: list[socket.socket], queues: "list[Jobs]") -> None:
     import uvicorn
 
     from video_module.web.connections import Connection
@@ -120,7 +126,8 @@ def _run(app: Any, sockets: list[socket.socket], jobs: "Jobs") -> None:
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             # uvicorn waits for open connections, and those wait for the jobs.
-            jobs.close()
+            for jobs in queues:
+                jobs.close()
             # An open page keeps a request open, and uvicorn would log its end as an error.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             await super().shutdown(sockets)

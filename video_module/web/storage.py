@@ -59,8 +59,10 @@ class Storage:
     after its last use, but never while it is in use. Safe to use from several threads.
     """
 
-    def __init__(self, root: Path, *, keep_s: float, max_bytes: float) -> None:
-        self.root, self.keep_s, self._max_bytes = root.resolve(), keep_s, max_bytes
+    def __init__(self, root: Path, *, keep_s: float, max_bytes: float, max_bytes_each: float) -> None:
+        """`max_bytes` is the space for all files, `max_bytes_each` that for the files of one address."""
+        self.root, self.keep_s = root.resolve(), keep_s
+        self._max_bytes, self._max_bytes_each = max_bytes, max_bytes_each
         self._lock = threading.RLock()
         self._last_use: dict[Path, float] = {}
         self._users: dict[Path, int] = {}
@@ -70,26 +72,37 @@ class Storage:
         # Folders to delete later: Windows cannot delete open files, such as one that is being sent.
         self._kept: set[Path] = set()
         self._sizes: dict[Path, int] = {}
+        # The addresses that the folders were created for.
+        self._addresses: dict[Path, str] = {}
         self.examples = self.root / "examples"
         """Files for everybody, which are kept until the server stops."""
 
-    def new_folder(self) -> Path:
-        """Create an empty folder; its last use is now."""
+    def new_folder(self, *, address: str) -> Path:
+        """Create an empty folder for a visitor's file; its last use is now."""
         folder = self.root / secrets.token_hex(16)
         folder.mkdir(parents=True)
         with self._lock:
             self._last_use[folder] = time.monotonic()
+            self._addresses[folder] = address
         return folder
 
     def take(self, folder: Path, num_bytes: int) -> None:
         """Count bytes before they are written to a folder. Raises Refused if there is no space for them."""
         with self._lock:
+            self.check_space(folder, num_bytes)
+            self._sizes[folder] = self._sizes.get(folder, 0) + num_bytes
+
+    def check_space(self, folder: Path, num_bytes: int = 0) -> None:
+        """Raise Refused if there is no space for more bytes in a folder."""
+        with self._lock:
+            address = self._addresses.get(folder)
+            sizes = [(self._addresses.get(other) == address, size) for other, size in self._sizes.items()]
             if (
-                sum(self._sizes.values()) + num_bytes > self._max_bytes
+                sum(size for _, size in sizes) + num_bytes > self._max_bytes
+                or sum(size for is_same, size in sizes if is_same) + num_bytes > self._max_bytes_each
                 or shutil.disk_usage(self.root).free < num_bytes + _KEEP_FREE
             ):
                 raise Refused("storage_full")
-            self._sizes[folder] = self._sizes.get(folder, 0) + num_bytes
 
     def own(self, path: str | Path, *, session: str, slot: str) -> None:
         """Make a visitor the owner of a file, which replaces the file in the same slot."""
@@ -106,16 +119,15 @@ class Storage:
     @contextmanager
     def using(self, path: str | Path) -> Iterator[None]:
         """Keep a file's folder until the block ends."""
-        folder = self._folder_of(path)
         with self._lock:
-            if folder in self._last_use:
+            # A folder that was dropped but is still in use may get more users, too.
+            if (folder := self._folder_of(path)) is not None:
                 self._users[folder] = self._users.get(folder, 0) + 1
         try:
             yield
         finally:
             with self._lock:
-                if folder in self._users:
-                    assert self._users[folder] > 0, folder
+                if folder is not None:
                     self._sizes[folder] = _size(folder)
                     self._users[folder] -= 1
                     if not self._users[folder]:
@@ -134,7 +146,9 @@ class Storage:
     def leave(self, session: str) -> None:
         """Mark the files of a visitor who has left. They are deleted soon, unless they are used again."""
         with self._lock:
-            self._left.update(folder for (owner, _), folder in self._owned.items() if owner == session)
+            left = {self._owned.pop(key) for key in list(self._owned) if key[0] == session}
+            # After a reload, the page's new session may own them before the old one has left.
+            self._left.update(left - set(self._owned.values()))
 
     def sweep(self) -> None:
         """Delete folders that have not been used for too long, and those that could not be deleted before."""
@@ -163,6 +177,7 @@ class Storage:
         else:
             self._kept.discard(folder)
             self._sizes.pop(folder, None)
+            self._addresses.pop(folder, None)
 
     def find(self, path: str) -> Path | None:
         """The existing upload, result or example at a path; None for all other paths."""

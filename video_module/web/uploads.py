@@ -75,7 +75,7 @@ class Uploads:
         if self._arriving.get(visitor, 0) >= _MAX_AT_ONCE:
             raise Refused("too_many_uploads", most=_MAX_AT_ONCE)
         self._arriving[visitor] = self._arriving.get(visitor, 0) + 1
-        folder = self._storage.new_folder()
+        folder = self._storage.new_folder(address=visitor)
         form = Form(folder, self._storage, self._limits, field_name=field_name)
         if upload_id:
             self.progress[upload_id] = form
