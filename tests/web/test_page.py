@@ -178,9 +178,11 @@ def test_a_camera_recording_is_recognised(open_page):
     wait_for_the_first_view(page)
     page.get_by_role("tab", name="Record").click()
     page.locator("#input-camera").get_by_role("button").first.click()
+    # On a busy machine, the camera's first frame takes seconds.
+    page.wait_for_function("() => document.querySelector('#input-camera video')?.currentTime > 0.5")
     begin = time.monotonic()
     page.locator("#input-camera .capture-button").click()
-    page.wait_for_timeout(3000)
+    page.wait_for_timeout(5000)  # recording may begin a few of these seconds later
     page.locator("#input-camera .capture-button").click()
     elapsed = time.monotonic() - begin
     page.locator("#input-camera").get_by_role("button", name="Clear").wait_for()
