@@ -36,9 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="train and test on one fold: 1 reads <data_dir>/fold1 and writes <save_path>_fold1; all: every fold, "
         "with a summary",
     )
-    parser.add_argument(
-        "--train_dir", type=Path, help="training videos, one subfolder per class (default: <data_dir>/train)"
-    )
+    parser.add_argument("--train_dir", type=Path, help="class folders for training (default: <data_dir>/train)")
     parser.add_argument(
         "--val_dir", type=Path, help="validation videos, used to choose the epoch (default: <data_dir>/val)"
     )

@@ -72,12 +72,8 @@ def serve(
         from video_module.web.gate import own_names
         from video_module.web.login import Accounts
 
-        storage = Storage(
-            root,
-            keep_s=limits.keep_minutes * 60,
-            max_bytes=limits.max_disk_mb * 1e6,
-            max_bytes_each=limits.max_bytes_each,
-        )
+        space = {"max_bytes": limits.max_disk_mb * 1e6, "max_bytes_each": limits.max_bytes_each}
+        storage = Storage(root, keep_s=limits.keep_minutes * 60, **space)
         service = _make_service(predictors, storage, limits, config, translated or {})
         shown = Examples(service, None if examples is None else find_examples(examples, storage.examples, limits))
         url = _share(host, port) if share else f"http://{host}:{port}/"
