@@ -129,7 +129,7 @@ class WindowAttention3d(ShiftedWindowAttention3d):
         """Divide into windows, attend within each, and put the windows back; x and the result: (N, T, H, W, C)."""
         n, c, (size, window, shift) = x.shape[0], x.shape[-1], layout
         if torch.compiler.is_exporting() or (x.is_cpu and not torch.is_grad_enabled()):
-            # Gathering the tokens by index shifts and divides in one copy. Training keeps the form below, because it may be
+            # Gathering the tokens by index shifts and divides in one copy. Training keeps the form below: it may be
             # compiled, and torch.compile would trace the NumPy code that makes the indices.
             order, back = map(torch.from_numpy, _token_orders(*layout))
             x = x.view(n, -1, c).index_select(1, order)
